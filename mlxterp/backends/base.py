@@ -1,0 +1,145 @@
+"""What every wing provides: one `Backend` (array operations) and its `LanguageModel` (a model that runs).
+
+NumPy at the border, whole operations inside. Native arrays pass between these methods as opaque
+handles. `mlx/` and `torch/` implement the same protocols; `tests/` runs the same laws on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..sites import Array, Component, Run, Site, SiteEdit
+from ..tokens import TokenBatch
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Operations on the arrays of one library."""
+
+    name: str
+    """"mlx" or "torch"."""
+    array_type: type
+    """The class of native arrays."""
+
+    def put(self, x: np.ndarray, like: Array | None = None) -> Array:
+        """A native array; with `like`, of its dtype and on its device."""
+        ...
+
+    def get(self, x: Array) -> np.ndarray:
+        """A NumPy array (bfloat16 comes as float32)."""
+        ...
+
+    def cast(self, x: Array, like: Array) -> Array:
+        """x in the dtype and on the device of `like`."""
+        ...
+
+    def alias(self, x: Array) -> Array:
+        """The same values as another object: writing into one in place leaves the other alone."""
+        ...
+
+    def compact(self, x: Array) -> Array:
+        """The same values, holding no buffer larger than they need."""
+        ...
+
+    def evaluate(self, arrays: Sequence[Array]) -> None:
+        """Compute what is still lazy."""
+        ...
+
+    def is_floating(self, x: Array) -> bool: ...
+
+    def where(self, condition: np.ndarray, x: Array, y: Array) -> Array:
+        """x where `condition` (broadcastable booleans) holds, else y."""
+        ...
+
+    def clip(self, x: Array, low: float | None, high: float | None) -> Array: ...
+
+
+class LanguageModel(Protocol):
+    """A model that runs with its components seen and edited."""
+
+    backend: Backend
+    model_type: str
+    """"llama", "gpt2", …; the class name where a model does not say."""
+    tokenizer: Any
+    modules: Mapping[str, str]
+    """Native path → class name, parents before children."""
+    layers: tuple[str, ...]
+    """Native paths of the decoder blocks, in order."""
+    d_model: int
+    vocab_size: int
+    n_heads: int | None
+    max_positions: int | None
+    """Longest text the model was made for; None where it does not say."""
+    learned_positions: bool
+    """True where a longer text cannot be run at all."""
+
+    def tokenize(self, text: str) -> list[int]: ...
+
+    def forward(self, batch: TokenBatch) -> Array:
+        """Logits (batch, positions, vocabulary), with nothing hooked."""
+        ...
+
+    def head_component(self, layer: int, port: str, name: str) -> Component:
+        """The per-head value `port` (of `ATTENTION_PORTS`) of a decoder block's attention."""
+        ...
+
+    def run(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site] = (),
+        edits: Sequence[SiteEdit] = (),
+        *,
+        everything: bool = False,
+        stop_after: Sequence[Site] = (),
+        reuse: Run | None = None,
+    ) -> Run:
+        """One forward pass.
+
+        Args:
+            capture: Sites to record.
+            everything: Record every module's output as well, and what an edited pass needs to
+                start from this one.
+            stop_after: The pass may end once each of these sites has been reached; `logits` is None.
+            reuse: A run of the same batch with `everything`, whose edits are the first ones of
+                `edits`. Calls that the further edits cannot reach are not run again: they give the
+                very arrays that they gave before.
+
+        Raises:
+            NeverCalledError: A captured or edited site was not reached.
+        """
+        ...
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        edits: Sequence[SiteEdit] = (),
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        prefill_step_size: int = 2048,
+    ) -> Iterator[tuple[int | None, str]]:
+        """Sampled tokens and, with a tokenizer, the text that each adds.
+
+        Ends before an end-of-text token. The last pair may be (None, text still held back). The
+        edits' `Run.where` says which absolute positions each pass covers.
+        """
+        ...
+
+    def gradients(
+        self,
+        batch: TokenBatch,
+        objective: Callable[[Array], Array],
+        edits: Callable[[Mapping[str, Sequence[Array]]], Sequence[SiteEdit]],
+        deltas: Mapping[str, Sequence[Array]],
+    ) -> tuple[Array, dict[str, list[Array]]]:
+        """The objective of the logits, and its gradient with respect to each array of `deltas`."""
+        ...
+
+    def decode_stream(self, x: Array) -> Array:
+        """Logits of residual-stream vectors (rows, d_model) as they leave the last block."""
+        ...

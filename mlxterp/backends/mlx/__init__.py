@@ -1,0 +1,1 @@
+"""The MLX wing: Metal, CUDA and CPU."""

@@ -1,0 +1,122 @@
+"""Generation through mlx-lm's own loop, one hooked forward pass at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.generate import generate_step, generation_stream, wired_limit
+from mlx_lm.sample_utils import apply_top_p
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+
+class _Steps:
+    """The model as `generate_step` wants it, with each call going through `step`."""
+
+    def __init__(self, model: nn.Module, step: Callable[..., mx.array]):
+        self._model = model
+        self._step = step
+
+    def __getattr__(self, name: str) -> Any:  # layers, make_cache
+        return getattr(self._model, name)
+
+    def __call__(self, ids: mx.array, **options: Any) -> mx.array:
+        return self._step(ids, **options)
+
+
+def stream_tokens(
+    model: nn.Module,
+    step: Callable[..., mx.array],
+    tokenizer: Any,
+    prompt: Sequence[int],
+    max_tokens: int,
+    *,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    prefill_step_size: int,
+) -> Iterator[tuple[int | None, str]]:
+    """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
+    ends = end_tokens(tokenizer)
+    text = _TextStream(tokenizer, prompt)
+    steps = generate_step(
+        mx.array(list(prompt)),
+        _Steps(model, step),
+        max_tokens=max_tokens,
+        sampler=_sampler(temperature, top_p, seed),
+        prefill_step_size=prefill_step_size,
+    )
+    with wired_limit(model, [generation_stream]):
+        for token, _ in steps:
+            if token in ends:
+                break
+            yield token, text.add(token)
+    rest = text.finish()
+    if rest:
+        yield None, rest
+
+
+def end_tokens(tokenizer: Any) -> set[int]:
+    """Ids that end a text; empty without a tokenizer or where it has none."""
+    ids = getattr(tokenizer, "eos_token_ids", None)
+    if ids is None:
+        ids = [getattr(tokenizer, "eos_token_id", None)]
+    return {int(i) for i in ids if i is not None}
+
+
+def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.array], mx.array]:
+    """Samples from log probabilities with a random state of its own."""
+    if temperature == 0:
+        return lambda logprobs: mx.argmax(logprobs, axis=-1)
+    state = [mx.random.key(seed) if seed is not None else mx.random.split(mx.random.key(_entropy()))[0]]
+
+    def sample(logprobs: mx.array) -> mx.array:
+        state[0], key = mx.random.split(state[0])
+        if top_p < 1:
+            logprobs = apply_top_p(logprobs, top_p)
+        return mx.random.categorical(logprobs / temperature, key=key)
+
+    return sample
+
+
+def _entropy() -> int:
+    import secrets
+
+    return secrets.randbits(63)
+
+
+class _TextStream:
+    """Text that each further token adds, as mlx-lm's detokenizers give it."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int]):
+        self._tokenizer = tokenizer
+        self._detokenizer = None
+        self._tokens: list[int] = []
+        self._sent = ""
+        if isinstance(tokenizer, TokenizerWrapper):
+            self._detokenizer = tokenizer.detokenizer
+            self._detokenizer.reset()
+
+    def add(self, token: int) -> str:
+        if self._tokenizer is None:
+            return ""
+        if self._detokenizer is not None:
+            self._detokenizer.add_token(token)
+            return self._detokenizer.last_segment
+        self._tokens.append(token)
+        return self._advance(final=False)
+
+    def finish(self) -> str:
+        if self._detokenizer is not None:
+            self._detokenizer.finalize()
+            return self._detokenizer.last_segment
+        return self._advance(final=True) if self._tokens else ""
+
+    def _advance(self, final: bool) -> str:
+        text = self._tokenizer.decode(self._tokens)
+        if text.endswith("\ufffd") and not final:  # an unfinished character
+            return ""
+        new, self._sent = text[len(self._sent) :], text
+        return new

@@ -1,0 +1,341 @@
+"""Seeing and changing what passes through the modules of an MLX model.
+
+While a pass is hooked, each hooked module's `__class__` is a cached dynamic subclass whose
+`__call__` reports to the `Tracer` of the current context (a ContextVar: other threads are not
+seen and not touched). The module stays the same object of a class that passes every isinstance
+check, and gets its own class back afterwards. A swap is counted, so passes nest and overlap.
+
+MLX is lazy, so a hooked pass only builds a graph: nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ...sites import ATTENTION_PORTS, Run, Site, SiteEdit
+from .tree import ModuleTree, Node
+
+_active: ContextVar[Tracer | None] = ContextVar("mlxterp_tracer", default=None)
+_lock = threading.RLock()
+_swapped: dict[int, list[Any]] = {}  # id(module) -> [module, its own class, passes that hook it]
+_traced_classes: dict[type, type] = {}
+
+
+def current_tracer() -> Tracer | None:
+    """The tracer of the pass that runs in this context."""
+    return _active.get()
+
+
+@contextmanager
+def hooked(tracer: Tracer) -> Iterator[None]:
+    """Within this block `tracer` sees the calls of its modules that this thread makes."""
+    modules = tracer.modules
+    _swap_in(modules)
+    token = _active.set(tracer)
+    try:
+        with uncompiled(tracer.tree):
+            yield
+    finally:
+        _active.reset(token)
+        _swap_out(modules)
+
+
+class Tracer:
+    """Records and edits one forward pass.
+
+    Args:
+        everything: Hook every module and record each output; else only what the sites need.
+        previous: A tracer of an earlier pass with `everything`; calls that ended before the first
+            new edit (`dirty`) return the objects they returned then.
+    """
+
+    def __init__(
+        self,
+        tree: ModuleTree,
+        sites: Iterable[Site],
+        edits: Sequence[SiteEdit],
+        *,
+        run: Run,
+        model_type: str = "",
+        everything: bool = False,
+        previous: Tracer | None = None,
+        dirty: float = float("inf"),
+    ):
+        self.tree = tree
+        self.everything = everything
+        self.run = run
+        self.model_type = model_type
+        self.edits: dict[Site, list[SiteEdit]] = {}
+        for edit in sorted(edits, key=lambda e: e.stage):
+            self.edits.setdefault(edit.site, []).append(edit)
+        self.wanted = set(sites) | {s for edit in edits for s in edit.reads}
+        touched = self.wanted | set(self.edits)
+        self.input_ports: dict[str, set[str]] = {}
+        for site in touched:
+            if site.port.startswith("input"):
+                self.input_ports.setdefault(site.module, set()).add(site.port)
+        self.attention = {s.module for s in touched if s.port in ATTENTION_PORTS}
+        self.output_sites = {s.module for s in touched if s.port == "output"}
+        self.modules = tree.modules if everything else tree.modules_for(touched)
+        self._special = self.output_sites | set(self.input_ports)
+        self._previous = previous
+        self._dirty = dirty
+        self._must_run = tree.ancestors_or_self(touched) if previous is not None else frozenset()
+        self.stack: list[Node] = []
+        self.log: list[Any] = []  # node at entry, (node, output) at exit
+        self.reached: set[Site] = set()
+        self.counts: dict[str, int] = {}
+        self._attention_calls: dict[str, int] = {}
+        self.all_edits = tuple(edits)
+        self._order: dict[tuple[str, int], tuple[int, int]] | None = None
+        self._outputs: dict[tuple[str, int], Any] = {}
+
+    # -- one call -----------------------------------------------------------------------------
+
+    def call(self, module: nn.Module, original: Callable, args: tuple, kwargs: dict) -> Any:
+        nodes = self.tree.nodes.get(id(module))
+        if nodes is None:
+            return original(module, *args, **kwargs)
+        node = nodes[0] if len(nodes) == 1 else self._which(nodes)
+        self.log.append(node)
+        self.stack.append(node)
+        try:
+            if node.path in self._special or self._previous is not None:
+                out = self._watched(node, module, original, args, kwargs)
+            else:
+                out = original(module, *args, **kwargs)
+        finally:
+            self.stack.pop()
+        self.log.append((node, _keep(out)) if self.everything else None)
+        return out
+
+    def _watched(
+        self, node: Node, module: nn.Module, original: Callable, args: tuple, kwargs: dict
+    ) -> Any:
+        path = node.path
+        number = self.counts.get(path, 0)
+        self.counts[path] = number + 1
+        for port in self.input_ports.get(path, ()):
+            args, kwargs = self._input(Site(path, port), number, args, kwargs)
+        done = self._finished(path, number)
+        if done is not None and path not in self._must_run:
+            out = _give(done)
+        else:
+            out = original(module, *args, **kwargs)
+            if done is not None:  # run again only to see inside; the value stays the same object
+                out = _give(done)
+        if path in self.output_sites:
+            site = Site(path, "output")
+            first = first_array(out)
+            if first is not None:
+                out = _with_first(out, self.pass_through(site, first, number, done is not None))
+        return out
+
+    def _input(self, site: Site, number: int, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        index = int(site.port.partition(":")[2] or 0)
+        if index < len(args) and isinstance(args[index], mx.array):
+            new = self.pass_through(site, args[index], number)
+            return (*args[:index], new, *args[index + 1 :]), kwargs
+        for key, value in kwargs.items():
+            if isinstance(value, mx.array) and not args:
+                return args, {**kwargs, key: self.pass_through(site, value, number)}
+        return args, kwargs
+
+    def pass_through(
+        self, site: Site, value: mx.array, number: int, edited_already: bool = False
+    ) -> mx.array:
+        """The value with this site's edits applied; recorded if wanted."""
+        self.reached.add(site)
+        if not edited_already:
+            for edit in self.edits.get(site, ()):
+                if edit.call is None or edit.call == number:
+                    value = edit.function(value, self.run, number)
+        if site in self.wanted:
+            self.run.values.setdefault(site, []).append(value[...])
+        return value
+
+    def next_attention_call(self, block: str) -> int:
+        """Numbers the attention calls of one decoder block."""
+        number = self._attention_calls.get(block, 0)
+        self._attention_calls[block] = number + 1
+        return number
+
+    def _which(self, nodes: list[Node]) -> Node:
+        """Of the places a shared module has in the tree, the one nearest below the caller."""
+        for caller in reversed(self.stack):
+            for node in nodes:
+                if node.parent is caller or node.path.startswith(caller.path + "."):
+                    return node
+        return nodes[0]
+
+    # -- afterwards ---------------------------------------------------------------------------
+
+    def _finished(self, path: str, number: int) -> Any:
+        """What this call returned in the previous pass, if no new edit can have changed it."""
+        if self._previous is None:
+            return None
+        times = self._previous.order.get((path, number))
+        if times is None or times[1] >= self._dirty:
+            return None
+        return self._previous.outputs[path, number]
+
+    @property
+    def order(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """(path, number of the call) -> when it began and ended, on one clock."""
+        self._digest_if_needed()
+        assert self._order is not None
+        return self._order
+
+    @property
+    def outputs(self) -> dict[tuple[str, int], Any]:
+        """(path, number of the call) -> what the module returned."""
+        self._digest_if_needed()
+        return self._outputs
+
+    def time_of(self, site: Site, call: int | None = None, *, end: bool = False) -> float:
+        """When a site is passed, on the clock of `order`; an attention call lies within its block.
+
+        With `end`, the latest moment it can be; a call that was never made is at infinity.
+        """
+        times = self.order.get((site.module, call or 0))
+        if times is None:
+            return float("inf")
+        if site.port in ATTENTION_PORTS:
+            return max(t[1] for key, t in self.order.items() if key[0] == site.module) if end else times[0]
+        return times[1] if site.port == "output" else times[0]
+
+    def forget_before(self) -> None:
+        """Drops the tracer that this one started from, once its results are gathered here."""
+        self._digest_if_needed()
+        self._previous = None
+
+    def _digest_if_needed(self) -> None:
+        if self._order is None:
+            self._digest()
+
+    def _digest(self) -> None:
+        self._order = {}
+        counts: dict[str, int] = {}
+        running: list[tuple[str, int, int]] = []
+        for time, entry in enumerate(self.log):
+            if isinstance(entry, Node):
+                number = counts.get(entry.path, 0)
+                counts[entry.path] = number + 1
+                running.append((entry.path, number, time))
+            else:
+                path, number, began = running.pop()
+                self._order[path, number] = (began, time)
+                if entry is not None:
+                    self._outputs[path, number] = entry[1]
+
+    def calls(self) -> dict[str, int]:
+        """How often each hooked module was called."""
+        counts: dict[str, int] = {}
+        for entry in self.log:
+            if isinstance(entry, Node):
+                counts[entry.path] = counts.get(entry.path, 0) + 1
+        return counts
+
+
+def _keep(out: Any) -> Any:
+    """What a module returned, safe from in-place operations of its caller (`h += …`)."""
+    if isinstance(out, mx.array):
+        return out[...]
+    if isinstance(out, tuple) and not hasattr(out, "_fields"):
+        return tuple(x[...] if isinstance(x, mx.array) else x for x in out)
+    if type(out) is list:
+        return [x[...] if isinstance(x, mx.array) else x for x in out]
+    return out
+
+
+_give = _keep
+
+
+def first_array(out: Any) -> mx.array | None:
+    """The array that stands for a module's output: itself, or a tuple's first element."""
+    if isinstance(out, mx.array):
+        return out
+    if isinstance(out, (tuple, list)) and out and isinstance(out[0], mx.array):
+        return out[0]
+    return None
+
+
+def _with_first(out: Any, value: mx.array) -> Any:
+    if isinstance(out, mx.array):
+        return value
+    if isinstance(out, list):
+        return [value, *out[1:]]
+    if hasattr(out, "_fields"):
+        return type(out)(value, *out[1:])
+    return (value, *out[1:])
+
+
+# -- swapping classes -------------------------------------------------------------------------
+
+
+def _traced_class(cls: type) -> type:
+    traced = _traced_classes.get(cls)
+    if traced is None:
+        original = cls.__call__
+
+        def __call__(self, *args, **kwargs):
+            tracer = _active.get()
+            if tracer is None:
+                return original(self, *args, **kwargs)
+            return tracer.call(self, original, args, kwargs)
+
+        names = {"__call__": __call__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        traced = _traced_classes[cls] = type(cls.__name__, (cls,), names)
+    return traced
+
+
+def _swap_in(modules: Sequence[nn.Module]) -> None:
+    with _lock:
+        for module in modules:
+            entry = _swapped.get(id(module))
+            if entry is None:
+                own = type(module)
+                _swapped[id(module)] = [module, own, 1]
+                object.__setattr__(module, "__class__", _traced_class(own))
+            else:
+                entry[2] += 1
+
+
+def _swap_out(modules: Sequence[nn.Module]) -> None:
+    with _lock:
+        for module in modules:
+            entry = _swapped[id(module)]
+            entry[2] -= 1
+            if entry[2] == 0:
+                object.__setattr__(module, "__class__", entry[1])
+                del _swapped[id(module)]
+
+
+def own_class(module: nn.Module) -> type:
+    """The module's class, also while it is swapped."""
+    entry = _swapped.get(id(module))
+    return type(module) if entry is None else entry[1]
+
+
+@contextmanager
+def uncompiled(tree: ModuleTree) -> Iterator[None]:
+    """Runs compiled functions that belong to modules as plain Python, so that their modules are seen.
+
+    `mx.disable_compile` is process-wide and can change the rounding of fused elementwise code, so
+    it is used only for models that hold such a function.
+    """
+    if not tree.has_compiled:
+        yield
+        return
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        mx.enable_compile()

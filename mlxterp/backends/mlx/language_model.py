@@ -1,0 +1,301 @@
+"""A language model that runs in MLX: any module of mlx-lm, quantized or not, exactly as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
+from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
+from ...tokens import TokenBatch
+from ..base import Backend
+from .arrays import BACKEND
+from .attention import attention_seen, head_component
+from .generation import stream_tokens
+from .intercept import Tracer, first_array, hooked, own_class
+from .tree import ModuleTree
+
+_LAYER_LISTS = ("layers", "h", "blocks")
+_POSITION_EMBEDDINGS = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+
+
+class MLXLanguageModel:
+    """Runs an mlx-lm model with its components seen and edited (see `LanguageModel`)."""
+
+    backend: Backend = BACKEND
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None):
+        if not isinstance(model, nn.Module):
+            raise NotALanguageModelError(
+                f"Expected a model of mlx-lm (an mlx.nn.Module), got {type(model).__name__}."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        mx.eval(model.parameters())  # a lazy weight could not be evaluated from another thread
+        self._read_tree()
+        self.model_type = str(
+            self._setting("model_type") or getattr(model, "model_type", type(model).__name__)
+        )
+        self._measure()
+
+    # -- what the model is --------------------------------------------------------------------
+
+    def _read_tree(self) -> None:
+        self.tree = ModuleTree(self.model)
+        self.modules: dict[str, str] = {
+            path: own_class(node.module).__name__ for path, node in self.tree.by_path.items() if path
+        }
+        self.layers: tuple[str, ...] = self._find_layers()
+
+    def _find_layers(self) -> tuple[str, ...]:
+        try:
+            blocks = list(self.model.layers)
+        except (AttributeError, TypeError):
+            blocks = []
+        paths = [self._path_of(block) for block in blocks if isinstance(block, nn.Module)]
+        if paths and None not in paths:
+            return tuple(path for path in paths if path is not None)
+        lists: dict[str, list[str]] = {}
+        for path in self.modules:
+            parent, _, index = path.rpartition(".")
+            if index.isdigit() and parent.rpartition(".")[2] in _LAYER_LISTS:
+                lists.setdefault(parent, []).append(path)
+        if not lists:
+            raise NotALanguageModelError(
+                f"{type(self.model).__name__} has no list of decoder blocks ({', '.join(_LAYER_LISTS)}),"
+                " so it does not look like a language model."
+            )
+        return tuple(lists[min(lists, key=lambda path: path.count("."))])
+
+    def _path_of(self, module: nn.Module) -> str | None:
+        nodes = self.tree.nodes.get(id(module))
+        return nodes[0].path if nodes else None
+
+    def _measure(self) -> None:
+        try:
+            logits = self.model(mx.zeros((1, 1), dtype=mx.int32))  # builds a graph, computes nothing
+            self.vocab_size = int(logits.shape[-1])
+            if logits.ndim != 3:
+                raise ValueError(f"its output has shape {logits.shape}")
+        except Exception as error:
+            raise NotALanguageModelError(
+                f"{type(self.model).__name__} does not map token ids (batch, positions) to logits"
+                f" (batch, positions, vocabulary): {error}"
+            ) from error
+        width = self._setting("hidden_size", "d_model", "n_embd", "model_dim", "dim", "hidden_dim")
+        self.d_model = int(width) if width is not None else self._width()
+        heads = self._setting("num_attention_heads", "n_head", "n_heads", "num_heads")
+        self.n_heads: int | None = heads if isinstance(heads, int) else None
+        limit = self._setting("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+        self.max_positions: int | None = limit if isinstance(limit, int) else None
+        tables = [
+            node.module
+            for path, node in self.tree.by_path.items()
+            if path.rpartition(".")[2] in _POSITION_EMBEDDINGS and "weight" in node.module
+        ]
+        self.learned_positions = bool(tables)
+        if tables:
+            self.max_positions = int(tables[0].weight.shape[0])
+
+    def _width(self) -> int:
+        site = Site(self.layers[0], "input")
+        run = self.run(TokenBatch.from_rows([[0]]), [site])
+        return int(run.values[site][0].shape[-1])
+
+    def _setting(self, *names: str) -> Any:
+        """The first of these settings that the model's arguments hold, here or in `text_config`."""
+        holders = [getattr(self.model, key, None) for key in ("args", "config")]
+        for holder in list(holders):
+            for key in ("text_config", "language_config", "llm_config"):
+                holders.append(_get(holder, key))
+        inner = getattr(self.model, "language_model", None)
+        holders.append(getattr(inner, "args", None))
+        for holder in holders:
+            for name in names:
+                value = _get(holder, name)
+                if value is not None:
+                    return value
+        return None
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text))
+
+    # -- running ------------------------------------------------------------------------------
+
+    def forward(self, batch: TokenBatch) -> mx.array:
+        return self.model(mx.array(batch.ids))
+
+    def head_component(self, layer: int, port: str, name: str) -> Component:
+        heads = self.n_heads or 1
+        head_dim = self._setting("head_dim") or self.d_model // heads
+        return head_component(self.model_type, self.layers[layer], port, name, int(head_dim))
+
+    def run(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site] = (),
+        edits: Sequence[SiteEdit] = (),
+        *,
+        everything: bool = False,
+        stop_after: Sequence[Site] = (),
+        reuse: Run | None = None,
+    ) -> Run:
+        where = Where(np.arange(batch.ids.shape[1]), batch.lengths)
+        run = Run(None, {}, {}, where)
+        previous: Tracer | None = None if reuse is None else reuse.memory
+        dirty = float("inf")
+        if previous is not None and reuse is not None:
+            new = edits[len(previous.all_edits) :]
+            dirty = min((previous.time_of(e.site, e.call) for e in new), default=dirty)
+            capture = self._carry_over(capture, reuse, run, previous, dirty)
+        tracer = self._tracer(run, capture, edits, everything or reuse is not None, previous, dirty)
+        logits = self._call(tracer, mx.array(batch.ids))
+        if not stop_after:  # MLX is lazy: logits that nobody evaluates cost nothing
+            run.logits = logits
+        self._finish(run, tracer, capture, edits if reuse is None else ())
+        return run
+
+    def _tracer(self, run: Run, capture: Sequence[Site], edits: Sequence[SiteEdit],
+                everything: bool, previous: Tracer | None, dirty: float) -> Tracer:
+        for site in (*capture, *(edit.site for edit in edits)):
+            if site.module not in self.tree.by_path:
+                raise ComponentError(f"No module {site.module!r} in this model.")
+        if previous is not None:
+            previous.forget_before()
+        return Tracer(
+            self.tree, capture, edits, run=run, model_type=self.model_type,
+            everything=everything, previous=previous, dirty=dirty,
+        )
+
+    def _call(self, tracer: Tracer, ids: mx.array, **options: Any) -> mx.array:
+        with attention_seen(tracer), hooked(tracer):
+            return self.model(ids, **options)
+
+    @staticmethod
+    def _carry_over(capture: Sequence[Site], reuse: Run, run: Run, previous: Tracer,
+                    dirty: float) -> list[Site]:
+        """Keeps the values that no new edit can change; returns the sites that must be seen again."""
+        again: list[Site] = []
+        for site in capture:
+            old = reuse.values.get(site)
+            if old and previous.time_of(site, len(old) - 1, end=True) < dirty:
+                run.values[site] = old
+            else:
+                again.append(site)
+        return again
+
+    def _finish(self, run: Run, tracer: Tracer, capture: Sequence[Site],
+                edits: Sequence[SiteEdit]) -> None:
+        run.calls = tracer.calls()
+        if tracer.everything:
+            run.memory = tracer
+            run.values = _Outputs(tracer, run.values)
+        for site in (*capture, *(edit.site for edit in edits)):
+            if site not in tracer.reached:
+                raise self._not_reached(site, run.calls)
+
+    def _not_reached(self, site: Site, calls: Mapping[str, int]) -> ComponentError:
+        if site.port in ATTENTION_PORTS:
+            return ComponentError(
+                f"{site.module} computes no attention that yields {site.port!r} in this"
+                f" {self.model_type} model (its block may be a recurrence or a convolution)."
+            )
+        if calls.get(site.module, 0) == 0:
+            return NeverCalledError(
+                f"{site.module!r} exists in this {self.model_type} model, but its forward pass never"
+                " calls it (the parent uses its parts directly). Its children may be called:"
+                " model.components() lists every path."
+            )
+        return ComponentError(
+            f"{site.module!r} passes no array at its {site.port}, so there is nothing to read or edit."
+        )
+
+    # -- generation and gradients -------------------------------------------------------------
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        edits: Sequence[SiteEdit] = (),
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        prefill_step_size: int = 2048,
+    ) -> Iterator[tuple[int | None, str]]:
+        done = 0
+
+        def step(ids: mx.array, **options: Any) -> mx.array:
+            nonlocal done
+            if not edits:
+                return self.model(ids, **options)
+            run = Run(None, {}, {}, Where(np.arange(done, done + ids.shape[1]), None))
+            tracer = self._tracer(run, (), edits, False, None, float("inf"))
+            logits = self._call(tracer, ids, **options)
+            if done == 0:
+                self._finish(run, tracer, (), edits)
+            done += ids.shape[1]
+            return logits
+
+        return stream_tokens(
+            self.model, step, self.tokenizer, prompt, max_tokens, temperature=temperature,
+            top_p=top_p, seed=seed, prefill_step_size=prefill_step_size,
+        )
+
+    def gradients(
+        self,
+        batch: TokenBatch,
+        objective: Callable[[mx.array], mx.array],
+        edits: Callable[[Mapping[str, Sequence[mx.array]]], Sequence[SiteEdit]],
+        deltas: Mapping[str, Sequence[mx.array]],
+    ) -> tuple[mx.array, dict[str, list[mx.array]]]:
+        def value(deltas: dict) -> mx.array:
+            logits = self.run(batch, edits=edits(deltas)).logits
+            result = objective(logits)
+            if not isinstance(result, mx.array) or result.size != 1:
+                shape = getattr(result, "shape", type(result).__name__)
+                raise InputError(f"The objective must return one number, got {shape}.")
+            return result.reshape(())
+
+        result, grads = mx.value_and_grad(value)({k: list(v) for k, v in deltas.items()})
+        mx.eval(result, grads)
+        return result, grads
+
+    def decode_stream(self, x: mx.array) -> mx.array:
+        """Replaces the last block's output: nothing before it is ever computed, because MLX is lazy."""
+        batch = TokenBatch.from_rows([[0]] * x.shape[0])
+
+        def replace(old: mx.array, run: Run, call: int) -> mx.array:
+            return x[:, None, :].astype(old.dtype)
+
+        logits = self.run(batch, edits=[SiteEdit(Site(self.layers[-1]), replace)]).logits
+        assert logits is not None
+        return logits[:, 0]
+
+
+class _Outputs(dict[Site, list[mx.array]]):
+    """Values of a fully recorded pass: module outputs are gathered from its log when asked for."""
+
+    def __init__(self, tracer: Tracer, values: dict[Site, list[mx.array]]):
+        super().__init__(values)
+        self._tracer = tracer
+
+    def get(self, site: Site, default: Any = None) -> Any:
+        if site not in self and site.port == "output":
+            found: list[mx.array] = []
+            while (out := self._tracer.outputs.get((site.module, len(found)))) is not None:
+                first = first_array(out)
+                if first is None:
+                    break
+                found.append(first)
+            if found:
+                self[site] = found
+        return super().get(site, default)
+
+
+def _get(holder: Any, name: str) -> Any:
+    return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)

@@ -1,0 +1,78 @@
+"""Opens a hub repo or a folder with mlx-lm, and reports settings that mlx-lm would not read."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ...errors import BackendError, ConfigWarning, InputError
+from .language_model import MLXLanguageModel
+
+_NESTED = ("rope_parameters", "rope_scaling")
+_RENAMED = {"rope_theta": ("rope_theta", "rotary_emb_base"), "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct")}
+
+
+def load_language_model(source: str, tokenizer: Any = None) -> MLXLanguageModel:
+    """A model and its tokenizer from a folder or a hub repo.
+
+    Raises:
+        InputError: Nothing is there, or mlx-lm cannot open it.
+        BackendError: mlx-lm is not installed.
+    """
+    try:
+        from mlx_lm.utils import load_config, load_model, load_tokenizer
+        from mlx_lm.utils import _download as download  # the only call that keeps cache and offline mode
+    except ImportError as error:
+        raise BackendError(
+            'Loading a model by name needs mlx-lm: pip install mlxterp (on Linux "mlxterp[cpu]" or'
+            ' "mlxterp[cuda]").'
+        ) from error
+    if _looks_local(source) and not Path(source).is_dir():
+        raise InputError(f"There is no folder {source!r}. Give a folder with config.json, or a hub repo.")
+    try:
+        folder = Path(download(source))
+        changes = lifted_settings(load_config(folder))
+        model, config = load_model(folder, model_config=changes)
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"mlx-lm cannot open {source!r}: {type(error).__name__}: {error}") from error
+    if tokenizer is None:
+        tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    return MLXLanguageModel(model, tokenizer)
+
+
+def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that newer checkpoints nest where mlx-lm's class for this model does not look.
+
+    transformers 5 writes `rope_theta` under `rope_parameters`; a class of mlx-lm that reads only the
+    top level would take its default without a word. Such settings are put where the class reads them,
+    with a `ConfigWarning` that says so.
+    """
+    from mlx_lm.utils import _get_classes
+
+    _, args = _get_classes(config)
+    reads = set(inspect.signature(args).parameters)
+    lifted: dict[str, Any] = {}
+    for nest in _NESTED:
+        inner = config.get(nest)
+        if not isinstance(inner, dict) or nest in reads:
+            continue
+        for key, names in _RENAMED.items():
+            name = next((n for n in names if n in reads), None)
+            if key in inner and name is not None and name not in config:
+                lifted[name] = inner[key]
+    if lifted:
+        listed = ", ".join(f"{name}={value}" for name, value in lifted.items())
+        warnings.warn(
+            f"config.json nests settings where mlx-lm's {config.get('model_type')} does not look; using"
+            f" {listed} from there instead of its defaults.",
+            ConfigWarning,
+            stacklevel=4,
+        )
+    return lifted
+
+
+def _looks_local(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source).exists()

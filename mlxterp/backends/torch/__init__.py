@@ -1,0 +1,1 @@
+"""The PyTorch wing: CUDA, MPS and CPU."""

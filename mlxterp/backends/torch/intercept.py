@@ -1,0 +1,273 @@
+"""Seeing and changing what passes through the modules of a PyTorch model.
+
+While a pass is hooked, each hooked module's `__class__` is a cached dynamic subclass whose
+`__call__` reports to the `Tracer` of the current context (a ContextVar: other threads are not
+seen and not touched). The module stays the same object of a class that passes every isinstance
+check, and gets its own class back afterwards. A swap is counted, so passes nest and overlap.
+
+torch computes at once, so a call that need not run is skipped and a pass that has seen enough ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import EditError
+from ...sites import ATTENTION_PORTS, Run, Site, SiteEdit
+from .modes import uncompiled
+from .record import Call, Record
+from .tree import ModuleTree, Node
+from .values import copied, first_tensor, versions, with_first, written_to
+
+_active: ContextVar[Tracer | None] = ContextVar("mlxterp_torch_tracer", default=None)
+_lock = threading.RLock()
+_swapped: dict[int, list[Any]] = {}  # id(module) -> [module, its own class, passes that hook it]
+_traced_classes: dict[type, type] = {}
+
+
+class Stopped(BaseException):
+    """A pass has seen all it was asked for. No Exception, so that no model catches it."""
+
+
+def current_tracer() -> Tracer | None:
+    """The tracer of the pass that runs in this context."""
+    return _active.get()
+
+
+@contextmanager
+def hooked(tracer: Tracer) -> Iterator[None]:
+    """Within this block `tracer` sees the calls of its modules that this thread makes."""
+    _swap_in(tracer.modules)
+    token = _active.set(tracer)
+    try:
+        with uncompiled(tracer.tree):
+            yield
+    finally:
+        _active.reset(token)
+        _swap_out(tracer.modules)
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Within this block no tracer sees anything: a plain pass may be run from inside an edit."""
+    token = _active.set(None)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+class Tracer:
+    """Records and edits one forward pass.
+
+    Args:
+        wanted: Sites to record.
+        everything: Hook every module and keep a `Record` of all calls.
+        previous: The record of an earlier pass; calls that ended before the first new edit
+            (`dirty`) are not run again where nothing inside them is asked for.
+        stops: How many more times each of these sites must be passed until the pass may end.
+        given: Path -> what the module returns instead of running.
+    """
+
+    def __init__(
+        self,
+        tree: ModuleTree,
+        wanted: Iterable[Site],
+        edits: Sequence[SiteEdit],
+        *,
+        run: Run,
+        everything: bool = False,
+        previous: Record | None = None,
+        dirty: float = float("inf"),
+        stops: Mapping[Site, int] | None = None,
+        given: Mapping[str, Any] | None = None,
+    ):
+        self.tree = tree
+        self.run = run
+        self.edits: dict[Site, list[SiteEdit]] = {}
+        for edit in sorted(edits, key=lambda e: e.stage):
+            self.edits.setdefault(edit.site, []).append(edit)
+        self.wanted = set(wanted)
+        self._stops = dict(stops or {})
+        self._given = given or {}
+        touched = self.wanted | set(self.edits) | set(self._stops) | {Site(p) for p in self._given}
+        self._ports: dict[str, list[Site]] = {}
+        for site in sorted(touched, key=str):
+            self._ports.setdefault(site.module, []).append(site)
+        self.attention = {s.module for s in touched if s.port in ATTENTION_PORTS}
+        self.modules = tree.modules if everything else tree.modules_for(touched)
+        self.record = Record(len(edits)) if everything else None
+        self._previous = previous
+        self._dirty = dirty
+        self._bodies = tree.bodies_of(touched) if previous is not None else frozenset()
+        self.stack: list[Node] = []
+        self.reached: set[Site] = set()
+        self.counts: dict[str, int] = {}
+        self._attention_calls: dict[str, int] = {}
+
+    # -- one call -----------------------------------------------------------------------------
+
+    def call(self, module: nn.Module, original: Callable, args: tuple, kwargs: dict) -> Any:
+        """What `module` returns for these arguments, seen and edited."""
+        nodes = self.tree.nodes.get(id(module))
+        if nodes is None:
+            return original(module, *args, **kwargs)
+        node = nodes[0] if len(nodes) == 1 else self._which(nodes)
+        number = self.counts.get(node.path, 0)
+        self.counts[node.path] = number + 1
+        call = (node.path, number)
+        for site in self._ports.get(node.path, ()):
+            if site.port.startswith("input"):
+                args, kwargs = self._input(site, number, args, kwargs)
+        self.stack.append(node)
+        try:
+            if self.record is None:
+                return self._output(call, self._returned(call, module, original, args, kwargs), False)
+            return self._recorded(self.record, call, module, original, args, kwargs)
+        finally:
+            self.stack.pop()
+
+    def _recorded(self, record: Record, call: Call, module: nn.Module, original: Callable, args: tuple,
+                  kwargs: dict) -> Any:
+        """As `_returned`, but noted down, and not run where the previous pass already knows."""
+        began = record.begin(call)
+        known = self._known(call)
+        if known is not None and self._previous is not None and call[0] not in self._bodies:
+            for path in record.adopt(self._previous, call, began):
+                self.counts[path] = self.counts.get(path, 0) + 1
+        else:
+            before = versions((*args, *kwargs.values()))
+            out = self._returned(call, module, original, args, kwargs)
+            if written_to(before):
+                record.writes.add(call)
+            if known is None:
+                out = self._output(call, out, False)
+                record.end(call, began, copied(out))
+                return out
+        # What was known stays the very same object in the record; the caller gets a copy.
+        out = self._output(call, copied(known), True)
+        record.end(call, began, known)
+        return out
+
+    def _returned(self, call: Call, module: nn.Module, original: Callable, args: tuple,
+                  kwargs: dict) -> Any:
+        if call[0] in self._given:
+            return self._given[call[0]]
+        return original(module, *args, **kwargs)
+
+    def _known(self, call: Call) -> Any:
+        """What this call returned in the previous pass, if no new edit can have changed it."""
+        previous = self._previous
+        if previous is None or call not in previous.times or call in previous.writes:
+            return None
+        return previous.outputs[call] if previous.times[call][1] < self._dirty else None
+
+    def _input(self, site: Site, number: int, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        index = int(site.port.partition(":")[2] or 0)
+        places = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
+        if index < len(places):
+            i = places[index]
+            return (*args[:i], self.pass_through(site, args[i], number), *args[i + 1 :]), kwargs
+        names = [key for key, x in kwargs.items() if isinstance(x, torch.Tensor)]
+        if index == 0 and names:
+            key = "hidden_states" if "hidden_states" in names else names[0]
+            return args, {**kwargs, key: self.pass_through(site, kwargs[key], number)}
+        return args, kwargs
+
+    def _output(self, call: Call, out: Any, edited_already: bool) -> Any:
+        site = Site(call[0])
+        first = first_tensor(out) if site in self._ports.get(call[0], ()) else None
+        if first is None:
+            return out
+        value = self.pass_through(site, first, call[1], edited_already)
+        return out if value is first else with_first(out, value)
+
+    def pass_through(
+        self, site: Site, value: torch.Tensor, number: int, edited_already: bool = False
+    ) -> torch.Tensor:
+        """The value with this site's edits applied; recorded if wanted."""
+        self.reached.add(site)
+        edits = [] if edited_already else self.edits.get(site, ())
+        for edit in edits:
+            if edit.call is None or edit.call == number:
+                value = self._edited(edit, value, number)
+        if site in self.wanted:
+            self.run.values.setdefault(site, []).append(value.clone())
+        if site in self._stops:
+            self._stops[site] -= 1
+            if max(self._stops.values()) <= 0:
+                raise Stopped
+        return value
+
+    def _edited(self, edit: SiteEdit, value: torch.Tensor, number: int) -> torch.Tensor:
+        """The edit works on a copy and the model gets a copy: either may write into its own."""
+        new = edit.function(value.clone(), self.run, number)
+        if not isinstance(new, torch.Tensor):
+            raise EditError(
+                f"The edit of {edit.site} returned {type(new).__name__}; expected a torch.Tensor of shape"
+                f" {tuple(value.shape)}. A function that changes its argument must also return it."
+            )
+        return new.clone()
+
+    def next_attention_call(self, block: str) -> int:
+        """Numbers the attention calls of one decoder block."""
+        number = self._attention_calls.get(block, 0)
+        self._attention_calls[block] = number + 1
+        return number
+
+    def _which(self, nodes: list[Node]) -> Node:
+        """Of the places a shared module has in the tree, the next one below the caller."""
+        for caller in reversed(self.stack):
+            prefix = caller.path + "." if caller.path else ""
+            below = [node for node in nodes if node.path.startswith(prefix)]
+            if below:
+                return min(below, key=lambda node: self.counts.get(node.path, 0))
+        return nodes[0]
+
+
+# -- swapping classes -------------------------------------------------------------------------
+
+
+def _traced_class(cls: type) -> type:
+    traced = _traced_classes.get(cls)
+    if traced is None:
+        original = cls.__call__
+
+        def __call__(self, *args, **kwargs):
+            tracer = _active.get()
+            if tracer is None:
+                return original(self, *args, **kwargs)
+            return tracer.call(self, original, args, kwargs)
+
+        names = {"__call__": __call__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        traced = _traced_classes[cls] = type(cls.__name__, (cls,), names)
+    return traced
+
+
+def _swap_in(modules: Sequence[nn.Module]) -> None:
+    with _lock:
+        for module in modules:
+            entry = _swapped.get(id(module))
+            if entry is None:
+                own = type(module)
+                _swapped[id(module)] = [module, own, 1]
+                object.__setattr__(module, "__class__", _traced_class(own))
+            else:
+                entry[2] += 1
+
+
+def _swap_out(modules: Sequence[nn.Module]) -> None:
+    with _lock:
+        for module in modules:
+            entry = _swapped[id(module)]
+            entry[2] -= 1
+            if entry[2] == 0:
+                object.__setattr__(module, "__class__", entry[1])
+                del _swapped[id(module)]

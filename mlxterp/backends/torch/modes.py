@@ -1,0 +1,84 @@
+"""The state that a pass needs and puts back: evaluation mode, no gradients, nothing compiled.
+
+Where such a state belongs to the model or to the whole process, it is counted, so passes of several
+threads can overlap and the last one to leave restores it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import nn
+
+from .tree import ModuleTree
+
+_lock = threading.RLock()
+_evaluating: dict[int, tuple[list[int], list[nn.Module]]] = {}
+"""id(model) -> ([passes], modules that were in training mode)."""
+_eager: list[AbstractContextManager] = []
+_eager_users = 0
+
+
+@contextmanager
+def settled(tree: ModuleTree, *, gradients: bool = False) -> Iterator[None]:
+    """Runs the model without dropout and, unless asked for, without gradients."""
+    with _evaluation(tree), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        yield
+
+
+@contextmanager
+def _evaluation(tree: ModuleTree) -> Iterator[None]:
+    key = id(tree.model)
+    with _lock:
+        if key not in _evaluating:
+            training = [node.module for node in tree.by_path.values() if node.module.training]
+            _evaluating[key] = ([0], training)
+            for module in training:
+                module.training = False
+        users, training = _evaluating[key]
+        users[0] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            users[0] -= 1
+            if users[0] == 0:
+                del _evaluating[key]
+                for module in training:
+                    module.training = True
+
+
+@contextmanager
+def uncompiled(tree: ModuleTree) -> Iterator[None]:
+    """Runs compiled modules as plain Python, so that what is inside them is seen.
+
+    torch's switch for this is process-wide, so it is used only for models that hold such a module.
+    """
+    global _eager_users
+    if not any(_is_compiled(module) for module in tree.modules):
+        yield
+        return
+    with _lock:
+        if _eager_users == 0:
+            _eager.append(torch.compiler.set_stance("force_eager"))
+            _eager[-1].__enter__()
+        _eager_users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _eager_users -= 1
+            if _eager_users == 0:
+                _eager.pop().__exit__(None, None, None)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return (
+        module._compiled_call_impl is not None
+        or hasattr(module, "_orig_mod")
+        or hasattr(forward, "_torchdynamo_orig_callable")
+    )

@@ -1,0 +1,77 @@
+"""What can go wrong, as one tree.
+
+    MlxterpError
+    ├── ComponentError (KeyError)          no such component, or more than one
+    │   └── NeverCalledError               the module exists, the forward pass never calls it
+    ├── InputError (ValueError)            texts, token ids or arguments that cannot be run
+    │   └── NoTokenizerError               text was given to a model without a tokenizer
+    ├── EditError (ValueError)             a value that does not fit where it is assigned
+    ├── TraceError (RuntimeError)          a value was asked for outside its trace
+    ├── GradientError (ArithmeticError)    a gradient that is not finite
+    ├── NotALanguageModelError (TypeError) the object given is no language model
+    ├── SAEError (ValueError)              an SAE that cannot be read, or does not fit the model
+    │   └── UnknownFeatureError            a feature id outside the SAE
+    └── BackendError (ImportError)         the library a wing needs is not installed
+
+Two warnings: `ConfigWarning` (a setting of a checkpoint would be ignored by the library that runs
+it) and `MlxterpWarning`, its parent, for everything else that is worth a sentence.
+"""
+
+
+class MlxterpError(Exception):
+    """Everything this library raises on purpose."""
+
+
+class ComponentError(MlxterpError, KeyError):
+    """No component has that name, several have it, or it cannot be read or edited here."""
+
+    def __str__(self) -> str:  # KeyError would show the message quoted and escaped
+        return str(self.args[0]) if self.args else ""
+
+
+class NeverCalledError(ComponentError):
+    """The module exists, but this forward pass did not call it."""
+
+
+class InputError(MlxterpError, ValueError):
+    """Texts, token ids or arguments that cannot be run."""
+
+
+class NoTokenizerError(InputError):
+    """Text was given, and the model has no tokenizer."""
+
+
+class EditError(MlxterpError, ValueError):
+    """A value that does not fit the component it is assigned to."""
+
+
+class TraceError(MlxterpError, RuntimeError):
+    """A value was asked for outside the trace that holds it."""
+
+
+class GradientError(MlxterpError, ArithmeticError):
+    """A gradient is not finite."""
+
+
+class NotALanguageModelError(MlxterpError, TypeError):
+    """The object given is not a language model that a backend can run."""
+
+
+class SAEError(MlxterpError, ValueError):
+    """An SAE that cannot be read, saved, trained, or used at this component."""
+
+
+class UnknownFeatureError(SAEError):
+    """A feature id outside [0, d_hidden)."""
+
+
+class BackendError(MlxterpError, ImportError):
+    """The array library or package a backend needs is not installed."""
+
+
+class MlxterpWarning(UserWarning):
+    """Something that is not an error but should not pass in silence."""
+
+
+class ConfigWarning(MlxterpWarning):
+    """A checkpoint's setting that the library running the model does not read."""

@@ -1,0 +1,215 @@
+"""Changes to activations, ready to use in `trace`, `generate` and `gradients`.
+
+    model.trace(text, interventions={"layers.3.mlp": zero_out(positions=-1)})
+
+An intervention is any function `activation -> activation`. Those made here also know positions and
+heads, so they mean the same in a padded batch, in a chunk of a long prompt and in a single new token.
+They work on the arrays of either backend, and can be called on an array by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .backends import backend_of
+from .errors import EditError, InputError
+from .positions import Positions, full_mask, position_axis
+from .sites import Array, Where
+
+__all__ = ["Intervention", "add_vector", "clamp", "compose", "noise", "replace_with", "scale", "zero_out"]
+
+
+class Intervention:
+    """A change to an activation, at some positions and heads.
+
+    Args:
+        function: (activation, where) -> activation, of the same shape.
+        positions: A position, a slice or several positions; negative ones count from each text's
+            own end. None means all.
+        heads: Likewise, for per-head values (batch, heads, positions, …).
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array, Where], Array],
+        positions: Positions = None,
+        heads: Positions = None,
+        name: str = "intervention",
+    ):
+        self._function = function
+        self._positions = positions
+        self._heads = heads
+        self._name = name
+
+    def __repr__(self) -> str:
+        places = [f"positions={self._positions}"] if self._positions is not None else []
+        places += [f"heads={self._heads}"] if self._heads is not None else []
+        return f"<{self._name}{' at ' if places else ''}{', '.join(places)}>"
+
+    def __call__(self, activation: Array) -> Array:
+        """The change on its own: positions are those of the array, which holds whole texts."""
+        axis = {2: 0, 4: 2}.get(activation.ndim, 1)
+        count = activation.shape[axis]
+        batch = activation.shape[0] if axis else 1
+        return self.apply(activation, Where(np.arange(count), np.full(batch, count)))
+
+    def apply(self, activation: Array, where: Where) -> Array:
+        """The change during a pass whose columns are the tokens that `where` tells."""
+        mask = full_mask(activation.shape, self._positions, self._heads, where)
+        if mask is not None and not mask.any():
+            return activation
+        changed = self._function(activation, where)
+        if mask is None or mask.all():
+            return changed
+        check_shape(changed, activation, self._name)
+        return backend_of(activation).where(mask, changed, activation)
+
+
+def apply_change(change: Callable[[Array], Array], activation: Array, where: Where, name: str) -> Array:
+    """Runs an intervention or a plain function, and checks what it returns.
+
+    Raises:
+        EditError: It returned something else than an array of the activation's shape and library.
+    """
+    backend = backend_of(activation)
+    safe = backend.alias(activation)  # the function may write into it
+    changed = change.apply(safe, where) if isinstance(change, Intervention) else change(safe)
+    if not isinstance(changed, backend.array_type):
+        raise EditError(
+            f"The intervention at {name} returned {type(changed).__name__}; it must return the new"
+            f" activation, a {backend.name} array of shape {tuple(activation.shape)}."
+        )
+    check_shape(changed, activation, f"The intervention at {name}")
+    return changed if changed.dtype == activation.dtype else backend.cast(changed, activation)
+
+
+def check_shape(changed: Array, activation: Array, who: str) -> None:
+    """Raises `EditError` unless both have the same shape."""
+    if tuple(changed.shape) != tuple(activation.shape):
+        raise EditError(
+            f"{who} gave shape {tuple(changed.shape)}, the activation has {tuple(activation.shape)}."
+        )
+
+
+def restrict(change: Callable[[Array], Array], positions: Positions, name: str) -> Intervention:
+    """The same change, only at some positions of a text."""
+    return Intervention(lambda x, where: apply_change(change, x, where, name), positions, name=name)
+
+
+# -- ready ones -------------------------------------------------------------------------------
+
+
+def zero_out(positions: Positions = None, heads: Positions = None) -> Intervention:
+    """Sets the activation to zero."""
+
+    def function(x: Array, where: Where) -> Array:
+        backend = backend_of(x)
+        return backend.where(np.array(False), x, backend.put(np.zeros((), np.float32), x))
+
+    return Intervention(function, positions, heads, "zero_out")
+
+
+def scale(factor: float, positions: Positions = None, heads: Positions = None) -> Intervention:
+    """Multiplies the activation by `factor`."""
+    return Intervention(lambda x, where: x * factor, positions, heads, f"scale({factor})")
+
+
+def add_vector(vector: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
+    """Adds `vector`, which broadcasts to the activation (usually (d_model,))."""
+    return Intervention(
+        lambda x, where: x + _fitting(vector, x, "add_vector"), positions, heads, "add_vector"
+    )
+
+
+def replace_with(value: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
+    """Puts `value`, which broadcasts to the activation, in its place."""
+
+    def function(x: Array, where: Where) -> Array:
+        return backend_of(x).where(np.array(False), x, _fitting(value, x, "replace_with"))
+
+    return Intervention(function, positions, heads, "replace_with")
+
+
+def clamp(
+    low: float | None = None,
+    high: float | None = None,
+    positions: Positions = None,
+    heads: Positions = None,
+) -> Intervention:
+    """Limits each value to [low, high]; None leaves that side open."""
+    if low is None and high is None:
+        raise InputError("clamp needs a lower or an upper limit.")
+    if low is not None and high is not None and low > high:
+        raise InputError(f"clamp({low}, {high}): the lower limit is above the upper one.")
+    return Intervention(lambda x, where: backend_of(x).clip(x, low, high), positions, heads, "clamp")
+
+
+def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positions = None) -> Intervention:
+    """Adds Gaussian noise of standard deviation `std`.
+
+    The noise at a position depends on `seed` and the position alone, so it is the same in both
+    backends, in every row of a batch, and whether a text is run whole or token by token.
+    """
+    if std < 0:
+        raise InputError(f"noise({std}): a standard deviation is not negative.")
+
+    def function(x: Array, where: Where) -> Array:
+        axis = position_axis(x.shape, len(where.positions))
+        rest = [n for i, n in enumerate(x.shape) if i != axis and i != 0]
+        if axis == 0:
+            rest = list(x.shape[1:])
+        draws = [np.random.Generator(np.random.Philox(key=[seed, int(p)])) for p in where.positions]
+        values = np.stack([g.standard_normal(rest, dtype=np.float32) for g in draws])
+        values = np.moveaxis(values, 0, max(axis - 1, 0)) * np.float32(std)
+        return x + backend_of(x).put(values if axis == 0 else values[None], x)
+
+    return Intervention(function, positions, heads, f"noise({std}, seed={seed})")
+
+
+def compose(*changes: Callable[[Array], Array], positions: Positions = None,
+            heads: Positions = None) -> Intervention:
+    """Several interventions or functions, one after the other."""
+
+    def function(x: Array, where: Where) -> Array:
+        for change in changes:
+            x = apply_change(change, x, where, "compose")
+        return x
+
+    return Intervention(function, positions, heads, "compose")
+
+
+def as_list(changes: Any, name: str) -> Sequence[Callable[[Array], Array]]:
+    """One function or a list of them, checked to be callable."""
+    several = list(changes) if isinstance(changes, (list, tuple)) else [changes]
+    for change in several:
+        if not callable(change):
+            raise InputError(
+                f"The intervention at {name!r} is {type(change).__name__}; expected a function"
+                " activation -> activation, or a list of them. See mlxterp.interventions."
+            )
+    return several
+
+
+def _fitting(value: Any, x: Array, who: str) -> Array:
+    """A value given by the user, as an array of x's library, dtype and device that broadcasts to x."""
+    backend = backend_of(x)
+    array = value if isinstance(value, backend.array_type) else None
+    if array is None:
+        as_numpy = np.asarray(value)
+        if as_numpy.dtype.kind not in "fiu":
+            raise EditError(f"{who} needs numbers, got {as_numpy.dtype}.")
+        array = backend.put(as_numpy.astype(np.float32), x)
+    else:
+        array = backend.cast(array, x)
+    try:
+        fits = np.broadcast_shapes(tuple(array.shape), tuple(x.shape)) == tuple(x.shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise EditError(
+            f"{who}: shape {tuple(array.shape)} does not broadcast to the activation's {tuple(x.shape)}."
+        )
+    return array

@@ -1,0 +1,307 @@
+"""`InterpretableModel`: the front door. It holds one `LanguageModel`; every method delegates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import features, generation
+from .anatomy import Anatomy
+from .backends import load_language_model, wrap_language_model
+from .backends.base import LanguageModel
+from .components import GLOBAL
+from .gradients import gradients
+from .proxies import ComponentProxy, LayerList
+from .sae import SAE, SAETrainConfig
+from .sites import Array
+from .text import check_length, cross_entropy, decode, string_tokens
+from .tokens import TokenBatch, to_batch
+from .trace import Interventions, Trace, innermost_trace
+
+
+class InterpretableModel:
+    """A language model whose components can be seen and edited by path.
+
+    Args:
+        model: A model of mlx-lm, a Hugging Face model (torch), or a hub repo or folder to load.
+        tokenizer: What turns text into token ids; not needed when token ids are given.
+        backend: For a repo or folder, "mlx" or "torch"; by default MLX where it is installed.
+
+    Raises:
+        NotALanguageModelError: The object is not a language model.
+        InputError: The folder or repo cannot be found or read.
+        BackendError: The library that would run it is not installed.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None, backend: str | None = None):
+        if isinstance(model, (str, os.PathLike)):
+            language_model = load_language_model(str(model), tokenizer, backend)
+        else:
+            language_model = wrap_language_model(model, tokenizer)
+        object.__setattr__(self, "language_model", language_model)
+        object.__setattr__(self, "anatomy", Anatomy(language_model))
+
+    language_model: LanguageModel
+    anatomy: Anatomy
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """Paths that start with the wrapped model's own attribute: `model.model.layers[3]`."""
+        return ComponentProxy(self.anatomy, "model")
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer given or loaded; None without one."""
+        return self.language_model.tokenizer
+
+    @property
+    def layers(self) -> LayerList:
+        """The decoder blocks."""
+        return LayerList(self.anatomy)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.language_model.d_model
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.language_model.layers)
+
+    @property
+    def n_heads(self) -> int | None:
+        """Attention heads of a layer; None for a model without attention."""
+        return self.language_model.n_heads
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self.language_model.vocab_size
+
+    def components(self) -> dict[str, str]:
+        """Every component's canonical name → what it is (a module's class, or how it was found)."""
+        return self.anatomy.table()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "anatomy" not in self.__dict__:
+            raise AttributeError(name)
+        if name in GLOBAL:
+            return innermost_trace(self.anatomy).read(name)
+        if any(name in path.split(".") for path in self.language_model.modules):
+            return ComponentProxy(self.anatomy, name)
+        raise AttributeError(
+            f"InterpretableModel has no attribute {name!r}, and no module of this model is called so."
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in GLOBAL:
+            innermost_trace(self.anatomy).assign(name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        lm = self.language_model
+        heads = f", {lm.n_heads} heads" if lm.n_heads else ""
+        return (
+            f"InterpretableModel({lm.model_type} on {lm.backend.name}: {self.n_layers} layers,"
+            f" d_model {lm.d_model}{heads}, vocabulary {lm.vocab_size},"
+            f" {'with' if self.tokenizer is not None else 'no'} tokenizer)"
+        )
+
+    # -- text and tokens ----------------------------------------------------------------------
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, as the tokenizer's `encode` gives them: nothing added or removed."""
+        return to_batch(text, self._tokenize).ids[0].tolist() if text else self._require_tokenize(text)
+
+    def to_tokens(self, inputs: Any) -> Array:
+        """Token ids as a native array (batch, longest); unequal texts are right-padded."""
+        return self.language_model.backend.put(self._batch(inputs, check=False).ids)
+
+    def to_str_tokens(self, inputs: Any) -> list[str]:
+        """The text of each token of one text."""
+        return string_tokens(self._require_tokenizer(), self._batch(inputs, check=False).ids[0].tolist())
+
+    def decode(self, tokens: Any) -> str:
+        """The text of token ids."""
+        return decode(self._require_tokenizer(), tokens)
+
+    @property
+    def _tokenize(self) -> Callable[[str], list[int]] | None:
+        return None if self.tokenizer is None else self.language_model.tokenize
+
+    def _require_tokenize(self, text: str) -> list[int]:
+        self._require_tokenizer()
+        return self.language_model.tokenize(text)
+
+    def _require_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            to_batch("text", None)  # raises, and says what to do
+        return self.tokenizer
+
+    def _batch(self, inputs: Any, check: bool = True) -> TokenBatch:
+        batch = to_batch(inputs, self._tokenize, self.vocab_size)
+        if check:
+            check_length(self.language_model, int(batch.lengths.max()))
+        return batch
+
+    # -- running ------------------------------------------------------------------------------
+
+    def __call__(self, inputs: Any) -> Array:
+        """Logits (batch, positions, vocabulary) of the model with nothing hooked."""
+        return self.language_model.forward(self._batch(inputs))
+
+    def trace(
+        self,
+        inputs: Any,
+        interventions: Interventions | None = None,
+        capture: Sequence[str] | str | None = None,
+        stop_after: str | None = None,
+    ) -> Trace:
+        """Runs `inputs` with every component in reach: use as `with model.trace(…) as t:`.
+
+        Args:
+            inputs: A string, a list of strings, token ids, a list of lists of them, or an array.
+                Texts of unequal length are right-padded; each gives what it would give alone.
+            interventions: {path: function or [functions]}, activation -> activation, run in order.
+            capture: Keep just these components; without it everything can be read, and only what
+                was read or saved is kept in memory.
+            stop_after: Compute no further than this component; there are no logits then.
+
+        Raises:
+            ComponentError: A path that is unknown, ambiguous or never called.
+            InputError: Empty input, unknown token ids, or a text longer than learned positions.
+        """
+        return Trace(self.anatomy, self._batch(inputs), interventions, capture, stop_after)
+
+    def loss(self, inputs: Any) -> float:
+        """Mean cross-entropy in nats per predicted token (every token but each text's first)."""
+        batch = self._batch(inputs)
+        return cross_entropy(self.language_model, batch)
+
+    def unembed(self, x: Any) -> Array:
+        """Logits of residual-stream vectors (…, d_model): the final norm, then the head."""
+        return generation.unembed(self.language_model, x)
+
+    def generate(
+        self,
+        prompt: Any,
+        max_tokens: int = 100,
+        interventions: Interventions | None = None,
+        positions: Any = "all",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        chat: bool = False,
+        prefill_step_size: int = 2048,
+    ) -> Any:
+        """Continues a prompt; returns the continuation only.
+
+        Args:
+            prompt: A string or token ids; a list of them gives a list of continuations.
+            interventions: As in `trace`; they act on every forward pass.
+            positions: Where they act: "all", "prompt", "generated", or absolute positions as a slice
+                or list (0 is the prompt's first token). A generated token is edited when it is read.
+            temperature: 0 takes the likeliest token.
+            seed: Makes sampling repeatable; the libraries' own random states are left alone.
+            stop: Ends the text before the first of these strings.
+            chat: Puts the prompt into the tokenizer's chat template, as the user's turn.
+
+        Returns:
+            str, or the list of token ids where the model has no tokenizer.
+        """
+        request = generation.Request(
+            max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
+        )
+        return generation.generate(self.anatomy, prompt, request)
+
+    def stream_generate(self, prompt: Any, max_tokens: int = 100, **options: Any) -> Iterator[Any]:
+        """As `generate` for one prompt, but yields the text piece by piece."""
+        return generation.stream(self.anatomy, prompt, generation.Request(max_tokens, **options))
+
+    def gradients(
+        self,
+        inputs: Any,
+        objective: Callable[[Array], Array],
+        at: Sequence[str] | str,
+        interventions: Interventions | None = None,
+    ) -> dict[str, Any]:
+        """d objective / d activation for several components in one backward pass.
+
+        Args:
+            objective: A function of the logits (batch, positions, vocabulary) that returns one
+                number, such as `mlxterp.logit_difference(" Paris", " London")`.
+            at: Paths of components.
+
+        Raises:
+            GradientError: A gradient is not finite.
+        """
+        return gradients(self.anatomy, self._batch(inputs), objective, at, interventions)
+
+    # -- features -----------------------------------------------------------------------------
+
+    def load_sae(self, source: str | Path, **options: Any) -> SAE:
+        """Loads an SAE from a file or folder for use with this model."""
+        options.setdefault("backend", self.language_model.backend.name)
+        return SAE.load(source, **options)
+
+    def train_sae(
+        self,
+        layer: int,
+        dataset: Sequence[str],
+        component: str = "mlp",
+        config: SAETrainConfig | None = None,
+        save_path: str | Path | None = None,
+        verbose: bool = True,
+    ) -> SAE:
+        """Trains an SAE on a component's activations over texts, in one pass by default."""
+        return features.train_on_texts(
+            self.anatomy, dataset, _path(layer, component), config, save_path, verbose
+        )
+
+    def get_top_features_for_text(
+        self, text: str, sae: SAE | str | Path, layer: int, component: str = "mlp", top_k: int = 10
+    ) -> list[tuple[int, float]]:
+        """The features most active on a text: (feature id, its largest activation on any token).
+
+        Strongest first, then the lower id; every token counts, special ones included; only active
+        features come back.
+        """
+        return features.top_features(
+            self.anatomy, text, self._sae(sae), _path(layer, component), top_k
+        )
+
+    def get_top_texts_for_feature(
+        self,
+        feature_id: int,
+        sae: SAE | str | Path,
+        texts: Sequence[str],
+        layer: int,
+        component: str = "mlp",
+        top_k: int = 10,
+    ) -> list[tuple[str, float, int]]:
+        """The texts on which a feature is most active: (text, activation, token position).
+
+        A text counts once, at its strongest token; strongest first, then the earlier text; empty
+        for a feature that never fires.
+        """
+        return features.top_texts(
+            self.anatomy, feature_id, self._sae(sae), texts, _path(layer, component), top_k
+        )
+
+    def _sae(self, sae: SAE | str | Path) -> SAE:
+        return sae if isinstance(sae, SAE) else self.load_sae(sae)
+
+
+def _path(layer: int, component: str) -> str:
+    return f"layers.{layer}.{component}"
+
+

@@ -1,0 +1,68 @@
+"""Text on the way in and out of a model: lengths it can take, tokens as strings, loss."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .backends.base import LanguageModel
+from .errors import InputError, MlxterpWarning
+from .tokens import TokenBatch
+
+
+def check_length(model: LanguageModel, tokens: int, what: str = "The text has") -> None:
+    """Refuses more tokens than a model has learned positions, and warns beyond those it was made for.
+
+    Raises:
+        InputError: The model looks positions up in a table that ends before.
+    """
+    limit = model.max_positions
+    if limit is None or tokens <= limit:
+        return
+    if model.learned_positions:
+        raise InputError(
+            f"{what} {tokens} tokens, but this {model.model_type} model has learned {limit} positions and"
+            " cannot run more. Shorten or split it; get_top_texts_for_feature and training use windows."
+        )
+    warnings.warn(
+        f"{what} {tokens} tokens; this {model.model_type} model was made for {limit}"
+        " (max_position_embeddings), so what it computes beyond may be poor.",
+        MlxterpWarning,
+        stacklevel=4,
+    )
+
+
+def string_tokens(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text of each token as it appears after the one before it (a leading space is kept)."""
+    pieces: list[str] = []
+    for i, token in enumerate(ids):
+        before = ids[max(i - 1, 0) : i]
+        prefix, both = tokenizer.decode(before), tokenizer.decode([*before, token])
+        fits = bool(before) and both.startswith(prefix)
+        pieces.append(both[len(prefix) :] if fits else tokenizer.decode([token]))
+    return pieces
+
+
+def decode(tokenizer: Any, tokens: Any) -> str:
+    """The text of token ids given as an integer, a list or an array (positions,) or (1, positions)."""
+    array = np.array(tokens)
+    if array.dtype.kind not in "iu" or array.squeeze().ndim > 1:
+        raise InputError(f"decode takes token ids of one text, got {array.dtype} of shape {array.shape}.")
+    return tokenizer.decode([int(i) for i in array.reshape(-1)])
+
+
+def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:
+    """Mean of -log p(token | tokens before) in nats, over all tokens but each text's first."""
+    if not (batch.lengths > 1).any():
+        raise InputError("loss needs a text of at least two tokens: the first one is not predicted.")
+    logits = model.forward(batch)
+    total, count = 0.0, 0
+    for row, n in enumerate(batch.lengths):
+        scores = model.backend.get(logits[row, : n - 1]).astype(np.float64)
+        peak = scores.max(axis=-1, keepdims=True)
+        normaliser = np.log(np.exp(scores - peak).sum(axis=-1)) + peak[:, 0]
+        total += float((normaliser - scores[np.arange(n - 1), batch.ids[row, 1:n]]).sum())
+        count += int(n - 1)
+    return total / count

@@ -1,0 +1,404 @@
+"""`Trace`: see and change components inside a `with` block.
+
+    with model.trace("The capital of France is") as t:
+        model.layers[5].mlp.output[:, -1] += v      # values are real arrays, now
+        late = model.layers[9].resid_post.save()    # reflects the edit above
+    t.output, t.activations["layers.3.attn.pattern"], t.saved_values
+
+The model runs when the block is entered. An assignment is recorded, and the next read (or the end)
+runs the model again with all edits so far; calls that the new edit cannot reach are not run again,
+so arrays read before stay what they are and nothing is computed twice. What was read or saved is
+kept, everything else is dropped before it is ever evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar, Token
+from typing import Any
+
+import numpy as np
+
+from .anatomy import Anatomy
+from .array_methods import array_methods
+from .errors import ComponentError, EditError, InputError, TraceError
+from .interventions import apply_change, as_list
+from .sites import Array, Component, Run, SiteEdit, Where, unique_sites
+from .tokens import TokenBatch
+
+Interventions = Mapping[str, Callable[[Array], Array] | Sequence[Callable[[Array], Array]]]
+
+_open: ContextVar[tuple[Trace, ...]] = ContextVar("mlxterp_open_traces", default=())
+
+
+def innermost_trace(anatomy: Anatomy) -> Trace:
+    """The trace of this model that the current code runs inside of.
+
+    Raises:
+        TraceError: There is none.
+    """
+    for trace in reversed(_open.get()):
+        if trace.anatomy is anatomy:
+            return trace
+    raise TraceError(
+        "Values of components exist only inside a trace: use `with model.trace(inputs) as t:` and read"
+        " or assign them there. After it, t.activations[path] answers."
+    )
+
+
+def declared_edits(anatomy: Anatomy, interventions: Interventions | None) -> list[SiteEdit]:
+    """Edits at sites from `interventions={path: function or [functions]}`.
+
+    Raises:
+        ComponentError: An unknown or ambiguous path, or a component that cannot be edited.
+        InputError: Something that is not a function.
+    """
+    edits: list[SiteEdit] = []
+    if interventions is not None and not isinstance(interventions, Mapping):
+        raise InputError(
+            f"interventions= is a dict of path → function or list of functions, got"
+            f" {type(interventions).__name__}."
+        )
+    for name, changes in (interventions or {}).items():
+        component = anatomy.component(name)
+        for change in as_list(changes, name):
+            edits += component.edits(_change(change, component.name), component.call)
+    return edits
+
+
+def _change(change: Callable[[Array], Array], name: str) -> Callable[[Array, Where], Array]:
+    return lambda x, where: apply_change(change, x, where, name)
+
+
+class Trace:
+    """One batch of texts run through a model, made by `model.trace`.
+
+    Without `capture` every component can be read inside the block and, by running again with the same
+    inputs and edits, after it. With `capture` only those are there.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        batch: TokenBatch,
+        interventions: Interventions | None = None,
+        capture: Sequence[str] | str | None = None,
+        stop_after: str | None = None,
+    ):
+        self.anatomy = anatomy
+        self._model = anatomy.model
+        self._backend = anatomy.model.backend
+        self._batch = batch
+        self._declared = declared_edits(anatomy, interventions)
+        names = [capture] if isinstance(capture, str) else capture
+        self._capture = None if names is None else [anatomy.component(name) for name in names]
+        self._stop = () if stop_after is None else anatomy.component(stop_after).sites
+        self._edits: list[SiteEdit] = []
+        self._extra: dict = {}  # sites beyond module outputs that were asked for, in order
+        self._run: Run | None = None
+        self._dirty = False
+        self._given: dict[int, tuple[Array, Component]] = {}
+        self._read: dict[str, Component] = {}
+        self._kept: dict[str, Any] = {}
+        self._saved: dict[str, Any] = {}
+        self._logits: Array | None = None
+        self._done = False
+        self._token: Token | None = None
+
+    # -- the block ----------------------------------------------------------------------------
+
+    def __enter__(self) -> Trace:
+        if self._done or self._token is not None:
+            raise TraceError("A trace runs once. Call model.trace(…) again for another.")
+        outer = [t for t in _open.get() if t.anatomy is self.anatomy]
+        self._edits = [edit for t in outer for edit in t._declared] + list(self._declared)
+        self._run_model()
+        self._methods = array_methods(self._backend, on_write=_record_write, on_save=_save)
+        self._methods.__enter__()
+        self._token = _open.set((*_open.get(), self))
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        assert self._token is not None
+        _open.reset(self._token)
+        self._methods.__exit__(None, None, None)
+        try:
+            if kind is None:
+                self._conclude()
+        finally:
+            self._run = None
+            self._given.clear()
+            self._done = True
+
+    def _run_model(self) -> None:
+        """Runs with all edits so far, from the earliest new one."""
+        if self._capture is not None:
+            self._run = self._model.run(
+                self._batch, unique_sites(self._capture), self._edits, stop_after=self._stop
+            )
+        else:
+            self._run = self._model.run(
+                self._batch, list(self._extra), self._edits, everything=True, reuse=self._run,
+                stop_after=self._stop,
+            )
+        self._dirty = False
+
+    def _current(self) -> Run:
+        if self._dirty:
+            self._run_model()
+        assert self._run is not None
+        return self._run
+
+    def _conclude(self) -> None:
+        run = self._current()
+        kept = self._read if self._capture is None else {c.name: c for c in self._capture}
+        for name, component in kept.items():
+            self._kept[name] = self._each(self._value(component), self._backend.compact)
+        self._logits = run.logits
+        run.memory = None
+        run.values.clear()
+        self._run = None
+        arrays = [a for v in (*self._kept.values(), *self._saved.values()) for a in _flat(v)]
+        self._backend.evaluate([*arrays, *([] if self._logits is None else [self._logits])])
+
+    def _results(self) -> None:
+        if self._token is None:  # never used as a block
+            with self:
+                pass
+        elif not self._done:
+            raise TraceError("Results are there after the block; inside it, read model.layers[…] directly.")
+
+    # -- inside the block ---------------------------------------------------------------------
+
+    def read(self, name: str | Component) -> Any:
+        """The component's value with the edits made so far; a list where it is called several times."""
+        component = self.anatomy.component(name)
+        value = self._value(component)
+        self._read[component.name] = component
+        if isinstance(value, list):
+            calls = [self.anatomy.component(f"{component.name}#{i}") for i in range(len(value))]
+            return [self._give(x, call) for x, call in zip(value, calls, strict=True)]
+        return self._give(value, component)
+
+    def _value(self, component: Component) -> Any:
+        if self._capture is not None and component.name not in {c.name for c in self._capture}:
+            raise TraceError(
+                f"{component.name} is not in this trace's capture={[c.name for c in self._capture]}. Add it"
+                " there, or leave capture out to reach everything."
+            )
+        run = self._current()
+        if self._capture is None:
+            missing = [s for s in component.sites if s.port != "output" and s not in self._extra]
+            if missing:
+                self._extra.update(dict.fromkeys(missing))
+                try:
+                    self._run_model()
+                except ComponentError:
+                    for site in missing:
+                        del self._extra[site]
+                    raise
+                run = self._current()
+        try:
+            return component.read(run)
+        except LookupError as error:
+            if not isinstance(error, ComponentError):
+                self._model.run(self._batch, component.sites, self._edits)  # says why, where there is a why
+                raise ComponentError(str(error)) from None
+            raise
+
+    def _give(self, array: Array, component: Component) -> Array:
+        alias = self._backend.alias(array)
+        self._given[id(alias)] = (alias, component)
+        return alias
+
+    @staticmethod
+    def _each(value: Any, function: Callable[[Array], Array]) -> Any:
+        return [function(x) for x in value] if isinstance(value, list) else function(value)
+
+    def assign(self, name: str | Component, value: Any) -> None:
+        """Puts `value` in place of the component's.
+
+        Raises:
+            EditError: Another shape, or not floating-point numbers.
+        """
+        component = self.anatomy.component(name)
+        current = self._value(component)
+        if isinstance(current, list):
+            raise EditError(
+                f"{component.name} is called {len(current)} times in one pass; name the call, such as"
+                f" '{component.name}#0', or use interventions= to change all of them."
+            )
+        new = self._fitting(value, current, component.name)
+        self._add(component, lambda x, where: new)
+
+    def _fitting(self, value: Any, current: Array, name: str) -> Array:
+        backend = self._backend
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = np.full(current.shape, value, np.float32)
+        if isinstance(value, backend.array_type):
+            ok = backend.is_floating(value)
+        else:
+            value = np.asarray(value) if isinstance(value, np.ndarray) or _is_nested(value) else value
+            ok = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        kind = getattr(value, "dtype", type(value).__name__)
+        if not ok:
+            raise EditError(
+                f"Cannot assign {kind} to {name}; expected floating-point numbers of shape"
+                f" {tuple(current.shape)} as a {backend.name} or NumPy array."
+            )
+        if tuple(value.shape) != tuple(current.shape):
+            raise EditError(
+                f"Cannot assign shape {tuple(value.shape)} to {name}, whose shape is"
+                f" {tuple(current.shape)}. To change part of it, index: ….output[:, -1] = value."
+            )
+        native = value if isinstance(value, backend.array_type) else backend.put(value, current)
+        return backend.cast(backend.alias(native), current)
+
+    def write_item(self, component: Component, key: Any, value: Any) -> None:
+        """Records `component[key] = value`; the rest of the value stays live."""
+        backend = self._backend
+        stored = backend.alias(value) if isinstance(value, backend.array_type) else value
+
+        def change(x: Array, where: Where) -> Array:
+            copy = backend.alias(x)
+            copy[key] = stored
+            return copy
+
+        self._add(component, change)
+
+    def _add(self, component: Component, change: Callable[[Array, Where], Array]) -> None:
+        self._edits += component.edits(change, component.call)
+        self._dirty = True
+
+    def save(self, value: Any, name: str | None = None) -> Any:
+        """Keeps an array after the block, in `saved_values`; returns it."""
+        if name is None:
+            given = self._given.get(id(value))
+            name = given[1].name if given else f"value_{len(self._saved)}"
+        self._saved[name] = self._each(value, self._backend.compact)
+        return self._saved[name]
+
+    # -- after the block ----------------------------------------------------------------------
+
+    @property
+    def output(self) -> Array:
+        """Logits (batch, positions, vocabulary), batch 1 for one text.
+
+        Raises:
+            TraceError: The run stopped before there were any.
+        """
+        self._results()
+        if self._logits is None:
+            raise TraceError("This trace stopped early (stop_after=…), or failed, so it has no logits.")
+        return self._logits
+
+    @property
+    def activations(self) -> Activations:
+        """Values by path: kept ones at once, others by running again with the same inputs and edits."""
+        self._results()
+        return Activations(self)
+
+    @property
+    def saved_values(self) -> dict[str, Any]:
+        """What `.save()` was called on, by component name (or the name given)."""
+        self._results()
+        return _Named(self.anatomy, self._saved)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int32, (batch, longest): the token ids that were run; padding beyond `lengths`."""
+        return self._batch.ids
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64, (batch,): tokens of each text."""
+        return self._batch.lengths
+
+    @property
+    def last(self) -> np.ndarray:
+        """int64, (batch,): the index of each text's last token."""
+        return self._batch.last
+
+    def _again(self, component: Component) -> Any:
+        """A value that was not kept, from another pass."""
+        if component.name in self._kept:
+            return self._kept[component.name]
+        if self._capture is not None:
+            return self._value(component)  # raises
+        run = self._model.run(self._batch, component.sites, self._edits, stop_after=component.sites)
+        value = component.read(run)
+        self._backend.evaluate(_flat(value))
+        return value
+
+    def __repr__(self) -> str:
+        state = "done" if self._done else "open" if self._token else "not run yet"
+        return f"<Trace of {len(self.lengths)} text(s), {int(self.lengths.sum())} tokens, {state}>"
+
+
+class Activations(Mapping[str, Any]):
+    """A finished trace's values by any name of a component; iterates over all canonical names."""
+
+    def __init__(self, trace: Trace):
+        self._trace = trace
+
+    def __getitem__(self, name: str) -> Any:
+        return self._trace._again(self._trace.anatomy.component(name))
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            component = self._trace.anatomy.component(name)  # type: ignore[arg-type]
+        except ComponentError:
+            return False
+        captured = self._trace._capture
+        return captured is None or component.name in {c.name for c in captured}
+
+    def __iter__(self) -> Iterator[str]:
+        captured = self._trace._capture
+        return iter(self._trace.anatomy.table() if captured is None else [c.name for c in captured])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        kept = ", ".join(self._trace._kept) or "nothing"
+        return f"<activations: kept {kept}>"
+
+
+class _Named(dict[str, Any]):
+    """A dict whose keys can also be given by any other name of the component."""
+
+    def __init__(self, anatomy: Anatomy, values: Mapping[str, Any]):
+        super().__init__(values)
+        self._anatomy = anatomy
+
+    def __missing__(self, name: str) -> Any:
+        resolved = self._anatomy.names.resolve(name).name
+        if resolved == name or resolved not in self:
+            raise ComponentError(f"{name!r} was not saved. Saved: {', '.join(self) or 'nothing'}.")
+        return self[resolved]
+
+
+def _record_write(array: Array, key: Any, value: Any) -> None:
+    """An array that a trace handed out was written into."""
+    for trace in reversed(_open.get()):
+        given = trace._given.get(id(array))
+        if given is not None:
+            trace.write_item(given[1], key, value)
+            return
+
+
+def _save(array: Array, name: str | None = None) -> Array:
+    """Keeps this array after the trace; returns it."""
+    traces = _open.get()
+    if not traces:
+        raise TraceError(".save() keeps an array beyond a trace, and no trace is open here.")
+    owner = next((t for t in reversed(traces) if id(array) in t._given), traces[-1])
+    return owner.save(array, name)
+
+
+def _flat(value: Any) -> list[Array]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
