@@ -1,0 +1,67 @@
+"""Interpretability of language models on your own machine.
+
+    import mlxterp
+    model = mlxterp.InterpretableModel("mlx-community/Llama-3.2-1B-Instruct-4bit")
+    with model.trace("Paris is the capital of") as t:
+        model.layers[5].mlp.output[:, -1] *= 2
+    t.output
+"""
+
+from .blas import preload_blas
+
+preload_blas()  # before anything imports mlx
+
+from . import interventions  # noqa: E402
+from .backends import available_backends, get_backend  # noqa: E402
+from .demo import load_demo  # noqa: E402
+from .errors import (  # noqa: E402
+    BackendError,
+    ComponentError,
+    ConfigWarning,
+    EditError,
+    GradientError,
+    InputError,
+    MlxterpError,
+    MlxterpWarning,
+    NeverCalledError,
+    NotALanguageModelError,
+    NoTokenizerError,
+    SAEError,
+    TraceError,
+    UnknownFeatureError,
+)
+from .model import InterpretableModel  # noqa: E402
+from .objectives import logit_difference  # noqa: E402
+from .sae import SAE, SAETrainConfig, train_sae  # noqa: E402
+from .sparse import SparseFeatures  # noqa: E402
+from .trace import Trace  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SAE",
+    "BackendError",
+    "ComponentError",
+    "ConfigWarning",
+    "EditError",
+    "GradientError",
+    "InputError",
+    "InterpretableModel",
+    "MlxterpError",
+    "MlxterpWarning",
+    "NeverCalledError",
+    "NoTokenizerError",
+    "NotALanguageModelError",
+    "SAEError",
+    "SAETrainConfig",
+    "SparseFeatures",
+    "Trace",
+    "TraceError",
+    "UnknownFeatureError",
+    "available_backends",
+    "get_backend",
+    "interventions",
+    "load_demo",
+    "logit_difference",
+    "train_sae",
+]

@@ -1,35 +1,81 @@
-"""Two methods that native arrays have while a trace is open.
+"""What native arrays can do more while a trace is open.
 
-`array.save()` keeps a value, and writing into an array that a trace handed out
-(`model.layers[5].mlp.output[:, -1] += v`) is an edit of the component. Neither library lets one
-array object carry such behaviour, so the array class gets it, and loses it with the last trace.
+`array.save()` keeps a value, and changing an array that a trace handed out is an edit of its component:
+`….output = x`, `….output[:, -1] = x`, `….output *= 2`, `….output[:, -1] += v`. The last two are recorded
+as operations, not as values, so they stay true when an earlier component is edited afterwards. Neither
+library lets one array object carry such behaviour: the array class gets it, and loses it with the last trace.
 """
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from .backends.base import Backend
+from .sites import Array, Component
+
+_IN_PLACE: dict[str, Callable[[Any, Any], Any]] = {
+    "__iadd__": operator.add,
+    "__isub__": operator.sub,
+    "__imul__": operator.mul,
+    "__itruediv__": operator.truediv,
+    "__ipow__": operator.pow,
+}
+
+Operation = tuple[Callable[[Any, Any], Any], Any]
+
+
+class Listener(Protocol):
+    """Who is told what happens to arrays."""
+
+    def item_taken(self, array: Array, key: Any, item: Array) -> None: ...
+    def changed(self, array: Array, operation: Operation) -> None: ...
+    def item_written(self, array: Array, key: Any, value: Any) -> None: ...
+    def save(self, array: Array, name: str | None = None) -> Array: ...
+
+
+@dataclass(eq=False, slots=True)
+class HandedOut:
+    """An array that a trace gave to the user, or an item of one."""
+
+    array: Array
+    component: Component
+    key: Any = None
+    parent: HandedOut | None = None
+    operations: list[Operation] = field(default_factory=list)
+
+    def applied(self, value: Array, backend: Backend) -> Array:
+        """The in-place operations made on this array, made on another value."""
+        for function, operand in self.operations:
+            value = backend.cast(function(value, operand), value)
+        return value
+
+
+def same_key(a: Any, b: Any) -> bool:
+    """Whether two index expressions are plainly the same (one that holds arrays never is)."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(same_key, a, b))
+    simple = (int, slice, type(None), type(...))
+    return isinstance(a, simple) and isinstance(b, simple) and a == b
+
 
 _lock = threading.RLock()
 _users: dict[type, int] = {}
+_own: dict[type, dict[str, Any]] = {}
 _missing = object()
 
 
 @contextmanager
-def array_methods(
-    backend: Backend,
-    on_write: Callable[[Any, Any, Any], None],
-    on_save: Callable[..., Any],
-) -> Iterator[None]:
-    """Within this block arrays have `save`, and item assignment is reported after it is done."""
+def array_methods(backend: Backend, listener: Listener) -> Iterator[None]:
+    """Within this block arrays have `save`, and changes in place are reported after they are made."""
     cls: Any = backend.array_type
     with _lock:
         if _users.get(cls, 0) == 0:
-            _install(cls, on_write, on_save)
+            _install(cls, listener)
         _users[cls] = _users.get(cls, 0) + 1
     try:
         yield
@@ -40,25 +86,40 @@ def array_methods(
                 _remove(cls)
 
 
-_own: dict[type, Any] = {}
+def _install(cls: Any, listener: Listener) -> None:
+    names = ("__getitem__", "__setitem__", *_IN_PLACE)
+    _own[cls] = {name: vars(cls).get(name, _missing) for name in names}
+    take, write = cls.__getitem__, cls.__setitem__
 
-
-def _install(cls: Any, on_write: Callable[[Any, Any, Any], None], on_save: Callable[..., Any]) -> None:
-    _own[cls] = vars(cls).get("__setitem__", _missing)
-    original = cls.__setitem__
+    def __getitem__(self: Any, key: Any) -> Any:
+        item = take(self, key)
+        listener.item_taken(self, key, item)
+        return item
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
-        original(self, key, value)
-        on_write(self, key, value)
+        write(self, key, value)
+        listener.item_written(self, key, value)
 
-    cls.__setitem__ = __setitem__
-    cls.save = on_save
+    cls.__getitem__, cls.__setitem__ = __getitem__, __setitem__
+    for name, function in _IN_PLACE.items():
+        setattr(cls, name, _reporting(getattr(cls, name), function, listener))
+    cls.save = lambda self, name=None: listener.save(self, name)
+
+
+def _reporting(original: Callable, function: Callable, listener: Listener) -> Callable:
+    def in_place(self: Any, other: Any) -> Any:
+        result = original(self, other)
+        if result is self:
+            listener.changed(self, (function, other))
+        return result
+
+    return in_place
 
 
 def _remove(cls: Any) -> None:
     del cls.save
-    own = _own.pop(cls)
-    if own is _missing:
-        del cls.__setitem__
-    else:
-        cls.__setitem__ = own
+    for name, own in _own.pop(cls).items():
+        if own is _missing:
+            delattr(cls, name)
+        else:
+            setattr(cls, name, own)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from . import features, generation
+from . import generation
 from .anatomy import Anatomy
 from .backends import load_language_model, wrap_language_model
 from .backends.base import LanguageModel
 from .components import GLOBAL
+from .features.search import top_features, top_texts
+from .features.train import train_on_texts
 from .gradients import gradients
 from .proxies import ComponentProxy, LayerList
 from .sae import SAE, SAETrainConfig
@@ -263,9 +263,7 @@ class InterpretableModel:
         verbose: bool = True,
     ) -> SAE:
         """Trains an SAE on a component's activations over texts, in one pass by default."""
-        return features.train_on_texts(
-            self.anatomy, dataset, _path(layer, component), config, save_path, verbose
-        )
+        return train_on_texts(self.anatomy, dataset, _path(layer, component), config, save_path, verbose)
 
     def get_top_features_for_text(
         self, text: str, sae: SAE | str | Path, layer: int, component: str = "mlp", top_k: int = 10
@@ -275,8 +273,9 @@ class InterpretableModel:
         Strongest first, then the lower id; every token counts, special ones included; only active
         features come back.
         """
-        return features.top_features(
-            self.anatomy, text, self._sae(sae), _path(layer, component), top_k
+        place = self.anatomy.component(_path(layer, component))
+        return top_features(
+            self.language_model, text, self._sae(sae), place, tokenize=self._tokenize, top_k=top_k
         )
 
     def get_top_texts_for_feature(
@@ -293,8 +292,9 @@ class InterpretableModel:
         A text counts once, at its strongest token; strongest first, then the earlier text; empty
         for a feature that never fires.
         """
-        return features.top_texts(
-            self.anatomy, feature_id, self._sae(sae), texts, _path(layer, component), top_k
+        place = self.anatomy.component(_path(layer, component))
+        return top_texts(
+            self.language_model, feature_id, self._sae(sae), texts, place, tokenize=self._tokenize, top_k=top_k
         )
 
     def _sae(self, sae: SAE | str | Path) -> SAE:

@@ -150,7 +150,7 @@ class Probe:
 
     def _capture(self, sites: Sequence[Site]) -> dict[Site, list[Any]]:
         """Values at as many of `sites` as pass an array."""
-        if not sites:
+        if not sites or not self._run.calls:  # the first pass settles how many tokens can be run
             return {}
         try:
             run = self.model.run(self._batch, sites)

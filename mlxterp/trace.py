@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .anatomy import Anatomy
-from .array_methods import array_methods
+from .array_methods import HandedOut, Operation, array_methods, same_key
 from .errors import ComponentError, EditError, InputError, TraceError
 from .interventions import apply_change, as_list
 from .sites import Array, Component, Run, SiteEdit, Where, unique_sites
@@ -97,7 +97,7 @@ class Trace:
         self._extra: dict = {}  # sites beyond module outputs that were asked for, in order
         self._run: Run | None = None
         self._dirty = False
-        self._given: dict[int, tuple[Array, Component]] = {}
+        self._given: dict[int, HandedOut] = {}
         self._read: dict[str, Component] = {}
         self._kept: dict[str, Any] = {}
         self._saved: dict[str, Any] = {}
@@ -113,7 +113,7 @@ class Trace:
         outer = [t for t in _open.get() if t.anatomy is self.anatomy]
         self._edits = [edit for t in outer for edit in t._declared] + list(self._declared)
         self._run_model()
-        self._methods = array_methods(self._backend, on_write=_record_write, on_save=_save)
+        self._methods = array_methods(self._backend, _Listener())
         self._methods.__enter__()
         self._token = _open.set((*_open.get(), self))
         return self
@@ -208,7 +208,7 @@ class Trace:
 
     def _give(self, array: Array, component: Component) -> Array:
         alias = self._backend.alias(array)
-        self._given[id(alias)] = (alias, component)
+        self._given[id(alias)] = HandedOut(alias, component)
         return alias
 
     @staticmethod
@@ -228,6 +228,11 @@ class Trace:
                 f"{component.name} is called {len(current)} times in one pass; name the call, such as"
                 f" '{component.name}#0', or use interventions= to change all of them."
             )
+        given = self._given.get(id(value))
+        if given is not None and given.parent is None and given.component.name == component.name:
+            if given.operations:  # `….output *= 2`: an operation, not a value
+                self._add(component, lambda x, where: given.applied(x, self._backend))
+            return
         new = self._fitting(value, current, component.name)
         self._add(component, lambda x, where: new)
 
@@ -254,17 +259,19 @@ class Trace:
         native = value if isinstance(value, backend.array_type) else backend.put(value, current)
         return backend.cast(backend.alias(native), current)
 
-    def write_item(self, component: Component, key: Any, value: Any) -> None:
-        """Records `component[key] = value`; the rest of the value stays live."""
+    def _write_item(self, given: HandedOut, key: Any, value: Any) -> None:
+        """Records `component[key] = value`; the rest of the component's value stays live."""
         backend = self._backend
+        item = self._given.get(id(value))
+        live = item is not None and item.parent is given and item.operations and same_key(item.key, key)
         stored = backend.alias(value) if isinstance(value, backend.array_type) else value
 
         def change(x: Array, where: Where) -> Array:
             copy = backend.alias(x)
-            copy[key] = stored
+            copy[key] = item.applied(copy[key], backend) if live and item is not None else stored
             return copy
 
-        self._add(component, change)
+        self._add(given.component, change)
 
     def _add(self, component: Component, change: Callable[[Array, Where], Array]) -> None:
         self._edits += component.edits(change, component.call)
@@ -274,7 +281,8 @@ class Trace:
         """Keeps an array after the block, in `saved_values`; returns it."""
         if name is None:
             given = self._given.get(id(value))
-            name = given[1].name if given else f"value_{len(self._saved)}"
+            whole = given is not None and given.parent is None
+            name = given.component.name if given and whole else f"value_{len(self._saved)}"
         self._saved[name] = self._each(value, self._backend.compact)
         return self._saved[name]
 
@@ -378,22 +386,42 @@ class _Named(dict[str, Any]):
         return self[resolved]
 
 
-def _record_write(array: Array, key: Any, value: Any) -> None:
-    """An array that a trace handed out was written into."""
-    for trace in reversed(_open.get()):
-        given = trace._given.get(id(array))
-        if given is not None:
-            trace.write_item(given[1], key, value)
-            return
+class _Listener:
+    """Tells the open traces of this context what happens to the arrays they handed out."""
 
+    @staticmethod
+    def _find(array: Array) -> tuple[Trace, HandedOut] | None:
+        for trace in reversed(_open.get()):
+            given = trace._given.get(id(array))
+            if given is not None:
+                return trace, given
+        return None
 
-def _save(array: Array, name: str | None = None) -> Array:
-    """Keeps this array after the trace; returns it."""
-    traces = _open.get()
-    if not traces:
-        raise TraceError(".save() keeps an array beyond a trace, and no trace is open here.")
-    owner = next((t for t in reversed(traces) if id(array) in t._given), traces[-1])
-    return owner.save(array, name)
+    def item_taken(self, array: Array, key: Any, item: Array) -> None:
+        found = self._find(array)
+        if found is not None and found[1].parent is None:
+            trace, parent = found
+            trace._given[id(item)] = HandedOut(item, parent.component, key, parent)
+
+    def changed(self, array: Array, operation: Operation) -> None:
+        found = self._find(array)
+        if found is not None:
+            function, operand = operation
+            backend = found[0]._backend
+            safe = backend.alias(operand) if isinstance(operand, backend.array_type) else operand
+            found[1].operations.append((function, safe))
+
+    def item_written(self, array: Array, key: Any, value: Any) -> None:
+        found = self._find(array)
+        if found is not None and found[1].parent is None:
+            found[0]._write_item(found[1], key, value)
+
+    def save(self, array: Array, name: str | None = None) -> Array:
+        traces = _open.get()
+        if not traces:
+            raise TraceError(".save() keeps an array beyond a trace, and no trace is open here.")
+        found = self._find(array)
+        return (found[0] if found else traces[-1]).save(array, name)
 
 
 def _flat(value: Any) -> list[Array]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..sites import Array, Component, Run, Site, SiteEdit
 from ..tokens import TokenBatch
+from ..weights import Activation, SAEWeights, TrainRecipe
 
 
 @runtime_checkable
@@ -55,6 +56,74 @@ class Backend(Protocol):
         ...
 
     def clip(self, x: Array, low: float | None, high: float | None) -> Array: ...
+
+    def put_index(self, x: np.ndarray, like: Array) -> Array:
+        """Native integers on the device of `like`, to index with."""
+        ...
+
+    def view(self, x: Array) -> np.ndarray | None:
+        """A NumPy array over the same memory; None where NumPy cannot reach it."""
+        ...
+
+    def device(self, x: Array) -> str:
+        """Where x lies, as `put_weights` takes it."""
+        ...
+
+    def all_finite(self, x: Array) -> bool:
+        """Whether no value is NaN or infinite."""
+        ...
+
+    def put_weights(self, weights: SAEWeights, device: str | None = None) -> SAEWeights:
+        """Native float32 weights, laid out as this wing's `encode` likes them.
+
+        Args:
+            device: Where to; None takes what the library prefers.
+
+        Raises:
+            BackendError: There is no such device.
+        """
+        ...
+
+    def encode(self, x: Array, weights: SAEWeights, activation: Activation) -> tuple[Array, Array]:
+        """Features of x (n, d_model), as ids and float32 values (n, width), strongest first.
+
+        Pre-activations accumulate in float32. A value of 0 is an empty slot; among equal values the
+        lowest ids are taken, in ascending order. Never holds n x d_hidden.
+        """
+        ...
+
+    def to_dense(self, ids: Array, values: Array, d_hidden: int) -> Array:
+        """float32 (n, d_hidden) from what `encode` gives."""
+        ...
+
+    def decode(self, ids: Array, values: Array, weights: SAEWeights) -> Array:
+        """The reconstruction (n, d_out) of features as `encode` gives them."""
+        ...
+
+    def decode_dense(self, features: Array, weights: SAEWeights) -> Array:
+        """The reconstruction (n, d_out) of dense features (n, d_hidden)."""
+        ...
+
+    def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
+        """Training that starts from NumPy weights with unit-norm decoder rows."""
+        ...
+
+
+class TrainState(Protocol):
+    """An SAE in training, with its optimiser."""
+
+    def step(self, x: np.ndarray, lr: float) -> dict[str, float]:
+        """One update on x (batch, d_model) float32.
+
+        Returns:
+            "loss" (error per token / `recipe.variance`), "aux_loss", "dead" (number of dead
+            features before the step). The weights are left alone where the loss is not finite.
+        """
+        ...
+
+    def weights(self) -> SAEWeights:
+        """A NumPy copy of the weights as they are now."""
+        ...
 
 
 class LanguageModel(Protocol):

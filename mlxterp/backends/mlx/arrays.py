@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ..base import Backend
+from ...errors import BackendError
+from ...weights import Activation, SAEWeights, TrainRecipe
+from ..base import Backend, TrainState
+from . import encoding
 
 
 class MLXBackend:
@@ -45,6 +48,54 @@ class MLXBackend:
 
     def clip(self, x: mx.array, low: float | None, high: float | None) -> mx.array:
         return mx.clip(x, low, high)
+
+    # -- sparse autoencoders ------------------------------------------------------------------
+
+    def put_index(self, x: np.ndarray, like: mx.array) -> mx.array:
+        return mx.array(x)
+
+    def view(self, x: mx.array) -> np.ndarray:
+        return np.asarray(x)
+
+    def device(self, x: mx.array) -> str:
+        return _default_device()
+
+    def all_finite(self, x: mx.array) -> bool:
+        return bool(mx.isfinite(x).all().item())
+
+    def put_weights(self, weights: SAEWeights, device: str | None = None) -> SAEWeights:
+        _check_device(device)
+        return encoding.put_weights(weights)
+
+    def encode(self, x: mx.array, weights: SAEWeights, activation: Activation) -> tuple[mx.array, mx.array]:
+        return encoding.encode(x, weights, activation)
+
+    def to_dense(self, ids: mx.array, values: mx.array, d_hidden: int) -> mx.array:
+        return encoding.to_dense(ids, values, d_hidden)
+
+    def decode(self, ids: mx.array, values: mx.array, weights: SAEWeights) -> mx.array:
+        return encoding.decode(ids, values, weights)
+
+    def decode_dense(self, features: mx.array, weights: SAEWeights) -> mx.array:
+        return encoding.decode_dense(features, weights)
+
+    def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
+        from .training import MLXTrainState
+
+        _check_device(device)
+        return MLXTrainState(weights, recipe)
+
+
+def _default_device() -> str:
+    return "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
+
+
+def _check_device(device: str | None) -> None:
+    if device not in (None, _default_device()):
+        raise BackendError(
+            f"MLX arrays have no device of their own, so {device!r} cannot be chosen here; everything runs on"
+            f" the default device, now {_default_device()!r}. Leave device=None and call mx.set_default_device."
+        )
 
 
 BACKEND: Backend = MLXBackend()

@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ...sites import ATTENTION_PORTS, Run, Site, SiteEdit
+from .recording import Recording
 from .tree import ModuleTree, Node
 
 _active: ContextVar[Tracer | None] = ContextVar("mlxterp_tracer", default=None)
@@ -52,8 +54,8 @@ class Tracer:
 
     Args:
         everything: Hook every module and record each output; else only what the sites need.
-        previous: A tracer of an earlier pass with `everything`; calls that ended before the first
-            new edit (`dirty`) return the objects they returned then.
+        earlier: The recording of an earlier pass; calls that ended there before the first new edit
+            (`dirty`) return the objects they returned then.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Tracer:
         run: Run,
         model_type: str = "",
         everything: bool = False,
-        previous: Tracer | None = None,
+        earlier: Recording | None = None,
         dirty: float = float("inf"),
     ):
         self.tree = tree
@@ -85,30 +87,34 @@ class Tracer:
         self.output_sites = {s.module for s in touched if s.port == "output"}
         self.modules = tree.modules if everything else tree.modules_for(touched)
         self._special = self.output_sites | set(self.input_ports)
-        self._previous = previous
+        self.earlier = earlier
         self._dirty = dirty
-        self._must_run = tree.ancestors_or_self(touched) if previous is not None else frozenset()
+        self._must_run = tree.ancestors_or_self(touched) if earlier is not None else frozenset()
+        self.all_edits = tuple(edits)
         self.stack: list[Node] = []
         self.log: list[Any] = []  # node at entry, (node, output) at exit
+        self.fresh = Recording()
         self.reached: set[Site] = set()
         self.counts: dict[str, int] = {}
         self._attention_calls: dict[str, int] = {}
-        self.all_edits = tuple(edits)
-        self._order: dict[tuple[str, int], tuple[int, int]] | None = None
-        self._outputs: dict[tuple[str, int], Any] = {}
 
     # -- one call -----------------------------------------------------------------------------
 
     def call(self, module: nn.Module, original: Callable, args: tuple, kwargs: dict) -> Any:
+        """Stands in for one call of a hooked module."""
         nodes = self.tree.nodes.get(id(module))
         if nodes is None:
             return original(module, *args, **kwargs)
         node = nodes[0] if len(nodes) == 1 else self._which(nodes)
-        self.log.append(node)
         self.stack.append(node)
         try:
-            if node.path in self._special or self._previous is not None:
-                out = self._watched(node, module, original, args, kwargs)
+            if self.earlier is not None:
+                return self._repeat(self.earlier, node, module, original, args, kwargs)
+            self.log.append(node)
+            if node.path in self._special:
+                number = self._next_number(node.path)
+                args, kwargs = self._inputs(node.path, number, args, kwargs)
+                out = self._output(node.path, original(module, *args, **kwargs), number)
             else:
                 out = original(module, *args, **kwargs)
         finally:
@@ -116,27 +122,43 @@ class Tracer:
         self.log.append((node, _keep(out)) if self.everything else None)
         return out
 
-    def _watched(
-        self, node: Node, module: nn.Module, original: Callable, args: tuple, kwargs: dict
-    ) -> Any:
-        path = node.path
-        number = self.counts.get(path, 0)
-        self.counts[path] = number + 1
-        for port in self.input_ports.get(path, ()):
-            args, kwargs = self._input(Site(path, port), number, args, kwargs)
-        done = self._finished(path, number)
+    def _repeat(self, earlier: Recording, node: Node, module: nn.Module, original: Callable,
+                args: tuple, kwargs: dict) -> Any:
+        """A call in a pass that starts from an earlier one: not made again if no new edit reaches it."""
+        path, number = node.path, self._next_number(node.path)
+        done = earlier.finished((path, number), self._dirty)
+        self.fresh.enter(path, number)
         if done is not None and path not in self._must_run:
-            out = _give(done)
+            for inner, count in earlier.calls_within((path, number)).items():
+                self.counts[inner] = self.counts.get(inner, 0) + count
+            out = self._output(path, _keep(done), number, edited=True)
         else:
+            args, kwargs = self._inputs(path, number, args, kwargs)
             out = original(module, *args, **kwargs)
             if done is not None:  # run again only to see inside; the value stays the same object
-                out = _give(done)
-        if path in self.output_sites:
-            site = Site(path, "output")
-            first = first_array(out)
-            if first is not None:
-                out = _with_first(out, self.pass_through(site, first, number, done is not None))
+                out = self._output(path, _keep(done), number, edited=True)
+            else:
+                out = self._output(path, out, number)
+        self.fresh.leave(path, number, _keep(out))
         return out
+
+    def _next_number(self, path: str) -> int:
+        number = self.counts.get(path, 0)
+        self.counts[path] = number + 1
+        return number
+
+    def _inputs(self, path: str, number: int, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        for port in self.input_ports.get(path, ()):
+            args, kwargs = self._input(Site(path, port), number, args, kwargs)
+        return args, kwargs
+
+    def _output(self, path: str, out: Any, number: int, edited: bool = False) -> Any:
+        if path not in self.output_sites:
+            return out
+        first = first_array(out)
+        if first is None:
+            return out
+        return _with_first(out, self.pass_through(Site(path), first, number, edited))
 
     def _input(self, site: Site, number: int, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         index = int(site.port.partition(":")[2] or 0)
@@ -177,66 +199,17 @@ class Tracer:
 
     # -- afterwards ---------------------------------------------------------------------------
 
-    def _finished(self, path: str, number: int) -> Any:
-        """What this call returned in the previous pass, if no new edit can have changed it."""
-        if self._previous is None:
-            return None
-        times = self._previous.order.get((path, number))
-        if times is None or times[1] >= self._dirty:
-            return None
-        return self._previous.outputs[path, number]
-
-    @property
-    def order(self) -> dict[tuple[str, int], tuple[int, int]]:
-        """(path, number of the call) -> when it began and ended, on one clock."""
-        self._digest_if_needed()
-        assert self._order is not None
-        return self._order
-
-    @property
-    def outputs(self) -> dict[tuple[str, int], Any]:
-        """(path, number of the call) -> what the module returned."""
-        self._digest_if_needed()
-        return self._outputs
-
-    def time_of(self, site: Site, call: int | None = None, *, end: bool = False) -> float:
-        """When a site is passed, on the clock of `order`; an attention call lies within its block.
-
-        With `end`, the latest moment it can be; a call that was never made is at infinity.
-        """
-        times = self.order.get((site.module, call or 0))
-        if times is None:
-            return float("inf")
-        if site.port in ATTENTION_PORTS:
-            return max(t[1] for key, t in self.order.items() if key[0] == site.module) if end else times[0]
-        return times[1] if site.port == "output" else times[0]
-
-    def forget_before(self) -> None:
-        """Drops the tracer that this one started from, once its results are gathered here."""
-        self._digest_if_needed()
-        self._previous = None
-
-    def _digest_if_needed(self) -> None:
-        if self._order is None:
-            self._digest()
-
-    def _digest(self) -> None:
-        self._order = {}
-        counts: dict[str, int] = {}
-        running: list[tuple[str, int, int]] = []
-        for time, entry in enumerate(self.log):
-            if isinstance(entry, Node):
-                number = counts.get(entry.path, 0)
-                counts[entry.path] = number + 1
-                running.append((entry.path, number, time))
-            else:
-                path, number, began = running.pop()
-                self._order[path, number] = (began, time)
-                if entry is not None:
-                    self._outputs[path, number] = entry[1]
+    @cached_property
+    def recording(self) -> Recording:
+        """What a fully recorded pass called when, and what came out."""
+        if self.earlier is None:
+            return Recording.from_log(self.log)
+        return self.fresh.after(self.earlier, self._dirty)
 
     def calls(self) -> dict[str, int]:
         """How often each hooked module was called."""
+        if self.earlier is not None:
+            return self.recording.counts()
         counts: dict[str, int] = {}
         for entry in self.log:
             if isinstance(entry, Node):
@@ -254,8 +227,6 @@ def _keep(out: Any) -> Any:
         return [x[...] if isinstance(x, mx.array) else x for x in out]
     return out
 
-
-_give = _keep
 
 
 def first_array(out: Any) -> mx.array | None:

@@ -17,6 +17,7 @@ from .arrays import BACKEND
 from .attention import attention_seen, head_component
 from .generation import stream_tokens
 from .intercept import Tracer, first_array, hooked, own_class
+from .recording import Recording
 from .tree import ModuleTree
 
 _LAYER_LISTS = ("layers", "h", "blocks")
@@ -146,47 +147,35 @@ class MLXLanguageModel:
     ) -> Run:
         where = Where(np.arange(batch.ids.shape[1]), batch.lengths)
         run = Run(None, {}, {}, where)
-        previous: Tracer | None = None if reuse is None else reuse.memory
+        earlier: Recording | None = None
         dirty = float("inf")
-        if previous is not None and reuse is not None:
-            new = edits[len(previous.all_edits) :]
-            dirty = min((previous.time_of(e.site, e.call) for e in new), default=dirty)
-            capture = self._carry_over(capture, reuse, run, previous, dirty)
-        tracer = self._tracer(run, capture, edits, everything or reuse is not None, previous, dirty)
+        wanted: Sequence[Site] = capture
+        if reuse is not None:
+            before: Tracer = reuse.memory
+            earlier = before.recording
+            dirty = min(
+                (earlier.time_of(e.site, e.call) for e in edits[len(before.all_edits) :]), default=dirty
+            )
+            wanted = _carry_over(capture, reuse, run, earlier, dirty)
+        self._check_paths([*wanted, *(edit.site for edit in edits)])
+        tracer = Tracer(
+            self.tree, wanted, edits, run=run, model_type=self.model_type,
+            everything=everything or reuse is not None, earlier=earlier, dirty=dirty,
+        )  # fmt: skip
         logits = self._call(tracer, mx.array(batch.ids))
         if not stop_after:  # MLX is lazy: logits that nobody evaluates cost nothing
             run.logits = logits
-        self._finish(run, tracer, capture, edits if reuse is None else ())
+        self._finish(run, tracer, wanted, edits if reuse is None else ())
         return run
 
-    def _tracer(self, run: Run, capture: Sequence[Site], edits: Sequence[SiteEdit],
-                everything: bool, previous: Tracer | None, dirty: float) -> Tracer:
-        for site in (*capture, *(edit.site for edit in edits)):
+    def _check_paths(self, sites: Sequence[Site]) -> None:
+        for site in sites:
             if site.module not in self.tree.by_path:
                 raise ComponentError(f"No module {site.module!r} in this model.")
-        if previous is not None:
-            previous.forget_before()
-        return Tracer(
-            self.tree, capture, edits, run=run, model_type=self.model_type,
-            everything=everything, previous=previous, dirty=dirty,
-        )
 
     def _call(self, tracer: Tracer, ids: mx.array, **options: Any) -> mx.array:
         with attention_seen(tracer), hooked(tracer):
             return self.model(ids, **options)
-
-    @staticmethod
-    def _carry_over(capture: Sequence[Site], reuse: Run, run: Run, previous: Tracer,
-                    dirty: float) -> list[Site]:
-        """Keeps the values that no new edit can change; returns the sites that must be seen again."""
-        again: list[Site] = []
-        for site in capture:
-            old = reuse.values.get(site)
-            if old and previous.time_of(site, len(old) - 1, end=True) < dirty:
-                run.values[site] = old
-            else:
-                again.append(site)
-        return again
 
     def _finish(self, run: Run, tracer: Tracer, capture: Sequence[Site],
                 edits: Sequence[SiteEdit]) -> None:
@@ -234,7 +223,7 @@ class MLXLanguageModel:
             if not edits:
                 return self.model(ids, **options)
             run = Run(None, {}, {}, Where(np.arange(done, done + ids.shape[1]), None))
-            tracer = self._tracer(run, (), edits, False, None, float("inf"))
+            tracer = Tracer(self.tree, (), edits, run=run, model_type=self.model_type)
             logits = self._call(tracer, ids, **options)
             if done == 0:
                 self._finish(run, tracer, (), edits)
@@ -277,6 +266,19 @@ class MLXLanguageModel:
         return logits[:, 0]
 
 
+def _carry_over(capture: Sequence[Site], reuse: Run, run: Run, earlier: Recording,
+                dirty: float) -> list[Site]:
+    """Keeps the values that no new edit can change; returns the sites that must be seen again."""
+    again: list[Site] = []
+    for site in capture:
+        old = reuse.values.get(site)
+        if old and earlier.time_of(site, len(old) - 1, end=True) < dirty:
+            run.values[site] = old
+        else:
+            again.append(site)
+    return again
+
+
 class _Outputs(dict[Site, list[mx.array]]):
     """Values of a fully recorded pass: module outputs are gathered from its log when asked for."""
 
@@ -287,7 +289,7 @@ class _Outputs(dict[Site, list[mx.array]]):
     def get(self, site: Site, default: Any = None) -> Any:
         if site not in self and site.port == "output":
             found: list[mx.array] = []
-            while (out := self._tracer.outputs.get((site.module, len(found)))) is not None:
+            while (out := self._tracer.recording.outputs.get((site.module, len(found)))) is not None:
                 first = first_array(out)
                 if first is None:
                     break

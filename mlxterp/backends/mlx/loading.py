@@ -11,6 +11,8 @@ from typing import Any
 from ...errors import BackendError, ConfigWarning, InputError
 from .language_model import MLXLanguageModel
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tiktoken.model")
+"""A folder with none of these holds a model without a tokenizer, which takes token ids."""
 _NESTED = ("rope_parameters", "rope_scaling")
 _RENAMED = {"rope_theta": ("rope_theta", "rotary_emb_base"), "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct")}
 
@@ -38,7 +40,7 @@ def load_language_model(source: str, tokenizer: Any = None) -> MLXLanguageModel:
         model, config = load_model(folder, model_config=changes)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"mlx-lm cannot open {source!r}: {type(error).__name__}: {error}") from error
-    if tokenizer is None:
+    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     return MLXLanguageModel(model, tokenizer)
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..base import Backend
+from ...weights import Activation, SAEWeights, TrainRecipe
+from ..base import Backend, TrainState
+from . import encoding
 
 
 class TorchBackend:
@@ -18,13 +20,16 @@ class TorchBackend:
 
     def put(self, x: np.ndarray, like: torch.Tensor | None = None) -> torch.Tensor:
         tensor = torch.tensor(x)  # a copy: NumPy's memory is not shared
-        return tensor if like is None else tensor.to(dtype=like.dtype, device=like.device)
+        return tensor if like is None else self.cast(tensor, like)
 
     def get(self, x: torch.Tensor) -> np.ndarray:
         x = x.detach()
         if x.is_floating_point() and x.dtype not in (torch.float16, torch.float32, torch.float64):
             x = x.float()  # NumPy has no bfloat16 or float8
         return np.array(x.cpu().numpy())
+
+    def cast(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return x.to(dtype=like.dtype, device=like.device)
 
     def alias(self, x: torch.Tensor) -> torch.Tensor:
         return x.clone()  # torch writes in place into shared memory, so only a copy is independent
@@ -44,6 +49,42 @@ class TorchBackend:
 
     def clip(self, x: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
         return x if low is None and high is None else torch.clamp(x, low, high)
+
+    # -- sparse autoencoders ------------------------------------------------------------------
+
+    def put_index(self, x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(x, dtype=torch.int64, device=like.device)
+
+    def view(self, x: torch.Tensor) -> np.ndarray | None:
+        return x.detach().numpy() if x.device.type == "cpu" else None
+
+    def device(self, x: torch.Tensor) -> str:
+        return str(x.device)
+
+    def all_finite(self, x: torch.Tensor) -> bool:
+        return bool(torch.isfinite(x).all())
+
+    def put_weights(self, weights: SAEWeights, device: str | None = None) -> SAEWeights:
+        return encoding.put_weights(weights, device)
+
+    def encode(
+        self, x: torch.Tensor, weights: SAEWeights, activation: Activation
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return encoding.encode(x, weights, activation)
+
+    def to_dense(self, ids: torch.Tensor, values: torch.Tensor, d_hidden: int) -> torch.Tensor:
+        return encoding.to_dense(ids, values, d_hidden)
+
+    def decode(self, ids: torch.Tensor, values: torch.Tensor, weights: SAEWeights) -> torch.Tensor:
+        return encoding.decode(ids, values, weights)
+
+    def decode_dense(self, features: torch.Tensor, weights: SAEWeights) -> torch.Tensor:
+        return encoding.decode_dense(features, weights)
+
+    def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
+        from .training import TorchTrainState
+
+        return TorchTrainState(weights, recipe, device)
 
 
 BACKEND: Backend = TorchBackend()

@@ -87,7 +87,7 @@ def _attention(
     k = tracer.pass_through(Site(block, "k"), key, number)
     v = tracer.pass_through(Site(block, "v"), value, number)
     out, *rest = function(module, q, k, v, attention_mask, **options)
-    z = out.transpose(1, 2)
+    z = heads = out.transpose(1, 2)
     site = Site(block, "pattern")
     if site in tracer.wanted or site in tracer.edits:
         if implementation not in _READABLE:
@@ -100,9 +100,9 @@ def _attention(
         edited = tracer.pass_through(site, pattern, number)
         if edited is not pattern:
             z = edited.to(v.dtype) @ _repeat_heads(v, q.shape[1])
-    new = tracer.pass_through(Site(block, "z"), z, number)
-    if new.data_ptr() != out.data_ptr():
-        out = new.transpose(1, 2).contiguous()
+    z = tracer.pass_through(Site(block, "z"), z, number)
+    if z is not heads:
+        out = z.transpose(1, 2).contiguous()
     return (out, *rest)
 
 
@@ -123,9 +123,11 @@ def attention_pattern(
         scores = torch.tanh(scores / softcap) * softcap
     if position_bias is not None:
         scores = scores + position_bias
-    if mask is None and implementation == "sdpa" and q.shape[2] > 1:  # as transformers decides it
-        if getattr(module, "is_causal", True) if is_causal is None else is_causal:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    if mask is None and implementation == "sdpa" and is_causal:  # one query alone sees everything
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        mask = mask | (q.shape[2] == 1)
     if mask is not None:
         mask = mask[..., : scores.shape[-1]]
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask

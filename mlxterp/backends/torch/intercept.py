@@ -24,7 +24,7 @@ from ...sites import ATTENTION_PORTS, Run, Site, SiteEdit
 from .modes import uncompiled
 from .record import Call, Record
 from .tree import ModuleTree, Node
-from .values import copied, first_tensor, versions, with_first, written_to
+from .values import copied, first_tensor, states, with_first, written_to
 
 _active: ContextVar[Tracer | None] = ContextVar("mlxterp_torch_tracer", default=None)
 _lock = threading.RLock()
@@ -138,12 +138,13 @@ class Tracer:
                   kwargs: dict) -> Any:
         """As `_returned`, but noted down, and not run where the previous pass already knows."""
         began = record.begin(call)
-        known = self._known(call)
-        if known is not None and self._previous is not None and call[0] not in self._bodies:
-            for path in record.adopt(self._previous, call, began):
+        previous, known = self._previous, self._known(call)
+        seen = call[0] in self._bodies  # something inside is asked for
+        if previous is not None and known is not None and not seen and call not in previous.writes:
+            for path in record.adopt(previous, call, began):
                 self.counts[path] = self.counts.get(path, 0) + 1
         else:
-            before = versions((*args, *kwargs.values()))
+            before = states((*args, *kwargs.values()))
             out = self._returned(call, module, original, args, kwargs)
             if written_to(before):
                 record.writes.add(call)
@@ -165,7 +166,7 @@ class Tracer:
     def _known(self, call: Call) -> Any:
         """What this call returned in the previous pass, if no new edit can have changed it."""
         previous = self._previous
-        if previous is None or call not in previous.times or call in previous.writes:
+        if previous is None or call not in previous.times:
             return None
         return previous.outputs[call] if previous.times[call][1] < self._dirty else None
 
@@ -183,7 +184,8 @@ class Tracer:
 
     def _output(self, call: Call, out: Any, edited_already: bool) -> Any:
         site = Site(call[0])
-        first = first_tensor(out) if site in self._ports.get(call[0], ()) else None
+        ports = self._ports.get(call[0])
+        first = first_tensor(out) if ports and site in ports else None
         if first is None:
             return out
         value = self.pass_through(site, first, call[1], edited_already)

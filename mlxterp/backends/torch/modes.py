@@ -79,6 +79,6 @@ def _is_compiled(module: nn.Module) -> bool:
     forward = vars(module).get("forward")
     return (
         module._compiled_call_impl is not None
-        or hasattr(module, "_orig_mod")
+        or "_orig_mod" in module._modules
         or hasattr(forward, "_torchdynamo_orig_callable")
     )

@@ -7,7 +7,7 @@ is kept and what is handed on are copies. The tensor that stands for a module's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -54,15 +54,22 @@ def _rebuilt(out: Any, items: list[Any]) -> Any:
     return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
 
 
-def versions(values: Iterable[Any]) -> list[tuple[torch.Tensor, int]]:
-    """The tensors among `values`, each with the count of in-place operations on it so far."""
-    tensors = [x for x in values if isinstance(x, torch.Tensor)]
-    return [(x, x._version) for x in tensors if not x.is_inference()]
+def states(values: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Those of `values` that can be written into, each with what tells whether it was."""
+    return [(x, state) for x in values if (state := _state(x)) is not None]
 
 
-def written_to(before: Iterable[tuple[torch.Tensor, int]]) -> bool:
-    """Whether one of these tensors was written in place since `versions` looked."""
-    return any(x._version != version for x, version in before)
+def written_to(before: Iterable[tuple[Any, Any]]) -> bool:
+    """Whether one of these values was written into since `states` looked."""
+    return any(_state(x) != state for x, state in before)
+
+
+def _state(x: Any) -> Any:
+    if isinstance(x, torch.Tensor):
+        return None if x.is_inference() else x._version  # counts operations in place
+    if isinstance(x, MutableMapping):  # gemma3n's blocks leave keys and values for later ones in one
+        return [(key, id(value)) for key, value in x.items()]
+    return [id(value) for value in x] if isinstance(x, list) else None
 
 
 def logits_of(out: Any) -> torch.Tensor:

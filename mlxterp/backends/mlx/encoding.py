@@ -1,0 +1,144 @@
+"""Activations to features and back, in MLX.
+
+A feature and its value are packed into one integer, `bits of the value << 32 | highest id - id`, so
+that the largest keys are the largest values and, among equals, the lowest ids. The walk goes over
+chunks of features and keeps the best keys so far: rows x d_hidden never exists.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ...weights import Activation, SAEWeights
+
+_CHUNK = 4096
+"""Features at a time."""
+_CELLS = 1 << 22
+"""Pre-activations at a time: 16 MiB, small temporaries are several times faster on a CPU."""
+_GATHERED = 1 << 21
+"""Numbers of decoder rows gathered at a time."""
+_LAST = 0xFFFFFFFF
+
+
+def put_weights(weights: SAEWeights) -> SAEWeights:
+    """Native weights; W_enc lies feature by feature, so that a chunk of features is one piece."""
+
+    def put(x) -> mx.array:
+        return mx.array(x.T).T if x.ndim == 2 and x is weights.W_enc else mx.array(x)
+
+    native = weights.map(put)
+    mx.eval(native.W_enc, native.b_enc, native.W_dec, native.b_dec)
+    return native
+
+
+def encode(x: mx.array, weights: SAEWeights, activation: Activation) -> tuple[mx.array, mx.array]:
+    """Ids (uint32) and values (float32), (n, min(k, d_hidden)); see `Backend.encode`."""
+    d_hidden = weights.W_enc.shape[1]
+    k = min(activation.k, d_hidden)
+    rows = max(1, _CELLS // min(_CHUNK, d_hidden))
+    x = x.astype(mx.float32)
+    if weights.subtract_b_dec:
+        x = x - weights.b_dec
+    blocks = [_best_keys(x[i : i + rows], weights, k) for i in range(0, x.shape[0], rows)]
+    keys = mx.concatenate(blocks) if blocks else mx.zeros((0, k), dtype=mx.uint64)
+    keys = mx.sort(keys, axis=-1)[:, ::-1]
+    return _LAST - (keys & _LAST).astype(mx.uint32), (keys >> 32).astype(mx.uint32).view(mx.float32)
+
+
+def to_dense(ids: mx.array, values: mx.array, d_hidden: int) -> mx.array:
+    """float32, (n, d_hidden); ids are distinct within a row."""
+    dense = mx.zeros((ids.shape[0], d_hidden), dtype=mx.float32)
+    return mx.put_along_axis(dense, ids, values, axis=-1)
+
+
+def decode(ids: mx.array, values: mx.array, weights: SAEWeights) -> mx.array:
+    """(n, d_out): decoder rows gathered for a few tokens at a time."""
+    n, width = ids.shape
+    if n == 0 or width == 0:
+        return mx.broadcast_to(weights.b_dec, (n, weights.b_dec.shape[0]))
+    step = max(1, _GATHERED // (width * weights.W_dec.shape[1]))
+    parts = []
+    for i in range(0, n, step):
+        parts.append(weighted_rows(weights.W_dec, ids[i : i + step], values[i : i + step]))
+        mx.async_eval(parts[-1])
+    return mx.concatenate(parts) + weights.b_dec
+
+
+def decode_dense(features: mx.array, weights: SAEWeights) -> mx.array:
+    """(n, d_out) from dense features."""
+    return features.astype(mx.float32) @ weights.W_dec + weights.b_dec
+
+
+def weighted_rows(table: mx.array, ids: mx.array, values: mx.array) -> mx.array:
+    """Sum over j of values[i, j] * table[ids[i, j]], (n, width of table)."""
+    return (values[:, None, :] @ table[ids])[:, 0]
+
+
+def likely_topk(scores: mx.array, k: int) -> mx.array:
+    """Ids (n, k) of the k largest positive scores of each row; which of equals is left open."""
+    return (_LAST - (_chunk_keys(scores, k, 0)[0] & _LAST).astype(mx.uint32)).astype(mx.uint32)
+
+
+# -- selecting --------------------------------------------------------------------------------
+
+
+def _best_keys(x: mx.array, weights: SAEWeights, k: int) -> mx.array:
+    keys, doubts = _walk(x, weights, k, fast=True)
+    if mx.any(mx.concatenate(doubts)).item():
+        keys, _ = _walk(x, weights, k, fast=False)
+        mx.eval(keys)
+    return keys
+
+
+def _walk(x: mx.array, weights: SAEWeights, k: int, fast: bool) -> tuple[mx.array, list[mx.array]]:
+    """The k best keys of each row in any order, and whether a choice among equals may be wrong."""
+    best: mx.array | None = None
+    doubts = []
+    for first in range(0, weights.W_enc.shape[1], _CHUNK):
+        pre = x @ weights.W_enc[:, first : first + _CHUNK] + weights.b_enc[first : first + _CHUNK]
+        keys, doubt = _chunk_keys(pre, k, first, fast)
+        best = keys if best is None else _largest(mx.concatenate([best, keys], axis=1), k)
+        doubts.append(doubt)
+        mx.async_eval(best, doubt)  # in this order, so that one chunk's temporaries are freed before the next
+    assert best is not None
+    return best, doubts
+
+
+def _chunk_keys(pre: mx.array, k: int, first: int, fast: bool = True) -> tuple[mx.array, mx.array]:
+    """The k best keys of a chunk whose first feature is `first`, and whether each row is in doubt."""
+    n, width = pre.shape
+    positive = mx.where(pre > 0, pre, 0.0)  # not maximum: -0.0 has the bits of a huge number
+    for depth in (16, 8, 4):
+        if fast and width % depth == 0 and width // depth >= 2 * k:
+            return _two_stages(positive, k, first, depth)
+    keys = _keys(positive, mx.arange(first, first + width, dtype=mx.uint32))
+    return _largest(keys, k), mx.zeros((n,), dtype=mx.bool_)
+
+
+def _two_stages(scores: mx.array, k: int, first: int, depth: int) -> tuple[mx.array, mx.array]:
+    """Only the k blocks with the largest maxima can hold one of the k largest scores.
+
+    Where the k-th and the next maximum are equal, the block left out may hold a lower id among
+    equals: that row is in doubt.
+    """
+    n, width = scores.shape
+    stride = width // depth
+    blocks = scores.reshape(n, depth, stride)  # block b holds features b, b + stride, …
+    peaks = blocks.max(axis=1)
+    chosen = mx.argpartition(peaks, stride - k, axis=-1)[:, stride - k :]
+    kept = mx.take_along_axis(peaks, chosen, axis=-1)
+    floor = kept.min(axis=-1, keepdims=True)
+    doubt = ((peaks == floor).sum(axis=-1) > (kept == floor).sum(axis=-1)) & (floor[:, 0] > 0)
+    candidates = mx.take_along_axis(blocks, chosen[:, None, :], axis=2)
+    ids = chosen[:, None, :] + (first + stride * mx.arange(depth, dtype=mx.uint32))[:, None]
+    return _largest(_keys(candidates, ids).reshape(n, -1), k), doubt
+
+
+def _keys(values: mx.array, ids: mx.array) -> mx.array:
+    bits = values.view(mx.uint32).astype(mx.uint64)
+    return (bits << 32) | (_LAST - ids).astype(mx.uint64)
+
+
+def _largest(keys: mx.array, k: int) -> mx.array:
+    width = keys.shape[1]
+    return keys if width <= k else mx.partition(keys, width - k, axis=-1)[:, width - k :]

@@ -1,0 +1,157 @@
+"""Generation, one forward pass at a time: the prompt in chunks, then each token with a cache.
+
+A model without a cache runs the whole text again for every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .values import logits_of
+
+_CACHES = ("past_key_values", "cache_params", "state")
+"""What transformers' models call the cache that they return and take."""
+
+Step = Callable[[Sequence[int], np.ndarray, dict[str, Any]], Any]
+"""(token ids, their absolute positions, keyword arguments) -> what the model returned"""
+
+
+class CachedPasses:
+    """A model's forward passes over a growing text."""
+
+    def __init__(self, step: Step, model: nn.Module, parameters: Sequence[str], last_only: bool):
+        """
+        Args:
+            parameters: Names of the keyword arguments that the model takes.
+            last_only: Whether logits of a chunk's other positions may be left out.
+        """
+        self._step = step
+        self._whole_prompt = bool(getattr(model, "_is_stateful", False))  # a recurrence: no chunks
+        self._options: dict[str, Any] = {"use_cache": True} if "use_cache" in parameters else {}
+        if last_only and "logits_to_keep" in parameters:
+            self._options["logits_to_keep"] = 1
+        self._cache: dict[str, Any] = {}
+        self._text: list[int] = []
+
+    def prefill(self, prompt: Sequence[int], chunk: int) -> torch.Tensor:
+        """The logits (vocabulary,) after `prompt`, which is run `chunk` tokens at a time."""
+        if not self._options.get("use_cache") or self._whole_prompt:
+            return self.advance(prompt)
+        logits = self.advance(prompt[:chunk])
+        if not self._cache:  # it takes no part of a text alone
+            return self.advance(prompt[chunk:]) if len(prompt) > chunk else logits
+        for start in range(chunk, len(prompt), chunk):
+            logits = self.advance(prompt[start : start + chunk])
+        return logits
+
+    def advance(self, tokens: Sequence[int]) -> torch.Tensor:
+        """The logits (vocabulary,) after `tokens` that follow the text so far."""
+        start = len(self._text) if self._cache else 0
+        self._text.extend(tokens)
+        ids = self._text[start:]
+        positions = np.arange(start, len(self._text))
+        out = self._step(ids, positions, {**self._options, **self._cache})
+        found = {name: getattr(out, name, None) for name in _CACHES}
+        self._cache = {name: cache for name, cache in found.items() if cache is not None}
+        return logits_of(out)[0, -1]
+
+
+def stream_tokens(
+    passes: CachedPasses,
+    tokenizer: Any,
+    ends: set[int],
+    prompt: Sequence[int],
+    max_tokens: int,
+    *,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    prefill_step_size: int,
+) -> Iterator[tuple[int | None, str]]:
+    """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
+    sample = _sampler(temperature, top_p, seed)
+    text = _TextStream(tokenizer)
+    last: list[int] = []
+    for _ in range(max_tokens):
+        logits = passes.advance(last) if last else passes.prefill(prompt, prefill_step_size)
+        last = [sample(logits)]
+        if last[0] in ends:
+            break
+        yield last[0], text.add(last[0])
+    rest = text.finish()
+    if rest:
+        yield None, rest
+
+
+def end_tokens(*holders: Any) -> set[int]:
+    """Ids that end a text, according to tokenizers and generation settings (None among them is skipped)."""
+    ends: set[int] = set()
+    for holder in holders:
+        for name in ("eos_token_ids", "eos_token_id"):
+            ids = getattr(holder, name, None)
+            ids = ids if isinstance(ids, (list, tuple, set)) else [ids]
+            ends.update(int(i) for i in ids if i is not None)
+    return ends
+
+
+def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[torch.Tensor], int]:
+    """Samples from logits (vocabulary,), on the CPU, with a random state of its own."""
+    if temperature == 0:
+        return lambda logits: int(logits.argmax())
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+
+    def sample(logits: torch.Tensor) -> int:
+        logprobs = logits.detach().float().cpu().log_softmax(-1)
+        if top_p < 1:
+            logprobs = _most_probable(logprobs, top_p)
+        weights = (logprobs / temperature).softmax(-1)
+        return int(torch.multinomial(weights, 1, generator=generator))
+
+    return sample
+
+
+def _most_probable(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Only the smallest set of tokens that has probability `top_p`, as mlx-lm keeps it."""
+    ascending, order = logprobs.sort()
+    kept = ascending.exp().cumsum(-1) > 1 - top_p
+    kept[-1] = True
+    return torch.full_like(logprobs, float("-inf")).scatter(
+        -1, order, ascending.masked_fill(~kept, float("-inf"))
+    )
+
+
+class _TextStream:
+    """Text that each further token adds."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._from = 0  # decoding starts here, so that long texts are not decoded again and again
+        self._done = 0  # tokens before this one are already told
+
+    def add(self, token: int) -> str:
+        self._tokens.append(token)
+        return self._advance(final=False)
+
+    def finish(self) -> str:
+        return self._advance(final=True)
+
+    def _advance(self, final: bool) -> str:
+        if self._tokenizer is None or self._done == len(self._tokens):
+            return ""
+        before = self._tokenizer.decode(self._tokens[self._from : self._done])
+        text = self._tokenizer.decode(self._tokens[self._from :])
+        unfinished = text.endswith("\ufffd") or len(text) <= len(before)
+        if unfinished and not final:
+            return ""
+        self._from, self._done = self._done, len(self._tokens)
+        return text[len(before) :]

@@ -1,0 +1,36 @@
+"""The model, SAE and stories that come with the package, so that everything works without a network.
+
+A 2.6-million-parameter Llama trained on TinyStories and an SAE on its residual stream; how they were
+made, and under which licences, is in `model/MODEL_CARD.md`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ..model import InterpretableModel
+    from ..sae import SAE
+
+FOLDER = Path(__file__).parent
+
+
+class Demo(NamedTuple):
+    """What `load_demo` returns; also unpacks as `model, sae, texts`."""
+
+    model: InterpretableModel
+    sae: SAE
+    texts: list[str]
+    """Stories that neither the model nor the SAE was trained on."""
+
+
+def load_demo(backend: str | None = None) -> Demo:
+    """The embedded model with its tokenizer, its SAE (`sae.metadata` says where it belongs), and stories."""
+    from ..model import InterpretableModel
+    from ..sae import SAE
+
+    model = InterpretableModel(FOLDER / "model", backend=backend)
+    sae = SAE.load(FOLDER / "sae", backend=model.language_model.backend.name)
+    texts = (FOLDER / "stories.txt").read_text(encoding="utf-8").split("<|endoftext|>")
+    return Demo(model, sae, [text.strip() for text in texts if text.strip()])

@@ -1,0 +1,133 @@
+"""Top features of a text, and top texts of a feature, by running the model over the texts.
+
+Both count every token, special ones included, and both use the SAE's exact selection: which
+features are active on a token depends on all of them. The features of a whole corpus are kept for
+the next question about the same texts (`cache`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ..backends.base import LanguageModel
+from ..corpus import Corpus, check_texts
+from ..errors import InputError, SAEError, UnknownFeatureError
+from ..sae import SAE
+from ..sites import Component
+from ..sparse import SparseFeatures
+from . import cache
+from .collect import collect
+
+Tokenize = Callable[[str], Sequence[int]]
+
+
+def top_features(
+    model: LanguageModel, text: str, sae: SAE, component: Component, *, tokenize: Tokenize | None, top_k: int = 10
+) -> list[tuple[int, float]]:
+    """The features most active on a text: (feature id, its largest activation on any token).
+
+    Strongest first, then the lower feature id; only active features come back, so there may be
+    fewer than `top_k`.
+
+    Raises:
+        InputError: `text` is not one text with tokens, or `top_k` is below 1.
+        SAEError: The component is not as wide as the SAE's input.
+    """
+    _check_top_k(top_k)
+    if not isinstance(text, str):
+        raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
+    best = np.zeros(sae.d_hidden, dtype=np.float32)
+    for _, features in encode_corpus(model, Corpus.from_texts([text], tokenize), sae, component):
+        np.maximum.at(best, features.indices, features.values)
+    active = np.flatnonzero(best)
+    order = np.lexsort((active, -best[active]))[:top_k]
+    return [(int(f), float(best[f])) for f in active[order]]
+
+
+def top_texts(
+    model: LanguageModel,
+    feature_id: int,
+    sae: SAE,
+    texts: Sequence[str],
+    component: Component,
+    *,
+    tokenize: Tokenize | None,
+    top_k: int = 10,
+) -> list[tuple[str, float, int]]:
+    """The texts on which a feature is most active: (text, activation, position of the token).
+
+    A text counts once, at its strongest token (the earliest of equals). Strongest text first, then
+    the earlier one; a text given twice appears twice; empty for a feature that never fires.
+
+    Raises:
+        InputError: `texts` is not a list of texts with tokens, or `top_k` is below 1.
+        UnknownFeatureError: `feature_id` lies outside [0, sae.d_hidden).
+        SAEError: The component is not as wide as the SAE's input.
+    """
+    _check_top_k(top_k)
+    check_feature(sae, feature_id)
+    check_texts(texts)
+    known = cache.look_up(model, component, sae, texts, tokenize)
+    if known is not None:
+        tokens, values = known.by_feature.row(int(feature_id))
+        return _strongest(tokens, values, known.offsets, texts, top_k)
+    corpus = Corpus.from_texts(texts, tokenize)
+    keeper = cache.Keeper()
+    found = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
+    for tokens, features in encode_corpus(model, corpus, sae, component):
+        hits = np.flatnonzero(features.indices == feature_id)
+        found.append((tokens[features.row_ids[hits]], features.values[hits]))
+        keeper.add(tokens, features)
+    keeper.finish(model, component, sae, corpus)
+    tokens, values = (np.concatenate(column) for column in zip(*found, strict=True))
+    return _strongest(tokens, values, corpus.offsets, texts, top_k)
+
+
+def encode_corpus(
+    model: LanguageModel, corpus: Corpus, sae: SAE, component: Component
+) -> Iterator[tuple[np.ndarray, SparseFeatures]]:
+    """Features of every token, batch by batch, with each token's number in the corpus (int64, (n,)).
+
+    Raises:
+        SAEError: The component is not as wide as the SAE's input.
+    """
+    for part in collect(model, corpus, component):
+        width = int(part.values.shape[-1])
+        if width != sae.d_model:
+            raise SAEError(
+                f"{component.name} puts out {width} numbers for each token, this SAE takes {sae.d_model}"
+                f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"
+                " component that the SAE was trained on, or an SAE of this width."
+            )
+        yield corpus.offsets[part.text_ids] + part.positions, sae.encode_sparse(part.values)
+
+
+def check_feature(sae: SAE, feature_id: int) -> None:
+    """Raises UnknownFeatureError where the SAE has no such feature."""
+    is_int = isinstance(feature_id, (int, np.integer)) and not isinstance(feature_id, bool)
+    if not is_int or not 0 <= feature_id < sae.d_hidden:
+        raise UnknownFeatureError(
+            f"No feature {feature_id!r}: this SAE has {sae.d_hidden}, numbered 0 to {sae.d_hidden - 1}."
+        )
+
+
+def _strongest(
+    tokens: np.ndarray, values: np.ndarray, offsets: np.ndarray, texts: Sequence[str], top_k: int
+) -> list[tuple[str, float, int]]:
+    """The best token of each text, then the best texts; `tokens` are numbers in the corpus."""
+    text_ids = np.searchsorted(offsets, tokens, side="right") - 1
+    order = np.lexsort((tokens, -values, text_ids))
+    _, first = np.unique(text_ids[order], return_index=True)
+    best = order[first]  # one token of each text, texts ascending
+    best = best[np.argsort(-values[best], kind="stable")][:top_k]
+    return [
+        (texts[t], float(v), int(token - offsets[t]))
+        for t, v, token in zip(text_ids[best].tolist(), values[best], tokens[best], strict=True)
+    ]
+
+
+def _check_top_k(top_k: int) -> None:
+    if not isinstance(top_k, (int, np.integer)) or isinstance(top_k, bool) or top_k < 1:
+        raise InputError(f"top_k is {top_k!r}; it must be an integer of at least 1.")

@@ -1,0 +1,89 @@
+"""What an SAE consists of, as `sae/` hands it to a backend: weights, activation, and how to train.
+
+`SAEWeights` holds NumPy arrays on the border and native arrays inside a backend; the activation says
+how pre-activations become features. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .errors import SAEError
+from .sites import Array
+
+NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+"""The arrays of `SAEWeights`, in the order of files and fingerprints."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SAEWeights:
+    """features = activation((x - b_dec) @ W_enc + b_enc); reconstruction = features @ W_dec + b_dec."""
+
+    W_enc: Array
+    """float32, (d_model, d_hidden)."""
+    b_enc: Array
+    """float32, (d_hidden,)."""
+    W_dec: Array
+    """float32, (d_hidden, d_out): row f is the direction that feature f adds."""
+    b_dec: Array
+    """float32, (d_out,)."""
+    subtract_b_dec: bool = True
+    """Whether the encoder subtracts b_dec from its input."""
+
+    def __post_init__(self) -> None:
+        """Raises SAEError where shapes do not belong together."""
+        shapes = {name: tuple(getattr(self, name).shape) for name in NAMES}
+        if len(shapes["W_enc"]) != 2 or len(shapes["W_dec"]) != 2:
+            raise SAEError(f"W_enc and W_dec must have two dimensions, got {shapes}.")
+        d_model, d_hidden = shapes["W_enc"]
+        d_out = shapes["W_dec"][1]
+        expected = {
+            "W_enc": (d_model, d_hidden),
+            "b_enc": (d_hidden,),
+            "W_dec": (d_hidden, d_out),
+            "b_dec": (d_out,),
+        }
+        for name in NAMES:
+            if shapes[name] != expected[name]:
+                raise SAEError(
+                    f"{name} has shape {shapes[name]}; beside W_enc {shapes['W_enc']} (d_model, d_hidden)"
+                    f" it must be {expected[name]}. Transpose it if it was stored the other way round."
+                )
+        if 0 in (d_model, d_hidden, d_out):
+            raise SAEError(f"An SAE needs d_model, d_hidden and d_out of at least 1, got {shapes}.")
+        if self.subtract_b_dec and d_out != d_model:
+            raise SAEError(
+                f"b_dec (width {d_out}) cannot be subtracted from inputs of width {d_model}."
+                " Pass subtract_b_dec=False for a transcoder."
+            )
+
+    def map(self, function: Callable[[Array], Array]) -> SAEWeights:
+        """The same with `function` applied to each array."""
+        return replace(self, **{name: function(getattr(self, name)) for name in NAMES})
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """ReLU, then only the k largest of each token; among equals the lowest feature id wins."""
+
+    k: int
+
+
+Activation = TopK
+"""How pre-activations become features. Later architectures join this type."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRecipe:
+    """What a training step needs to know besides weights and data."""
+
+    activation: Activation
+    variance: float
+    """Divides the squared error of a token, so that the loss is the unexplained share (near 1 at first)."""
+    dead_after: int
+    """A feature that has not fired for this many tokens is dead."""
+    aux_k: int
+    """At most this many dead features per token explain what the others left over."""
+    aux_weight: float
+    """Weight of that second error; 0 leaves it out."""

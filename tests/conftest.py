@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests. mlxterp is imported first, so that MLX gets an optimised BLAS."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import mlxterp
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The project's shared data, where it lies beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the project's shared folder beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(params=["mlx", "torch"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each installed backend in turn."""
+    if request.param not in mlxterp.available_backends():
+        pytest.skip(f"{request.param} is not installed")
+    if request.param == "torch" and importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def demo() -> mlxterp.demo.Demo:
+    """The embedded model, SAE and stories."""
+    return mlxterp.load_demo()
