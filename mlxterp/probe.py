@@ -76,13 +76,21 @@ class Probe:
 
     @cached_property
     def final_norm(self) -> str:
-        """The module that takes the last block's output and keeps its shape."""
+        """The module that takes the last block's output and keeps its shape; where blocks carry several
+        streams, the last norm that is called."""
         last = self._output(self.model.layers[-1])
-        if last is not None:
-            for site, value in self._floats([Site(m, "input") for m in self._outside]).items():
-                out = self._output(site.module)
-                if out is not None and value.shape == last.shape == out.shape and np.array_equal(value, last):
-                    return site.module
+        shape = (*self._batch.ids.shape, self.model.d_model)
+        found = []
+        for site, value in self._floats([Site(m, "input") for m in self._outside]).items():
+            out = self._output(site.module)
+            if out is None or value.shape != shape or out.shape != shape:
+                continue
+            if last is not None and last.shape == shape and np.array_equal(value, last):
+                return site.module
+            if "norm" in self.model.modules[site.module].lower():
+                found.append(site.module)
+        if found and (last is None or last.shape != shape):
+            return found[-1]
         raise ComponentError(
             f"No module of this {self.model.model_type} model is its final norm (it may be a function)."
             f" layers.{len(self.model.layers) - 1}.resid_post is what enters it."

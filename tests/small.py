@@ -15,7 +15,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gemma2": dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
                    num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16, vocab_size=200,
                    max_position_embeddings=128, sliding_window=64, pad_token_id=0),
-    "gpt2": dict(n_embd=64, n_layer=3, n_head=4, n_inner=256, vocab_size=200, n_positions=128,
+    "gpt2": dict(n_embd=64, n_layer=3, n_head=4, n_inner=256, vocab_size=200, n_positions=128, n_ctx=128,
                  bos_token_id=1, eos_token_id=1),
     "gpt_neox": dict(hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
                      vocab_size=200, max_position_embeddings=128, hidden_act="gelu_new",
