@@ -1,10 +1,10 @@
 """Interpretability of language models on your own machine.
 
-    import mlxterp
-    model = mlxterp.InterpretableModel("mlx-community/Llama-3.2-1B-Instruct-4bit")
-    with model.trace("Paris is the capital of") as t:
-        model.layers[5].mlp.output[:, -1] *= 2
-    t.output
+import mlxterp
+model = mlxterp.InterpretableModel("mlx-community/Llama-3.2-1B-Instruct-4bit")
+with model.trace("Paris is the capital of") as t:
+    model.layers[5].mlp.output[:, -1] *= 2
+t.output
 """
 
 from .blas import preload_blas

@@ -172,8 +172,9 @@ class _Stream:
         if middle is not None:
             return Component(self.name, (middle,), lambda v: v[0], edits, last_call_only=True)
         note = "resid_pre + attn_out"
-        return Component(self.name, (pre, branch), lambda v: v[0] + v[1] * scale, edits, note,
-                         last_call_only=True)
+        return Component(
+            self.name, (pre, branch), lambda v: v[0] + v[1] * scale, edits, note, last_call_only=True
+        )
 
 
 def _value(run: Run, site: Site, number: int) -> Array:

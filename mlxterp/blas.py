@@ -24,7 +24,7 @@ _REMEDY = (
 
 
 def preload_blas() -> str | None:
-    """Loads the first optimised BLAS found; returns its name, None where there is nothing to do or to load."""
+    """Loads the first optimised BLAS found; returns its name, None where nothing is done."""
     if not _concerned():
         return None
     if _loaded():
@@ -70,4 +70,9 @@ def _loaded() -> bool:
 def _in_this_environment() -> list[str]:
     """Libraries that pip and conda put beside the interpreter."""
     folders = {os.path.join(sys.prefix, "lib"), os.path.join(os.environ.get("CONDA_PREFIX", ""), "lib")}
-    return [path for f in folders for name in ("libmkl_rt.so*", "libopenblas.so*") for path in glob.glob(f"{f}/{name}")]
+    return [
+        path
+        for f in folders
+        for name in ("libmkl_rt.so*", "libopenblas.so*")
+        for path in glob.glob(f"{f}/{name}")
+    ]

@@ -11,7 +11,9 @@ from .errors import MlxterpError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (2 where mlxterp says what is wrong)."""
-    parser = argparse.ArgumentParser(prog="mlxterp", description="Interpretability of language models on your own machine.")
+    parser = argparse.ArgumentParser(
+        prog="mlxterp", description="Interpretability of language models on your own machine."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="the main job on a small model that comes with the package")
     demo.add_argument("--text", help="the text whose features are shown")

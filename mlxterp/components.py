@@ -22,8 +22,21 @@ GLOBAL = ("embed", "final_norm", "logits")
 """Canonical names outside the decoder blocks."""
 
 _ATTENTION = (
-    "attn.attention", "self_attn", "attn", "attention", "self_attention", "linear_attn", "temporal_block", "mixer",
-    "mamba", "conv", "local_mixer", "norm_attn_norm.attn", "self_attn.0", "time_mix", "attn_out",
+    "attn.attention",
+    "self_attn",
+    "attn",
+    "attention",
+    "self_attention",
+    "linear_attn",
+    "temporal_block",
+    "mixer",
+    "mamba",
+    "conv",
+    "local_mixer",
+    "norm_attn_norm.attn",
+    "self_attn.0",
+    "time_mix",
+    "attn_out",
 )
 _MLP = (
     "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block", "shared_mlp",

@@ -16,6 +16,8 @@ import numpy as np
 from .errors import InputError, MlxterpWarning, NoTokenizerError
 from .tokens import TokenBatch
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CorpusBatch:
@@ -100,6 +102,18 @@ class Corpus:
         """int32, (length,): token ids of one text."""
         return self.tokens[self.offsets[text_id] : self.offsets[text_id + 1]]
 
+    def prefixes(self) -> np.ndarray:
+        """uint64, (n,): a hash of each token's text up to and including it.
+
+        Equal where all tokens from the text's start on are equal, so where a causal model computes
+        the same; that in fact rounding differs with the batch can then be told from a difference.
+        """
+        positions = np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
+        powers = np.cumprod(np.full(int(self.lengths.max()), _ODD), dtype=np.uint64)  # modulo 2^64
+        total = np.cumsum(_scatter(self.tokens) * powers[positions], dtype=np.uint64)
+        before = np.concatenate([np.zeros(1, np.uint64), total])[self.offsets[:-1]]
+        return _scatter(total - np.repeat(before, self.lengths)) + _scatter(positions)
+
     def batches(self, batch_tokens: int = 2048, max_positions: int | None = None) -> Iterator[CorpusBatch]:
         """All texts, shortest first, in batches of rows x longest <= `batch_tokens`.
 
@@ -116,8 +130,8 @@ class Corpus:
         long = 0 if max_positions is None else int((self.lengths > max_positions).sum())
         if long:
             warnings.warn(
-                f"{long} of {len(self)} texts are longer than the model's {max_positions} positions and run in"
-                " overlapping windows: their later tokens see only part of the text before them.",
+                f"{long} of {len(self)} texts are longer than the model's {max_positions} positions and run"
+                " in overlapping windows: their later tokens see only part of the text before them.",
                 MlxterpWarning,
                 stacklevel=2,
             )
@@ -156,6 +170,14 @@ def check_texts(texts: Sequence[str]) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"Text {i} is {type(text).__name__}, not a string. Give a list of strings.")
+
+
+def _scatter(x: np.ndarray) -> np.ndarray:
+    """A random-looking uint64 for each whole number (splitmix64)."""
+    x = x.astype(np.uint64) + _ODD
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _groups(windows: np.ndarray, order: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

@@ -113,7 +113,9 @@ def _placed(request: Request, prompt: int) -> Interventions | None:
     positions = request.positions
     if isinstance(positions, str):
         if positions not in spans:
-            raise InputError(f"positions={positions!r}: expected 'all', 'prompt', 'generated', a slice or a list.")
+            raise InputError(
+                f"positions={positions!r}: expected 'all', 'prompt', 'generated', a slice or a list."
+            )
         positions = spans[positions]
     position_mask(positions, Where(np.arange(1), None))  # refuses negative positions before running
     if request.interventions is None or positions is None:

@@ -169,8 +169,9 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
     return Intervention(function, positions, heads, f"noise({std}, seed={seed})")
 
 
-def compose(*changes: Callable[[Array], Array], positions: Positions = None,
-            heads: Positions = None) -> Intervention:
+def compose(
+    *changes: Callable[[Array], Array], positions: Positions = None, heads: Positions = None
+) -> Intervention:
     """Several interventions or functions, one after the other."""
 
     def function(x: Array, where: Where) -> Array:

@@ -261,9 +261,17 @@ class InterpretableModel:
         config: SAETrainConfig | None = None,
         save_path: str | Path | None = None,
         verbose: bool = True,
+        skip_first: bool = False,
     ) -> SAE:
-        """Trains an SAE on a component's activations over texts, in one pass by default."""
-        return train_on_texts(self.anatomy, dataset, _path(layer, component), config, save_path, verbose)
+        """Trains an SAE on a component's activations over texts, in one pass by default.
+
+        Args:
+            save_path: The folder to save it in.
+            skip_first: Leave out each text's first token (a BOS token's activation is far from all others).
+        """
+        return train_on_texts(
+            self.anatomy, dataset, _path(layer, component), config, save_path, verbose, skip_first
+        )
 
     def get_top_features_for_text(
         self, text: str, sae: SAE | str | Path, layer: int, component: str = "mlp", top_k: int = 10
@@ -294,7 +302,13 @@ class InterpretableModel:
         """
         place = self.anatomy.component(_path(layer, component))
         return top_texts(
-            self.language_model, feature_id, self._sae(sae), texts, place, tokenize=self._tokenize, top_k=top_k
+            self.language_model,
+            feature_id,
+            self._sae(sae),
+            texts,
+            place,
+            tokenize=self._tokenize,
+            top_k=top_k,
         )
 
     def _sae(self, sae: SAE | str | Path) -> SAE:
@@ -303,5 +317,3 @@ class InterpretableModel:
 
 def _path(layer: int, component: str) -> str:
     return f"layers.{layer}.{component}"
-
-

@@ -36,7 +36,7 @@ class Probe:
 
     @cached_property
     def stream_port(self) -> str:
-        """Which argument of a block is the stream: the first, unless the second is what the block before put out."""
+        """A block's argument that is the stream: the first, unless the second is the last block's output."""
         if len(self.model.layers) < 2:
             return "input"
         before, first, second = (
@@ -115,7 +115,9 @@ class Probe:
                     continue
                 scale = float(np.vdot(vectors, stream - added) / np.vdot(vectors, vectors))
                 scale = 1.0 if abs(scale - 1) < 1e-3 else scale
-                if abs(scale) > 1e-6 and self.precision.agree(scale * vectors + added, stream, vectors, added):
+                if abs(scale) > 1e-6 and self.precision.agree(
+                    scale * vectors + added, stream, vectors, added
+                ):
                     return Branch(word, scale)
         return None
 

@@ -105,8 +105,9 @@ def _scale(added: np.ndarray, out: np.ndarray) -> float | None:
     return 1.0 if abs(scale - 1) < 1e-3 else scale
 
 
-def _pair(pre: np.ndarray, post: np.ndarray, outputs: Recorded, precision: Precision
-          ) -> tuple[Branch, Branch] | None:
+def _pair(
+    pre: np.ndarray, post: np.ndarray, outputs: Recorded, precision: Precision
+) -> tuple[Branch, Branch] | None:
     """Two modules, in the order they were called, that together lead from `pre` to `post`."""
     found: list[tuple[Branch, Branch]] = []
     for a, b in _pairs(list(outputs)):

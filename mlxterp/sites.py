@@ -116,8 +116,15 @@ class Component:
         return [self.compute(row) for row in zip(*columns, strict=False)]
 
 
-def at_site(name: str, site: Site, *, stage: int = 0, call: int | None = None, note: str = "",
-            last_call_only: bool = False) -> Component:
+def at_site(
+    name: str,
+    site: Site,
+    *,
+    stage: int = 0,
+    call: int | None = None,
+    note: str = "",
+    last_call_only: bool = False,
+) -> Component:
     """A component that is simply what passes through one site."""
 
     def edits(change: Callable[[Array, Where], Array], number: int | None) -> list[SiteEdit]:

@@ -74,9 +74,7 @@ def to_batch(
 
 def _rows(inputs: Any, tokenize: Callable[[str], list[int]] | None) -> list[list[int]]:
     if isinstance(inputs, TokenBatch):
-        return [
-            row[:n].tolist() for row, n in zip(inputs.ids, inputs.lengths, strict=True)
-        ]
+        return [row[:n].tolist() for row, n in zip(inputs.ids, inputs.lengths, strict=True)]
     if isinstance(inputs, str):
         return [_tokenize(inputs, tokenize)]
     if isinstance(inputs, (bytes, dict)) or inputs is None:
@@ -96,9 +94,7 @@ def _rows(inputs: Any, tokenize: Callable[[str], list[int]] | None) -> list[list
         return [_one_row(array)]
     if array.ndim == 2 and len(array):
         return [_one_row(row) for row in array]
-    raise InputError(
-        f"Token ids have shape {array.shape}; expected (positions,) or (batch, positions)."
-    )
+    raise InputError(f"Token ids have shape {array.shape}; expected (positions,) or (batch, positions).")
 
 
 def _tokenize(text: str, tokenize: Callable[[str], list[int]] | None) -> list[int]:

@@ -138,7 +138,11 @@ class Trace:
             )
         else:
             self._run = self._model.run(
-                self._batch, list(self._extra), self._edits, everything=True, reuse=self._run,
+                self._batch,
+                list(self._extra),
+                self._edits,
+                everything=True,
+                reuse=self._run,
                 stop_after=self._stop,
             )
         self._dirty = False
@@ -238,12 +242,12 @@ class Trace:
 
     def _fitting(self, value: Any, current: Array, name: str) -> Array:
         backend = self._backend
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if type(value) in (int, float):
             value = np.full(current.shape, value, np.float32)
         if isinstance(value, backend.array_type):
             ok = backend.is_floating(value)
         else:
-            value = np.asarray(value) if isinstance(value, np.ndarray) or _is_nested(value) else value
+            value = np.asarray(value) if isinstance(value, (list, tuple)) else value
             ok = isinstance(value, np.ndarray) and value.dtype.kind == "f"
         kind = getattr(value, "dtype", type(value).__name__)
         if not ok:
@@ -426,7 +430,3 @@ class _Listener:
 
 def _flat(value: Any) -> list[Array]:
     return list(value) if isinstance(value, list) else [value]
-
-
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, (list, tuple))

@@ -1,4 +1,4 @@
-"""Small random models of every architecture in mlx-lm: the project's shared ones and, listed here, the rest."""
+"""Small random models of every architecture in mlx-lm: the shared ones and, listed here, the rest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model_types() -> list[str]:
 
 
 def build(model_type: str, seed: int = 0) -> Any:
-    """A small random model in float32; zero weights become small random ones, so that no check passes on zeros."""
+    """A small random model in float32; zero weights become small random ones: no check passes on zeros."""
     import mlx.core as mx
     from mlx.utils import tree_map
 

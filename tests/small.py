@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "llama": dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-                  num_key_value_heads=2, vocab_size=200, max_position_embeddings=128),
-    "qwen2": dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-                  num_key_value_heads=2, vocab_size=200, max_position_embeddings=128,
-                  rope_parameters={"rope_type": "default", "rope_theta": 50000.0}),
-    "gemma2": dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-                   num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16, vocab_size=200,
-                   max_position_embeddings=128, sliding_window=64, pad_token_id=0),
-    "gpt2": dict(n_embd=64, n_layer=3, n_head=4, n_inner=256, vocab_size=200, n_positions=128, n_ctx=128,
-                 bos_token_id=1, eos_token_id=1),
-    "gpt_neox": dict(hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
-                     vocab_size=200, max_position_embeddings=128, hidden_act="gelu_new",
-                     use_parallel_residual=True, bos_token_id=1, eos_token_id=1),
+    "llama": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+                  "num_key_value_heads": 2, "vocab_size": 200, "max_position_embeddings": 128},
+    "qwen2": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+                  "num_key_value_heads": 2, "vocab_size": 200, "max_position_embeddings": 128,
+                  "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}},
+    "gemma2": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+                   "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16, "vocab_size": 200,
+                   "max_position_embeddings": 128, "sliding_window": 64, "pad_token_id": 0},
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_inner": 256, "vocab_size": 200, "n_positions": 128,
+             "n_ctx": 128, "bos_token_id": 1, "eos_token_id": 1},
+    "gpt_neox": {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3,
+                 "num_attention_heads": 4, "vocab_size": 200, "max_position_embeddings": 128,
+                 "hidden_act": "gelu_new", "use_parallel_residual": True, "bos_token_id": 1,
+                 "eos_token_id": 1},
 }  # fmt: skip
 
 
@@ -32,13 +33,15 @@ def checkpoint(model_type: str, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, initializer_range=0.15, **SHAPES[model_type])
     model = AutoModelForCausalLM.from_config(config).eval()
-    for name, parameter in model.named_parameters():  # biases and gains that are not just 0 and 1
+    for _name, parameter in model.named_parameters():  # biases and gains that are not just 0 and 1
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     if model_type == "gpt2":  # mlx-lm reads the hub's original names, without the prefix
         weights = load_file(folder / "model.safetensors")
-        plain = {k.removeprefix("transformer."): v.clone() for k, v in weights.items() if k != "lm_head.weight"}
+        plain = {
+            k.removeprefix("transformer."): v.clone() for k, v in weights.items() if k != "lm_head.weight"
+        }
         save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
     assert json.loads((folder / "config.json").read_text())["model_type"] == model_type
     return folder

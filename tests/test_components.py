@@ -11,11 +11,23 @@ from mlxterp.errors import ComponentError
 
 
 def llama_names(prefix: str = "model.layers", layers: int = 12) -> ComponentNames:
-    modules = {"model": "Inner", "model.embed_tokens": "Embedding", "model.norm": "RMSNorm", "lm_head": "Linear"}
+    modules = {
+        "model": "Inner",
+        "model.embed_tokens": "Embedding",
+        "model.norm": "RMSNorm",
+        "lm_head": "Linear",
+    }
     for i in range(layers):
         block = f"{prefix}.{i}"
         modules[block] = "Block"
-        for part in ("self_attn", "self_attn.q_proj", "self_attn.o_proj", "mlp", "mlp.gate_proj", "mlp.down_proj"):
+        for part in (
+            "self_attn",
+            "self_attn.q_proj",
+            "self_attn.o_proj",
+            "mlp",
+            "mlp.gate_proj",
+            "mlp.down_proj",
+        ):
             modules[f"{block}.{part}"] = part
     return ComponentNames(modules, [f"{prefix}.{i}" for i in range(layers)])
 
@@ -65,7 +77,9 @@ def test_a_name_of_any_convention_means_one_component(given_name, canonical):
         assert names.resolve(given_name).name == canonical
 
 
-@pytest.mark.parametrize("prefix", ["transformer.h", "backbone.layers", "model.h", "language_model.model.layers"])
+@pytest.mark.parametrize(
+    "prefix", ["transformer.h", "backbone.layers", "model.h", "language_model.model.layers"]
+)
 def test_canonical_names_do_not_depend_on_where_the_blocks_are(prefix):
     names = llama_names(prefix)
     assert names.resolve("layers.3.mlp").module == f"{prefix}.3.mlp"

@@ -20,10 +20,12 @@ ARCHITECTURES = [t for t in ("llama", "gpt2", "gemma2", "gemma3", "mamba", "mamb
 
 
 def finite_difference(model: InterpretableModel, objective, name: str, direction: np.ndarray) -> float:
-    """Directional derivative: central differences at two steps, extrapolated to step 0 (Richardson)."""
+    """Directional derivative: central differences at two steps, extrapolated to 0 (Richardson)."""
 
     def slope(step: float) -> float:
-        values = [objective(model.trace(IDS, {name: add_vector(direction * s)}).output) for s in (step, -step)]
+        values = [
+            objective(model.trace(IDS, {name: add_vector(direction * s)}).output) for s in (step, -step)
+        ]
         return float((values[0] - values[1]).item()) / (2 * step)
 
     return (4 * slope(5e-3) - slope(1e-2)) / 3
@@ -50,8 +52,8 @@ def test_gradients_agree_with_finite_differences(model_type):
 
 def test_heads_and_residual_names_have_gradients_too():
     model = tiny_llama()
-    gradients = model.gradients(IDS, logit_difference(3, 4), at=["layers.1.attn.z", "layers.1.attn_out",
-                                                                 "layers.1.attn.pattern", "embed"])  # fmt: skip
+    names = ["layers.1.attn.z", "layers.1.attn_out", "layers.1.attn.pattern", "embed"]
+    gradients = model.gradients(IDS, logit_difference(3, 4), at=names)
     assert gradients["layers.1.attn.z"].shape == (1, 4, 7, 8)
     assert gradients["layers.1.attn.pattern"].shape == (1, 4, 7, 7)
     assert all(mx.any(g != 0).item() for g in gradients.values())

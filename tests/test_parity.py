@@ -27,9 +27,7 @@ def wings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = checkpoint(request.param, tmp_path_factory.mktemp(request.param))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigWarning)
-        return InterpretableModel(folder, backend="mlx"), InterpretableModel(
-            folder, backend="torch"
-        )
+        return InterpretableModel(folder, backend="mlx"), InterpretableModel(folder, backend="torch")
 
 
 def values(model: InterpretableModel, names: list[str], changes: dict | None = None) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from mlxterp import (
     InputError,
     InterpretableModel,
     MlxterpWarning,
-    NoTokenizerError,
     NotALanguageModelError,
+    NoTokenizerError,
     TraceError,
 )
 from mlxterp.interventions import add_vector, scale, zero_out
@@ -30,6 +31,11 @@ IDS = [3, 14, 15, 9, 2, 6, 5]
 @pytest.fixture(scope="module")
 def model() -> InterpretableModel:
     return tiny_llama(tokenizer=WordTokenizer())
+
+
+def inner_model(model: InterpretableModel) -> Any:
+    """The mlx-lm model that was wrapped."""
+    return cast(Any, model.language_model).model
 
 
 def test_values_in_the_block_are_real_arrays(model):
@@ -79,8 +85,7 @@ def test_reads_may_come_in_any_order(model):
 
 def test_a_value_read_before_an_edit_of_a_later_block_is_not_computed_again(model):
     calls = []
-    block = model.language_model.model.model.layers[0]
-    own = type(block.mlp)
+    own = type(inner_model(model).model.layers[0].mlp)
 
     class Counting(own):
         def __call__(self, x):
@@ -88,7 +93,7 @@ def test_a_value_read_before_an_edit_of_a_later_block_is_not_computed_again(mode
             return super().__call__(x)
 
     model = tiny_llama()
-    inner = model.language_model.model.model.layers[0]
+    inner = inner_model(model).model.layers[0]
     inner.mlp.__class__ = Counting
     with model.trace(IDS):
         first = model.layers[0].mlp.output
@@ -149,7 +154,9 @@ def test_inputs_can_be_read_and_assigned(model):
     with model.trace(IDS) as t:
         model.layers[2].input = mx.zeros((1, 7, 32))
     assert not t.activations["layers.2.resid_pre"].any().item()
-    assert mx.array_equal(t.activations["layers.2.self_attn.input"], t.activations["layers.2.input_layernorm"])
+    assert mx.array_equal(
+        t.activations["layers.2.self_attn.input"], t.activations["layers.2.input_layernorm"]
+    )
 
 
 def test_embed_and_logits_can_be_edited(model):
@@ -202,9 +209,9 @@ def test_a_compiled_function_that_holds_modules_runs_uncompiled_in_a_trace():
             return self._step(x)
 
     model = tiny_llama()
-    block = model.language_model.model.model.layers[1]
+    block = inner_model(model).model.layers[1]
     block.mlp = Wrapped(block.mlp)
-    model = InterpretableModel(model.language_model.model)
+    model = InterpretableModel(inner_model(model))
     before = model(IDS)
     t = model.trace(IDS, {"layers.1.mlp.inner": zero_out()})
     assert mx.array_equal(t.output, model.trace(IDS, {"layers.1.mlp": zero_out()}).output)
@@ -226,7 +233,9 @@ def test_every_form_of_input_means_the_same(model, inputs):
     assert mx.array_equal(model.trace(inputs).output, model("the cat"))
 
 
-@pytest.mark.parametrize("bad", [[], "", [""], [[]], [0.5, 1.0], [-1], [64], None, {"a": 1}, [0, "cat"], b"cat"])
+@pytest.mark.parametrize(
+    "bad", [[], "", [""], [[]], [0.5, 1.0], [-1], [64], None, {"a": 1}, [0, "cat"], b"cat"]
+)
 def test_input_that_cannot_be_run_raises(model, bad):
     with pytest.raises(InputError):
         model.trace(bad)

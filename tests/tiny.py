@@ -6,7 +6,27 @@ from typing import Any
 
 from mlxterp import InterpretableModel
 
-WORDS = "the cat sat on a mat and then it saw one big dog run to an old red hat".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "then",
+    "it",
+    "saw",
+    "one",
+    "big",
+    "dog",
+    "run",
+    "to",
+    "an",
+    "old",
+    "red",
+    "hat",
+]
 
 
 class WordTokenizer:
@@ -25,11 +45,11 @@ def tiny_llama(layers: int = 4, seed: int = 0, tokenizer: Any = None, **settings
     from mlx_lm.models import llama
 
     mx.random.seed(seed)
-    arguments = dict(
-        model_type="llama", hidden_size=32, num_hidden_layers=layers, intermediate_size=48,
-        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5, vocab_size=64,
-        max_position_embeddings=512,
-    )  # fmt: skip
+    arguments = {
+        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": layers, "intermediate_size": 48,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 64,
+        "max_position_embeddings": 512,
+    }  # fmt: skip
     model = llama.Model(llama.ModelArgs.from_dict(arguments | settings))
     model.eval()
     return InterpretableModel(model, tokenizer=tokenizer)

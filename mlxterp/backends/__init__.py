@@ -1,4 +1,4 @@
-"""Chooses a wing: MLX where it is installed, else PyTorch. Nothing heavy is imported before it is asked for."""
+"""Chooses a wing: MLX where it is installed, else PyTorch. Nothing heavy is imported until asked for."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def backend_of(array: Any) -> Backend:
     package = type(array).__module__.partition(".")[0]
     if package in _PACKAGES:
         return _load(package)
-    raise InputError(
-        f"Expected an mlx or torch array, got {type(array).__module__}.{type(array).__name__}."
-    )
+    raise InputError(f"Expected an mlx or torch array, got {type(array).__module__}.{type(array).__name__}.")
 
 
 def load_language_model(source: str, tokenizer: Any = None, backend: str | None = None) -> LanguageModel:

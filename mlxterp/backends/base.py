@@ -133,7 +133,7 @@ class LanguageModel(Protocol):
     model_type: str
     """"llama", "gpt2", …; the class name where a model does not say."""
     tokenizer: Any
-    modules: Mapping[str, str]
+    modules: dict[str, str]
     """Native path → class name, parents before children."""
     layers: tuple[str, ...]
     """Native paths of the decoder blocks, in order."""

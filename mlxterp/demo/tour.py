@@ -27,14 +27,15 @@ def run_tour(out: TextIO, text: str | None = None, backend: str | None = None) -
     say(f"{model}\n{sae}")
 
     say(f'\n1. Which features does this text activate?\n   "{text}"')
-    top = model.get_top_features_for_text(text, sae, layer, component, top_k=5)
+    top = _not_of_the_start(model, sae, text)
     for feature, activation in top:
         say(f"   feature {feature:>5}   activation {activation:6.2f}   {_peak(model, sae, text, feature)}")
+    stories = [story for story in texts if len(model.tokenize(story)) <= 256][:_CORPUS]
 
-    say(f"\n2. Which texts activate these features? (of {_CORPUS} stories)")
+    say(f"\n2. Which texts activate these features? (of {len(stories)} stories)")
     for feature, _ in top[:3]:
         say(f"   feature {feature}")
-        found = model.get_top_texts_for_feature(feature, sae, texts[:_CORPUS], layer, component, top_k=4)
+        found = model.get_top_texts_for_feature(feature, sae, stories, layer, component, top_k=4)
         for story, activation, position in found:
             say(f"     {activation:6.2f}   {_in_context(model, story, position)}")
 
@@ -49,6 +50,14 @@ def run_tour(out: TextIO, text: str | None = None, backend: str | None = None) -
         story = model.generate(text, max_tokens=24, interventions=edit)
         say(f"   {name + ':':<18} …{' '.join(story.split())}")
     say("\nThe same calls work on any mlx-lm model. README.md goes on from here.")
+
+
+def _not_of_the_start(model: InterpretableModel, sae: SAE, text: str) -> list[tuple[int, float]]:
+    """The five strongest features, without those that peak on the token that begins every text."""
+    layer, component = place_of(sae)
+    top = model.get_top_features_for_text(text, sae, layer, component, top_k=20)
+    peaks = {f: model.get_top_texts_for_feature(f, sae, [text], layer, component)[0][2] for f, _ in top}
+    return [(f, a) for f, a in top if peaks[f] > 0][:5]
 
 
 def place_of(sae: SAE) -> tuple[int, str]:
@@ -70,7 +79,7 @@ def ablation(sae: SAE, feature: int) -> Callable[[Array], Array]:
 def strongest_effect(
     model: InterpretableModel, sae: SAE, text: str, features: list[int]
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """Of `features`, the one whose ablation changes the next token's distribution most; and both distributions."""
+    """The feature whose ablation changes the next token most, and its distribution before and after."""
     before = _next_token(model, text)
     after = {f: _next_token(model, text, {str(sae.component): ablation(sae, f)}) for f in features}
     feature = max(features, key=lambda f: float(np.abs(after[f] - before).sum()))

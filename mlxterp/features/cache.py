@@ -40,6 +40,8 @@ class Entry:
     """Row f: the tokens (numbers in the corpus) where feature f is active, ascending."""
     offsets: np.ndarray
     """int64, (texts + 1,): as in `Corpus`."""
+    prefixes: np.ndarray
+    """uint64, (n,): as `Corpus.prefixes` gives them."""
     shortest: int
     """Number of the text that is run again."""
     proof_ids: np.ndarray
@@ -99,7 +101,9 @@ class Keeper:
             self._tokens.append(tokens)
             self._parts.append(features)
 
-    def finish(self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus) -> None:
+    def finish(
+        self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus, prefixes: np.ndarray
+    ) -> None:
         """Makes the entry, and lets older ones go."""
         if not self._parts or 4 * self._size > LIMIT or corpus.texts is None:
             return
@@ -111,9 +115,8 @@ class Keeper:
             reference = weakref.ref(model, _forget)
         except TypeError:  # a model that cannot be watched could be replaced by another at its address
             return
-        entry = Entry(
-            reference, by_feature, corpus.offsets, shortest, ids, _prove(model, component, ids)
-        )
+        proof = _prove(model, component, ids)
+        entry = Entry(reference, by_feature, corpus.offsets, prefixes, shortest, ids, proof)
         with _lock:
             _entries[_key(model, component, sae, corpus.texts)] = entry
             while len(_entries) > ENTRIES or _size() > LIMIT:
@@ -127,12 +130,12 @@ def _forget(reference: weakref.ref) -> None:
 
 
 def _prove(model: LanguageModel, component: Component, ids: np.ndarray) -> np.ndarray:
-    corpus = Corpus.from_token_ids([ids[:_PROOF_TOKENS]])
+    corpus = Corpus.from_token_ids([ids[:_PROOF_TOKENS].tolist()])
     return np.concatenate([model.backend.get(part.values) for part in collect(model, corpus, component)])
 
 
 def _size() -> int:
-    return sum(entry.by_feature.nbytes + entry.offsets.nbytes for entry in list(_entries.values()))
+    return sum(e.by_feature.nbytes + e.offsets.nbytes + e.prefixes.nbytes for e in list(_entries.values()))
 
 
 def _key(model: LanguageModel, component: Component, sae: SAE, texts: Sequence[str]) -> Key:

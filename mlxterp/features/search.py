@@ -22,9 +22,18 @@ from .collect import collect
 
 Tokenize = Callable[[str], Sequence[int]]
 
+_ROUNDING = 0.02
+"""Relative difference that the rounding of bfloat16 can make; in float32 it is a thousand times less."""
+
 
 def top_features(
-    model: LanguageModel, text: str, sae: SAE, component: Component, *, tokenize: Tokenize | None, top_k: int = 10
+    model: LanguageModel,
+    text: str,
+    sae: SAE,
+    component: Component,
+    *,
+    tokenize: Tokenize | None,
+    top_k: int = 10,
 ) -> list[tuple[int, float]]:
     """The features most active on a text: (feature id, its largest activation on any token).
 
@@ -72,7 +81,7 @@ def top_texts(
     known = cache.look_up(model, component, sae, texts, tokenize)
     if known is not None:
         tokens, values = known.by_feature.row(int(feature_id))
-        return _strongest(tokens, values, known.offsets, texts, top_k)
+        return _strongest(tokens, values, known.offsets, known.prefixes, texts, top_k)
     corpus = Corpus.from_texts(texts, tokenize)
     keeper = cache.Keeper()
     found = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
@@ -80,9 +89,11 @@ def top_texts(
         hits = np.flatnonzero(features.indices == feature_id)
         found.append((tokens[features.row_ids[hits]], features.values[hits]))
         keeper.add(tokens, features)
-    keeper.finish(model, component, sae, corpus)
+    prefixes = corpus.prefixes()
+    keeper.finish(model, component, sae, corpus, prefixes)
     tokens, values = (np.concatenate(column) for column in zip(*found, strict=True))
-    return _strongest(tokens, values, corpus.offsets, texts, top_k)
+    order = np.argsort(tokens)
+    return _strongest(tokens[order], values[order], corpus.offsets, prefixes, texts, top_k)
 
 
 def encode_corpus(
@@ -114,9 +125,15 @@ def check_feature(sae: SAE, feature_id: int) -> None:
 
 
 def _strongest(
-    tokens: np.ndarray, values: np.ndarray, offsets: np.ndarray, texts: Sequence[str], top_k: int
+    tokens: np.ndarray,
+    values: np.ndarray,
+    offsets: np.ndarray,
+    prefixes: np.ndarray,
+    texts: Sequence[str],
+    top_k: int,
 ) -> list[tuple[str, float, int]]:
-    """The best token of each text, then the best texts; `tokens` are numbers in the corpus."""
+    """The best token of each text, then the best texts; `tokens` are numbers in the corpus, ascending."""
+    values = _without_rounding(values, prefixes[tokens])
     text_ids = np.searchsorted(offsets, tokens, side="right") - 1
     order = np.lexsort((tokens, -values, text_ids))
     _, first = np.unique(text_ids[order], return_index=True)
@@ -124,8 +141,19 @@ def _strongest(
     best = best[np.argsort(-values[best], kind="stable")][:top_k]
     return [
         (texts[t], float(v), int(token - offsets[t]))
-        for t, v, token in zip(text_ids[best].tolist(), values[best], tokens[best], strict=True)
+        for t, v, token in zip(map(int, text_ids[best]), values[best], tokens[best], strict=True)
     ]
+
+
+def _without_rounding(values: np.ndarray, prefixes: np.ndarray) -> np.ndarray:
+    """The same value wherever the text so far is the same (a BOS token, a text given twice).
+
+    The model computes the same there but for the rounding of another batch, which would otherwise
+    decide which text comes first.
+    """
+    _, first, which = np.unique(prefixes, return_index=True, return_inverse=True)
+    earliest = values[first][which]
+    return np.where(np.abs(values - earliest) <= _ROUNDING * np.abs(earliest), earliest, values)
 
 
 def _check_top_k(top_k: int) -> None:

@@ -42,12 +42,13 @@ class SAETrainConfig:
     aux_weight: float = 1 / 32
     """Weight of the error that dead features are asked to explain; 0 leaves them dead."""
     dead_after: int | None = None
-    """A feature that has not fired for this many tokens is dead; None means 5 % of the run, at most 10 million."""
+    """A feature silent for this many tokens is dead; None means 5 % of the run, at most 10 million."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise SAEError(
-                f"Unknown architecture {self.architecture!r}. This version trains: {', '.join(ARCHITECTURES)}."
+                f"Unknown architecture {self.architecture!r}."
+                f" This version trains: {', '.join(ARCHITECTURES)}."
             )
         for name in ("d_hidden", "k", "tokens", "epochs", "batch_size", "dead_after"):
             _check_count(name, getattr(self, name))
@@ -90,10 +91,10 @@ class SAETrainConfig:
 def learning_rate(d_hidden: int, steps: int) -> float:
     """Peak learning rate of Adam that was measured to work: narrower SAEs and shorter runs take more.
 
-    2e-4 / sqrt(d_hidden / 16384) for 20,000 steps and more, 2.5 times that for 2,000 and fewer.
+    2e-4 / sqrt(d_hidden / 16384) for 20,000 steps and more, 4 times that for 2,000 and fewer.
     """
     shortness = math.log(20_000 / min(max(steps, 2_000), 20_000)) / math.log(10)  # 1 at 2,000, 0 at 20,000
-    return 2e-4 * math.sqrt(16_384 / d_hidden) * 2.5**shortness
+    return 2e-4 * math.sqrt(16_384 / d_hidden) * 4**shortness
 
 
 def _is_int(value: Any) -> bool:
@@ -108,5 +109,5 @@ def _check_count(name: str, value: Any) -> None:
     optional = name in ("d_hidden", "tokens", "dead_after")
     if value is None and optional:
         return
-    if not _is_int(value) or value < 1:
+    if value is None or not _is_int(value) or value < 1:
         raise SAEError(f"{name} is {value!r}; it must be an integer of at least 1{' or None' * optional}.")

@@ -24,7 +24,9 @@ FORMAT = "mlxterp"
 VERSION = 1
 
 
-def write_sae(path: str | os.PathLike, weights: SAEWeights, activation: TopK, metadata: dict[str, Any]) -> Path:
+def write_sae(
+    path: str | os.PathLike, weights: SAEWeights, activation: TopK, metadata: dict[str, Any]
+) -> Path:
     """Makes or replaces the folder `path`; returns it.
 
     Raises:
@@ -64,7 +66,7 @@ def read_sae(path: str | os.PathLike, format: str | None = None) -> tuple[SAEWei
         k = config["k"]
         sizes = (config["d_model"], config["d_hidden"], config["d_out"])
     except KeyError as error:
-        raise SAEError(f"{folder / CONFIG} lacks {error}. The file is incomplete; save the SAE again.") from error
+        raise SAEError(f"{folder / CONFIG} lacks {error}. It is incomplete; save the SAE again.") from error
     except SAEError as error:
         raise SAEError(f"{folder / WEIGHTS}: {error}") from error
     found = (*weights.W_enc.shape, weights.W_dec.shape[1])
@@ -87,10 +89,13 @@ def _check_target(target: Path) -> None:
         )
     if not target.exists():
         return
-    others = [p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG)] if target.is_dir() else None
-    if others is None or others:
-        what = "is a file" if others is None else f"holds {', '.join(sorted(others)[:3])}"
-        raise SAEError(f"{target} {what} and would be overwritten. Choose another path or remove it first.")
+    what = "is a file"
+    if target.is_dir():
+        others = sorted(p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG))
+        if not others:
+            return
+        what = f"holds {', '.join(others[:3])}"
+    raise SAEError(f"{target} {what} and would be overwritten. Choose another path or remove it first.")
 
 
 def _as_json(weights: SAEWeights, activation: TopK, metadata: dict[str, Any]) -> str:
@@ -109,7 +114,7 @@ def _as_json(weights: SAEWeights, activation: TopK, metadata: dict[str, Any]) ->
     try:
         return json.dumps(config, indent=2, default=_plain) + "\n"
     except (TypeError, ValueError) as error:
-        raise SAEError(f"The SAE's metadata cannot be written as JSON: {error}. Remove that entry.") from error
+        raise SAEError(f"The metadata cannot be written as JSON: {error}. Remove that entry.") from error
 
 
 def _plain(value: Any) -> Any:
@@ -156,8 +161,8 @@ def _find_folder(path: Path) -> Path:
         found = path.name if path.is_file() else ", ".join(names[:5]) or "nothing"
         raise SAEError(
             f"{path} is not an SAE saved by mlxterp: expected a folder with {CONFIG} and {WEIGHTS}, or one of"
-            f" the two, found {found}. Other libraries' files can be read by your own code and handed to"
-            " SAE(SAEWeights(...), TopK(k))."
+            f" the two, found {found}. The weights of other libraries can be handed to"
+            " SAE(mlxterp.weights.SAEWeights(...), mlxterp.weights.TopK(k))."
         )
     return folder
 
@@ -187,7 +192,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise SAEError(f"{path} cannot be read: {error}. The file is damaged; save the SAE again.") from error
     missing = [name for name in NAMES if name not in arrays]
     if missing:
-        raise SAEError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}.")
+        held = ", ".join(sorted(arrays)) or "nothing"
+        raise SAEError(f"{path} lacks {', '.join(missing)}; it holds {held}. Save the SAE again.")
     for name in NAMES:
         arrays[name].flags.writeable = False  # nobody else holds them, so the SAE need not copy
     return {name: arrays[name] for name in NAMES}

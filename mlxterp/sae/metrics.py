@@ -22,7 +22,9 @@ def explained_variance(sae: SAE, x: Array) -> float:
         InputError: x is not (n, d_model), or all its rows are equal.
     """
     if sae.d_out != sae.d_model:
-        raise SAEError(f"This SAE maps width {sae.d_model} to {sae.d_out}, so it does not reconstruct its input.")
+        raise SAEError(
+            f"This SAE maps width {sae.d_model} to {sae.d_out}, so it does not reconstruct its input."
+        )
     if getattr(x, "ndim", 0) != 2 or len(x) == 0:
         raise InputError(f"Expected activations (n, d_model), got shape {tuple(getattr(x, 'shape', ()))}.")
     parts = [x[i : i + _ROWS] for i in range(0, len(x), _ROWS)]

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import backend_of, get_backend
+from ..backends import get_backend
 from ..backends.base import Backend
 from ..errors import InputError, SAEError
 from ..sites import Array
 from ..sparse import SparseFeatures
 from ..weights import NAMES, SAEWeights, TopK
 from .files import read_sae, write_sae
+from .placement import Placement
 
 
 class SAE:
@@ -47,15 +48,17 @@ class SAE:
         backend: str | None = None,
         device: str | None = None,
     ):
-        self._weights = weights.map(_own_float32)
+        self._placement = Placement(weights, backend, device)
         self.activation = activation
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self._backend, self._device = backend, device
-        self._native: dict[tuple[str, str | None], SAEWeights] = {}
         self._fingerprint: str | None = None
         _check(self._weights, activation)
 
     # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def _weights(self) -> SAEWeights:
+        return self._placement.weights
 
     @property
     def W_enc(self) -> np.ndarray:
@@ -110,7 +113,7 @@ class SAE:
     @property
     def backend(self) -> str:
         """"mlx" or "torch": where NumPy input is computed."""
-        return self._backend or get_backend().name
+        return self._placement.backend
 
     @property
     def fingerprint(self) -> str:
@@ -120,7 +123,7 @@ class SAE:
             for name in NAMES:
                 array = getattr(self._weights, name)
                 digest.update(f"{name} {array.shape}".encode())
-                digest.update(np.ascontiguousarray(array))
+                digest.update(np.ascontiguousarray(array).data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -168,14 +171,15 @@ class SAE:
         if width != self.d_hidden:
             raise SAEError(f"Expected features of this SAE, (…, {self.d_hidden}), got {width} of them.")
         if isinstance(features, SparseFeatures):
-            backend, weights = self._at(get_backend(self._backend), self._device)
+            backend, weights = self._placement.home()
             ids, values = features.to_topk()
             native = backend.put(values, like=weights.b_dec)
             return backend.get(backend.decode(backend.put_index(ids, native), native, weights))
-        backend, weights, native = self._place(features)
+        backend, weights, native = self._placement.of(features)
         shape = tuple(native.shape[:-1])
         flat = native.reshape((math.prod(shape), self.d_hidden))
-        return self._like(features, backend, backend.decode_dense(flat, weights).reshape((*shape, self.d_out)))
+        out = backend.decode_dense(flat, weights)
+        return self._like(features, backend, out.reshape((*shape, self.d_out)))
 
     def reconstruct(self, x: Array) -> Array:
         """What `decode(encode(x))` gives, (…, d_out), without dense features in between."""
@@ -247,7 +251,7 @@ class SAE:
                 f" It was trained on {self.component or 'a component that its metadata does not name'};"
                 " choose that component, or an SAE of this width."
             )
-        backend, weights, native = self._place(x)
+        backend, weights, native = self._placement.of(x)
         native = native.reshape((math.prod(shape[:-1]), self.d_model))
         if not backend.all_finite(native):
             raise SAEError(
@@ -255,29 +259,6 @@ class SAE:
                 " Run the model in float32 or bfloat16, or drop those tokens."
             )
         return backend, weights, native, shape[:-1]
-
-    def _place(self, x: Array) -> tuple[Backend, SAEWeights, Array]:
-        if isinstance(x, np.ndarray):
-            backend, weights = self._at(get_backend(self._backend), self._device)
-            return backend, weights, backend.put(np.asarray(x, dtype=np.float32), like=weights.b_dec)
-        backend = backend_of(x)
-        return (*self._at(backend, backend.device(x)), x)
-
-    def _at(self, backend: Backend, device: str | None) -> tuple[Backend, SAEWeights]:
-        """Native weights at a place; they are put there once."""
-        key = (backend.name, device)
-        if key not in self._native:
-            native = backend.put_weights(self._weights, device)
-            exact = (backend.name, backend.device(native.b_dec))
-            self._native[key] = self._native.setdefault(exact, native)
-            self._share(backend, native)
-        return backend, self._native[key]
-
-    def _share(self, backend: Backend, native: SAEWeights) -> None:
-        """Lets go of our own copy where NumPy can look at the native one."""
-        views = native.map(backend.view)
-        if all(getattr(views, name) is not None for name in NAMES):
-            self._weights = views.map(_locked)
 
     @staticmethod
     def _like(x: Array, backend: Backend, result: Array) -> Array:
@@ -289,16 +270,6 @@ def _width(features: Array) -> int:
     if not shape:
         raise InputError(f"Expected SparseFeatures or an array (…, d_hidden), got {type(features).__name__}.")
     return int(shape[-1])
-
-
-def _own_float32(x: np.ndarray) -> np.ndarray:
-    owned = x.dtype == np.float32 and not x.flags.writeable
-    return x if owned else _locked(np.array(x, dtype=np.float32))
-
-
-def _locked(x: np.ndarray) -> np.ndarray:
-    x.flags.writeable = False
-    return x
 
 
 def _check(weights: SAEWeights, activation: TopK) -> None:

@@ -142,10 +142,12 @@ def _as_rows(x: Array) -> np.ndarray:
         try:
             engine = backend_of(x)
         except InputError as error:
-            raise SAEError(f"Expected activations as an array (n, d_model), got {type(x).__name__}.") from error
+            raise SAEError(f"Expected an array (n, d_model), got {type(x).__name__}.") from error
         x = engine.get(x)
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "fiu":
-        raise SAEError(f"Expected numbers (n, d_model), got {x.dtype} of shape {x.shape}. Join batches first.")
+        raise SAEError(
+            f"Expected numbers (n, d_model), got {x.dtype} of shape {x.shape}. Give one row for each token."
+        )
     for start in range(0, len(x), _SAMPLE):
         bad = np.flatnonzero(~np.isfinite(_float32(x, slice(start, start + _SAMPLE))).all(axis=1))
         if bad.size:

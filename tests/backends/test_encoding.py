@@ -22,7 +22,8 @@ def random_weights(d_model: int, d_hidden: int, seed: int = 0, subtract_b_dec: b
 
 def whole_weights(rng: np.random.Generator, d_model: int, d_hidden: int) -> SAEWeights:
     """Small whole numbers: sums are exact in every library, and ties are everywhere."""
-    W_enc, W_dec = (rng.integers(-2, 3, s).astype(np.float32) for s in ((d_model, d_hidden), (d_hidden, d_model)))
+    W_enc = rng.integers(-2, 3, (d_model, d_hidden)).astype(np.float32)
+    W_dec = rng.integers(-2, 3, (d_hidden, d_model)).astype(np.float32)
     return SAEWeights(W_enc, np.zeros(d_hidden, np.float32), W_dec, np.zeros(d_model, np.float32))
 
 

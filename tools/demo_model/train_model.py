@@ -77,18 +77,12 @@ def main() -> None:
 
     model = LlamaForCausalLM(_config())
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    kept = train_model(
-        model, windows, lambda: held_out_loss(model, tokenizer, held_out, args.bf16), args
-    )
+    kept = train_model(model, windows, lambda: held_out_loss(model, tokenizer, held_out, args.bf16), args)
 
     loss = held_out_loss(model, tokenizer, held_out)
-    print(
-        f"kept step {kept.step} after {kept.seconds / 60:.1f} minutes: held out {loss}", flush=True
-    )
+    print(f"kept step {kept.step} after {kept.seconds / 60:.1f} minutes: held out {loss}", flush=True)
     export(model, tokenizer, args.out)
-    card = _card(
-        model, kept, kept.step / windows.batches_per_epoch, loss, len(train), len(held_out), args
-    )
+    card = _card(model, kept, kept.step / windows.batches_per_epoch, loss, len(train), len(held_out), args)
     _write(args.out / "MODEL_CARD.md", card.encode())
     if args.stories:
         _write(args.stories, f"\n{END}\n".join(held_out).encode() + b"\n")
@@ -217,7 +211,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices, lr: float, weight_decay: float, momentum: float = 0.95):
-        super().__init__(matrices, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -234,6 +228,7 @@ class Muon(torch.optim.Optimizer):
                     p.add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
     def _nesterov(self, p: torch.Tensor, momentum: float) -> torch.Tensor:
+        assert p.grad is not None
         average = self.state[p].setdefault("momentum", torch.zeros_like(p))
         average.lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(average, momentum)
@@ -360,9 +355,7 @@ def learning_rate_share(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def held_out_loss(
-    model, tokenizer: Tokenizer, stories: list[str], bf16: bool = False
-) -> HeldOutLoss:
+def held_out_loss(model, tokenizer: Tokenizer, stories: list[str], bf16: bool = False) -> HeldOutLoss:
     """Loss over whole stories, each alone behind its BOS; its closing EOS counts as a token.
 
     Every token is predicted once. In a story longer than the context the window moves by half a
@@ -539,9 +532,7 @@ On another processor the last digits of the loss will differ.
 """
 
 
-def _card(
-    model, kept: Kept, epochs: float, loss: HeldOutLoss, train: int, held_out: int, args
-) -> str:
+def _card(model, kept: Kept, epochs: float, loss: HeldOutLoss, train: int, held_out: int, args) -> str:
     config = model.config
     return _CARD.format(
         layers=config.num_hidden_layers,
@@ -609,7 +600,7 @@ def _refuse_other_run(path: Path, args) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--text", type=Path, required=True, help=f"stories separated by {END}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the exported model")
     parser.add_argument("--stories", type=Path, help="also write the held-out stories to this file")

@@ -93,8 +93,8 @@ def _default_device() -> str:
 def _check_device(device: str | None) -> None:
     if device not in (None, _default_device()):
         raise BackendError(
-            f"MLX arrays have no device of their own, so {device!r} cannot be chosen here; everything runs on"
-            f" the default device, now {_default_device()!r}. Leave device=None and call mx.set_default_device."
+            f"MLX arrays have no device of their own, so {device!r} cannot be chosen here: everything runs on"
+            f" the default device, now {_default_device()!r}. Leave device=None; see mx.set_default_device."
         )
 
 

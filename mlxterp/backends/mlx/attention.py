@@ -56,8 +56,16 @@ def _block(tracer: Tracer) -> str | None:
     return None
 
 
-def _attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None,
-               sinks: mx.array | None = None, **options: Any) -> mx.array:
+def _attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: Any = None,
+    sinks: mx.array | None = None,
+    **options: Any,
+) -> mx.array:
     original = _originals["sdpa"]
     tracer = current_tracer()
     block = None if tracer is None else _block(tracer)
@@ -79,8 +87,9 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any
     return tracer.pass_through(Site(block, "z"), z, number)
 
 
-def attention_pattern(q: mx.array, k: mx.array, scale: float, mask: Any = None,
-                      sinks: mx.array | None = None) -> mx.array:
+def attention_pattern(
+    q: mx.array, k: mx.array, scale: float, mask: Any = None, sinks: mx.array | None = None
+) -> mx.array:
     """softmax(q kᵀ · scale + mask), (batch, heads, queries, keys), in the dtype of q.
 
     With attention sinks a row sums to less than 1: the rest went to the sink.
@@ -91,10 +100,7 @@ def attention_pattern(q: mx.array, k: mx.array, scale: float, mask: Any = None,
         n, m = scores.shape[-2:]
         mask = mx.arange(m - n, m)[:, None] >= mx.arange(m)[None]
     if mask is not None:
-        if mask.dtype == mx.bool_:
-            scores = mx.where(mask, scores, mx.finfo(mx.float32).min)
-        else:
-            scores = scores + mask
+        scores = mx.where(mask, scores, mx.finfo(mx.float32).min) if mask.dtype == mx.bool_ else scores + mask
     softmax = _originals.get("softmax", mx.softmax)
     if sinks is None:
         return softmax(scores, axis=-1, precise=True).astype(q.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -41,18 +41,18 @@ def stream_tokens(
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     ends = end_tokens(tokenizer)
     text = _TextStream(tokenizer, prompt)
-    steps = generate_step(
+    steps: Iterator[tuple[Any, Any]] = generate_step(
         mx.array(list(prompt)),
-        _Steps(model, step),
+        cast(nn.Module, _Steps(model, step)),
         max_tokens=max_tokens,
         sampler=_sampler(temperature, top_p, seed),
         prefill_step_size=prefill_step_size,
     )
-    with wired_limit(model, [generation_stream]):
+    with wired_limit(model, [cast(mx.Stream, generation_stream)]):
         for token, _ in steps:
             if token in ends:
                 break
-            yield token, text.add(token)
+            yield int(token), text.add(int(token))
     rest = text.finish()
     if rest:
         yield None, rest

@@ -122,8 +122,9 @@ class Tracer:
         self.log.append((node, _keep(out)) if self.everything else None)
         return out
 
-    def _repeat(self, earlier: Recording, node: Node, module: nn.Module, original: Callable,
-                args: tuple, kwargs: dict) -> Any:
+    def _repeat(
+        self, earlier: Recording, node: Node, module: nn.Module, original: Callable, args: tuple, kwargs: dict
+    ) -> Any:
         """A call in a pass that starts from an earlier one: not made again if no new edit reaches it."""
         path, number = node.path, self._next_number(node.path)
         done = earlier.finished((path, number), self._dirty)
@@ -226,7 +227,6 @@ def _keep(out: Any) -> Any:
     if type(out) is list:
         return [x[...] if isinstance(x, mx.array) else x for x in out]
     return out
-
 
 
 def first_array(out: Any) -> mx.array | None:

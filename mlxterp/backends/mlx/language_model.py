@@ -54,7 +54,7 @@ class MLXLanguageModel:
 
     def _find_layers(self) -> tuple[str, ...]:
         try:
-            blocks = list(self.model.layers)
+            blocks = list(self.model.layers or ())
         except (AttributeError, TypeError):
             blocks = []
         paths = [self._path_of(block) for block in blocks if isinstance(block, nn.Module)]
@@ -78,7 +78,7 @@ class MLXLanguageModel:
 
     def _measure(self) -> None:
         try:
-            logits = self.model(mx.zeros((1, 1), dtype=mx.int32))  # builds a graph, computes nothing
+            logits: Any = self.model(mx.zeros((1, 1), dtype=mx.int32))  # builds a graph, computes nothing
             self.vocab_size = int(logits.shape[-1])
             if logits.ndim != 3:
                 raise ValueError(f"its output has shape {logits.shape}")
@@ -100,7 +100,7 @@ class MLXLanguageModel:
         ]
         self.learned_positions = bool(tables)
         if tables:
-            self.max_positions = int(tables[0].weight.shape[0])
+            self.max_positions = int(tables[0]["weight"].shape[0])
 
     def _width(self) -> int:
         site = Site(self.layers[0], "input")
@@ -177,8 +177,7 @@ class MLXLanguageModel:
         with attention_seen(tracer), hooked(tracer):
             return self.model(ids, **options)
 
-    def _finish(self, run: Run, tracer: Tracer, capture: Sequence[Site],
-                edits: Sequence[SiteEdit]) -> None:
+    def _finish(self, run: Run, tracer: Tracer, capture: Sequence[Site], edits: Sequence[SiteEdit]) -> None:
         run.calls = tracer.calls()
         if tracer.everything:
             run.memory = tracer
@@ -231,8 +230,15 @@ class MLXLanguageModel:
             return logits
 
         return stream_tokens(
-            self.model, step, self.tokenizer, prompt, max_tokens, temperature=temperature,
-            top_p=top_p, seed=seed, prefill_step_size=prefill_step_size,
+            self.model,
+            step,
+            self.tokenizer,
+            prompt,
+            max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            prefill_step_size=prefill_step_size,
         )
 
     def gradients(
@@ -243,8 +249,8 @@ class MLXLanguageModel:
         deltas: Mapping[str, Sequence[mx.array]],
     ) -> tuple[mx.array, dict[str, list[mx.array]]]:
         def value(deltas: dict) -> mx.array:
-            logits = self.run(batch, edits=edits(deltas)).logits
-            result = objective(logits)
+            logits: Any = self.run(batch, edits=edits(deltas)).logits
+            result: Any = objective(logits)
             if not isinstance(result, mx.array) or result.size != 1:
                 shape = getattr(result, "shape", type(result).__name__)
                 raise InputError(f"The objective must return one number, got {shape}.")
@@ -259,6 +265,11 @@ class MLXLanguageModel:
         batch = TokenBatch.from_rows([[0]] * x.shape[0])
 
         def replace(old: mx.array, run: Run, call: int) -> mx.array:
+            if old.shape != (x.shape[0], 1, x.shape[1]):
+                raise ComponentError(
+                    f"The blocks of this {self.model_type} model put out shape {old.shape}, not one residual"
+                    " stream (batch, positions, d_model), so vectors of it cannot be decoded."
+                )
             return x[:, None, :].astype(old.dtype)
 
         logits = self.run(batch, edits=[SiteEdit(Site(self.layers[-1]), replace)]).logits
@@ -266,8 +277,9 @@ class MLXLanguageModel:
         return logits[:, 0]
 
 
-def _carry_over(capture: Sequence[Site], reuse: Run, run: Run, earlier: Recording,
-                dirty: float) -> list[Site]:
+def _carry_over(
+    capture: Sequence[Site], reuse: Run, run: Run, earlier: Recording, dirty: float
+) -> list[Site]:
     """Keeps the values that no new edit can change; returns the sites that must be seen again."""
     again: list[Site] = []
     for site in capture:

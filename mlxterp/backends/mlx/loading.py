@@ -11,10 +11,19 @@ from typing import Any
 from ...errors import BackendError, ConfigWarning, InputError
 from .language_model import MLXLanguageModel
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tiktoken.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "tiktoken.model",
+)
 """A folder with none of these holds a model without a tokenizer, which takes token ids."""
 _NESTED = ("rope_parameters", "rope_scaling")
-_RENAMED = {"rope_theta": ("rope_theta", "rotary_emb_base"), "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct")}
+_RENAMED = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
 
 
 def load_language_model(source: str, tokenizer: Any = None) -> MLXLanguageModel:
@@ -25,8 +34,8 @@ def load_language_model(source: str, tokenizer: Any = None) -> MLXLanguageModel:
         BackendError: mlx-lm is not installed.
     """
     try:
-        from mlx_lm.utils import load_config, load_model, load_tokenizer
         from mlx_lm.utils import _download as download  # the only call that keeps cache and offline mode
+        from mlx_lm.utils import load_config, load_model, load_tokenizer
     except ImportError as error:
         raise BackendError(
             'Loading a model by name needs mlx-lm: pip install mlxterp (on Linux "mlxterp[cpu]" or'

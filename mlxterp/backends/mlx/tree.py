@@ -16,7 +16,7 @@ import mlx.nn as nn
 
 from ...sites import ATTENTION_PORTS, Site
 
-_COMPILED = type(mx.compile(lambda x: x))
+_COMPILED: type = type(mx.compile(lambda x: x))
 
 
 @dataclass(eq=False, slots=True)

@@ -62,7 +62,7 @@ def _interface() -> Any:
 def _get_interface(self: Any, implementation: str, default: Callable) -> Callable:
     assert _original is not None
     function = _original(self, implementation, default)
-    return function if current_tracer() is None else partial(_attention, function, implementation)
+    return function if current_tracer() is None else partial(_attention, function, implementation or "eager")
 
 
 def _block(tracer: Tracer) -> str | None:
@@ -74,7 +74,7 @@ def _block(tracer: Tracer) -> str | None:
 
 
 def _attention(
-    function: Callable, implementation: str | None, module: nn.Module, query: torch.Tensor,
+    function: Callable, implementation: str, module: nn.Module, query: torch.Tensor,
     key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None, **options: Any,
 ) -> Any:
     """`function` on values that the pass has seen and edited; its output is (batch, positions, heads, …)."""

@@ -24,7 +24,7 @@ from ...sites import ATTENTION_PORTS, Run, Site, SiteEdit
 from .modes import uncompiled
 from .record import Call, Record
 from .tree import ModuleTree, Node
-from .values import copied, first_tensor, states, with_first, written_to
+from .values import Copies, copied, first_tensor, states, with_first, written_to
 
 _active: ContextVar[Tracer | None] = ContextVar("mlxterp_torch_tracer", default=None)
 _lock = threading.RLock()
@@ -111,6 +111,7 @@ class Tracer:
         self.reached: set[Site] = set()
         self.counts: dict[str, int] = {}
         self._attention_calls: dict[str, int] = {}
+        self._copies = Copies()
 
     # -- one call -----------------------------------------------------------------------------
 
@@ -150,7 +151,7 @@ class Tracer:
                 record.writes.add(call)
             if known is None:
                 out = self._output(call, out, False)
-                record.end(call, began, copied(out))
+                record.end(call, began, copied(out, self._copies.of))
                 return out
         # What was known stays the very same object in the record; the caller gets a copy.
         out = self._output(call, copied(known), True)
@@ -201,7 +202,7 @@ class Tracer:
             if edit.call is None or edit.call == number:
                 value = self._edited(edit, value, number)
         if site in self.wanted:
-            self.run.values.setdefault(site, []).append(value.clone())
+            self.run.values.setdefault(site, []).append(self._copies.of(value))
         if site in self._stops:
             self._stops[site] -= 1
             if max(self._stops.values()) <= 0:
@@ -255,14 +256,18 @@ def _traced_class(cls: type) -> type:
 
 def _swap_in(modules: Sequence[nn.Module]) -> None:
     with _lock:
-        for module in modules:
+        for i, module in enumerate(modules):
             entry = _swapped.get(id(module))
-            if entry is None:
-                own = type(module)
-                _swapped[id(module)] = [module, own, 1]
-                object.__setattr__(module, "__class__", _traced_class(own))
-            else:
+            if entry is not None:
                 entry[2] += 1
+                continue
+            own = type(module)
+            try:
+                object.__setattr__(module, "__class__", _traced_class(own))
+            except TypeError:  # a class that cannot be derived from
+                _swap_out(modules[:i])
+                raise
+            _swapped[id(module)] = [module, own, 1]
 
 
 def _swap_out(modules: Sequence[nn.Module]) -> None:

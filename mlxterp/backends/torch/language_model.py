@@ -104,11 +104,9 @@ class TorchLanguageModel:
             record = _record_of(reuse)
             dirty = min((record.time_of(e.site, e.call) for e in edits[record.edits :]), default=dirty)
             wanted = _carry_over(wanted, reuse, run, record, dirty)
-        stops = dict.fromkeys((*stop_after, *wanted)) if stop_after else {}
         tracer = Tracer(
             self.tree, wanted, edits, run=run, everything=everything or reuse is not None,
-            previous=record, dirty=dirty,
-            stops={site: max(1, self._calls.get(site.module, 1)) for site in stops},
+            previous=record, dirty=dirty, stops=self._stops((*stop_after, *wanted)) if stop_after else {},
         )
         with settled(self.tree):
             stopped, out = self._call(tracer, self._ids(batch.ids), self._uncached())
@@ -116,6 +114,11 @@ class TorchLanguageModel:
         new = edits[record.edits if record else 0 :]
         self._finish(run, tracer, [*wanted, *(() if stopped else (edit.site for edit in new))])
         return run
+
+    def _stops(self, sites: Sequence[Site]) -> dict[Site, int]:
+        """How often each of `sites` is passed in a whole pass; for attention, the end of its block."""
+        ends = (Site(site.module) if site.port in ATTENTION_PORTS else site for site in sites)
+        return {site: max(1, self._calls.get(site.module, 1)) for site in ends}
 
     def _call(self, tracer: Tracer, ids: torch.Tensor, options: dict[str, Any]) -> tuple[bool, Any]:
         """Whether the pass ended early, and what the model returned."""
@@ -126,8 +129,8 @@ class TorchLanguageModel:
                 return True, None
 
     def _ids(self, ids: Any) -> torch.Tensor:
-        parameter = next(self.model.parameters(), None)
-        device = None if parameter is None else parameter.device
+        places = (p.device for p in self.model.parameters())
+        device = next((place for place in places if place.type != "meta"), None)  # meta: offloaded
         return torch.as_tensor(np.asarray(ids, dtype=np.int64), device=device)
 
     def _uncached(self) -> dict[str, Any]:
@@ -257,17 +260,23 @@ class _Outputs(dict[Site, list[torch.Tensor]]):
         super().__init__(values)
         self._record = record
 
+    def __missing__(self, site: Site) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        while site.port == "output":
+            first = first_tensor(self._record.outputs.get((site.module, len(found))))
+            if first is None:
+                break
+            found.append(first)
+        if not found:
+            raise KeyError(site)
+        self[site] = found
+        return found
+
     def get(self, site: Site, default: Any = None) -> Any:
-        if site not in self and site.port == "output":
-            found: list[torch.Tensor] = []
-            while (out := self._record.outputs.get((site.module, len(found)))) is not None:
-                first = first_tensor(out)
-                if first is None:
-                    break
-                found.append(first)
-            if found:
-                self[site] = found
-        return super().get(site, default)
+        try:
+            return self[site]
+        except KeyError:
+            return default
 
 
 def _record_of(run: Run) -> Record:

@@ -22,8 +22,8 @@ class Record:
     def __init__(self, edits: int):
         self.edits = edits
         """How many edits the pass had."""
-        self.times: dict[Call, tuple[int, int]] = {}
-        """When each call began and ended."""
+        self.times: dict[Call, tuple[int, float]] = {}
+        """When each call began and ended; infinity where the pass stopped before its end."""
         self.outputs: dict[Call, Any] = {}
         """What each call returned, edits included."""
         self.writes: set[Call] = set()
@@ -35,6 +35,7 @@ class Record:
         """Notes that `call` begins; returns the time."""
         self.clock += 1
         self._begun.append((self.clock, call))
+        self.times[call] = (self.clock, float("inf"))
         return self.clock
 
     def end(self, call: Call, began: int, out: Any) -> None:
@@ -53,14 +54,12 @@ class Record:
             yield inner
 
     def adopt(self, other: Record, call: Call, began: int) -> Iterator[str]:
-        """Takes over what was called inside `call` in `other`, as if it had run here from `began` on.
+        """Takes over what was called inside `call`, which ended in `other`, as if it had run here.
 
         Yields the path of each call taken over.
         """
         shift = began - other.times[call][0]
         for inner in other.inside(call):
-            if inner not in other.times:
-                continue
             start, end = other.times[inner]
             self._begun.append((start + shift, inner))
             self.times[inner] = (start + shift, end + shift)
@@ -68,7 +67,7 @@ class Record:
             if inner in other.writes:
                 self.writes.add(inner)
             yield inner[0]
-        self.clock = other.times[call][1] + shift - 1
+        self.clock = int(other.times[call][1]) + shift - 1
 
     def time_of(self, site: Site, call: int | None = None, *, end: bool = False) -> float:
         """When a site is passed; an attention call lies somewhere within its block.

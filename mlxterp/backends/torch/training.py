@@ -1,4 +1,4 @@
-"""Training of a TopK SAE in PyTorch: one step at a time, gradients by autograd through the selected features."""
+"""Training of a TopK SAE in PyTorch, step by step: autograd through the selected features."""
 
 from __future__ import annotations
 

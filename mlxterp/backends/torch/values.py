@@ -7,7 +7,8 @@ is kept and what is handed on are copies. The tensor that stands for a module's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, MutableMapping
+import weakref
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -35,23 +36,43 @@ def with_first(out: Any, value: torch.Tensor) -> Any:
     return _rebuilt(out, [value, *out[1:]])
 
 
-def copied(out: Any) -> Any:
+def copied(out: Any, copy_of: Callable[[torch.Tensor], torch.Tensor] = torch.clone) -> Any:
     """The same structure with copies of its tensors, which no in-place operation reaches."""
     if isinstance(out, torch.Tensor):
-        return out.clone()
+        return copy_of(out)
     if isinstance(out, dict):
         new = copy.copy(out)
         for key, value in out.items():
             if isinstance(value, torch.Tensor):
-                new[key] = value.clone()
+                new[key] = copy_of(value)
         return new
     if isinstance(out, (tuple, list)):
-        return _rebuilt(out, [x.clone() if isinstance(x, torch.Tensor) else x for x in out])
+        return _rebuilt(out, [copy_of(x) if isinstance(x, torch.Tensor) else x for x in out])
     return out
 
 
 def _rebuilt(out: Any, items: list[Any]) -> Any:
     return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
+
+
+class Copies:
+    """One copy of each tensor of a pass, for as long as nobody writes into it.
+
+    A tensor is often the output of several modules (a head's and the whole model's logits).
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, torch.Tensor]] = {}
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """The copy of `x` as it is now."""
+        if x.is_inference():  # nobody counts what is written into these
+            return x.clone()
+        original, version, known = self._known.get(id(x), (None, 0, x))
+        if original is None or original() is not x or version != x._version:
+            known = x.clone()
+            self._known[id(x)] = (weakref.ref(x), x._version, known)
+        return known
 
 
 def states(values: Iterable[Any]) -> list[tuple[Any, Any]]:

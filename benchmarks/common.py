@@ -1,0 +1,75 @@
+"""What benchmarks share: interleaved timing in one process, a line about the machine, JSON out."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(jobs: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
+    """Seconds of each job in each round; jobs take turns in changing order, so that noise hits them all."""
+    order = random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through again
+    for round_number in range(warm_up + rounds):
+        gc.collect()
+        gc.disable()
+        for name in order.sample(list(jobs), len(jobs)):
+            job = jobs[name]
+            start = time.perf_counter()
+            job()
+            seconds = time.perf_counter() - start
+            if round_number >= warm_up:
+                times[name].append(seconds)
+        gc.enable()
+    gc.unfreeze()
+    return times
+
+
+def ratio(times: dict[str, list[float]], job: str, base: str) -> float:
+    """Median over rounds of one job's time to another's in the same round."""
+    return statistics.median(a / b for a, b in zip(times[job], times[base], strict=True))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    versions = {}
+    for package in ("mlxterp", "mlx", "mlx-lm", "torch", "transformers", "nnsight", "mlx-lens", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def report(name: str, rows: dict[str, Any], notes: list[str]) -> None:
+    """Prints the rows and writes them with the machine's description to `results/`."""
+    width = max(len(row) for row in rows)
+    for row, value in rows.items():
+        shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+        sys.stdout.write(f"{row:<{width}}  {shown}\n")
+    for note in notes:
+        sys.stdout.write(f"({note})\n")
+    content = {"benchmark": name, "machine": machine(), "rows": rows, "notes": notes}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{platform.system().lower()}-{platform.machine()}.json"
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(f"written to {path.relative_to(Path(__file__).parent.parent)}\n")

@@ -1,0 +1,30 @@
+"""Which features does a text activate, and which texts activate a feature? Then train an SAE of your own.
+
+    python examples/features_both_ways.py
+
+Runs offline on the embedded model, in about a minute.
+"""
+
+import mlxterp
+from mlxterp import SAETrainConfig
+
+model, sae, texts = mlxterp.load_demo()
+layer, component = 1, "resid_post"  # where the demo's SAE belongs: sae.metadata["component"]
+print(model, sae, sep="\n")
+
+text = "The little dog ran to the park and barked at a cat."
+print(f"\nFeatures of {text!r}")
+for feature, activation in model.get_top_features_for_text(text, sae, layer, component, top_k=5):
+    print(f"  feature {feature}: {activation:.2f}")
+    found = model.get_top_texts_for_feature(feature, sae, texts[:100], layer, component, top_k=3)
+    for story, strength, position in found:
+        around = model.to_str_tokens(story)[max(0, position - 6) : position + 1]
+        print(f"    [{strength:.2f}] …{''.join(around)}".replace("\n", " "))
+
+print("\nAn SAE of your own, on the MLP of layer 2:")
+config = SAETrainConfig(d_hidden=512, k=12, batch_size=1024)
+own = model.train_sae(2, [t[:800] for t in texts[:120]], "mlp", config, skip_first=True)
+facts = own.metadata["training"]
+print(f"  {own}: explained variance {facts['explained_variance']:.2f} after {facts['tokens']} tokens")
+for feature, activation in model.get_top_features_for_text(text, own, 2, "mlp", top_k=3):
+    print(f"  feature {feature}: {activation:.2f}")

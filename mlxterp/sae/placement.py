@@ -1,0 +1,69 @@
+"""Where an SAE's weights lie: in NumPy, and in each array library and device that has used them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backends import backend_of, get_backend
+from ..backends.base import Backend
+from ..sites import Array
+from ..weights import NAMES, SAEWeights
+
+
+class Placement:
+    """Weights of one SAE, put once to every place that asks.
+
+    Args:
+        weights: Of NumPy arrays; copied as float32 unless they are that and read-only.
+        backend: Library for NumPy input; None is the first that is installed.
+        device: Of that library; None is what it prefers.
+    """
+
+    def __init__(self, weights: SAEWeights, backend: str | None, device: str | None):
+        self.weights = weights.map(_own_float32)
+        """NumPy, read-only; where NumPy can look at the native arrays, those."""
+        self._backend, self._device = backend, device
+        self._native: dict[tuple[str, str | None], SAEWeights] = {}
+
+    @property
+    def backend(self) -> str:
+        """Name of the library for NumPy input."""
+        return self._backend or get_backend().name
+
+    def home(self) -> tuple[Backend, SAEWeights]:
+        """Backend and native weights for NumPy input."""
+        return self._at(get_backend(self._backend), self._device)
+
+    def of(self, x: Array) -> tuple[Backend, SAEWeights, Array]:
+        """Backend and native weights where x lies, and x as a native array."""
+        if isinstance(x, np.ndarray):
+            backend, weights = self.home()
+            return backend, weights, backend.put(np.asarray(x, dtype=np.float32), like=weights.b_dec)
+        backend = backend_of(x)
+        return (*self._at(backend, backend.device(x)), x)
+
+    def _at(self, backend: Backend, device: str | None) -> tuple[Backend, SAEWeights]:
+        key = (backend.name, device)
+        if key not in self._native:
+            native = backend.put_weights(self.weights, device)
+            exact = (backend.name, backend.device(native.b_dec))
+            self._native[key] = self._native.setdefault(exact, native)
+            self._share(backend, self._native[key])
+        return backend, self._native[key]
+
+    def _share(self, backend: Backend, native: SAEWeights) -> None:
+        """Lets go of the NumPy copy where the native arrays can be looked at."""
+        views = {name: backend.view(getattr(native, name)) for name in NAMES}
+        if all(view is not None for view in views.values()):
+            self.weights = native.map(lambda x: _locked(backend.view(x)))
+
+
+def _own_float32(x: np.ndarray) -> np.ndarray:
+    owned = x.dtype == np.float32 and not x.flags.writeable
+    return x if owned else _locked(np.array(x, dtype=np.float32))
+
+
+def _locked(x: np.ndarray | None) -> np.ndarray:
+    assert x is not None
+    x.flags.writeable = False
+    return x

@@ -1,0 +1,421 @@
+"""Search over texts, compared with brute force: each text alone, every feature, plain NumPy."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxterp import (
+    SAE,
+    ComponentError,
+    InputError,
+    InterpretableModel,
+    MlxterpWarning,
+    NoTokenizerError,
+    SAEError,
+    UnknownFeatureError,
+)
+from mlxterp.corpus import Corpus
+from mlxterp.features import cache
+from mlxterp.features.collect import collect
+from mlxterp.features.search import _strongest, top_features, top_texts
+from mlxterp.sites import Component, Run, Site, at_site
+from mlxterp.tokens import TokenBatch
+from mlxterp.weights import SAEWeights, TopK
+from tests import oracle
+from tests.small import checkpoint
+
+
+class LetterTokenizer:
+    """One token for each character; id 1 before every text stands for BOS."""
+
+    eos_token_id = None
+
+    def encode(self, text: str) -> list[int]:
+        return [1] + [2 + ord(c) % 190 for c in text]
+
+    def decode(self, ids) -> str:
+        return "".join(chr(i + 30) for i in ids)
+
+
+TOKENIZER = LetterTokenizer()
+TEXTS = ["the cat sat", "a", "on a red mat and more", "the cat sat", "zebra", "q" * 30, "to be or not"]
+
+
+def llama_of_mlx(seed: int = 3, **settings) -> InterpretableModel:
+    import mlx.core as mx
+    from mlx_lm.models import llama
+
+    mx.random.seed(seed)
+    arguments = {
+        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 200,
+        "max_position_embeddings": 64,
+    }  # fmt: skip
+    model = llama.Model(llama.ModelArgs.from_dict(arguments | settings))
+    return InterpretableModel(model, tokenizer=TOKENIZER)
+
+
+@pytest.fixture(autouse=True)
+def no_memory_of_other_tests():
+    cache.clear()
+
+
+@pytest.fixture(scope="module")
+def torch_folder(tmp_path_factory) -> Path:
+    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def model(backend: str, request: pytest.FixtureRequest) -> InterpretableModel:
+    if backend == "mlx":
+        return llama_of_mlx()
+    return InterpretableModel(request.getfixturevalue("torch_folder"), tokenizer=TOKENIZER, backend="torch")
+
+
+def random_sae(width: int, d_hidden: int = 120, k: int = 6, backend: str | None = None) -> SAE:
+    rng = np.random.default_rng(7)
+    decoder = rng.standard_normal((d_hidden, width)).astype(np.float32)
+    b_enc = -0.1 + 0 * decoder[:, 0]
+    b_enc[-1] = -1e6  # this one never fires
+    b_dec = 0.01 * rng.standard_normal(width).astype(np.float32)
+    return SAE(SAEWeights(decoder.T, b_enc, decoder, b_dec), TopK(k), backend=backend)
+
+
+def alone(model: InterpretableModel, text: str, component: Component) -> np.ndarray:
+    """Activations (positions, width) of one text that runs by itself; heads side by side."""
+    lm = model.language_model
+    batch = TokenBatch.from_rows([TOKENIZER.encode(text)])
+    value = lm.backend.get(component.read(lm.run(batch, capture=component.sites)))[0]
+    return np.concatenate(list(value), axis=-1) if value.ndim == 3 else value
+
+
+def brute_force(model, texts, component, sae) -> list[np.ndarray]:
+    """Dense features of each text; what a text has in common with an earlier one is taken from there."""
+    weights = SAEWeights(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
+    features = [oracle.encode(alone(model, text, component), weights, sae.k) for text in texts]
+    known: dict[tuple[int, ...], np.ndarray] = {}
+    for text, rows in zip(texts, features, strict=True):
+        ids = TOKENIZER.encode(text)
+        for i, row in enumerate(rows):
+            rows[i] = known.setdefault(tuple(ids[: i + 1]), row)
+    return features
+
+
+def same(found: list[tuple], expected: list[tuple], value: int) -> bool:
+    """Equal but for the rounding of the activation at index `value`."""
+    found_values, expected_values = [f[value] for f in found], [e[value] for e in expected]
+    rest = [tuple(x for i, x in enumerate(t) if i != value) for t in (*found, *expected)]
+    np.testing.assert_allclose(found_values, expected_values, rtol=1e-4)
+    return rest[: len(found)] == rest[len(found) :]
+
+
+PLACES = ["layers.1.mlp", "layers.0.resid_post", "layers.2.attn.z", "layers.1.attn.k", "layers.2.attn_out"]
+
+
+def place(model: InterpretableModel, path: str, text: str = "ab") -> tuple[Component, int]:
+    component = model.anatomy.component(path)
+    return component, alone(model, text, component).shape[1]
+
+
+# -- right answers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_top_features_of_a_text_equal_brute_force(model, path):
+    component, width = place(model, path)
+    sae, text = random_sae(width), "a text of some length"
+    expected = oracle.top_features(brute_force(model, [text], component, sae)[0], 10)
+    found = top_features(model.language_model, text, sae, component, tokenize=TOKENIZER.encode, top_k=10)
+    assert same(found, expected, 1)
+    assert len(found) == 10
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_top_texts_of_every_feature_equal_brute_force(model, path):
+    component, width = place(model, path)
+    sae = random_sae(width, d_hidden=40)
+    features = brute_force(model, TEXTS, component, sae)
+    for feature in range(40):
+        expected = oracle.top_texts(features, TEXTS, feature, 4)
+        found = top_texts(
+            model.language_model, feature, sae, TEXTS, component, tokenize=TOKENIZER.encode, top_k=4
+        )
+        assert same(found, expected, 1)
+
+
+def test_the_sae_may_be_of_the_other_library(model, backend):
+    width = place(model, "layers.1.mlp")[1]
+    one, two = (
+        model.get_top_features_for_text("some text", random_sae(width, backend=name), 1)
+        for name in ("mlx", "torch")
+    )
+    assert same(one, two, 1)
+
+
+def test_only_active_features_come_back(model):
+    component, width = place(model, "layers.1.mlp")
+    found = model.get_top_features_for_text("abc", random_sae(width), 1, top_k=10_000)
+    dense = brute_force(model, ["abc"], component, random_sae(width))[0]
+    assert len(found) == (dense.max(axis=0) > 0).sum() < 10_000
+    assert all(value > 0 for _, value in found)
+
+
+def test_a_feature_that_never_fires_has_no_texts(model):
+    sae = random_sae(place(model, "layers.1.mlp")[1])
+    assert model.get_top_texts_for_feature(119, sae, TEXTS, 1) == []
+
+
+def test_a_text_given_twice_appears_twice_the_earlier_first(model):
+    sae = random_sae(place(model, "layers.1.mlp")[1])
+    feature = model.get_top_features_for_text(TEXTS[0], sae, 1, top_k=1)[0][0]
+    texts = ["other", TEXTS[0], "more", TEXTS[0]]
+    found = [hit for hit in model.get_top_texts_for_feature(feature, sae, texts, 1) if hit[0] == TEXTS[0]]
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+def test_among_equal_tokens_of_a_text_the_earliest_counts_and_among_equal_texts_the_earlier():
+    tokens, values = np.array([1, 3, 4, 6, 8]), np.array([1, 2, 2, 3, 2], np.float32)
+    hits = _strongest(tokens, values, np.array([0, 5, 7, 9]), np.arange(9, dtype=np.uint64), "abc", 9)
+    assert hits == [("b", 3.0, 1), ("a", 2.0, 3), ("c", 2.0, 1)]
+
+
+def test_rounding_does_not_decide_between_texts_that_begin_alike():
+    tokens, values = np.array([0, 2, 4]), np.array([1, 1 + 1e-6, 1.5], np.float32)
+    prefixes = np.array([7, 0, 7, 0, 7], dtype=np.uint64)
+    hits = _strongest(tokens, values, np.array([0, 2, 4, 5]), prefixes, "abc", 9)
+    assert hits == [("c", 1.5, 0), ("a", 1.0, 0), ("b", 1.0, 0)]
+
+
+def test_activations_and_ids_are_plain_numbers(model):
+    sae = random_sae(place(model, "layers.1.mlp")[1])
+    feature, activation = model.get_top_features_for_text("abc", sae, 1)[0]
+    text, value, position = model.get_top_texts_for_feature(feature, sae, ["abc"], 1)[0]
+    assert [type(x) for x in (feature, activation, text, value, position)] == [int, float, str, float, int]
+    assert (text, value) == ("abc", pytest.approx(activation, rel=1e-5))
+
+
+def test_long_texts_run_in_windows_and_keep_their_positions():
+    model = llama_of_mlx(max_position_embeddings=16)
+    component, width = place(model, "layers.1.mlp")
+    text = "abcdefghijklmnopqrstuvwxyz0123456789"
+    with pytest.warns(MlxterpWarning, match="1 of 1 texts"):
+        parts = list(collect(model.language_model, Corpus.from_texts([text], TOKENIZER.encode), component))
+    positions = np.concatenate([part.positions for part in parts])
+    values = np.concatenate([np.array(part.values) for part in parts])[positions.argsort()]
+    assert sorted(positions) == list(range(37))
+    ids = TOKENIZER.encode(text)
+    for position, value in enumerate(values):
+        start = 0 if position < 16 else 8 * ((position - 16) // 8 + 1)
+        lm = model.language_model
+        run = lm.run(TokenBatch.from_rows([ids[start : position + 1]]), capture=component.sites)
+        np.testing.assert_allclose(value, np.array(component.read(run))[0, -1], rtol=1e-3, atol=1e-5)
+    with pytest.warns(MlxterpWarning, match="overlapping windows"):
+        found = model.get_top_texts_for_feature(3, random_sae(width, 8, 8), [text, "b"], 1)
+    assert all(position < 37 for *_, position in found)
+
+
+# -- the pass -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_collecting_in_batches_equals_each_text_alone(model, path):
+    component, width = place(model, path)
+    corpus = Corpus.from_texts(TEXTS, TOKENIZER.encode)
+    rows = np.full((len(corpus.tokens), width), np.nan, dtype=np.float32)
+    for part in collect(model.language_model, corpus, component, batch_tokens=40):
+        assert isinstance(part.values, model.language_model.backend.array_type)
+        index = corpus.offsets[part.text_ids] + part.positions
+        assert np.isnan(rows[index]).all()
+        rows[index] = model.language_model.backend.get(part.values)
+    expected = np.concatenate([alone(model, text, component) for text in TEXTS])
+    np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-5)
+
+
+class FakeModel:
+    """Runs nothing: hands out a value of the given shape at every site."""
+
+    vocab_size, max_positions = 300, None
+
+    def __init__(self, *shapes: tuple[int, ...]):
+        from mlxterp import get_backend
+
+        self.backend = get_backend("torch")
+        self.values = [self.backend.put(np.ones(shape, np.float32)) for shape in shapes]
+
+    def run(self, batch, capture=(), edits=(), *, everything=False, stop_after=(), reuse=None) -> Run:
+        return Run(None, dict.fromkeys(capture, self.values), {}, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "message"),
+    [
+        ("layers.0.mlp", [(1, 3, 4), (1, 3, 4)], "called 2 times"),
+        ("layers.0.attn.pattern", [(1, 2, 3, 3)], "as wide as the text is long"),
+        ("layers.0.moe", [(3, 4)], r"has shape \(3, 4\)"),
+        ("layers.0.moe", [(1, 2, 4)], "1 texts with 3 positions"),
+        ("layers.0.rope", [(1, 3, 3, 4)], "cannot be told apart"),
+        ("layers.0.mlp", [], "not reached"),
+    ],
+)
+def test_a_component_without_one_value_a_token_is_refused(name, shapes, message):
+    model = FakeModel(*shapes)
+    with pytest.raises(ComponentError, match=message):
+        list(collect(model, Corpus.from_token_ids([[1, 2, 3]]), at_site(name, Site("m"))))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("layers.0.attn.z", (1, 3, 3, 4)), ("layers.0.rope", (1, 2, 3, 4)), ("x", (1, 3, 2, 4))],
+)
+def test_heads_are_laid_side_by_side_head_by_head(name, shape):
+    model = FakeModel(shape)
+    numbers = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    model.values = [model.backend.put(numbers)]
+    part = next(collect(model, Corpus.from_token_ids([[1, 2, 3]]), at_site(name, Site("m"))))  # type: ignore[arg-type]
+    by_token = numbers[0] if name == "x" else numbers[0].swapaxes(0, 1)
+    assert np.array_equal(model.backend.get(part.values), by_token.reshape(3, -1))
+
+
+def test_ids_of_another_vocabulary_are_refused(model):
+    component = model.anatomy.component("layers.0.mlp")
+    with pytest.raises(InputError, match=r"Token id 200 is outside .* another model"):
+        list(collect(model.language_model, Corpus.from_token_ids([[1, 200]]), component))
+
+
+# -- what it refuses ----------------------------------------------------------------------------
+
+
+def test_another_width_is_refused_with_both_widths(model):
+    W_dec = np.ones((9, 7), np.float32)
+    weights = SAEWeights(W_dec.T, np.zeros(9, np.float32), W_dec, np.zeros(7, np.float32))
+    sae = SAE(weights, TopK(2), {"component": "layers.5.mlp"})
+    width = place(model, "layers.1.mlp")[1]
+    message = rf"layers\.1\.mlp.* {width} numbers .* takes 7 \(it was trained on layers\.5\.mlp\)"
+    with pytest.raises(SAEError, match=message):
+        model.get_top_features_for_text("abc", sae, 1)
+    with pytest.raises(SAEError, match=message):
+        model.get_top_texts_for_feature(0, sae, ["abc"], 1)
+
+
+@pytest.mark.parametrize("feature", [-1, 120, 1.0, True, "3"])
+def test_a_feature_outside_the_sae_is_refused(feature):
+    model = llama_of_mlx()
+    with pytest.raises(UnknownFeatureError, match="numbered 0 to 119"):
+        model.get_top_texts_for_feature(feature, random_sae(32), TEXTS, 1)
+
+
+def test_bad_arguments_are_refused():
+    model, sae = llama_of_mlx(), random_sae(32)
+    lm, component = model.language_model, model.anatomy.component("layers.1.mlp")
+    bad: list[Any] = [0, -1, 2.5, True]
+    for top_k in bad:
+        with pytest.raises(InputError, match="top_k"):
+            model.get_top_features_for_text("a", sae, 1, top_k=top_k)
+        with pytest.raises(InputError, match="top_k"):
+            model.get_top_texts_for_feature(1, sae, ["a"], 1, top_k=top_k)
+    for texts in ("bare string", [], ["a", None]):
+        with pytest.raises(InputError):
+            model.get_top_texts_for_feature(1, sae, texts, 1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="one text as a string"):
+        model.get_top_features_for_text(["a"], sae, 1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no tokens"):
+        top_features(lm, "", sae, component, tokenize=lambda text: [])
+    with pytest.raises(NoTokenizerError):
+        top_texts(lm, 1, sae, ["a"], component, tokenize=None)
+
+
+# -- asking again -------------------------------------------------------------------------------
+
+
+class Counter:
+    """Counts the tokens that a model runs."""
+
+    def __init__(self, model: InterpretableModel, monkeypatch: pytest.MonkeyPatch):
+        lm, run = model.language_model, model.language_model.run
+        self.tokens = 0
+
+        def counted(batch, *args, **kwargs):
+            self.tokens += int(batch.lengths.sum())
+            return run(batch, *args, **kwargs)
+
+        monkeypatch.setattr(lm, "run", counted)
+
+    def during(self, function) -> int:
+        before = self.tokens
+        function()
+        return self.tokens - before
+
+
+def test_further_features_of_the_same_texts_run_only_the_shortest(model, monkeypatch):
+    sae, counter = random_sae(place(model, "layers.1.mlp")[1]), Counter(model, monkeypatch)
+    everything = sum(len(TOKENIZER.encode(text)) for text in TEXTS)
+    first = model.get_top_texts_for_feature(4, sae, TEXTS, 1)
+    assert counter.during(lambda: model.get_top_texts_for_feature(5, sae, TEXTS, 1)) == 2
+    assert model.get_top_texts_for_feature(4, sae, list(TEXTS), 1) == first
+    for changed in (
+        lambda: model.get_top_texts_for_feature(4, sae, [*TEXTS[:-1], "x"], 1),
+        lambda: model.get_top_texts_for_feature(4, sae, TEXTS, 0),
+        lambda: model.get_top_texts_for_feature(4, random_sae(sae.d_model, k=5), TEXTS, 1),
+    ):
+        assert counter.during(changed) > 2
+    assert counter.during(lambda: model.get_top_texts_for_feature(4, sae, TEXTS[:2], 1)) < everything
+
+
+def test_changed_weights_are_noticed():
+    model, sae = llama_of_mlx(), random_sae(32)
+    feature = model.get_top_features_for_text(TEXTS[2], sae, 1)[0][0]
+    model.get_top_texts_for_feature(feature, sae, TEXTS, 1)
+    block = model.language_model.model.model.layers[1].mlp.down_proj  # type: ignore[attr-defined]
+    block.weight = block.weight * 2
+    component = model.anatomy.component("layers.1.mlp")
+    expected = oracle.top_texts(brute_force(model, TEXTS, component, sae), TEXTS, feature, 10)
+    assert same(model.get_top_texts_for_feature(feature, sae, TEXTS, 1), expected, 1)
+
+
+def test_another_tokenization_is_noticed():
+    model, sae = llama_of_mlx(), random_sae(32)
+    lm, component = model.language_model, model.anatomy.component("layers.1.mlp")
+
+    def without_bos(text: str) -> list[int]:
+        return TOKENIZER.encode(text)[1:]
+
+    first = [top_texts(lm, 3, sae, TEXTS, component, tokenize=t) for t in (TOKENIZER.encode, without_bos)]
+    for tokenize, expected in zip((without_bos, TOKENIZER.encode), reversed(first), strict=True):
+        cache.clear()
+        assert top_texts(lm, 3, sae, TEXTS, component, tokenize=tokenize) == expected
+
+
+def test_no_more_is_kept_than_the_limits_say(monkeypatch):
+    model, sae = llama_of_mlx(), random_sae(32)
+    for texts in itertools.combinations(TEXTS, 5):
+        model.get_top_texts_for_feature(3, sae, list(texts), 1)
+    assert len(cache._entries) == cache.ENTRIES
+    cache.clear()
+    before = model.get_top_texts_for_feature(3, sae, TEXTS, 1)
+    cache.clear()
+    monkeypatch.setattr(cache, "LIMIT", 100)
+    assert model.get_top_texts_for_feature(3, sae, TEXTS, 1) == before
+    assert not cache._entries
+
+
+def test_nothing_is_kept_of_a_model_that_is_gone():
+    model = llama_of_mlx()
+    model.get_top_texts_for_feature(3, random_sae(32), TEXTS, 1)
+    assert cache._entries
+    del model
+    gc.collect()
+    assert not cache._entries
+
+
+def test_models_are_kept_apart():
+    one, two, sae = llama_of_mlx(), llama_of_mlx(seed=4), random_sae(32)
+    answers = [model.get_top_texts_for_feature(3, sae, TEXTS, 1) for model in (one, two, one, two)]
+    assert answers[:2] == answers[2:]
+    assert answers[0] != answers[1]

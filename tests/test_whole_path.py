@@ -1,0 +1,79 @@
+"""The main job from end to end, on what ships with the package."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+
+import mlxterp
+from mlxterp.cli import main
+from mlxterp.demo.tour import ablation, run_tour
+from mlxterp.weights import SAEWeights
+
+from . import oracle
+
+
+def test_the_demo_shows_features_texts_and_an_ablation(backend):
+    out = io.StringIO()
+    run_tour(out, backend=backend)
+    text = out.getvalue()
+    assert len(re.findall(r"feature +\d+ +activation", text)) == 5
+    assert len(re.findall(r"^ +\d+\.\d\d +.*\[.+\]", text, flags=re.MULTILINE)) >= 12
+    as_it_is, off = re.findall(r"(?:as it is|feature off): +(.*%)", text)
+    assert as_it_is != off
+
+
+def test_the_command_line_reports_what_is_wrong(capsys):
+    assert main(["demo", "--text", " "]) in (0, 2)
+    with pytest.raises(SystemExit):
+        main(["nonsense"])
+
+
+def test_the_demos_searches_equal_brute_force(demo):
+    model, sae, texts = demo
+    path, texts = sae.metadata["component"], [t[:400] for t in texts[:30]]
+    layer, component = int(path.split(".")[1]), path.split(".", 2)[2]
+    weights = SAEWeights(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.subtract_b_dec)
+    dense = []
+    for text in texts:
+        x = model.language_model.backend.get(model.trace(text, capture=[path]).activations[path])[0]
+        dense.append(oracle.encode(x, weights, sae.k))
+    top = model.get_top_features_for_text(texts[0], sae, layer, component, top_k=8)
+    assert [f for f, _ in top] == [f for f, _ in oracle.top_features(dense[0], 8)]
+    for feature, _ in top[:4]:
+        found = model.get_top_texts_for_feature(feature, sae, texts, layer, component, top_k=4)
+        wanted = oracle.top_texts(dense, texts, feature, 4)
+        assert np.allclose([a for _, a, _ in found], [a for _, a, _ in wanted], rtol=1e-4)
+
+
+def test_ablating_a_feature_takes_away_its_part_and_nothing_else(demo):
+    model, sae, texts = demo
+    path, text = sae.metadata["component"], texts[0][:200]
+    get = model.language_model.backend.get
+    before = get(model.trace(text, capture=[path]).activations[path])
+    feature = int(sae.encode(before)[0, 1:].max(axis=0).argmax())
+    after = get(model.trace(text, {path: ablation(sae, feature)}, capture=[path]).activations[path])
+    active = sae.encode(before)[..., feature]
+    assert np.allclose(before - after, active[..., None] * sae.W_dec[feature], atol=1e-4)
+    assert np.array_equal(before[active == 0], after[active == 0])
+
+
+def test_the_demo_sae_is_good_enough_to_show(demo):
+    facts = demo.sae.metadata["held_out"]
+    assert facts["explained_variance"] > 0.85
+    assert facts["features_seen"] > 0.7 * demo.sae.d_hidden
+    assert demo.model.loss(demo.texts[0][:600]) < 3.5
+
+
+def test_the_demo_model_means_the_same_in_both_wings():
+    if len(mlxterp.available_backends()) < 2:
+        pytest.skip("only one backend is installed")
+    pytest.importorskip("transformers")
+    models = [mlxterp.load_demo(name).model for name in ("mlx", "torch")]
+    text = "Once upon a time there was a cat."
+    a, b = (m.language_model.backend.get(m(text)) for m in models)
+    assert np.abs(a - b).max() < 1e-3
+    assert models[0].generate(text, 12) == models[1].generate(text, 12)
