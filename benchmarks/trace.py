@@ -30,8 +30,8 @@ CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256,
     "intermediate_size": 512, "num_hidden_layers": LAYERS, "num_attention_heads": 8,
     "num_key_value_heads": 4, "head_dim": 32, "hidden_act": "silu", "rms_norm_eps": 1e-5,
-    "vocab_size": 4096, "max_position_embeddings": 1024, "rope_theta": 10000.0, "tie_word_embeddings": True, "bos_token_id": 0,
-    "eos_token_id": 0, "torch_dtype": "float32",
+    "vocab_size": 4096, "max_position_embeddings": 1024, "rope_theta": 10000.0,
+    "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0, "torch_dtype": "float32",
 }  # fmt: skip
 
 

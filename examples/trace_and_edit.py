@@ -27,10 +27,8 @@ for name, run in (("as it is", clean), ("edited", edited)):
 token = int(clean.output[0, -1].argmax())
 for layer in range(model.n_layers):
     change = {f"layers.{layer}.mlp": interventions.zero_out(positions=-1)}
-    logit = float(model.trace(prompt, change).output[0, -1, token])
-    print(
-        f"layer {layer}: logit of {model.decode(token)!r} {float(clean.output[0, -1, token]):.2f} -> {logit:.2f}"
-    )
+    before, after = (float(run.output[0, -1, token]) for run in (clean, model.trace(prompt, change)))
+    print(f"layer {layer}: logit of {model.decode(token)!r} {before:.2f} -> {after:.2f}")
 
 # 4. The same question for all layers at once, by gradients.
 other = int(model.tokenize("the")[-1])

@@ -94,7 +94,7 @@ def test_both_searches_give_what_brute_force_gives(opened, stories, component):
         found = model.get_top_features_for_text(text, sae, layer, component, top_k=10)
         assert_same(found, oracle.top_features(features, 10))
     total = sum(features.max(axis=0) for features in expected)
-    for feature in np.argsort(-total)[:12].tolist() + [int(np.argmin(total))]:
+    for feature in [*np.argsort(-total)[:12].tolist(), int(np.argmin(total))]:
         found = model.get_top_texts_for_feature(feature, sae, texts, layer, component, top_k=5)
         wanted = oracle.top_texts(expected, texts, feature, 5)
         assert [(t, p) for t, _, p in found] == [(t, p) for t, _, p in wanted]

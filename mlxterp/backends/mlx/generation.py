@@ -11,6 +11,8 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..text_stream import TextStream
+
 
 class _Steps:
     """The model as `generate_step` wants it, with each call going through `step`."""
@@ -40,7 +42,7 @@ def stream_tokens(
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     ends = end_tokens(tokenizer)
-    text = _TextStream(tokenizer, prompt)
+    text = _MlxLmText(tokenizer) if isinstance(tokenizer, TokenizerWrapper) else TextStream(tokenizer)
     steps: Iterator[tuple[Any, Any]] = generate_step(
         mx.array(list(prompt)),
         cast(nn.Module, _Steps(model, step)),
@@ -87,36 +89,17 @@ def _entropy() -> int:
     return secrets.randbits(63)
 
 
-class _TextStream:
-    """Text that each further token adds, as mlx-lm's detokenizers give it."""
+class _MlxLmText:
+    """`TextStream` by mlx-lm's own detokenizer, so that the text is the one `mlx_lm.generate` gives."""
 
-    def __init__(self, tokenizer: Any, prompt: Sequence[int]):
-        self._tokenizer = tokenizer
-        self._detokenizer = None
-        self._tokens: list[int] = []
-        self._sent = ""
-        if isinstance(tokenizer, TokenizerWrapper):
-            self._detokenizer = tokenizer.detokenizer
-            self._detokenizer.reset()
+    def __init__(self, tokenizer: TokenizerWrapper):
+        self._detokenizer = tokenizer.detokenizer
+        self._detokenizer.reset()
 
     def add(self, token: int) -> str:
-        if self._tokenizer is None:
-            return ""
-        if self._detokenizer is not None:
-            self._detokenizer.add_token(token)
-            return self._detokenizer.last_segment
-        self._tokens.append(token)
-        return self._advance(final=False)
+        self._detokenizer.add_token(token)
+        return self._detokenizer.last_segment
 
     def finish(self) -> str:
-        if self._detokenizer is not None:
-            self._detokenizer.finalize()
-            return self._detokenizer.last_segment
-        return self._advance(final=True) if self._tokens else ""
-
-    def _advance(self, final: bool) -> str:
-        text = self._tokenizer.decode(self._tokens)
-        if text.endswith("\ufffd") and not final:  # an unfinished character
-            return ""
-        new, self._sent = text[len(self._sent) :], text
-        return new
+        self._detokenizer.finalize()
+        return self._detokenizer.last_segment

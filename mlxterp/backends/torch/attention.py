@@ -74,8 +74,14 @@ def _block(tracer: Tracer) -> str | None:
 
 
 def _attention(
-    function: Callable, implementation: str, module: nn.Module, query: torch.Tensor,
-    key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None, **options: Any,
+    function: Callable,
+    implementation: str,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any = None,
+    **options: Any,
 ) -> Any:
     """`function` on values that the pass has seen and edited; its output is (batch, positions, heads, …)."""
     tracer = current_tracer()
@@ -107,9 +113,18 @@ def _attention(
 
 
 def attention_pattern(
-    module: nn.Module, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, implementation: str,
-    *, scaling: float | None = None, softcap: float | None = None, is_causal: bool | None = None,
-    position_bias: torch.Tensor | None = None, s_aux: torch.Tensor | None = None, **_: Any,
+    module: nn.Module,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    mask: torch.Tensor | None,
+    implementation: str,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    position_bias: torch.Tensor | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
 ) -> torch.Tensor:
     """softmax(q kᵀ · scaling, capped, biased and masked), (batch, heads, queries, keys), in q's dtype.
 

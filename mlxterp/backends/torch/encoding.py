@@ -53,9 +53,7 @@ def find_device(name: str | None) -> torch.device:
 
 
 @torch.no_grad()
-def encode(
-    x: torch.Tensor, weights: SAEWeights, activation: Activation
-) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(x: torch.Tensor, weights: SAEWeights, activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids (int64) and values (float32), (n, min(k, d_hidden)); see `Backend.encode`."""
     d_hidden = weights.W_enc.shape[1]
     k = min(activation.k, d_hidden)

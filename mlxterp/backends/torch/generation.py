@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..text_stream import TextStream
 from .values import logits_of
 
 _CACHES = ("past_key_values", "cache_params", "state")
@@ -75,7 +76,7 @@ def stream_tokens(
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     sample = _sampler(temperature, top_p, seed)
-    text = _TextStream(tokenizer)
+    text = TextStream(tokenizer)
     last: list[int] = []
     for _ in range(max_tokens):
         logits = passes.advance(last) if last else passes.prefill(prompt, prefill_step_size)
@@ -127,31 +128,3 @@ def _most_probable(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.full_like(logprobs, float("-inf")).scatter(
         -1, order, ascending.masked_fill(~kept, float("-inf"))
     )
-
-
-class _TextStream:
-    """Text that each further token adds."""
-
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-        self._tokens: list[int] = []
-        self._from = 0  # decoding starts here, so that long texts are not decoded again and again
-        self._done = 0  # tokens before this one are already told
-
-    def add(self, token: int) -> str:
-        self._tokens.append(token)
-        return self._advance(final=False)
-
-    def finish(self) -> str:
-        return self._advance(final=True)
-
-    def _advance(self, final: bool) -> str:
-        if self._tokenizer is None or self._done == len(self._tokens):
-            return ""
-        before = self._tokenizer.decode(self._tokens[self._from : self._done])
-        text = self._tokenizer.decode(self._tokens[self._from :])
-        unfinished = text.endswith("\ufffd") or len(text) <= len(before)
-        if unfinished and not final:
-            return ""
-        self._from, self._done = self._done, len(self._tokens)
-        return text[len(before) :]

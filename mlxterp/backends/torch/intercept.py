@@ -135,8 +135,9 @@ class Tracer:
         finally:
             self.stack.pop()
 
-    def _recorded(self, record: Record, call: Call, module: nn.Module, original: Callable, args: tuple,
-                  kwargs: dict) -> Any:
+    def _recorded(
+        self, record: Record, call: Call, module: nn.Module, original: Callable, args: tuple, kwargs: dict
+    ) -> Any:
         """As `_returned`, but noted down, and not run where the previous pass already knows."""
         began = record.begin(call)
         previous, known = self._previous, self._known(call)
@@ -158,8 +159,7 @@ class Tracer:
         record.end(call, began, known)
         return out
 
-    def _returned(self, call: Call, module: nn.Module, original: Callable, args: tuple,
-                  kwargs: dict) -> Any:
+    def _returned(self, call: Call, module: nn.Module, original: Callable, args: tuple, kwargs: dict) -> Any:
         if call[0] in self._given:
             return self._given[call[0]]
         return original(module, *args, **kwargs)

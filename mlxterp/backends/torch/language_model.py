@@ -105,8 +105,14 @@ class TorchLanguageModel:
             dirty = min((record.time_of(e.site, e.call) for e in edits[record.edits :]), default=dirty)
             wanted = _carry_over(wanted, reuse, run, record, dirty)
         tracer = Tracer(
-            self.tree, wanted, edits, run=run, everything=everything or reuse is not None,
-            previous=record, dirty=dirty, stops=self._stops((*stop_after, *wanted)) if stop_after else {},
+            self.tree,
+            wanted,
+            edits,
+            run=run,
+            everything=everything or reuse is not None,
+            previous=record,
+            dirty=dirty,
+            stops=self._stops((*stop_after, *wanted)) if stop_after else {},
         )
         with settled(self.tree):
             stopped, out = self._call(tracer, self._ids(batch.ids), self._uncached())
@@ -181,13 +187,21 @@ class TorchLanguageModel:
         prefill_step_size: int = 2048,
     ) -> Iterator[tuple[int | None, str]]:
         self._check_paths([edit.site for edit in edits])
-        inner = all(any(e.site.module.startswith(f"{p}.") or e.site.module == p for p in self.layers)
-                    for e in edits)
+        inner = all(
+            any(e.site.module.startswith(f"{p}.") or e.site.module == p for p in self.layers) for e in edits
+        )
         passes = CachedPasses(self._stepper(edits), self.model, self._parameters, last_only=inner)
         ends = end_tokens(self.tokenizer, getattr(self.model, "generation_config", None))
         return stream_tokens(
-            passes, self.tokenizer, ends, prompt, max_tokens, temperature=temperature, top_p=top_p,
-            seed=seed, prefill_step_size=prefill_step_size,
+            passes,
+            self.tokenizer,
+            ends,
+            prompt,
+            max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            prefill_step_size=prefill_step_size,
         )
 
     def _stepper(self, edits: Sequence[SiteEdit]) -> Callable[..., Any]:
@@ -285,8 +299,9 @@ def _record_of(run: Run) -> Record:
     return run.memory
 
 
-def _carry_over(wanted: Mapping[Site, None], reuse: Run, run: Run, record: Record,
-                dirty: float) -> dict[Site, None]:
+def _carry_over(
+    wanted: Mapping[Site, None], reuse: Run, run: Run, record: Record, dirty: float
+) -> dict[Site, None]:
     """Keeps the values that no new edit can change; returns the sites that must be seen again."""
     again: dict[Site, None] = {}
     for site in wanted:

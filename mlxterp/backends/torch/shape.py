@@ -14,7 +14,11 @@ from .values import first_tensor
 
 _LAYER_LISTS = ("layers", "h", "blocks", "block", "layer")
 _POSITION_EMBEDDINGS = (
-    "wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed",
+    "wpe",
+    "embed_positions",
+    "position_embeddings",
+    "position_embedding",
+    "positions_embed",
 )
 
 

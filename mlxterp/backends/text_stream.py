@@ -1,0 +1,43 @@
+"""Text that each further token of a continuation adds, for any tokenizer with `decode`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class TextStream:
+    """Tokens in, pieces of text out; the pieces add up to the continuation's text.
+
+    A character is held back until all its tokens are there. One space at the very beginning is left out, as
+    mlx-lm's own detokenizers do.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._from = 0  # decoding starts here, so that long texts are not decoded again and again
+        self._done = 0  # tokens before this one are already told
+        self._begun = False
+
+    def add(self, token: int) -> str:
+        """The text that is ready with this token."""
+        self._tokens.append(token)
+        return self._advance(final=False)
+
+    def finish(self) -> str:
+        """What was still held back."""
+        return self._advance(final=True)
+
+    def _advance(self, final: bool) -> str:
+        if self._tokenizer is None or self._done == len(self._tokens):
+            return ""
+        before = self._tokenizer.decode(self._tokens[self._from : self._done])
+        text = self._tokenizer.decode(self._tokens[self._from :])
+        unfinished = text.endswith("\ufffd") or len(text) <= len(before)
+        if unfinished and not final:
+            return ""
+        self._from, self._done = self._done, len(self._tokens)
+        piece = text[len(before) :]
+        if not self._begun and piece:
+            self._begun, piece = True, piece.removeprefix(" ")
+        return piece
