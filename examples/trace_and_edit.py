@@ -18,7 +18,7 @@ print(f"{len(names)} components, such as {list(names)[1:8]}")
 with model.trace(prompt) as clean:
     pass
 with model.trace(prompt) as edited:
-    model.layers[3].mlp.output[:, -1] *= 0  # no MLP at the last token of the last layer
+    model.layers[0].mlp.output[:, -1] *= 0  # no MLP at the last token of the first layer
     model.layers[1].attn.pattern[:, 0] = 0  # no attention of head 0 in layer 1
 for name, run in (("as it is", clean), ("edited", edited)):
     print(f"{name:<9} next token: {model.decode(int(run.output[0, -1].argmax()))!r}")

@@ -60,9 +60,7 @@ def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:
     logits = model.forward(batch)
     total, count = 0.0, 0
     for row, n in enumerate(batch.lengths):
-        scores = model.backend.get(logits[row, : n - 1]).astype(np.float64)
-        peak = scores.max(axis=-1, keepdims=True)
-        normaliser = np.log(np.exp(scores - peak).sum(axis=-1)) + peak[:, 0]
-        total += float((normaliser - scores[np.arange(n - 1), batch.ids[row, 1:n]]).sum())
+        losses = model.backend.token_losses(logits[row, : n - 1], batch.ids[row, 1:n])
+        total += float(losses.sum(dtype=np.float64))
         count += int(n - 1)
     return total / count

@@ -50,3 +50,15 @@ def top_texts(
         if column.max() > 0:
             found.append((-float(column.max()), number, text, int(column.argmax())))
     return [(text, -value, position) for value, _, text, position in sorted(found)[:top_k]]
+
+
+def share_prefixes(features: Sequence[np.ndarray], tokens: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Dense features of each text, with what a text begins with taken from the first that begins so.
+
+    A causal model computes the same there; the rounding of two runs must not decide which text is first.
+    """
+    known: dict[tuple[int, ...], np.ndarray] = {}
+    return [
+        np.stack([known.setdefault(tuple(ids[: i + 1]), row) for i, row in enumerate(rows)])
+        for rows, ids in zip(features, tokens, strict=True)
+    ]

@@ -55,6 +55,10 @@ class Backend(Protocol):
         """x where `condition` (broadcastable booleans) holds, else y."""
         ...
 
+    def token_losses(self, logits: Array, targets: np.ndarray) -> np.ndarray:
+        """float32, (n,): -log p(target) in nats, by logits (n, vocabulary) and targets (n,)."""
+        ...
+
     def clip(self, x: Array, low: float | None, high: float | None) -> Array: ...
 
     def put_index(self, x: np.ndarray, like: Array) -> Array:

@@ -112,7 +112,7 @@ class SAE:
 
     @property
     def backend(self) -> str:
-        """ "mlx" or "torch": where NumPy input is computed."""
+        """Where NumPy input is computed: "mlx" or "torch"."""
         return self._placement.backend
 
     @property

@@ -88,7 +88,8 @@ def test_edits_outside_the_blocks_hold_at_every_position(llama):
     assert tokens(llama, 5, edits, prefill_step_size=3) == recomputed(llama, 5, edits)
 
 
-def test_passes_cover_every_position_once(llama):
+@pytest.mark.parametrize("module", ["model.layers.0", "lm_head"])
+def test_passes_cover_every_position_once(llama, module):
     covered: list[list[int]] = []
 
     def note(x: Any, run: Any, call: int) -> Any:
@@ -96,7 +97,7 @@ def test_passes_cover_every_position_once(llama):
         covered.append(run.where.positions.tolist())
         return x
 
-    tokens(llama, 4, [SiteEdit(Site(llama.layers[0]), note)], prefill_step_size=3)
+    tokens(llama, 4, [SiteEdit(Site(module), note)], prefill_step_size=3)
     assert covered == [[0, 1, 2], [3, 4, 5], [6, 7], [8], [9], [10]]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mlxterp.errors import (
@@ -106,6 +105,12 @@ def test_recorded_outputs_are_what_torchs_own_hooks_see(model):
     for path, values in seen.items():
         recorded = run.values[Site(path)]
         assert all(torch.equal(a, b) for a, b in zip(recorded, values, strict=True)), path
+
+
+def test_a_run_is_what_the_protocol_says(llama):
+    run = llama.run(batch(), [Site(llama.layers[0])])
+    assert isinstance(run, Run) and run.where.positions.tolist() == list(range(9))
+    assert run.where.lengths is not None and run.where.lengths.tolist() == [9, 9]
 
 
 def test_inputs_are_seen_whether_passed_by_position_or_by_name(model):
@@ -328,32 +333,3 @@ def test_the_inside_of_compiled_modules_is_seen():
     assert not torch.equal(run.logits, expected)
     with torch.no_grad():
         assert torch.equal(inner(ids), expected)
-
-
-# -- arrays -----------------------------------------------------------------------------------
-
-
-def test_arrays_cross_to_numpy_and_back(llama):
-    backend = llama.backend
-    x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    native = backend.put(x)
-    x[0, 0] = 9
-    assert native[0, 0] == 0 and np.array_equal(backend.get(native), [[0, 1, 2], [3, 4, 5]])
-    half = backend.put(x, like=torch.zeros(1, dtype=torch.bfloat16))
-    assert half.dtype == torch.bfloat16 and backend.get(half).dtype == np.float32
-    alias = backend.alias(native)
-    alias += 1
-    assert native[0, 0] == 0
-    column = backend.compact(native[:, -1])
-    assert column.untyped_storage().nbytes() == 8 and backend.compact(native) is native
-    chosen = backend.where(np.array([[True], [False]]), native, -native)
-    assert backend.get(chosen).tolist() == [[0, 1, 2], [-3, -4, -5]]
-    assert backend.get(backend.clip(native, 1, None)).min() == 1
-    assert backend.clip(native, None, None) is native
-    assert backend.is_floating(native) and not backend.is_floating(torch.zeros(1, dtype=torch.int64))
-
-
-def test_a_run_is_what_the_protocol_says(llama):
-    run = llama.run(batch(), [Site(llama.layers[0])])
-    assert isinstance(run, Run) and run.where.positions.tolist() == list(range(9))
-    assert run.where.lengths is not None and run.where.lengths.tolist() == [9, 9]

@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 import torch
 from torch import nn
 
+from mlxterp.backends.torch.arrays import BACKEND as BACKEND
 from mlxterp.backends.torch.language_model import TorchLanguageModel
 
 VOCABULARY = 61
@@ -96,15 +97,15 @@ class Block(nn.Module):
         return x
 
 
-class Bump(nn.Module):
-    """Changes its argument; what it returns is of no use."""
+class Remember(nn.Module):
+    """Leaves something in its second argument; what it returns is of no use."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x += self.weight
+    def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        memory += x * self.weight
         return x.new_zeros(1)
 
 
@@ -116,7 +117,7 @@ class Plain(nn.Module):
         self.embed = nn.Embedding(VOCABULARY, width)
         one = Block(width)
         self.layers = nn.ModuleList([one if shared else Block(width) for _ in range(layers)])
-        self.bump = Bump(width)
+        self.remember = Remember(width)
         self.head = nn.Linear(width, VOCABULARY)
         self.unused = nn.Linear(width, width)
         self._loops = loops
@@ -125,11 +126,12 @@ class Plain(nn.Module):
         x = self.embed(ids)
         x *= 2.0
         x = x + x.cumsum(1) / 4  # so that positions see earlier ones
-        self.bump(x)
+        memory = torch.zeros_like(x)
+        self.remember(x, memory)
         for _ in range(self._loops):
             for layer in self.layers:
                 x = layer(x)
-        return self.head(x)
+        return self.head(x + memory)
 
 
 def plain(**options: Any) -> Any:

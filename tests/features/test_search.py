@@ -96,15 +96,9 @@ def alone(model: InterpretableModel, text: str, component: Component) -> np.ndar
 
 
 def brute_force(model, texts, component, sae) -> list[np.ndarray]:
-    """Dense features of each text; what a text has in common with an earlier one is taken from there."""
     weights = SAEWeights(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
     features = [oracle.encode(alone(model, text, component), weights, sae.k) for text in texts]
-    known: dict[tuple[int, ...], np.ndarray] = {}
-    for text, rows in zip(texts, features, strict=True):
-        ids = TOKENIZER.encode(text)
-        for i, row in enumerate(rows):
-            rows[i] = known.setdefault(tuple(ids[: i + 1]), row)
-    return features
+    return oracle.share_prefixes(features, [TOKENIZER.encode(text) for text in texts])
 
 
 def same(found: list[tuple], expected: list[tuple], value: int) -> bool:

@@ -46,6 +46,11 @@ class MLXBackend:
     def where(self, condition: np.ndarray, x: mx.array, y: mx.array) -> mx.array:
         return mx.where(mx.array(condition), x, y)
 
+    def token_losses(self, logits: mx.array, targets: np.ndarray) -> np.ndarray:
+        logits = logits.astype(mx.float32)
+        chosen = mx.take_along_axis(logits, mx.array(targets.astype(np.int32))[:, None], axis=-1)[:, 0]
+        return np.array(mx.logsumexp(logits, axis=-1) - chosen)
+
     def clip(self, x: mx.array, low: float | None, high: float | None) -> mx.array:
         return mx.clip(x, low, high)
 

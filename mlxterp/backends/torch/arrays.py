@@ -47,6 +47,10 @@ class TorchBackend:
     def where(self, condition: np.ndarray, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.where(torch.tensor(condition, device=x.device), x, y)
 
+    def token_losses(self, logits: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+        wanted = torch.as_tensor(targets.astype(np.int64), device=logits.device)
+        return torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none").cpu().numpy()
+
     def clip(self, x: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
         return x if low is None and high is None else torch.clamp(x, low, high)
 
