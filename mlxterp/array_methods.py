@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .backends.base import Backend
+from .errors import InputError, warn
 from .sites import Array, Component
+from .tokens import TokenBatch
 
 _IN_PLACE: dict[str, Callable[[Any, Any], Any]] = {
     "__iadd__": operator.add,
@@ -32,10 +34,12 @@ Operation = tuple[Callable[[Any, Any], Any], Any]
 class Listener(Protocol):
     """Who is told what happens to arrays."""
 
+    def indexed(self, array: Array, key: Any) -> None: ...
     def item_taken(self, array: Array, key: Any, item: Array) -> None: ...
     def changed(self, array: Array, operation: Operation) -> None: ...
     def item_written(self, array: Array, key: Any, value: Any) -> None: ...
     def save(self, array: Array, name: str | None = None) -> Array: ...
+    def assign(self, array: Array, value: Any) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +65,32 @@ def same_key(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same_key, a, b))
     simple = (int, slice, type(None), type(...))
     return isinstance(a, simple) and isinstance(b, simple) and a == b
+
+
+def check_index(key: Any, shape: Sequence[int], batch: TokenBatch, given: HandedOut) -> None:
+    """Refuses integers outside an axis (MLX itself does not), and warns where one falls on padding.
+
+    Raises:
+        InputError: A position, head or text that is not there.
+    """
+    keys = key if isinstance(key, tuple) else (key,)
+    if any(k is None or k is ... for k in keys) or len(keys) > len(shape):
+        return
+    for axis, (index, size) in enumerate(zip(keys, shape, strict=False)):
+        if type(index) is not int:
+            continue
+        if not -size <= index < size:
+            raise InputError(
+                f"Index {index} is outside axis {axis} of {given.component.name}, which has {size} entries"
+                f" (0 to {size - 1}, or -{size} to -1 from the end)."
+            )
+        on_positions = axis == (2 if len(shape) == 4 else 1) and size == batch.ids.shape[1]
+        if on_positions and given.parent is None and (index % size >= batch.lengths).any():
+            warn(
+                f"Position {index} of {given.component.name} is padding for the shorter of these texts, whose"
+                f" lengths are {batch.lengths.tolist()}. t.last indexes each text's last token;"
+                " interventions take positions=-1 for each text's own end."
+            )
 
 
 _lock = threading.RLock()
@@ -92,11 +122,13 @@ def _install(cls: Any, listener: Listener) -> None:
     take, write = cls.__getitem__, cls.__setitem__
 
     def __getitem__(self: Any, key: Any) -> Any:
+        listener.indexed(self, key)
         item = take(self, key)
         listener.item_taken(self, key, item)
         return item
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
+        listener.indexed(self, key)
         write(self, key, value)
         listener.item_written(self, key, value)
 
@@ -104,6 +136,8 @@ def _install(cls: Any, listener: Listener) -> None:
     for name, function in _IN_PLACE.items():
         setattr(cls, name, _reporting(getattr(cls, name), function, listener))
     cls.save = lambda self, name=None: listener.save(self, name)
+    # `.resid_post` is the value itself; `.resid_post.output`, by analogy with modules, is the same
+    cls.output = property(lambda self: self, listener.assign)
 
 
 def _reporting(original: Callable, function: Callable, listener: Listener) -> Callable:
@@ -117,7 +151,7 @@ def _reporting(original: Callable, function: Callable, listener: Listener) -> Ca
 
 
 def _remove(cls: Any) -> None:
-    del cls.save
+    del cls.save, cls.output
     for name, own in _own.pop(cls).items():
         if own is _missing:
             delattr(cls, name)

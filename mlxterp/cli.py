@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from .errors import MlxterpError
 
@@ -14,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mlxterp", description="Interpretability of language models on your own machine."
     )
+    parser.add_argument("--version", action="version", version=f"mlxterp {version('mlxterp')}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="the main job on a small model that comes with the package")
     demo.add_argument("--text", help="the text whose features are shown")

@@ -48,6 +48,8 @@ _ROOTS = {
     "model", "transformer", "language_model", "backbone", "gpt_neox", "decoder", "base_model",
     "text_model",
 }  # fmt: skip
+ROOTS = frozenset((*_ROOTS, "blocks", "h", "ln_final"))
+"""Names that paths of other libraries begin with, written as attributes: `model.blocks[3].hook_resid_pre`."""
 _BLOCK = re.compile(r"^((?:\w+\.)*?)(?:layers|blocks|block|h)\.(-?\d+)(?:\.(.*))?$")
 
 _LENS_MLP = (("mlp.hook_post", _DOWN, "input"), ("mlp.hook_pre", _GATE, "output"))

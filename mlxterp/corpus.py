@@ -7,13 +7,12 @@ overlap by half: every token comes back exactly once, from the window where it h
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import InputError, MlxterpWarning, NoTokenizerError
+from .errors import InputError, NoTokenizerError, warn
 from .tokens import TokenBatch
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -129,11 +128,9 @@ class Corpus:
             )
         long = 0 if max_positions is None else int((self.lengths > max_positions).sum())
         if long:
-            warnings.warn(
+            warn(
                 f"{long} of {len(self)} texts are longer than the model's {max_positions} positions and run"
-                " in overlapping windows: their later tokens see only part of the text before them.",
-                MlxterpWarning,
-                stacklevel=2,
+                " in overlapping windows: their later tokens see only part of the text before them."
             )
         windows = self._windows(max_positions)
         order = np.argsort(windows[:, 2] - windows[:, 1], kind="stable")

@@ -17,6 +17,10 @@ Two warnings: `ConfigWarning` (a setting of a checkpoint would be ignored by the
 it) and `MlxterpWarning`, its parent, for everything else that is worth a sentence.
 """
 
+import sys
+import warnings
+from pathlib import Path
+
 
 class MlxterpError(Exception):
     """Everything this library raises on purpose."""
@@ -75,3 +79,11 @@ class MlxterpWarning(UserWarning):
 
 class ConfigWarning(MlxterpWarning):
     """A checkpoint's setting that the library running the model does not read."""
+
+
+def warn(message: str, category: type[Warning] = MlxterpWarning) -> None:
+    """Warns at the line of the user's code that led here."""
+    package, level, frame = str(Path(__file__).parent), 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -9,6 +9,7 @@ They work on the arrays of either backend, and can be called on an array by hand
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -191,7 +192,20 @@ def as_list(changes: Any, name: str) -> Sequence[Callable[[Array], Array]]:
                 f"The intervention at {name!r} is {type(change).__name__}; expected a function"
                 " activation -> activation, or a list of them. See mlxterp.interventions."
             )
+        _check_takes_one(change, name)
     return several
+
+
+def _check_takes_one(change: Callable[..., Any], name: str) -> None:
+    try:
+        inspect.signature(change).bind(None)
+    except TypeError as error:
+        raise InputError(
+            f"The intervention at {name!r} cannot be called with one activation: {error}. It is a function"
+            " activation -> activation."
+        ) from error
+    except ValueError:  # a builtin without a signature
+        return
 
 
 def _fitting(value: Any, x: Array, who: str) -> Array:

@@ -11,13 +11,14 @@ from . import generation
 from .anatomy import Anatomy
 from .backends import load_language_model, wrap_language_model
 from .backends.base import LanguageModel
-from .components import GLOBAL
+from .components import GLOBAL, ROOTS
+from .errors import warn
 from .features.search import top_features, top_texts
 from .features.train import train_on_texts
 from .gradients import gradients
 from .proxies import ComponentProxy, LayerList
 from .sae import SAE, SAETrainConfig
-from .sites import Array
+from .sites import Array, Component
 from .text import check_length, cross_entropy, decode, string_tokens
 from .tokens import TokenBatch, to_batch
 from .trace import Interventions, Trace, innermost_trace
@@ -94,7 +95,7 @@ class InterpretableModel:
             raise AttributeError(name)
         if name in GLOBAL:
             return innermost_trace(self.anatomy).read(name)
-        if any(name in path.split(".") for path in self.language_model.modules):
+        if name in ROOTS or any(name in path.split(".") for path in self.language_model.modules):
             return ComponentProxy(self.anatomy, name)
         raise AttributeError(
             f"InterpretableModel has no attribute {name!r}, and no module of this model is called so."
@@ -125,9 +126,12 @@ class InterpretableModel:
         """Token ids as a native array (batch, longest); unequal texts are right-padded."""
         return self.language_model.backend.put(self._batch(inputs, check=False).ids)
 
-    def to_str_tokens(self, inputs: Any) -> list[str]:
-        """The text of each token of one text."""
-        return string_tokens(self._require_tokenizer(), self._batch(inputs, check=False).ids[0].tolist())
+    def to_str_tokens(self, inputs: Any) -> Any:
+        """The text of each token: a list for one text, a list of lists for several."""
+        tokenizer, batch = self._require_tokenizer(), self._batch(inputs, check=False)
+        rows = [row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)]
+        pieces = [string_tokens(tokenizer, row) for row in rows]
+        return pieces if isinstance(inputs, (list, tuple)) and not isinstance(inputs[0], int) else pieces[0]
 
     def decode(self, tokens: Any) -> str:
         """The text of token ids."""
@@ -281,10 +285,8 @@ class InterpretableModel:
         Strongest first, then the lower id; every token counts, special ones included; only active
         features come back.
         """
-        place = self.anatomy.component(_path(layer, component))
-        return top_features(
-            self.language_model, text, self._sae(sae), place, tokenize=self._tokenize, top_k=top_k
-        )
+        sae, place = self._fitting(sae, layer, component)
+        return top_features(self.language_model, text, sae, place, tokenize=self._tokenize, top_k=top_k)
 
     def get_top_texts_for_feature(
         self,
@@ -300,19 +302,21 @@ class InterpretableModel:
         A text counts once, at its strongest token; strongest first, then the earlier text; empty
         for a feature that never fires.
         """
-        place = self.anatomy.component(_path(layer, component))
+        sae, place = self._fitting(sae, layer, component)
         return top_texts(
-            self.language_model,
-            feature_id,
-            self._sae(sae),
-            texts,
-            place,
-            tokenize=self._tokenize,
-            top_k=top_k,
+            self.language_model, feature_id, sae, texts, place, tokenize=self._tokenize, top_k=top_k
         )
 
-    def _sae(self, sae: SAE | str | Path) -> SAE:
-        return sae if isinstance(sae, SAE) else self.load_sae(sae)
+    def _fitting(self, sae: SAE | str | Path, layer: int, component: str) -> tuple[SAE, Component]:
+        """The SAE, loaded if need be, and the component asked for; warns if it was trained on another."""
+        sae = sae if isinstance(sae, SAE) else self.load_sae(sae)
+        place = self.anatomy.component(f"layers.{self.anatomy.names.layer(layer)}.{component}")
+        if sae.component is not None and self.anatomy.names.resolve(sae.component).name != place.name:
+            warn(
+                f"This SAE was trained on {sae.component}, and is used on {place.name} as asked. Its"
+                " features mean something there only if the two carry the same activations."
+            )
+        return sae, place
 
 
 def _path(layer: int, component: str) -> str:

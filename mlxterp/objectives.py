@@ -44,6 +44,10 @@ class LogitDifference:
     def __call__(self, logits: Array) -> Array:
         if isinstance(self.correct, str) or isinstance(self.wrong, str):
             raise InputError("A LogitDifference of texts needs model.gradients to look up their ids.")
+        vocabulary = logits.shape[-1]
+        for token in (self.correct, self.wrong):
+            if not 0 <= token < vocabulary:
+                raise InputError(f"Token id {token} is outside this model's vocabulary [0, {vocabulary}).")
         rows = self._rows or [self.position] * logits.shape[0]
         terms = [logits[i, row, self.correct] - logits[i, row, self.wrong] for i, row in enumerate(rows)]
         return sum(terms[1:], terms[0])

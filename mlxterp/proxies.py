@@ -40,12 +40,25 @@ class ComponentProxy:
         if name in _PORTS or self._is_value(name):
             innermost_trace(self._anatomy).assign(f"{self._path}.{name}", value)
             return
+        self._anatomy.names.resolve(f"{self._path}.{name}")  # a misspelt name is told as such
         raise ComponentError(
-            f"{self._path}.{name} cannot be assigned. Assign its value: {self._path}.{name}.output = …"
+            f"{self._path}.{name} is a module. Assign its value: {self._path}.{name}.output = …"
         )
 
     def __getitem__(self, index: int) -> ComponentProxy:
+        if type(index) is not int:
+            raise ComponentError(f"{self._path} is a module; its value is {self._path}.output[…].")
         return ComponentProxy(self._anatomy, f"{self._path}.{index}")
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise ComponentError(f"{self._path} is a module; its value is {self._path}.output[…].")
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self._anatomy.names.resolve(self._path.rpartition(".")[0] or self._path)
+        raise ComponentError(
+            f"{self._path} cannot be called. A component's value has methods: …output.save(); what exists is"
+            " listed by model.components()."
+        )
 
     def call(self, number: int) -> ComponentCall:
         """One call of a module that the forward pass calls several times, 0-based."""
@@ -53,10 +66,12 @@ class ComponentProxy:
 
     def _is_value(self, name: str) -> bool:
         """Whether this is a canonical name here, not a module that happens to be called so."""
-        if name not in _LEAVES:
+        if name not in _LEAVES and not name.startswith("hook_"):
             return False
         try:
-            return self._anatomy.names.resolve(f"{self._path}.{name}").kind in ("residual", "head")
+            return self._anatomy.names.resolve(f"{self._path}.{name}").kind != "module" or name.startswith(
+                "hook_"
+            )
         except ComponentError:
             return False
 

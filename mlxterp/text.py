@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from .backends.base import LanguageModel
-from .errors import InputError, MlxterpWarning
+from .errors import InputError, warn
 from .tokens import TokenBatch
 
 
@@ -26,11 +25,9 @@ def check_length(model: LanguageModel, tokens: int, what: str = "The text has") 
             f"{what} {tokens} tokens, but this {model.model_type} model has learned {limit} positions and"
             " cannot run more. Shorten or split it; get_top_texts_for_feature and training use windows."
         )
-    warnings.warn(
+    warn(
         f"{what} {tokens} tokens; this {model.model_type} model was made for {limit}"
-        " (max_position_embeddings), so what it computes beyond may be poor.",
-        MlxterpWarning,
-        stacklevel=4,
+        " (max_position_embeddings), so what it computes beyond may be poor."
     )
 
 

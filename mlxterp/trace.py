@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from .anatomy import Anatomy
-from .array_methods import HandedOut, Operation, array_methods, same_key
-from .errors import ComponentError, EditError, InputError, TraceError
+from .array_methods import HandedOut, Operation, array_methods, check_index, same_key
+from .errors import ComponentError, EditError, InputError, TraceError, warn
 from .interventions import apply_change, as_list
 from .sites import Array, Component, Run, SiteEdit, Where, unique_sites
 from .tokens import TokenBatch
@@ -258,7 +258,7 @@ class Trace:
         if tuple(value.shape) != tuple(current.shape):
             raise EditError(
                 f"Cannot assign shape {tuple(value.shape)} to {name}, whose shape is"
-                f" {tuple(current.shape)}. To change part of it, index: ….output[:, -1] = value."
+                f" {tuple(current.shape)}. To change part of it, or to broadcast, index: ….output[:] = value."
             )
         native = value if isinstance(value, backend.array_type) else backend.put(value, current)
         return backend.cast(backend.alias(native), current)
@@ -327,9 +327,14 @@ class Trace:
         return self._batch.lengths
 
     @property
-    def last(self) -> np.ndarray:
-        """int64, (batch,): the index of each text's last token."""
-        return self._batch.last
+    def last(self) -> Array:
+        """Native integers (batch,): the index of each text's last token, for indexing native arrays."""
+        return self._backend.put(self._batch.last.astype(np.int32))
+
+    @property
+    def last_logits(self) -> Array:
+        """Logits (batch, vocabulary) at each text's last token: what comes next."""
+        return self.output[self._backend.put(np.arange(len(self.lengths), dtype=np.int32)), self.last]
 
     def _again(self, component: Component) -> Any:
         """A value that was not kept, from another pass."""
@@ -401,6 +406,19 @@ class _Listener:
                 return trace, given
         return None
 
+    def indexed(self, array: Array, key: Any) -> None:
+        found = self._find(array)
+        if found is not None:
+            check_index(key, array.shape, found[0]._batch, found[1])
+
+    def assign(self, array: Array, value: Any) -> None:
+        found = self._find(array)
+        if found is None or found[1].parent is not None:
+            raise TraceError(
+                "Only the value of a component can be assigned to, as model.layers[3].mlp.output = x."
+            )
+        found[0].assign(found[1].component, value)
+
     def item_taken(self, array: Array, key: Any, item: Array) -> None:
         found = self._find(array)
         if found is not None and found[1].parent is None:
@@ -417,8 +435,15 @@ class _Listener:
 
     def item_written(self, array: Array, key: Any, value: Any) -> None:
         found = self._find(array)
-        if found is not None and found[1].parent is None:
+        if found is None:
+            return
+        if found[1].parent is None:
             found[0]._write_item(found[1], key, value)
+        else:
+            warn(
+                f"Writing into a part of {found[1].component.name} that was indexed before changes only"
+                " that part, not the model. Use one index: ….output[0, -1] = value."
+            )
 
     def save(self, array: Array, name: str | None = None) -> Array:
         traces = _open.get()

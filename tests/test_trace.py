@@ -167,6 +167,49 @@ def test_embed_and_logits_can_be_edited(model):
     assert not t.activations["embed"][:, 0].any().item()
 
 
+def test_values_answer_to_output_too_and_can_be_assigned_by_it(model):
+    with model.trace(IDS) as t:
+        assert model.layers[2].resid_pre.output.shape == (1, 7, 32)
+        model.layers[2].resid_pre.output = mx.zeros((1, 7, 32))
+        model.blocks[1].attn.hook_pattern[:, 0] = 0
+    assert not t.activations["layers.2.resid_pre"].any().item()
+    assert not t.activations["layers.1.attn.pattern"][:, 0].any().item()
+    assert not hasattr(mx.array, "output")
+
+
+@pytest.mark.parametrize("index", [(slice(None), 7), (slice(None), -8), 1, (0, 0, 32)])
+def test_an_index_outside_a_value_raises(model, index):
+    with pytest.raises(InputError, match="outside"), model.trace(IDS):
+        model.layers[1].mlp.output[index] = 0
+
+
+def test_indexing_the_padding_of_a_shorter_text_warns(model):
+    with model.trace(["the cat", "a big dog"]) as t, pytest.warns(MlxterpWarning, match="padding"):
+        model.layers[1].mlp.output[:, -1] = 0
+    rows = mx.arange(2)
+    assert mx.array_equal(t.last_logits, t.output[rows, t.last])
+
+
+def test_writing_into_an_indexed_part_warns_that_it_changes_nothing(model):
+    with model.trace(IDS) as t, pytest.warns(MlxterpWarning, match="one index"):
+        model.layers[1].mlp.output[0][-1] = 0
+    assert mx.array_equal(t.output, model(IDS))
+
+
+@pytest.mark.parametrize("mistake", [
+    lambda layer: layer.mlp.save(), lambda layer: layer.mlp[:, -1],
+    lambda layer: setattr(layer.mlp, "outptu", 0), lambda layer: layer.mlp.__setitem__(0, 1), lambda layer: layer.sefl_attn.output,
+])  # fmt: skip
+def test_a_forgotten_or_misspelt_port_raises_a_component_error(model, mistake):
+    with pytest.raises(ComponentError), model.trace(IDS):
+        mistake(model.layers[1])
+
+
+def test_an_intervention_that_takes_more_than_the_activation_is_refused_before_the_run(model):
+    with pytest.raises(InputError, match="one activation"):
+        model.trace(IDS, {"layers.1": lambda activation, hook: activation})
+
+
 def test_traces_nest_and_outer_interventions_act_on_inner_ones(model):
     with model.trace(IDS, {"layers.0.mlp": zero_out()}) as outer:
         with model.trace(IDS, {"layers.2.mlp": zero_out()}) as inner:

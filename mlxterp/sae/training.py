@@ -8,7 +8,6 @@ sqrt(d_model), so that one learning rate suits every model; the result is in the
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..backends.base import TrainState
-from ..errors import InputError, MlxterpWarning, SAEError
+from ..errors import InputError, SAEError, warn
 from ..sites import Array
 from ..weights import SAEWeights, TopK, TrainRecipe
 from .config import SAETrainConfig, learning_rate
@@ -117,10 +116,10 @@ def _plan(config: SAETrainConfig, n: int, d_model: int) -> _Plan:
     d_hidden = config.width(d_model)
     rows = min(n, config.tokens or n)
     if config.tokens is not None and config.tokens > n:
-        _warn(f"tokens={config.tokens} asked for, {n} are there: training on {n}.")
+        warn(f"tokens={config.tokens} asked for, {n} are there: training on {n}.")
     batch_size = config.batch_size
     if rows < batch_size:
-        _warn(
+        warn(
             f"{rows} tokens are fewer than batch_size={batch_size}: each epoch is one step on all of them."
             " Give more tokens, or set a smaller batch_size or more epochs."
         )
@@ -131,10 +130,6 @@ def _plan(config: SAETrainConfig, n: int, d_model: int) -> _Plan:
         rows, batch_size, steps, config.lr or learning_rate(d_hidden, steps), d_hidden,
         min(silence, _LONGEST_SILENCE),
     )  # fmt: skip
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, MlxterpWarning, stacklevel=4)
 
 
 def _as_rows(x: Array) -> np.ndarray:

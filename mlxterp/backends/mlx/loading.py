@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
-from ...errors import BackendError, ConfigWarning, InputError
+from ...errors import BackendError, ConfigWarning, InputError, warn
 from .language_model import MLXLanguageModel
 
 TOKENIZER_FILES = (
@@ -76,11 +75,10 @@ def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
                 lifted[name] = inner[key]
     if lifted:
         listed = ", ".join(f"{name}={value}" for name, value in lifted.items())
-        warnings.warn(
+        warn(
             f"config.json nests settings where mlx-lm's {config.get('model_type')} does not look; using"
             f" {listed} from there instead of its defaults.",
             ConfigWarning,
-            stacklevel=4,
         )
     return lifted
 
