@@ -46,11 +46,20 @@ class Anatomy:
         for name in self.names.all_names():
             try:
                 path = self.names.resolve(name)
-                note = self.component(name).note
+                component = self.component(name)
             except ComponentError:
                 continue
-            rows[path.name] = note or self._describe(path)
+            if path.kind == "head" and not self._probe.passes(component.sites):
+                continue
+            if path.kind == "module" and not self._probe.calls(path.module):
+                rows[path.name] = f"{self._describe(path)} (never called)"
+            else:
+                rows[path.name] = component.note or self._describe(path)
         return rows
+
+    def answering(self) -> list[str]:
+        """The names of `table` that have a value."""
+        return [name for name, what in self.table().items() if not what.endswith("(never called)")]
 
     def _describe(self, path: ComponentPath) -> str:
         if path.kind == "module":
@@ -65,7 +74,8 @@ class Anatomy:
 
     def _build(self, path: ComponentPath) -> Component:
         if path.kind == "module":
-            return at_site(path.name, Site(path.module, path.leaf), call=path.call)
+            stage = int(path.module in self.model.layers and path.leaf == "output")  # the same as resid_post
+            return at_site(path.name, Site(path.module, path.leaf), stage=stage, call=path.call)
         if path.kind == "head":
             assert path.layer is not None
             return self.model.head_component(path.layer, path.leaf, path.name)

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from .backends.base import Backend
 from .errors import InputError, warn
 from .sites import Array, Component
@@ -26,6 +28,9 @@ _IN_PLACE: dict[str, Callable[[Any, Any], Any]] = {
     "__imul__": operator.mul,
     "__itruediv__": operator.truediv,
     "__ipow__": operator.pow,
+    "__imatmul__": operator.matmul,
+    "__ifloordiv__": operator.floordiv,
+    "__imod__": operator.mod,
 }
 
 Operation = tuple[Callable[[Any, Any], Any], Any]
@@ -36,6 +41,7 @@ class Listener(Protocol):
 
     def indexed(self, array: Array, key: Any) -> None: ...
     def item_taken(self, array: Array, key: Any, item: Array) -> None: ...
+    def frozen(self, value: Any) -> Any: ...
     def changed(self, array: Array, operation: Operation) -> None: ...
     def item_written(self, array: Array, key: Any, value: Any) -> None: ...
     def save(self, array: Array, name: str | None = None) -> Array: ...
@@ -50,13 +56,40 @@ class HandedOut:
     component: Component
     key: Any = None
     parent: HandedOut | None = None
+    edits: int = 0
+    """How many edits the trace had when the array held the component's value."""
     operations: list[Operation] = field(default_factory=list)
+    """In-place operations made on it since."""
+    version: int = 0
+    """What torch counts for changes in place, after the last one that was noticed; 0 in MLX."""
 
-    def applied(self, value: Array, backend: Backend) -> Array:
-        """The in-place operations made on this array, made on another value."""
-        for function, operand in self.operations:
-            value = backend.cast(function(value, operand), value)
-        return value
+    def untouched(self) -> bool:
+        """Whether all changes in place were noticed."""
+        return getattr(self.array, "_version", 0) == self.version
+
+    def take(self) -> tuple[Operation, ...]:
+        """The operations so far, which are from now on done."""
+        done = tuple(self.operations)
+        self.operations.clear()
+        return done
+
+
+def frozen(value: Any, backend: Backend) -> Any:
+    """A value or index of the user's, safe from what they do with it later."""
+    if isinstance(value, backend.array_type):
+        return backend.alias(value)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, (list, tuple)):
+        return type(value)(frozen(x, backend) for x in value)
+    return value
+
+
+def applied(operations: Sequence[Operation], value: Array, backend: Backend) -> Array:
+    """In-place operations, made on another value."""
+    for function, operand in operations:
+        value = backend.cast(function(value, operand), value)
+    return value
 
 
 def same_key(a: Any, b: Any) -> bool:
@@ -134,7 +167,8 @@ def _install(cls: Any, listener: Listener) -> None:
 
     cls.__getitem__, cls.__setitem__ = __getitem__, __setitem__
     for name, function in _IN_PLACE.items():
-        setattr(cls, name, _reporting(getattr(cls, name), function, listener))
+        if hasattr(cls, name):
+            setattr(cls, name, _reporting(getattr(cls, name), function, listener))
     cls.save = lambda self, name=None: listener.save(self, name)
     # `.resid_post` is the value itself; `.resid_post.output`, by analogy with modules, is the same
     cls.output = property(lambda self: self, listener.assign)
@@ -142,9 +176,10 @@ def _install(cls: Any, listener: Listener) -> None:
 
 def _reporting(original: Callable, function: Callable, listener: Listener) -> Callable:
     def in_place(self: Any, other: Any) -> Any:
+        operand = listener.frozen(other)  # before: it may be the array itself
         result = original(self, other)
         if result is self:
-            listener.changed(self, (function, other))
+            listener.changed(self, (function, operand))
         return result
 
     return in_place
@@ -154,6 +189,7 @@ def _remove(cls: Any) -> None:
     del cls.save, cls.output
     for name, own in _own.pop(cls).items():
         if own is _missing:
-            delattr(cls, name)
+            if name in vars(cls):
+                delattr(cls, name)
         else:
             setattr(cls, name, own)

@@ -55,7 +55,8 @@ class Intervention:
         axis = {2: 0, 4: 2}.get(activation.ndim, 1)
         count = activation.shape[axis]
         batch = activation.shape[0] if axis else 1
-        return self.apply(activation, Where(np.arange(count), np.full(batch, count)))
+        heads_first = activation.ndim == 4
+        return self.apply(activation, Where(np.arange(count), np.full(batch, count), heads_first))
 
     def apply(self, activation: Array, where: Where) -> Array:
         """The change during a pass whose columns are the tokens that `where` tells."""
@@ -158,7 +159,7 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
         raise InputError(f"noise({std}): a standard deviation is not negative.")
 
     def function(x: Array, where: Where) -> Array:
-        axis = position_axis(x.shape, len(where.positions))
+        axis = position_axis(x.shape, where)
         rest = [n for i, n in enumerate(x.shape) if i != axis and i != 0]
         if axis == 0:
             rest = list(x.shape[1:])

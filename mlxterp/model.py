@@ -150,7 +150,13 @@ class InterpretableModel:
             to_batch("text", None)  # raises, and says what to do
         return self.tokenizer
 
+    def _refresh(self) -> None:
+        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
+        if self.language_model.refresh():
+            object.__setattr__(self, "anatomy", Anatomy(self.language_model))
+
     def _batch(self, inputs: Any, check: bool = True) -> TokenBatch:
+        self._refresh()
         batch = to_batch(inputs, self._tokenize, self.vocab_size)
         if check:
             check_length(self.language_model, int(batch.lengths.max()))
@@ -183,7 +189,8 @@ class InterpretableModel:
             ComponentError: A path that is unknown, ambiguous or never called.
             InputError: Empty input, unknown token ids, or a text longer than learned positions.
         """
-        return Trace(self.anatomy, self._batch(inputs), interventions, capture, stop_after)
+        batch = self._batch(inputs)  # first: it notices replaced modules
+        return Trace(self.anatomy, batch, interventions, capture, stop_after)
 
     def loss(self, inputs: Any) -> float:
         """Mean cross-entropy in nats per predicted token (every token but each text's first)."""
@@ -222,6 +229,7 @@ class InterpretableModel:
         Returns:
             str, or the list of token ids where the model has no tokenizer.
         """
+        self._refresh()
         request = generation.Request(
             max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
         )
@@ -229,6 +237,7 @@ class InterpretableModel:
 
     def stream_generate(self, prompt: Any, max_tokens: int = 100, **options: Any) -> Iterator[Any]:
         """As `generate` for one prompt, but yields the text piece by piece."""
+        self._refresh()
         return generation.stream(self.anatomy, prompt, generation.Request(max_tokens, **options))
 
     def gradients(
@@ -248,7 +257,8 @@ class InterpretableModel:
         Raises:
             GradientError: A gradient is not finite.
         """
-        return gradients(self.anatomy, self._batch(inputs), objective, at, interventions)
+        batch = self._batch(inputs)
+        return gradients(self.anatomy, batch, objective, at, interventions)
 
     # -- features -----------------------------------------------------------------------------
 
@@ -310,6 +320,7 @@ class InterpretableModel:
     def _fitting(self, sae: SAE | str | Path, layer: int, component: str) -> tuple[SAE, Component]:
         """The SAE, loaded if need be, and the component asked for; warns if it was trained on another."""
         sae = sae if isinstance(sae, SAE) else self.load_sae(sae)
+        self._refresh()
         place = self.anatomy.component(f"layers.{self.anatomy.names.layer(layer)}.{component}")
         if sae.component is not None and self.anatomy.names.resolve(sae.component).name != place.name:
             warn(

@@ -71,20 +71,22 @@ def _integers(positions: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def position_axis(shape: Sequence[int], columns: int) -> int:
-    """Which axis of a value runs over positions: 1 of (batch, positions, …), 2 of per-head values.
+def position_axis(shape: Sequence[int], where: Where) -> int:
+    """Which axis of a value runs over the positions of a pass.
 
     Raises:
-        EditError: No axis has that many columns.
+        EditError: No axis has that many columns, or two have.
     """
-    candidates = {2: (0,), 3: (1,), 4: (2, 1)}.get(len(shape), (1,))
-    for axis in candidates:
-        if axis < len(shape) and shape[axis] == columns:
-            return axis
-    raise EditError(
-        f"A value of shape {tuple(shape)} has no axis for the {columns} positions of this pass, so"
-        " positions= cannot be used here."
-    )
+    columns = len(where.positions)
+    candidates = (2,) if where.heads_first else {2: (0,), 3: (1,)}.get(len(shape), (1, 2))
+    fitting = [axis for axis in candidates if axis < len(shape) and shape[axis] == columns]
+    if len(fitting) != 1:
+        why = "no axis" if not fitting else "more than one axis"
+        raise EditError(
+            f"A value of shape {tuple(shape)} has {why} for the {columns} positions of this pass, so"
+            " positions= cannot be used here."
+        )
+    return fitting[0]
 
 
 def full_mask(
@@ -94,20 +96,20 @@ def full_mask(
     mask: np.ndarray | None = None
     chosen = position_mask(positions, where)
     if chosen is not None:
-        axis = position_axis(shape, len(where.positions))
+        axis = position_axis(shape, where)
         form = [1] * len(shape)
         form[axis] = chosen.shape[1]
         if axis > 0:
             form[0] = chosen.shape[0]
         mask = chosen.reshape(form) if axis > 0 else chosen[0].reshape(form)
     if heads is not None:
-        column = _head_mask(shape, heads)
+        column = _head_mask(shape, heads, where)
         mask = column if mask is None else mask & column
     return mask
 
 
-def _head_mask(shape: Sequence[int], heads: Any) -> np.ndarray:
-    if len(shape) != 4:
+def _head_mask(shape: Sequence[int], heads: Any, where: Where) -> np.ndarray:
+    if not where.heads_first:
         raise EditError(
             f"heads= needs a per-head value (batch, heads, positions, …), got shape {tuple(shape)}."
             " Use attn.q, attn.k, attn.v, attn.z or attn.pattern of the layer."

@@ -55,6 +55,24 @@ class Probe:
         same = np.array_equal(self._float(found[second][0]), self._float(found[before][0]))
         return "input:1" if same else "input"
 
+    def calls(self, module: str) -> int:
+        """How often the pass called a module."""
+        return self._run.calls.get(module, 0)
+
+    def passes(self, sites: Sequence[Site]) -> bool:
+        """Whether all of `sites` pass an array."""
+        return all(site in self._heads for site in sites)
+
+    @cached_property
+    def _heads(self) -> set[Site]:
+        """Sites of per-head values that this architecture has."""
+        named = [
+            self.model.head_component(layer, port, "")
+            for layer in range(len(self.model.layers))
+            for port in ("z", "q", "k", "v", "pattern")
+        ]
+        return set(self._capture([site for component in named for site in component.sites]))
+
     def rule(self, layer: int) -> BlockRule:
         """How this decoder block adds to the stream."""
         if layer not in self._rules:
@@ -64,13 +82,24 @@ class Probe:
     def _find_rule(self, block: str) -> BlockRule:
         inner = [m for m in self.model.modules if m.startswith(block + ".") and self._run.calls.get(m)]
         pre_site = Site(block, self.stream_port)
-        values = self._floats([pre_site, *(Site(m, "input") for m in inner)])
+        wanted = [pre_site, *(Site(m, "input") for m in inner)]
+        values = {site: self._float(self._inputs[site]) for site in wanted if site in self._inputs}
         pre, post = values.pop(pre_site, None), self._output(block)
         if pre is None or post is None or pre.shape != post.shape or pre.shape[-1] != self.model.d_model:
             return BlockRule("none")
         inputs = {site.module: value for site, value in values.items() if value.shape == pre.shape}
         outputs = {m: v for m in inner if (v := self._output(m)) is not None and v.shape == pre.shape}
         return find_rule(pre, post, inputs, outputs, self.precision)
+
+    @cached_property
+    def _inputs(self) -> dict[Site, Array]:
+        """First inputs of all that is called in the blocks, from one further pass where all pass arrays."""
+        blocks = tuple(f"{path}." for path in self.model.layers)
+        inner = [m for m in self.model.modules if m.startswith(blocks) and self._run.calls.get(m)]
+        called = [m for m in self.model.layers if self._run.calls.get(m)]
+        sites = [Site(m, self.stream_port) for m in called] + [Site(m, "input") for m in inner]
+        floating = self.model.backend.is_floating
+        return {s: v[0] for s, v in self._capture(sites).items() if floating(v[0])}
 
     # -- outside the blocks -------------------------------------------------------------------
 

@@ -68,20 +68,24 @@ def find_rule(
         outputs: Their outputs, likewise; only those shaped like the stream.
     """
     middles = [(m, mid) for m, mid in inputs.items() if not _same(mid, pre) and not _same(mid, post)]
-    halves = []
+    halves, whole = [], []
     for module, mid in middles:
         attn = _branch(pre, mid, outputs, precision)
         mlp = _branch(mid, post, outputs, precision)
         if attn and mlp:
-            return BlockRule("sequential", module, attn, mlp)
-        if attn or mlp:
+            error = _error(pre, mid, attn, outputs) + _error(mid, post, mlp, outputs)
+            whole.append((error, len(whole), BlockRule("sequential", module, attn, mlp)))
+        elif attn or mlp:
             halves.append(BlockRule("middle", module, attn, mlp))
+    if whole:  # a norm's output can look like the stream in 16 bit: the closest fit is the stream itself
+        return min(whole)[2]
     single = _branch(pre, post, outputs, precision)
     if single:
         return BlockRule("single", None, single, None)
     pair = _pair(pre, post, outputs, precision)
     if pair:
         return BlockRule("parallel", None, *pair)
+    halves.sort(key=lambda rule: [b is None or b.scale != 1.0 for b in (rule.mlp, rule.attn)])
     return halves[0] if halves else BlockRule("none")
 
 
@@ -89,20 +93,31 @@ def _branch(start: np.ndarray, end: np.ndarray, outputs: Recorded, precision: Pr
     """The outermost module whose scaled output leads from `start` to `end`."""
     found = []
     for module, out in outputs.items():
-        scale = _scale(end - start, out)
-        if scale is not None and precision.agree(start + scale * out, end, start, scale * out):
-            found.append(Branch(module, scale))
+        for scale in _scales(end - start, out):
+            if _explains(end - start, scale * out, scale == 1.0) and precision.agree(
+                start + scale * out, end, start, scale * out
+            ):
+                found.append(Branch(module, scale))
+                break
     return min(found, key=lambda b: (b.scale != 1.0, b.module.count(".")), default=None)
 
 
-def _scale(added: np.ndarray, out: np.ndarray) -> float | None:
+def _error(start: np.ndarray, end: np.ndarray, branch: Branch, outputs: Recorded) -> float:
+    return float(np.linalg.norm(end - start - branch.scale * outputs[branch.module]))
+
+
+def _explains(added: np.ndarray, out: np.ndarray, plain: bool) -> bool:
+    """Whether an output is most of what was added; in 16 bit, rounding alone would allow too much."""
+    return float(np.square(added - out).sum()) <= (0.2 if plain else 0.01) * float(np.square(added).sum())
+
+
+def _scales(added: np.ndarray, out: np.ndarray) -> tuple[float, ...]:
+    """1, and the scalar that fits best, if that is another."""
     square = float(np.vdot(out, out))
     if square == 0 or not np.isfinite(square):
-        return None
+        return ()
     scale = float(np.vdot(out, added)) / square
-    if abs(scale) < 1e-6:
-        return None
-    return 1.0 if abs(scale - 1) < 1e-3 else scale
+    return (1.0,) if abs(scale - 1) < 1e-3 or abs(scale) < 1e-6 else (1.0, scale)
 
 
 def _pair(
@@ -115,9 +130,15 @@ def _pair(
         solution, *_ = np.linalg.lstsq(
             np.stack([x.ravel(), y.ravel()], axis=1), (post - pre).ravel(), rcond=None
         )
-        s, t = (1.0 if abs(v - 1) < 1e-3 else float(v) for v in solution)
-        if min(abs(s), abs(t)) > 1e-6 and precision.agree(pre + s * x + t * y, post, pre, s * x, t * y):
-            found.append((Branch(a, s), Branch(b, t)))
+        for s, t in ((1.0, 1.0), (float(solution[0]), float(solution[1]))):
+            fits = _explains(post - pre, s * x + t * y, s == t == 1.0)
+            if (
+                min(abs(s), abs(t)) > 1e-6
+                and fits
+                and precision.agree(pre + s * x + t * y, post, pre, s * x, t * y)
+            ):
+                found.append((Branch(a, s), Branch(b, t)))
+                break
     depth = lambda pair: pair[0].module.count(".") + pair[1].module.count(".")  # noqa: E731
     return min(found, key=depth, default=None)
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import ComponentError
+
 Array = Any
 """A native array of either library."""
 
@@ -43,6 +45,8 @@ class Where:
     """int64, (positions,): absolute position of each column (a chunk of a prompt starts later)."""
     lengths: np.ndarray | None
     """int64, (batch,): tokens of each whole text; None in generation, where the end is open."""
+    heads_first: bool = False
+    """Whether values are per head, (batch, heads, positions, …), instead of (batch, positions, …)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -131,6 +135,29 @@ def at_site(
         return [SiteEdit(site, lambda x, run, _: change(x, run.where), number, stage)]
 
     return Component(name, (site,), lambda values: values[0], edits, note, call, last_call_only)
+
+
+def head_at_site(name: str, site: Site) -> Component:
+    """A per-head value of an attention call.
+
+    With a cache, k and v of the call are those of all tokens so far, so their positions are too.
+    """
+
+    def edits(change: Callable[[Array, Where], Array], number: int | None) -> list[SiteEdit]:
+        def function(x: Array, run: Run, _: int) -> Array:
+            positions = run.where.positions
+            if site.port in ("k", "v") and x.shape[2] != len(positions):
+                if x.shape[2] != positions[-1] + 1:
+                    raise ComponentError(
+                        f"{name}: this layer's cache keeps {x.shape[2]} keys of {positions[-1] + 1} tokens,"
+                        " so their positions are not known here. Edit the projection's module instead."
+                    )
+                positions = np.arange(x.shape[2])
+            return change(x, Where(positions, run.where.lengths, heads_first=True))
+
+        return [SiteEdit(site, function, number)]
+
+    return Component(name, (site,), lambda values: values[0], edits)
 
 
 def unique_sites(components: Iterable[Component]) -> tuple[Site, ...]:

@@ -15,12 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .anatomy import Anatomy
-from .array_methods import HandedOut, Operation, array_methods, check_index, same_key
+from .array_methods import (
+    HandedOut,
+    Operation,
+    applied,
+    array_methods,
+    check_index,
+    frozen,
+    same_key,
+)
 from .errors import ComponentError, EditError, InputError, TraceError, warn
 from .interventions import apply_change, as_list
 from .sites import Array, Component, Run, SiteEdit, Where, unique_sites
@@ -159,11 +168,20 @@ class Trace:
         for name, component in kept.items():
             self._kept[name] = self._each(self._value(component), self._backend.compact)
         self._logits = run.logits
-        run.memory = None
-        run.values.clear()
-        self._run = None
+        self._warn_of_unseen_changes()
+        self._given.clear()
+        run.memory, run.values, self._run = None, {}, None  # before anything is evaluated
+        del run, kept
         arrays = [a for v in (*self._kept.values(), *self._saved.values()) for a in _flat(v)]
         self._backend.evaluate([*arrays, *([] if self._logits is None else [self._logits])])
+
+    def _warn_of_unseen_changes(self) -> None:
+        for given in self._given.values():
+            if given.parent is None and not given.untouched():
+                warn(
+                    f"{given.component.name} was changed in place by a method that a trace does not notice,"
+                    " which is no edit. Use *=, +=, item assignment, or assign the result."
+                )
 
     def _results(self) -> None:
         if self._token is None:  # never used as a block
@@ -180,7 +198,7 @@ class Trace:
         value = self._value(component)
         self._read[component.name] = component
         if isinstance(value, list):
-            calls = [self.anatomy.component(f"{component.name}#{i}") for i in range(len(value))]
+            calls = [replace(component, name=f"{component.name}#{i}", call=i) for i in range(len(value))]
             return [self._give(x, call) for x, call in zip(value, calls, strict=True)]
         return self._give(value, component)
 
@@ -212,7 +230,9 @@ class Trace:
 
     def _give(self, array: Array, component: Component) -> Array:
         alias = self._backend.alias(array)
-        self._given[id(alias)] = HandedOut(alias, component)
+        self._given[id(alias)] = HandedOut(
+            alias, component, edits=len(self._edits), version=getattr(alias, "_version", 0)
+        )
         return alias
 
     @staticmethod
@@ -233,17 +253,24 @@ class Trace:
                 f" '{component.name}#0', or use interventions= to change all of them."
             )
         given = self._given.get(id(value))
-        if given is not None and given.parent is None and given.component.name == component.name:
-            if given.operations:  # `….output *= 2`: an operation, not a value
-                self._add(component, lambda x, where: given.applied(x, self._backend))
+        if given is not None and given.component.name == component.name and self._is_live(given):
+            operations = given.take()
+            if operations:  # `….output *= 2`: an operation, not a value
+                self._add(component, lambda x, where: applied(operations, x, self._backend))
+            given.edits = len(self._edits)
             return
         new = self._fitting(value, current, component.name)
         self._add(component, lambda x, where: new)
 
+    def _is_live(self, given: HandedOut) -> bool:
+        """Whether an array is still the component's value, but for the operations that were noticed on it."""
+        return given.parent is None and given.edits == len(self._edits) and given.untouched()
+
     def _fitting(self, value: Any, current: Array, name: str) -> Array:
         backend = self._backend
-        if type(value) in (int, float):
-            value = np.full(current.shape, value, np.float32)
+        number: Any = value
+        if isinstance(number, (int, float, np.number)) and not isinstance(number, bool):
+            value = np.full(current.shape, number, np.float32)
         if isinstance(value, backend.array_type):
             ok = backend.is_floating(value)
         else:
@@ -265,17 +292,23 @@ class Trace:
 
     def _write_item(self, given: HandedOut, key: Any, value: Any) -> None:
         """Records `component[key] = value`; the rest of the component's value stays live."""
-        backend = self._backend
-        item = self._given.get(id(value))
-        live = item is not None and item.parent is given and item.operations and same_key(item.key, key)
-        stored = backend.alias(value) if isinstance(value, backend.array_type) else value
+        backend, item = self._backend, self._given.get(id(value))
+        live = (
+            item is not None and item.parent is given and item.untouched() and same_key(item.key, key)
+            and not given.operations and given.edits == len(self._edits)
+        )  # fmt: skip
+        operations = item.take() if live and item is not None else ()
+        key, stored = frozen(key, backend), None if operations else frozen(value, backend)
 
         def change(x: Array, where: Where) -> Array:
             copy = backend.alias(x)
-            copy[key] = item.applied(copy[key], backend) if live and item is not None else stored
+            copy[key] = applied(operations, copy[key], backend) if operations else stored
             return copy
 
+        current = given.edits == len(self._edits) and not given.operations
         self._add(given.component, change)
+        if current:  # what was written is now the component's value
+            given.edits = len(self._edits)
 
     def _add(self, component: Component, change: Callable[[Array, Where], Array]) -> None:
         self._edits += component.edits(change, component.call)
@@ -371,7 +404,7 @@ class Activations(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         captured = self._trace._capture
-        return iter(self._trace.anatomy.table() if captured is None else [c.name for c in captured])
+        return iter(self._trace.anatomy.answering() if captured is None else [c.name for c in captured])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -423,20 +456,24 @@ class _Listener:
         found = self._find(array)
         if found is not None and found[1].parent is None:
             trace, parent = found
-            trace._given[id(item)] = HandedOut(item, parent.component, key, parent)
+            version = getattr(item, "_version", 0)
+            trace._given[id(item)] = HandedOut(item, parent.component, key, parent, version=version)
+
+    def frozen(self, value: Any) -> Any:
+        traces = _open.get()
+        return frozen(value, traces[-1]._backend) if traces else value
 
     def changed(self, array: Array, operation: Operation) -> None:
         found = self._find(array)
         if found is not None:
-            function, operand = operation
-            backend = found[0]._backend
-            safe = backend.alias(operand) if isinstance(operand, backend.array_type) else operand
-            found[1].operations.append((function, safe))
+            found[1].operations.append(operation)
+            found[1].version = getattr(array, "_version", 0)
 
     def item_written(self, array: Array, key: Any, value: Any) -> None:
         found = self._find(array)
         if found is None:
             return
+        found[1].version = getattr(array, "_version", 0)
         if found[1].parent is None:
             found[0]._write_item(found[1], key, value)
         else:

@@ -52,6 +52,19 @@ def test_edits_in_generation_equal_a_full_recompute(model_type, mode):
     assert generated == recompute(model, vector, MODES[mode], 6)
 
 
+@pytest.mark.parametrize("port", ["q", "k", "v", "z"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_per_head_edits_in_generation_equal_a_full_recompute(port, heads):
+    model = tiny_llama(num_key_value_heads=heads)
+    for positions in ([2], slice(1, None, 2)):
+        edit = {f"layers.1.attn.{port}": scale(-3.0)}
+        ids = list(PROMPT)
+        for _ in range(5):
+            placed = {f"layers.1.attn.{port}": scale(-3.0, positions=positions)}
+            ids.append(int(mx.argmax(model.trace(ids, placed).output[0, -1]).item()))
+        assert model.generate(PROMPT, 5, edit, positions=positions, prefill_step_size=4) == ids[len(PROMPT) :]
+
+
 def test_a_prompt_longer_than_the_prefill_chunk_is_edited_throughout(model):
     prompt = [(7 * i) % 60 for i in range(2100)]
     edit = {"layers.1.mlp": noise(2.0, seed=1)}

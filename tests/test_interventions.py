@@ -115,3 +115,15 @@ def test_what_cannot_be_done_raises(make, error, backend):
 def test_heads_outside_raise(backend):
     with pytest.raises(InputError, match="3 heads"):
         run(zero_out(heads=3), HEADS, backend)
+
+
+def test_positions_mean_positions_whatever_other_axes_are_as_long(backend):
+    engine = get_backend(backend)
+    x = engine.put(np.ones((1, 4, 4, 3), np.float32))
+    where = Where(np.arange(4), np.array([4]))
+    with pytest.raises(EditError, match="more than one axis"):
+        zero_out(positions=0).apply(x, where)
+    per_head = zero_out(positions=0).apply(x, Where(np.arange(4), np.array([4]), heads_first=True))
+    assert engine.get(per_head)[0, :, 0].sum() == 0 and engine.get(per_head).sum() == 36
+    flat = zero_out(positions=1).apply(engine.put(np.ones((1, 4, 2, 3), np.float32)), where)
+    assert engine.get(flat)[0, 1].sum() == 0 and engine.get(flat).sum() == 18

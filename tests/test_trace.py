@@ -167,6 +167,135 @@ def test_embed_and_logits_can_be_edited(model):
     assert not t.activations["embed"][:, 0].any().item()
 
 
+ONE = mx.ones((1, 7, 32))
+
+
+def double(model):
+    model.layers[1].mlp.output *= 2
+
+
+def use_a_copy_afterwards(model):
+    h = model.layers[1].mlp.output
+    h *= 2
+    model.layers[1].mlp.output = h
+    h += 100
+
+
+def assign_twice(model):
+    h = model.layers[1].mlp.output
+    h *= 2
+    model.layers[1].mlp.output = h
+    model.layers[1].mlp.output = h
+
+
+def matmul_in_place(model):
+    h = model.layers[1].mlp.output
+    h @= mx.eye(32) * 2
+    model.layers[1].mlp.output = h
+
+
+def restore_and_double(model):
+    before = model.layers[1].mlp.output
+    model.layers[1].mlp.output *= 7
+    model.layers[1].mlp.output = before
+    model.layers[1].mlp.output *= 2
+
+
+def add_itself(model):
+    h = model.layers[1].mlp.output
+    h += h
+    model.layers[1].mlp.output = h
+
+
+@pytest.mark.parametrize("edit", [double, use_a_copy_afterwards, assign_twice, matmul_in_place,
+                                  restore_and_double, add_itself])  # fmt: skip
+def test_however_it_is_written_the_value_assigned_last_is_the_value(model, edit):
+    plain = model.trace(IDS).activations["layers.1.mlp"]
+    with model.trace(IDS) as t:
+        edit(model)
+        now = model.layers[1].mlp.output
+    assert mx.allclose(now, 2 * plain, rtol=1e-5, atol=1e-6)
+    assert mx.allclose(t.activations["layers.1.mlp"], now)
+
+
+def test_operations_and_item_writes_on_one_array_keep_their_order(model):
+    plain = model.trace(IDS).activations["layers.1.mlp"]
+    with model.trace(IDS):
+        h = model.layers[1].mlp.output
+        h += 1
+        h[:, 0] = 0
+        model.layers[1].mlp.output = h
+        now = model.layers[1].mlp.output
+    assert not now[:, 0].any().item()
+    assert mx.allclose(now[:, 1:], plain[:, 1:] + 1)
+
+
+def test_what_the_user_does_to_an_operand_later_changes_nothing(model):
+    buffer = np.zeros(32, np.float32)
+    with model.trace(IDS) as t:
+        for layer in range(2):
+            buffer[:] = layer + 1
+            model.layers[layer].mlp.output[:, -1] = buffer
+    assert [t.activations[f"layers.{i}.mlp"][0, -1, 0].item() for i in range(2)] == [1, 2]
+
+
+def test_two_names_of_one_value_are_edited_in_the_order_written(model):
+    with model.trace(IDS) as t:
+        model.layers[1].resid_post = ONE
+        model.layers[1].output *= 2
+    assert mx.array_equal(t.activations["layers.1.resid_post"], 2 * ONE)
+
+
+def test_a_value_stays_one_value_when_an_edit_reads_its_site(model):
+    with model.trace(IDS):
+        before = model.layers[1].input
+        model.layers[1].resid_mid *= 2
+        assert mx.array_equal(model.layers[1].input, before)
+
+
+def test_a_function_of_an_intervention_may_run_the_model_itself(model):
+    plain = []
+    t = model.trace(IDS, {"layers.1.mlp": lambda x: (plain.append(model(IDS)), x * 2)[1]})
+    assert mx.array_equal(t.output, model.trace(IDS, {"layers.1.mlp": scale(2.0)}).output)
+    assert mx.array_equal(plain[0], model(IDS))
+
+
+def test_a_trace_holds_no_more_than_the_plain_model_at_its_peak():
+    model, ids = tiny_llama(layers=8, hidden_size=128, intermediate_size=256), list(range(60)) * 4
+
+    def peak(job):
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        job()
+        return mx.get_peak_memory() - before
+
+    def trace():
+        with model.trace(ids):
+            pass
+
+    plain = peak(lambda: mx.eval(model(ids)))
+    assert peak(trace) <= 1.05 * plain
+
+
+def test_modules_replaced_after_wrapping_are_noticed():
+    model = tiny_llama()
+    model.trace(IDS).output.sum().item()
+    inner = inner_model(model)
+
+    class Doubled(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def __call__(self, x):
+            return 2 * self.inner(x)
+
+    inner.model.layers[1].mlp = Doubled(inner.model.layers[1].mlp)
+    t = model.trace(IDS)
+    assert mx.allclose(t.activations["layers.1.mlp"], 2 * t.activations["layers.1.mlp.inner"])
+
+
 def test_values_answer_to_output_too_and_can_be_assigned_by_it(model):
     with model.trace(IDS) as t:
         assert model.layers[2].resid_pre.output.shape == (1, 7, 32)
@@ -198,7 +327,8 @@ def test_writing_into_an_indexed_part_warns_that_it_changes_nothing(model):
 
 @pytest.mark.parametrize("mistake", [
     lambda layer: layer.mlp.save(), lambda layer: layer.mlp[:, -1],
-    lambda layer: setattr(layer.mlp, "outptu", 0), lambda layer: layer.mlp.__setitem__(0, 1), lambda layer: layer.sefl_attn.output,
+    lambda layer: setattr(layer.mlp, "outptu", 0), lambda layer: layer.mlp.__setitem__(0, 1),
+    lambda layer: layer.sefl_attn.output,
 ])  # fmt: skip
 def test_a_forgotten_or_misspelt_port_raises_a_component_error(model, mistake):
     with pytest.raises(ComponentError), model.trace(IDS):

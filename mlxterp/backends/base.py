@@ -151,6 +151,10 @@ class LanguageModel(Protocol):
 
     def tokenize(self, text: str) -> list[int]: ...
 
+    def refresh(self) -> bool:
+        """Looks whether modules were replaced since, and reads them again if so; whether they were."""
+        ...
+
     def forward(self, batch: TokenBatch) -> Array:
         """Logits (batch, positions, vocabulary), with nothing hooked."""
         ...

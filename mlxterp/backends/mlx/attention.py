@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...sites import Component, Site, SiteEdit, at_site
+from ...sites import Component, Site, SiteEdit, Where, head_at_site
 from .intercept import Tracer, current_tracer
 
 _lock = threading.RLock()
@@ -144,12 +144,25 @@ def head_component(model_type: str, block: str, port: str, name: str, head_dim: 
     """A per-head value as a component."""
     places = _OWN_SOFTMAX.get(model_type)
     if places is None or port == "pattern":
-        return at_site(name, Site(block, port))
+        return head_at_site(name, Site(block, port))
     if port in ("q", "k"):
-        return at_site(name, Site(f"{block}.{places.rope}"), call="qk".index(port))
+        return _as_heads(name, Site(f"{block}.{places.rope}"), "qk".index(port))
     if port == "z":
         return _side_by_side(name, Site(f"{block}.{places.z}", "input"), 1, head_dim)
     return _side_by_side(name, Site(f"{block}.{places.v}"), places.v_parts, head_dim)
+
+
+def _heads_first(where: Where) -> Where:
+    return Where(where.positions, where.lengths, heads_first=True)
+
+
+def _as_heads(name: str, site: Site, call: int) -> Component:
+    """A module's output that is already laid out by heads, at one of its calls."""
+
+    def edits(change: Callable, number: int | None) -> list[SiteEdit]:
+        return [SiteEdit(site, lambda x, run, _: change(x, _heads_first(run.where)), call)]
+
+    return Component(name, (site,), lambda values: values[0], edits, call=call)
 
 
 def _side_by_side(name: str, site: Site, parts: int, head_dim: int) -> Component:
@@ -165,7 +178,7 @@ def _side_by_side(name: str, site: Site, parts: int, head_dim: int) -> Component
         return mx.concatenate([rest, part], axis=-1) if parts > 1 else part
 
     def edits(change: Callable, number: int | None) -> list[SiteEdit]:
-        return [SiteEdit(site, lambda x, run, _: join(x, change(split(x), run.where)), number)]
+        return [SiteEdit(site, lambda x, run, _: join(x, change(split(x), _heads_first(run.where))), number)]
 
     return Component(name, (site,), lambda values: split(values[0]), edits)
 

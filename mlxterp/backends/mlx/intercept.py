@@ -49,6 +49,16 @@ def hooked(tracer: Tracer) -> Iterator[None]:
         _swap_out(modules)
 
 
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Within this block the model runs plainly, also where a function of a hooked pass calls it."""
+    token = _active.set(None)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
 class Tracer:
     """Records and edits one forward pass.
 
@@ -77,7 +87,7 @@ class Tracer:
         self.edits: dict[Site, list[SiteEdit]] = {}
         for edit in sorted(edits, key=lambda e: e.stage):
             self.edits.setdefault(edit.site, []).append(edit)
-        self.wanted = set(sites) | {s for edit in edits for s in edit.reads}
+        self.wanted = set(sites) | {s for edit in edits for s in edit.reads if s not in run.values}
         touched = self.wanted | set(self.edits)
         self.input_ports: dict[str, set[str]] = {}
         for site in touched:
@@ -129,7 +139,7 @@ class Tracer:
         path, number = node.path, self._next_number(node.path)
         done = earlier.finished((path, number), self._dirty)
         self.fresh.enter(path, number)
-        if done is not None and path not in self._must_run:
+        if done is not None and path not in self._must_run and not _writable(args, kwargs):
             for inner, count in earlier.calls_within((path, number)).items():
                 self.counts[inner] = self.counts.get(inner, 0) + count
             out = self._output(path, _keep(done), number, edited=True)
@@ -227,6 +237,16 @@ def _keep(out: Any) -> Any:
     if type(out) is list:
         return [x[...] if isinstance(x, mx.array) else x for x in out]
     return out
+
+
+def _writable(args: tuple, kwargs: dict) -> bool:
+    """Whether a call is given something it could write into, such as a cache: then it is never skipped."""
+    plain = (mx.array, str, int, float, type(None))
+    values = [*args, *kwargs.values()]
+    return not all(
+        isinstance(v, plain) or (isinstance(v, tuple) and all(isinstance(x, plain) for x in v))
+        for v in values
+    )
 
 
 def first_array(out: Any) -> mx.array | None:

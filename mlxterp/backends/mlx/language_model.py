@@ -16,7 +16,7 @@ from ..base import Backend
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
 from .generation import stream_tokens
-from .intercept import Tracer, first_array, hooked, own_class
+from .intercept import Tracer, first_array, hooked, own_class, unobserved
 from .recording import Recording
 from .tree import ModuleTree
 
@@ -51,6 +51,13 @@ class MLXLanguageModel:
             path: own_class(node.module).__name__ for path, node in self.tree.by_path.items() if path
         }
         self.layers: tuple[str, ...] = self._find_layers()
+
+    def refresh(self) -> bool:
+        """Reads the modules again if some were replaced since (LoRA, quantizing); whether they were."""
+        if self.tree.holds():
+            return False
+        self._read_tree()
+        return True
 
     def _find_layers(self) -> tuple[str, ...]:
         try:
@@ -128,7 +135,8 @@ class MLXLanguageModel:
     # -- running ------------------------------------------------------------------------------
 
     def forward(self, batch: TokenBatch) -> mx.array:
-        return self.model(mx.array(batch.ids))
+        with unobserved():
+            return self.model(mx.array(batch.ids))
 
     def head_component(self, layer: int, port: str, name: str) -> Component:
         heads = self.n_heads or 1
@@ -156,7 +164,8 @@ class MLXLanguageModel:
             dirty = min(
                 (earlier.time_of(e.site, e.call) for e in edits[len(before.all_edits) :]), default=dirty
             )
-            wanted = _carry_over(capture, reuse, run, earlier, dirty)
+            reads = [site for edit in edits for site in edit.reads]
+            wanted = _carry_over([*capture, *reads], reuse, run, earlier, dirty)
         self._check_paths([*wanted, *(edit.site for edit in edits)])
         tracer = Tracer(
             self.tree, wanted, edits, run=run, model_type=self.model_type,
@@ -220,7 +229,8 @@ class MLXLanguageModel:
         def step(ids: mx.array, **options: Any) -> mx.array:
             nonlocal done
             if not edits:
-                return self.model(ids, **options)
+                with unobserved():
+                    return self.model(ids, **options)
             run = Run(None, {}, {}, Where(np.arange(done, done + ids.shape[1]), None))
             tracer = Tracer(self.tree, (), edits, run=run, model_type=self.model_type)
             logits = self._call(tracer, ids, **options)
@@ -285,7 +295,7 @@ def _carry_over(
     for site in capture:
         old = reuse.values.get(site)
         if old and earlier.time_of(site, len(old) - 1, end=True) < dirty:
-            run.values[site] = old
+            run.values[site] = list(old)
         else:
             again.append(site)
     return again

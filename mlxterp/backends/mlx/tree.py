@@ -7,7 +7,7 @@ model by `MLXLanguageModel` and read by the `Tracer`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class ModuleTree:
         self.nodes: dict[int, list[Node]] = {}
         self.has_compiled = False
         self._walk(model, "", None)
+        self._ids = list(_module_ids(model))
         unique = {id(node.module): node.module for node in self.by_path.values()}
         self.modules: list[nn.Module] = [m for m in unique.values() if callable(m)]
 
@@ -57,6 +58,10 @@ class ModuleTree:
         elif isinstance(value, dict):
             for key, item in value.items():
                 self._walk_value(item, f"{path}.{key}", parent)
+
+    def holds(self) -> bool:
+        """Whether the model still has these modules at these places."""
+        return list(_module_ids(self.model)) == self._ids
 
     def children(self, path: str) -> list[str]:
         """Paths below `path`, at any depth."""
@@ -107,3 +112,13 @@ def _compiles(value: Any) -> bool:
     """Whether an attribute is a compiled function, or a method that makes one when it runs."""
     code = getattr(value, "__code__", None)
     return isinstance(value, _COMPILED) or (code is not None and "compile" in code.co_names)
+
+
+def _module_ids(value: Any) -> Iterator[int]:
+    """Ids of all modules, in the order of the tree."""
+    if isinstance(value, nn.Module):
+        yield id(value)
+    inner = value.values() if isinstance(value, dict) else value
+    for item in inner:
+        if isinstance(item, (dict, list, tuple)):
+            yield from _module_ids(item)

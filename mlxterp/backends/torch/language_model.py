@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
-from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, at_site
+from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, head_at_site
 from ...tokens import TokenBatch
 from ..base import Backend
 from .arrays import BACKEND
@@ -45,6 +45,9 @@ class TorchLanguageModel:
         whole = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
         self.model: nn.Module = whole if isinstance(whole, nn.Module) else model
         self.tokenizer = tokenizer
+        self._read()
+
+    def _read(self) -> None:
         self._parameters = tuple(inspect.signature(self.model.forward).parameters)
         self.tree = ModuleTree(self.model)
         self.modules: dict[str, str] = {
@@ -52,6 +55,13 @@ class TorchLanguageModel:
         }
         self._calls: dict[str, int] = {}  # known once a first pass has run
         self._shape = self._measure()
+
+    def refresh(self) -> bool:
+        """Reads the modules again if some were replaced since (LoRA, quantizing); whether they were."""
+        if self.tree.holds():
+            return False
+        self._read()
+        return True
 
     def _measure(self) -> Shape:
         try:
@@ -84,7 +94,7 @@ class TorchLanguageModel:
             return logits_of(self.model(self._ids(batch.ids), **self._uncached()))
 
     def head_component(self, layer: int, port: str, name: str) -> Component:
-        return at_site(name, Site(self.layers[layer], port))
+        return head_at_site(name, Site(self.layers[layer], port))
 
     def run(
         self,

@@ -37,8 +37,16 @@ class ModuleTree:
             parent = self.by_path[path.rpartition(".")[0]] if path else None
             node = self.by_path[path] = Node(path, module, parent)
             self.nodes.setdefault(id(module), []).append(node)
+        self._ids = self._module_ids()
         self.modules: list[nn.Module] = self._callable(self.by_path)
         """Each module that can be called, once."""
+
+    def holds(self) -> bool:
+        """Whether the model still has these modules at these places."""
+        return self._module_ids() == self._ids
+
+    def _module_ids(self) -> list[tuple[str, int]]:
+        return [(path, id(m)) for path, m in self.model.named_modules(remove_duplicate=False)]
 
     def _callable(self, paths: Iterable[str]) -> list[nn.Module]:
         unique = {id(self.by_path[p].module): self.by_path[p].module for p in paths}
