@@ -12,7 +12,7 @@ from .anatomy import Anatomy
 from .backends import load_language_model, wrap_language_model
 from .backends.base import LanguageModel
 from .components import GLOBAL, ROOTS
-from .errors import warn
+from .errors import ComponentError, warn
 from .features.search import top_features, top_texts
 from .features.train import train_on_texts
 from .gradients import gradients
@@ -295,8 +295,10 @@ class InterpretableModel:
         Strongest first, then the lower id; every token counts, special ones included; only active
         features come back.
         """
-        sae, place = self._fitting(sae, layer, component)
-        return top_features(self.language_model, text, sae, place, tokenize=self._tokenize, top_k=top_k)
+        sae, place = self._place(sae, layer, component)
+        found = top_features(self.language_model, text, sae, place, tokenize=self._tokenize, top_k=top_k)
+        self._warn_of_another_place(sae, place)
+        return found
 
     def get_top_texts_for_feature(
         self,
@@ -312,22 +314,32 @@ class InterpretableModel:
         A text counts once, at its strongest token; strongest first, then the earlier text; empty
         for a feature that never fires.
         """
-        sae, place = self._fitting(sae, layer, component)
-        return top_texts(
+        sae, place = self._place(sae, layer, component)
+        found = top_texts(
             self.language_model, feature_id, sae, texts, place, tokenize=self._tokenize, top_k=top_k
         )
+        self._warn_of_another_place(sae, place)
+        return found
 
-    def _fitting(self, sae: SAE | str | Path, layer: int, component: str) -> tuple[SAE, Component]:
-        """The SAE, loaded if need be, and the component asked for; warns if it was trained on another."""
-        sae = sae if isinstance(sae, SAE) else self.load_sae(sae)
+    def _place(self, sae: SAE | str | Path, layer: int, component: str) -> tuple[SAE, Component]:
+        """The SAE, loaded if need be, and the component asked for."""
         self._refresh()
-        place = self.anatomy.component(f"layers.{self.anatomy.names.layer(layer)}.{component}")
-        if sae.component is not None and self.anatomy.names.resolve(sae.component).name != place.name:
+        sae = sae if isinstance(sae, SAE) else self.load_sae(sae)
+        return sae, self.anatomy.component(_path(self.anatomy.names.layer(layer), component))
+
+    def _warn_of_another_place(self, sae: SAE, place: Component) -> None:
+        """Says so where an SAE was used on another component than it was trained on."""
+        if sae.component is None:
+            return
+        try:
+            trained_on = self.anatomy.names.resolve(sae.component).name
+        except ComponentError:
+            trained_on = f"{sae.component} (of another model)"
+        if trained_on != place.name:
             warn(
-                f"This SAE was trained on {sae.component}, and is used on {place.name} as asked. Its"
-                " features mean something there only if the two carry the same activations."
+                f"This SAE was trained on {trained_on}, and was used on {place.name} as asked. Its features mean"
+                " something there only if the two carry the same activations."
             )
-        return sae, place
 
 
 def _path(layer: int, component: str) -> str:

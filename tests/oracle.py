@@ -19,8 +19,8 @@ def topk(pre: np.ndarray, k: int) -> np.ndarray:
     """Dense features: the k largest positive numbers of each row; among equals the lowest id wins."""
     features = np.zeros_like(pre)
     for row, out in zip(pre, features, strict=True):
-        for feature in sorted(range(len(row)), key=lambda f: (-row[f], f))[:k]:
-            out[feature] = max(row[feature], 0)
+        best = np.argsort(-row, kind="stable")[:k]
+        out[best] = np.maximum(row[best], 0)
     return features
 
 

@@ -43,8 +43,10 @@ def test_a_block_that_adds_nothing_known_has_no_rule():
     assert find_rule(PRE, M, {"norm": PRE}, {"attn": A}, EXACT).kind == "none"
 
 
-@pytest.mark.parametrize("model_type", [t for t in ("llama", "falcon_h1", "glm4", "gemma2", "cohere", "minicpm",
-                                                    "recurrent_gemma", "mamba", "olmo2") if t in configs()])  # fmt: skip
+TYPES = ("llama", "falcon_h1", "glm4", "gemma2", "cohere", "minicpm", "recurrent_gemma", "mamba", "olmo2")
+
+
+@pytest.mark.parametrize("model_type", [t for t in TYPES if t in configs()])
 def test_sixteen_bit_weights_give_the_same_rules(model_type):
     mx = pytest.importorskip("mlx.core")
     rules = []

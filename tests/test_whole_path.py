@@ -77,3 +77,11 @@ def test_the_demo_model_means_the_same_in_both_wings():
     a, b = (m.language_model.backend.get(m(text)) for m in models)
     assert np.abs(a - b).max() < 1e-3
     assert models[0].generate(text, 12) == models[1].generate(text, 12)
+
+
+def test_an_sae_used_elsewhere_than_it_was_trained_is_told(demo):
+    with pytest.warns(
+        mlxterp.MlxterpWarning, match=r"trained on layers\.1\.resid_post.*layers\.2\.resid_post"
+    ):
+        demo.model.get_top_features_for_text("One day", demo.sae, 2, "resid_post")
+    demo.model.get_top_features_for_text("One day", demo.sae, 1, "residual")
