@@ -337,8 +337,8 @@ class InterpretableModel:
             trained_on = f"{sae.component} (of another model)"
         if trained_on != place.name:
             warn(
-                f"This SAE was trained on {trained_on}, and was used on {place.name} as asked. Its features mean"
-                " something there only if the two carry the same activations."
+                f"This SAE was trained on {trained_on}, and was used on {place.name} as asked. Its features"
+                " mean something there only if the two carry the same activations."
             )
 
 

@@ -290,11 +290,11 @@ class Trace:
         native = value if isinstance(value, backend.array_type) else backend.put(value, current)
         return backend.cast(backend.alias(native), current)
 
-    def _write_item(self, given: HandedOut, key: Any, value: Any) -> None:
+    def _write_item(self, given: HandedOut, key: Any, value: Any, noticed: bool) -> None:
         """Records `component[key] = value`; the rest of the component's value stays live."""
         backend, item = self._backend, self._given.get(id(value))
         live = (
-            item is not None and item.parent is given and item.untouched() and same_key(item.key, key)
+            item is not None and item.parent is given and noticed and same_key(item.key, key)
             and not given.operations and given.edits == len(self._edits)
         )  # fmt: skip
         operations = item.take() if live and item is not None else ()
@@ -469,13 +469,18 @@ class _Listener:
             found[1].operations.append(operation)
             found[1].version = getattr(array, "_version", 0)
 
-    def item_written(self, array: Array, key: Any, value: Any) -> None:
+    def noticed(self, array: Any) -> bool:
+        """Whether all changes in place of a value about to be written were noticed."""
+        found = self._find(array)
+        return found is not None and found[1].untouched()
+
+    def item_written(self, array: Array, key: Any, value: Any, noticed: bool) -> None:
         found = self._find(array)
         if found is None:
             return
         found[1].version = getattr(array, "_version", 0)
         if found[1].parent is None:
-            found[0]._write_item(found[1], key, value)
+            found[0]._write_item(found[1], key, value, noticed)
         else:
             warn(
                 f"Writing into a part of {found[1].component.name} that was indexed before changes only"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxterp import ConfigWarning, InterpretableModel, interventions
+from mlxterp import ConfigWarning, InterpretableModel, interventions, logit_difference
 from mlxterp.components import RESIDUAL
 from mlxterp.sites import ATTENTION_PORTS
 
@@ -71,6 +71,38 @@ def test_an_edit_changes_the_logits_alike(wings, leaf):
     a, b = values(mlx, ["logits"], change)[0], values(torch, ["logits"], change)[0]
     assert np.abs(a - plain).max() > 1e-2
     assert_close(a, b, leaf)
+
+
+def test_assigning_in_the_block_equals_the_same_interventions_in_both_wings(wings):
+    for wing in wings:
+        get = wing.language_model.backend.get
+        vector = np.linspace(-1, 1, wing.d_model, dtype=np.float32)
+        with wing.trace(IDS) as block:
+            late = wing.layers[2].resid_post
+            wing.layers[1].mlp.output[:, -1] += wing.language_model.backend.put(vector)
+            wing.layers[2].attn.output *= 0.5
+            wing.layers[0].attn.pattern[:, 1] = 0
+            wing.layers[1].resid_mid *= 2
+            saved = wing.layers[2].resid_post.save()
+        given = {
+            "layers.1.mlp": interventions.add_vector(vector, positions=-1),
+            "layers.2.attn": interventions.scale(0.5),
+            "layers.0.attn.pattern": interventions.zero_out(heads=1),
+            "layers.1.resid_mid": interventions.scale(2.0),
+        }
+        assert_close(get(block.output), values(wing, ["logits"], given)[0], "logits")
+        assert_close(get(late), values(wing, ["layers.2.resid_post"])[0], "read before the edits")
+        assert_close(get(saved), values(wing, ["layers.2.resid_post"], given)[0], "saved")
+        assert_close(get(wing(IDS)), values(wing, ["logits"])[0], "unchanged")
+
+
+def test_gradients_agree(wings):
+    objective = logit_difference(5, 6)
+    names = ["layers.0.resid_post", "layers.1.attn_out", "layers.1.attn.z", "layers.2.mlp"]
+    found = [wing.gradients(IDS, objective, at=names) for wing in wings]
+    for name in names:
+        a, b = (w.language_model.backend.get(f[name]) for w, f in zip(wings, found, strict=True))
+        assert np.abs(a - b).max() <= 1e-3 * np.abs(b).max(), name
 
 
 def test_unembed_agrees(wings):
