@@ -53,10 +53,9 @@ def building(model: InterpretableModel, ids: list[int], rounds: int) -> dict[str
     """Overhead of building the graph (nothing is computed), relative to the plain model."""
     lm, batch = model.language_model, TokenBatch.from_rows([ids])
     sites = model.anatomy.component(f"layers.{LAYER}.mlp").sites
-    tokens = mx.array([ids])
     times = interleaved(
         {
-            "plain": lambda: lm.model(tokens),  # type: ignore[attr-defined]
+            "plain": lambda: lm.forward(batch),
             "nothing": lambda: lm.run(batch),
             "one path": lambda: lm.run(batch, sites),
             "everything": lambda: lm.run(batch, everything=True),
