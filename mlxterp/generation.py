@@ -10,13 +10,13 @@ import numpy as np
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .edits import Interventions, declared_edits
 from .errors import InputError
 from .interventions import as_list, restrict
 from .positions import position_mask
 from .sites import Array, Where
 from .text import check_length
 from .tokens import to_batch
-from .trace import Interventions, declared_edits
 
 
 @dataclass(frozen=True, slots=True)

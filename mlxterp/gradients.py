@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from .anatomy import Anatomy
+from .edits import Interventions, declared_edits
 from .errors import GradientError, InputError
 from .objectives import LogitDifference
 from .sites import Array, Component, SiteEdit, Where, unique_sites
 from .tokens import TokenBatch
-from .trace import Interventions, declared_edits
 
 
 def gradients(

@@ -12,16 +12,18 @@ from .anatomy import Anatomy
 from .backends import load_language_model, wrap_language_model
 from .backends.base import LanguageModel
 from .components import GLOBAL, ROOTS
+from .edits import Interventions
 from .errors import ComponentError, warn
 from .features.search import top_features, top_texts
 from .features.train import train_on_texts
 from .gradients import gradients
+from .open_traces import innermost_trace
 from .proxies import ComponentProxy, LayerList
 from .sae import SAE, SAETrainConfig
 from .sites import Array, Component
 from .text import check_length, cross_entropy, decode, string_tokens
 from .tokens import TokenBatch, to_batch
-from .trace import Interventions, Trace, innermost_trace
+from .trace import Trace
 
 
 class InterpretableModel:

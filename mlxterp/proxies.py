@@ -12,8 +12,8 @@ from typing import Any, overload
 from .anatomy import Anatomy
 from .components import RESIDUAL
 from .errors import ComponentError
+from .open_traces import innermost_trace
 from .sites import ATTENTION_PORTS
-from .trace import innermost_trace
 
 _PORTS = ("output", "input")
 _LEAVES = frozenset((*RESIDUAL, *ATTENTION_PORTS))

@@ -13,8 +13,8 @@ kept, everything else is dropped before it is ever evaluated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Sequence
+from contextvars import Token
 from dataclasses import replace
 from typing import Any
 
@@ -23,60 +23,17 @@ import numpy as np
 from .anatomy import Anatomy
 from .array_methods import (
     HandedOut,
-    Operation,
     applied,
     array_methods,
-    check_index,
     frozen,
     same_key,
 )
-from .errors import ComponentError, EditError, InputError, TraceError, warn
-from .interventions import apply_change, as_list
+from .edits import Interventions, declared_edits
+from .errors import ComponentError, EditError, TraceError, warn
+from .open_traces import OPEN, Listener
+from .results import Activations, SavedValues
 from .sites import Array, Component, Run, SiteEdit, Where, unique_sites
 from .tokens import TokenBatch
-
-Interventions = Mapping[str, Callable[[Array], Array] | Sequence[Callable[[Array], Array]]]
-
-_open: ContextVar[tuple[Trace, ...]] = ContextVar("mlxterp_open_traces", default=())
-
-
-def innermost_trace(anatomy: Anatomy) -> Trace:
-    """The trace of this model that the current code runs inside of.
-
-    Raises:
-        TraceError: There is none.
-    """
-    for trace in reversed(_open.get()):
-        if trace.anatomy is anatomy:
-            return trace
-    raise TraceError(
-        "Values of components exist only inside a trace: use `with model.trace(inputs) as t:` and read"
-        " or assign them there. After it, t.activations[path] answers."
-    )
-
-
-def declared_edits(anatomy: Anatomy, interventions: Interventions | None) -> list[SiteEdit]:
-    """Edits at sites from `interventions={path: function or [functions]}`.
-
-    Raises:
-        ComponentError: An unknown or ambiguous path, or a component that cannot be edited.
-        InputError: Something that is not a function.
-    """
-    edits: list[SiteEdit] = []
-    if interventions is not None and not isinstance(interventions, Mapping):
-        raise InputError(
-            f"interventions= is a dict of path → function or list of functions, got"
-            f" {type(interventions).__name__}."
-        )
-    for name, changes in (interventions or {}).items():
-        component = anatomy.component(name)
-        for change in as_list(changes, name):
-            edits += component.edits(_change(change, component.name), component.call)
-    return edits
-
-
-def _change(change: Callable[[Array], Array], name: str) -> Callable[[Array, Where], Array]:
-    return lambda x, where: apply_change(change, x, where, name)
 
 
 class Trace:
@@ -119,17 +76,17 @@ class Trace:
     def __enter__(self) -> Trace:
         if self._done or self._token is not None:
             raise TraceError("A trace runs once. Call model.trace(…) again for another.")
-        outer = [t for t in _open.get() if t.anatomy is self.anatomy]
+        outer = [t for t in OPEN.get() if t.anatomy is self.anatomy]
         self._edits = [edit for t in outer for edit in t._declared] + list(self._declared)
         self._run_model()
-        self._methods = array_methods(self._backend, _Listener())
+        self._methods = array_methods(self._backend, Listener())
         self._methods.__enter__()
-        self._token = _open.set((*_open.get(), self))
+        self._token = OPEN.set((*OPEN.get(), self))
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         assert self._token is not None
-        _open.reset(self._token)
+        OPEN.reset(self._token)
         self._methods.__exit__(None, None, None)
         try:
             if kind is None:
@@ -341,13 +298,14 @@ class Trace:
     def activations(self) -> Activations:
         """Values by path: kept ones at once, others by running again with the same inputs and edits."""
         self._results()
-        return Activations(self)
+        captured = None if self._capture is None else [c.name for c in self._capture]
+        return Activations(self.anatomy, self._again, captured, list(self._kept))
 
     @property
     def saved_values(self) -> dict[str, Any]:
         """What `.save()` was called on, by component name (or the name given)."""
         self._results()
-        return _Named(self.anatomy, self._saved)
+        return SavedValues(self.anatomy, self._saved)
 
     @property
     def tokens(self) -> np.ndarray:
@@ -383,116 +341,6 @@ class Trace:
     def __repr__(self) -> str:
         state = "done" if self._done else "open" if self._token else "not run yet"
         return f"<Trace of {len(self.lengths)} text(s), {int(self.lengths.sum())} tokens, {state}>"
-
-
-class Activations(Mapping[str, Any]):
-    """A finished trace's values by any name of a component; iterates over all canonical names."""
-
-    def __init__(self, trace: Trace):
-        self._trace = trace
-
-    def __getitem__(self, name: str) -> Any:
-        return self._trace._again(self._trace.anatomy.component(name))
-
-    def __contains__(self, name: object) -> bool:
-        try:
-            component = self._trace.anatomy.component(name)  # type: ignore[arg-type]
-        except ComponentError:
-            return False
-        captured = self._trace._capture
-        return captured is None or component.name in {c.name for c in captured}
-
-    def __iter__(self) -> Iterator[str]:
-        captured = self._trace._capture
-        return iter(self._trace.anatomy.answering() if captured is None else [c.name for c in captured])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        kept = ", ".join(self._trace._kept) or "nothing"
-        return f"<activations: kept {kept}>"
-
-
-class _Named(dict[str, Any]):
-    """A dict whose keys can also be given by any other name of the component."""
-
-    def __init__(self, anatomy: Anatomy, values: Mapping[str, Any]):
-        super().__init__(values)
-        self._anatomy = anatomy
-
-    def __missing__(self, name: str) -> Any:
-        resolved = self._anatomy.names.resolve(name).name
-        if resolved == name or resolved not in self:
-            raise ComponentError(f"{name!r} was not saved. Saved: {', '.join(self) or 'nothing'}.")
-        return self[resolved]
-
-
-class _Listener:
-    """Tells the open traces of this context what happens to the arrays they handed out."""
-
-    @staticmethod
-    def _find(array: Array) -> tuple[Trace, HandedOut] | None:
-        for trace in reversed(_open.get()):
-            given = trace._given.get(id(array))
-            if given is not None:
-                return trace, given
-        return None
-
-    def indexed(self, array: Array, key: Any) -> None:
-        found = self._find(array)
-        if found is not None:
-            check_index(key, array.shape, found[0]._batch, found[1])
-
-    def assign(self, array: Array, value: Any) -> None:
-        found = self._find(array)
-        if found is None or found[1].parent is not None:
-            raise TraceError(
-                "Only the value of a component can be assigned to, as model.layers[3].mlp.output = x."
-            )
-        found[0].assign(found[1].component, value)
-
-    def item_taken(self, array: Array, key: Any, item: Array) -> None:
-        found = self._find(array)
-        if found is not None and found[1].parent is None:
-            trace, parent = found
-            version = getattr(item, "_version", 0)
-            trace._given[id(item)] = HandedOut(item, parent.component, key, parent, version=version)
-
-    def frozen(self, value: Any) -> Any:
-        traces = _open.get()
-        return frozen(value, traces[-1]._backend) if traces else value
-
-    def changed(self, array: Array, operation: Operation) -> None:
-        found = self._find(array)
-        if found is not None:
-            found[1].operations.append(operation)
-            found[1].version = getattr(array, "_version", 0)
-
-    def noticed(self, array: Any) -> bool:
-        """Whether all changes in place of a value about to be written were noticed."""
-        found = self._find(array)
-        return found is not None and found[1].untouched()
-
-    def item_written(self, array: Array, key: Any, value: Any, noticed: bool) -> None:
-        found = self._find(array)
-        if found is None:
-            return
-        found[1].version = getattr(array, "_version", 0)
-        if found[1].parent is None:
-            found[0]._write_item(found[1], key, value, noticed)
-        else:
-            warn(
-                f"Writing into a part of {found[1].component.name} that was indexed before changes only"
-                " that part, not the model. Use one index: ….output[0, -1] = value."
-            )
-
-    def save(self, array: Array, name: str | None = None) -> Array:
-        traces = _open.get()
-        if not traces:
-            raise TraceError(".save() keeps an array beyond a trace, and no trace is open here.")
-        found = self._find(array)
-        return (found[0] if found else traces[-1]).save(array, name)
 
 
 def _flat(value: Any) -> list[Array]:
