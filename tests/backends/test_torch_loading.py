@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxterp.backends.torch.loading import load_language_model
 from mlxterp.errors import BackendError, InputError
 
-from .tiny_torch import TorchLanguageModel, batch, tiny, torch
+from .tiny_torch import TorchLanguageModel, batch, load_language_model, tiny, torch
 
 
 @pytest.fixture(scope="module")

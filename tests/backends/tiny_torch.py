@@ -18,6 +18,7 @@ from torch import nn
 
 from mlxterp.backends.torch.arrays import BACKEND as BACKEND
 from mlxterp.backends.torch.language_model import TorchLanguageModel
+from mlxterp.backends.torch.loading import load_language_model as load_language_model
 
 VOCABULARY = 61
 _USUAL = {
