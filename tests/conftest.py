@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,17 @@ import pytest
 import mlxterp
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that needs a backend which is not installed is skipped, with the reason."""
+    try:
+        return (yield)
+    except mlxterp.BackendError as error:
+        if len(mlxterp.available_backends()) == 2:
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
