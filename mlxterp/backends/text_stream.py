@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+
+class Detokenizer(Protocol):
+    """Tokens in, text out; some of it only when the next token, or the end, is there."""
+
+    def add(self, token: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+def with_text(tokens: Iterable[int], text: Detokenizer, ends: set[int]) -> Iterator[tuple[int | None, str]]:
+    """Each token before the first of `ends`, with the text it adds; then (None, what was held back)."""
+    for token in tokens:
+        if token in ends:
+            break
+        yield token, text.add(token)
+    rest = text.finish()
+    if rest:
+        yield None, rest
 
 
 class TextStream:

@@ -48,8 +48,9 @@ class MLXBackend:
 
     def token_losses(self, logits: mx.array, targets: np.ndarray) -> np.ndarray:
         logits = logits.astype(mx.float32)
+        logits = logits - logits.max(axis=-1, keepdims=True)
         chosen = mx.take_along_axis(logits, mx.array(targets.astype(np.int32))[:, None], axis=-1)[:, 0]
-        return np.array(mx.logsumexp(logits, axis=-1) - chosen)
+        return np.array(mx.log(_sum_in_blocks(mx.exp(logits))) - chosen)
 
     def clip(self, x: mx.array, low: float | None, high: float | None) -> mx.array:
         return mx.clip(x, low, high)
@@ -104,3 +105,10 @@ def _check_device(device: str | None) -> None:
 
 
 BACKEND: Backend = MLXBackend()
+
+
+def _sum_in_blocks(x: mx.array) -> mx.array:
+    """Sum over the last axis, 256 values at a time: on the CPU MLX adds one after the other in float32, and
+    a vocabulary of 14,000 tokens already loses 5e-5 of the sum that way."""
+    x = mx.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % 256)])
+    return x.reshape(*x.shape[:-1], -1, 256).sum(axis=-1).sum(axis=-1)

@@ -11,7 +11,7 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..text_stream import TextStream
+from ..text_stream import TextStream, with_text
 
 
 class _Steps:
@@ -51,13 +51,7 @@ def stream_tokens(
         prefill_step_size=prefill_step_size,
     )
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
-        for token, _ in steps:
-            if token in ends:
-                break
-            yield int(token), text.add(int(token))
-    rest = text.finish()
-    if rest:
-        yield None, rest
+        yield from with_text((int(token) for token, _ in steps), text, ends)
 
 
 def end_tokens(tokenizer: Any) -> set[int]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..text_stream import TextStream
+from ..text_stream import TextStream, with_text
 from .values import logits_of
 
 _CACHES = ("past_key_values", "cache_params", "state")
@@ -76,17 +76,15 @@ def stream_tokens(
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     sample = _sampler(temperature, top_p, seed)
-    text = TextStream(tokenizer)
-    last: list[int] = []
-    for _ in range(max_tokens):
-        logits = passes.advance(last) if last else passes.prefill(prompt, prefill_step_size)
-        last = [sample(logits)]
-        if last[0] in ends:
-            break
-        yield last[0], text.add(last[0])
-    rest = text.finish()
-    if rest:
-        yield None, rest
+
+    def tokens() -> Iterator[int]:
+        last: list[int] = []
+        for _ in range(max_tokens):
+            logits = passes.advance(last) if last else passes.prefill(prompt, prefill_step_size)
+            last = [sample(logits)]
+            yield last[0]
+
+    yield from with_text(tokens(), TextStream(tokenizer), ends)
 
 
 def end_tokens(*holders: Any) -> set[int]:
