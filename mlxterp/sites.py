@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,18 @@ class Where:
     """int64, (batch,): tokens of each whole text; None in generation, where the end is open."""
     heads_first: bool = False
     """Whether values are per head, (batch, heads, positions, …), instead of (batch, positions, …)."""
+
+    @classmethod
+    def whole(cls, length: int, lengths: np.ndarray) -> Where:
+        """All positions of texts that were padded to `length`."""
+        return cls(_first_positions(length), lengths)
+
+
+@lru_cache(maxsize=64)
+def _first_positions(length: int) -> np.ndarray:
+    positions = np.arange(length)
+    positions.flags.writeable = False
+    return positions
 
 
 @dataclass(eq=False, slots=True)

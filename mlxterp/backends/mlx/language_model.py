@@ -153,7 +153,7 @@ class MLXLanguageModel:
         stop_after: Sequence[Site] = (),
         reuse: Run | None = None,
     ) -> Run:
-        where = Where(np.arange(batch.ids.shape[1]), batch.lengths)
+        where = Where.whole(batch.ids.shape[1], batch.lengths)
         run = Run(None, {}, {}, where)
         earlier: Recording | None = None
         dirty = float("inf")
