@@ -125,9 +125,9 @@ def test_padding_never_reaches_a_result(model):
     together = model.run(TokenBatch.from_rows(rows), [Site(model.layers[1])])
     for i, row in enumerate(rows):
         alone = model.run(TokenBatch.from_rows([row]), [Site(model.layers[1])])
-        assert torch.allclose(together.logits[i, : len(row)], alone.logits[0], atol=2e-6)
+        assert torch.allclose(together.logits[i, : len(row)], alone.logits[0], atol=1e-5)
         site = Site(model.layers[1])
-        assert torch.allclose(together.values[site][0][i, : len(row)], alone.values[site][0][0], atol=2e-6)
+        assert torch.allclose(together.values[site][0][i, : len(row)], alone.values[site][0][0], atol=1e-5)
 
 
 def test_values_stay_as_they_were_although_the_model_writes_in_place():

@@ -107,7 +107,7 @@ class TorchLanguageModel:
         reuse: Run | None = None,
     ) -> Run:
         self._check_paths((*capture, *stop_after, *(edit.site for edit in edits)))
-        run = Run(None, {}, {}, Where.whole(batch.ids.shape[1], batch.lengths))
+        run = Run(None, {}, {}, Where(np.arange(batch.ids.shape[1]), batch.lengths))
         wanted = dict.fromkeys((*capture, *(site for edit in edits for site in edit.reads)))
         record, dirty = None, float("inf")
         if reuse is not None:
@@ -240,7 +240,7 @@ class TorchLanguageModel:
         flat = [x for value in leaves.values() for x in value]
         given = edits(leaves)
         self._check_paths([edit.site for edit in given])
-        run = Run(None, {}, {}, Where.whole(batch.ids.shape[1], batch.lengths))
+        run = Run(None, {}, {}, Where(np.arange(batch.ids.shape[1]), batch.lengths))
         tracer = Tracer(self.tree, [site for e in given for site in e.reads], given, run=run)
         with settled(self.tree, gradients=True):
             _, out = self._call(tracer, self._ids(batch.ids), self._uncached())
