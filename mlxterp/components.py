@@ -12,6 +12,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import ComponentError
 from .sites import ATTENTION_PORTS
@@ -291,3 +292,19 @@ class ComponentNames:
         shown = ", ".join(self.name_of(p) for p in found[:4])
         more = f" and {len(found) - 4} more" if len(found) > 4 else ""
         return f"{text!r} is ambiguous: it could be {shown}{more}. Give a longer path."
+
+
+def hook_component(hook: Any) -> str | None:
+    """The component that another library's hook name means in any model: `blocks.3.hook_resid_pre` is
+    `layers.3.resid_pre`. What only a model can tell is left as it is; None for what is no name."""
+    if not isinstance(hook, str) or not hook.strip():
+        return None
+    text = hook.strip()
+    if text in _LENS_GLOBAL:
+        return _LENS_GLOBAL[text]
+    block = _BLOCK.match(text)
+    if block is None or not set(block[1].split(".")) <= _ROOTS | {""}:
+        return text
+    rest = block[3] or "output"
+    rest = _LENS_BLOCK.get(rest, rest)
+    return f"layers.{block[2]}.{'resid_post' if rest == 'output' else rest}"

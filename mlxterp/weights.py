@@ -1,19 +1,20 @@
 """What an SAE consists of, as `sae/` hands it to a backend: weights, activation, and how to train.
 
-`SAEWeights` holds NumPy arrays on the border and native arrays inside a backend; the activation says
-how pre-activations become features. Nothing here computes.
+`SAEWeights` holds NumPy arrays on the border and native arrays inside a backend; `variants` say how
+pre-activations become features. Nothing here computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from .errors import SAEError
 from .sites import Array
+from .variants import TopK
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
-"""The arrays of `SAEWeights`, in the order of files and fingerprints."""
+"""The arrays that every SAE has, in the order of files and fingerprints."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,10 +31,14 @@ class SAEWeights:
     """float32, (d_out,)."""
     subtract_b_dec: bool = True
     """Whether the encoder subtracts b_dec from its input."""
+    extra: Mapping[str, Array] = field(default_factory=dict)
+    """What a variant adds: "threshold", "gate_scale", "b_mag" (d_hidden,); "value_scale" (d_hidden,), which
+    features are multiplied by once they are selected; "W_skip" (d_model, d_out), for which the
+    reconstruction gains x @ W_skip; "attention.…" of a temporal SAE."""
 
     def __post_init__(self) -> None:
         """Raises SAEError where shapes do not belong together."""
-        shapes = {name: tuple(getattr(self, name).shape) for name in NAMES}
+        shapes = {name: tuple(array.shape) for name, array in self.arrays().items()}
         if len(shapes["W_enc"]) != 2 or len(shapes["W_dec"]) != 2:
             raise SAEError(f"W_enc and W_dec must have two dimensions, got {shapes}.")
         d_model, d_hidden = shapes["W_enc"]
@@ -43,11 +48,13 @@ class SAEWeights:
             "b_enc": (d_hidden,),
             "W_dec": (d_hidden, d_out),
             "b_dec": (d_out,),
+            "W_skip": (d_model, d_out),
+            **dict.fromkeys(("threshold", "gate_scale", "b_mag", "value_scale"), (d_hidden,)),
         }
-        for name in NAMES:
-            if shapes[name] != expected[name]:
+        for name, shape in shapes.items():
+            if shape != expected.get(name, shape):
                 raise SAEError(
-                    f"{name} has shape {shapes[name]}; beside W_enc {shapes['W_enc']} (d_model, d_hidden)"
+                    f"{name} has shape {shape}; beside W_enc {shapes['W_enc']} (d_model, d_hidden)"
                     f" it must be {expected[name]}. Transpose it if it was stored the other way round."
                 )
         if 0 in (d_model, d_hidden, d_out):
@@ -58,27 +65,21 @@ class SAEWeights:
                 " Pass subtract_b_dec=False for a transcoder."
             )
 
+    def arrays(self) -> dict[str, Array]:
+        """Every array by name, those of `NAMES` first."""
+        return {**{name: getattr(self, name) for name in NAMES}, **dict(sorted(self.extra.items()))}
+
     def map(self, function: Callable[[Array], Array]) -> SAEWeights:
         """The same with `function` applied to each array."""
-        return replace(self, **{name: function(getattr(self, name)) for name in NAMES})
-
-
-@dataclass(frozen=True, slots=True)
-class TopK:
-    """ReLU, then only the k largest of each token; among equals the lowest feature id wins."""
-
-    k: int
-
-
-Activation = TopK
-"""How pre-activations become features. Later architectures join this type."""
+        extra = {name: function(array) for name, array in self.extra.items()}
+        return replace(self, extra=extra, **{name: function(getattr(self, name)) for name in NAMES})
 
 
 @dataclass(frozen=True, slots=True)
 class TrainRecipe:
     """What a training step needs to know besides weights and data."""
 
-    activation: Activation
+    activation: TopK
     variance: float
     """Divides the squared error of a token, so that the loss is the unexplained share (near 1 at first)."""
     dead_after: int

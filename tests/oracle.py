@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlxterp import variants
 from mlxterp.weights import SAEWeights
 
 
@@ -32,6 +33,67 @@ def encode(x: np.ndarray, weights: SAEWeights, k: int) -> np.ndarray:
 def decode(features: np.ndarray, weights: SAEWeights) -> np.ndarray:
     """(n, d_out)."""
     return features @ weights.W_dec + weights.b_dec
+
+
+def features(x: np.ndarray, weights: SAEWeights, activation: variants.Activation) -> np.ndarray:
+    """Dense features (n, d_hidden) of every variant that is one product and a rule."""
+    x = x.astype(np.float32)
+    p = (x - weights.b_dec if weights.subtract_b_dec else x) @ weights.W_enc
+    h, extra = p + weights.b_enc, weights.extra
+    match activation:
+        case variants.ReLU():
+            f = np.maximum(h, 0)
+        case variants.TanhReLU():
+            f = np.tanh(np.maximum(h, 0))
+        case variants.JumpReLU():
+            f = np.where(h > extra["threshold"], np.maximum(h, 0), 0)
+        case variants.Gated():
+            f = np.where(h > 0, np.maximum(p * extra["gate_scale"] + extra["b_mag"], 0), 0)
+        case variants.TopK(k=k, relu=relu):
+            f = topk(h, k) if relu else keep(h, np.argsort(-h, axis=1, kind="stable")[:, :k])
+        case variants.AbsTopK(k=k):
+            f = keep(h, np.argsort(-np.abs(h), axis=1, kind="stable")[:, :k])
+        case variants.GroupMax(k=k):
+            size = h.shape[1] // k
+            best = np.maximum(h, 0).reshape(len(h), k, size).argmax(axis=2)
+            f = np.maximum(keep(h, best + size * np.arange(k)), 0)
+        case variants.BatchTopK(k=k):
+            f = batch_topk(np.maximum(h, 0), k * len(h))
+        case _:
+            raise AssertionError(activation)
+    return f * extra["value_scale"] if "value_scale" in extra else f
+
+
+def keep(h: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Zero but for the given ids (n, k) of each row."""
+    out = np.zeros_like(h)
+    np.put_along_axis(out, ids, np.take_along_axis(h, ids, axis=1), axis=1)
+    return out
+
+
+def batch_topk(h: np.ndarray, total: int) -> np.ndarray:
+    """The `total` largest of all; among equals the lower feature, then the earlier row."""
+    rows, ids = np.nonzero(h)
+    order = np.lexsort((rows, ids, -h[rows, ids]))[:total]
+    out = np.zeros_like(h)
+    out[rows[order], ids[order]] = h[rows[order], ids[order]]
+    return out
+
+
+def normalize(x: np.ndarray, form: variants.InputForm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the encoder takes, and the scale and shift that undo it."""
+    x = x.astype(np.float64)
+    scale, shift = np.ones((len(x), 1)), np.zeros((len(x), 1))
+    if form.center or form.normalize == "layer_norm":
+        shift = x.mean(axis=1, keepdims=True)
+    x = x - shift
+    if form.normalize == "layer_norm":
+        scale = x.std(axis=1, ddof=1, keepdims=True)
+        x = x / (scale + 1e-5)
+    elif form.normalize == "constant_norm":
+        scale = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(x.shape[1])
+        x = x / scale
+    return x, scale, shift
 
 
 def top_features(features: np.ndarray, top_k: int) -> list[tuple[int, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError, InputError, NotALanguageModelError
@@ -77,6 +78,18 @@ def wrap_language_model(model: Any, tokenizer: Any = None) -> LanguageModel:
     raise NotALanguageModelError(
         f"Expected a model of mlx-lm, a torch model, or a repo or folder name; got {type(model).__name__}."
     )
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """What a `.pt` file holds: a dictionary of NumPy arrays, numbers and strings; nothing in it is executed.
+
+    Raises:
+        BackendError: PyTorch is not installed.
+        SAEError: The file is damaged, or needs code to be run.
+    """
+    if not importlib.util.find_spec("torch"):
+        raise BackendError(f"{path} is a PyTorch file, which needs PyTorch: {_EXTRAS['torch']}.")
+    return importlib.import_module(".torch.files", __package__).read_file(path)
 
 
 @cache

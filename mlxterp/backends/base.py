@@ -12,8 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..sites import Array, Component, Run, Site, SiteEdit
+from ..sparse import SparseFeatures
 from ..tokens import TokenBatch
-from ..weights import Activation, SAEWeights, TrainRecipe
+from ..variants import Activation, InputForm
+from ..weights import SAEWeights, TrainRecipe
 
 
 @runtime_checkable
@@ -88,12 +90,30 @@ class Backend(Protocol):
         """
         ...
 
+    def normalize(self, x: Array, form: InputForm) -> tuple[Array, tuple[Array, Array]]:
+        """Rows (n, d_model) as the encoder takes them, float32, and (scale, shift), (n, 1) each: what
+        decoded rows are multiplied by and added to."""
+        ...
+
     def encode(self, x: Array, weights: SAEWeights, activation: Activation) -> tuple[Array, Array]:
         """Features of x (n, d_model), as ids and float32 values (n, width), strongest first.
 
+        For activations that keep a fixed number for each token: TopK, AbsTopK, GroupMax.
         Pre-activations accumulate in float32. A value of 0 is an empty slot; among equal values the
         lowest ids are taken, in ascending order. Never holds n x d_hidden.
         """
+        ...
+
+    def encode_sparse(self, x: Array, weights: SAEWeights, activation: Activation) -> SparseFeatures:
+        """Features of x (n, d_model) in NumPy. Never holds n x d_hidden."""
+        ...
+
+    def encode_dense(self, x: Array, weights: SAEWeights, activation: Activation) -> Array:
+        """Features of x (n, d_model), float32 (n, d_hidden)."""
+        ...
+
+    def reconstruct(self, x: Array, weights: SAEWeights, activation: Activation) -> Array:
+        """The reconstruction (n, d_out) of x (n, d_model). Never holds n x d_hidden."""
         ...
 
     def to_dense(self, ids: Array, values: Array, d_hidden: int) -> Array:
@@ -102,6 +122,10 @@ class Backend(Protocol):
 
     def decode(self, ids: Array, values: Array, weights: SAEWeights) -> Array:
         """The reconstruction (n, d_out) of features as `encode` gives them."""
+        ...
+
+    def decode_sparse(self, features: SparseFeatures, weights: SAEWeights) -> Array:
+        """The reconstruction (n, d_out), native, of features in NumPy."""
         ...
 
     def decode_dense(self, features: Array, weights: SAEWeights) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from ..backends import backend_of, get_backend
 from ..backends.base import Backend
 from ..sites import Array
-from ..weights import NAMES, SAEWeights
+from ..weights import SAEWeights
 
 
 class Placement:
@@ -53,8 +53,7 @@ class Placement:
 
     def _share(self, backend: Backend, native: SAEWeights) -> None:
         """Lets go of the NumPy copy where the native arrays can be looked at."""
-        views = {name: backend.view(getattr(native, name)) for name in NAMES}
-        if all(view is not None for view in views.values()):
+        if all(backend.view(array) is not None for array in native.arrays().values()):
             self.weights = native.map(lambda x: _locked(backend.view(x)))
 
 

@@ -7,6 +7,7 @@ out, or arrays of MLX or PyTorch, which are computed with where they lie.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from pathlib import Path
@@ -14,24 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import get_backend
-from ..backends.base import Backend
+from ..backends import backend_of, get_backend
 from ..errors import InputError, SAEError
 from ..sites import Array
 from ..sparse import SparseFeatures
-from ..weights import NAMES, SAEWeights, TopK
-from .files import read_sae, write_sae
+from ..variants import EXTRA, Activation, InputForm, Temporal, activation_to_dict, check_activation
+from ..weights import SAEWeights
+from .application import Application
+from .files import write_sae
+from .formats import read
 from .placement import Placement
 
 
 class SAE:
-    """A sparse autoencoder.
+    """A sparse autoencoder or transcoder of any variant.
 
     Args:
         weights: Of NumPy arrays; they are copied, as float32.
-        activation: How pre-activations become features.
+        activation: How pre-activations become features: one of `mlxterp.variants`.
         metadata: What is known of it: "model" (name), "component" (path of its hook, such as
             "layers.10.mlp"), "training" (facts of the run), and anything else that JSON can hold.
+        form: What happens to the input first.
         backend: "mlx" or "torch", for what comes as NumPy; by default MLX where it is installed.
         device: Of that backend; None takes what the library prefers.
 
@@ -42,23 +46,30 @@ class SAE:
     def __init__(
         self,
         weights: SAEWeights,
-        activation: TopK,
+        activation: Activation,
         metadata: dict[str, Any] | None = None,
         *,
+        form: InputForm | None = None,
         backend: str | None = None,
         device: str | None = None,
     ):
+        check_weights(weights, activation)
         self._placement = Placement(weights, backend, device)
         self.activation = activation
+        self.form = form or InputForm()
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._fingerprint: str | None = None
-        _check(self._weights, activation)
 
     # -- what it is ---------------------------------------------------------------------------
 
     @property
     def _weights(self) -> SAEWeights:
         return self._placement.weights
+
+    @property
+    def weights(self) -> SAEWeights:
+        """All arrays, NumPy and read-only."""
+        return self._weights
 
     @property
     def W_enc(self) -> np.ndarray:
@@ -81,6 +92,11 @@ class SAE:
         return self._weights.b_dec
 
     @property
+    def threshold(self) -> np.ndarray | None:
+        """float32, (d_hidden,): what a pre-activation must exceed, of a JumpReLU SAE; else None."""
+        return self._weights.extra.get("threshold")
+
+    @property
     def d_model(self) -> int:
         """Width of the activations it takes."""
         return int(self.W_enc.shape[0])
@@ -96,9 +112,10 @@ class SAE:
         return int(self.W_dec.shape[1])
 
     @property
-    def k(self) -> int:
-        """Features active on each token, at most."""
-        return self.activation.k
+    def k(self) -> int | None:
+        """Features active on each token, at most (on average, for BatchTopK); None where nothing fixes it."""
+        found = getattr(self.activation, "k", None)
+        return found if found is not None else self.metadata.get("k")
 
     @property
     def subtract_b_dec(self) -> bool:
@@ -117,11 +134,11 @@ class SAE:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of weights and k: equal exactly when two SAEs give equal features."""
+        """sha256 of weights, activation and form: equal exactly when two SAEs give equal features."""
         if self._fingerprint is None:
-            digest = hashlib.sha256(f"topk {self.k} {self.subtract_b_dec}".encode())
-            for name in NAMES:
-                array = getattr(self._weights, name)
+            facts = [activation_to_dict(self.activation), self.subtract_b_dec, repr(self.form)]
+            digest = hashlib.sha256(json.dumps(facts).encode())
+            for name, array in self._weights.arrays().items():
                 digest.update(f"{name} {array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
             self._fingerprint = digest.hexdigest()
@@ -129,32 +146,36 @@ class SAE:
 
     def __repr__(self) -> str:
         place = f" of {self.component}" if self.component else ""
-        return f"SAE(topk{place}: d_model {self.d_model}, {self.d_hidden} features, k {self.k})"
+        k = f", k {self.k}" if self.k is not None else ""
+        kind = "transcoder" if self.is_transcoder else "SAE"
+        width = f"d_model {self.d_model}" + (f" → {self.d_out}" if self.d_out != self.d_model else "")
+        return f"{kind}({self.activation.name}{place}: {width}, {self.d_hidden} features{k})"
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it predicts another component than it reads."""
+        return self.d_out != self.d_model or "component_out" in self.metadata
 
     # -- features and back --------------------------------------------------------------------
 
     def encode(self, x: Array) -> Array:
         """Feature activations (…, d_hidden), float32, of activations (…, d_model).
 
-        Of each token the k largest positive pre-activations remain; among equals the lowest ids.
         NumPy in, NumPy out; an array of MLX or PyTorch gives one of the same library and device.
-        An SAE of `attn.z` also takes (…, heads, d_head).
+        An SAE of `attn.z` also takes (…, heads, d_head). A temporal SAE takes (…, positions, d_model).
 
         Raises:
             SAEError: The width is not d_model, or an activation is not finite.
         """
-        backend, weights, rows, shape = self._rows(x)
-        dense = backend.to_dense(*backend.encode(rows, weights, self.activation), self.d_hidden)
-        return self._like(x, backend, dense.reshape((*shape, self.d_hidden)))
+        call = self._apply(x)
+        return call.as_given(call.dense())
 
     def encode_sparse(self, x: Array) -> SparseFeatures:
         """As `encode`, with only the active features kept; a row for each token, (…) flattened.
 
         Tokens x d_hidden is never held.
         """
-        backend, weights, rows, _ = self._rows(x)
-        ids, values = backend.encode(rows, weights, self.activation)
-        return SparseFeatures.from_topk(backend.get(ids), backend.get(values), self.d_hidden)
+        return self._apply(x).sparse()
 
     def decode(self, features: Array | SparseFeatures, like: Array | None = None) -> Array:
         """Reconstruction (…, d_out), float32, of feature activations (…, d_hidden).
@@ -162,55 +183,87 @@ class SAE:
         Args:
             features: Dense (NumPy in, NumPy out; native in, native out), or sparse, which gives
                 NumPy (n, d_out).
-            like: The activations they came from. A TopK SAE does not need them.
+            like: The activations that the features came from: needed to undo a normalisation of each
+                token, and for what a skip connection or a temporal SAE adds.
 
         Raises:
-            SAEError: The features are not this SAE's: their number is not d_hidden.
+            SAEError: The features are not this SAE's: their number is not d_hidden; or `like` is
+                needed and missing.
         """
         width = features.d_hidden if isinstance(features, SparseFeatures) else _width(features)
         if width != self.d_hidden:
             raise SAEError(f"Expected features of this SAE, (…, {self.d_hidden}), got {width} of them.")
+        if like is not None:
+            return self._decode_like(features, self._apply(like), like)
+        if self.needs_input:
+            raise SAEError(
+                "This SAE's reconstruction depends on its input (a normalisation of each token, a skip"
+                " connection, or what earlier tokens predict). Pass the activations: decode(features, like=x)."
+            )
         if isinstance(features, SparseFeatures):
             backend, weights = self._placement.home()
-            ids, values = features.to_topk()
-            native = backend.put(values, like=weights.b_dec)
-            return backend.get(backend.decode(backend.put_index(ids, native), native, weights))
+            return backend.get(backend.decode_sparse(features, weights))
         backend, weights, native = self._placement.of(features)
         shape = tuple(native.shape[:-1])
-        flat = native.reshape((math.prod(shape), self.d_hidden))
-        out = backend.decode_dense(flat, weights)
-        return self._like(features, backend, out.reshape((*shape, self.d_out)))
+        out = backend.decode_dense(native.reshape((math.prod(shape), self.d_hidden)), weights)
+        out = out.reshape((*shape, self.d_out))
+        return backend.get(out) if isinstance(features, np.ndarray) else out
+
+    def _decode_like(self, features: Array | SparseFeatures, call: Application, like: Array) -> Array:
+        if isinstance(features, SparseFeatures):
+            out = call.finish(call.backend.decode_sparse(features, call.weights))
+            return call.backend.get(out)
+        if type(features) is not type(like):  # of another library, or NumPy beside native
+            features = features if isinstance(features, np.ndarray) else backend_of(features).get(features)
+            native = call.backend.put(np.asarray(features, dtype=np.float32), like=call.weights.b_dec)
+        else:
+            native = self._placement.of(features)[2]
+        rows = native.reshape((math.prod(native.shape[:-1]), self.d_hidden))
+        return call.as_given(call.finish(call.backend.decode_dense(rows, call.weights)), heads=True)
 
     def reconstruct(self, x: Array) -> Array:
-        """What `decode(encode(x))` gives, (…, d_out), without dense features in between."""
-        backend, weights, rows, shape = self._rows(x)
-        out = backend.decode(*backend.encode(rows, weights, self.activation), weights)
-        return self._like(x, backend, out.reshape((*shape, self.d_out)))
+        """What `decode(encode(x), like=x)` gives, (…, d_out), without dense features in between."""
+        call = self._apply(x)
+        return call.as_given(call.finish(call.reconstruction()), heads=True)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Reconstruction (…, d_out) and features (…, d_hidden)."""
-        backend, weights, rows, shape = self._rows(x)
-        ids, values = backend.encode(rows, weights, self.activation)
-        out = backend.decode(ids, values, weights).reshape((*shape, self.d_out))
-        dense = backend.to_dense(ids, values, self.d_hidden).reshape((*shape, self.d_hidden))
-        return self._like(x, backend, out), self._like(x, backend, dense)
+        call = self._apply(x)
+        out, dense = call.both()
+        return call.as_given(call.finish(out), heads=True), call.as_given(dense)
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether decoding needs the activations that were encoded."""
+        varied = "W_skip" in self._weights.extra or isinstance(self.activation, Temporal)
+        return varied or not self.form.trivial
+
+    def _apply(self, x: Array) -> Application:
+        return Application(self._placement, self.activation, self.form, self.component, x)
 
     # -- where it is --------------------------------------------------------------------------
 
     def on(self, backend: str, device: str | None = None) -> SAE:
         """The same SAE, computing NumPy input with "mlx" or "torch" on that device."""
         get_backend(backend)
-        return SAE(self._weights, self.activation, self.metadata, backend=backend, device=device)
+        return SAE(
+            self._weights, self.activation, self.metadata, form=self.form, backend=backend, device=device
+        )
 
-    def save(self, path: str | os.PathLike) -> Path:
-        """Writes the folder `path` (weights and config.json), whole or not at all; returns it.
+    def save(self, path: str | os.PathLike, format: str = "mlxterp") -> Path:
+        """Writes the folder `path` (weights and config), whole or not at all; returns it.
 
         An SAE that was saved there before is replaced.
 
+        Args:
+            format: "mlxterp", or "saelens": what SAELens 6 opens with `SAE.load_from_disk`, with equal
+                features and reconstructions.
+
         Raises:
-            SAEError: Something else is there, or the metadata is not JSON.
+            SAEError: Something else is there, the metadata is not JSON, or the format cannot hold this
+                variant.
         """
-        return write_sae(path, self._weights, self.activation, self.metadata)
+        return write_sae(path, self, format)
 
     @staticmethod
     def load(
@@ -219,50 +272,33 @@ class SAE:
         backend: str | None = None,
         device: str | None = None,
         k: int | None = None,
+        norm_scaling_factor: float | None = None,
     ) -> SAE:
-        """An SAE from its folder or from either file in it.
+        """An SAE of any known format from its file, or from the folder that holds all its files.
 
         Args:
-            format: "mlxterp"; None finds out.
+            format: One of `mlxterp.sae.FORMATS`; None finds out.
             backend: "mlx" or "torch"; by default MLX where it is installed.
-            k: Used instead of the k in the file.
+            k: Used instead of the k in the file; needed where the file does not say.
+            norm_scaling_factor: What activations are multiplied by before this SAE, where its files do not
+                say (SAELens's `expected_average_only_in`, Llama Scope R1); it is folded into the weights.
 
         Raises:
-            SAEError: There is none, it is of another library, or it is damaged.
+            SAEError: There is none, its format is not known, it is damaged, or it needs `k`.
+            BackendError: A `.pt` file, and PyTorch is not installed.
         """
-        weights, activation, metadata = read_sae(path, format)
-        activation = activation if k is None else TopK(k)
+        parts = read(Path(path), format, k, norm_scaling_factor)
         try:
-            return SAE(weights, activation, metadata, backend=backend, device=device)
+            return SAE(
+                parts.weights,
+                parts.activation,
+                parts.metadata,
+                form=parts.form,
+                backend=backend,
+                device=device,
+            )
         except SAEError as error:
             raise SAEError(f"{path}: {error}") from error
-
-    # -- placing ------------------------------------------------------------------------------
-
-    def _rows(self, x: Array) -> tuple[Backend, SAEWeights, Array, tuple[int, ...]]:
-        """Native activations as rows (n, d_model), and the shape that they came in."""
-        shape = tuple(getattr(x, "shape", ()))
-        heads = len(shape) > 1 and shape[-1] != self.d_model and shape[-2] * shape[-1] == self.d_model
-        if heads and (self.component or "").endswith(("z", "o_proj.input")):
-            shape = (*shape[:-2], self.d_model)
-        if not shape or shape[-1] != self.d_model:
-            raise SAEError(
-                f"This SAE takes activations of width {self.d_model} (…, d_model), got shape {shape}."
-                f" It was trained on {self.component or 'a component that its metadata does not name'};"
-                " choose that component, or an SAE of this width."
-            )
-        backend, weights, native = self._placement.of(x)
-        native = native.reshape((math.prod(shape[:-1]), self.d_model))
-        if not backend.all_finite(native):
-            raise SAEError(
-                f"Activations of shape {shape} hold NaN or infinite values, which have no features."
-                " Run the model in float32 or bfloat16, or drop those tokens."
-            )
-        return backend, weights, native, shape[:-1]
-
-    @staticmethod
-    def _like(x: Array, backend: Backend, result: Array) -> Array:
-        return backend.get(result) if isinstance(x, np.ndarray) else result
 
 
 def _width(features: Array) -> int:
@@ -272,12 +308,13 @@ def _width(features: Array) -> int:
     return int(shape[-1])
 
 
-def _check(weights: SAEWeights, activation: TopK) -> None:
-    d_hidden, k = weights.W_enc.shape[1], activation.k
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= d_hidden:
-        raise SAEError(f"k is {k!r}; with {d_hidden} features it must be an integer from 1 to {d_hidden}.")
-    for name in NAMES:
-        array = getattr(weights, name)
+def check_weights(weights: SAEWeights, activation: Activation) -> None:
+    """Raises SAEError where the activation does not fit the weights, or a number is not finite."""
+    check_activation(activation, weights.W_enc.shape[1])
+    missing = [name for name in EXTRA.get(activation.name, ()) if name not in weights.extra]
+    if missing:
+        raise SAEError(f"A {activation.name} SAE needs {', '.join(missing)} in SAEWeights.extra.")
+    for name, array in weights.arrays().items():
         bad = array.size - int(np.isfinite(array).sum())
         if bad:
             raise SAEError(

@@ -146,12 +146,12 @@ def test_decoding_pairs_equals_decoding_dense(backend, n, d_model):
 def test_many_rows_are_walked_in_blocks(backend, monkeypatch):
     import importlib
 
-    module = importlib.import_module(f"mlxterp.backends.{backend}.encoding")
+    module = importlib.import_module(f"mlxterp.backends.{backend}.selecting")
     weights = random_weights(6, 50)
     x = np.random.default_rng(5).standard_normal((17, 6)).astype(np.float32)
     expected = encode(backend, x, weights, 4)
-    monkeypatch.setattr(module, "_CELLS", 150)  # three rows at a time
-    monkeypatch.setattr(module, "_CHUNK", 16)
+    monkeypatch.setattr(module, "CELLS", 150)  # three rows at a time
+    monkeypatch.setattr(module, "CHUNK", 16)
     ids, values = encode(backend, x, weights, 4)
     assert np.array_equal(ids, expected[0])
     np.testing.assert_allclose(values, expected[1], rtol=1e-5)

@@ -301,12 +301,15 @@ def _edit_config(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "saelens"}, "not saved by this library"),
-        ({"version": 2}, "version 2"),
-        ({"architecture": "gated"}, "architecture 'gated'"),
-        ({"k": None}, "lacks 'k'"),
-        ({"k": 41}, "k is 41"),
-        ({"d_hidden": 41}, "do not belong together"),
+        ({"format": "saelens"}, "not an SAE in a format that mlxterp knows"),
+        ({"version": 3}, "version 3"),
+        ({"activation": {"name": "fancy"}}, "Unknown activation 'fancy'.*topk"),
+        ({"activation": {"name": "topk"}}, "topk takes k, relu"),
+        ({"activation": {"name": "topk", "k": 41}}, "k is 41"),
+        ({"activation": {"name": "jumprelu"}}, "lacks threshold"),
+        ({"activation": None}, "lacks 'activation'"),
+        ({"form": {"normalise": 1}}, "form is"),
+        ({"d_hidden": 41}, r"W_enc has shape \(8, 40\), expected \(8, 41\)"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(tmp_path, changes, message):
@@ -333,7 +336,7 @@ def test_damaged_files_are_refused(tmp_path):
     [
         (lambda arrays: arrays.pop("b_enc"), "lacks b_enc"),
         (lambda arrays: arrays.update(W_dec=arrays["W_dec"].T.copy()), "W_dec has shape"),
-        (lambda arrays: arrays.update(b_dec=arrays["b_dec"] * np.inf), "not finite"),
+        (lambda arrays: arrays.update(b_dec=arrays["b_dec"] * 2), "checksum differs"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
@@ -351,10 +354,12 @@ def test_what_is_no_sae_is_refused_with_what_was_found(tmp_path):
     with pytest.raises(SAEError, match="no such file"):
         SAE.load(tmp_path / "nowhere")
     (tmp_path / "cfg.json").write_text("{}")
-    with pytest.raises(SAEError, match=r"expected a folder with .* found cfg\.json"):
+    with pytest.raises(SAEError, match=r"it holds: cfg\.json.*Known are mlxterp: config\.json"):
         SAE.load(tmp_path)
-    with pytest.raises(SAEError, match="Unknown format 'saelens'"):
+    with pytest.raises(SAEError, match=r"does not look like saelens \(cfg.json \+ sae_weights"):
         SAE.load(tmp_path, format="saelens")
+    with pytest.raises(SAEError, match=r"Unknown format 'gguf'. Known: mlxterp, saelens"):
+        SAE.load(tmp_path, format="gguf")
 
 
 def test_another_k_can_be_asked_for_while_loading(tmp_path):

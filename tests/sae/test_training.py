@@ -80,7 +80,8 @@ def test_metadata_tells_the_run_and_can_be_saved(backend, tmp_path):
     assert (facts["tokens"], facts["steps"], facts["batch_size"], facts["backend"]) == (1000, 4, 300, backend)
     assert facts["explained_variance"] == pytest.approx(explained_variance(sae, sparse_sums(1000)), abs=1e-4)
     assert json.dumps(facts)
-    assert mlxterp.SAE.load(sae.save(tmp_path / "sae")).metadata == sae.metadata
+    folder = sae.save(tmp_path / "sae")
+    assert mlxterp.SAE.load(folder).metadata == {**sae.metadata, "format": "mlxterp", "source": str(folder)}
 
 
 def test_native_activations_train_too(backend):

@@ -8,9 +8,11 @@ import mlx.core as mx
 import numpy as np
 
 from ...errors import BackendError
-from ...weights import Activation, SAEWeights, TrainRecipe
+from ...sparse import SparseFeatures
+from ...variants import Activation, InputForm
+from ...weights import SAEWeights, TrainRecipe
 from ..base import Backend, TrainState
-from . import encoding
+from . import decoding, encoding
 
 
 class MLXBackend:
@@ -73,17 +75,32 @@ class MLXBackend:
         _check_device(device)
         return encoding.put_weights(weights)
 
+    def normalize(self, x: mx.array, form: InputForm) -> tuple[mx.array, tuple[mx.array, mx.array]]:
+        return encoding.normalize(x, form)
+
     def encode(self, x: mx.array, weights: SAEWeights, activation: Activation) -> tuple[mx.array, mx.array]:
         return encoding.encode(x, weights, activation)
 
+    def encode_sparse(self, x: mx.array, weights: SAEWeights, activation: Activation) -> SparseFeatures:
+        return encoding.encode_sparse(x, weights, activation)
+
+    def encode_dense(self, x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
+        return encoding.encode_dense(x, weights, activation)
+
+    def reconstruct(self, x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
+        return encoding.reconstruct(x, weights, activation)
+
     def to_dense(self, ids: mx.array, values: mx.array, d_hidden: int) -> mx.array:
-        return encoding.to_dense(ids, values, d_hidden)
+        return decoding.to_dense(ids, values, d_hidden)
 
     def decode(self, ids: mx.array, values: mx.array, weights: SAEWeights) -> mx.array:
-        return encoding.decode(ids, values, weights)
+        return decoding.decode(ids, values, weights)
+
+    def decode_sparse(self, features: SparseFeatures, weights: SAEWeights) -> mx.array:
+        return decoding.decode_sparse(features, weights)
 
     def decode_dense(self, features: mx.array, weights: SAEWeights) -> mx.array:
-        return encoding.decode_dense(features, weights)
+        return decoding.decode_dense(features, weights)
 
     def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
         from .training import MLXTrainState

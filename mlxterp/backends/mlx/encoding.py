@@ -1,144 +1,175 @@
-"""Activations to features and back, in MLX.
+"""Activations to features, in MLX: every variant that decides a token by itself or by its batch.
 
-A feature and its value are packed into one integer, `bits of the value << 32 | highest id - id`, so
-that the largest keys are the largest values and, among equals, the lowest ids. The walk goes over
-chunks of features and keeps the best keys so far: rows x d_hidden never exists.
+`selecting` finds the k largest; here are the other rules, the input's form, and the walk over blocks of
+rows and chunks of features that keeps memory bounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mlx.core as mx
+import numpy as np
 
-from ...weights import Activation, SAEWeights
-
-_CHUNK = 4096
-"""Features at a time."""
-_CELLS = 1 << 22
-"""Pre-activations at a time: 16 MiB, small temporaries are several times faster on a CPU."""
-_GATHERED = 1 << 21
-"""Numbers of decoder rows gathered at a time."""
-_LAST = 0xFFFFFFFF
+from ...sparse import SparseFeatures
+from ...variants import (
+    ELEMENTWISE,
+    FIXED_K,
+    Activation,
+    BatchTopK,
+    Gated,
+    GroupMax,
+    InputForm,
+    JumpReLU,
+    TanhReLU,
+    TopK,
+)
+from ...weights import SAEWeights
+from ..selection import LargestOfAll, RowBuilder, ranked
+from . import decoding, selecting
 
 
 def put_weights(weights: SAEWeights) -> SAEWeights:
     """Native weights; W_enc lies feature by feature, so that a chunk of features is one piece."""
 
-    def put(x) -> mx.array:
-        return mx.array(x.T).T if x.ndim == 2 and x is weights.W_enc else mx.array(x)
+    def put(x: np.ndarray) -> mx.array:
+        return mx.array(x.T).T if x is weights.W_enc else mx.array(x)
 
     native = weights.map(put)
-    mx.eval(native.W_enc, native.b_enc, native.W_dec, native.b_dec)
+    mx.eval(*native.arrays().values())
     return native
 
 
-def encode(x: mx.array, weights: SAEWeights, activation: Activation) -> tuple[mx.array, mx.array]:
-    """Ids (uint32) and values (float32), (n, min(k, d_hidden)); see `Backend.encode`."""
-    d_hidden = weights.W_enc.shape[1]
-    k = min(activation.k, d_hidden)
-    rows = max(1, _CELLS // min(_CHUNK, d_hidden))
+def normalize(x: mx.array, form: InputForm) -> tuple[mx.array, tuple[mx.array, mx.array]]:
+    """See `Backend.normalize`."""
     x = x.astype(mx.float32)
-    if weights.subtract_b_dec:
-        x = x - weights.b_dec
-    blocks = [_best_keys(x[i : i + rows], weights, k) for i in range(0, x.shape[0], rows)]
-    keys = mx.concatenate(blocks) if blocks else mx.zeros((0, k), dtype=mx.uint64)
-    keys = mx.sort(keys, axis=-1)[:, ::-1]
-    return _LAST - (keys & _LAST).astype(mx.uint32), (keys >> 32).astype(mx.uint32).view(mx.float32)
+    scale, shift = mx.ones((x.shape[0], 1)), mx.zeros((x.shape[0], 1))
+    if form.center or form.normalize == "layer_norm":
+        shift = x.mean(axis=-1, keepdims=True)
+        x = x - shift
+    if form.normalize == "layer_norm":
+        scale = mx.sqrt((x * x).sum(axis=-1, keepdims=True) / max(1, x.shape[1] - 1))
+        x = x / (scale + 1e-5)
+    elif form.normalize == "constant_norm":
+        scale = mx.linalg.norm(x, axis=-1, keepdims=True) / x.shape[1] ** 0.5
+        x = x / mx.maximum(scale, 1e-30)
+    return x, (scale, shift)
 
 
-def to_dense(ids: mx.array, values: mx.array, d_hidden: int) -> mx.array:
-    """float32, (n, d_hidden); ids are distinct within a row."""
-    dense = mx.zeros((ids.shape[0], d_hidden), dtype=mx.float32)
-    return mx.put_along_axis(dense, ids, values, axis=-1)
+def encode(x: mx.array, weights: SAEWeights, activation: Activation) -> tuple[mx.array, mx.array]:
+    """Ids (uint32) and values (float32), (n, width); see `Backend.encode`."""
+    assert isinstance(activation, FIXED_K)
+    x = _inputs(x, weights)
+    if isinstance(activation, TopK) and activation.relu:
+        ids, values = selecting.topk(x, weights, min(activation.k, weights.W_enc.shape[1]))
+    elif isinstance(activation, GroupMax):
+        ids, values = _joined(
+            [_group_max(p, activation.k) for p in _pre_activations(x, weights)], activation.k
+        )
+    else:
+        by_size = not isinstance(activation, TopK)
+        found = [ranked(np.array(p), activation.k, by_size) for p in _pre_activations(x, weights)]
+        ids, values = _joined([(mx.array(i), mx.array(v)) for i, v in found], activation.k)
+    if "value_scale" in weights.extra:
+        values = values * weights.extra["value_scale"][ids]
+    return ids, values
 
 
-def decode(ids: mx.array, values: mx.array, weights: SAEWeights) -> mx.array:
-    """(n, d_out): decoder rows gathered for a few tokens at a time."""
-    n, width = ids.shape
-    if n == 0 or width == 0:
-        return mx.broadcast_to(weights.b_dec, (n, weights.b_dec.shape[0]))
-    step = max(1, _GATHERED // (width * weights.W_dec.shape[1]))
+def encode_sparse(x: mx.array, weights: SAEWeights, activation: Activation) -> SparseFeatures:
+    """See `Backend.encode_sparse`."""
+    n, d_hidden = x.shape[0], weights.W_enc.shape[1]
+    if isinstance(activation, ELEMENTWISE):
+        builder = RowBuilder(n, d_hidden)
+        for rows, ids, values in _active(_inputs(x, weights), weights, activation):
+            builder.add(rows, ids, values)
+        return builder.finish()
+    if isinstance(activation, BatchTopK):
+        best = LargestOfAll(activation.k * n)
+        for rows, ids, values in _active(_inputs(x, weights), weights, activation):
+            best.add(rows, ids, values)
+        return best.features(n, d_hidden)
+    ids, values = encode(x, weights, activation)
+    return SparseFeatures.from_topk(np.array(ids), np.array(values), d_hidden)
+
+
+def encode_dense(x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
+    """See `Backend.encode_dense`."""
+    if isinstance(activation, ELEMENTWISE):
+        return _elementwise(_inputs(x, weights) @ weights.W_enc, weights, activation, slice(None))
+    if isinstance(activation, BatchTopK):
+        return mx.array(encode_sparse(x, weights, activation).to_dense())
+    return decoding.to_dense(*encode(x, weights, activation), weights.W_enc.shape[1])
+
+
+def reconstruct(x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
+    """See `Backend.reconstruct`."""
+    if isinstance(activation, BatchTopK):
+        return decoding.decode_sparse(encode_sparse(x, weights, activation), weights)
+    if not isinstance(activation, ELEMENTWISE):
+        return decoding.decode(*encode(x, weights, activation), weights)
+    rows = max(1, selecting.CELLS // weights.W_enc.shape[1])
     parts = []
-    for i in range(0, n, step):
-        parts.append(weighted_rows(weights.W_dec, ids[i : i + step], values[i : i + step]))
+    for i in range(0, x.shape[0], rows):
+        dense = encode_dense(x[i : i + rows], weights, activation)
+        parts.append(decoding.decode_dense(dense, weights))
         mx.async_eval(parts[-1])
-    return mx.concatenate(parts) + weights.b_dec
+    return mx.concatenate(parts) if parts else mx.zeros((0, weights.b_dec.shape[0]))
 
 
-def decode_dense(features: mx.array, weights: SAEWeights) -> mx.array:
-    """(n, d_out) from dense features."""
-    return features.astype(mx.float32) @ weights.W_dec + weights.b_dec
+# -- pre-activations and what becomes of them ---------------------------------------------------
 
 
-def weighted_rows(table: mx.array, ids: mx.array, values: mx.array) -> mx.array:
-    """Sum over j of values[i, j] * table[ids[i, j]], (n, width of table)."""
-    return (values[:, None, :] @ table[ids])[:, 0]
+def _inputs(x: mx.array, weights: SAEWeights) -> mx.array:
+    x = x.astype(mx.float32)
+    return x - weights.b_dec if weights.subtract_b_dec else x
 
 
-def likely_topk(scores: mx.array, k: int) -> mx.array:
-    """Ids (n, k) of the k largest positive scores of each row; which of equals is left open."""
-    return (_LAST - (_chunk_keys(scores, k, 0)[0] & _LAST).astype(mx.uint32)).astype(mx.uint32)
+def _pre_activations(x: mx.array, weights: SAEWeights) -> Iterator[mx.array]:
+    """Blocks of rows of x @ W_enc + b_enc, all features of each."""
+    rows = max(1, selecting.CELLS // weights.W_enc.shape[1])
+    for i in range(0, x.shape[0], rows):
+        yield x[i : i + rows] @ weights.W_enc + weights.b_enc
 
 
-# -- selecting --------------------------------------------------------------------------------
+def _active(
+    x: mx.array, weights: SAEWeights, activation: Activation
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, ids and values of the active features of one block of rows and chunk of features after another."""
+    d_hidden = weights.W_enc.shape[1]
+    rows = selecting.rows_at_once(d_hidden)
+    for i in range(0, x.shape[0], rows):
+        for first in range(0, d_hidden, selecting.CHUNK):
+            part = slice(first, first + selecting.CHUNK)
+            values = _elementwise(x[i : i + rows] @ weights.W_enc[:, part], weights, activation, part)
+            dense = np.asarray(values)  # the same memory, on a CPU
+            found = np.flatnonzero(dense)
+            row, column = np.divmod(found, dense.shape[1])
+            yield row + i, column + first, dense.reshape(-1)[found]
 
 
-def _best_keys(x: mx.array, weights: SAEWeights, k: int) -> mx.array:
-    keys, doubts = _walk(x, weights, k, fast=True)
-    if mx.any(mx.concatenate(doubts)).item():
-        keys, _ = _walk(x, weights, k, fast=False)
-        mx.eval(keys)
-    return keys
+def _elementwise(p: mx.array, weights: SAEWeights, activation: Activation, part: slice) -> mx.array:
+    """Features of products p = x @ W_enc[:, part]; 0 where not active."""
+    h, extra = p + weights.b_enc[part], weights.extra
+    features = mx.maximum(h, 0)
+    if isinstance(activation, TanhReLU):
+        features = mx.tanh(features)
+    elif isinstance(activation, JumpReLU):
+        features = mx.where(h > extra["threshold"][part], features, 0)
+    elif isinstance(activation, Gated):
+        magnitude = p * extra["gate_scale"][part] + extra["b_mag"][part]
+        features = mx.where(h > 0, mx.maximum(magnitude, 0), 0)
+    return features * extra["value_scale"][part] if "value_scale" in extra else features
 
 
-def _walk(x: mx.array, weights: SAEWeights, k: int, fast: bool) -> tuple[mx.array, list[mx.array]]:
-    """The k best keys of each row in any order, and whether a choice among equals may be wrong."""
-    best: mx.array | None = None
-    doubts = []
-    for first in range(0, weights.W_enc.shape[1], _CHUNK):
-        pre = x @ weights.W_enc[:, first : first + _CHUNK] + weights.b_enc[first : first + _CHUNK]
-        keys, doubt = _chunk_keys(pre, k, first, fast)
-        best = keys if best is None else _largest(mx.concatenate([best, keys], axis=1), k)
-        doubts.append(doubt)
-        mx.async_eval(best, doubt)  # in this order, so that one chunk's temporaries are freed before the next
-    assert best is not None
-    return best, doubts
+def _group_max(pre: mx.array, k: int) -> tuple[mx.array, mx.array]:
+    groups = mx.maximum(pre, 0).reshape(pre.shape[0], k, -1)
+    ids = mx.argmax(groups, axis=-1)
+    values = mx.take_along_axis(groups, ids[..., None], axis=-1)[..., 0]
+    return ids + groups.shape[2] * mx.arange(k, dtype=mx.uint32), values
 
 
-def _chunk_keys(pre: mx.array, k: int, first: int, fast: bool = True) -> tuple[mx.array, mx.array]:
-    """The k best keys of a chunk whose first feature is `first`, and whether each row is in doubt."""
-    n, width = pre.shape
-    positive = mx.where(pre > 0, pre, 0.0)  # not maximum: -0.0 has the bits of a huge number
-    for depth in (16, 8, 4):
-        if fast and width % depth == 0 and width // depth >= 2 * k:
-            return _two_stages(positive, k, first, depth)
-    keys = _keys(positive, mx.arange(first, first + width, dtype=mx.uint32))
-    return _largest(keys, k), mx.zeros((n,), dtype=mx.bool_)
-
-
-def _two_stages(scores: mx.array, k: int, first: int, depth: int) -> tuple[mx.array, mx.array]:
-    """Only the k blocks with the largest maxima can hold one of the k largest scores.
-
-    Where the k-th and the next maximum are equal, the block left out may hold a lower id among
-    equals: that row is in doubt.
-    """
-    n, width = scores.shape
-    stride = width // depth
-    blocks = scores.reshape(n, depth, stride)  # block b holds features b, b + stride, …
-    peaks = blocks.max(axis=1)
-    chosen = mx.argpartition(peaks, stride - k, axis=-1)[:, stride - k :]
-    kept = mx.take_along_axis(peaks, chosen, axis=-1)
-    floor = kept.min(axis=-1, keepdims=True)
-    doubt = ((peaks == floor).sum(axis=-1) > (kept == floor).sum(axis=-1)) & (floor[:, 0] > 0)
-    candidates = mx.take_along_axis(blocks, chosen[:, None, :], axis=2)
-    ids = chosen[:, None, :] + (first + stride * mx.arange(depth, dtype=mx.uint32))[:, None]
-    return _largest(_keys(candidates, ids).reshape(n, -1), k), doubt
-
-
-def _keys(values: mx.array, ids: mx.array) -> mx.array:
-    bits = values.view(mx.uint32).astype(mx.uint64)
-    return (bits << 32) | (_LAST - ids).astype(mx.uint64)
-
-
-def _largest(keys: mx.array, k: int) -> mx.array:
-    width = keys.shape[1]
-    return keys if width <= k else mx.partition(keys, width - k, axis=-1)[:, width - k :]
+def _joined(blocks: list[tuple[mx.array, mx.array]], width: int) -> tuple[mx.array, mx.array]:
+    if not blocks:
+        return mx.zeros((0, width), dtype=mx.uint32), mx.zeros((0, width))
+    ids, values = (mx.concatenate(list(column)) for column in zip(*blocks, strict=True))
+    return ids.astype(mx.uint32), values.astype(mx.float32)

@@ -9,7 +9,8 @@ import mlx.optimizers as optim
 import numpy as np
 
 from ...weights import SAEWeights, TrainRecipe
-from .encoding import likely_topk, weighted_rows
+from .decoding import weighted_rows
+from .selecting import likely_topk
 
 Params = dict[str, mx.array]
 

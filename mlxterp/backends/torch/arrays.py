@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ...weights import Activation, SAEWeights, TrainRecipe
+from ...sparse import SparseFeatures
+from ...variants import Activation, InputForm
+from ...weights import SAEWeights, TrainRecipe
 from ..base import Backend, TrainState
-from . import encoding
+from . import decoding, encoding
 
 
 class TorchBackend:
@@ -71,19 +73,36 @@ class TorchBackend:
     def put_weights(self, weights: SAEWeights, device: str | None = None) -> SAEWeights:
         return encoding.put_weights(weights, device)
 
+    def normalize(
+        self, x: torch.Tensor, form: InputForm
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        return encoding.normalize(x, form)
+
     def encode(
         self, x: torch.Tensor, weights: SAEWeights, activation: Activation
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return encoding.encode(x, weights, activation)
 
+    def encode_sparse(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> SparseFeatures:
+        return encoding.encode_sparse(x, weights, activation)
+
+    def encode_dense(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
+        return encoding.encode_dense(x, weights, activation)
+
+    def reconstruct(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
+        return encoding.reconstruct(x, weights, activation)
+
     def to_dense(self, ids: torch.Tensor, values: torch.Tensor, d_hidden: int) -> torch.Tensor:
-        return encoding.to_dense(ids, values, d_hidden)
+        return decoding.to_dense(ids, values, d_hidden)
 
     def decode(self, ids: torch.Tensor, values: torch.Tensor, weights: SAEWeights) -> torch.Tensor:
-        return encoding.decode(ids, values, weights)
+        return decoding.decode(ids, values, weights)
+
+    def decode_sparse(self, features: SparseFeatures, weights: SAEWeights) -> torch.Tensor:
+        return decoding.decode_sparse(features, weights)
 
     def decode_dense(self, features: torch.Tensor, weights: SAEWeights) -> torch.Tensor:
-        return encoding.decode_dense(features, weights)
+        return decoding.decode_dense(features, weights)
 
     def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
         from .training import TorchTrainState

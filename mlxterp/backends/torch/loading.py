@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError, InputError
-from .encoding import find_device
+from .devices import find_device
 from .language_model import TorchLanguageModel
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken")

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from ...weights import SAEWeights, TrainRecipe
-from .encoding import find_device, topk, weighted_rows
+from .decoding import weighted_rows
+from .devices import find_device
+from .selecting import topk
 
 
 class TorchTrainState:

@@ -1,0 +1,66 @@
+"""The k largest pre-activations of each token, in PyTorch.
+
+`torch.topk` leaves open which of equal values it takes, so its choice is checked and, where a row
+is in doubt, made again by a stable sort. The walk goes over chunks of features and merges each
+chunk's best with the best so far: rows x d_hidden never exists.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ...weights import SAEWeights
+
+CHUNK = 4096
+"""Features at a time."""
+CELLS = 1 << 22
+"""Pre-activations at a time."""
+
+
+def rows_at_once(d_hidden: int) -> int:
+    """Rows of a block, so that a chunk of its pre-activations has at most `CELLS`."""
+    return max(1, CELLS // min(CHUNK, d_hidden))
+
+
+def topk_of_products(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids (int64) and values (float32), (n, k), of the k largest positive x @ W_enc + b_enc."""
+    rows = rows_at_once(weights.W_enc.shape[1])
+    blocks = [_walk(x[i : i + rows], weights, k) for i in range(0, len(x), rows)]
+    if not blocks:
+        return x.new_zeros((0, k), dtype=torch.int64), x.new_zeros((0, k))
+    return torch.cat([ids for ids, _ in blocks]), torch.cat([values for _, values in blocks])
+
+
+def topk(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and values (n, k) of the k largest scores (all >= 0); among positive equals the lowest ids win.
+
+    Strongest first, equals by ascending id.
+    """
+    if k >= scores.shape[1]:
+        return _strongest_first(scores, None, k)
+    values, ids = torch.topk(scores, k + 1, dim=-1)
+    if ((values[:, k] == values[:, k - 1]) & (values[:, k] > 0)).any():  # which of equals is in is left open
+        return _strongest_first(scores, None, k)
+    ids = ids[:, :k].sort(dim=-1).values
+    return _strongest_first(scores.gather(1, ids), ids, k)
+
+
+def _walk(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = x.new_empty((len(x), 0), dtype=torch.int64)
+    values = x.new_empty((len(x), 0))
+    for first in range(0, weights.W_enc.shape[1], CHUNK):
+        pre = x @ weights.W_enc[:, first : first + CHUNK] + weights.b_enc[first : first + CHUNK]
+        new_ids, new_values = topk(pre.relu_(), min(k, pre.shape[1]))
+        ids, values = _strongest_first(
+            torch.cat([values, new_values], dim=1), torch.cat([ids, new_ids + first], dim=1), k
+        )
+    return ids, values
+
+
+def _strongest_first(
+    values: torch.Tensor, ids: torch.Tensor | None, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first k by value; equals keep their order. `ids` None stands for 0, 1, 2, …"""
+    values, order = values.sort(dim=-1, descending=True, stable=True)
+    values, order = values[:, :k], order[:, :k]
+    return (order if ids is None else ids.gather(1, order)), values

@@ -1,0 +1,149 @@
+"""Every format that SAEs come in: a table of small readers, tried on what is there.
+
+`read` finds the format of a file or folder and gives the SAE's parts. A format is two functions:
+whether files look like it, and what they hold. Formulas and file layouts are those of the libraries named
+in each module, checked against their own outputs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import SAEError
+from . import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma,
+    openmoss,
+    own,
+    pickled,
+    saelens,
+    sparsify,
+    temporal,
+    upstream,
+)
+from .source import Files, Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one format is recognised and read."""
+
+    matches: Callable[[Files], bool]
+    read: Callable[[Files], Parts]
+    looks_like: str
+
+
+_TABLE = {
+    "mlxterp": Format(own.matches, own.read, "config.json + sae.safetensors"),
+    "saelens": Format(saelens.matches, saelens.read, "cfg.json + sae_weights.safetensors"),
+    "sparsify": Format(sparsify.matches, sparsify.read, "cfg.json + sae.safetensors"),
+    "mlxterp_upstream": Format(upstream.matches, upstream.read, "config.json + weights.safetensors"),
+    "gemma_scope": Format(gemma.matches_npz, gemma.read_npz, "params.npz"),
+    "gemma_scope_2": Format(gemma.matches_safetensors, gemma.read_safetensors, "params.safetensors"),
+    "llama_scope": Format(
+        openmoss.matches_llama_scope, openmoss.read_llama_scope, "hyperparams.json + checkpoints/final.safetensors"
+    ),
+    "llama_scope_r1": Format(openmoss.matches_r1, openmoss.read_r1, "config.json + sae_weights.safetensors"),
+    "llamascopium": Format(
+        openmoss.matches_llamascopium, openmoss.read_llamascopium, "config.json + sae_weights.safetensors"
+    ),
+    "dictionary_learning": Format(
+        dictionary_learning.matches, dictionary_learning.read, "config.json + ae.pt"
+    ),
+    "circuit_tracer": Format(circuit_tracer.matches, circuit_tracer.read, "layer_<L>.safetensors"),
+    "circuit_tracer_clt": Format(
+        circuit_tracer.matches_cross_layer, circuit_tracer.read_cross_layer,
+        "W_enc_<L>.safetensors + W_dec_<L>.safetensors",
+    ),
+    "temporal": Format(temporal.matches, temporal.read, "conf.yaml + latest_ckpt.safetensors"),
+    "kissane": Format(pickled.matches_kissane, pickled.read_kissane, "<name>.pt + <name>_cfg.json"),
+    "qwen_scope": Format(pickled.matches_qwen, pickled.read_qwen, "layer<L>.sae.pt"),
+    "mi_crow": Format(pickled.matches_mi_crow, pickled.read_mi_crow, ".pt with sae_state_dict"),
+    "openai": Format(pickled.matches_openai, pickled.read_openai, ".pt with pre_bias, latent_bias"),
+    "goodfire": Format(pickled.matches_goodfire, pickled.read_goodfire, ".pt with encoder_linear"),
+    "deepseek": Format(pickled.matches_deepseek, pickled.read_deepseek, ".pt with encoder, decoder"),
+}  # fmt: skip
+_OTHER_READINGS = {
+    "dictionary_learning_unnormalized": Format(
+        dictionary_learning.matches, dictionary_learning.read_unnormalized, "config.json + ae.pt"
+    ),
+}
+"""Only by name: the same files, read in another way."""
+
+FORMATS = (*_TABLE, *_OTHER_READINGS)
+"""Names of what `SAE.load(path, format=…)` reads."""
+
+_DEPTH = 4
+_ENDINGS = (".safetensors", ".npz", ".pt", ".pth")
+
+
+def read(path: Path, format: str | None = None, k: int | None = None, scale: float | None = None) -> Parts:
+    """The SAE at `path`, with "format" and "source" in its metadata.
+
+    Raises:
+        SAEError: Nothing is there, no format fits, several SAEs are there, or files are damaged.
+        BackendError: A library that the files need is not installed.
+    """
+    if format is not None and format not in FORMATS:
+        raise SAEError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
+    path = path.expanduser()
+    if not path.exists():
+        raise SAEError(f"There is no SAE at {path}: no such file or folder.")
+    name, files = _found(path, format, k, scale)
+    try:
+        with np.errstate(all="ignore"):  # numbers that are not finite are refused by name, by SAE
+            parts = {**_TABLE, **_OTHER_READINGS}[name].read(files)
+    except SAEError as error:
+        raise SAEError(f"{path} (read as {name}): {error}") from error
+    parts.metadata.update({"format": name, "source": os.fspath(path)})
+    return parts
+
+
+def _found(path: Path, format: str | None, k: int | None, scale: float | None) -> tuple[str, Files]:
+    """The format of what is at `path`, or of the only SAE in the folders below it."""
+    found = list(_search(path, _DEPTH, lambda inner: Files(inner, k, scale), format))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(str(files.folder.relative_to(path)) for _, files in found[:5])
+        raise SAEError(
+            f"{path} holds {len(found)} SAEs: {shown}{', …' * (len(found) > 5)}. Give the path of one."
+        )
+    raise SAEError(_no_format(path, Files(path), format))
+
+
+def _search(
+    path: Path, depth: int, opened: Callable[[Path], Files], format: str | None
+) -> Iterator[tuple[str, Files]]:
+    files = opened(path)
+    name = _format_of(files, format)
+    if name is not None:
+        yield name, files
+    elif path.is_dir() and depth:
+        for inner in sorted(p for p in path.iterdir() if p.is_dir() and not p.is_symlink()):
+            yield from _search(inner, depth - 1, opened, format)
+
+
+def _format_of(files: Files, format: str | None) -> str | None:
+    if format is not None:
+        return format if {**_TABLE, **_OTHER_READINGS}[format].matches(files) else None
+    return next((name for name, entry in _TABLE.items() if entry.matches(files)), None)
+
+
+def _no_format(path: Path, files: Files, format: str | None) -> str:
+    held = ", ".join(sorted(files.names)[:8]) or "no files"
+    if format is not None:
+        entry = {**_TABLE, **_OTHER_READINGS}[format]
+        return f"{path} does not look like {format} ({entry.looks_like}); it holds: {held}."
+    weights = [n for n in files.names if n.endswith(_ENDINGS)]
+    several = f" It holds {len(weights)} files of weights: give the path of one." if len(weights) > 1 else ""
+    known = "; ".join(f"{name}: {entry.looks_like}" for name, entry in _TABLE.items())
+    return (
+        f"{path} is not an SAE in a format that mlxterp knows; it holds: {held}.{several} Known are {known}."
+    )

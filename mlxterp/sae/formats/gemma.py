@@ -1,0 +1,135 @@
+"""Gemma Scope 1 (`params.npz`) and 2 (`params.safetensors`), JumpReLU SAEs and transcoders of Google DeepMind.
+
+No config in the first; its path says the site (`gemma-scope-2b-pt-res/layer_3/width_16k/…`). The b_dec of
+these SAEs is not subtracted from the input.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ...components import hook_component
+from ...errors import SAEError
+from ...variants import InputForm, JumpReLU
+from ...weights import SAEWeights
+from .source import Files, Parts
+
+_NPZ = "params.npz"
+_SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "attn.z", "transcoders": "mlp.input"}
+
+
+def matches_npz(files: Files) -> bool:
+    return files.has(_NPZ)
+
+
+def read_npz(files: Files) -> Parts:
+    arrays = files.arrays(_NPZ)
+    a = arrays.take({"W_enc": "d n", "W_dec": "n out", "b_enc": "n", "b_dec": "out", "threshold": "n"})
+    hints = files.hints()
+    if "/embedding/" in hints:  # trained on embeddings before Gemma multiplies them by sqrt(d_model)
+        root = np.float32(np.sqrt(a["W_enc"].shape[0]))
+        a["W_enc"], a["W_dec"] = a["W_enc"] / root, a["W_dec"] * root
+    extra = {"threshold": a.pop("threshold")}
+    component, metadata = _place(hints)
+    heads = component is None or component.endswith(".z")
+    weights = SAEWeights(**a, subtract_b_dec=False, extra=extra)
+    return Parts(weights, JumpReLU(), metadata, InputForm(heads=heads))
+
+
+def _place(hints: str) -> tuple[str | None, dict[str, Any]]:
+    """The component, as far as the path says, and what else it says."""
+    repo = re.search(r"gemma[-_]scope[-_]?(\d+b)?[-_]?(pt|it)?[-_]?(res|mlp|att|transcoders?)\b", hints)
+    layer = re.search(r"/layer_(\d+)/", hints)
+    l0 = re.search(r"/average_l0_(\d+)", hints)
+    found: dict[str, Any] = {"prepend_bos": True}
+    if repo and repo[1]:
+        found["model"] = f"google/gemma-2-{repo[1]}{'-it' if repo[2] == 'it' else ''}"
+    if l0:
+        found["l0"] = int(l0[1])
+    component = None
+    if "/embedding/" in hints:
+        component = "embed"
+    elif repo and layer:
+        site = "transcoders" if repo[3].startswith("transcoder") else repo[3]
+        component = f"layers.{layer[1]}.{_SITES[site]}"
+        if site == "transcoders":
+            found["component_out"] = f"layers.{layer[1]}.mlp_out"
+            found["hook"] = f"blocks.{layer[1]}.ln2.hook_normalized"  # the norm's output without its gain
+    if component:
+        found["component"] = component
+    return component, found
+
+
+def _params(files: Files) -> str | None:
+    name = files.one("params.safetensors")
+    if name is None:
+        name = next(
+            (n for n in [files.chosen or ""] if re.fullmatch(r"params_layer_\d+\.safetensors", n)), None
+        )
+    if name is None and files.chosen is None:
+        layers = sorted(n for n in files.names if re.fullmatch(r"params_layer_\d+\.safetensors", n))
+        name = layers[0] if len(layers) == 1 else None
+    return name
+
+
+def matches_safetensors(files: Files) -> bool:
+    if files.chosen == "config.json" and "params.safetensors" in files.names:
+        return True
+    return _params(files) is not None
+
+
+def read_safetensors(files: Files) -> Parts:
+    name = _params(files) or "params.safetensors"
+    config = files.config("config.json") if "config.json" in files.names else {}
+    if config.get("architecture") not in (None, "jump_relu"):
+        raise SAEError(f"config.json: unknown architecture {config['architecture']!r}. Known: jump_relu.")
+    arrays = files.arrays(name)
+    cross_layer = "w_dec" in arrays and np.ndim(arrays["w_dec"]) == 3
+    shapes = {
+        "w_enc": "d n",
+        "w_dec": "n layers out" if cross_layer else "n out",
+        "b_enc": "n",
+        "b_dec": "out",
+    }
+    a = arrays.take({**shapes, "threshold": "n"}, {"n": _int(config.get("width"))})
+    extra = {"threshold": a["threshold"]}
+    if "affine_skip_connection" in arrays:
+        extra |= {"W_skip": arrays.take({"affine_skip_connection": "d out"})["affine_skip_connection"]}
+    W_dec = a["w_dec"].sum(axis=1) if cross_layer else a["w_dec"]
+    weights = SAEWeights(a["w_enc"], a["b_enc"], W_dec, a["b_dec"], subtract_b_dec=False, extra=extra)
+    return Parts(weights, JumpReLU(), _metadata(config, files.hints(), cross_layer))
+
+
+def _metadata(config: dict[str, Any], hints: str, cross_layer: bool) -> dict[str, Any]:
+    layer = re.search(r"layer_(\d+)", hints)
+    kind = re.search(r"/(resid_post|mlp_out|attn_out|transcoder|clt)", hints)
+    hook, out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
+    if hook is None and layer and kind:
+        block = f"model.layers.{layer[1]}"
+        points = {
+            "resid_post": "output", "mlp_out": "post_feedforward_layernorm.output",
+            "attn_out": "self_attn.o_proj.input", "transcoder": "pre_feedforward_layernorm.output",
+            "clt": "pre_feedforward_layernorm.output",
+        }  # fmt: skip
+        hook = f"{block}.{points[kind[1]]}"
+        out = f"{block}.post_feedforward_layernorm.output" if kind[1] in ("transcoder", "clt") else None
+    found = {
+        "model": config.get("model_name"),
+        "hook": hook,
+        "component": hook_component(hook),
+        "component_out": hook_component(out) if out != hook else None,
+        "l0": config.get("l0"),
+        "prepend_bos": True,
+    }
+    if cross_layer:
+        found["note"] = (
+            "decoders of all layers are summed: features are exact, the reconstruction is their sum"
+        )
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,197 @@
+"""Llama Scope, its R1 variant, and llamascopium: SAEs of OpenMOSS, which train on scaled activations.
+
+Read as their own library (lm_saes, llamascopium) computes them, in units of the raw activations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...components import hook_component
+from ...errors import SAEError, warn
+from ...variants import Activation, InputForm, JumpReLU, ReLU, TopK
+from ...weights import SAEWeights
+from . import fold
+from .source import Files, Parts, setting
+
+_HYPER, _FINAL = "hyperparams.json", "final.safetensors"
+_CONFIG, _WEIGHTS = "config.json", "sae_weights.safetensors"
+_LINEAR = {"encoder.weight": "n d", "encoder.bias": "n", "decoder.weight": "d n", "decoder.bias": "d"}
+
+
+def _linear(a: Mapping[str, np.ndarray], extra: dict[str, np.ndarray] | None = None) -> SAEWeights:
+    return SAEWeights(
+        a["encoder.weight"].T, a["encoder.bias"], a["decoder.weight"].T, a["decoder.bias"],
+        subtract_b_dec=False, extra=extra or {},
+    )  # fmt: skip
+
+
+# -- Llama Scope --------------------------------------------------------------------------------
+
+
+def _llama_scope_files(files: Files) -> tuple[Files, Files] | None:
+    """Where the config and where the weights are: beside each other or in `checkpoints/`."""
+    above = Files(files.folder.parent, files.k, files.scale) if files.folder.name == "checkpoints" else files
+    below = above.folder / "checkpoints"
+    if _HYPER not in above.names or not (below / _FINAL).is_file():
+        return None
+    if files.chosen not in (None, _HYPER, _FINAL):
+        return None
+    return above, Files(below, files.k, files.scale)
+
+
+def matches_llama_scope(files: Files) -> bool:
+    return _llama_scope_files(files) is not None
+
+
+def read_llama_scope(files: Files) -> Parts:
+    found = _llama_scope_files(files)
+    if found is None:
+        raise SAEError(f"{files.path}: expected {_HYPER} and checkpoints/{_FINAL}.")
+    config = found[0].config(_HYPER)
+    sizes = {
+        "d": setting(config, "d_model", int, None, _HYPER),
+        "n": setting(config, "d_sae", int, None, _HYPER),
+    }
+    a = found[1].arrays(_FINAL).take(_LINEAR, sizes)
+    s_in, s_out = _norms(config, a["encoder.weight"].shape[1])
+    weights = _linear(a)
+    weights = replace(
+        weights, b_enc=weights.b_enc / s_in, W_dec=weights.W_dec * (s_in / s_out), b_dec=weights.b_dec / s_out
+    )
+    if setting(config, "sparsity_include_decoder_norm", bool, True, _HYPER):
+        weights = fold.decoder_norm(weights)
+    if setting(config, "apply_decoder_bias_to_pre_encoder", bool, False, _HYPER):
+        weights = replace(weights, subtract_b_dec=True)
+    activation: Activation
+    kind = setting(config, "act_fn", str, ..., _HYPER)
+    if kind == "jumprelu":
+        theta = setting(config, "jump_relu_threshold", float, ..., _HYPER)
+        weights = replace(weights, extra={"threshold": np.full(weights.b_enc.size, theta, np.float32)})
+        activation = JumpReLU()
+    elif kind == "topk":
+        activation = TopK(files.k or setting(config, "top_k", int, ..., _HYPER))
+    elif kind == "relu":
+        activation = ReLU()
+    else:
+        raise SAEError(f"{_HYPER}: unknown act_fn {kind!r}. Known: jumprelu, topk, relu.")
+    return Parts(weights, activation, _metadata(config))
+
+
+def _norms(config: Mapping[str, Any], d: int) -> tuple[np.float32, np.float32]:
+    """What activations are multiplied by on the way in and out."""
+    if config.get("norm_activation") != "dataset-wise":
+        return np.float32(1), np.float32(1)
+    average = setting(config, "dataset_average_activation_norm", dict, ..., _HYPER)
+    norms = [
+        setting(average, side, float, ..., f"{_HYPER}: dataset_average_activation_norm")
+        for side in ("in", "out")
+    ]
+    if min(norms) <= 0:
+        raise SAEError(f"{_HYPER}: dataset_average_activation_norm is {average}; norms must be positive.")
+    return np.float32(math.sqrt(d) / norms[0]), np.float32(math.sqrt(d) / norms[1])
+
+
+# -- the R1 variant and llamascopium ------------------------------------------------------------
+
+
+def matches_r1(files: Files) -> bool:
+    return files.has(_CONFIG, _WEIGHTS) and "encoder.weight" in files.arrays(_WEIGHTS)
+
+
+def read_r1(files: Files) -> Parts:
+    config = files.config(_CONFIG)
+    shapes = {**_LINEAR, "log_jumprelu_threshold": "n"}
+    a = files.arrays(_WEIGHTS).take(shapes, {"d": setting(config, "d_model", int, None, _CONFIG)})
+    weights = _linear(a, {"threshold": np.exp(a["log_jumprelu_threshold"])})
+    scale = (
+        files.scale
+        if files.scale is not None
+        else setting(config, "norm_scaling_factor", float, None, _CONFIG)
+    )
+    if scale is not None:
+        weights = fold.input_scale(weights, scale)
+    elif config.get("norm_activation") == "dataset-wise":
+        warn(
+            "This SAE expects activations times a number (norm_activation dataset-wise) that its files do not hold,"
+            " so its features are off unless the activations are scaled already. Load it with"
+            " SAE.from_pretrained, which knows the published ones, or pass norm_scaling_factor=."
+        )
+    return Parts(weights, JumpReLU(), _metadata(config))
+
+
+def matches_llamascopium(files: Files) -> bool:
+    return files.has(_CONFIG, _WEIGHTS) and "W_E" in files.arrays(_WEIGHTS)
+
+
+def read_llamascopium(files: Files) -> Parts:
+    config, arrays = files.config(_CONFIG), files.arrays(_WEIGHTS)
+    if config.get("use_glu_encoder"):
+        raise SAEError(f"{_CONFIG}: a gated linear encoder (use_glu_encoder) is not known to mlxterp.")
+    a = arrays.take(
+        {"W_E": "d n", "b_E": "n", "W_D": "n out"}, {"d": setting(config, "d_model", int, None, _CONFIG)}
+    )
+    biased = setting(config, "use_decoder_bias", bool, True, _CONFIG)
+    out = a["W_D"].shape[1]
+    b_dec = arrays.take({"b_D": "out"}, {"out": out})["b_D"] if biased else np.zeros(out, np.float32)
+    weights = SAEWeights(a["W_E"], a["b_E"], a["W_D"], b_dec, subtract_b_dec=False)
+    rescaled = setting(config, "sparsity_include_decoder_norm", bool, True, _CONFIG)
+    norms = fold.row_norms(a["W_D"]) if rescaled else np.ones(len(a["W_D"]), np.float32)
+    weights, activation = _activated(weights, norms, config, files)
+    weights, form = _scaled(weights, config, files)
+    return Parts(weights, activation, _metadata(config), form)
+
+
+def _activated(
+    weights: SAEWeights, norms: np.ndarray, config: Mapping[str, Any], files: Files
+) -> tuple[SAEWeights, Activation]:
+    """act(n h) / n, with n the decoder norms."""
+    kind = setting(config, "act_fn", str, ..., _CONFIG)
+    if kind == "relu":
+        return weights, ReLU()
+    if kind in ("jumprelu", "batchtopk"):
+        name = "activation_function.log_jumprelu_threshold"
+        theta = np.exp(files.arrays(_WEIGHTS).take({name: "n"}, {"n": norms.size})[name])
+        with np.errstate(divide="ignore"):
+            threshold = np.where(norms > 0, theta / norms, np.float32(np.finfo(np.float32).max))
+        return replace(weights, extra={"threshold": threshold.astype(np.float32)}), JumpReLU()
+    if kind == "topk":
+        k = files.k or setting(config, "top_k", int, ..., _CONFIG)
+        inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        ranked = replace(weights, W_enc=weights.W_enc * norms, b_enc=weights.b_enc * norms)
+        return replace(ranked, extra={"value_scale": inverse}), TopK(k)
+    raise SAEError(f"{_CONFIG}: unknown act_fn {kind!r}. Known: relu, topk, jumprelu, batchtopk.")
+
+
+def _scaled(weights: SAEWeights, config: Mapping[str, Any], files: Files) -> tuple[SAEWeights, InputForm]:
+    kind = config.get("norm_activation")
+    if kind == "token-wise":
+        return weights, InputForm("constant_norm")
+    if kind in (None, "inference"):
+        return weights, InputForm()
+    if kind != "dataset-wise":
+        raise SAEError(
+            f"{_CONFIG}: unknown norm_activation {kind!r}. Known: dataset-wise, token-wise, inference."
+        )
+    hook = setting(config, "hook_point_in", str, ..., _CONFIG)
+    average = files.arrays(_WEIGHTS).number(f"dataset_average_activation_norm.{hook}")
+    if not average > 0:
+        raise SAEError(f"{files.path}: the average activation norm is {average}; it must be positive.")
+    return fold.input_scale(weights, math.sqrt(weights.W_enc.shape[0]) / average), InputForm()
+
+
+def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    hook, out = config.get("hook_point_in"), config.get("hook_point_out")
+    found = {
+        "model": config.get("model_name"),
+        "hook": hook,
+        "component": hook_component(hook),
+        "component_out": hook_component(out) if out != hook else None,
+        "prepend_bos": True,
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,95 @@
+"""Our own folders: `sae.safetensors` (weights) and `config.json` (everything else)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import SAEError
+from ...variants import EXTRA, InputForm, Temporal, TopK, activation_from_dict
+from ...weights import NAMES, SAEWeights
+from .source import Files, Parts, setting
+
+CONFIG, WEIGHTS = "config.json", "sae.safetensors"
+FORMAT = "mlxterp"
+VERSION = 2
+
+_SHAPES = {"W_enc": "d n", "b_enc": "n", "W_dec": "n out", "b_dec": "out"}
+_EXTRA = {"threshold": "n", "gate_scale": "n", "b_mag": "n", "value_scale": "n", "W_skip": "d out"}
+
+
+def matches(files: Files) -> bool:
+    return files.has(CONFIG, WEIGHTS) and files.config(CONFIG).get("format") == FORMAT
+
+
+def read(files: Files) -> Parts:
+    config = files.config(CONFIG)
+    version = config.get("version")
+    if config.get("format") != FORMAT or version not in (1, VERSION):
+        raise SAEError(
+            f"{files.folder / CONFIG} says format {config.get('format')!r}, version {version!r}; this mlxterp reads"
+            f" {FORMAT!r}, versions 1 and {VERSION}. A newer mlxterp may read it."
+        )
+    arrays = files.arrays(WEIGHTS)
+    shapes = {**_SHAPES, **{name: shape for name, shape in _EXTRA.items() if name in arrays}}
+    sizes: dict[str, int | None] = {
+        "d": setting(config, "d_model", int, ..., CONFIG),
+        "n": setting(config, "d_hidden", int, ..., CONFIG),
+        "out": setting(config, "d_out", int, ..., CONFIG),
+    }
+    attention = {name: "" for name in arrays if name.startswith("attention.")}
+    taken = arrays.take(shapes, sizes)
+    extra = {name: taken.pop(name) for name in _EXTRA if name in taken}
+    extra |= {name: np.asarray(arrays[name], dtype=np.float32) for name in attention}
+    weights = SAEWeights(
+        **taken, subtract_b_dec=setting(config, "subtract_b_dec", bool, ..., CONFIG), extra=extra
+    )
+    _check_digest(files, config, weights)
+    return _parts(files, config, weights)
+
+
+def _parts(files: Files, config: dict[str, Any], weights: SAEWeights) -> Parts:
+    metadata = setting(config, "metadata", dict, {}, CONFIG)
+    if config["version"] == 1:
+        return Parts(weights, TopK(files.k or setting(config, "k", int, ..., CONFIG)), metadata)
+    settings = dict(setting(config, "activation", dict, ..., CONFIG))
+    if files.k is not None and "k" in settings:
+        settings["k"] = files.k
+    form = setting(config, "form", dict, {}, CONFIG)
+    try:
+        where = InputForm(**form)
+    except TypeError as error:
+        raise SAEError(
+            f"{files.folder / CONFIG}: form is {form}, which this version does not know."
+        ) from error
+    activation = activation_from_dict(settings)
+    missing = [name for name in EXTRA.get(activation.name, ()) if name not in weights.extra]
+    if missing or (isinstance(activation, Temporal) and "attention.0.q_target.weight" not in weights.extra):
+        raise SAEError(
+            f"{files.folder / WEIGHTS} lacks {', '.join(missing) or 'attention'} of a {activation.name} SAE."
+        )
+    return Parts(weights, activation, metadata, where)
+
+
+def digest(weights: SAEWeights) -> str:
+    """sha256 of the numbers, kept beside them so that damage is found."""
+    found = hashlib.sha256()
+    for name, array in weights.arrays().items():
+        found.update(f"{name} {tuple(array.shape)}".encode())
+        found.update(np.ascontiguousarray(array, dtype=np.float32).data)
+    return found.hexdigest()
+
+
+def _check_digest(files: Files, config: Mapping[str, Any], weights: SAEWeights) -> None:
+    said = config.get("sha256")
+    if said is not None and said != digest(weights):
+        raise SAEError(
+            f"{files.folder / WEIGHTS} is not what was saved: its checksum differs from that in {CONFIG}. The file is"
+            " damaged, or the two do not belong together; get both again."
+        )
+
+
+__all__ = ["CONFIG", "FORMAT", "NAMES", "VERSION", "WEIGHTS", "digest", "matches", "read"]

@@ -1,0 +1,323 @@
+"""SAELens: `cfg.json` + `sae_weights.safetensors`, version 6 and what came before, checkpoints included.
+
+Follows sae-lens 6.54 (MIT) for version 6 and 5.11 for the flat settings of before. BatchTopK and Matryoshka
+checkpoints are read as the JumpReLU SAEs that SAELens exports them as.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...components import hook_component
+from ...errors import SAEError, warn
+from ...variants import (
+    AbsTopK,
+    Activation,
+    Gated,
+    InputForm,
+    JumpReLU,
+    MatchingPursuit,
+    ReLU,
+    TanhReLU,
+    Temporal,
+    TopK,
+)
+from ...weights import SAEWeights
+from . import fold
+from .source import Arrays, Files, Parts, setting
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+_SHAPES = {"W_enc": "d n", "b_enc": "n", "W_dec": "n d", "b_dec": "d"}
+_TRANSCODER = {"W_enc": "d n", "b_enc": "n", "W_dec": "n out", "b_dec": "out"}
+_OLD_NAMES = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "hook_point_layer": "hook_layer",
+    "activation_fn": "activation_fn_str",
+}
+_NORMALISATIONS = {
+    "none": "none",
+    "layer_norm": "layer_norm",
+    "constant_norm_rescale": "constant_norm",
+    "covariance_whitening": "none",  # folded into the weights after training
+    "constant_scalar_rescale": "none",  # temporal SAEs scale by themselves
+    "expected_average_only_in": "none",
+}
+
+
+def matches(files: Files) -> bool:
+    return files.has(CONFIG, WEIGHTS)
+
+
+def read(files: Files) -> Parts:
+    config = files.config(CONFIG)
+    inner = config.get("metadata")
+    facts: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
+    modern = _version(facts.get("sae_lens_version")) >= 6
+    if not modern:
+        config = facts = _modernised(config)
+    architecture = setting(config, "architecture", str, "standard" if not modern else ..., CONFIG)
+    reader = _READERS.get(architecture)
+    if reader is None:
+        raise SAEError(
+            f"{CONFIG}: unknown architecture {architecture!r}. Known: {', '.join(sorted(_READERS))}."
+        )
+    normalise = setting(config, "normalize_activations", str, "none", CONFIG)
+    if normalise not in _NORMALISATIONS:
+        raise SAEError(
+            f"{CONFIG}: unknown normalize_activations {normalise!r}. Known: {', '.join(_NORMALISATIONS)}."
+        )
+    weights, activation = reader(files.arrays(WEIGHTS), config, files.k)
+    if normalise == "expected_average_only_in":
+        weights = _scaled(weights, files.scale)
+    elif files.scale is not None:
+        weights = fold.input_scale(weights, files.scale)
+    form = InputForm(_NORMALISATIONS[normalise], heads=config.get("reshape_activations") == "hook_z")
+    return Parts(weights, activation, _metadata(config, facts, architecture), form)
+
+
+def _version(text: Any) -> int:
+    found = re.match(r"\s*(\d+)", text) if isinstance(text, str) else None
+    return int(found[1]) if found else 0
+
+
+def _modernised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings of before version 6, by their names of today."""
+    new = {_OLD_NAMES.get(name, name): value for name, value in config.items()}
+    normalise = new.get("normalize_activations")
+    if not isinstance(normalise, str):
+        new["normalize_activations"] = "expected_average_only_in" if normalise is True else "none"
+    hook = new.get("hook_name")
+    new["reshape_activations"] = "hook_z" if isinstance(hook, str) and "hook_z" in hook else "none"
+    activation = new.get("activation_fn_str") or "relu"
+    if activation == "topk":
+        kwargs = new.get("activation_fn_kwargs")
+        new["architecture"] = "topk"
+        new.setdefault("k", kwargs.get("k") if isinstance(kwargs, dict) else None)
+    elif activation == "tanh-relu":
+        new["architecture"] = "tanh-relu"
+    elif activation != "relu":
+        raise SAEError(f"{CONFIG}: unknown activation {activation!r}. Known: relu, tanh-relu, topk.")
+    return new
+
+
+def _scaled(weights: SAEWeights, scale: float | None) -> SAEWeights:
+    if scale is not None:
+        return fold.input_scale(weights, scale)
+    warn(
+        "This SAE expects activations times a number (expected_average_only_in) that its files do not hold, so its"
+        " features are off unless the activations are scaled already. Load it with SAE.from_pretrained, which"
+        " knows the published ones, or pass norm_scaling_factor=."
+    )
+    return weights
+
+
+# -- one reader for each architecture -----------------------------------------------------------
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, int | None]:
+    return {
+        "d": setting(config, "d_in", int, None, CONFIG),
+        "n": setting(config, "d_sae", int, None, CONFIG),
+        "out": setting(config, "d_out", int, None, CONFIG),
+    }
+
+
+def _subtracts(config: Mapping[str, Any]) -> bool:
+    return setting(config, "apply_b_dec_to_input", bool, True, CONFIG)
+
+
+def _common(arrays: Arrays, config: Mapping[str, Any]) -> SAEWeights:
+    taken = arrays.take(_SHAPES, _sizes(config))
+    weights = SAEWeights(
+        taken["W_enc"], taken["b_enc"], taken["W_dec"], taken["b_dec"], subtract_b_dec=_subtracts(config)
+    )
+    if not config.get("finetuning_scaling_factor"):
+        return weights
+    for name in ("finetuning_scaling_factor", "scaling_factor"):
+        factor = arrays.optional(name, "n", taken, _SHAPES)
+        if factor is not None:
+            return replace(weights, W_dec=weights.W_dec * factor[:, None])
+    raise SAEError(f"{arrays.path} lacks finetuning_scaling_factor, which {CONFIG} says it has.")
+
+
+def _standard(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    return _common(arrays, config), ReLU()
+
+
+def _tanh_relu(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    return _common(arrays, config), TanhReLU()
+
+
+def _gated(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    shapes = {"W_enc": "d n", "b_gate": "n", "b_mag": "n", "r_mag": "n", "W_dec": "n d", "b_dec": "d"}
+    a = arrays.take(shapes, _sizes(config))
+    extra = {"gate_scale": np.exp(a["r_mag"]), "b_mag": a["b_mag"]}
+    return SAEWeights(a["W_enc"], a["b_gate"], a["W_dec"], a["b_dec"], _subtracts(config), extra), Gated()
+
+
+def _jumprelu(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    weights = _common(arrays, config)
+    return replace(weights, extra=_threshold(arrays, weights)), JumpReLU()
+
+
+def _threshold(arrays: Arrays, weights: SAEWeights) -> dict[str, np.ndarray]:
+    """By value, or by its logarithm as older checkpoints store it."""
+    n = weights.W_enc.shape[1]
+    if "threshold" not in arrays and "log_threshold" in arrays:
+        return {"threshold": np.exp(arrays.take({"log_threshold": "n"}, {"n": n})["log_threshold"])}
+    return arrays.take({"threshold": "n"}, {"n": n})
+
+
+def _k(config: Mapping[str, Any], k: int | None) -> int:
+    return k if k is not None else setting(config, "k", int, ..., CONFIG)
+
+
+def _topk(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    weights = _common(arrays, config)
+    rescale = setting(config, "rescale_acts_by_decoder_norm", bool, False, CONFIG)
+    return fold.decoder_norm(weights) if rescale else weights, TopK(_k(config, k))
+
+
+def _abs_topk(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    weights, activation = _topk(arrays, config, k)
+    assert isinstance(activation, TopK)
+    return weights, AbsTopK(activation.k)
+
+
+def _batch_topk(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    weights = _common(arrays, config)
+    if setting(config, "rescale_acts_by_decoder_norm", bool, True, CONFIG):
+        weights = fold.decoder_norm(weights)
+    threshold = np.full(weights.W_enc.shape[1], arrays.number("topk_threshold"), dtype=np.float32)
+    return replace(weights, extra={"threshold": threshold}), JumpReLU()
+
+
+def _matching_pursuit(
+    arrays: Arrays, config: Mapping[str, Any], k: int | None
+) -> tuple[SAEWeights, Activation]:
+    a = arrays.take({"W_dec": "n d", "b_dec": "d"}, _sizes(config))
+    subtracts = _subtracts(config)
+    b_dec = a["b_dec"] if subtracts else np.zeros_like(a["b_dec"])
+    n, d = a["W_dec"].shape
+    weights = SAEWeights(a["W_dec"].T, np.zeros(n, np.float32), a["W_dec"], b_dec, subtracts)
+    return weights, MatchingPursuit(
+        setting(config, "max_iterations", int, None, CONFIG) or d,
+        setting(config, "residual_threshold", float, 0.01, CONFIG),
+        setting(config, "stop_on_duplicate_support", bool, True, CONFIG),
+    )
+
+
+def _temporal(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    subtracts = _subtracts(config)
+    tied = setting(config, "tied_weights", bool, True, CONFIG)
+    kept = k if k is not None else setting(config, "kval_topk", int, None, CONFIG)
+    scaled = config.get("normalize_activations") == "constant_scalar_rescale"
+    activation = Temporal(
+        setting(config, "n_heads", int, 8, CONFIG),
+        setting(config, "n_attn_layers", int, 1, CONFIG),
+        kept if setting(config, "sae_diff_type", str, "topk", CONFIG) == "topk" else None,
+        setting(config, "activation_normalization_factor", float, 1.0, CONFIG) if scaled else 1.0,
+    )
+    names = {"W_dec": "W_dec", "b_dec": "b_dec", **({} if tied else {"W_enc": "W_enc"})}
+    weights = temporal_weights(arrays, names, activation, _sizes(config), subtracts)
+    if tied and not subtracts:
+        weights = replace(weights, b_dec=np.zeros_like(weights.b_dec))
+    return weights, activation
+
+
+def temporal_weights(
+    arrays: Arrays,
+    names: Mapping[str, str],
+    activation: Temporal,
+    sizes: dict[str, int | None],
+    subtracts: bool,
+) -> SAEWeights:
+    """Weights of a temporal SAE, its attention in `extra`; `names` says what the file calls them."""
+    shapes = {names["W_dec"]: "n d", names["b_dec"]: "d"}
+    if "W_enc" in names:
+        shapes[names["W_enc"]] = "d n"
+    for i in range(activation.n_attn_layers):
+        for part, shape in (("q_target", "m n"), ("k_ctx", "m n"), ("v_ctx", "n n"), ("c_proj", "n n")):
+            shapes[f"attn_layers.{i}.{part}.weight"] = shape
+            shapes[f"attn_layers.{i}.{part}.bias"] = shape[0]
+    a = arrays.take(shapes, sizes)
+    W_dec, b_dec = a.pop(names["W_dec"]), a.pop(names["b_dec"])
+    W_enc = a.pop(names["W_enc"]) if "W_enc" in names else W_dec.T
+    n = len(W_dec)
+    if n % activation.n_heads or a["attn_layers.0.q_target.bias"].size % activation.n_heads:
+        raise SAEError(
+            f"{arrays.path}: {activation.n_heads} heads do not divide attention over {n} features."
+        )
+    extra = {name.replace("attn_layers", "attention"): array for name, array in a.items()}
+    return SAEWeights(W_enc, np.zeros(n, np.float32), W_dec, b_dec, subtracts, extra)
+
+
+def _transcoder(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+    if _subtracts(config) and "apply_b_dec_to_input" in config:
+        raise SAEError(f"{CONFIG}: a transcoder cannot subtract b_dec from its input (apply_b_dec_to_input).")
+    architecture = config["architecture"]
+    shapes = dict(_TRANSCODER)
+    if "skip" in architecture:
+        shapes["W_skip"] = "out d"
+    if "jumprelu" in architecture:
+        shapes["threshold"] = "n"
+    a = arrays.take(shapes, _sizes(config))
+    extra = {name: a.pop(name) for name in ("W_skip", "threshold") if name in a}
+    if "W_skip" in extra:
+        extra["W_skip"] = extra["W_skip"].T
+    return SAEWeights(**a, subtract_b_dec=False, extra=extra), JumpReLU() if "threshold" in extra else ReLU()
+
+
+_READERS = {
+    "standard": _standard,
+    "tanh-relu": _tanh_relu,
+    "gated": _gated,
+    "jumprelu": _jumprelu,
+    "topk": _topk,
+    "abstopk": _abs_topk,
+    "batchtopk": _batch_topk,
+    "matryoshka_batchtopk": _batch_topk,
+    "matching_pursuit": _matching_pursuit,
+    "temporal": _temporal,
+    "transcoder": _transcoder,
+    "skip_transcoder": _transcoder,
+    "jumprelu_transcoder": _transcoder,
+    "jumprelu_skip_transcoder": _transcoder,
+}
+
+
+def _metadata(config: Mapping[str, Any], facts: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    hook, out = facts.get("hook_name"), facts.get("hook_name_out")
+    kwargs = facts.get("model_from_pretrained_kwargs")
+    found = {
+        "model": facts.get("model_name"),
+        "hook": hook,
+        "component": hook_component(hook),
+        "component_out": hook_component(out) if "transcoder" in architecture else None,
+        "hook_head_index": facts.get("hook_head_index"),
+        "context_size": facts.get("context_size"),
+        "prepend_bos": facts.get("prepend_bos"),
+        "dataset": facts.get("dataset_path"),
+        "center_writing_weights": (kwargs or {}).get("center_writing_weights")
+        if isinstance(kwargs, dict)
+        else None,
+        "training_architecture": facts.get("training_architecture"),
+        "architecture": architecture,
+        "l0": facts.get("l0"),
+        "k": _trained_k(config, facts),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _trained_k(config: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
+    """k of a BatchTopK SAE, which is read as JumpReLU."""
+    details = facts.get("training_architecture_details")
+    k = config.get("k", details.get("k") if isinstance(details, dict) else None)
+    return int(k) if isinstance(k, (int, float)) and not isinstance(k, bool) and k >= 1 else None

@@ -1,0 +1,58 @@
+"""Folders `*.mlx` of the existing mlxterp library: `config.json` + `weights.safetensors`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...components import hook_component
+from ...errors import SAEError
+from ...variants import Activation, BatchTopK, TopK
+from ...weights import SAEWeights
+from . import fold
+from .source import Files, Parts, setting
+
+_CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
+_CLASSES: dict[str, type[TopK] | type[BatchTopK]] = {"SAE": TopK, "BatchTopKSAE": BatchTopK}
+
+
+def matches(files: Files) -> bool:
+    return files.has(_CONFIG, _WEIGHTS) and "class" in files.config(_CONFIG)
+
+
+def read(files: Files) -> Parts:
+    config, arrays = files.config(_CONFIG), files.arrays(_WEIGHTS)
+    kind = setting(config, "class", str, ..., _CONFIG)
+    if kind not in _CLASSES:
+        raise SAEError(f"{_CONFIG}: unknown class {kind!r}. Known: {', '.join(_CLASSES)}.")
+    tied = setting(config, "tied_weights", bool, False, _CONFIG)
+    bias = "decoder_bias" if tied else "decoder.bias"
+    shapes = {"encoder.weight": "n d", "encoder.bias": "n", bias: "d"}
+    if not tied:
+        shapes["decoder.weight"] = "d n"
+    normalized = setting(config, "normalize_input", bool, False, _CONFIG)
+    if normalized:
+        shapes |= {"input_mean": "d", "input_std": "d"}
+    sizes = {
+        "d": setting(config, "d_model", int, None, _CONFIG),
+        "n": setting(config, "d_hidden", int, None, _CONFIG),
+    }
+    a = arrays.take(shapes, sizes)
+    W_dec = a["encoder.weight"] if tied else a["decoder.weight"].T
+    weights = SAEWeights(a["encoder.weight"].T, a["encoder.bias"], W_dec, a[bias], subtract_b_dec=False)
+    if normalized:
+        weights = fold.affine_input(weights, a["input_mean"], a["input_std"] + np.float32(1e-8))
+    k = files.k if files.k is not None else setting(config, "k", int, ..., _CONFIG)
+    activation: Activation = _CLASSES[kind](k)
+    return Parts(weights, activation, _metadata(config))
+
+
+def _metadata(config: dict[str, Any]) -> dict[str, Any]:
+    facts = config.get("metadata")
+    facts = facts if isinstance(facts, dict) else {}
+    layer, component = facts.get("layer"), facts.get("component")
+    found: dict[str, Any] = {"model": facts.get("model_name"), "training": facts.get("config")}
+    if isinstance(layer, int) and isinstance(component, str):
+        found["component"] = hook_component(f"layers.{layer}.{component}")
+    return {key: value for key, value in found.items() if value is not None}

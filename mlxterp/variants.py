@@ -1,0 +1,192 @@
+"""How an SAE's pre-activations become features, and what happens to its input first: small values.
+
+`h` below is the pre-activation (x - b_dec) @ W_enc + b_enc, in float32. Among equal values the lowest
+feature id wins. The arrays that a variant needs beside the four weights lie in `SAEWeights.extra`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, TypeGuard, get_args
+
+from .errors import SAEError
+
+
+@dataclass(frozen=True, slots=True)
+class ReLU:
+    """max(h, 0)."""
+
+    name: ClassVar[str] = "relu"
+
+
+@dataclass(frozen=True, slots=True)
+class TanhReLU:
+    """tanh(max(h, 0)), of some SAEs of SAELens before version 6."""
+
+    name: ClassVar[str] = "tanh_relu"
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """max(p * gate_scale + b_mag, 0) where h > 0, with p = h - b_enc (arXiv 2404.16014)."""
+
+    name: ClassVar[str] = "gated"
+
+
+@dataclass(frozen=True, slots=True)
+class JumpReLU:
+    """max(h, 0) where h > threshold, else 0 (arXiv 2407.14435)."""
+
+    name: ClassVar[str] = "jumprelu"
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """ReLU, then only the k largest of each token; among equals the lowest feature id wins."""
+
+    k: int
+    relu: bool = True
+    """False keeps the k largest h as they are, negative ones too."""
+    name: ClassVar[str] = "topk"
+
+
+@dataclass(frozen=True, slots=True)
+class AbsTopK:
+    """The k of largest |h| of each token, with their sign."""
+
+    k: int
+    name: ClassVar[str] = "abs_topk"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTopK:
+    """ReLU, then the k * n largest of the n rows of one call; earlier rows win among equals.
+
+    For files that store no threshold: what a token shows depends on the rows it is encoded with.
+    """
+
+    k: int
+    name: ClassVar[str] = "batch_topk"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMax:
+    """ReLU, then the largest of each of k equal groups of neighbouring features."""
+
+    k: int
+    name: ClassVar[str] = "group_max"
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingPursuit:
+    """Greedily the decoder row that explains most of what is left, again and again (SAELens).
+
+    A token is done when its set of features did not change, or when what is left is short.
+    """
+
+    max_iterations: int
+    residual_threshold: float = 0.0
+    stop_on_duplicate_support: bool = True
+    name: ClassVar[str] = "matching_pursuit"
+
+
+@dataclass(frozen=True, slots=True)
+class Temporal:
+    """What attention over earlier tokens does not predict (SAELens); needs whole texts (…, positions, d_model)."""
+
+    n_heads: int
+    n_attn_layers: int
+    k: int | None
+    """Features kept of what is not predicted; None keeps all that are positive."""
+    scale: float = 1.0
+    """Activations are multiplied by it first, and the reconstruction divided."""
+    name: ClassVar[str] = "temporal"
+
+
+Activation = (
+    ReLU | TanhReLU | Gated | JumpReLU | TopK | AbsTopK | BatchTopK | GroupMax | MatchingPursuit | Temporal
+)
+"""How pre-activations become features."""
+
+FIXED_K = (TopK, AbsTopK, GroupMax)
+"""The same number of features for each token."""
+
+ELEMENTWISE = (ReLU, TanhReLU, Gated, JumpReLU)
+"""Every feature is decided by itself."""
+
+EXTRA: dict[str, tuple[str, ...]] = {"jumprelu": ("threshold",), "gated": ("gate_scale", "b_mag")}
+"""Arrays (d_hidden,) that an activation needs."""
+
+NORMALISATIONS = ("none", "layer_norm", "constant_norm")
+
+
+@dataclass(frozen=True, slots=True)
+class InputForm:
+    """What happens to activations before the encoder, and is undone after the decoder, token by token."""
+
+    normalize: str = "none"
+    """"none"; "layer_norm" (x - mean) / (std + 1e-5) with ddof 1; "constant_norm" x * sqrt(d_model) / |x|."""
+    center: bool = False
+    """Whether each token's mean is subtracted first: the SAE was trained on a model whose writing weights
+    were centred."""
+    heads: bool = False
+    """Whether activations come as (…, heads, d_head) and are flattened head by head."""
+
+    def __post_init__(self) -> None:
+        if self.normalize not in NORMALISATIONS:
+            raise SAEError(
+                f"Unknown input normalisation {self.normalize!r}. There are: {', '.join(NORMALISATIONS)}."
+            )
+
+    @property
+    def trivial(self) -> bool:
+        """Whether the encoder takes x as it is."""
+        return self.normalize == "none" and not self.center
+
+
+def activation_to_dict(activation: Activation) -> dict[str, Any]:
+    """As JSON: {"name": "topk", "k": 32, …}."""
+    return {"name": activation.name, **asdict(activation)}
+
+
+def activation_from_dict(config: Mapping[str, Any]) -> Activation:
+    """What `activation_to_dict` wrote.
+
+    Raises:
+        SAEError: There is no such activation, or its settings are not those it has.
+    """
+    known = {cls.name: cls for cls in get_args(Activation)}
+    settings = dict(config)
+    name = settings.pop("name", None)
+    if not isinstance(name, str) or name not in known:
+        raise SAEError(f"Unknown activation {name!r}. This version knows: {', '.join(known)}.")
+    cls = known[name]
+    names = [field.name for field in fields(cls)]
+    try:
+        return cls(**settings)
+    except TypeError as error:
+        raise SAEError(f"{name} takes {', '.join(names) or 'no settings'}, got {settings}.") from error
+
+
+def check_activation(activation: Activation, d_hidden: int) -> None:
+    """Raises SAEError where a setting cannot be, for d_hidden features."""
+    if not isinstance(activation, get_args(Activation)):
+        raise SAEError(
+            f"{activation!r} is not an activation. mlxterp.variants has:"
+            f" {', '.join(cls.__name__ for cls in get_args(Activation))}."
+        )
+    k = getattr(activation, "k", None)
+    optional = not isinstance(activation, (*FIXED_K, BatchTopK))
+    if not (k is None and optional) and not (_is_int(k) and 1 <= k <= d_hidden):
+        raise SAEError(f"k is {k!r}; with {d_hidden} features it must be an integer from 1 to {d_hidden}.")
+    if isinstance(activation, GroupMax) and d_hidden % activation.k:
+        raise SAEError(f"{d_hidden} features cannot be divided into {activation.k} equal groups.")
+    if isinstance(activation, MatchingPursuit):
+        rounds, most = activation.max_iterations, 100 * d_hidden
+        if not (_is_int(rounds) and 1 <= rounds <= most):
+            raise SAEError(f"max_iterations is {rounds!r}; it must be an integer from 1 to {most}.")
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
