@@ -33,7 +33,7 @@ class Application:
         self.activation, self._form = activation, form
         d_model = int(placement.weights.W_enc.shape[0])
         self._shape, self._heads = _shape(
-            x, d_model, form.heads or (component or "").endswith(_HEADS), component
+            x, d_model, form.heads or component is None or component.endswith(_HEADS), component
         )
         self.backend, self.weights, native = placement.of(x)
         self.raw = native.reshape((math.prod(self._shape), d_model))

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from ...sparse import SparseFeatures
 from ...weights import SAEWeights
+from . import kernels
 
 _GATHERED = 1 << 21
 """Numbers of decoder rows gathered at a time."""
@@ -20,6 +21,8 @@ def decode(ids: mx.array, values: mx.array, weights: SAEWeights) -> mx.array:
     n, width = ids.shape
     if n == 0 or width == 0:
         return mx.broadcast_to(weights.b_dec, (n, weights.b_dec.shape[0]))
+    if kernels.available():
+        return kernels.decode(ids, values, weights.W_dec) + weights.b_dec
     step = max(1, _GATHERED // (width * weights.W_dec.shape[1]))
     parts = []
     for i in range(0, n, step):

@@ -10,16 +10,21 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ...weights import SAEWeights
+from . import kernels
 
 CHUNK = 4096
 """Features at a time."""
 CELLS = 1 << 22
 """Pre-activations at a time: 16 MiB, small temporaries are several times faster on a CPU."""
+_DEVICE_CELLS = 1 << 27
+"""Pre-activations at a time on a GPU: 512 MiB."""
 _LAST = 0xFFFFFFFF
 
 
 def topk(x: mx.array, weights: SAEWeights, k: int) -> tuple[mx.array, mx.array]:
     """Ids (uint32) and values (float32), (n, k), of the k largest positive x @ W_enc + b_enc."""
+    if kernels.available():
+        return _by_kernel(x, weights, k)
     rows = rows_at_once(weights.W_enc.shape[1])
     blocks = [_best_keys(x[i : i + rows], weights, k) for i in range(0, x.shape[0], rows)]
     keys = mx.concatenate(blocks) if blocks else mx.zeros((0, k), dtype=mx.uint64)
@@ -35,6 +40,17 @@ def rows_at_once(d_hidden: int) -> int:
 def likely_topk(scores: mx.array, k: int) -> mx.array:
     """Ids (n, k) of the k largest positive scores of each row; which of equals is left open."""
     return (_LAST - (_chunk_keys(scores, k, 0)[0] & _LAST).astype(mx.uint32)).astype(mx.uint32)
+
+
+def _by_kernel(x: mx.array, weights: SAEWeights, k: int) -> tuple[mx.array, mx.array]:
+    rows = max(1, _DEVICE_CELLS // weights.W_enc.shape[1])
+    parts = []
+    for i in range(0, max(1, x.shape[0]), rows):
+        pre = x[i : i + rows] @ weights.W_enc + weights.b_enc
+        parts.append(kernels.select(mx.maximum(pre, 0), k))
+        mx.async_eval(*parts[-1])
+    ids, values = (mx.concatenate(list(column)) for column in zip(*parts, strict=True))
+    return ids, values
 
 
 def _best_keys(x: mx.array, weights: SAEWeights, k: int) -> mx.array:

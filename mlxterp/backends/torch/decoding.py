@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ...sparse import SparseFeatures
 from ...weights import SAEWeights
+from . import kernels
 
 _GATHERED = 1 << 21
 """Numbers of decoder rows gathered at a time, where there is no embedding_bag."""
@@ -23,6 +24,8 @@ def decode(ids: torch.Tensor, values: torch.Tensor, weights: SAEWeights) -> torc
     n, width = ids.shape
     if n == 0 or width == 0:
         return weights.b_dec.expand(n, -1).clone()
+    if values.is_cuda and kernels.available():
+        return kernels.decode(ids, values, weights.W_dec) + weights.b_dec
     return weighted_rows(weights.W_dec, ids, values) + weights.b_dec
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import torch
 
 from ...weights import SAEWeights
+from . import kernels
 
 CHUNK = 4096
 """Features at a time."""
 CELLS = 1 << 22
 """Pre-activations at a time."""
+_DEVICE_CELLS = 1 << 27
+"""Pre-activations at a time on a GPU: 512 MiB."""
 
 
 def rows_at_once(d_hidden: int) -> int:
@@ -24,8 +27,12 @@ def rows_at_once(d_hidden: int) -> int:
 
 def topk_of_products(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids (int64) and values (float32), (n, k), of the k largest positive x @ W_enc + b_enc."""
-    rows = rows_at_once(weights.W_enc.shape[1])
-    blocks = [_walk(x[i : i + rows], weights, k) for i in range(0, len(x), rows)]
+    if x.is_cuda and kernels.available():
+        rows = max(1, _DEVICE_CELLS // weights.W_enc.shape[1])
+        blocks = [_by_kernel(x[i : i + rows], weights, k) for i in range(0, len(x), rows)]
+    else:
+        rows = rows_at_once(weights.W_enc.shape[1])
+        blocks = [_walk(x[i : i + rows], weights, k) for i in range(0, len(x), rows)]
     if not blocks:
         return x.new_zeros((0, k), dtype=torch.int64), x.new_zeros((0, k))
     return torch.cat([ids for ids, _ in blocks]), torch.cat([values for _, values in blocks])
@@ -43,6 +50,10 @@ def topk(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         return _strongest_first(scores, None, k)
     ids = ids[:, :k].sort(dim=-1).values
     return _strongest_first(scores.gather(1, ids), ids, k)
+
+
+def _by_kernel(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return kernels.select((x @ weights.W_enc + weights.b_enc).relu_(), k)
 
 
 def _walk(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torch.Tensor, torch.Tensor]:

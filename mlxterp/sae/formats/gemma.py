@@ -34,7 +34,7 @@ def read_npz(files: Files) -> Parts:
         a["W_enc"], a["W_dec"] = a["W_enc"] / root, a["W_dec"] * root
     extra = {"threshold": a.pop("threshold")}
     component, metadata = _place(hints)
-    heads = component is None or component.endswith(".z")
+    heads = component is not None and component.endswith(".z")
     weights = SAEWeights(**a, subtract_b_dec=False, extra=extra)
     return Parts(weights, JumpReLU(), metadata, InputForm(heads=heads))
 
