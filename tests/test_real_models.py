@@ -82,7 +82,7 @@ def test_both_searches_give_what_brute_force_gives(opened, stories, component):
     config = SAETrainConfig(d_hidden=4 * model.d_model, k=8, batch_size=512)
     training = [" ".join(s.split()[:60]) for s in stories[:90]]
     sae = model.train_sae(layer, training, component, config, verbose=False)
-    assert isinstance(sae, SAE)
+    assert isinstance(sae, SAE) and sae.k is not None
     texts = [" ".join(s.split()[:40]) for s in stories[100:160]]
     weights = SAEWeights(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.subtract_b_dec)
     expected = []

@@ -55,11 +55,12 @@ class LargestOfAll:
         if self._held > 2 * self._total:
             self._prune()
 
-    def features(self, n: int, d_hidden: int) -> SparseFeatures:
-        """What is left, as rows."""
+    def features(self, n: int, d_hidden: int, scale: np.ndarray | None = None) -> SparseFeatures:
+        """What is left, as rows; each feature times its number in `scale` (d_hidden,)."""
         self._prune()
         rows, ids, values = self._pieces[0]
         order = np.lexsort((ids, rows))
+        values = values if scale is None else values * scale[ids]
         builder = RowBuilder(n, d_hidden)
         builder.add(rows[order], ids[order], values[order])
         return builder.finish()

@@ -7,6 +7,7 @@ rows and chunks of features that keeps memory bounded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -85,9 +86,11 @@ def encode_sparse(x: mx.array, weights: SAEWeights, activation: Activation) -> S
         return builder.finish()
     if isinstance(activation, BatchTopK):
         best = LargestOfAll(activation.k * n)
-        for rows, ids, values in _active(_inputs(x, weights), weights, activation):
+        scale = weights.extra.get("value_scale")
+        unscaled = replace(weights, extra={})
+        for rows, ids, values in _active(_inputs(x, weights), unscaled, activation):
             best.add(rows, ids, values)
-        return best.features(n, d_hidden)
+        return best.features(n, d_hidden, None if scale is None else np.asarray(scale))
     ids, values = encode(x, weights, activation)
     return SparseFeatures.from_topk(np.array(ids), np.array(values), d_hidden)
 

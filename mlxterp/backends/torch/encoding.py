@@ -7,6 +7,7 @@ rows and chunks of features that keeps memory bounded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -90,9 +91,11 @@ def encode_sparse(x: torch.Tensor, weights: SAEWeights, activation: Activation) 
         return builder.finish()
     if isinstance(activation, BatchTopK):
         best = LargestOfAll(activation.k * n)
-        for rows, ids, values in _active(_inputs(x, weights), weights, activation):
+        scale = weights.extra.get("value_scale")
+        unscaled = replace(weights, extra={})
+        for rows, ids, values in _active(_inputs(x, weights), unscaled, activation):
             best.add(rows, ids, values)
-        return best.features(n, d_hidden)
+        return best.features(n, d_hidden, None if scale is None else scale.cpu().numpy())
     ids, values = encode(x, weights, activation)
     return SparseFeatures.from_topk(ids.cpu().numpy(), values.cpu().numpy(), d_hidden)
 
