@@ -30,9 +30,12 @@ from .errors import (  # noqa: E402
     TraceError,
     UnknownFeatureError,
 )
+from .features.check import SAECheck  # noqa: E402
 from .model import InterpretableModel  # noqa: E402
 from .objectives import logit_difference  # noqa: E402
 from .sae import SAE, SAETrainConfig, train_sae  # noqa: E402
+from .sae.pretrained import PretrainedSAE, pretrained_saes  # noqa: E402
+from .sae.sae import BatchTopKSAE, TopKSAE  # noqa: E402
 from .sparse import SparseFeatures  # noqa: E402
 from .trace import Trace  # noqa: E402
 
@@ -41,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SAE",
     "BackendError",
+    "BatchTopKSAE",
     "ComponentError",
     "ConfigWarning",
     "EditError",
@@ -52,9 +56,12 @@ __all__ = [
     "NeverCalledError",
     "NoTokenizerError",
     "NotALanguageModelError",
+    "PretrainedSAE",
+    "SAECheck",
     "SAEError",
     "SAETrainConfig",
     "SparseFeatures",
+    "TopKSAE",
     "Trace",
     "TraceError",
     "UnknownFeatureError",
@@ -63,5 +70,6 @@ __all__ = [
     "interventions",
     "load_demo",
     "logit_difference",
+    "pretrained_saes",
     "train_sae",
 ]

@@ -14,6 +14,8 @@ from .backends.base import LanguageModel
 from .components import GLOBAL, ROOTS
 from .edits import Interventions
 from .errors import ComponentError, warn
+from .features.check import SAECheck, check
+from .features.fitting import open_sae
 from .features.search import top_features, top_texts
 from .features.train import train_on_texts
 from .gradients import gradients
@@ -264,10 +266,59 @@ class InterpretableModel:
 
     # -- features -----------------------------------------------------------------------------
 
-    def load_sae(self, source: str | Path, **options: Any) -> SAE:
-        """Loads an SAE from a file or folder for use with this model."""
-        options.setdefault("backend", self.language_model.backend.name)
-        return SAE.load(source, **options)
+    def load_sae(
+        self,
+        source: str | Path,
+        sae_id: str | None = None,
+        *,
+        component: str | None = None,
+        format: str | None = None,
+        k: int | None = None,
+        device: str | None = None,
+        norm_scaling_factor: float | None = None,
+        revision: str | None = None,
+    ) -> SAE:
+        """Loads an SAE of any known format and fits it to this model.
+
+        Its hook is resolved to a component of this model, whatever library named it, and what that
+        library's model does otherwise (centred weights, a norm without its gain) is made up for.
+
+        Args:
+            source: A file or folder; or, where there is none of that name, a release of
+                `mlxterp.pretrained_saes()` or a hub repository ("owner/name").
+            sae_id: Which SAE of the release; for a repository, the file or folder in it.
+            component: Path to use it at, instead of the hook that its files name.
+            format, k, norm_scaling_factor: See `SAE.load`.
+
+        Raises:
+            SAEError: It cannot be found or read, or is not as wide as the component.
+            ComponentError: This model has no such component.
+        """
+        self._refresh()
+        return open_sae(
+            self.anatomy, source, sae_id, component=component, format=format, k=k, device=device,
+            norm_scaling_factor=norm_scaling_factor, revision=revision,
+        )  # fmt: skip
+
+    def check_sae(
+        self,
+        sae: SAE | str | Path,
+        texts: Sequence[str],
+        component: str | None = None,
+        max_tokens: int = 16_384,
+    ) -> SAECheck:
+        """How well an SAE fits a component, with the likely cause where it does not.
+
+        Explained variance, L0, dead share and loss recovered over texts, beside published figures; and a
+        sentence where another layer, component or normalisation would fit far better.
+
+        Args:
+            component: Path; None takes the SAE's own.
+            max_tokens: At most about this many are run.
+        """
+        self._refresh()
+        sae = sae if isinstance(sae, SAE) else self.load_sae(sae, component=component)
+        return check(self.anatomy, sae, texts, component, max_tokens)
 
     def train_sae(
         self,

@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from .application import Application
 from .files import write_sae
 from .formats import read
 from .placement import Placement
+from .pretrained.fetch import fetch
 
 
 class SAE:
@@ -281,7 +284,8 @@ class SAE:
             backend: "mlx" or "torch"; by default MLX where it is installed.
             k: Used instead of the k in the file; needed where the file does not say.
             norm_scaling_factor: What activations are multiplied by before this SAE, where its files do not
-                say (SAELens's `expected_average_only_in`, Llama Scope R1); it is folded into the weights.
+                say (SAELens's `expected_average_only_in`, Llama Scope R1); it is folded into the weights. Where
+                nothing is missing it is not used.
 
         Raises:
             SAEError: There is none, its format is not known, it is damaged, or it needs `k`.
@@ -299,6 +303,48 @@ class SAE:
             )
         except SAEError as error:
             raise SAEError(f"{path}: {error}") from error
+
+    @staticmethod
+    def from_pretrained(
+        release: str,
+        sae_id: str | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        k: int | None = None,
+        revision: str | None = None,
+    ) -> SAE:
+        """A published SAE by the names that SAELens users know, or from any repository of the hub.
+
+        Only the files needed are brought, into huggingface_hub's cache; offline, the cache is used.
+        `mlxterp.pretrained_saes()` lists releases and ids.
+
+        Args:
+            release: Of the table ("gemma-scope-2b-pt-res-canonical"), or a repository ("owner/name").
+            sae_id: Which of its SAEs ("layer_20/width_16k/canonical"); for a repository, the file or folder.
+            revision: Branch, tag or commit.
+
+        Raises:
+            SAEError: No such release, id, repository or file; no access; offline and not in the cache.
+        """
+        found = fetch(release, sae_id, revision)
+        sae = SAE.load(found.path, found.format, backend, device, k, found.norm_scaling_factor)
+        if found.normalize is not None:
+            sae.form = replace(sae.form, normalize=found.normalize)
+        sae.metadata = {**(found.facts or {}), **sae.metadata}
+        return sae
+
+    def check(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
+        """How well this SAE fits a component of a model, with the likely cause where it does not.
+
+        The same as `model.check_sae(sae, texts)`, which see.
+        """
+        return model.check_sae(self, texts, component=component, **options)
+
+
+TopKSAE = SAE
+"""The existing library's name for an SAE that keeps k features of each token."""
+BatchTopKSAE = SAE
+"""The existing library's name for an SAE that keeps k x n features of n tokens."""
 
 
 def _width(features: Array) -> int:

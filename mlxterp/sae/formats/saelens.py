@@ -76,8 +76,6 @@ def read(files: Files) -> Parts:
     weights, activation = reader(files.arrays(WEIGHTS), config, files.k)
     if normalise == "expected_average_only_in":
         weights = _scaled(weights, files.scale)
-    elif files.scale is not None:
-        weights = fold.input_scale(weights, files.scale)
     form = InputForm(_NORMALISATIONS[normalise], heads=config.get("reshape_activations") == "hook_z")
     return Parts(weights, activation, _metadata(config, facts, architecture), form)
 

@@ -143,6 +143,11 @@ def find_pretrained(release: str, sae_id: str | None = None) -> PretrainedSAE:
     return _entry(facts, 0 if sae_id is None else ids.index(sae_id))
 
 
+def is_release(name: str) -> bool:
+    """Whether the table has a release of that name."""
+    return name in _releases()
+
+
 def files_of(entry: PretrainedSAE, repo_files: Sequence[str]) -> list[str]:
     """Names of the files to download for an SAE, and no others.
 

@@ -1,0 +1,135 @@
+"""Why an SAE does not fit: the neighbouring layer, component or normalisation that it fits far better.
+
+`check` asks. Every candidate is one more reconstruction of a few contexts' activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..anatomy import Anatomy
+from ..errors import ComponentError
+from ..sae import SAE
+from ..sites import Component
+from ..variants import InputForm
+from .fitting import read
+
+_TOKENS = 2048
+"""At most about so many are looked at."""
+_MARGIN = 0.7
+"""A neighbour is named where it leaves less than this share of the unexplained variance."""
+_LEAVES = (
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    "mlp",
+    "attn",
+    "mlp.input",
+    "attn.z",
+)
+_SCALES = (0.01, 0.03, 0.1, 0.3, 3.0, 10.0, 30.0, 100.0)
+
+
+def likely_cause(anatomy: Anatomy, sae: SAE, place: Component, contexts: list[list[int]]) -> str | None:
+    """The neighbour that fits far better than this place, as a sentence."""
+    ids = [np.array(row) for row in contexts[: max(1, _TOKENS // max(map(len, contexts)))]]
+    here = _fvu(sae, _samples(anatomy, place, ids))
+    candidates: list[tuple[float, str]] = []
+    for other in _neighbours(anatomy, sae, place):
+        fvu = _fvu(sae, _samples(anatomy, other, ids))
+        candidates.append((fvu, _elsewhere(place, other, here, fvu)))
+    x = _samples(anatomy, place, ids)
+    for form, words in _other_forms(sae):
+        candidates.append((_fvu(_with(sae, form), x), f"Missing normalisation: {words}"))
+    usual = float(np.sqrt(sae.d_model) / np.linalg.norm(x, axis=1).mean())
+    for scale in (usual, *_SCALES):
+        words = f"activations times about {scale:.3g}"
+        if scale == usual:
+            words = f"activations times {scale:.4g} (norm sqrt(d_model), SAELens's expected_average_only_in)"
+        fvu = _fvu(sae, x * np.float32(scale))
+        candidates.append((fvu, f"Missing normalisation: the SAE expects {words}"))
+    first = np.concatenate([_samples(anatomy, place, [row], skip=0) for row in ids])
+    best, sentence = min(candidates, key=lambda c: c[0])
+    if best < _MARGIN * here:
+        return f"{sentence}: FVU {best:.2f} there, {here:.2f} here."
+    if _fvu(sae, first) > 1 >= here:
+        return "BOS: each text's first token alone raises FVU above 1. Leave first tokens out, as this report does."
+    return None
+
+
+def _samples(anatomy: Anatomy, place: Component, ids: list[np.ndarray], skip: int = 1) -> np.ndarray:
+    return np.concatenate([read(anatomy, [place], row)[0][skip:] for row in ids])
+
+
+def _fvu(sae: SAE, x: np.ndarray) -> float:
+    if x.shape[1] != sae.d_model:
+        return float("inf")
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = ((x.astype(np.float64) - sae.reconstruct(x)) ** 2).sum()
+        total = ((x.astype(np.float64) - x.mean(axis=0)) ** 2).sum()
+    fvu = float(error / total) if total > 0 else float("inf")
+    return fvu if np.isfinite(fvu) else float("inf")
+
+
+def _neighbours(anatomy: Anatomy, sae: SAE, place: Component) -> Iterator[Component]:
+    """The same component in other layers, and other components of this layer and its neighbours."""
+    layer, leaf = _layer_and_leaf(place.name)
+    if layer is None:
+        return
+    for other in range(len(anatomy.model.layers)):
+        for name in {leaf, *(_LEAVES if abs(other - layer) <= 1 else ())}:
+            component = _with_width(anatomy, f"layers.{other}.{name}", sae.d_model)
+            if component is not None and component.name != place.name:
+                yield component
+
+
+def _with_width(anatomy: Anatomy, path: str, width: int) -> Component | None:
+    """The component, where this architecture has it and it is as wide as that."""
+    try:
+        component = anatomy.component(path)
+        return component if read(anatomy, [component])[0].shape[1] == width else None
+    except (ComponentError, LookupError):
+        return None
+
+
+def _layer_and_leaf(name: str) -> tuple[int | None, str]:
+    parts = name.split(".", 2)
+    if parts[0] != "layers" or len(parts) < 2:
+        return None, name
+    return int(parts[1]), parts[2] if len(parts) > 2 else "resid_post"
+
+
+def _elsewhere(place: Component, other: Component, here: float, there: float) -> str:
+    layer, leaf = _layer_and_leaf(place.name)
+    other_layer, other_leaf = _layer_and_leaf(other.name)
+    if leaf == other_leaf:
+        return f"Wrong layer: this SAE reconstructs {other.name} far better than {place.name}"
+    what = "Wrong component" if layer == other_layer else "Wrong layer and component"
+    return f"{what}: this SAE reconstructs {other.name} far better than {place.name}"
+
+
+def _other_forms(sae: SAE) -> Iterator[tuple[InputForm, str]]:
+    for form, words in (
+        (
+            InputForm("layer_norm"),
+            "the SAE expects each token with mean 0 and standard deviation 1 (layer_norm)",
+        ),
+        (
+            InputForm("constant_norm"),
+            "the SAE expects each token with norm sqrt(d_model) (constant_norm_rescale)",
+        ),
+        (InputForm(center=True), "the SAE expects each token with mean 0 (a model with centred weights)"),
+        (InputForm(), "the SAE expects activations as they are, and its files say they are normalised"),
+    ):
+        form = replace(form, heads=sae.form.heads)
+        if form != sae.form:
+            yield form, words
+
+
+def _with(sae: SAE, form: InputForm) -> SAE:
+    return SAE(sae.weights, sae.activation, sae.metadata, form=form, backend=sae.backend)

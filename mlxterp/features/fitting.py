@@ -1,0 +1,200 @@
+"""Fitting a loaded SAE to a model: its hook becomes a component, and what the model does otherwise is made up for.
+
+SAEs are trained on what some library calls a hook. `fit` finds the component of this model that carries
+the same activations, and folds known differences into the SAE: weights that were centred, and a
+norm whose gain the hook leaves out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..anatomy import Anatomy
+from ..backends.base import LanguageModel
+from ..components import hook_component
+from ..errors import ComponentError, SAEError, warn
+from ..sae import SAE
+from ..sae.pretrained import is_published
+from ..sites import Component
+from ..tokens import TokenBatch
+
+_CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "attn", "mlp")
+_PROBE_TOKENS = 8
+_FIT = 1e-3
+"""A gain is believed where it explains the norm's output to this share."""
+
+
+def open_sae(
+    anatomy: Anatomy, source: str | Path, sae_id: str | None = None, *,
+    component: str | None = None, format: str | None = None, k: int | None = None, device: str | None = None,
+    norm_scaling_factor: float | None = None, revision: str | None = None,
+) -> SAE:  # fmt: skip
+    """See `InterpretableModel.load_sae`."""
+    backend = anatomy.model.backend.name
+    published = sae_id is not None or is_published(str(source))
+    if published and not Path(source).expanduser().exists():
+        sae = SAE.from_pretrained(str(source), sae_id, backend, device, k, revision)
+    else:
+        sae = SAE.load(source, format, backend, device, k, norm_scaling_factor)
+    return fit(anatomy, sae, component)
+
+
+def fit(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
+    """The SAE as it works on this model, its metadata naming this model's component.
+
+    Args:
+        component: Path to use it at, instead of the hook that its metadata names.
+
+    Raises:
+        ComponentError: The model has no such component.
+        SAEError: The component is not as wide as the SAE's input.
+    """
+    name = component or hook_component(sae.component)
+    if name is None:
+        return sae
+    place = resolve(anatomy, sae, name)
+    values = read(anatomy, [place])
+    width = int(values[0].shape[-1])
+    if width != sae.d_model:
+        raise SAEError(
+            f"{place.name} puts out {width} numbers for each token, this SAE takes {sae.d_model}. Choose the model"
+            f" and component that it was trained on{_trained_on(sae)}, or an SAE of this width."
+        )
+    fitted = _without_gain(anatomy, sae, place)
+    if sae.metadata.get("center_writing_weights") and _centres(anatomy.model, place):
+        fitted = _copy(fitted, form=replace(fitted.form, center=True))
+    fitted.metadata["component"] = place.name
+    out = fitted.metadata.get("component_out")
+    if out is not None:
+        fitted.metadata["component_out"] = resolve(anatomy, sae, hook_component(out) or out).name
+    _warn_of_bos(anatomy.model, sae)
+    return fitted
+
+
+def resolve(anatomy: Anatomy, sae: SAE, name: str) -> Component:
+    """The component that an SAE's hook means in this model.
+
+    Raises:
+        ComponentError: None; the message names the hook as the file has it.
+    """
+    try:
+        return anatomy.component(name)
+    except ComponentError as error:
+        joined = _by_joined_name(anatomy, name)
+        if joined is not None:
+            return anatomy.component(joined)
+        raise ComponentError(
+            f"This SAE was trained on {name!r}{_trained_on(sae)}, which this model does not have. {error}"
+            " Pass component= to use it elsewhere."
+        ) from error
+
+
+def read(anatomy: Anatomy, places: list[Component], ids: np.ndarray | None = None) -> list[np.ndarray]:
+    """float32 rows (tokens, width) of components for a few tokens; heads stand side by side."""
+    model = anatomy.model
+    if ids is None:
+        ids = np.random.default_rng(0).integers(0, model.vocab_size, _PROBE_TOKENS)
+    sites = [site for place in places for site in place.sites]
+    run = model.run(TokenBatch.from_rows([ids.tolist()]), sites, stop_after=sites)
+    found = []
+    for place in places:
+        value = place.read(run)
+        array = model.backend.get(value[-1] if isinstance(value, list) else value).astype(np.float32)[0]
+        if array.ndim == 3:  # (heads, positions, d_head)
+            array = array.swapaxes(0, 1).reshape(array.shape[1], -1)
+        found.append(array)
+    return found
+
+
+def _by_joined_name(anatomy: Anatomy, name: str) -> str | None:
+    """Mi-Crow joins a module's path by "_": `layers.0.attn_c_attn` is `layers.0.attn.c_attn`."""
+    block = re.fullmatch(r"layers\.(\d+)\.(\w+)", name)
+    if block is None or int(block[1]) >= len(anatomy.model.layers):
+        return None
+    inside = anatomy.model.layers[int(block[1])] + "."
+    found = [
+        m
+        for m in anatomy.model.modules
+        if m.startswith(inside) and m[len(inside) :].replace(".", "_") == block[2]
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _without_gain(anatomy: Anatomy, sae: SAE, place: Component) -> SAE:
+    """For a hook at a norm's output before its gain: the SAE takes the output with the gain, as the model has it."""
+    hook = str(sae.metadata.get("hook") or "")
+    if not hook.endswith((".ln1.hook_normalized", ".ln2.hook_normalized")):
+        return _copy(sae)
+    before = place.name.replace("mlp.input", "resid_mid").replace("attn.input", "resid_pre")
+    layer = re.match(r"layers\.(\d+)\.", place.name)
+    if layer is not None and before == place.name:
+        before = f"layers.{layer[1]}.{'resid_mid' if '.ln2.' in hook else 'resid_pre'}"
+    stream, normed = read(anatomy, [anatomy.component(before), place])
+    gain, bias = _gain(stream.astype(np.float64), normed.astype(np.float64), place.name)
+    w = sae.weights
+    W_enc = (w.W_enc / gain[:, None]).astype(np.float32)
+    b_enc = (w.b_enc - (bias / gain) @ w.W_enc).astype(np.float32)
+    extra = dict(w.extra)
+    if "W_skip" in extra:
+        raise SAEError(
+            f"A skip connection at {hook} cannot be carried over to {place.name}, whose gain it lacks."
+        )
+    weights = replace(w, W_enc=W_enc, b_enc=b_enc, extra=extra)
+    return SAE(weights, sae.activation, dict(sae.metadata), form=sae.form, backend=sae.backend)
+
+
+def _gain(stream: np.ndarray, normed: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Gain and bias (d,) of the norm that makes `normed` of `stream`: RMSNorm, or else LayerNorm."""
+    rms = stream / np.sqrt((stream**2).mean(axis=1, keepdims=True))
+    gain = (rms * normed).sum(axis=0) / (rms**2).sum(axis=0)
+    if _share(normed - rms * gain, normed) < _FIT:
+        return gain, np.zeros_like(gain)
+    centred = stream - stream.mean(axis=1, keepdims=True)
+    unit = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True))
+    mean = unit.mean(axis=0)
+    gain = ((unit - mean) * (normed - normed.mean(axis=0))).sum(axis=0) / ((unit - mean) ** 2).sum(axis=0)
+    bias = normed.mean(axis=0) - gain * mean
+    if _share(normed - unit * gain - bias, normed) < _FIT and (gain != 0).all():
+        return gain, bias
+    raise SAEError(
+        f"This SAE was trained on a norm's output before its gain, and what enters {name} is neither an RMSNorm's"
+        " nor a LayerNorm's output, so the gain cannot be taken away. Pass component= to use it elsewhere."
+    )
+
+
+def _share(rest: np.ndarray, whole: np.ndarray) -> float:
+    return float(np.sqrt((rest**2).sum() / (whole**2).sum()))
+
+
+def _centres(model: LanguageModel, place: Component) -> bool:
+    """Whether centred weights would change what is here: models with LayerNorm, the residual stream."""
+    layer_norms = any(name == "LayerNorm" for name in model.modules.values())
+    return layer_norms and place.name.rpartition(".")[2] in (*_CENTRED, "embed")
+
+
+def _warn_of_bos(model: LanguageModel, sae: SAE) -> None:
+    tokenizer = model.tokenizer
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if sae.metadata.get("prepend_bos") is not True or tokenizer is None or bos is None:
+        return
+    if model.tokenize("a")[:1] != [bos]:
+        warn(
+            "This SAE was trained on texts that begin with a BOS token, and this tokenizer adds none. Features of a"
+            " text's first tokens will differ; put the BOS token in front of token ids to run as in training."
+        )
+
+
+def _copy(sae: SAE, **changes: Any) -> SAE:
+    options = {"form": sae.form, "backend": sae.backend} | changes
+    return SAE(sae.weights, sae.activation, dict(sae.metadata), **options)
+
+
+def _trained_on(sae: SAE) -> str:
+    model, hook = sae.metadata.get("model"), sae.metadata.get("hook")
+    said = " of ".join(str(part) for part in (hook, model) if part)
+    return f" ({said})" if said else ""
