@@ -82,7 +82,7 @@ def _neighbours(anatomy: Anatomy, sae: SAE, place: Component) -> Iterator[Compon
     if layer is None:
         return
     for other in range(len(anatomy.model.layers)):
-        for name in {leaf, *(_LEAVES if abs(other - layer) <= 1 else ())}:
+        for name in dict.fromkeys((leaf, *(_LEAVES if abs(other - layer) <= 1 else ()))):
             component = _with_width(anatomy, f"layers.{other}.{name}", sae.d_model)
             if component is not None and component.name != place.name:
                 yield component
