@@ -17,33 +17,27 @@ from ..sites import Component
 from ..variants import InputForm
 from .fitting import read
 
-_TOKENS = 2048
+_TOKENS = 1024
 """At most about so many are looked at."""
 _MARGIN = 0.7
 """A neighbour is named where it leaves less than this share of the unexplained variance."""
 _LEAVES = (
-    "resid_pre",
-    "resid_mid",
-    "resid_post",
-    "attn_out",
-    "mlp_out",
-    "mlp",
-    "attn",
-    "mlp.input",
-    "attn.z",
-)
+    "mlp", "attn", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp.input", "attn.z",
+)  # fmt: skip
 _SCALES = (0.01, 0.03, 0.1, 0.3, 3.0, 10.0, 30.0, 100.0)
 
 
 def likely_cause(anatomy: Anatomy, sae: SAE, place: Component, contexts: list[list[int]]) -> str | None:
     """The neighbour that fits far better than this place, as a sentence."""
     ids = [np.array(row) for row in contexts[: max(1, _TOKENS // max(map(len, contexts)))]]
-    here = _fvu(sae, _samples(anatomy, place, ids))
+    neighbours = list(_neighbours(anatomy, sae, place))
+    whole, *others = _samples(anatomy, [place, *neighbours], ids)
+    x, *others = (np.concatenate([rows[1:] for rows in contexts]) for contexts in (whole, *others))
+    here = _fvu(sae, x)
     candidates: list[tuple[float, str]] = []
-    for other in _neighbours(anatomy, sae, place):
-        fvu = _fvu(sae, _samples(anatomy, other, ids))
-        candidates.append((fvu, _elsewhere(place, other, here, fvu)))
-    x = _samples(anatomy, place, ids)
+    for other, values in zip(neighbours, others, strict=True):
+        fvu = _fvu(sae, values)
+        candidates.append((fvu, _elsewhere(place, other)))
     for form, words in _other_forms(sae):
         candidates.append((_fvu(_with(sae, form), x), f"Missing normalisation: {words}"))
     usual = float(np.sqrt(sae.d_model) / np.linalg.norm(x, axis=1).mean())
@@ -53,17 +47,18 @@ def likely_cause(anatomy: Anatomy, sae: SAE, place: Component, contexts: list[li
             words = f"activations times {scale:.4g} (norm sqrt(d_model), SAELens's expected_average_only_in)"
         fvu = _fvu(sae, x * np.float32(scale))
         candidates.append((fvu, f"Missing normalisation: the SAE expects {words}"))
-    first = np.concatenate([_samples(anatomy, place, [row], skip=0) for row in ids])
     best, sentence = min(candidates, key=lambda c: c[0])
     if best < _MARGIN * here:
         return f"{sentence}: FVU {best:.2f} there, {here:.2f} here."
-    if _fvu(sae, first) > 1 >= here:
+    if _fvu(sae, np.concatenate(whole)) > 1 >= here:
         return "BOS: each text's first token alone raises FVU above 1. Leave first tokens out, as this report does."
     return None
 
 
-def _samples(anatomy: Anatomy, place: Component, ids: list[np.ndarray], skip: int = 1) -> np.ndarray:
-    return np.concatenate([read(anatomy, [place], row)[0][skip:] for row in ids])
+def _samples(anatomy: Anatomy, places: list[Component], ids: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """Rows (tokens, width) of each place and context."""
+    runs = [read(anatomy, places, row) for row in ids]
+    return [[run[i] for run in runs] for i in range(len(places))]
 
 
 def _fvu(sae: SAE, x: np.ndarray) -> float:
@@ -104,7 +99,7 @@ def _layer_and_leaf(name: str) -> tuple[int | None, str]:
     return int(parts[1]), parts[2] if len(parts) > 2 else "resid_post"
 
 
-def _elsewhere(place: Component, other: Component, here: float, there: float) -> str:
+def _elsewhere(place: Component, other: Component) -> str:
     layer, leaf = _layer_and_leaf(place.name)
     other_layer, other_leaf = _layer_and_leaf(other.name)
     if leaf == other_leaf:
