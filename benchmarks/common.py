@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -44,10 +45,46 @@ def ratio(times: dict[str, list[float]], job: str, base: str) -> float:
     return statistics.median(a / b for a, b in zip(times[job], times[base], strict=True))
 
 
+def peak_memory(job: Callable[[], Any]) -> float | None:
+    """MiB that a job needed at its peak beyond what the process held before; None where Linux does not tell."""
+    high_water = Path("/proc/self/clear_refs")
+    if not high_water.exists():
+        return None
+    if "mlx.core" in sys.modules:
+        sys.modules["mlx.core"].clear_cache()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(
+        0
+    )  # what was freed goes back to the system, or the job would find it there
+    high_water.write_text("5")  # the mark starts again
+    before = _memory("VmRSS")
+    job()
+    return (_memory("VmHWM") - before) / 1024
+
+
+def _memory(name: str) -> int:
+    """KiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise LookupError(name)
+
+
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     versions = {}
-    for package in ("mlxterp", "mlx", "mlx-lm", "torch", "transformers", "nnsight", "mlx-lens", "numpy"):
+    for package in (
+        "mlxterp",
+        "mlx",
+        "mlx-lm",
+        "torch",
+        "transformers",
+        "nnsight",
+        "mlx-lens",
+        "numpy",
+        "sae-lens",
+        "eai-sparsify",
+    ):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

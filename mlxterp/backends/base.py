@@ -132,6 +132,19 @@ class Backend(Protocol):
         """The reconstruction (n, d_out) of dense features (n, d_hidden)."""
         ...
 
+    def backward(
+        self, x: Array, ids: Array, values: Array, weights: SAEWeights, gradient: Array
+    ) -> SAEWeights:
+        """Gradients of all weights, from that of the reconstruction (n, d_out).
+
+        Args:
+            x: What was encoded (n, d_model), before b_dec was subtracted.
+            ids, values: What `encode` gave for it, of a TopK or GroupMax SAE.
+
+        Products of full size are not needed: only active features have gradients.
+        """
+        ...
+
     def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
         """Training that starts from NumPy weights with unit-norm decoder rows."""
         ...

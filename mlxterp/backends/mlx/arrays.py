@@ -12,7 +12,7 @@ from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights, TrainRecipe
 from ..base import Backend, TrainState
-from . import decoding, encoding
+from . import backward, decoding, encoding
 
 
 class MLXBackend:
@@ -101,6 +101,11 @@ class MLXBackend:
 
     def decode_dense(self, features: mx.array, weights: SAEWeights) -> mx.array:
         return decoding.decode_dense(features, weights)
+
+    def backward(
+        self, x: mx.array, ids: mx.array, values: mx.array, weights: SAEWeights, gradient: mx.array
+    ) -> SAEWeights:
+        return backward.backward(x, ids, values, weights, gradient)
 
     def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
         from .training import MLXTrainState

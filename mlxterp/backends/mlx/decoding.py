@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
 from ...sparse import SparseFeatures
 from ...weights import SAEWeights
+from .. import gathering
 from . import kernels
 
 _GATHERED = 1 << 21
@@ -23,6 +25,9 @@ def decode(ids: mx.array, values: mx.array, weights: SAEWeights) -> mx.array:
         return mx.broadcast_to(weights.b_dec, (n, weights.b_dec.shape[0]))
     if kernels.available():
         return kernels.decode(ids, values, weights.W_dec) + weights.b_dec
+    if mx.default_device() == mx.Device(mx.cpu):
+        rows = gathering.weighted_rows(np.asarray(weights.W_dec), np.asarray(ids), np.asarray(values))
+        return mx.array(rows) + weights.b_dec
     step = max(1, _GATHERED // (width * weights.W_dec.shape[1]))
     parts = []
     for i in range(0, n, step):

@@ -8,8 +8,10 @@ chunks of features and keeps the best keys so far: rows x d_hidden never exists.
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
 from ...weights import SAEWeights
+from ..running import RunningTopK
 from . import kernels
 
 CHUNK = 4096
@@ -26,6 +28,10 @@ def topk(x: mx.array, weights: SAEWeights, k: int) -> tuple[mx.array, mx.array]:
     if kernels.available():
         return _by_kernel(x, weights, k)
     rows = rows_at_once(weights.W_enc.shape[1])
+    if mx.default_device() == mx.Device(mx.cpu):
+        parts = [_on_cpu(x[i : i + rows], weights, k) for i in range(0, max(1, x.shape[0]), rows)]
+        ids, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return mx.array(ids.astype(np.uint32)), mx.array(values)
     blocks = [_best_keys(x[i : i + rows], weights, k) for i in range(0, x.shape[0], rows)]
     keys = mx.concatenate(blocks) if blocks else mx.zeros((0, k), dtype=mx.uint64)
     keys = mx.sort(keys, axis=-1)[:, ::-1]
@@ -40,6 +46,22 @@ def rows_at_once(d_hidden: int) -> int:
 def likely_topk(scores: mx.array, k: int) -> mx.array:
     """Ids (n, k) of the k largest positive scores of each row; which of equals is left open."""
     return (_LAST - (_chunk_keys(scores, k, 0)[0] & _LAST).astype(mx.uint32)).astype(mx.uint32)
+
+
+def _on_cpu(x: mx.array, weights: SAEWeights, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """NumPy looks at each chunk where it lies, while MLX multiplies the next."""
+    best = RunningTopK(x.shape[0], k)
+    ready: tuple[int, mx.array] | None = None
+    for first in range(0, weights.W_enc.shape[1], CHUNK):
+        part = slice(first, first + CHUNK)
+        scores = mx.addmm(weights.b_enc[part], x, weights.W_enc[:, part])
+        mx.async_eval(scores)
+        if ready is not None:
+            best.add(ready[0], np.asarray(ready[1]))
+        ready = first, scores
+    if ready is not None:
+        best.add(ready[0], np.asarray(ready[1]))
+    return best.best()
 
 
 def _by_kernel(x: mx.array, weights: SAEWeights, k: int) -> tuple[mx.array, mx.array]:

@@ -11,7 +11,7 @@ from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights, TrainRecipe
 from ..base import Backend, TrainState
-from . import decoding, encoding
+from . import backward, decoding, encoding
 
 
 class TorchBackend:
@@ -103,6 +103,16 @@ class TorchBackend:
 
     def decode_dense(self, features: torch.Tensor, weights: SAEWeights) -> torch.Tensor:
         return decoding.decode_dense(features, weights)
+
+    def backward(
+        self,
+        x: torch.Tensor,
+        ids: torch.Tensor,
+        values: torch.Tensor,
+        weights: SAEWeights,
+        gradient: torch.Tensor,
+    ) -> SAEWeights:
+        return backward.backward(x, ids, values, weights, gradient)
 
     def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
         from .training import TorchTrainState

@@ -26,7 +26,7 @@ def decode(ids: torch.Tensor, values: torch.Tensor, weights: SAEWeights) -> torc
         return weights.b_dec.expand(n, -1).clone()
     if values.is_cuda and kernels.available():
         return kernels.decode(ids, values, weights.W_dec) + weights.b_dec
-    return weighted_rows(weights.W_dec, ids, values) + weights.b_dec
+    return weighted_rows(weights.W_dec, ids, values).add_(weights.b_dec)
 
 
 @torch.no_grad()
@@ -66,4 +66,4 @@ def _block(features: SparseFeatures, weights: SAEWeights) -> torch.Tensor:
     ids, values = torch.tensor(features.indices, device=where), torch.tensor(features.values, device=where)
     starts = torch.tensor(features.indptr[:-1].astype(np.int32), device=where)
     rows = F.embedding_bag(ids, weights.W_dec, starts, mode="sum", per_sample_weights=values)
-    return rows + weights.b_dec
+    return rows.add_(weights.b_dec)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from ...weights import SAEWeights
+from ..running import RunningTopK
 from . import kernels
 
 CHUNK = 4096
@@ -32,7 +33,8 @@ def topk_of_products(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torc
         blocks = [_by_kernel(x[i : i + rows], weights, k) for i in range(0, len(x), rows)]
     else:
         rows = rows_at_once(weights.W_enc.shape[1])
-        blocks = [_walk(x[i : i + rows], weights, k) for i in range(0, len(x), rows)]
+        walk = _on_cpu if x.device.type == "cpu" else _walk
+        blocks = [walk(x[i : i + rows], weights, k) for i in range(0, len(x), rows)]
     if not blocks:
         return x.new_zeros((0, k), dtype=torch.int64), x.new_zeros((0, k))
     return torch.cat([ids for ids, _ in blocks]), torch.cat([values for _, values in blocks])
@@ -50,6 +52,20 @@ def topk(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         return _strongest_first(scores, None, k)
     ids = ids[:, :k].sort(dim=-1).values
     return _strongest_first(scores.gather(1, ids), ids, k)
+
+
+def _on_cpu(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """NumPy looks at each chunk where it lies."""
+    best = RunningTopK(len(x), k)
+    d_hidden = weights.W_enc.shape[1]
+    space = x.new_empty((len(x) * min(CHUNK, d_hidden),))
+    for first in range(0, d_hidden, CHUNK):
+        b_enc, W_enc = weights.b_enc[first : first + CHUNK], weights.W_enc[:, first : first + CHUNK]
+        scores = space[: len(x) * len(b_enc)].view(len(x), len(b_enc))
+        torch.addmm(b_enc, x, W_enc, out=scores)
+        best.add(first, scores.numpy())
+    ids, values = best.best()
+    return torch.from_numpy(ids), torch.from_numpy(values)
 
 
 def _by_kernel(x: torch.Tensor, weights: SAEWeights, k: int) -> tuple[torch.Tensor, torch.Tensor]:
