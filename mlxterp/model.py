@@ -305,7 +305,7 @@ class InterpretableModel:
         sae: SAE | str | Path,
         texts: Sequence[str],
         component: str | None = None,
-        max_tokens: int = 16_384,
+        max_tokens: int = 8192,
     ) -> SAECheck:
         """How well an SAE fits a component, with the likely cause where it does not.
 

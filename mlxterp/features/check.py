@@ -19,7 +19,9 @@ from ..edits import declared_edits
 from ..errors import ComponentError, InputError
 from ..sae import SAE
 from ..sites import Array, Component
+from ..sparse import SparseFeatures
 from ..tokens import TokenBatch
+from ..variants import Temporal
 from .diagnosis import likely_cause
 from .fitting import resolve
 
@@ -71,12 +73,12 @@ class SAECheck:
             f"  loss recovered     {self.loss_recovered_zero:8.3f}   against the mean {self.loss_recovered_mean:.3f}",
         ]
         if self.expected:
-            lines.append("  published          " + ", ".join(f"{k} {v:g}" for k, v in self.expected.items()))
+            lines.append("  expected           " + ", ".join(f"{k} {v:g}" for k, v in self.expected.items()))
         return "\n".join([*lines, *(f"  ! {finding}" for finding in self.findings or ())])
 
 
 def check(
-    anatomy: Anatomy, sae: SAE, texts: Sequence[str], component: str | None = None, max_tokens: int = 16_384
+    anatomy: Anatomy, sae: SAE, texts: Sequence[str], component: str | None = None, max_tokens: int = 8192
 ) -> SAECheck:
     """Figures of an SAE at a component, and the likely cause where they are bad.
 
@@ -201,20 +203,32 @@ def _add_reconstruction(
     x, y = (_rows(place, run), _rows(target, run))
     mask = np.arange(batch.ids.shape[1]) < np.asarray(batch.lengths)[:, None]
     replacement = np.zeros((*mask.shape, sae.d_out), dtype=np.float32)
-    for row, n in enumerate(batch.lengths):
-        replacement[row, :n] = sae.reconstruct(x[row, :n])
-        features = sae.encode_sparse(x[row, :n])
-        kept = slice(int(features.indptr[1]), None)  # all but the first token
-        sums.active += np.bincount(features.indices[kept], minlength=sae.d_hidden)
-        wanted = y[row, 1:n].astype(np.float64)
-        sums.error += float(((wanted - replacement[row, 1:n]) ** 2).sum())
-        sums.square += float((wanted**2).sum())
-        sums.total += wanted.sum(axis=0)
-        sums.n += int(n) - 1
+    features, replacement[mask] = _applied(sae, x, mask, batch.lengths)
+    later = mask.copy()
+    later[:, 0] = False  # all but each context's first token
+    kept = features.take(np.flatnonzero(later[mask]))
+    sums.active += np.bincount(kept.indices, minlength=sae.d_hidden)
+    wanted = y[later].astype(np.float64)
+    sums.error += float(((wanted - replacement[later]) ** 2).sum())
+    sums.square += float((wanted**2).sum())
+    sums.total += wanted.sum(axis=0)
+    sums.n += len(wanted)
     edits = declared_edits(anatomy, {target.name: _putting(backend, target, replacement, mask)})
     sums.losses["clean"] += _loss(backend, run.logits, batch)
     sums.losses["sae"] += _loss(backend, model.run(batch, edits=edits).logits, batch)
     sums.predicted += int((batch.lengths - 1).sum())
+
+
+def _applied(
+    sae: SAE, x: np.ndarray, mask: np.ndarray, lengths: np.ndarray
+) -> tuple[SparseFeatures, np.ndarray]:
+    """Features and reconstruction of the tokens that `mask` holds; a temporal SAE takes each text by itself."""
+    if isinstance(sae.activation, Temporal):
+        rows = [x[row, :n] for row, n in enumerate(lengths)]
+        features = SparseFeatures.concat([sae.encode_sparse(row) for row in rows])
+        return features, np.concatenate([sae.reconstruct(row) for row in rows])
+    features = sae.encode_sparse(x[mask])
+    return features, sae.decode(features, like=x[mask])
 
 
 def _add_ablations(
