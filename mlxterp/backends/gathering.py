@@ -8,6 +8,7 @@ _BUFFER = 1 << 18
 """Numbers gathered at a time: 1 MiB."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # as MLX: what is not finite shows in the result
 def weighted_rows(table: np.ndarray, ids: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sum over j of values[i, j] * table[ids[i, j]], float32 (n, width of table)."""
     (n, k), width = ids.shape, table.shape[1]
@@ -17,9 +18,7 @@ def weighted_rows(table: np.ndarray, ids: np.ndarray, values: np.ndarray) -> np.
     for i in range(0, n, step):
         some = ids[i : i + step]
         rows = gathered[: some.size]
-        np.take(
-            table, some.reshape(-1), axis=0, out=rows, mode="clip"
-        )  # "raise" would copy the table's rows twice
+        np.take(table, some.reshape(-1), axis=0, out=rows, mode="clip")  # "raise" would copy the rows twice
         np.matmul(values[i : i + step, None, :], rows.reshape(*some.shape, width), out=out[i : i + step])
     return out[:, 0]
 

@@ -43,11 +43,6 @@ def rows_at_once(d_hidden: int) -> int:
     return max(1, CELLS // min(CHUNK, d_hidden))
 
 
-def likely_topk(scores: mx.array, k: int) -> mx.array:
-    """Ids (n, k) of the k largest positive scores of each row; which of equals is left open."""
-    return (_LAST - (_chunk_keys(scores, k, 0)[0] & _LAST).astype(mx.uint32)).astype(mx.uint32)
-
-
 def _on_cpu(x: mx.array, weights: SAEWeights, k: int) -> tuple[np.ndarray, np.ndarray]:
     """NumPy looks at each chunk where it lies, while MLX multiplies the next."""
     best = RunningTopK(x.shape[0], k)

@@ -1,4 +1,4 @@
-"""Training of a TopK SAE in MLX, step by step: autograd through the selected features."""
+"""Training of a TopK SAE in MLX, step by step, with gradients of the active features only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from ...weights import SAEWeights, TrainRecipe
-from .decoding import weighted_rows
-from .selecting import likely_topk
+from . import backward, decoding, encoding
 
 Params = dict[str, mx.array]
 
@@ -29,15 +28,23 @@ class MLXTrainState:
         }
         self._adam = optim.Adam(0.0, betas=[0.9, 0.999], eps=1e-8, bias_correction=True)
         self._silent = np.zeros(weights.W_enc.shape[1], dtype=np.int64)  # tokens since it last fired
-        self._gradients = mx.value_and_grad(self._loss)
 
     def step(self, x: np.ndarray, lr: float) -> dict[str, float]:
         dead = np.flatnonzero(self._silent > self.recipe.dead_after).astype(np.int32)
-        (total, loss, aux, ids, values), grads = self._gradients(self._params, mx.array(x), dead)
-        mx.eval(total, loss, aux, ids, values, grads)
+        weights, batch = self._native(), mx.array(x)
+        ids, values = encoding.encode(batch, weights, self.recipe.activation)
+        error = batch - decoding.decode(ids, values, weights)
+        loss = (error**2).sum(axis=-1).mean() / self.recipe.variance
+        slope = error * (-2 / (len(x) * self.recipe.variance))
+        grads = backward.backward(batch, ids, values, weights, slope)
+        aux, grads = self._with_aux(batch, weights, error, dead, grads)
+        mx.eval(loss, aux, *grads.arrays().values())
         report = {"loss": loss.item(), "aux_loss": aux.item(), "dead": float(len(dead))}
-        if math.isfinite(total.item()):
-            self._update(grads, lr)
+        if math.isfinite(report["loss"]) and math.isfinite(report["aux_loss"]):
+            self._update(
+                {"encoder": grads.W_enc.T, "b_enc": grads.b_enc, "W_dec": grads.W_dec, "b_dec": grads.b_dec},
+                lr,
+            )
             self._silent += len(x)
             self._silent[np.array(ids)[np.array(values) > 0]] = 0
         return report
@@ -46,28 +53,39 @@ class MLXTrainState:
         p = {name: np.array(value) for name, value in self._params.items()}
         return SAEWeights(p["encoder"].T, p["b_enc"], p["W_dec"], p["b_dec"], self._subtract_b_dec)
 
-    def _loss(self, p: Params, x: mx.array, dead: np.ndarray) -> tuple[mx.array, ...]:
-        pre = (x - p["b_dec"] if self._subtract_b_dec else x) @ p["encoder"].T + p["b_enc"]
-        ids = likely_topk(mx.stop_gradient(pre), self.recipe.activation.k)
-        values = mx.maximum(mx.take_along_axis(pre, ids, axis=-1), 0)
-        error = x - weighted_rows(p["W_dec"], ids, values) - p["b_dec"]
-        loss = (error**2).sum(axis=-1).mean() / self.recipe.variance
-        aux = self._aux_loss(p, pre, error, dead)
-        return loss + self.recipe.aux_weight * aux, loss, aux, ids, values
+    def _native(self) -> SAEWeights:
+        p = self._params
+        return SAEWeights(p["encoder"].T, p["b_enc"], p["W_dec"], p["b_dec"], self._subtract_b_dec)
 
-    def _aux_loss(self, p: Params, pre: mx.array, error: mx.array, dead: np.ndarray) -> mx.array:
-        """The share of the remaining error that the strongest dead features leave unexplained."""
+    def _with_aux(
+        self, x: mx.array, weights: SAEWeights, error: mx.array, dead: np.ndarray, grads: SAEWeights
+    ) -> tuple[mx.array, SAEWeights]:
+        """The share of the remaining error that the strongest dead features leave unexplained, and the
+        gradients with its own added."""
         if len(dead) == 0 or self.recipe.aux_weight == 0 or self.recipe.aux_k == 0:
-            return mx.array(0.0)
+            return mx.array(0.0), grads
         picked = mx.array(dead)
-        scores = pre[:, picked]
-        if len(dead) > self.recipe.aux_k:
-            values = mx.stop_gradient(scores)
-            floor = mx.partition(values, len(dead) - self.recipe.aux_k, axis=-1)
-            scores = mx.where(values >= floor[:, len(dead) - self.recipe.aux_k, None], scores, 0)
-        target = mx.stop_gradient(error)
-        spread = ((target - target.mean(axis=0)) ** 2).sum() + 1e-20
-        return ((target - mx.maximum(scores, 0) @ p["W_dec"][picked]) ** 2).sum() / spread
+        encoder, decoder = self._params["encoder"][picked], weights.W_dec[picked]
+        inside = x - weights.b_dec if self._subtract_b_dec else x
+        scores = inside @ encoder.T + weights.b_enc[picked]
+        cut = len(dead) - self.recipe.aux_k
+        if cut > 0:
+            floor = mx.partition(scores, cut, axis=-1)[:, cut, None]
+            scores = mx.where(scores >= floor, scores, 0)
+        features = mx.maximum(scores, 0)
+        rest = error - features @ decoder
+        spread = ((error - error.mean(axis=0)) ** 2).sum() + 1e-20
+        slope = rest * (-2 * self.recipe.aux_weight / spread)
+        into = mx.where(features > 0, slope @ decoder.T, 0)
+        sums = into.sum(axis=0)
+        b_dec = grads.b_dec - sums @ encoder if self._subtract_b_dec else grads.b_dec
+        return (rest**2).sum() / spread, SAEWeights(
+            grads.W_enc.T.at[picked].add(into.T @ inside).T,
+            grads.b_enc.at[picked].add(sums),
+            grads.W_dec.at[picked].add(features.T @ slope),
+            b_dec,
+            self._subtract_b_dec,
+        )
 
     def _update(self, grads: Params, lr: float) -> None:
         rows, g = self._params["W_dec"], grads["W_dec"]

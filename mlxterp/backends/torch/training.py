@@ -1,4 +1,4 @@
-"""Training of a TopK SAE in PyTorch, step by step: autograd through the selected features."""
+"""Training of a TopK SAE in PyTorch, step by step, with gradients of the active features only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from ...weights import SAEWeights, TrainRecipe
-from .decoding import weighted_rows
+from . import backward, decoding, encoding
 from .devices import find_device
-from .selecting import topk
 
 
 class TorchTrainState:
@@ -29,18 +28,21 @@ class TorchTrainState:
         )
         self._silent = np.zeros(weights.W_enc.shape[1], dtype=np.int64)  # tokens since it last fired
 
+    @torch.no_grad()
     def step(self, x: np.ndarray, lr: float) -> dict[str, float]:
         dead = np.flatnonzero(self._silent > self.recipe.dead_after)
-        with torch.enable_grad():
-            loss, aux, ids, values = self._losses(torch.tensor(x, device=self._device), dead)
-            total = loss + self.recipe.aux_weight * aux
-            report = {"loss": loss.item(), "aux_loss": aux.item(), "dead": float(len(dead))}
-            if math.isfinite(total.item()):
-                self._adam.zero_grad(set_to_none=True)
-                total.backward()
-                self._update(lr)
-                self._silent += len(x)
-                self._silent[ids[values > 0].cpu().numpy()] = 0
+        weights, batch = self._native(), torch.tensor(x, device=self._device)
+        ids, values = encoding.encode(batch, weights, self.recipe.activation)
+        error = batch - decoding.decode(ids, values, weights)
+        loss = (error**2).sum(-1).mean() / self.recipe.variance
+        slope = error * (-2 / (len(x) * self.recipe.variance))
+        grads = backward.backward(batch, ids, values, weights, slope)
+        aux = self._add_aux(batch, weights, error, dead, grads)
+        report = {"loss": loss.item(), "aux_loss": aux.item(), "dead": float(len(dead))}
+        if math.isfinite(report["loss"]) and math.isfinite(report["aux_loss"]):
+            self._update(grads, lr)
+            self._silent += len(x)
+            self._silent[ids[values > 0].cpu().numpy()] = 0
         return report
 
     def weights(self) -> SAEWeights:
@@ -49,34 +51,47 @@ class TorchTrainState:
         )
         return SAEWeights(encoder.T, b_enc, W_dec, b_dec, self._subtract_b_dec)
 
+    def _native(self) -> SAEWeights:
+        return SAEWeights(
+            self.encoder.data.T, self.b_enc.data, self.W_dec.data, self.b_dec.data, self._subtract_b_dec
+        )
+
     def _parameter(self, x: np.ndarray) -> torch.nn.Parameter:
         return torch.nn.Parameter(torch.tensor(np.ascontiguousarray(x), device=self._device))
 
-    def _losses(self, x: torch.Tensor, dead: np.ndarray) -> tuple[torch.Tensor, ...]:
-        pre = (x - self.b_dec if self._subtract_b_dec else x) @ self.encoder.T + self.b_enc
-        ids, _ = topk(pre.detach().clamp(min=0), self.recipe.activation.k)
-        values = pre.gather(1, ids).clamp(min=0)
-        error = x - weighted_rows(self.W_dec, ids, values) - self.b_dec
-        loss = (error**2).sum(-1).mean() / self.recipe.variance
-        return loss, self._aux_loss(pre, error.detach(), dead), ids, values
-
-    def _aux_loss(self, pre: torch.Tensor, error: torch.Tensor, dead: np.ndarray) -> torch.Tensor:
-        """The share of the remaining error that the strongest dead features leave unexplained."""
+    def _add_aux(
+        self, x: torch.Tensor, weights: SAEWeights, error: torch.Tensor, dead: np.ndarray, grads: SAEWeights
+    ) -> torch.Tensor:
+        """The share of the remaining error that the strongest dead features leave unexplained; its gradients
+        are added to `grads`."""
         if len(dead) == 0 or self.recipe.aux_weight == 0 or self.recipe.aux_k == 0:
-            return pre.new_zeros(())
-        picked = torch.tensor(dead, device=pre.device)
-        scores = pre[:, picked]
+            return error.new_zeros(())
+        picked = torch.tensor(dead, device=error.device)
+        encoder, decoder = self.encoder.data[picked], weights.W_dec[picked]
+        inside = x - weights.b_dec if self._subtract_b_dec else x
+        scores = inside @ encoder.T + weights.b_enc[picked]
         if len(dead) > self.recipe.aux_k:
-            floor = scores.detach().topk(self.recipe.aux_k, dim=-1).values[:, -1:]
-            scores = torch.where(scores.detach() >= floor, scores, 0)
+            floor = scores.topk(self.recipe.aux_k, dim=-1).values[:, -1:]
+            scores = torch.where(scores >= floor, scores, 0.0)
+        features = scores.relu()
+        rest = error - features @ decoder
         spread = ((error - error.mean(0)) ** 2).sum() + 1e-20
-        return ((error - scores.clamp(min=0) @ self.W_dec[picked]) ** 2).sum() / spread
+        slope = rest * (-2 * self.recipe.aux_weight / spread)
+        into = torch.where(features > 0, slope @ decoder.T, 0.0)
+        grads.W_enc.T.index_add_(0, picked, into.T @ inside)
+        grads.b_enc.index_add_(0, picked, into.sum(0))
+        grads.W_dec.index_add_(0, picked, features.T @ slope)
+        if self._subtract_b_dec:
+            grads.b_dec.sub_(into.sum(0) @ encoder)
+        return (rest**2).sum() / spread
 
     @torch.no_grad()
-    def _update(self, lr: float) -> None:
-        rows, g = self.W_dec, self.W_dec.grad
-        assert g is not None
+    def _update(self, grads: SAEWeights, lr: float) -> None:
+        rows, g = self.W_dec.data, grads.W_dec
         g -= (g * rows).sum(-1, keepdim=True) * rows  # growth is undone below anyway
+        self.encoder.grad, self.b_enc.grad, self.W_dec.grad, self.b_dec.grad = (
+            grads.W_enc.T, grads.b_enc, g, grads.b_dec,
+        )  # fmt: skip
         for group in self._adam.param_groups:
             group["lr"] = lr
         self._adam.step()
