@@ -5,7 +5,6 @@ pip install ".[cpu,torch,bench-sae]" && python benchmarks/decode.py
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import interleaved, ratio, report
+from common import interleaved, ratio, report, rounds_asked_for
 from sparse_shapes import SHAPES, Task, saelens, sparsify, without_gradients
 
 
@@ -75,15 +74,11 @@ def backward_jobs(task: Task, k: int) -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    rounds = rounds_asked_for(__doc__, 7)
     rows: dict[str, Any] = {}
     for shape, sizes in SHAPES.items():
         jobs = jobs_for(Task.random(*sizes), sizes[-1])
-        times = interleaved(jobs, options.rounds, warm_up=1)
+        times = interleaved(jobs, rounds, warm_up=1)
         for name in jobs:
             rows[f"{shape} {sizes}, {name}: × a dense product's speed"] = ratio(
                 times, "dense product (torch)", name
@@ -91,7 +86,7 @@ def main() -> None:
         for name in ("mlxterp (MLX)", "mlxterp (torch)"):
             rows[f"{shape} {sizes}, {name}: time × embedding_bag"] = ratio(times, name, "embedding_bag")
         jobs = backward_jobs(Task.random(*sizes), sizes[-1])
-        times = interleaved(jobs, options.rounds, warm_up=1)
+        times = interleaved(jobs, rounds, warm_up=1)
         for name in ("mlxterp (MLX)", "mlxterp (torch)"):
             speed = ratio(times, "dense products (torch)", name)
             rows[f"{shape} {sizes}, backward, {name}: × dense products' speed"] = speed

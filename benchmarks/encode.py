@@ -8,7 +8,6 @@ BLAS limit is NumPy's product alone, without any selection. Peers that are not i
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import interleaved, peak_memory, ratio, report
+from common import interleaved, peak_memory, ratio, report, rounds_asked_for
 from sparse_shapes import SHAPES, Task, saelens, sparsify, without_gradients
 
 Jobs = dict[str, Callable[[], Any]]
@@ -83,16 +82,12 @@ def selection(task: Task) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    rounds = rounds_asked_for(__doc__, 7)
     rows: dict[str, Any] = {}
     for shape, sizes in SHAPES.items():
         task = Task.random(*sizes)
         jobs = jobs_for(task)
-        times = interleaved(jobs, options.rounds, warm_up=1)
+        times = interleaved(jobs, rounds, warm_up=1)
         memory = {name: peak_memory(job) for name, job in jobs.items()}
         base = memory["naive torch"]
         for name in jobs:

@@ -6,9 +6,34 @@ one `SparseFeatures`; `LargestOfAll` keeps the largest of a whole call; `ranked`
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..sparse import SparseFeatures
+
+Pieces = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Rows, ids and values of active features: row by row and, within a row, by ascending id."""
+
+
+def gathered(
+    pieces: Pieces, n: int, d_hidden: int, total: int | None = None, scale: np.ndarray | None = None
+) -> SparseFeatures:
+    """Pieces as the rows of one `SparseFeatures`.
+
+    Args:
+        total: Keep only so many, the largest of all rows.
+        scale: float32 (d_hidden,): each kept feature is multiplied by its number.
+    """
+    if total is None:
+        builder = RowBuilder(n, d_hidden)
+        for piece in pieces:
+            builder.add(*piece)
+        return builder.finish()
+    best = LargestOfAll(total)
+    for piece in pieces:
+        best.add(*piece)
+    return best.features(n, d_hidden, scale)
 
 
 class RowBuilder:

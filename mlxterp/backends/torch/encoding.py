@@ -26,7 +26,7 @@ from ...variants import (
     TopK,
 )
 from ...weights import SAEWeights
-from ..selection import LargestOfAll, RowBuilder, ranked
+from ..selection import gathered, ranked
 from . import decoding, selecting
 from .devices import find_device
 
@@ -85,17 +85,11 @@ def encode_sparse(x: torch.Tensor, weights: SAEWeights, activation: Activation) 
     """See `Backend.encode_sparse`."""
     n, d_hidden = len(x), weights.W_enc.shape[1]
     if isinstance(activation, ELEMENTWISE):
-        builder = RowBuilder(n, d_hidden)
-        for rows, ids, values in _active(_inputs(x, weights), weights, activation):
-            builder.add(rows, ids, values)
-        return builder.finish()
+        return gathered(_active(_inputs(x, weights), weights, activation), n, d_hidden)
     if isinstance(activation, BatchTopK):
-        best = LargestOfAll(activation.k * n)
         scale = weights.extra.get("value_scale")
-        unscaled = replace(weights, extra={})
-        for rows, ids, values in _active(_inputs(x, weights), unscaled, activation):
-            best.add(rows, ids, values)
-        return best.features(n, d_hidden, None if scale is None else scale.cpu().numpy())
+        active = _active(_inputs(x, weights), replace(weights, extra={}), activation)
+        return gathered(active, n, d_hidden, activation.k * n, None if scale is None else scale.cpu().numpy())
     ids, values = encode(x, weights, activation)
     return SparseFeatures.from_topk(ids.cpu().numpy(), values.cpu().numpy(), d_hidden)
 
