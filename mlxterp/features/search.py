@@ -17,8 +17,9 @@ from ..errors import InputError, SAEError, UnknownFeatureError
 from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
+from ..variants import Temporal
 from . import cache
-from .collect import collect
+from .collect import Activations, collect
 
 Tokenize = Callable[[str], Sequence[int]]
 
@@ -112,7 +113,24 @@ def encode_corpus(
                 f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"
                 " component that the SAE was trained on, or an SAE of this width."
             )
-        yield corpus.offsets[part.text_ids] + part.positions, sae.encode_sparse(part.values)
+        yield corpus.offsets[part.text_ids] + part.positions, _features(sae, part)
+
+
+def _features(sae: SAE, part: Activations) -> SparseFeatures:
+    """Features of a batch's tokens; a temporal SAE takes each text by itself, from its first token on."""
+    if not isinstance(sae.activation, Temporal):
+        return sae.encode_sparse(part.values)
+    new = (np.diff(part.text_ids, prepend=-1) != 0) | (np.diff(part.positions, prepend=-1) != 1)
+    starts = np.flatnonzero(new)
+    if (part.positions[starts] != 0).any():
+        raise SAEError(
+            "A temporal SAE encodes a token by all tokens before it, and a text here is longer than the model's"
+            " positions. Split the text."
+        )
+    ends = [*starts[1:].tolist(), len(part.positions)]
+    return SparseFeatures.concat(
+        [sae.encode_sparse(part.values[a:b]) for a, b in zip(starts.tolist(), ends, strict=True)]
+    )
 
 
 def check_feature(sae: SAE, feature_id: int) -> None:
