@@ -45,6 +45,7 @@ class InterpretableModel:
     def __init__(self, model: Any, tokenizer: Any = None, backend: str | None = None):
         if isinstance(model, (str, os.PathLike)):
             language_model = load_language_model(str(model), tokenizer, backend)
+            object.__setattr__(self, "name", str(model))
         else:
             language_model = wrap_language_model(model, tokenizer)
         object.__setattr__(self, "language_model", language_model)
@@ -52,6 +53,7 @@ class InterpretableModel:
 
     language_model: LanguageModel
     anatomy: Anatomy
+    name: str | None = None  # the repo or folder it was loaded from
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -280,15 +282,15 @@ class InterpretableModel:
     ) -> SAE:
         """Loads an SAE of any known format and fits it to this model.
 
-        Its hook is resolved to a component of this model, whatever library named it, and what that
-        library's model does otherwise (centred weights, a norm without its gain) is made up for.
+        Its hook is resolved to a component of this model, and what its own library's model does otherwise
+        (centred weights, a norm without its gain) is made up for.
 
         Args:
             source: A file or folder; or, where there is none of that name, a release of
                 `mlxterp.pretrained_saes()` or a hub repository ("owner/name").
             sae_id: Which SAE of the release; for a repository, the file or folder in it.
             component: Path to use it at, instead of the hook that its files name.
-            format, k, norm_scaling_factor: See `SAE.load`.
+            k, norm_scaling_factor: See `SAE.load`.
 
         Raises:
             SAEError: It cannot be found or read, or is not as wide as the component.
@@ -297,7 +299,7 @@ class InterpretableModel:
         self._refresh()
         return open_sae(
             self.anatomy, source, sae_id, component=component, format=format, k=k, device=device,
-            norm_scaling_factor=norm_scaling_factor, revision=revision,
+            norm_scaling_factor=norm_scaling_factor, revision=revision, model_name=self.name,
         )  # fmt: skip
 
     def check_sae(
@@ -309,8 +311,7 @@ class InterpretableModel:
     ) -> SAECheck:
         """How well an SAE fits a component, with the likely cause where it does not.
 
-        Explained variance, L0, dead share and loss recovered over texts, beside published figures; and a
-        sentence where another layer, component or normalisation would fit far better.
+        Explained variance, L0, dead share, loss recovered; and whether another place would fit far better.
 
         Args:
             component: Path; None takes the SAE's own.

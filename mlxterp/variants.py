@@ -6,8 +6,9 @@ feature id wins. The arrays that a variant needs beside the four weights lie in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any, ClassVar, TypeGuard, get_args
 
 from .errors import SAEError
@@ -131,9 +132,14 @@ class InputForm:
     """Whether each token's mean is subtracted first: the SAE was trained on a model whose writing weights
     were centred."""
     heads: bool = False
-    """Whether activations come as (…, heads, d_head) and are flattened head by head."""
+    """Whether activations may come as (…, heads, d_head), which are flattened head by head."""
+    restore: bool = True
+    """Whether the reconstruction is brought back to the units of x; SAELens's transcoders do not."""
 
     def __post_init__(self) -> None:
+        for name in ("center", "heads", "restore"):
+            if not isinstance(getattr(self, name), bool):
+                raise SAEError(f"form: {name} is {getattr(self, name)!r}, expected True or False.")
         if self.normalize not in NORMALISATIONS:
             raise SAEError(
                 f"Unknown input normalisation {self.normalize!r}. There are: {', '.join(NORMALISATIONS)}."
@@ -143,6 +149,11 @@ class InputForm:
     def trivial(self) -> bool:
         """Whether the encoder takes x as it is."""
         return self.normalize == "none" and not self.center
+
+    @property
+    def undone(self) -> bool:
+        """Whether something is undone after the decoder."""
+        return self.restore and not self.trivial
 
 
 def activation_to_dict(activation: Activation) -> dict[str, Any]:
@@ -176,6 +187,7 @@ def check_activation(activation: Activation, d_hidden: int) -> None:
             f"{activation!r} is not an activation. mlxterp.variants has:"
             f" {', '.join(cls.__name__ for cls in get_args(Activation))}."
         )
+    _check_types(activation)
     k = getattr(activation, "k", None)
     optional = not isinstance(activation, (*FIXED_K, BatchTopK))
     if not (k is None and optional) and not (_is_int(k) and 1 <= k <= d_hidden):
@@ -186,6 +198,26 @@ def check_activation(activation: Activation, d_hidden: int) -> None:
         rounds, most = activation.max_iterations, 100 * d_hidden
         if not (_is_int(rounds) and 1 <= rounds <= most):
             raise SAEError(f"max_iterations is {rounds!r}; it must be an integer from 1 to {most}.")
+
+
+def _check_types(activation: Activation) -> None:
+    """Every setting is what its annotation says."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "int": _is_int,
+        "int | None": lambda value: value is None or _is_int(value),
+        "bool": lambda value: isinstance(value, bool),
+        "float": lambda value: (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+        ),
+    }
+    for entry in fields(activation):
+        value = getattr(activation, entry.name)
+        if entry.name != "k" and not kinds[str(entry.type)](value):
+            raise SAEError(f"{activation.name}: {entry.name} is {value!r}, expected {entry.type}.")
+    if isinstance(activation, Temporal) and (
+        min(activation.n_heads, activation.n_attn_layers) < 1 or activation.scale == 0
+    ):
+        raise SAEError(f"A temporal SAE needs at least one layer and head, and a scale; got {activation}.")
 
 
 def _is_int(value: Any) -> TypeGuard[int]:

@@ -17,6 +17,9 @@ NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 """The arrays that every SAE has, in the order of files and fingerprints."""
 
 
+_EXTRA = ("threshold", "gate_scale", "b_mag", "value_scale", "W_skip")
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class SAEWeights:
     """features = activation((x - b_dec) @ W_enc + b_enc); reconstruction = features @ W_dec + b_dec."""
@@ -38,6 +41,13 @@ class SAEWeights:
 
     def __post_init__(self) -> None:
         """Raises SAEError where shapes do not belong together."""
+        for name, array in self.arrays().items():
+            if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+                raise SAEError(f"{name} is a {type(array).__name__}, expected an array.")
+            if name not in (*NAMES, *_EXTRA) and not name.startswith("attention."):
+                raise SAEError(
+                    f"Unknown array {name!r} in extra. There are: {', '.join(_EXTRA)}, attention.…."
+                )
         shapes = {name: tuple(array.shape) for name, array in self.arrays().items()}
         if len(shapes["W_enc"]) != 2 or len(shapes["W_dec"]) != 2:
             raise SAEError(f"W_enc and W_dec must have two dimensions, got {shapes}.")

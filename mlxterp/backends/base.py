@@ -43,6 +43,10 @@ class Backend(Protocol):
         """The same values as another object: writing into one in place leaves the other alone."""
         ...
 
+    def constant(self, x: Array) -> Array:
+        """The same values, through which no gradient flows."""
+        ...
+
     def compact(self, x: Array) -> Array:
         """The same values, holding no buffer larger than they need."""
         ...

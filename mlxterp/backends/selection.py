@@ -91,6 +91,9 @@ class LargestOfAll:
         return builder.finish()
 
     def _prune(self) -> None:
+        if not self._pieces:
+            nothing = np.zeros(0, dtype=np.int64)
+            self._pieces = [(nothing, nothing, nothing.astype(np.float32))]
         rows, ids, values = (np.concatenate(column) for column in zip(*self._pieces, strict=True))
         if len(values) > self._total:
             self.floor = float(np.partition(values, -self._total)[-self._total])

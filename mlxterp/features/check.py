@@ -16,14 +16,14 @@ import numpy as np
 from ..anatomy import Anatomy
 from ..corpus import check_texts
 from ..edits import declared_edits
-from ..errors import ComponentError, InputError
+from ..errors import ComponentError, InputError, SAEError
 from ..sae import SAE
 from ..sites import Array, Component
 from ..sparse import SparseFeatures
 from ..tokens import TokenBatch
 from ..variants import Temporal
 from .diagnosis import likely_cause
-from .fitting import resolve
+from .fitting import read, resolve
 
 _CONTEXT = 128
 
@@ -99,9 +99,19 @@ def check(
         raise InputError(
             "This SAE does not say where it was trained. Name the component: check(model, texts, component=…)."
         )
+    if not isinstance(name, str):
+        raise InputError(f"A component is named by a path such as 'layers.3.mlp', got {name!r}.")
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 2:
+        raise InputError(f"max_tokens is {max_tokens!r}; it must be an integer of at least 2.")
     place = resolve(anatomy, sae, name)
     out_name = sae.metadata.get("component_out")
-    target = place if out_name is None else resolve(anatomy, sae, out_name)
+    target = place if not isinstance(out_name, str) else resolve(anatomy, sae, out_name)
+    for at, width in ((place, sae.d_model), (target, sae.d_out)):
+        if (found := read(anatomy, [at])[0].shape[-1]) != width:
+            raise SAEError(
+                f"{at.name} puts out {found} numbers for each token, this SAE is made for {width} there. Choose the"
+                " component it was trained on, or name its output in metadata['component_out']."
+            )
     contexts = _contexts(anatomy, sae, texts, max_tokens)
     figures = _figures(anatomy, sae, place, target, contexts)
     expected = {
@@ -126,12 +136,20 @@ def _contexts(anatomy: Anatomy, sae: SAE, texts: Sequence[str], max_tokens: int)
         raise InputError(
             "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to InterpretableModel."
         )
-    size = min(int(sae.metadata.get("context_size") or _CONTEXT), model.max_positions or _CONTEXT, 1024)
+    said = sae.metadata.get("context_size")
+    size = min(
+        said if isinstance(said, int) and said > 1 else _CONTEXT, model.max_positions or _CONTEXT, 1024
+    )
     found: list[list[int]] = []
+    left = max_tokens
     for text in texts:
         ids = model.tokenize(text)
-        found += [ids[i : i + size] for i in range(0, len(ids), size) if len(ids[i : i + size]) > 1]
-        if sum(map(len, found)) >= max_tokens:
+        for i in range(0, len(ids), size):
+            context = ids[i : i + size][:left]
+            if len(context) > 1:
+                found.append(context)
+                left -= len(context)
+        if left < 2:
             break
     if not found:
         raise InputError(
@@ -175,7 +193,11 @@ def _figures(
     for rows in _batches(contexts):
         _add_ablations(anatomy, target, TokenBatch.from_rows(rows), mean, sums)
     variance = sums.square - sums.n * float(mean @ mean)
-    fvu = sums.error / variance if variance > 0 else float("nan")
+    if variance <= 1e-9 * sums.square:
+        raise InputError(
+            f"{target.name} does not vary over {sums.n} tokens, so there is nothing to explain. Give more texts."
+        )
+    fvu = sums.error / variance
     losses = {key: total / sums.predicted for key, total in sums.losses.items()}
     return {
         "tokens": sums.n,

@@ -39,7 +39,7 @@ def likely_cause(anatomy: Anatomy, sae: SAE, place: Component, contexts: list[li
         fvu = _fvu(sae, values)
         candidates.append((fvu, _elsewhere(place, other)))
     for form, words in _other_forms(sae):
-        candidates.append((_fvu(_with(sae, form), x), f"Missing normalisation: {words}"))
+        candidates.append((_fvu(sae.replace(form=form), x), f"Missing normalisation: {words}"))
     usual = float(np.sqrt(sae.d_model) / np.linalg.norm(x, axis=1).mean())
     for scale in (usual, *_SCALES):
         words = f"activations times about {scale:.3g}"
@@ -124,7 +124,3 @@ def _other_forms(sae: SAE) -> Iterator[tuple[InputForm, str]]:
         form = replace(form, heads=sae.form.heads)
         if form != sae.form:
             yield form, words
-
-
-def _with(sae: SAE, form: InputForm) -> SAE:
-    return SAE(sae.weights, sae.activation, sae.metadata, form=form, backend=sae.backend)

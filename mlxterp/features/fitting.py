@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from ..backends.base import LanguageModel
 from ..components import hook_component
 from ..errors import ComponentError, SAEError, warn
 from ..sae import SAE
+from ..sae.formats.fold import without_subtraction
 from ..sae.pretrained import is_published
 from ..sites import Component
 from ..tokens import TokenBatch
@@ -32,7 +32,7 @@ _FIT = 1e-3
 def open_sae(
     anatomy: Anatomy, source: str | Path, sae_id: str | None = None, *,
     component: str | None = None, format: str | None = None, k: int | None = None, device: str | None = None,
-    norm_scaling_factor: float | None = None, revision: str | None = None,
+    norm_scaling_factor: float | None = None, revision: str | None = None, model_name: str | None = None,
 ) -> SAE:  # fmt: skip
     """See `InterpretableModel.load_sae`."""
     backend = anatomy.model.backend.name
@@ -41,7 +41,32 @@ def open_sae(
         sae = SAE.from_pretrained(str(source), sae_id, backend, device, k, revision)
     else:
         sae = SAE.load(source, format, backend, device, k, norm_scaling_factor)
-    return fit(anatomy, sae, component)
+    fitted = fit(anatomy, sae, component)
+    _warn_of_another(anatomy, sae, fitted, model_name)
+    return fitted
+
+
+def _warn_of_another(anatomy: Anatomy, sae: SAE, fitted: SAE, model_name: str | None) -> None:
+    """Says so where the SAE is of another model, or was trained on another component, than it is used with."""
+    said = sae.metadata.get("model")
+    if model_name and isinstance(said, str) and not _same_model(model_name, said):
+        warn(f"This SAE was trained on {said}, and this model is {model_name}.")
+    try:
+        trained_on = (
+            None if sae.component is None else resolve(anatomy, sae, hook_component(sae.component) or "").name
+        )
+    except ComponentError:
+        trained_on = sae.component
+    if trained_on is not None and trained_on != fitted.component:
+        warn(f"This SAE was trained on {trained_on}, and will be used on {fitted.component} as asked.")
+
+
+def _same_model(one: str, other: str) -> bool:
+    """Whether one name is the other with an owner, a quantization or the like around it."""
+    short, long = sorted(
+        (re.sub(r"[^a-z0-9]+", "", name.lower().rpartition("/")[2]) for name in (one, other)), key=len
+    )
+    return short in long or short.removesuffix("small") in long
 
 
 def fit(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
@@ -58,22 +83,28 @@ def fit(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
     if name is None:
         return sae
     place = resolve(anatomy, sae, name)
-    values = read(anatomy, [place])
-    width = int(values[0].shape[-1])
-    if width != sae.d_model:
-        raise SAEError(
-            f"{place.name} puts out {width} numbers for each token, this SAE takes {sae.d_model}. Choose the model"
-            f" and component that it was trained on{_trained_on(sae)}, or an SAE of this width."
-        )
+    _check_width(anatomy, sae, place, sae.d_model, "takes")
     fitted = _without_gain(anatomy, sae, place)
     if sae.metadata.get("center_writing_weights") and _centres(anatomy.model, place):
-        fitted = _copy(fitted, form=replace(fitted.form, center=True))
+        form = replace(fitted.form, center=True, restore=fitted.form.restore and not sae.is_transcoder)
+        fitted = fitted.replace(form=form)
     fitted.metadata["component"] = place.name
     out = fitted.metadata.get("component_out")
-    if out is not None:
-        fitted.metadata["component_out"] = resolve(anatomy, sae, hook_component(out) or out).name
+    if isinstance(out, str):
+        target = resolve(anatomy, sae, hook_component(out) or out)
+        _check_width(anatomy, sae, target, sae.d_out, "gives")
+        fitted.metadata["component_out"] = target.name
     _warn_of_bos(anatomy.model, sae)
     return fitted
+
+
+def _check_width(anatomy: Anatomy, sae: SAE, place: Component, width: int, does: str) -> None:
+    found = int(read(anatomy, [place])[0].shape[-1])
+    if found != width:
+        raise SAEError(
+            f"{place.name} puts out {found} numbers for each token, this SAE {does} {width}. Choose the model"
+            f" and component that it was trained on{_trained_on(sae)}, or an SAE of this width."
+        )
 
 
 def resolve(anatomy: Anatomy, sae: SAE, name: str) -> Component:
@@ -129,23 +160,28 @@ def _without_gain(anatomy: Anatomy, sae: SAE, place: Component) -> SAE:
     """For a hook at a norm's output before its gain: the SAE takes the output with the gain, as the model has it."""
     hook = str(sae.metadata.get("hook") or "")
     if not hook.endswith((".ln1.hook_normalized", ".ln2.hook_normalized")):
-        return _copy(sae)
+        return sae.replace()
+    if not sae.form.trivial:
+        raise SAEError(
+            f"This SAE normalises what {hook} carries, which {place.name} cannot give back exactly."
+        )
     before = place.name.replace("mlp.input", "resid_mid").replace("attn.input", "resid_pre")
     layer = re.match(r"layers\.(\d+)\.", place.name)
     if layer is not None and before == place.name:
         before = f"layers.{layer[1]}.{'resid_mid' if '.ln2.' in hook else 'resid_pre'}"
     stream, normed = read(anatomy, [anatomy.component(before), place])
     gain, bias = _gain(stream.astype(np.float64), normed.astype(np.float64), place.name)
-    w = sae.weights
-    W_enc = (w.W_enc / gain[:, None]).astype(np.float32)
-    b_enc = (w.b_enc - (bias / gain) @ w.W_enc).astype(np.float32)
-    extra = dict(w.extra)
-    if "W_skip" in extra:
+    w = without_subtraction(sae.weights)
+    if "W_skip" in w.extra:
         raise SAEError(
             f"A skip connection at {hook} cannot be carried over to {place.name}, whose gain it lacks."
         )
-    weights = replace(w, W_enc=W_enc, b_enc=b_enc, extra=extra)
-    return SAE(weights, sae.activation, dict(sae.metadata), form=sae.form, backend=sae.backend)
+    W_enc = (w.W_enc / gain[:, None]).astype(np.float32)
+    b_enc = (w.b_enc - (bias / gain) @ w.W_enc).astype(np.float32)
+    if sae.is_transcoder:
+        return sae.replace(weights=replace(w, W_enc=W_enc, b_enc=b_enc))
+    W_dec, b_dec = (w.W_dec * gain).astype(np.float32), (w.b_dec * gain + bias).astype(np.float32)
+    return sae.replace(weights=replace(w, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec))
 
 
 def _gain(stream: np.ndarray, normed: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -187,11 +223,6 @@ def _warn_of_bos(model: LanguageModel, sae: SAE) -> None:
             "This SAE was trained on texts that begin with a BOS token, and this tokenizer adds none. Features of a"
             " text's first tokens will differ; put the BOS token in front of token ids to run as in training."
         )
-
-
-def _copy(sae: SAE, **changes: Any) -> SAE:
-    options = {"form": sae.form, "backend": sae.backend} | changes
-    return SAE(sae.weights, sae.activation, dict(sae.metadata), **options)
 
 
 def _trained_on(sae: SAE) -> str:

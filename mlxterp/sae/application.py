@@ -33,7 +33,7 @@ class Application:
         self.activation, self._form = activation, form
         d_model = int(placement.weights.W_enc.shape[0])
         self._shape, self._heads = _shape(
-            x, d_model, form.heads or component is None or component.endswith(_HEADS), component
+            x, d_model, form.heads or (component or "").endswith(_HEADS), component
         )
         self.backend, self.weights, native = placement.of(x)
         self.raw = native.reshape((math.prod(self._shape), d_model))
@@ -53,7 +53,21 @@ class Application:
     # -- features -----------------------------------------------------------------------------
 
     def dense(self) -> Array:
-        """Features (n, d_hidden), native."""
+        """Features (n, d_hidden), native.
+
+        Raises:
+            SAEError: One is not finite.
+        """
+        return self._checked(self._dense())
+
+    def _checked(self, dense: Array) -> Array:
+        if not self.backend.all_finite(dense):
+            raise SAEError(
+                "A feature's activation is not finite: these activations, or the weights, are too large for float32."
+            )
+        return dense
+
+    def _dense(self) -> Array:
         if isinstance(self.activation, MatchingPursuit):
             return self.backend.put(self._pursued.to_dense(), like=self.weights.b_dec)
         if isinstance(self.activation, Temporal):
@@ -85,7 +99,8 @@ class Application:
         rows, weights = self._on_host()
         texts = rows.reshape((math.prod(self._shape[:-1]), self._shape[-1], rows.shape[1]))
         found = iterative.temporal(texts, weights, self.activation)
-        return found[0].reshape(len(rows), -1), found[1].reshape(len(rows), -1)
+        shape = (len(rows), weights.W_enc.shape[1])
+        return found[0].reshape(shape), found[1].reshape(shape)
 
     def _on_host(self):
         rows = self.backend.get(self._rows).astype(np.float32)
@@ -98,7 +113,7 @@ class Application:
         if isinstance(self.activation, FIXED_K):
             ids, values = self.backend.encode(self._rows, self.weights, self.activation)
             dense = self.backend.to_dense(ids, values, self.weights.W_enc.shape[1])
-            return self.backend.decode(ids, values, self.weights), dense
+            return self.backend.decode(ids, values, self.weights), self._checked(dense)
         dense = self.dense()
         return self.backend.decode_dense(dense, self.weights), dense
 
@@ -116,7 +131,7 @@ class Application:
         if isinstance(self.activation, Temporal):
             predicted = self.backend.put(self._temporal[1], like=self.weights.b_dec)
             out = (out + predicted @ self.weights.W_dec) / self.activation.scale
-        if not self._form.trivial:
+        if self._form.undone:
             scale, shift = self._normalized[1]
             out = out * scale + shift
         if "W_skip" in self.weights.extra:

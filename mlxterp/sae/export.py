@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from ..errors import SAEError
 from ..variants import AbsTopK, Activation, Gated, JumpReLU, MatchingPursuit, ReLU, Temporal, TopK
 from ..weights import SAEWeights
+from .formats.fold import without_subtraction
 
 if TYPE_CHECKING:
     from .sae import SAE
@@ -30,10 +30,15 @@ def as_saelens(sae: SAE) -> tuple[Settings, Arrays]:
         SAEError: SAELens has no architecture that computes this.
     """
     writer = _WRITERS.get(type(sae.activation))
+    if not sae.is_transcoder and not sae.form.trivial and not sae.form.restore:
+        raise SAEError("SAELens 6 always undoes an SAE's normalisation. Save it with format='mlxterp'.")
     if writer is None or sae.form.center or "value_scale" in sae.weights.extra:
         what = "centred input" if sae.form.center else f"{sae.activation.name} features like these"
         raise SAEError(f"SAELens 6 has no architecture with {what}. Save it with format='mlxterp'.")
     settings, arrays = writer(sae.activation, sae.weights)
+    unfinished = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if unfinished:
+        raise SAEError(f"{unfinished[0]} has no finite form in SAELens. Save it with format='mlxterp'.")
     if sae.is_transcoder or "W_skip" in sae.weights.extra:
         settings, arrays = _transcoder(sae, settings, arrays)
     common = {
@@ -43,7 +48,7 @@ def as_saelens(sae: SAE) -> tuple[Settings, Arrays]:
         "device": "cpu",
         "apply_b_dec_to_input": sae.subtract_b_dec,
         "normalize_activations": _NORMALISATIONS[sae.form.normalize],
-        "reshape_activations": "hook_z" if sae.form.heads else "none",
+        "reshape_activations": "hook_z" if sae.form.heads and sae.component else "none",
         "metadata": _metadata(sae),
     }
     return {**common, **settings}, arrays
@@ -72,9 +77,14 @@ def _topk(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays
 def _gated(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
     arrays = {
         "W_enc": weights.W_enc, "b_gate": weights.b_enc, "b_mag": weights.extra["b_mag"],
-        "r_mag": np.log(weights.extra["gate_scale"]), "W_dec": weights.W_dec, "b_dec": weights.b_dec,
+        "r_mag": _log(weights.extra["gate_scale"]), "W_dec": weights.W_dec, "b_dec": weights.b_dec,
     }  # fmt: skip
     return {"architecture": "gated"}, arrays
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):  # refused by name if not finite
+        return np.log(x)
 
 
 def _matching_pursuit(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
@@ -127,9 +137,14 @@ def _transcoder(sae: SAE, settings: Settings, arrays: Arrays) -> tuple[Settings,
         raise SAEError(
             f"SAELens 6 has no transcoder with {sae.activation.name} features. Save it with format='mlxterp'."
         )
-    if sae.subtract_b_dec:  # a transcoder there does not subtract: what it takes away goes into b_enc
-        b_enc = sae.b_enc - sae.b_dec @ sae.W_enc
-        arrays = {**arrays, "b_enc": b_enc}
+    if sae.form.undone:
+        raise SAEError(
+            "SAELens 6 does not undo a transcoder's normalisation, as this SAE does. Save it with format='mlxterp'."
+        )
+    arrays = {
+        **arrays,
+        "b_enc": without_subtraction(sae.weights).b_enc,
+    }  # a transcoder there does not subtract
     prefix = "jumprelu_" if settings["architecture"] == "jumprelu" else ""
     new = {
         "architecture": f"{prefix}{'skip_' * skip}transcoder",
@@ -177,10 +192,3 @@ def _lens_hook(component: str | None) -> str | None:
     if len(parts) == 3 and parts[0] == "layers" and parts[2] in _LENS:
         return f"blocks.{parts[1]}.{_LENS[parts[2]]}"
     return component
-
-
-def without_subtraction(weights: SAEWeights) -> SAEWeights:
-    """The same SAE whose encoder takes x instead of x - b_dec."""
-    if not weights.subtract_b_dec:
-        return weights
-    return replace(weights, b_enc=weights.b_enc - weights.b_dec @ weights.W_enc, subtract_b_dec=False)

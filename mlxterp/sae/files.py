@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ..errors import SAEError
+from ..errors import InputError, SAEError
 from ..variants import activation_to_dict
 from .export import as_saelens
 from .formats import own, saelens
+from .formats.source import read_config
 
 if TYPE_CHECKING:
     from .sae import SAE
@@ -34,6 +35,8 @@ def write_sae(path: str | os.PathLike, sae: SAE, format: str) -> Path:
         SAEError: Something else is at `path`, the metadata cannot be written as JSON, or the format cannot
             hold this variant.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"Expected the path of a folder to save in, got {path!r}.")
     target = Path(path).expanduser().resolve()
     _check_target(target)
     if format == "mlxterp":
@@ -44,8 +47,11 @@ def write_sae(path: str | os.PathLike, sae: SAE, format: str) -> Path:
     else:
         raise SAEError(f"Unknown format {format!r}. SAEs are saved as: mlxterp, saelens.")
     text = _as_json(config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".sae.", dir=target.parent))
+    except OSError as error:
+        raise SAEError(f"Nothing can be saved at {target}: {error}. Choose another path.") from error
     try:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft / names[0])
         (draft / names[1]).write_text(text, encoding="utf-8")
@@ -68,11 +74,21 @@ def _check_target(target: Path) -> None:
         return
     what = "is a file"
     if target.is_dir():
-        others = sorted(p.name for p in target.iterdir() if p.name not in _NAMES)
-        if not others:
+        names = {p.name for p in target.iterdir() if not p.name.startswith(".")}
+        others = sorted(names - _NAMES)
+        if not others and (not names or _is_ours(target)):
             return
+        others = others or sorted(names)
         what = f"holds {', '.join(others[:3])}"
     raise SAEError(f"{target} {what} and would be overwritten. Choose another path or remove it first.")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder holds what `write_sae` writes, in either format, and not another library's SAE."""
+    for weights, config in ((own.WEIGHTS, own.CONFIG), (saelens.WEIGHTS, saelens.CONFIG)):
+        if {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {weights, config}:
+            return config == saelens.CONFIG or read_config(folder / config).get("format") == own.FORMAT
+    return False
 
 
 def _own_config(sae: SAE) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def _pursue(x: np.ndarray, weights: SAEWeights, activation: MatchingPursuit) -> 
         settled = (features[going, best] != 0) | (values == 0)  # the same features as before
         features[going, best] += values
         rest[going] -= values[:, None] * rows
-        done = settled if activation.stop_on_duplicate_support else np.zeros(len(going), dtype=bool)
+        done = (
+            settled if activation.stop_on_duplicate_support else values == 0
+        )  # then nothing changes any more
         if activation.residual_threshold > 0:
             done = done | (np.linalg.norm(rest[going], axis=1) < activation.residual_threshold)
         going = going[~done]
@@ -49,6 +51,9 @@ def _pursue(x: np.ndarray, weights: SAEWeights, activation: MatchingPursuit) -> 
 def temporal(x: np.ndarray, weights: SAEWeights, activation: Temporal) -> tuple[np.ndarray, np.ndarray]:
     """Features (texts, positions, d_hidden) of x (texts, positions, d_model), and the features that the
     earlier positions predict, which belong to the reconstruction."""
+    if x.size == 0:
+        empty = np.zeros((*x.shape[:-1], weights.W_enc.shape[1]), dtype=np.float32)
+        return empty, empty
     rest = x * np.float32(activation.scale)
     if weights.subtract_b_dec:
         rest = rest - weights.b_dec

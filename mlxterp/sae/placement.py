@@ -6,6 +6,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..backends.base import Backend
+from ..errors import SAEError
 from ..sites import Array
 from ..weights import SAEWeights
 
@@ -22,7 +23,7 @@ class Placement:
     def __init__(self, weights: SAEWeights, backend: str | None, device: str | None):
         self.weights = weights.map(_own_float32)
         """NumPy, read-only; where NumPy can look at the native arrays, those."""
-        self._backend, self._device = backend, device
+        self._backend, self.device = backend, device
         self._native: dict[tuple[str, str | None], SAEWeights] = {}
 
     @property
@@ -30,17 +31,24 @@ class Placement:
         """Name of the library for NumPy input."""
         return self._backend or get_backend().name
 
+    @property
+    def asked_for(self) -> tuple[str | None, str | None]:
+        """Backend and device as they were given."""
+        return self._backend, self.device
+
     def home(self) -> tuple[Backend, SAEWeights]:
         """Backend and native weights for NumPy input."""
-        return self._at(get_backend(self._backend), self._device)
+        return self._at(get_backend(self._backend), self.device)
 
     def of(self, x: Array) -> tuple[Backend, SAEWeights, Array]:
         """Backend and native weights where x lies, and x as a native array."""
         if isinstance(x, np.ndarray):
+            if x.dtype.kind not in "fiub":
+                raise SAEError(f"Expected an array of numbers, got {x.dtype} of shape {x.shape}.")
             backend, weights = self.home()
             return backend, weights, backend.put(np.asarray(x, dtype=np.float32), like=weights.b_dec)
         backend = backend_of(x)
-        return (*self._at(backend, backend.device(x)), x)
+        return (*self._at(backend, backend.device(x)), backend.constant(x))
 
     def _at(self, backend: Backend, device: str | None) -> tuple[Backend, SAEWeights]:
         key = (backend.name, device)
@@ -58,8 +66,21 @@ class Placement:
 
 
 def _own_float32(x: np.ndarray) -> np.ndarray:
-    owned = x.dtype == np.float32 and not x.flags.writeable
-    return x if owned else _locked(np.array(x, dtype=np.float32))
+    if isinstance(x, np.ndarray) and x.dtype == np.float32 and _frozen(x):
+        return x
+    if np.asarray(x).dtype.kind not in "fiub":
+        raise SAEError(f"A weight holds {np.asarray(x).dtype}, expected numbers.")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+        return _locked(np.array(x, dtype=np.float32))
+
+
+def _frozen(x: object) -> bool:
+    """Whether nobody can write into the array, by whatever view of its memory."""
+    while isinstance(x, np.ndarray):
+        if x.flags.writeable:
+            return False
+        x = x.base
+    return True
 
 
 def _locked(x: np.ndarray | None) -> np.ndarray:

@@ -21,13 +21,19 @@ from ..backends import backend_of, get_backend
 from ..errors import InputError, SAEError
 from ..sites import Array
 from ..sparse import SparseFeatures
-from ..variants import EXTRA, Activation, InputForm, Temporal, activation_to_dict, check_activation
+from ..variants import (
+    Activation,
+    InputForm,
+    Temporal,
+    activation_to_dict,
+)
 from ..weights import SAEWeights
 from .application import Application
 from .files import write_sae
 from .formats import read
 from .placement import Placement
 from .pretrained.fetch import fetch
+from .validation import check_weights
 
 
 class SAE:
@@ -56,8 +62,12 @@ class SAE:
         backend: str | None = None,
         device: str | None = None,
     ):
-        check_weights(weights, activation)
+        if not isinstance(weights, SAEWeights) or not isinstance(form, (InputForm, type(None))):
+            raise SAEError(
+                f"Expected SAEWeights and an InputForm, got {type(weights).__name__} and {form!r}."
+            )
         self._placement = Placement(weights, backend, device)
+        check_weights(self._weights, activation)
         self.activation = activation
         self.form = form or InputForm()
         self.metadata: dict[str, Any] = dict(metadata or {})
@@ -118,7 +128,8 @@ class SAE:
     def k(self) -> int | None:
         """Features active on each token, at most (on average, for BatchTopK); None where nothing fixes it."""
         found = getattr(self.activation, "k", None)
-        return found if found is not None else self.metadata.get("k")
+        said = self.metadata.get("k")
+        return found if found is not None else said if isinstance(said, int) else None
 
     @property
     def subtract_b_dec(self) -> bool:
@@ -128,7 +139,8 @@ class SAE:
     @property
     def component(self) -> str | None:
         """Path of the component it was trained on, where the metadata says."""
-        return self.metadata.get("component")
+        found = self.metadata.get("component")
+        return found if isinstance(found, str) else None
 
     @property
     def backend(self) -> str:
@@ -157,7 +169,8 @@ class SAE:
     @property
     def is_transcoder(self) -> bool:
         """Whether it predicts another component than it reads."""
-        return self.d_out != self.d_model or "component_out" in self.metadata
+        named = "component_out" in self.metadata or "transcoder" in str(self.metadata.get("architecture"))
+        return self.d_out != self.d_model or named
 
     # -- features and back --------------------------------------------------------------------
 
@@ -239,7 +252,7 @@ class SAE:
     def needs_input(self) -> bool:
         """Whether decoding needs the activations that were encoded."""
         varied = "W_skip" in self._weights.extra or isinstance(self.activation, Temporal)
-        return varied or not self.form.trivial
+        return varied or self.form.undone
 
     def _apply(self, x: Array) -> Application:
         return Application(self._placement, self.activation, self.form, self.component, x)
@@ -252,6 +265,19 @@ class SAE:
         return SAE(
             self._weights, self.activation, self.metadata, form=self.form, backend=backend, device=device
         )
+
+    def replace(
+        self,
+        weights: SAEWeights | None = None,
+        activation: Activation | None = None,
+        form: InputForm | None = None,
+    ) -> SAE:
+        """A copy with other parts; its metadata can be changed without changing this one's."""
+        backend, device = self._placement.asked_for
+        return SAE(
+            weights or self._weights, activation or self.activation, dict(self.metadata),
+            form=form or self.form, backend=backend, device=device,
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike, format: str = "mlxterp") -> Path:
         """Writes the folder `path` (weights and config), whole or not at all; returns it.
@@ -291,7 +317,9 @@ class SAE:
             SAEError: There is none, its format is not known, it is damaged, or it needs `k`.
             BackendError: A `.pt` file, and PyTorch is not installed.
         """
-        parts = read(Path(path), format, k, norm_scaling_factor)
+        if backend is not None:
+            get_backend(backend)
+        parts = read(path, format, k, norm_scaling_factor)
         try:
             return SAE(
                 parts.weights,
@@ -338,6 +366,8 @@ class SAE:
 
         The same as `model.check_sae(sae, texts)`, which see.
         """
+        if not hasattr(model, "check_sae"):
+            raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
         return model.check_sae(self, texts, component=component, **options)
 
 
@@ -352,18 +382,3 @@ def _width(features: Array) -> int:
     if not shape:
         raise InputError(f"Expected SparseFeatures or an array (…, d_hidden), got {type(features).__name__}.")
     return int(shape[-1])
-
-
-def check_weights(weights: SAEWeights, activation: Activation) -> None:
-    """Raises SAEError where the activation does not fit the weights, or a number is not finite."""
-    check_activation(activation, weights.W_enc.shape[1])
-    missing = [name for name in EXTRA.get(activation.name, ()) if name not in weights.extra]
-    if missing:
-        raise SAEError(f"A {activation.name} SAE needs {', '.join(missing)} in SAEWeights.extra.")
-    for name, array in weights.arrays().items():
-        bad = array.size - int(np.isfinite(array).sum())
-        if bad:
-            raise SAEError(
-                f"{bad} of {array.size} numbers in {name} are not finite. The file is damaged or training"
-                " diverged; train again with a smaller lr."
-            )

@@ -90,6 +90,36 @@ def test_a_norms_gain_that_the_hook_leaves_out_is_folded_in(opened, tmp_path):
     np.testing.assert_allclose(fitted.encode(seen), expected, rtol=1e-2, atol=1e-2)
 
 
+def test_an_sae_of_a_norms_output_without_its_gain_gives_it_back_with_the_gain(opened, tmp_path):
+    sae = random_sae(64, {"component": "layers.1.mlp.input", "hook": "blocks.1.ln2.hook_normalized"})
+    fitted = opened.load_sae(sae.save(tmp_path / "sae"))
+    with opened.trace(np.array([[5, 9, 3, 7]])) as t:
+        pass
+    get = opened.language_model.backend.get
+    stream, seen = (
+        np.asarray(get(t.activations[f"layers.1.{leaf}"]))[0] for leaf in ("resid_mid", "mlp.input")
+    )
+    if opened.language_model.model_type == "gpt2":
+        stream = stream - stream.mean(axis=1, keepdims=True)
+    normed = (stream / np.sqrt((stream**2).mean(axis=1, keepdims=True))).astype(np.float32)
+    np.testing.assert_allclose(fitted.encode(seen), sae.on("torch").encode(normed), rtol=1e-2, atol=2e-2)
+    slope = [np.polyfit(normed[:, i], seen[:, i], 1) for i in range(64)]
+    gain, bias = (np.array(column) for column in zip(*slope, strict=True))
+    expected = sae.on("torch").reconstruct(normed) * gain + bias
+    np.testing.assert_allclose(fitted.reconstruct(seen), expected, rtol=1e-2, atol=5e-2)
+
+
+def test_another_models_sae_is_named(tmp_path):
+    model = InterpretableModel(str(checkpoint("gpt2", tmp_path / "gpt2-small-mlx")), backend="torch")
+    for name, warns in (("openai-community/gpt2", False), ("gpt2-small", False), ("google/gemma-2-2b", True)):
+        path = random_sae(64, {"component": "layers.0.mlp", "model": name}).save(tmp_path / "sae")
+        if warns:
+            with pytest.warns(MlxterpWarning, match="trained on google/gemma-2-2b"):
+                model.load_sae(path)
+        else:
+            model.load_sae(path)
+
+
 def test_the_last_blocks_output_is_not_yet_normed(opened, tmp_path):
     fitted = opened.load_sae(random_sae(64, {"component": "blocks.2.hook_resid_post"}).save(tmp_path / "sae"))
     with opened.trace(np.array([[5, 9, 3]])) as t:
@@ -104,7 +134,8 @@ def test_another_width_and_a_missing_component_are_refused(opened, tmp_path):
         opened.load_sae(random_sae(48, {"component": "layers.1.mlp"}).save(tmp_path / "wide"))
     with pytest.raises(ComponentError, match=r"no layer 7"):
         opened.load_sae(random_sae(64, {"component": "layers.7.mlp"}).save(tmp_path / "far"))
-    moved = opened.load_sae(tmp_path / "far", component="layers.0.mlp")
+    with pytest.warns(MlxterpWarning, match=r"trained on layers\.7\.mlp, and will be used on"):
+        moved = opened.load_sae(tmp_path / "far", component="layers.0.mlp")
     assert moved.component == opened.anatomy.component("layers.0.mlp").name
 
 

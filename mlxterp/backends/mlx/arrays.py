@@ -36,6 +36,9 @@ class MLXBackend:
     def alias(self, x: mx.array) -> mx.array:
         return x[...]
 
+    def constant(self, x: mx.array) -> mx.array:
+        return mx.stop_gradient(x)
+
     def compact(self, x: mx.array) -> mx.array:
         return mx.contiguous(x)
 

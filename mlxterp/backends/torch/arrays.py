@@ -36,6 +36,9 @@ class TorchBackend:
     def alias(self, x: torch.Tensor) -> torch.Tensor:
         return x.clone()  # torch writes in place into shared memory, so only a copy is independent
 
+    def constant(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach()
+
     def compact(self, x: torch.Tensor) -> torch.Tensor:
         whole = x.untyped_storage().nbytes() == x.numel() * x.element_size()
         return x if whole and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)

@@ -23,6 +23,9 @@ def read_file(path: Path) -> dict[str, Any]:
                 if (damaged := archive.testzip()) is not None:
                     raise ValueError(f"{damaged} does not match its checksum")
         found = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, expected a dictionary of tensors")
+        return _plain(found)
     except Exception as error:  # unpickling hostile bytes raises many kinds
         text = str(error)
         if "weights_only" in text or "Unsupported" in text or "WeightsUnpickler" in text:
@@ -35,15 +38,21 @@ def read_file(path: Path) -> dict[str, Any]:
         raise SAEError(
             f"{path} cannot be read: {reason}. It is incomplete or damaged; get the file again."
         ) from error
-    if not isinstance(found, dict):
-        raise SAEError(f"{path} holds a {type(found).__name__}, expected a dictionary of tensors.")
-    return _plain(found)
 
 
-def _plain(found: Any) -> Any:
+def _plain(found: Any, depth: int = 8) -> Any:
     if isinstance(found, torch.Tensor):
-        found = found.detach().resolve_conj() if found.is_complex() else found.detach()
-        return (found.float() if found.is_floating_point() else found).to_dense().numpy()
+        return _array(found.detach())
     if isinstance(found, dict):
-        return {str(name): _plain(value) for name, value in found.items()}
-    return found
+        if not depth:
+            raise ValueError("its dictionaries are nested too deeply")
+        return {str(name): _plain(value, depth - 1) for name, value in found.items()}
+    return found if isinstance(found, (str, int, float, bool, type(None))) else type(found).__name__
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise ValueError(f"it holds a tensor of a kind that is not read ({tensor.layout}, {tensor.dtype})")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"a tensor claims shape {tuple(tensor.shape)}, more than the file holds")
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous().numpy().copy()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import SAEError
+from ...errors import InputError, MlxterpError, SAEError, warn
 from . import (
     circuit_tracer,
     dictionary_learning,
@@ -80,10 +80,22 @@ FORMATS = (*_TABLE, *_OTHER_READINGS)
 """Names of what `SAE.load(path, format=…)` reads."""
 
 _DEPTH = 4
+_UNFORESEEN = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    OSError,
+    MemoryError,
+)
 _ENDINGS = (".safetensors", ".npz", ".pt", ".pth")
 
 
-def read(path: Path, format: str | None = None, k: int | None = None, scale: float | None = None) -> Parts:
+def read(
+    path: str | os.PathLike, format: str | None = None, k: int | None = None, scale: float | None = None
+) -> Parts:
     """The SAE at `path`, with "format" and "source" in its metadata.
 
     Raises:
@@ -92,22 +104,65 @@ def read(path: Path, format: str | None = None, k: int | None = None, scale: flo
     """
     if format is not None and format not in FORMATS:
         raise SAEError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
-    path = path.expanduser()
-    if not path.exists():
-        raise SAEError(f"There is no SAE at {path}: no such file or folder.")
+    path, k, scale = _checked_path(path), _checked_k(k), _checked_scale(scale)
     name, files = _found(path, format, k, scale)
     try:
         with np.errstate(all="ignore"):  # numbers that are not finite are refused by name, by SAE
             parts = {**_TABLE, **_OTHER_READINGS}[name].read(files)
     except SAEError as error:
         raise SAEError(f"{path} (read as {name}): {error}") from error
+    except MlxterpError:
+        raise
+    except _UNFORESEEN as error:  # settings of strangers fail in more ways than can be foreseen
+        raise SAEError(
+            f"{path} (read as {name}) holds what cannot be: {type(error).__name__}: {error}."
+        ) from error
+    if files.untaken():
+        raise SAEError(
+            f"{path} (read as {name}) holds {', '.join(files.untaken())}, which a {parts.activation.name} SAE of its"
+            " settings does not have. Settings and weights do not belong together."
+        )
+    if k is not None and getattr(parts.activation, "k", None) != k:
+        warn(
+            f"k={k} was not used: what is active in this {parts.activation.name} SAE does not depend on a k."
+        )
     parts.metadata.update({"format": name, "source": os.fspath(path)})
     return parts
 
 
+def _checked_path(path: str | os.PathLike) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InputError(f"Expected the path of an SAE's file or folder, got {path!r}.")
+    found = Path(path).expanduser()
+    try:
+        there = found.exists()
+    except (OSError, ValueError) as error:
+        raise SAEError(f"{str(path)[:80]!r} is no path: {error}.") from error
+    if not there:
+        raise SAEError(f"There is no SAE at {path}: no such file or folder.")
+    return found
+
+
+def _checked_k(k: int | None) -> int | None:
+    if k is None:
+        return None
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise SAEError(f"k is {k!r}; it must be an integer of at least 1.")
+    return int(k)
+
+
+def _checked_scale(scale: float | None) -> float | None:
+    if scale is None:
+        return None
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise SAEError(f"norm_scaling_factor is {scale!r}; it must be a positive number.")
+    return float(scale)
+
+
 def _found(path: Path, format: str | None, k: int | None, scale: float | None) -> tuple[str, Files]:
     """The format of what is at `path`, or of the only SAE in the folders below it."""
-    found = list(_search(path, _DEPTH, lambda inner: Files(inner, k, scale), format))
+    problems: list[MlxterpError] = []
+    found = list(_search(path, _DEPTH, lambda inner: Files(inner, k, scale), format, problems))
     if len(found) == 1:
         return found[0]
     if found:
@@ -115,19 +170,26 @@ def _found(path: Path, format: str | None, k: int | None, scale: float | None) -
         raise SAEError(
             f"{path} holds {len(found)} SAEs: {shown}{', …' * (len(found) > 5)}. Give the path of one."
         )
+    if problems:
+        raise problems[0]
     raise SAEError(_no_format(path, Files(path), format))
 
 
 def _search(
-    path: Path, depth: int, opened: Callable[[Path], Files], format: str | None
+    path: Path, depth: int, opened: Callable[[Path], Files], format: str | None, problems: list[MlxterpError]
 ) -> Iterator[tuple[str, Files]]:
+    """Folders that hold an SAE; what could not be opened while looking goes to `problems`."""
     files = opened(path)
-    name = _format_of(files, format)
+    try:
+        name = _format_of(files, format)
+    except MlxterpError as error:
+        problems.append(error)
+        name = None
     if name is not None:
         yield name, files
     elif path.is_dir() and depth:
         for inner in sorted(p for p in path.iterdir() if p.is_dir() and not p.is_symlink()):
-            yield from _search(inner, depth - 1, opened, format)
+            yield from _search(inner, depth - 1, opened, format, problems)
 
 
 def _format_of(files: Files, format: str | None) -> str | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...components import hook_component
 from ...errors import SAEError
-from ...variants import Activation, Gated, JumpReLU, ReLU, TopK
+from ...variants import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
 from . import fold
 from .source import Arrays, Files, Parts, setting
@@ -122,18 +123,16 @@ def _top_k(arrays: Arrays, sizes: Sizes, k: int | None) -> Read:
 
 def _batch_top_k(arrays: Arrays, sizes: Sizes, k: int | None) -> Read:
     a = arrays.take({**_LINEAR, "b_dec": "d"}, sizes)
-    weights = _linear(a, a["b_dec"], True, threshold=_threshold(arrays, a["encoder.bias"].size))
-    return weights, JumpReLU(), {"k": _k(arrays)}
+    return *_by_threshold(_linear(a, a["b_dec"], True), arrays, k), {"k": _k(arrays)}
 
 
 def _matryoshka(arrays: Arrays, sizes: Sizes, k: int | None) -> Read:
     a = arrays.take(_MATRICES, sizes)
-    extra = {"threshold": _threshold(arrays, a["b_enc"].size)}
-    weights = SAEWeights(a["W_enc"], a["b_enc"], a["W_dec"], a["b_dec"], extra=extra)
+    weights = SAEWeights(a["W_enc"], a["b_enc"], a["W_dec"], a["b_dec"])
     facts: dict[str, Any] = {"k": _k(arrays)}
     if "group_sizes" in arrays:
-        facts["group_sizes"] = [int(size) for size in np.asarray(arrays["group_sizes"]).reshape(-1)]
-    return weights, JumpReLU(), facts
+        facts["group_sizes"] = np.asarray(arrays["group_sizes"]).reshape(-1).tolist()
+    return *_by_threshold(weights, arrays, k), facts
 
 
 def _jump_relu(arrays: Arrays, sizes: Sizes, k: int | None) -> Read:
@@ -155,20 +154,18 @@ _READERS: dict[str, Callable[[Arrays, Sizes, int | None], Read]] = {
 
 def _k(arrays: Arrays) -> int:
     k = arrays.number("k")
-    if k != int(k) or k < 1:
+    if not k.is_integer() or k < 1:
         raise SAEError(f"{arrays.path}: k is {k}, expected a whole number of at least 1.")
     return int(k)
 
 
-def _threshold(arrays: Arrays, n: int) -> np.ndarray:
-    """One number for all features; -1 where training ended before it was set."""
+def _by_threshold(weights: SAEWeights, arrays: Arrays, k: int | None) -> tuple[SAEWeights, Activation]:
+    """One threshold for all features; where training ended before there was one (-1), the batch decides."""
     value = arrays.number("threshold")
-    if value < 0:
-        raise SAEError(
-            f"{arrays.path} stores no threshold (it is {value}): training ended before there was one. To keep the"
-            " k largest of each token instead, give SAE the weights and mlxterp.variants.TopK(k)."
-        )
-    return np.full(n, value, dtype=np.float32)
+    if not value >= 0:
+        return weights, BatchTopK(k if k is not None else _k(arrays))
+    extra = {"threshold": np.full(weights.b_enc.size, value, dtype=np.float32)}
+    return replace(weights, extra=extra), JumpReLU()
 
 
 def _metadata(config: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:

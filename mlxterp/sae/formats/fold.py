@@ -23,10 +23,18 @@ def decoder_norm(weights: SAEWeights) -> SAEWeights:
     return replace(weights, W_enc=weights.W_enc * norms, b_enc=weights.b_enc * norms, W_dec=unit)
 
 
-def input_scale(weights: SAEWeights, scale: float) -> SAEWeights:
-    """For activations that the SAE expects times `scale`: it takes and gives them as they are."""
-    s = np.float32(scale)
-    return replace(weights, W_enc=weights.W_enc * s, W_dec=weights.W_dec / s, b_dec=weights.b_dec / s)
+def input_scale(weights: SAEWeights, scale: float, scale_out: float | None = None) -> SAEWeights:
+    """For activations that the SAE expects times `scale` (and gives times `scale_out`): it takes and gives them
+    as they are."""
+    s, out = np.float32(scale), np.float32(scale if scale_out is None else scale_out)
+    return replace(weights, W_enc=weights.W_enc * s, W_dec=weights.W_dec / out, b_dec=weights.b_dec / out)
+
+
+def without_subtraction(weights: SAEWeights) -> SAEWeights:
+    """The same SAE whose encoder takes x instead of x - b_dec."""
+    if not weights.subtract_b_dec:
+        return weights
+    return replace(weights, b_enc=weights.b_enc - weights.b_dec @ weights.W_enc, subtract_b_dec=False)
 
 
 def affine_input(weights: SAEWeights, mean: np.ndarray, spread: np.ndarray) -> SAEWeights:

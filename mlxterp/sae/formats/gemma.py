@@ -18,6 +18,7 @@ from ...weights import SAEWeights
 from .source import Files, Parts
 
 _NPZ = "params.npz"
+_EMBEDDING = r"/embedding/width_\w+/[^/]+/[^/]*$"
 _SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "attn.z", "transcoders": "mlp.input"}
 
 
@@ -28,29 +29,28 @@ def matches_npz(files: Files) -> bool:
 def read_npz(files: Files) -> Parts:
     arrays = files.arrays(_NPZ)
     a = arrays.take({"W_enc": "d n", "W_dec": "n out", "b_enc": "n", "b_dec": "out", "threshold": "n"})
-    hints = files.hints()
-    if "/embedding/" in hints:  # trained on embeddings before Gemma multiplies them by sqrt(d_model)
+    if files.hint(_EMBEDDING):  # trained on embeddings before Gemma multiplies them by sqrt(d_model)
         root = np.float32(np.sqrt(a["W_enc"].shape[0]))
         a["W_enc"], a["W_dec"] = a["W_enc"] / root, a["W_dec"] * root
     extra = {"threshold": a.pop("threshold")}
-    component, metadata = _place(hints)
-    heads = component is not None and component.endswith(".z")
+    component, metadata = _place(files)
+    heads = component is None or component.endswith(".z")  # the file alone does not say
     weights = SAEWeights(**a, subtract_b_dec=False, extra=extra)
     return Parts(weights, JumpReLU(), metadata, InputForm(heads=heads))
 
 
-def _place(hints: str) -> tuple[str | None, dict[str, Any]]:
+def _place(files: Files) -> tuple[str | None, dict[str, Any]]:
     """The component, as far as the path says, and what else it says."""
-    repo = re.search(r"gemma[-_]scope[-_]?(\d+b)?[-_]?(pt|it)?[-_]?(res|mlp|att|transcoders?)\b", hints)
-    layer = re.search(r"/layer_(\d+)/", hints)
-    l0 = re.search(r"/average_l0_(\d+)", hints)
+    repo = files.hint(r"gemma[-_]scope[-_]?(\d+b)?[-_]?(pt|it)?[-_]?(res|mlp|att|transcoders?)\b")
+    layer = files.hint(r"/layer_(\d+)/")
+    l0 = files.hint(r"/average_l0_(\d+)")
     found: dict[str, Any] = {"prepend_bos": True}
     if repo and repo[1]:
         found["model"] = f"google/gemma-2-{repo[1]}{'-it' if repo[2] == 'it' else ''}"
     if l0:
         found["l0"] = int(l0[1])
     component = None
-    if "/embedding/" in hints:
+    if files.hint(_EMBEDDING):
         component = "embed"
     elif repo and layer:
         site = "transcoders" if repo[3].startswith("transcoder") else repo[3]
@@ -96,16 +96,16 @@ def read_safetensors(files: Files) -> Parts:
     }
     a = arrays.take({**shapes, "threshold": "n"}, {"n": _int(config.get("width"))})
     extra = {"threshold": a["threshold"]}
-    if "affine_skip_connection" in arrays:
+    if "affine_skip_connection" in arrays or config.get("affine_connection"):
         extra |= {"W_skip": arrays.take({"affine_skip_connection": "d out"})["affine_skip_connection"]}
     W_dec = a["w_dec"].sum(axis=1) if cross_layer else a["w_dec"]
     weights = SAEWeights(a["w_enc"], a["b_enc"], W_dec, a["b_dec"], subtract_b_dec=False, extra=extra)
-    return Parts(weights, JumpReLU(), _metadata(config, files.hints(), cross_layer))
+    return Parts(weights, JumpReLU(), _metadata(config, files, name, cross_layer))
 
 
-def _metadata(config: dict[str, Any], hints: str, cross_layer: bool) -> dict[str, Any]:
-    layer = re.search(r"layer_(\d+)", hints)
-    kind = re.search(r"/(resid_post|mlp_out|attn_out|transcoder|clt)", hints)
+def _metadata(config: dict[str, Any], files: Files, name: str, cross_layer: bool) -> dict[str, Any]:
+    layer = files.hint(r"layer_(\d+)", name)
+    kind = files.hint(r"/(resid_post|mlp_out|attn_out|transcoder|clt)(?=[/_])", name)
     hook, out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
     if hook is None and layer and kind:
         block = f"model.layers.{layer[1]}"

@@ -17,7 +17,7 @@ from ...errors import SAEError, warn
 from ...variants import Activation, InputForm, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
 from . import fold
-from .source import Files, Parts, setting
+from .source import Files, Parts, one_of, setting, the_k
 
 _HYPER, _FINAL = "hyperparams.json", "final.safetensors"
 _CONFIG, _WEIGHTS = "config.json", "sae_weights.safetensors"
@@ -58,8 +58,19 @@ def read_llama_scope(files: Files) -> Parts:
         "d": setting(config, "d_model", int, None, _HYPER),
         "n": setting(config, "d_sae", int, None, _HYPER),
     }
-    a = found[1].arrays(_FINAL).take(_LINEAR, sizes)
-    s_in, s_out = _norms(config, a["encoder.weight"].shape[1])
+    if config.get("use_glu_encoder"):
+        raise SAEError(f"{_HYPER}: a gated linear encoder (use_glu_encoder) is not known to mlxterp.")
+    a = (
+        found[1]
+        .arrays(_FINAL)
+        .take({name: shape for name, shape in _LINEAR.items() if name != "decoder.bias"}, sizes)
+    )
+    d = a["encoder.weight"].shape[1]
+    a["decoder.bias"] = np.zeros(d, np.float32)
+    if setting(config, "use_decoder_bias", bool, True, _HYPER):
+        a |= found[1].arrays(_FINAL).take({"decoder.bias": "d"}, {"d": d})
+    kind = one_of(config, "norm_activation", ("dataset-wise", "token-wise", "inference"), None, _HYPER)
+    s_in, s_out = _norms(config, d)
     weights = _linear(a)
     weights = replace(
         weights, b_enc=weights.b_enc / s_in, W_dec=weights.W_dec * (s_in / s_out), b_dec=weights.b_dec / s_out
@@ -69,18 +80,19 @@ def read_llama_scope(files: Files) -> Parts:
     if setting(config, "apply_decoder_bias_to_pre_encoder", bool, False, _HYPER):
         weights = replace(weights, subtract_b_dec=True)
     activation: Activation
+    form = InputForm("constant_norm") if kind == "token-wise" else InputForm()
     kind = setting(config, "act_fn", str, ..., _HYPER)
     if kind == "jumprelu":
         theta = setting(config, "jump_relu_threshold", float, ..., _HYPER)
         weights = replace(weights, extra={"threshold": np.full(weights.b_enc.size, theta, np.float32)})
         activation = JumpReLU()
     elif kind == "topk":
-        activation = TopK(files.k or setting(config, "top_k", int, ..., _HYPER))
+        activation = TopK(the_k(files, config, "top_k", _HYPER))
     elif kind == "relu":
         activation = ReLU()
     else:
         raise SAEError(f"{_HYPER}: unknown act_fn {kind!r}. Known: jumprelu, topk, relu.")
-    return Parts(weights, activation, _metadata(config))
+    return Parts(weights, activation, _metadata(config), form)
 
 
 def _norms(config: Mapping[str, Any], d: int) -> tuple[np.float32, np.float32]:
@@ -106,6 +118,8 @@ def matches_r1(files: Files) -> bool:
 
 def read_r1(files: Files) -> Parts:
     config = files.config(_CONFIG)
+    one_of(config, "act_fn", ("jumprelu",), "jumprelu", _CONFIG)
+    one_of(config, "norm_activation", ("dataset-wise", "inference"), None, _CONFIG)
     shapes = {**_LINEAR, "log_jumprelu_threshold": "n"}
     a = files.arrays(_WEIGHTS).take(shapes, {"d": setting(config, "d_model", int, None, _CONFIG)})
     weights = _linear(a, {"threshold": np.exp(a["log_jumprelu_threshold"])})
@@ -131,6 +145,7 @@ def matches_llamascopium(files: Files) -> bool:
 
 def read_llamascopium(files: Files) -> Parts:
     config, arrays = files.config(_CONFIG), files.arrays(_WEIGHTS)
+    one_of(config, "sae_type", ("sae", "transcoder"), "sae", _CONFIG)
     if config.get("use_glu_encoder"):
         raise SAEError(f"{_CONFIG}: a gated linear encoder (use_glu_encoder) is not known to mlxterp.")
     a = arrays.take(
@@ -161,7 +176,7 @@ def _activated(
             threshold = np.where(norms > 0, theta / norms, np.float32(np.finfo(np.float32).max))
         return replace(weights, extra={"threshold": threshold.astype(np.float32)}), JumpReLU()
     if kind == "topk":
-        k = files.k or setting(config, "top_k", int, ..., _CONFIG)
+        k = the_k(files, config, "top_k", _CONFIG)
         inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
         ranked = replace(weights, W_enc=weights.W_enc * norms, b_enc=weights.b_enc * norms)
         return replace(ranked, extra={"value_scale": inverse}), TopK(k)
@@ -179,10 +194,21 @@ def _scaled(weights: SAEWeights, config: Mapping[str, Any], files: Files) -> tup
             f"{_CONFIG}: unknown norm_activation {kind!r}. Known: dataset-wise, token-wise, inference."
         )
     hook = setting(config, "hook_point_in", str, ..., _CONFIG)
+    out = setting(config, "hook_point_out", str, hook, _CONFIG)
+    scales = [
+        math.sqrt(width) / _average(files, point)
+        for width, point in ((weights.W_enc.shape[0], hook), (weights.W_dec.shape[1], out))
+    ]
+    return fold.input_scale(weights, *scales), InputForm()
+
+
+def _average(files: Files, hook: str) -> float:
     average = files.arrays(_WEIGHTS).number(f"dataset_average_activation_norm.{hook}")
     if not average > 0:
-        raise SAEError(f"{files.path}: the average activation norm is {average}; it must be positive.")
-    return fold.input_scale(weights, math.sqrt(weights.W_enc.shape[0]) / average), InputForm()
+        raise SAEError(
+            f"{files.path}: the average activation norm at {hook} is {average}; it must be positive."
+        )
+    return average
 
 
 def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:

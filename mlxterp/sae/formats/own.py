@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import SAEError
 from ...variants import EXTRA, InputForm, Temporal, TopK, activation_from_dict
 from ...weights import NAMES, SAEWeights
-from .source import Files, Parts, setting
+from .source import Files, Parts, setting, the_k
 
 CONFIG, WEIGHTS = "config.json", "sae.safetensors"
 FORMAT = "mlxterp"
@@ -54,7 +54,7 @@ def read(files: Files) -> Parts:
 def _parts(files: Files, config: dict[str, Any], weights: SAEWeights) -> Parts:
     metadata = setting(config, "metadata", dict, {}, CONFIG)
     if config["version"] == 1:
-        return Parts(weights, TopK(files.k or setting(config, "k", int, ..., CONFIG)), metadata)
+        return Parts(weights, TopK(the_k(files, config, where=CONFIG)), metadata)
     settings = dict(setting(config, "activation", dict, ..., CONFIG))
     if files.k is not None and "k" in settings:
         settings["k"] = files.k

@@ -11,7 +11,7 @@ from ...components import hook_component
 from ...errors import SAEError
 from ...variants import Activation, InputForm, ReLU, TopK
 from ...weights import SAEWeights
-from .source import Arrays, Files, Parts, setting
+from .source import Arrays, Files, Parts, one_of, setting, the_k
 
 _LINEAR = {"encoder.weight": "n d", "encoder.bias": "n", "decoder.weight": "d n", "decoder.bias": "d"}
 _OPENAI_SITES = {
@@ -40,7 +40,7 @@ def _arrays(files: Files) -> Arrays:
 
 
 def _layer(files: Files, pattern: str) -> str | None:
-    found = re.search(pattern, f"{files.hints()}/{_file(files)}")
+    found = files.hint(pattern, _file(files))
     return found[1] if found else None
 
 
@@ -64,9 +64,9 @@ def read_openai(files: Files) -> Parts:
     weights = SAEWeights(a["encoder.weight"].T, a["latent_bias"], a["decoder.weight"].T, a["pre_bias"])
     kind, state = arrays.get("activation", "ReLU"), arrays.get("activation_state_dict")
     form, activation = InputForm(), _openai_activation(files, kind, state, a["latent_bias"].size)
-    if kind == "TopK":
+    if isinstance(kind, str) and kind == "TopK":
         form = InputForm("layer_norm")
-    site = next((s for s in _OPENAI_SITES if s in files.hints()), None)
+    site = next((s for s in _OPENAI_SITES if files.hint(rf"/{s}")), None)
     layer = _layer(files, r"/(\d+)\.pt$")
     facts = {"model": "openai-community/gpt2"} if site else {}
     if site and layer:
@@ -75,19 +75,15 @@ def read_openai(files: Files) -> Parts:
 
 
 def _openai_activation(files: Files, kind: Any, state: Any, n: int) -> Activation:
-    if kind == "ReLU":
+    if isinstance(kind, str) and kind == "ReLU":
         return ReLU()
-    if kind == "Identity":
+    if isinstance(kind, str) and kind == "Identity":
         return TopK(n, relu=False)
-    if kind != "TopK":
+    if not isinstance(kind, str) or kind != "TopK":
         raise SAEError(f"{files.path}: unknown activation {kind!r}. Known: ReLU, TopK, Identity.")
     state = state if isinstance(state, dict) else {}
-    k = (
-        files.k
-        if files.k is not None
-        else setting(state, "k", int, ..., f"{files.path}: activation_state_dict")
-    )
-    return TopK(k, relu=setting(state, "postact_fn", str, "ReLU", "activation_state_dict") != "Identity")
+    after = one_of(state, "postact_fn", ("ReLU", "Identity"), "ReLU", "activation_state_dict")
+    return TopK(the_k(files, state, where="activation_state_dict"), relu=after == "ReLU")
 
 
 # -- Goodfire, DeepSeek -------------------------------------------------------------------------
@@ -139,7 +135,7 @@ def matches_qwen(files: Files) -> bool:
 def read_qwen(files: Files) -> Parts:
     """Both matrices lie transposed; k is in the repository's name only."""
     a = _arrays(files).take({"W_enc": "n d", "W_dec": "d n", "b_enc": "n", "b_dec": "d"})
-    said = re.search(r"L0_(\d+)", files.hints())
+    said = files.hint(r"L0_(\d+)")
     k = files.k if files.k is not None else int(said[1]) if said else None
     if k is None:
         raise SAEError(
@@ -166,7 +162,9 @@ def matches_kissane(files: Files) -> bool:
 
 def read_kissane(files: Files) -> Parts:
     if files.chosen is not None and files.chosen.endswith("_cfg.json"):
-        files = Files(files.folder / f"{files.chosen.removesuffix('_cfg.json')}.pt", files.k, files.scale)
+        stem = files.chosen.removesuffix("_cfg.json")
+        ending = next(ending for ending in (".pt", ".pth") if f"{stem}{ending}" in files.names)
+        files = Files(files.folder / f"{stem}{ending}", files.k, files.scale)
     name = _kissane_config(files)
     config = files.config(name) if name else {}
     sizes = {
@@ -194,13 +192,10 @@ def matches_mi_crow(files: Files) -> bool:
 def read_mi_crow(files: Files) -> Parts:
     """Decoder rows are normalised and multiplied by e^multiplier; nothing is added or subtracted."""
     arrays = _arrays(files)
-    facts = arrays["mi_crow_metadata"]
-    facts = facts if isinstance(facts, dict) else {}
-    inner = Arrays(arrays.path)
-    state = arrays["sae_state_dict"]
-    if not isinstance(state, dict):
-        raise SAEError(f"{arrays.path}: sae_state_dict is no dictionary of tensors.")
-    inner.__dict__["_held"] = state
+    facts, state = arrays["mi_crow_metadata"], arrays["sae_state_dict"]
+    if not isinstance(facts, dict) or not isinstance(state, dict):
+        raise SAEError(f"{arrays.path}: sae_state_dict and mi_crow_metadata must be dictionaries.")
+    inner = Arrays(arrays.path, state)
     encoder, dictionary = "encoder.final_block.0", "dictionary._weights"
     sizes = {
         "n": setting(facts, "n_latents", int, None, "mi_crow_metadata"),

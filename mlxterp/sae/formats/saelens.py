@@ -29,7 +29,7 @@ from ...variants import (
 )
 from ...weights import SAEWeights
 from . import fold
-from .source import Arrays, Files, Parts, setting
+from .source import Arrays, Files, Parts, one_of, setting
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
@@ -59,7 +59,8 @@ def read(files: Files) -> Parts:
     config = files.config(CONFIG)
     inner = config.get("metadata")
     facts: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
-    modern = _version(facts.get("sae_lens_version")) >= 6
+    version = facts.get("sae_lens_version")
+    modern = _version(version) >= 6 or (bool(facts) and version is None)
     if not modern:
         config = facts = _modernised(config)
     architecture = setting(config, "architecture", str, "standard" if not modern else ..., CONFIG)
@@ -76,12 +77,15 @@ def read(files: Files) -> Parts:
     weights, activation = reader(files.arrays(WEIGHTS), config, files.k)
     if normalise == "expected_average_only_in":
         weights = _scaled(weights, files.scale)
-    form = InputForm(_NORMALISATIONS[normalise], heads=config.get("reshape_activations") == "hook_z")
+    if normalise == "constant_scalar_rescale" and architecture != "temporal":
+        raise SAEError(f"{CONFIG}: {normalise} is known for temporal SAEs only, not for {architecture}.")
+    heads = one_of(config, "reshape_activations", ("none", "hook_z"), "none", CONFIG) == "hook_z"
+    form = InputForm(_NORMALISATIONS[normalise], heads=heads, restore="transcoder" not in architecture)
     return Parts(weights, activation, _metadata(config, facts, architecture), form)
 
 
 def _version(text: Any) -> int:
-    found = re.match(r"\s*(\d+)", text) if isinstance(text, str) else None
+    found = re.match(r"\s*(\d{1,4})\b", text) if isinstance(text, str) else None
     return int(found[1]) if found else 0
 
 
@@ -97,7 +101,8 @@ def _modernised(config: Mapping[str, Any]) -> dict[str, Any]:
     if activation == "topk":
         kwargs = new.get("activation_fn_kwargs")
         new["architecture"] = "topk"
-        new.setdefault("k", kwargs.get("k") if isinstance(kwargs, dict) else None)
+        if new.get("k") is None:
+            new["k"] = kwargs.get("k") if isinstance(kwargs, dict) else None
     elif activation == "tanh-relu":
         new["architecture"] = "tanh-relu"
     elif activation != "relu":
@@ -136,10 +141,15 @@ def _common(arrays: Arrays, config: Mapping[str, Any]) -> SAEWeights:
     weights = SAEWeights(
         taken["W_enc"], taken["b_enc"], taken["W_dec"], taken["b_dec"], subtract_b_dec=_subtracts(config)
     )
+    return _finetuned(weights, arrays, config)
+
+
+def _finetuned(weights: SAEWeights, arrays: Arrays, config: Mapping[str, Any]) -> SAEWeights:
+    """Features times a number each, before the decoder."""
     if not config.get("finetuning_scaling_factor"):
         return weights
     for name in ("finetuning_scaling_factor", "scaling_factor"):
-        factor = arrays.optional(name, "n", taken, _SHAPES)
+        factor = arrays.optional(name, "n", {"W_dec": weights.W_dec}, {"W_dec": "n d"})
         if factor is not None:
             return replace(weights, W_dec=weights.W_dec * factor[:, None])
     raise SAEError(f"{arrays.path} lacks finetuning_scaling_factor, which {CONFIG} says it has.")
@@ -157,7 +167,8 @@ def _gated(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SA
     shapes = {"W_enc": "d n", "b_gate": "n", "b_mag": "n", "r_mag": "n", "W_dec": "n d", "b_dec": "d"}
     a = arrays.take(shapes, _sizes(config))
     extra = {"gate_scale": np.exp(a["r_mag"]), "b_mag": a["b_mag"]}
-    return SAEWeights(a["W_enc"], a["b_gate"], a["W_dec"], a["b_dec"], _subtracts(config), extra), Gated()
+    weights = SAEWeights(a["W_enc"], a["b_gate"], a["W_dec"], a["b_dec"], _subtracts(config), extra)
+    return _finetuned(weights, arrays, config), Gated()
 
 
 def _jumprelu(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
@@ -238,6 +249,10 @@ def temporal_weights(
     subtracts: bool,
 ) -> SAEWeights:
     """Weights of a temporal SAE, its attention in `extra`; `names` says what the file calls them."""
+    if not 1 <= activation.n_attn_layers <= len(arrays):
+        raise SAEError(
+            f"{arrays.path} holds no {activation.n_attn_layers} layers of attention, as its settings say."
+        )
     shapes = {names["W_dec"]: "n d", names["b_dec"]: "d"}
     if "W_enc" in names:
         shapes[names["W_enc"]] = "d n"
@@ -249,7 +264,11 @@ def temporal_weights(
     W_dec, b_dec = a.pop(names["W_dec"]), a.pop(names["b_dec"])
     W_enc = a.pop(names["W_enc"]) if "W_enc" in names else W_dec.T
     n = len(W_dec)
-    if n % activation.n_heads or a["attn_layers.0.q_target.bias"].size % activation.n_heads:
+    if (
+        activation.n_heads < 1
+        or n % activation.n_heads
+        or a["attn_layers.0.q_target.bias"].size % activation.n_heads
+    ):
         raise SAEError(
             f"{arrays.path}: {activation.n_heads} heads do not divide attention over {n} features."
         )
@@ -318,4 +337,5 @@ def _trained_k(config: Mapping[str, Any], facts: Mapping[str, Any]) -> int | Non
     """k of a BatchTopK SAE, which is read as JumpReLU."""
     details = facts.get("training_architecture_details")
     k = config.get("k", details.get("k") if isinstance(details, dict) else None)
-    return int(k) if isinstance(k, (int, float)) and not isinstance(k, bool) and k >= 1 else None
+    number = isinstance(k, (int, float)) and not isinstance(k, bool) and 1 <= k < 2**31
+    return int(k) if number else None

@@ -7,7 +7,9 @@ used, and whatever is wrong with them becomes an `SAEError` that names the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,11 @@ from ...errors import BackendError, SAEError
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights
 
+_TELLING = {
+    "threshold", "log_threshold", "topk_threshold", "log_jumprelu_threshold", "b_gate", "b_mag", "r_mag", "gate_bias",
+    "mag_bias", "W_skip", "affine_skip_connection", "b_D",
+}  # fmt: skip
+"""An SAE that has one of these does not work without it."""
 _PLAIN = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"}
 
 
@@ -63,15 +70,24 @@ class Files:
             return self.chosen if self.chosen in found else None
         return found[0] if len(found) == 1 else None
 
-    def hints(self) -> str:
-        """The whole path, of which parent folders say something."""
-        return "/".join(self.path.absolute().parts)
+    def hint(self, pattern: str, file: str | None = None) -> re.Match[str] | None:
+        """Where the path says something: of several places the one nearest to the file."""
+        path = "/".join(self.folder.absolute().parts) + "/" + (file or self.chosen or "")
+        return max(re.finditer(pattern, path), key=lambda match: match.start(), default=None)
 
     def config(self, name: str) -> dict[str, Any]:
         """A JSON or YAML file that holds an object."""
         if name not in self._config:
             self._config[name] = read_config(self.folder / name)
         return self._config[name]
+
+    def untaken(self) -> list[str]:
+        """Arrays that say how an SAE works, and that its reader did not ask for."""
+        return [
+            f"{name} in {file}"
+            for file, arrays in self._arrays.items()
+            for name in sorted(arrays.keys() & _TELLING - arrays.taken)
+        ]
 
     def arrays(self, name: str) -> Arrays:
         """The arrays of a safetensors, npz or pt file."""
@@ -83,11 +99,21 @@ class Files:
 class Arrays(Mapping[str, Any]):
     """Named arrays of a file; what is not an array (a string, a number in a `.pt`) is held as it is."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, held: dict[str, Any] | None = None):
         self.path = path
+        self.taken: set[str] = set()
+        """Names that were asked for."""
+        self._given = held
 
     @cached_property
     def _held(self) -> dict[str, Any]:
+        held = self._read() if self._given is None else self._given
+        for array in held.values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False  # nobody else holds it, so an SAE need not copy it
+        return held
+
+    def _read(self) -> dict[str, Any]:
         if self.path.suffix == ".safetensors":
             return read_safetensors(self.path)
         return read_npz(self.path) if self.path.suffix == ".npz" else read_torch_file(self.path)
@@ -152,6 +178,7 @@ class Arrays(Mapping[str, Any]):
         return float(value.reshape(()))
 
     def _numbers(self, name: str) -> np.ndarray:
+        self.taken.add(name)
         value = np.asarray(self[name])
         if value.dtype.kind not in "fiub":
             raise SAEError(f"{self.path}: {name} holds {value.dtype}, expected numbers.")
@@ -181,6 +208,8 @@ def _yaml(text: str) -> Any:
         import yaml
     except ImportError as error:
         raise BackendError("Reading a .yaml file needs PyYAML: pip install pyyaml.") from error
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise ValueError("it refers to itself (a YAML alias), which no SAE's settings do")
     return yaml.safe_load(text)
 
 
@@ -246,12 +275,12 @@ def setting(
         if default is ...:
             raise SAEError(f"{where} lacks {name!r}, which says how this SAE works. It has: {_keys(config)}.")
         return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise SAEError(f"{where}: {name!r} is {value!r}, expected {kind.__name__}.")
+        raise SAEError(f"{where}: {name!r} is {reprlib.repr(value)}, expected {kind.__name__}.")
     if kind is float and not np.isfinite(value):
         raise SAEError(f"{where}: {name!r} is {value!r}, expected a finite number.")
     return value
@@ -259,3 +288,18 @@ def setting(
 
 def _keys(config: Mapping[str, Any]) -> str:
     return ", ".join(sorted(map(str, config))[:20]) or "nothing"
+
+
+def one_of(
+    config: Mapping[str, Any], name: str, known: Sequence[str], default: Any = ..., where: str = ""
+) -> Any:
+    """A setting that is one of `known`."""
+    value = setting(config, name, str, default, where)
+    if value is not None and value not in known:
+        raise SAEError(f"{where}: unknown {name} {value!r}. Known: {', '.join(known)}.")
+    return value
+
+
+def the_k(files: Files, config: Mapping[str, Any], name: str = "k", where: str = "") -> int:
+    """k as the user wants it, or as the file says."""
+    return files.k if files.k is not None else setting(config, name, int, ..., where)

@@ -26,7 +26,7 @@ def read(files: Files) -> Parts:
     d = setting(config, "d_in", int, ..., _CONFIG)
     n = setting(config, "num_latents", int, 0, _CONFIG)
     if not n and config.get("expansion_factor") is not None:
-        n = round(d * setting(config, "expansion_factor", float, ..., _CONFIG))
+        n = round(min(d * setting(config, "expansion_factor", float, ..., _CONFIG), 2.0**62))
     transcode = setting(config, "transcode", bool, False, _CONFIG)
     shapes = {"encoder.weight": "n d", "encoder.bias": "n", "W_dec": "n out", "b_dec": "out"}
     skip = setting(config, "skip_connection", bool, False, _CONFIG)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-
 import numpy as np
 
 from ...variants import Temporal
@@ -35,15 +32,13 @@ def read(files: Files) -> Parts:
     weights = temporal_weights(
         arrays, names, activation, {"d": setting(llm, "dimin", int, None, _CONFIG)}, True
     )
-    layer = re.search(r"/layer_(\d+)/", files.hints() + "/")
+    layer = files.hint(r"/layer_(\d+)/")
     facts = {"component": f"layers.{layer[1]}.resid_post"} if layer else {}
-    return Parts(replace(weights, subtract_b_dec=True), activation, facts)
+    return Parts(weights, activation, facts)
 
 
 def _flat_bias(arrays: Arrays) -> Arrays:
     """b is sometimes stored as one row."""
     if "b" in arrays and np.ndim(arrays["b"]) == 2 and len(arrays["b"]) == 1:
-        flat = Arrays(arrays.path)
-        flat.__dict__["_held"] = {**dict(arrays), "b": arrays["b"][0]}
-        return flat
+        return Arrays(arrays.path, {**dict(arrays), "b": arrays["b"][0]})
     return arrays

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...components import hook_component
-from ...errors import SAEError
+from ...errors import InputError, SAEError
 from .hub import download, list_files
 from .table import PretrainedSAE, files_of, find_pretrained, is_release, suggestion
 
@@ -41,6 +41,8 @@ def fetch(release: str, sae_id: str | None, revision: str | None = None) -> Fetc
     Raises:
         SAEError: Unknown release, id, repository or file; no access; offline and not in the cache.
     """
+    if not isinstance(release, str) or not isinstance(sae_id, (str, type(None))):
+        raise InputError(f"A release and an id are strings, got {release!r}, {sae_id!r}.")
     if "/" in release and not is_release(release):
         return _from_repository(release, sae_id, revision)
     entry = find_pretrained(release, sae_id)
