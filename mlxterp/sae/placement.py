@@ -48,6 +48,8 @@ class Placement:
             backend, weights = self.home()
             return backend, weights, backend.put(np.asarray(x, dtype=np.float32), like=weights.b_dec)
         backend = backend_of(x)
+        if "complex" in str(x.dtype):
+            raise SAEError(f"Expected an array of numbers, got {x.dtype} of shape {tuple(x.shape)}.")
         return (*self._at(backend, backend.device(x)), backend.constant(x))
 
     def _at(self, backend: Backend, device: str | None) -> tuple[Backend, SAEWeights]:
