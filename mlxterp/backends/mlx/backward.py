@@ -13,8 +13,8 @@ import numpy as np
 from ...weights import SAEWeights
 from .. import gathering
 
-_GATHERED = 1 << 20
-"""Numbers of decoder rows gathered at a time."""
+_CACHED, _HELD = 1 << 18, 1 << 26
+"""Numbers of decoder rows gathered at a time: on a CPU they stay in the cache, a GPU wants large pieces."""
 
 
 def backward(
@@ -40,7 +40,8 @@ def backward(
 
 def _slopes(W_dec: mx.array, ids: mx.array, g: mx.array) -> mx.array:
     """W_dec[ids[i, j]] · g[i], (n, k)."""
-    step = max(1, _GATHERED // (ids.shape[1] * W_dec.shape[1]))
+    cells = _CACHED if mx.default_device() == mx.Device(mx.cpu) else _HELD
+    step = max(1, cells // (ids.shape[1] * W_dec.shape[1]))
     parts = []
     for i in range(0, ids.shape[0], step):
         parts.append((W_dec[ids[i : i + step]] @ g[i : i + step, :, None])[:, :, 0])
@@ -55,7 +56,7 @@ def _by_feature(table: mx.array, ids: mx.array, numbers: mx.array, n: int) -> mx
             gathering.weighted_columns(np.asarray(table), np.asarray(ids), np.asarray(numbers), n)
         )
     out = mx.zeros((n, table.shape[1]))
-    step = max(1, _GATHERED // (ids.shape[1] * table.shape[1]))
+    step = max(1, _HELD // (ids.shape[1] * table.shape[1]))
     for i in range(0, ids.shape[0], step):
         part = slice(i, i + step)
         out = out.at[ids[part]].add(numbers[part][:, :, None] * table[part][:, None, :])

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from ...weights import SAEWeights
 
-_GATHERED = 1 << 22
-"""Numbers of decoder rows gathered at a time."""
+_CACHED, _HELD = 1 << 18, 1 << 26
+"""Numbers of decoder rows gathered at a time: on a CPU they stay in the cache, a GPU wants large pieces."""
 
 
 @torch.no_grad()
@@ -44,7 +44,8 @@ def backward(
 
 def _slopes(W_dec: torch.Tensor, ids: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     """W_dec[ids[i, j]] · g[i], (n, k)."""
-    step = max(1, _GATHERED // (ids.shape[1] * W_dec.shape[1]))
+    cells = _CACHED if W_dec.device.type == "cpu" else _HELD
+    step = max(1, cells // (ids.shape[1] * W_dec.shape[1]))
     parts = zip(ids.split(step), g.split(step), strict=True)
     return torch.cat([torch.bmm(W_dec[i], some[:, :, None])[:, :, 0] for i, some in parts])
 
@@ -62,7 +63,7 @@ def _bags(
         return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=numbers)
     out = table.new_zeros((n, table.shape[1]))
     features = ids.reshape(-1).sort(stable=True).values
-    step = max(1, _GATHERED // table.shape[1])
+    step = max(1, _HELD // table.shape[1])
     for i in range(0, len(rows), step):
         part = slice(i, i + step)
         out.index_add_(0, features[part], table[rows[part]] * numbers[part, None])

@@ -24,7 +24,11 @@ class TorchTrainState:
         self.W_dec = self._parameter(weights.W_dec)
         self.b_dec = self._parameter(weights.b_dec)
         self._adam = torch.optim.Adam(
-            [self.encoder, self.b_enc, self.W_dec, self.b_dec], lr=0.0, betas=(0.9, 0.999), eps=1e-8
+            [self.encoder, self.b_enc, self.W_dec, self.b_dec],
+            lr=0.0,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=self._device.type != "mps",
         )
         self._silent = np.zeros(weights.W_enc.shape[1], dtype=np.int64)  # tokens since it last fired
 
