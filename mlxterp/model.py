@@ -13,9 +13,8 @@ from .backends import load_language_model, wrap_language_model
 from .backends.base import LanguageModel
 from .components import GLOBAL, ROOTS
 from .edits import Interventions
-from .errors import ComponentError, warn
 from .features.check import SAECheck, check
-from .features.fitting import open_sae
+from .features.fitting import open_sae, warn_of_another_place
 from .features.search import top_features, top_texts
 from .features.train import train_on_texts
 from .gradients import gradients
@@ -351,7 +350,7 @@ class InterpretableModel:
         """
         sae, place = self._place(sae, layer, component)
         found = top_features(self.language_model, text, sae, place, tokenize=self._tokenize, top_k=top_k)
-        self._warn_of_another_place(sae, place)
+        warn_of_another_place(self.anatomy, sae, place.name)
         return found
 
     def get_top_texts_for_feature(
@@ -372,7 +371,7 @@ class InterpretableModel:
         found = top_texts(
             self.language_model, feature_id, sae, texts, place, tokenize=self._tokenize, top_k=top_k
         )
-        self._warn_of_another_place(sae, place)
+        warn_of_another_place(self.anatomy, sae, place.name)
         return found
 
     def _place(self, sae: SAE | str | Path, layer: int, component: str) -> tuple[SAE, Component]:
@@ -380,20 +379,6 @@ class InterpretableModel:
         self._refresh()
         sae = sae if isinstance(sae, SAE) else self.load_sae(sae)
         return sae, self.anatomy.component(_path(self.anatomy.names.layer(layer), component))
-
-    def _warn_of_another_place(self, sae: SAE, place: Component) -> None:
-        """Says so where an SAE was used on another component than it was trained on."""
-        if sae.component is None:
-            return
-        try:
-            trained_on = self.anatomy.names.resolve(sae.component).name
-        except ComponentError:
-            trained_on = f"{sae.component} (of another model)"
-        if trained_on != place.name:
-            warn(
-                f"This SAE was trained on {trained_on}, and was used on {place.name} as asked. Its features"
-                " mean something there only if the two carry the same activations."
-            )
 
 
 def _path(layer: int, component: str) -> str:

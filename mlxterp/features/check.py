@@ -7,21 +7,23 @@ without each text's first token. Where one of them fits far better, the report s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..anatomy import Anatomy
+from ..backends.base import Backend
 from ..corpus import check_texts
 from ..edits import declared_edits
-from ..errors import ComponentError, InputError, SAEError
+from ..errors import InputError, SAEError
 from ..sae import SAE
-from ..sites import Array, Component
+from ..sites import Array, Component, Run
 from ..sparse import SparseFeatures
 from ..tokens import TokenBatch
 from ..variants import Temporal
+from .collect import rows_of
 from .diagnosis import likely_cause
 from .fitting import read, resolve
 
@@ -74,7 +76,7 @@ class SAECheck:
         ]
         if self.expected:
             lines.append("  expected           " + ", ".join(f"{k} {v:g}" for k, v in self.expected.items()))
-        return "\n".join([*lines, *(f"  ! {finding}" for finding in self.findings or ())])
+        return "\n".join([*lines, *(f"  ! {finding}" for finding in self.findings)])
 
 
 def check(
@@ -222,7 +224,7 @@ def _add_reconstruction(
 ) -> None:
     model, backend = anatomy.model, anatomy.model.backend
     run = model.run(batch, [*place.sites, *target.sites])
-    x, y = (_rows(place, run), _rows(target, run))
+    x, y = (_rows(anatomy, at, run, batch.ids.shape) for at in (place, target))
     mask = np.arange(batch.ids.shape[1]) < np.asarray(batch.lengths)[:, None]
     replacement = np.zeros((*mask.shape, sae.d_out), dtype=np.float32)
     features, replacement[mask] = _applied(sae, x, mask, batch.lengths)
@@ -235,7 +237,7 @@ def _add_reconstruction(
     sums.square += float((wanted**2).sum())
     sums.total += wanted.sum(axis=0)
     sums.n += len(wanted)
-    edits = declared_edits(anatomy, {target.name: _putting(backend, target, replacement, mask)})
+    edits = declared_edits(anatomy, {target.name: _putting(backend, replacement, mask)})
     sums.losses["clean"] += _loss(backend, run.logits, batch)
     sums.losses["sae"] += _loss(backend, model.run(batch, edits=edits).logits, batch)
     sums.predicted += int((batch.lengths - 1).sum())
@@ -260,42 +262,33 @@ def _add_ablations(
     for key, value in (("zero", np.zeros_like(mean)), ("mean", mean)):
         whole = np.broadcast_to(value.astype(np.float32), (*batch.ids.shape, len(mean)))
         mask = np.ones(batch.ids.shape, dtype=bool)
-        edits = declared_edits(anatomy, {target.name: _putting(backend, target, whole, mask)})
+        edits = declared_edits(anatomy, {target.name: _putting(backend, whole, mask)})
         sums.losses[key] += _loss(backend, model.run(batch, edits=edits).logits, batch)
 
 
-def _rows(place: Component, run: Any) -> np.ndarray:
-    """float32, (batch, positions, width); heads stand side by side."""
-    from ..backends import backend_of
-
-    value = place.read(run)
-    if isinstance(value, list):
-        raise ComponentError(
-            f"{place.name} is called {len(value)} times in one pass; an SAE needs one value."
-        )
-    array = backend_of(value).get(value).astype(np.float32)
-    if array.ndim == 4:  # (batch, heads, positions, d_head)
-        array = array.swapaxes(1, 2).reshape(array.shape[0], array.shape[2], -1)
-    return array
+def _rows(anatomy: Anatomy, place: Component, run: Run, shape: tuple[int, ...]) -> np.ndarray:
+    """float32, (batch, positions, width)."""
+    rows = anatomy.model.backend.get(rows_of(place, run, shape)).astype(np.float32)
+    return rows.reshape(*shape, -1)
 
 
-def _putting(backend: Any, target: Component, new: np.ndarray, mask: np.ndarray):
+def _putting(backend: Backend, new: np.ndarray, mask: np.ndarray) -> Callable[[Array], Array]:
     """An intervention that writes `new` (batch, positions, width) where `mask` holds and not at first tokens."""
-    keep_first = mask.copy()
-    keep_first[:, 0] = False
+    written = mask.copy()
+    written[:, 0] = False
 
     def put(x: Array) -> Array:
-        value, where = new, keep_first[..., None]
+        value, where = new, written[..., None]
         if x.ndim == 4:
             batch, heads, positions, d_head = x.shape
             value = value.reshape(batch, positions, heads, d_head).swapaxes(1, 2)
-            where = keep_first[:, None, :, None]
+            where = written[:, None, :, None]
         return backend.where(where, backend.put(np.ascontiguousarray(value), like=x), x)
 
     return put
 
 
-def _loss(backend: Any, logits: Array, batch: TokenBatch) -> float:
+def _loss(backend: Backend, logits: Array, batch: TokenBatch) -> float:
     return sum(
         float(backend.token_losses(logits[row, : n - 1], batch.ids[row, 1:n]).sum(dtype=np.float64))
         for row, n in enumerate(batch.lengths)

@@ -14,7 +14,7 @@ import numpy as np
 from ..backends.base import LanguageModel
 from ..corpus import Corpus, CorpusBatch
 from ..errors import ComponentError, InputError, NeverCalledError
-from ..sites import ATTENTION_PORTS, Array, Component
+from ..sites import ATTENTION_PORTS, Array, Component, Run
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,6 +53,19 @@ def collect(
 
 def _run(model: LanguageModel, batch: CorpusBatch, component: Component) -> Activations:
     run = model.run(batch.tokens, capture=component.sites, stop_after=component.sites)
+    rows = rows_of(component, run, batch.tokens.ids.shape)
+    row, column, positions = batch.kept()
+    index = row * batch.tokens.ids.shape[1] + column
+    return Activations(batch.text_ids[row], positions, rows[model.backend.put_index(index, rows)])
+
+
+def rows_of(component: Component, run: Run, shape: tuple[int, ...]) -> Array:
+    """Native (batch x positions, width) of a component in a run of that (batch, positions); heads side by side.
+
+    Raises:
+        NeverCalledError: The run did not reach it.
+        ComponentError: It has no single value (…, width) for each token.
+    """
     try:
         value = component.read(run)
     except LookupError as error:
@@ -62,10 +75,7 @@ def _run(model: LanguageModel, batch: CorpusBatch, component: Component) -> Acti
             f"{component.name} is called {len(value)} times in one forward pass, so a token has"
             f" {len(value)} activations there. Choose a component that is called once."
         )
-    rows = _as_rows(value, component, batch.tokens.ids.shape)
-    row, column, positions = batch.kept()
-    index = row * batch.tokens.ids.shape[1] + column
-    return Activations(batch.text_ids[row], positions, rows[model.backend.put_index(index, rows)])
+    return _as_rows(value, component, shape)
 
 
 def _as_rows(value: Array, component: Component, shape: tuple[int, ...]) -> Array:

@@ -22,6 +22,7 @@ from ..sae.formats.fold import without_subtraction
 from ..sae.pretrained import is_published
 from ..sites import Component
 from ..tokens import TokenBatch
+from .collect import rows_of
 
 _CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "attn", "mlp")
 _PROBE_TOKENS = 8
@@ -51,14 +52,24 @@ def _warn_of_another(anatomy: Anatomy, sae: SAE, fitted: SAE, model_name: str | 
     said = sae.metadata.get("model")
     if model_name and isinstance(said, str) and not _same_model(model_name, said):
         warn(f"This SAE was trained on {said}, and this model is {model_name}.")
+    if fitted.component is not None:
+        warn_of_another_place(anatomy, sae, fitted.component)
+
+
+def warn_of_another_place(anatomy: Anatomy, sae: SAE, used_on: str) -> None:
+    """Says so where an SAE is used on another component than it was trained on."""
+    trained_on = hook_component(sae.component)
+    if trained_on is None:
+        return
     try:
-        trained_on = (
-            None if sae.component is None else resolve(anatomy, sae, hook_component(sae.component) or "").name
-        )
+        trained_on = resolve(anatomy, sae, trained_on).name
     except ComponentError:
-        trained_on = sae.component
-    if trained_on is not None and trained_on != fitted.component:
-        warn(f"This SAE was trained on {trained_on}, and will be used on {fitted.component} as asked.")
+        trained_on = f"{sae.component} (of another model)"
+    if trained_on != used_on:
+        warn(
+            f"This SAE was trained on {trained_on}, and is used on {used_on} as asked. Its features mean something"
+            " there only if the two carry the same activations."
+        )
 
 
 def _same_model(one: str, other: str) -> bool:
@@ -132,14 +143,7 @@ def read(anatomy: Anatomy, places: list[Component], ids: np.ndarray | None = Non
         ids = np.random.default_rng(0).integers(0, model.vocab_size, _PROBE_TOKENS)
     sites = [site for place in places for site in place.sites]
     run = model.run(TokenBatch.from_rows([ids.tolist()]), sites, stop_after=sites)
-    found = []
-    for place in places:
-        value = place.read(run)
-        array = model.backend.get(value[-1] if isinstance(value, list) else value).astype(np.float32)[0]
-        if array.ndim == 3:  # (heads, positions, d_head)
-            array = array.swapaxes(0, 1).reshape(array.shape[1], -1)
-        found.append(array)
-    return found
+    return [model.backend.get(rows_of(place, run, (1, len(ids)))).astype(np.float32) for place in places]
 
 
 def _by_joined_name(anatomy: Anatomy, name: str) -> str | None:

@@ -134,7 +134,9 @@ def test_another_width_and_a_missing_component_are_refused(opened, tmp_path):
         opened.load_sae(random_sae(48, {"component": "layers.1.mlp"}).save(tmp_path / "wide"))
     with pytest.raises(ComponentError, match=r"no layer 7"):
         opened.load_sae(random_sae(64, {"component": "layers.7.mlp"}).save(tmp_path / "far"))
-    with pytest.warns(MlxterpWarning, match=r"trained on layers\.7\.mlp, and will be used on"):
+    with pytest.warns(
+        MlxterpWarning, match=r"trained on layers\.7\.mlp \(of another model\), and is used on"
+    ):
         moved = opened.load_sae(tmp_path / "far", component="layers.0.mlp")
     assert moved.component == opened.anatomy.component("layers.0.mlp").name
 

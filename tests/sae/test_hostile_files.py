@@ -133,7 +133,7 @@ def mutate_and_load(number: int, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("number", range(40))
 def test_a_changed_file_is_refused_or_read(number, tmp_path):
-    mutate_and_load(number, tmp_path)
+    assert mutate_and_load(number, tmp_path) in ("refused", "read")
 
 
 @pytest.mark.slow

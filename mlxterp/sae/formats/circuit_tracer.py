@@ -19,11 +19,13 @@ def _layer_file(files: Files) -> str | None:
 
 
 def matches(files: Files) -> bool:
+    """Whether the files are of this format."""
     name = _layer_file(files)
     return name is not None and {"W_enc", "W_dec"} <= set(files.arrays(name))
 
 
 def read(files: Files) -> Parts:
+    """The SAE that the files hold."""
     name = _layer_file(files) or "layer_0.safetensors"
     arrays = files.arrays(name)
     a = arrays.take(_SHAPES)
@@ -53,6 +55,7 @@ def _cross_layer(files: Files) -> str | None:
 
 
 def matches_cross_layer(files: Files) -> bool:
+    """Whether the files are of this format."""
     return _cross_layer(files) is not None
 
 

@@ -49,6 +49,7 @@ def _config_of(files: Files) -> Files | None:
 
 
 def matches(files: Files) -> bool:
+    """Whether the files are of this format."""
     return _weights_name(files) is not None
 
 

@@ -23,10 +23,12 @@ _SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "attn.z", "transcoders":
 
 
 def matches_npz(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(_NPZ)
 
 
 def read_npz(files: Files) -> Parts:
+    """The SAE that the files hold."""
     arrays = files.arrays(_NPZ)
     a = arrays.take({"W_enc": "d n", "W_dec": "n out", "b_enc": "n", "b_dec": "out", "threshold": "n"})
     if files.hint(_EMBEDDING):  # trained on embeddings before Gemma multiplies them by sqrt(d_model)
@@ -76,12 +78,14 @@ def _params(files: Files) -> str | None:
 
 
 def matches_safetensors(files: Files) -> bool:
+    """Whether the files are of this format."""
     if files.chosen == "config.json" and "params.safetensors" in files.names:
         return True
     return _params(files) is not None
 
 
 def read_safetensors(files: Files) -> Parts:
+    """The SAE that the files hold."""
     name = _params(files) or "params.safetensors"
     config = files.config("config.json") if "config.json" in files.names else {}
     if config.get("architecture") not in (None, "jump_relu"):

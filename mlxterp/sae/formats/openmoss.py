@@ -46,10 +46,12 @@ def _llama_scope_files(files: Files) -> tuple[Files, Files] | None:
 
 
 def matches_llama_scope(files: Files) -> bool:
+    """Whether the files are of this format."""
     return _llama_scope_files(files) is not None
 
 
 def read_llama_scope(files: Files) -> Parts:
+    """The SAE that the files hold."""
     found = _llama_scope_files(files)
     if found is None:
         raise SAEError(f"{files.path}: expected {_HYPER} and checkpoints/{_FINAL}.")
@@ -113,10 +115,12 @@ def _norms(config: Mapping[str, Any], d: int) -> tuple[np.float32, np.float32]:
 
 
 def matches_r1(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(_CONFIG, _WEIGHTS) and "encoder.weight" in files.arrays(_WEIGHTS)
 
 
 def read_r1(files: Files) -> Parts:
+    """The SAE that the files hold."""
     config = files.config(_CONFIG)
     one_of(config, "act_fn", ("jumprelu",), "jumprelu", _CONFIG)
     one_of(config, "norm_activation", ("dataset-wise", "inference"), None, _CONFIG)
@@ -140,10 +144,12 @@ def read_r1(files: Files) -> Parts:
 
 
 def matches_llamascopium(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(_CONFIG, _WEIGHTS) and "W_E" in files.arrays(_WEIGHTS)
 
 
 def read_llamascopium(files: Files) -> Parts:
+    """The SAE that the files hold."""
     config, arrays = files.config(_CONFIG), files.arrays(_WEIGHTS)
     one_of(config, "sae_type", ("sae", "transcoder"), "sae", _CONFIG)
     if config.get("use_glu_encoder"):

@@ -22,10 +22,12 @@ _EXTRA = {"threshold": "n", "gate_scale": "n", "b_mag": "n", "value_scale": "n",
 
 
 def matches(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(CONFIG, WEIGHTS) and files.config(CONFIG).get("format") == FORMAT
 
 
 def read(files: Files) -> Parts:
+    """The SAE that the files hold."""
     config = files.config(CONFIG)
     version = config.get("version")
     if config.get("format") != FORMAT or version not in (1, VERSION):

@@ -53,6 +53,7 @@ def _resid_post(files: Files, pattern: str) -> dict[str, Any]:
 
 
 def matches_openai(files: Files) -> bool:
+    """Whether the files are of this format."""
     return _holds(files, "pre_bias", "latent_bias", "encoder.weight")
 
 
@@ -90,10 +91,12 @@ def _openai_activation(files: Files, kind: Any, state: Any, n: int) -> Activatio
 
 
 def matches_goodfire(files: Files) -> bool:
+    """Whether the files are of this format."""
     return _holds(files, "encoder_linear.weight", "decoder_linear.weight")
 
 
 def read_goodfire(files: Files) -> Parts:
+    """The SAE that the files hold."""
     shapes = {name.replace(".", "_linear."): shape for name, shape in _LINEAR.items()}
     a = _arrays(files).take(shapes)
     weights = SAEWeights(
@@ -104,11 +107,13 @@ def read_goodfire(files: Files) -> Parts:
 
 
 def matches_deepseek(files: Files) -> bool:
+    """Whether the files are of this format."""
     name = _file(files)
     return name is not None and set(files.arrays(name)) == set(_LINEAR)
 
 
 def read_deepseek(files: Files) -> Parts:
+    """The SAE that the files hold."""
     a = _arrays(files).take(_LINEAR)
     weights = SAEWeights(
         a["encoder.weight"].T,
@@ -124,6 +129,7 @@ def read_deepseek(files: Files) -> Parts:
 
 
 def matches_qwen(files: Files) -> bool:
+    """Whether the files are of this format."""
     name = _file(files)
     return (
         name is not None
@@ -153,6 +159,7 @@ def _kissane_config(files: Files) -> str | None:
 
 
 def matches_kissane(files: Files) -> bool:
+    """Whether the files are of this format."""
     if files.chosen is not None and files.chosen.endswith("_cfg.json"):
         return any(
             f"{files.chosen.removesuffix('_cfg.json')}{ending}" in files.names for ending in (".pt", ".pth")
@@ -161,6 +168,7 @@ def matches_kissane(files: Files) -> bool:
 
 
 def read_kissane(files: Files) -> Parts:
+    """The SAE that the files hold."""
     if files.chosen is not None and files.chosen.endswith("_cfg.json"):
         stem = files.chosen.removesuffix("_cfg.json")
         ending = next(ending for ending in (".pt", ".pth") if f"{stem}{ending}" in files.names)
@@ -186,6 +194,7 @@ def read_kissane(files: Files) -> Parts:
 
 
 def matches_mi_crow(files: Files) -> bool:
+    """Whether the files are of this format."""
     return _holds(files, "sae_state_dict", "mi_crow_metadata")
 
 

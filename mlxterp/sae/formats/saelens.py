@@ -52,10 +52,12 @@ _NORMALISATIONS = {
 
 
 def matches(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(CONFIG, WEIGHTS)
 
 
 def read(files: Files) -> Parts:
+    """The SAE that the files hold."""
     config = files.config(CONFIG)
     inner = config.get("metadata")
     facts: Mapping[str, Any] = inner if isinstance(inner, dict) else {}

@@ -18,10 +18,12 @@ _HOOK = re.compile(
 
 
 def matches(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(_CONFIG, _WEIGHTS)
 
 
 def read(files: Files) -> Parts:
+    """The SAE that the files hold."""
     config = files.config(_CONFIG)
     d = setting(config, "d_in", int, ..., _CONFIG)
     n = setting(config, "num_latents", int, 0, _CONFIG)

@@ -12,10 +12,12 @@ _CONFIG, _WEIGHTS = "conf.yaml", "latest_ckpt.safetensors"
 
 
 def matches(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(_CONFIG, _WEIGHTS)
 
 
 def read(files: Files) -> Parts:
+    """The SAE that the files hold."""
     config = files.config(_CONFIG)
     sae = setting(config, "sae", dict, ..., _CONFIG)
     llm = setting(config, "llm", dict, {}, _CONFIG)

@@ -18,10 +18,12 @@ _CLASSES: dict[str, type[TopK] | type[BatchTopK]] = {"SAE": TopK, "BatchTopKSAE"
 
 
 def matches(files: Files) -> bool:
+    """Whether the files are of this format."""
     return files.has(_CONFIG, _WEIGHTS) and "class" in files.config(_CONFIG)
 
 
 def read(files: Files) -> Parts:
+    """The SAE that the files hold."""
     config, arrays = files.config(_CONFIG), files.arrays(_WEIGHTS)
     kind = setting(config, "class", str, ..., _CONFIG)
     if kind not in _CLASSES:
