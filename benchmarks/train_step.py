@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from common import interleaved, peak_memory, ratio, report, rounds_asked_for
 
-from mlxterp.weights import SAEWeights, TopK, TrainRecipe
+from mlxterp.training.recipe import TrainRecipe
+from mlxterp.training.state import TrainState
+from mlxterp.weights import SAEWeights
 
 D_MODEL, D_HIDDEN, K, BATCH = 512, 8192, 32, 4096
 LR = 1e-3
@@ -66,9 +68,9 @@ def embedding_bag(ids: torch.Tensor, values: torch.Tensor, W_dec: torch.Tensor) 
 def main() -> None:
     rounds = rounds_asked_for(__doc__, 5)
     x = np.random.default_rng(1).standard_normal((BATCH, D_MODEL), dtype=np.float32)
-    recipe = TrainRecipe(TopK(K), float(D_MODEL), 10**9, D_MODEL // 2, 1 / 32)
+    recipe = TrainRecipe("topk", K, float(D_MODEL), 10**9, D_MODEL // 2, 1 / 4)
     states = {
-        name: mlxterp.get_backend(name).train_state(initial(), recipe, "cpu" if name == "torch" else None)
+        name: TrainState(mlxterp.get_backend(name), initial(), recipe, "cpu" if name == "torch" else None)
         for name in ("mlx", "torch")
     }
     jobs: dict[str, Callable[[], Any]] = {

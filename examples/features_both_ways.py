@@ -23,7 +23,7 @@ for feature, activation in model.get_top_features_for_text(text, sae, layer, com
 
 print("\nAn SAE of your own, on the MLP of layer 2:")
 config = SAETrainConfig(d_hidden=512, k=12, batch_size=1024)
-own = model.train_sae(2, [t[:800] for t in texts[:120]], "mlp", config, skip_first=True)
+own = model.train_sae(2, [t[:800] for t in texts[:120]], "mlp", config, exclude=("first", "sinks"))
 facts = own.metadata["training"]
 print(f"  {own}: explained variance {facts['explained_variance']:.2f} after {facts['tokens']} tokens")
 for feature, activation in model.get_top_features_for_text(text, own, 2, "mlp", top_k=3):

@@ -13,6 +13,7 @@ preload_blas()  # before anything imports mlx
 
 from . import interventions  # noqa: E402
 from .backends import available_backends, get_backend  # noqa: E402
+from .dataset import HuggingFaceDataset  # noqa: E402
 from .demo import load_demo  # noqa: E402
 from .errors import (  # noqa: E402
     BackendError,
@@ -31,26 +32,33 @@ from .errors import (  # noqa: E402
     UnknownFeatureError,
 )
 from .features.check import SAECheck  # noqa: E402
+from .features.collecting import collect_activations  # noqa: E402
+from .features.evaluation import SAEEvaluation  # noqa: E402
 from .model import InterpretableModel  # noqa: E402
 from .objectives import logit_difference  # noqa: E402
-from .sae import SAE, SAETrainConfig, train_sae  # noqa: E402
+from .sae import SAE  # noqa: E402
 from .sae.pretrained import PretrainedSAE, pretrained_saes  # noqa: E402
 from .sae.sae import BatchTopKSAE, TopKSAE  # noqa: E402
 from .sparse import SparseFeatures  # noqa: E402
+from .store import ActivationStore, LocalStore  # noqa: E402
 from .trace import Trace  # noqa: E402
+from .training import SAETrainConfig, train_sae  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SAE",
+    "ActivationStore",
     "BackendError",
     "BatchTopKSAE",
     "ComponentError",
     "ConfigWarning",
     "EditError",
     "GradientError",
+    "HuggingFaceDataset",
     "InputError",
     "InterpretableModel",
+    "LocalStore",
     "MlxterpError",
     "MlxterpWarning",
     "NeverCalledError",
@@ -59,6 +67,7 @@ __all__ = [
     "PretrainedSAE",
     "SAECheck",
     "SAEError",
+    "SAEEvaluation",
     "SAETrainConfig",
     "SparseFeatures",
     "TopKSAE",
@@ -66,6 +75,7 @@ __all__ = [
     "TraceError",
     "UnknownFeatureError",
     "available_backends",
+    "collect_activations",
     "get_backend",
     "interventions",
     "load_demo",

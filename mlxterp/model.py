@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from .backends.base import LanguageModel
 from .components import GLOBAL, ROOTS
 from .edits import Interventions
 from .features.check import SAECheck, check
+from .features.evaluation import SAEEvaluation, evaluate
 from .features.fitting import open_sae, warn_of_another_place
 from .features.search import top_features, top_texts
-from .features.train import train_on_texts
+from .features.train import TrainOptions, train_on_texts
 from .gradients import gradients
 from .open_traces import innermost_trace
 from .proxies import ComponentProxy, LayerList
-from .sae import SAE, SAETrainConfig
+from .sae import SAE
 from .sites import Array, Component
 from .text import check_length, cross_entropy, decode, string_tokens
 from .tokens import TokenBatch, to_batch
 from .trace import Trace
+from .training.config import SAETrainConfig
 
 
 class InterpretableModel:
@@ -320,24 +322,101 @@ class InterpretableModel:
         sae = sae if isinstance(sae, SAE) else self.load_sae(sae, component=component)
         return check(self.anatomy, sae, texts, component, max_tokens)
 
+    def evaluate_sae(
+        self,
+        sae: SAE | str | Path,
+        texts: Sequence[str],
+        component: str | None = None,
+        max_tokens: int = 8192,
+    ) -> SAEEvaluation:
+        """How well an SAE reconstructs a component, and what the model loses with the reconstruction in its place.
+
+        Args:
+            component: Path; None takes the SAE's own.
+            max_tokens: At most about this many are run.
+        """
+        self._refresh()
+        sae = sae if isinstance(sae, SAE) else self.load_sae(sae, component=component)
+        return evaluate(self.anatomy, sae, texts, component, max_tokens)
+
     def train_sae(
         self,
         layer: int,
-        dataset: Sequence[str],
+        dataset: Any,
         component: str = "mlp",
         config: SAETrainConfig | None = None,
-        save_path: str | Path | None = None,
+        save_path: str | os.PathLike | None = None,
         verbose: bool = True,
-        skip_first: bool = False,
+        **options: Any,
     ) -> SAE:
         """Trains an SAE on a component's activations over texts, in one pass by default.
 
+        The model runs while the SAE trains: activations are mixed in a buffer of some batches, never all
+        held. With `config.target` the SAE is a transcoder. Ctrl-C stops after the step under way and returns (and
+        saves) the SAE as it is.
+
         Args:
+            dataset: A list of texts; the path of a text file; a Hugging Face data set or its streaming form; a
+                `HuggingFaceDataset`; or an `ActivationStore` of this model.
+            component: Name below the layer; "residual" is the residual stream after it.
             save_path: The folder to save it in.
-            skip_first: Leave out each text's first token (a BOS token's activation is far from all others).
+            verbose: Show a bar where the output is a terminal.
+            context_length: Longer texts are cut into contexts of this length; None takes the smaller of 128
+                and the model's positions.
+            exclude: Tokens to leave out: "bos", "first" (of each context), "sinks" (activations more than ten
+                times as long as the median); by default ("bos", "sinks").
+            run_dir: The folder of checkpoints and `training_history.json`; by default save_path + ".run".
+            resume: Go on from the run's last checkpoint, if there is one, as if it had not been interrupted.
+            checkpoint_every: Steps; None makes about twenty checkpoints over the run.
+            log: Where a row of figures goes now and then: "wandb", "tensorboard", or a function of the row.
+            device: Where the SAE is trained (torch).
+
+        Raises:
+            InputError: No texts, or a setting that cannot be.
+            ComponentError: No such component, or it has no single value for each token.
+            SAEError: k does not fit, activations are not finite, training diverges, a run that goes on had
+                other settings, or a store is of another model.
         """
+        jobs = {"sae": (_path(self.anatomy.names.layer(layer), component), config or SAETrainConfig())}
+        return self._train(jobs, dataset, {"sae": save_path}, verbose, options)["sae"]
+
+    def train_saes(
+        self,
+        jobs: Mapping[str, str | tuple[str, SAETrainConfig]],
+        dataset: Any,
+        save_path: str | os.PathLike | None = None,
+        verbose: bool = True,
+        **options: Any,
+    ) -> dict[str, SAE]:
+        """Trains several SAEs (layers, components, settings) from one pass of the model over the texts.
+
+        Args:
+            jobs: For each SAE's name its component ("layers.3.mlp"), or (component, config). The configs agree
+                in tokens, epochs, batch_size and seed: all SAEs see the same batches.
+            dataset, verbose, options: As in `train_sae`.
+            save_path: Each SAE is saved in the folder save_path / name.
+        """
+        asked = {
+            name: (job, SAETrainConfig()) if isinstance(job, str) else (job[0], job[1])
+            for name, job in jobs.items()
+        }
+        folder = None if save_path is None else Path(save_path)
+        if folder is not None:
+            options.setdefault("run_dir", folder.with_name(folder.name + ".run"))
+        paths = {name: None if folder is None else folder / name for name in asked}
+        return self._train(asked, dataset, paths, verbose, options)
+
+    def _train(
+        self,
+        jobs: Mapping[str, tuple[str, SAETrainConfig]],
+        dataset: Any,
+        paths: Mapping[str, str | os.PathLike | None],
+        verbose: bool,
+        options: Mapping[str, Any],
+    ) -> dict[str, SAE]:
+        self._refresh()
         return train_on_texts(
-            self.anatomy, dataset, _path(layer, component), config, save_path, verbose, skip_first
+            self.anatomy, dataset, jobs, paths, TrainOptions(verbose=verbose, **options), self.name
         )
 
     def get_top_features_for_text(

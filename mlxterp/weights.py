@@ -1,4 +1,4 @@
-"""What an SAE consists of, as `sae/` hands it to a backend: weights, activation, and how to train.
+"""What an SAE consists of, as `sae/` hands it to a backend: its weights.
 
 `SAEWeights` holds NumPy arrays on the border and native arrays inside a backend; `variants` say how
 pre-activations become features. Nothing here computes.
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 from .errors import SAEError
 from .sites import Array
-from .variants import TopK
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 """The arrays that every SAE has, in the order of files and fingerprints."""
@@ -83,18 +82,3 @@ class SAEWeights:
         """The same with `function` applied to each array."""
         extra = {name: function(array) for name, array in self.extra.items()}
         return replace(self, extra=extra, **{name: function(getattr(self, name)) for name in NAMES})
-
-
-@dataclass(frozen=True, slots=True)
-class TrainRecipe:
-    """What a training step needs to know besides weights and data."""
-
-    activation: TopK
-    variance: float
-    """Divides the squared error of a token, so that the loss is the unexplained share (near 1 at first)."""
-    dead_after: int
-    """A feature that has not fired for this many tokens is dead."""
-    aux_k: int
-    """At most this many dead features per token explain what the others left over."""
-    aux_weight: float
-    """Weight of that second error; 0 leaves it out."""

@@ -15,10 +15,10 @@ ROOT = Path(mlxterp.__file__).parent
 LEVEL = {
     "errors": 0,
     "blas": 1, "sites": 1, "tokens": 1, "components": 1, "residual": 1, "positions": 1, "sparse": 1,
-    "corpus": 1, "variants": 1, "weights": 1, "objectives": 1,
+    "corpus": 1, "variants": 1, "weights": 1, "objectives": 1, "dataset": 1, "contexts": 1, "store": 1,
     "backends": 2,
     "text": 3, "probe": 3, "array_methods": 3, "interventions": 3, "anatomy": 3, "edits": 3,
-    "results": 3, "open_traces": 3, "trace": 3, "sae": 3,
+    "results": 3, "open_traces": 3, "trace": 3, "sae": 3, "training": 3,
     "features": 4, "generation": 4, "gradients": 4, "proxies": 4,
     "model": 5, "demo": 5, "cli": 5,
 }  # fmt: skip
@@ -75,7 +75,10 @@ def test_every_public_name_is_there_and_documented():
 
 
 def test_public_methods_are_documented():
-    for cls in (mlxterp.InterpretableModel, mlxterp.Trace, mlxterp.SAE, mlxterp.SparseFeatures):
+    for cls in (
+        mlxterp.InterpretableModel, mlxterp.Trace, mlxterp.SAE, mlxterp.SparseFeatures, mlxterp.ActivationStore,
+        mlxterp.LocalStore, mlxterp.SAEEvaluation,
+    ):  # fmt: skip
         for name, member in vars(cls).items():
             if not name.startswith("_") and (callable(member) or isinstance(member, property)):
                 assert inspect.getdoc(member), f"{cls.__name__}.{name}"

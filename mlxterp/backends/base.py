@@ -15,7 +15,7 @@ from ..sites import Array, Component, Run, Site, SiteEdit
 from ..sparse import SparseFeatures
 from ..tokens import TokenBatch
 from ..variants import Activation, InputForm
-from ..weights import SAEWeights, TrainRecipe
+from ..weights import SAEWeights
 
 
 @runtime_checkable
@@ -49,6 +49,10 @@ class Backend(Protocol):
 
     def compact(self, x: Array) -> Array:
         """The same values, holding no buffer larger than they need."""
+        ...
+
+    def start(self, arrays: Sequence[Array]) -> None:
+        """Begin to compute what is still lazy, without waiting for it."""
         ...
 
     def evaluate(self, arrays: Sequence[Array]) -> None:
@@ -149,25 +153,83 @@ class Backend(Protocol):
         """
         ...
 
-    def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
-        """Training that starts from NumPy weights with unit-norm decoder rows."""
+    def slopes(self, features: SparseFeatures, W_dec: Array, gradient: Array) -> np.ndarray:
+        """float32, (pairs,): what the loss gains for each active feature's value: its decoder row times its
+        token's gradient (n, d_out) of the reconstruction."""
         ...
 
+    def sum_by_feature(
+        self, features: SparseFeatures, terms: Sequence[tuple[np.ndarray, Array]]
+    ) -> list[Array]:
+        """For each (numbers, table): the sum over a feature's pairs of their number (pairs,) times their
+        token's row of the table (n, width), (d_hidden, width)."""
+        ...
 
-class TrainState(Protocol):
-    """An SAE in training, with its optimiser."""
+    def add_auxiliary(
+        self,
+        gradients: SAEWeights,
+        x: Array,
+        error: Array,
+        weights: SAEWeights,
+        dead: np.ndarray,
+        k: int,
+        scale: float,
+    ) -> tuple[Array, SAEWeights]:
+        """Lets the k strongest dead features of each token explain what the others left (Gao et al. 2024).
 
-    def step(self, x: np.ndarray, lr: float) -> dict[str, float]:
-        """One update on x (batch, d_model) float32.
+        Args:
+            gradients: Of the loss so far; may be changed in place.
+            x, error: (n, d_model) and (n, d_out); no gradient goes through the error.
+            dead: Ids.
+            scale: What each token's squared error is multiplied by.
 
         Returns:
-            "loss" (error per token / `recipe.variance`), "aux_loss", "dead" (number of dead
-            features before the step). The weights are left alone where the loss is not finite.
+            The sum of squares of what is left, not scaled; and all gradients.
         """
         ...
 
+    def optimizer(self, weights: SAEWeights, device: str | None = None) -> Optimizer:
+        """Adam that starts from NumPy weights with unit-norm decoder rows."""
+        ...
+
+    def group(self) -> Group:
+        """The processes that this one trains with, as `mlx.launch` or `torchrun` started them."""
+        ...
+
+
+class Optimizer(Protocol):
+    """The weights of an SAE in training, and how they move."""
+
+    @property
     def weights(self) -> SAEWeights:
-        """A NumPy copy of the weights as they are now."""
+        """As they are now, native; good until the next update."""
+        ...
+
+    def update(self, gradients: SAEWeights, lr: float) -> None:
+        """One step of Adam; decoder rows have unit norm afterwards, thresholds are at least 0.
+
+        Args:
+            gradients: Native, of every weight; they may be changed.
+        """
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next steps depend on, as copies."""
+        ...
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from what `state` gave."""
+        ...
+
+
+class Group(Protocol):
+    """Processes that train together; each sees its share of every batch."""
+
+    rank: int
+    size: int
+
+    def sum(self, arrays: Sequence[Array]) -> list[Array]:
+        """The sums over all processes of native arrays; every process gives arrays of the same shapes."""
         ...
 
 

@@ -6,7 +6,7 @@ else runs a model over a corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,22 +41,37 @@ def collect(
         InputError: A token id is outside the model's vocabulary.
         ComponentError: The component has no single value (…, width) for each token.
     """
+    for batch in batches_of(model, corpus, batch_tokens):
+        yield run_batch(model, batch, [component])[0]
+
+
+def batches_of(model: LanguageModel, corpus: Corpus, batch_tokens: int = 2048) -> Iterator[CorpusBatch]:
+    """The batches in which a model runs over texts.
+
+    Raises:
+        InputError: A token id is outside the model's vocabulary.
+    """
     outside = corpus.tokens[(corpus.tokens < 0) | (corpus.tokens >= model.vocab_size)]
     if outside.size:
         raise InputError(
             f"Token id {int(outside[0])} is outside this model's vocabulary [0, {model.vocab_size})."
             " Is it the tokenizer of another model?"
         )
-    for batch in corpus.batches(batch_tokens, model.max_positions):
-        yield _run(model, batch, component)
+    return corpus.batches(batch_tokens, model.max_positions)
 
 
-def _run(model: LanguageModel, batch: CorpusBatch, component: Component) -> Activations:
-    run = model.run(batch.tokens, capture=component.sites, stop_after=component.sites)
-    rows = rows_of(component, run, batch.tokens.ids.shape)
+def run_batch(model: LanguageModel, batch: CorpusBatch, components: Sequence[Component]) -> list[Activations]:
+    """What each component puts out for the same tokens, in one forward pass that ends at the last of them."""
+    sites = [site for component in components for site in component.sites]
+    run = model.run(batch.tokens, capture=sites, stop_after=sites)
     row, column, positions = batch.kept()
     index = row * batch.tokens.ids.shape[1] + column
-    return Activations(batch.text_ids[row], positions, rows[model.backend.put_index(index, rows)])
+    found = []
+    for component in components:
+        rows = rows_of(component, run, batch.tokens.ids.shape)
+        values = rows[model.backend.put_index(index, rows)]
+        found.append(Activations(batch.text_ids[row], positions, values))
+    return found
 
 
 def rows_of(component: Component, run: Run, shape: tuple[int, ...]) -> Array:

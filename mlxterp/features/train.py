@@ -1,76 +1,125 @@
-"""Training an SAE on what a component puts out for texts."""
+"""Training SAEs on what components put out for texts, while the model runs, or from a store."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..anatomy import Anatomy
-from ..corpus import Corpus
-from ..errors import InputError
-from ..sae import SAE, SAETrainConfig, train_sae
-from .collect import collect
+from ..errors import InputError, SAEError
+from ..sae import SAE
+from ..sites import Component
+from ..store import ActivationStore, StoreRows
+from ..training.arrays import BLOCK_BATCHES, check_skip, checked_every, kept_in
+from ..training.config import SAETrainConfig
+from ..training.history import Log
+from ..training.run import Job, RunOptions, run
+from .collecting import check_store, model_rows
+from .model_rows import ModelRows
+
+_LEAST_CONTEXTS = 64
+"""Contexts that are mixed with each other, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How a model's SAEs are trained, beside their configs; see `InterpretableModel.train_sae`."""
+
+    verbose: bool = True
+    context_length: int | None = None
+    exclude: Iterable[str] = ("bos", "sinks")
+    run_dir: str | os.PathLike | None = None
+    resume: bool = False
+    checkpoint_every: int | None = None
+    log: Log | Sequence[Log] | None = None
+    device: str | None = None
 
 
 def train_on_texts(
     anatomy: Anatomy,
-    texts: Sequence[str],
-    path: str,
-    config: SAETrainConfig | None = None,
-    save_path: str | os.PathLike | None = None,
-    verbose: bool = True,
-    skip_first: bool = False,
-) -> SAE:
-    """An SAE of the component `path`, trained on every token of `texts` (the activations are held in memory).
+    dataset: Any,
+    jobs: Mapping[str, tuple[str, SAETrainConfig]],
+    save_paths: Mapping[str, str | os.PathLike | None],
+    options: TrainOptions,
+    model_name: str | None = None,
+) -> dict[str, SAE]:
+    """SAEs of several components from one pass of the model, all on the same tokens.
 
     Args:
-        skip_first: Leave out each text's first token (a BOS token's activation is far from all others).
+        dataset: Texts (see `dataset.open_texts`), or an `ActivationStore` of this model.
+        jobs: Path of the component and settings of each SAE.
+        save_paths: Folder of each SAE, or None.
+
+    Raises:
+        InputError, ComponentError, SAEError: See `InterpretableModel.train_sae`.
     """
-    component = anatomy.component(path)
-    tokenize: Callable[[str], list[int]] | None = None
-    if anatomy.model.tokenizer is not None:
-        tokenize = anatomy.model.tokenize
-    if save_path is not None and Path(save_path).is_file():
-        raise InputError(f"save_path={str(save_path)!r} is a file; an SAE is saved as a folder.")
-    corpus = Corpus.from_texts(texts, tokenize)
-    activations = gather(anatomy, corpus, component, verbose)
-    order = np.arange(len(activations)) if not skip_first else np.flatnonzero(_not_first(corpus))
-    metadata: dict[str, Any] = {
-        "model": anatomy.model.model_type,
-        "component": component.name,
-        "texts": len(texts),
-        "skip_first": skip_first,
+    if not jobs:
+        raise InputError("There is no SAE to train: an empty dictionary was given.")
+    wanted: dict[str, Component] = {}
+    places: dict[str, tuple[str, str | None]] = {}
+    for name, (path, config) in jobs.items():
+        check_skip(config, config.target is not None)
+        source = anatomy.component(path)
+        target = None if config.target is None else anatomy.component(config.target)
+        if target is not None and target.name == source.name:
+            raise SAEError(f"target={config.target!r} is the component itself; leave it out for an SAE.")
+        places[name] = source.name, None if target is None else target.name
+        wanted |= {place.name: place for place in (source, target) if place is not None}
+    config = next(iter(jobs.values()))[1]
+    rows = _rows(anatomy, dataset, list(wanted.values()), config, options)
+    run_dir = options.run_dir
+    paths = {}
+    for name in jobs:
+        paths[name], at = kept_in(save_paths.get(name), options.run_dir, options.resume and len(jobs) == 1)
+        run_dir = run_dir or (at if len(jobs) == 1 else None)
+    if options.resume and run_dir is None:
+        raise InputError("resume=True needs the folder of the run: pass the save_path (or run_dir) it had.")
+    facts = _facts(anatomy, dataset, rows, options, model_name)
+    run_jobs = {
+        name: Job(settings, *places[name], _metadata(facts, *places[name]), paths[name])
+        for name, (_, settings) in jobs.items()
     }
-    sae = train_sae(
-        activations[order], config, anatomy.model.backend.name, metadata=metadata, progress=verbose
+    kept = None if run_dir is None else Path(run_dir).expanduser()
+    run_options = RunOptions(
+        options.device,
+        options.verbose,
+        kept,
+        options.resume,
+        checked_every(options.checkpoint_every),
+        options.log,
     )
-    if save_path is not None:
-        sae.save(save_path)
-    return sae
+    return run(run_jobs, rows, anatomy.model.backend, run_options)
 
 
-def gather(anatomy: Anatomy, corpus: Corpus, component: Any, verbose: bool = True) -> np.ndarray:
-    """Activations of every token, float32 (tokens, width), in the order of the corpus."""
-    from tqdm.auto import tqdm
-
-    rows: np.ndarray | None = None
-    bar = tqdm(total=len(corpus.tokens), desc="Running texts", unit="tok", disable=None if verbose else True)
-    for part in collect(anatomy.model, corpus, component):
-        values = anatomy.model.backend.get(part.values)
-        if rows is None:
-            rows = np.empty((len(corpus.tokens), values.shape[1]), dtype=np.float32)
-        rows[corpus.offsets[part.text_ids] + part.positions] = values
-        bar.update(len(values))
-    bar.close()
-    assert rows is not None  # a corpus has tokens
-    return rows
+def _rows(
+    anatomy: Anatomy, dataset: Any, components: list[Component], config: SAETrainConfig, options: TrainOptions
+) -> ModelRows | StoreRows:
+    block = BLOCK_BATCHES * config.batch_size
+    if isinstance(dataset, ActivationStore):
+        check_store(anatomy, dataset, components)
+        return StoreRows(dataset, [c.name for c in components], block, config.seed, config.tokens)
+    length = options.context_length or 1
+    return model_rows(
+        anatomy, dataset, components, config.tokens, options.context_length, options.exclude,
+        max(block, _LEAST_CONTEXTS * length), config.seed, options.verbose,
+    )  # fmt: skip
 
 
-def _not_first(corpus: Corpus) -> np.ndarray:
-    keep = np.ones(len(corpus.tokens), dtype=bool)
-    keep[corpus.offsets[:-1]] = False
-    return keep
+def _facts(
+    anatomy: Anatomy, dataset: Any, rows: ModelRows | StoreRows, options: TrainOptions, model_name: str | None
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {"model": model_name or anatomy.model.model_type}
+    if isinstance(dataset, ActivationStore):
+        return facts | {
+            "context_size": dataset.meta.get("context_length"),
+            "exclude": dataset.meta["settings"].get("exclude"),
+        }
+    assert isinstance(rows, ModelRows)
+    return facts | {"context_size": rows.context_length, "exclude": list(rows.excluded)}
+
+
+def _metadata(facts: Mapping[str, Any], source: str, target: str | None) -> dict[str, Any]:
+    return {**facts, "component": source} | ({} if target is None else {"component_out": target})

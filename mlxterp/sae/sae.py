@@ -370,6 +370,15 @@ class SAE:
             raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
         return model.check_sae(self, texts, component=component, **options)
 
+    def evaluate(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
+        """How good this SAE is on a component of a model: reconstruction, sparsity, loss and KL.
+
+        The same as `model.evaluate_sae(sae, texts)`, which see.
+        """
+        if not hasattr(model, "evaluate_sae"):
+            raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
+        return model.evaluate_sae(self, texts, component=component, **options)
+
 
 TopKSAE = SAE
 """The existing library's name for an SAE that keeps k features of each token."""

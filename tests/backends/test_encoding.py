@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxterp import available_backends, get_backend
-from mlxterp.weights import SAEWeights, TopK
+from mlxterp.variants import TopK
+from mlxterp.weights import SAEWeights
 from tests import oracle
 
 

@@ -184,7 +184,7 @@ def trained(shared: Path) -> tuple[InterpretableModel, SAE, list[str]]:
     )
     texts = [" ".join(story.split()[:60]) for story in stories[:260]]
     config = SAETrainConfig(d_hidden=256, k=16, batch_size=512, epochs=3)
-    sae = model.train_sae(1, texts[:240], "mlp", config, verbose=False, skip_first=True)
+    sae = model.train_sae(1, texts[:240], "mlp", config, verbose=False, exclude=("first", "sinks"))
     return model, sae, texts[240:]
 
 

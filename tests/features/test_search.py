@@ -26,7 +26,8 @@ from mlxterp.features.collect import collect
 from mlxterp.features.search import _strongest, top_features, top_texts
 from mlxterp.sites import Component, Run, Site, at_site
 from mlxterp.tokens import TokenBatch
-from mlxterp.weights import SAEWeights, TopK
+from mlxterp.variants import TopK
+from mlxterp.weights import SAEWeights
 from tests import oracle
 from tests.small import checkpoint
 

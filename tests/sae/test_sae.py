@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import mlxterp
 from mlxterp import SAE, InputError, SAEError, SparseFeatures
 from mlxterp.sae import explained_variance
-from mlxterp.weights import NAMES, SAEWeights, TopK
+from mlxterp.variants import TopK
+from mlxterp.weights import NAMES, SAEWeights
 from tests import oracle
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     config = SAETrainConfig(d_hidden=2048, k=16, epochs=options.epochs, batch_size=2048, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", mlxterp.MlxterpWarning)  # stories over 256 tokens run in windows
-        sae = model.train_sae(LAYER, training, COMPONENT, config, skip_first=True)
+        sae = model.train_sae(LAYER, training, COMPONENT, config, exclude=("first", "sinks"))
     path = f"layers.{LAYER}.{COMPONENT}"
     values = [np.array(_activations(model, text, path)) for text in held_out]
     x = np.concatenate(values)

@@ -10,9 +10,9 @@ import numpy as np
 from ...errors import BackendError
 from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
-from ...weights import SAEWeights, TrainRecipe
-from ..base import Backend, TrainState
-from . import backward, decoding, encoding
+from ...weights import SAEWeights
+from ..base import Backend, Group, Optimizer
+from . import auxiliary, backward, decoding, encoding, group, optimizing, pairs
 
 
 class MLXBackend:
@@ -41,6 +41,9 @@ class MLXBackend:
 
     def compact(self, x: mx.array) -> mx.array:
         return mx.contiguous(x)
+
+    def start(self, arrays: Sequence[mx.array]) -> None:
+        mx.async_eval(list(arrays))
 
     def evaluate(self, arrays: Sequence[mx.array]) -> None:
         mx.eval(list(arrays))
@@ -110,11 +113,32 @@ class MLXBackend:
     ) -> SAEWeights:
         return backward.backward(x, ids, values, weights, gradient)
 
-    def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
-        from .training import MLXTrainState
+    def slopes(self, features: SparseFeatures, W_dec: mx.array, gradient: mx.array) -> np.ndarray:
+        return pairs.slopes(features, W_dec, gradient)
 
+    def sum_by_feature(
+        self, features: SparseFeatures, terms: Sequence[tuple[np.ndarray, mx.array]]
+    ) -> list[mx.array]:
+        return pairs.sum_by_feature(features, terms)
+
+    def add_auxiliary(
+        self,
+        gradients: SAEWeights,
+        x: mx.array,
+        error: mx.array,
+        weights: SAEWeights,
+        dead: np.ndarray,
+        k: int,
+        scale: float,
+    ) -> tuple[mx.array, SAEWeights]:
+        return auxiliary.add_auxiliary(gradients, x, error, weights, dead, k, scale)
+
+    def optimizer(self, weights: SAEWeights, device: str | None = None) -> Optimizer:
         _check_device(device)
-        return MLXTrainState(weights, recipe)
+        return optimizing.MLXOptimizer(weights)
+
+    def group(self) -> Group:
+        return group.group()
 
 
 def _default_device() -> str:

@@ -44,6 +44,10 @@ def decode_dense(features: mx.array, weights: SAEWeights) -> mx.array:
 def decode_sparse(features: SparseFeatures, weights: SAEWeights) -> mx.array:
     """(n, d_out) from features in NumPy, a block of rows at a time."""
     parts = []
+    if mx.default_device() == mx.Device(mx.cpu) and not _dense_enough(features):
+        table = np.asarray(weights.W_dec)
+        rows = gathering.weighted_ragged_rows(table, features.indptr, features.indices, features.values)
+        return mx.array(rows) + weights.b_dec
     for part in features.blocks(_ROWS):
         ids, values = part.to_topk()
         if ids.shape[1] * _DENSE_SHARE > features.d_hidden:
@@ -52,6 +56,10 @@ def decode_sparse(features: SparseFeatures, weights: SAEWeights) -> mx.array:
             parts.append(decode(mx.array(ids), mx.array(values), weights))
         mx.async_eval(parts[-1])
     return mx.concatenate(parts) if parts else mx.zeros((0, weights.b_dec.shape[0]))
+
+
+def _dense_enough(features: SparseFeatures) -> bool:
+    return len(features.values) * _DENSE_SHARE > features.n * features.d_hidden
 
 
 def weighted_rows(table: mx.array, ids: mx.array, values: mx.array) -> mx.array:

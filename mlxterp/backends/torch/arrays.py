@@ -9,9 +9,9 @@ import torch
 
 from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
-from ...weights import SAEWeights, TrainRecipe
-from ..base import Backend, TrainState
-from . import backward, decoding, encoding
+from ...weights import SAEWeights
+from ..base import Backend, Group, Optimizer
+from . import auxiliary, backward, decoding, encoding, group, optimizing, pairs
 
 
 class TorchBackend:
@@ -42,6 +42,9 @@ class TorchBackend:
     def compact(self, x: torch.Tensor) -> torch.Tensor:
         whole = x.untyped_storage().nbytes() == x.numel() * x.element_size()
         return x if whole and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
+
+    def start(self, arrays: Sequence[torch.Tensor]) -> None:
+        """Nothing is lazy: a GPU has begun, a CPU is done."""
 
     def evaluate(self, arrays: Sequence[torch.Tensor]) -> None:
         """Nothing to do: torch computes at once."""
@@ -117,10 +120,31 @@ class TorchBackend:
     ) -> SAEWeights:
         return backward.backward(x, ids, values, weights, gradient)
 
-    def train_state(self, weights: SAEWeights, recipe: TrainRecipe, device: str | None = None) -> TrainState:
-        from .training import TorchTrainState
+    def slopes(self, features: SparseFeatures, W_dec: torch.Tensor, gradient: torch.Tensor) -> np.ndarray:
+        return pairs.slopes(features, W_dec, gradient)
 
-        return TorchTrainState(weights, recipe, device)
+    def sum_by_feature(
+        self, features: SparseFeatures, terms: Sequence[tuple[np.ndarray, torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        return pairs.sum_by_feature(features, terms)
+
+    def add_auxiliary(
+        self,
+        gradients: SAEWeights,
+        x: torch.Tensor,
+        error: torch.Tensor,
+        weights: SAEWeights,
+        dead: np.ndarray,
+        k: int,
+        scale: float,
+    ) -> tuple[torch.Tensor, SAEWeights]:
+        return auxiliary.add_auxiliary(gradients, x, error, weights, dead, k, scale)
+
+    def optimizer(self, weights: SAEWeights, device: str | None = None) -> Optimizer:
+        return optimizing.TorchOptimizer(weights, device)
+
+    def group(self) -> Group:
+        return group.group()
 
 
 BACKEND: Backend = TorchBackend()

@@ -14,9 +14,13 @@ import pytest
 import mlxterp
 from mlxterp import MlxterpWarning, SAEError, SAETrainConfig, train_sae
 from mlxterp.sae import explained_variance
-from mlxterp.sae.config import learning_rate
-from mlxterp.sae.training import _batches, _plan
-from mlxterp.weights import SAEWeights, TopK, TrainRecipe
+from mlxterp.training.config import learning_rate
+from mlxterp.training.plan import Plan
+from mlxterp.training.recipe import TrainRecipe
+from mlxterp.training.rows import ArrayRows, MixingBuffer
+from mlxterp.training.state import TrainState
+from mlxterp.variants import TopK
+from mlxterp.weights import SAEWeights
 from tests import oracle
 
 
@@ -66,7 +70,7 @@ def test_the_same_seed_gives_the_same_sae_and_another_seed_another(backend):
 
 
 def test_both_backends_take_the_same_steps():
-    x, config = sparse_sums(1024), SAETrainConfig(d_hidden=24, k=3, batch_size=256, dead_after=1)
+    x, config = sparse_sums(1024), SAETrainConfig(d_hidden=24, k=3, batch_size=256, dead_window=0)
     mlx, torch = (train(name, x, config) for name in ("mlx", "torch"))
     np.testing.assert_allclose(mlx.W_dec, torch.W_dec, atol=1e-3)
     np.testing.assert_allclose(mlx.b_enc, torch.b_enc, atol=1e-3)
@@ -105,15 +109,16 @@ def state(backend: str, aux_weight: float = 1.0, dead_after: int = 10, k: int = 
     b_enc = np.zeros(12, np.float32)
     b_enc[7:] = -3  # these rarely fire, and could where the others leave an error
     weights = SAEWeights(decoder.T.copy(), b_enc, decoder, np.zeros(6, np.float32))
-    recipe = TrainRecipe(TopK(k), 6.0, dead_after, 3, aux_weight)
-    return mlxterp.get_backend(backend).train_state(weights, recipe, "cpu" if backend == "torch" else None)
+    recipe = TrainRecipe("topk", k, 6.0, dead_after, 3, aux_weight)
+    wing = mlxterp.get_backend(backend)
+    return TrainState(wing, weights, recipe, "cpu" if backend == "torch" else None)
 
 
 def test_a_step_reports_the_unexplained_share_and_lowers_it(backend):
     training, x = state(backend), np.random.default_rng(1).standard_normal((64, 6)).astype(np.float32)
     before = training.weights()
     sae = mlxterp.SAE(before, TopK(2))
-    losses = [training.step(x, 1e-2)["loss"] for _ in range(40)]
+    losses = [training.step(x, 1e-2).loss for _ in range(40)]
     expected = ((x - sae.reconstruct(x)) ** 2).sum(axis=1).mean() / 6
     assert losses[0] == pytest.approx(expected, rel=1e-4)
     assert losses[-1] < 0.8 * losses[0]
@@ -145,10 +150,10 @@ def test_dead_features_are_counted_and_come_back(backend):
     for aux_weight in (0.0, 1.0):
         training = state(backend, aux_weight)
         reports = [training.step(x[i % 8 :: 8], 1e-2) for i in range(150)]
-        assert reports[0]["dead"] == 0
-        dead[aux_weight] = [report["dead"] for report in reports]
+        assert reports[0].dead == 0
+        dead[aux_weight] = [report.dead for report in reports]
         if aux_weight:
-            assert max(report["aux_loss"] for report in reports) > 0
+            assert max(report.aux_loss for report in reports) > 0
     assert max(dead[1.0]) > 0
     assert sum(dead[1.0]) < sum(dead[0.0])
 
@@ -156,7 +161,7 @@ def test_dead_features_are_counted_and_come_back(backend):
 def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(backend):
     training = state(backend)
     before = training.weights().W_dec
-    assert not math.isfinite(training.step(np.full((3, 6), 1e30, np.float32), 1e-2)["loss"])
+    assert not math.isfinite(training.step(np.full((3, 6), 1e30, np.float32), 1e-2).loss)
     np.testing.assert_array_equal(training.weights().W_dec, before)
 
 
@@ -164,16 +169,17 @@ def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(backend):
 
 
 def test_every_row_is_used_once_an_epoch_in_batches_as_equal_as_can_be():
-    config = SAETrainConfig(d_hidden=8, k=1, batch_size=300, epochs=2)
-    plan = _plan(config, 1000, 4)
-    rng = np.random.default_rng(0)
-    batches = list(_batches(rng.permutation(1000), plan, config, rng))
+    x = np.arange(2000, dtype=np.float32).reshape(1000, 2)
+    plan = Plan.of(SAETrainConfig(d_hidden=8, k=1, batch_size=300, epochs=2), 1000, 2)
+    buffer = MixingBuffer(ArrayRows([x], ["x"], 130, 0), 2, 0)
+    batches = [buffer.take(plan.size(step))[0][:, 0] / 2 for step in range(plan.steps)]
     assert [len(b) for b in batches] == [250] * 8
     assert sorted(np.concatenate(batches[:4])) == sorted(np.concatenate(batches[4:])) == list(range(1000))
+    assert not len(buffer.take(1)[0])
 
 
 def test_the_learning_rate_warms_up_and_decays_to_the_end():
-    plan = _plan(SAETrainConfig(d_hidden=8, k=1, batch_size=10, lr=1.0), 1000, 4)
+    plan = Plan.of(SAETrainConfig(d_hidden=8, k=1, batch_size=10, lr=1.0), 1000, 4)
     rates = [plan.lr_at(step) for step in range(plan.steps)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert set(rates[5:80]) == {1.0}
@@ -219,7 +225,7 @@ def test_tokens_is_an_upper_limit():
         ({"d_hidden": 8, "k": 9}, "k=9 is larger than d_hidden=8"),
         ({"k": 0}, "k is 0"),
         ({"k": 1.5}, "must be an integer"),
-        ({"architecture": "jumprelu"}, "This version trains: topk"),
+        ({"architecture": "topkk"}, "Unknown architecture .* There are: topk, batchtopk"),
         ({"batch_size": 0}, "batch_size"),
         ({"epochs": 0}, "epochs"),
         ({"tokens": 0}, "or None"),
@@ -228,7 +234,7 @@ def test_tokens_is_an_upper_limit():
         ({"expansion_factor": 0}, "positive"),
         ({"d_hidden": 8, "k": 1, "expansion_factor": 2}, "Give one of them"),
         ({"seed": -1}, "seed"),
-        ({"aux_weight": -1}, "aux_weight"),
+        ({"auxk": -1}, "auxk"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_at_once(settings, message):

@@ -1,0 +1,252 @@
+"""`collect_activations`: what components put out for texts, on disk, in one pass over them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..anatomy import Anatomy
+from ..contexts import open_contexts
+from ..dataset import open_texts
+from ..errors import InputError, NoTokenizerError, SAEError, warn
+from ..sites import Component
+from ..store import (
+    DTYPES,
+    ActivationStore,
+    LocalStore,
+    read_meta,
+    rows_of_batch,
+    write_batch,
+    write_meta,
+    written_batches,
+)
+from ..tokens import TokenBatch
+from .collect import rows_of
+from .model_rows import ModelRows, TokenRows, check_exclusions
+
+_CONTEXT = 128
+_PROBE_TOKENS = 16
+_SAME_MODEL = 0.02
+"""Share by which the lengths of a model's activations may differ where it is the same one."""
+
+
+def collect_activations(
+    model: Any,
+    dataset: Any,
+    at: Sequence[str] | str,
+    path: str | os.PathLike | None = None,
+    *,
+    dtype: str = "float16",
+    tokens: int | None = None,
+    context_length: int | None = None,
+    exclude: Iterable[str] = ("bos", "sinks"),
+    batch_tokens: int = 65_536,
+    seed: int = 0,
+    progress: bool = True,
+) -> ActivationStore:
+    """Runs a model over texts once and keeps what components put out, mixed, in a folder.
+
+    The same call goes on where it was interrupted, and opens the store where it is complete.
+
+    Args:
+        model: An `InterpretableModel`.
+        dataset: A list of texts; the path of a text file; a Hugging Face data set or its streaming form; or a
+            `HuggingFaceDataset`.
+        at: Paths of components ("layers.3.mlp").
+        path: The folder; by default a new one in `LocalStore()`, named after the components.
+        dtype: "float16", "bfloat16" or "float32".
+        tokens: At most so many tokens, of texts chosen at random (of a stream: the first ones).
+        context_length: Longer texts are cut into contexts of this length; None takes the smaller of 128 and
+            the model's positions.
+        exclude: Which tokens to leave out: "bos", "first" (of each context), "sinks" (activations more than
+            ten times as long as the median); how many is in `store.meta["excluded"]`.
+        batch_tokens: Tokens of a batch, about.
+        seed: Decides the order.
+
+    Raises:
+        InputError: No texts, or a setting that cannot be.
+        ComponentError: No such component, or it has no single value for each token.
+        SAEError: Another collection is in the folder; nothing can be written there.
+    """
+    from tqdm.auto import tqdm
+
+    anatomy: Anatomy = model.anatomy
+    names = [at] if isinstance(at, str) else list(at)
+    if not names:
+        raise InputError("at=[] names no component. Name at least one, such as 'layers.3.mlp'.")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r}; activations are stored as: {', '.join(DTYPES)}.")
+    components = [anatomy.component(name) for name in dict.fromkeys(names)]
+    probe = probed(anatomy, components)
+    rows = model_rows(
+        anatomy, dataset, components, tokens, context_length, exclude, batch_tokens, seed, progress
+    )
+    folder = Path(path).expanduser() if path is not None else _default_path(components)
+    settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
+    facts = {
+        "model": model.name or anatomy.model.model_type,
+        "context_length": _length(anatomy, context_length),
+    }
+    widths = dict(zip(rows.names, rows.widths, strict=True))
+    done, complete = _there(folder, widths, dtype, settings)
+    if complete:
+        store = ActivationStore.open(folder)
+        check_store(anatomy, store, components)
+        return store
+    write_meta(folder, widths, dtype, settings, [], False, facts)
+    counts = [rows_of_batch(folder, index) for index in range(done)]
+    bar = tqdm(
+        total=rows.total, initial=sum(counts), unit="tok", unit_scale=True, desc="Collecting activations",
+        disable=None if progress else True,
+    )  # fmt: skip
+    for index in range(done, rows.blocks(0)):
+        values, kinds = _mixed(rows, list(rows.token_rows(0, index)), seed, index)
+        if (
+            not len(kinds["tokens"]) and index >= 1
+        ):  # a stream that ended early, or a block of left-out tokens
+            warn(f"The texts ended after {sum(counts)} tokens; {rows.total} were asked for.")
+            break
+        write_batch(folder, index, values, kinds, dtype)
+        counts.append(len(kinds["tokens"]))
+        bar.update(counts[-1])
+    bar.close()
+    if not sum(counts):
+        raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
+    facts["excluded"] = rows.excluded
+    write_meta(folder, widths, dtype, settings, counts, True, facts)
+    return ActivationStore.open(folder)
+
+
+def model_rows(
+    anatomy: Anatomy, dataset: Any, components: Sequence[Component], tokens: int | None,
+    context_length: int | None, exclude: Iterable[str], block_tokens: int, seed: int, progress: bool,
+) -> ModelRows:  # fmt: skip
+    """A model over a dataset's contexts as a source of rows.
+
+    Raises:
+        InputError: No texts, or a setting that cannot be.
+    """
+    for name, value in (("tokens", tokens), ("batch_tokens", block_tokens)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} is {value!r}; it must be a number of tokens, at least 1.")
+    exclude = check_exclusions(exclude)
+    if anatomy.model.tokenizer is None:
+        raise NoTokenizerError(
+            "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to InterpretableModel."
+        )
+    length = _length(anatomy, context_length)
+    texts = open_texts(dataset)
+    contexts = open_contexts(texts, anatomy.model.tokenize, length, block_tokens, seed, tokens, progress)
+    return ModelRows(anatomy.model, contexts, components, exclude, _widths(anatomy, components), length)
+
+
+def check_store(anatomy: Anatomy, store: ActivationStore, components: Sequence[Component]) -> None:
+    """Raises SAEError where a store lacks a component, or is of another model."""
+    found = probed(anatomy, components)
+    for component in components:
+        store.width(component.name)
+        before = store.meta["settings"].get("probe", {}).get(component.name)
+        now = np.array(found[component.name])
+        if before is None or len(before) != len(now):
+            raise SAEError(f"{store.path} is not a store of this model: it has no probe of {component.name}.")
+        if not np.allclose(before, now, rtol=_SAME_MODEL, atol=1e-4 * float(np.max(now))):
+            raise SAEError(
+                f"{store.path} holds activations of another model ({store.meta.get('model')}), or of other weights:"
+                f" on {len(now)} fixed tokens the activations of {component.name} have other lengths than here."
+                " Train on a store that was collected with this model: collect_activations(model, …)."
+            )
+
+
+def probed(anatomy: Anatomy, components: Sequence[Component]) -> dict[str, list[float]]:
+    """Lengths of each component's activations on the first token ids: what tells one model from another."""
+    model = anatomy.model
+    ids = np.arange(1, min(_PROBE_TOKENS, model.vocab_size - 1) + 1) % model.vocab_size
+    batch = TokenBatch.from_rows([ids[: model.max_positions].tolist()])
+    sites = [site for component in components for site in component.sites]
+    run = model.run(batch, capture=sites, stop_after=sites)
+    lengths = {}
+    for component in components:
+        rows = model.backend.get(rows_of(component, run, batch.ids.shape)).astype(np.float64)
+        lengths[component.name] = [round(float(n), 6) for n in np.linalg.norm(rows, axis=1)]
+    return lengths
+
+
+def _widths(anatomy: Anatomy, components: Sequence[Component]) -> list[int]:
+    model = anatomy.model
+    batch = TokenBatch.from_rows([[0, 0]])
+    sites = [site for component in components for site in component.sites]
+    run = model.run(batch, capture=sites, stop_after=sites)
+    return [int(rows_of(component, run, batch.ids.shape).shape[1]) for component in components]
+
+
+def _length(anatomy: Anatomy, context_length: int | None) -> int:
+    most = anatomy.model.max_positions
+    if context_length is None:
+        return min(_CONTEXT, most or _CONTEXT)
+    if isinstance(context_length, bool) or not isinstance(context_length, int) or context_length < 1:
+        raise InputError(
+            f"context_length is {context_length!r}; it must be a number of tokens, at least 1, or None."
+        )
+    if most is not None and context_length > most:
+        raise InputError(f"context_length={context_length}, but this model was made for {most} positions.")
+    return context_length
+
+
+def _default_path(components: Sequence[Component]) -> Path:
+    return LocalStore().activations_path(
+        "+".join(component.name for component in components).replace("+", "-")
+    )
+
+
+def _there(
+    folder: Path, widths: Mapping[str, int], dtype: str, settings: Mapping[str, Any]
+) -> tuple[int, bool]:
+    """How many batches of this very collection are there, and whether it is complete.
+
+    Raises:
+        SAEError: Another one is there.
+    """
+    meta = read_meta(folder)
+    if meta is None:
+        if folder.is_dir() and any(not p.name.startswith(".draft.") for p in folder.iterdir()):
+            raise SAEError(f"{folder} holds something else. Choose another path or remove it first.")
+        return 0, False
+    before = {"dtype": meta["dtype"], "components": meta["components"], "probe": None, **meta["settings"]}
+    now = {"dtype": dtype, "components": dict(widths), **settings}
+    for described in (before, now):
+        described.pop("probe")  # rounding differs from machine to machine; `check_store` knows
+    differing = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted({*before, *now}) if before.get(key) != now.get(key)
+    ]  # fmt: skip
+    if differing:
+        raise SAEError(
+            f"Another collection is in {folder}: {'; '.join(differing)[:600]}. Give the same settings and texts to go"
+            " on with it, or choose another path."
+        )
+    return written_batches(folder), bool(meta["complete"])
+
+
+def _mixed(
+    rows: ModelRows, parts: Sequence[TokenRows], seed: int, index: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A block's activations and tokens, permuted."""
+    order = np.random.default_rng([seed, 6, index]).permutation(sum(len(part.tokens) for part in parts))
+
+    def joined(arrays: Iterable[np.ndarray], like: np.ndarray) -> np.ndarray:
+        return np.concatenate([like, *arrays])[order]
+
+    values = {
+        name: joined((part.values[i] for part in parts), np.zeros((0, width), np.float32))
+        for i, (name, width) in enumerate(zip(rows.names, rows.widths, strict=True))
+    }
+    kinds = {
+        "tokens": joined((part.tokens for part in parts), np.zeros(0, np.int32)),
+        "positions": joined((part.positions for part in parts), np.zeros(0, np.int64)),
+        "contexts": joined((part.contexts for part in parts), np.zeros(0, np.int64)),
+    }
+    return values, kinds

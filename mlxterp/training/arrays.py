@@ -1,0 +1,135 @@
+"""`train_sae`: an SAE of activations at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends import backend_of, get_backend
+from ..errors import InputError, SAEError, warn
+from ..sae import SAE
+from ..sites import Array
+from .config import SAETrainConfig
+from .history import Log
+from .rows import ArrayRows
+from .run import Job, RunOptions, check_finite, run
+
+_CHECKED = 8192
+BLOCK_BATCHES = 8
+"""Batches that the mixing buffer holds."""
+
+
+def train_sae(
+    x: Array,
+    config: SAETrainConfig | None = None,
+    backend: str | None = None,
+    *,
+    target: Array | None = None,
+    device: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    progress: bool = True,
+    save_path: str | os.PathLike | None = None,
+    run_dir: str | os.PathLike | None = None,
+    resume: bool = False,
+    checkpoint_every: int | None = None,
+    log: Log | Sequence[Log] | None = None,
+) -> SAE:
+    """Trains an SAE on activations (n, d_model), one pass over them for each epoch.
+
+    Ctrl-C stops after the step under way and returns (and saves) the SAE as it is. Processes started by
+    `mlx.launch` or `torchrun` train one SAE together, each on its share of every batch.
+
+    Args:
+        x: NumPy (a memory map is read block by block), or an array of MLX or PyTorch.
+        backend: "mlx" or "torch"; by default MLX where it is installed.
+        target: What to predict instead of x, (n, d_out): the SAE becomes a transcoder.
+        metadata: Goes into the SAE's; "training" is added.
+        progress: Show a bar where the output is a terminal.
+        save_path: The folder to save the SAE in.
+        run_dir: The folder of checkpoints and `training_history.json`; by default save_path + ".run".
+        resume: Go on from the run's last checkpoint, if there is one, as if it had not been interrupted.
+        checkpoint_every: Steps; None makes about twenty checkpoints over the run.
+        log: Where a row of figures goes now and then: "wandb", "tensorboard", or a function of the row.
+
+    Raises:
+        SAEError: x is not (n, d_model), holds NaN or infinite values, k does not fit, the loss stops being
+            finite, or a run that goes on had other settings or data.
+    """
+    config = config or SAETrainConfig()
+    if config.target is not None:
+        raise InputError(
+            f"config.target={config.target!r} names a component, but activations were given: pass those of the"
+            " component to predict as target=…"
+        )
+    arrays = [_as_rows(x, "the activations")]
+    if target is not None:
+        arrays.append(_as_rows(target, "the target"))
+        if len(arrays[1]) != len(arrays[0]):
+            raise SAEError(
+                f"x has {len(arrays[0])} rows and target {len(arrays[1])}; they must be the same tokens."
+            )
+    check_skip(config, target is not None)
+    engine = get_backend(backend)
+    if config.tokens is not None and config.tokens > len(arrays[0]):
+        warn(f"tokens={config.tokens} asked for, {len(arrays[0])} are there: training on {len(arrays[0])}.")
+    names = ["the activations", "the target"][: len(arrays)]
+    block = BLOCK_BATCHES * config.batch_size
+    rows = ArrayRows(arrays, names, block, config.seed, config.tokens)
+    paths = kept_in(save_path, run_dir, resume)
+    job = Job(config, names[0], names[1] if target is not None else None, dict(metadata or {}), paths[0])
+    options = RunOptions(device, progress, paths[1], resume, checked_every(checkpoint_every), log)
+    return run({"sae": job}, rows, engine, options)["sae"]
+
+
+def check_skip(config: SAETrainConfig, transcodes: bool) -> None:
+    """Raises SAEError where a skip connection was asked for without a target."""
+    if config.skip and not transcodes:
+        raise SAEError("skip=True is a transcoder's linear path; name what to predict: target=…")
+
+
+def checked_every(steps: int | None) -> int | None:
+    """Raises InputError where `checkpoint_every` is not a number of steps."""
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise InputError(f"checkpoint_every is {steps!r}; it must be a number of steps, at least 1, or None.")
+    return steps
+
+
+def kept_in(
+    save_path: str | os.PathLike | None, run_dir: str | os.PathLike | None, resume: bool
+) -> tuple[Path | None, Path | None]:
+    """Where the SAE and its run are kept.
+
+    Raises:
+        InputError: Nothing is kept, so nothing can go on; or a file is where a folder is to be.
+    """
+    for name, path in (("save_path", save_path), ("run_dir", run_dir)):
+        if path is not None and Path(path).expanduser().is_file():
+            raise InputError(f"{name}={str(path)!r} is a file; a folder is made there.")
+    save = None if save_path is None else Path(save_path).expanduser()
+    run_at = Path(run_dir).expanduser() if run_dir is not None else None
+    if run_at is None and save is not None:
+        run_at = save.with_name(save.name + ".run")
+    if resume and run_at is None:
+        raise InputError("resume=True needs the folder of the run: pass the save_path (or run_dir) it had.")
+    return save, run_at
+
+
+def _as_rows(x: Array, name: str) -> np.ndarray:
+    if not isinstance(x, np.ndarray):
+        try:
+            engine = backend_of(x)
+        except InputError as error:
+            raise SAEError(f"Expected an array (n, d_model), got {type(x).__name__}.") from error
+        x = engine.get(x)
+    if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "fiu":
+        raise SAEError(
+            f"Expected numbers (n, d_model), got {x.dtype} of shape {x.shape}. Give one row for each token."
+        )
+    with np.errstate(over="ignore"):  # what becomes infinite is reported by name
+        for start in range(0, len(x), _CHECKED):
+            check_finite(np.asarray(x[start : start + _CHECKED], dtype=np.float32), name, start)
+    return x

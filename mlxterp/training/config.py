@@ -1,0 +1,176 @@
+"""What a training run of an SAE is asked to do, checked when it is written down."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import SAEError
+from .recipe import ARCHITECTURES, TOPK_FAMILY
+
+_DEFAULT_EXPANSION = 16
+_SHORTEST, _LONGEST = 200, 20_000
+"""Steps between which the learning rate follows the length of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SAETrainConfig:
+    """Settings of one SAE's training. The defaults suit a laptop: up to some millions of tokens.
+
+    Raises:
+        SAEError: A setting cannot be used; the message says what can.
+    """
+
+    d_hidden: int | None = None
+    """Number of features; None takes `expansion_factor` x d_model."""
+    expansion_factor: float | None = None
+    """d_hidden / d_model, where d_hidden is not given; None means 16."""
+    k: int = 32
+    """Features active on each token: exactly (topk), on average (batchtopk, matryoshka_batchtopk), or what the
+    penalty is led by (jumprelu, relu, gated)."""
+    architecture: str = "topk"
+    """"topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "relu" or "gated"."""
+    tokens: int | None = None
+    """At most this many tokens are used; None uses all."""
+    epochs: int = 1
+    """How often each token is seen."""
+    batch_size: int = 4096
+    """Tokens in one step."""
+    lr: float | None = None
+    """Peak learning rate of Adam; None takes it from width and length of the run (`learning_rate`)."""
+    seed: int = 0
+    """Decides initial weights and the order of tokens."""
+    auxk: float = 1 / 4
+    """Weight of the error that dead features are asked to explain; 0 leaves them dead."""
+    dead_window: float = 0.05
+    """A feature silent for this share of the run is dead (at most 10 million tokens)."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises (at most 1000 steps)."""
+    decay: float = 0.2
+    """Share of the steps, at the end, in which it falls to 0."""
+    normalize: bool = True
+    """Train in units in which a typical token lies sqrt(d_model) from the mean; the SAE comes out in the
+    activations' own units."""
+    sparsity: float | None = None
+    """Weight of the penalty of jumprelu, relu and gated. None: 1 for jumprelu; relu and gated let it follow,
+    so that about k features are active."""
+    prefixes: tuple[int, ...] | None = None
+    """matryoshka_batchtopk: how many first features reconstruct on their own; None: d_hidden / 16, / 4, and all."""
+    bandwidth: float = 2.0
+    """jumprelu: width of the window around a threshold in which it learns (activations as normalised)."""
+    target: str | None = None
+    """A transcoder: path of the component to predict, of the same tokens."""
+    skip: bool = False
+    """A transcoder with a linear path from input to output beside the features."""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise SAEError(
+                f"Unknown architecture {self.architecture!r}. There are: {', '.join(ARCHITECTURES)}."
+            )
+        for name in ("d_hidden", "k", "tokens", "epochs", "batch_size"):
+            _check_count(name, getattr(self, name))
+        if not _is_int(self.seed) or self.seed < 0:
+            raise SAEError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
+        if self.d_hidden is not None and self.expansion_factor is not None:
+            raise SAEError(
+                f"d_hidden={self.d_hidden} and expansion_factor={self.expansion_factor} say the same thing"
+                " in two ways. Give one of them."
+            )
+        for name in ("expansion_factor", "lr", "bandwidth"):
+            value = getattr(self, name)
+            optional = name != "bandwidth"
+            if not (value is None and optional) and not (_is_number(value) and value > 0):
+                raise SAEError(f"{name} is {value!r}; it must be a positive number{' or None' * optional}.")
+        for name in ("auxk", "sparsity"):
+            value = getattr(self, name)
+            if not (value is None and name == "sparsity") and not (_is_number(value) and value >= 0):
+                raise SAEError(f"{name} is {value!r}; it must be 0 or a positive number.")
+        for name in ("dead_window", "warmup", "decay"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value <= 1):
+                raise SAEError(f"{name} is {value!r}; it is a share of the run, from 0 to 1.")
+        self._check_kinds()
+        if self.d_hidden is not None:
+            self._check_against(self.d_hidden)
+
+    def width(self, d_model: int) -> int:
+        """d_hidden for activations of this width.
+
+        Raises:
+            SAEError: k or a prefix is larger.
+        """
+        if self.d_hidden is not None:
+            return int(self.d_hidden)
+        width = max(1, round((self.expansion_factor or _DEFAULT_EXPANSION) * d_model))
+        self._check_against(width)
+        return width
+
+    def prefixes_of(self, d_hidden: int) -> tuple[int, ...]:
+        """Matryoshka's prefixes, the last of which is d_hidden; none for other architectures."""
+        if self.architecture != "matryoshka_batchtopk":
+            return ()
+        found = self.prefixes or tuple(max(1, d_hidden // share) for share in (16, 4))
+        return tuple(sorted({*found, d_hidden}))
+
+    def _check_kinds(self) -> None:
+        for name in ("normalize", "skip"):
+            if not isinstance(getattr(self, name), bool):
+                raise SAEError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
+        if self.target is not None and not (isinstance(self.target, str) and self.target):
+            raise SAEError(
+                f"target is {self.target!r}; it names a component, such as 'layers.3.mlp', or is None."
+            )
+        if self.sparsity is not None and self.architecture in TOPK_FAMILY:
+            raise SAEError(
+                f"sparsity={self.sparsity} has no meaning for {self.architecture!r}: k says how many."
+            )
+        if self.prefixes is None:
+            return
+        if self.architecture != "matryoshka_batchtopk":
+            raise SAEError(f"prefixes belong to 'matryoshka_batchtopk', not to {self.architecture!r}.")
+        if not self.prefixes or not all(_is_int(p) and p >= 1 for p in self.prefixes):
+            raise SAEError(
+                f"prefixes is {self.prefixes!r}; it must hold numbers of features, at least 1 each."
+            )
+
+    def _check_against(self, d_hidden: int) -> None:
+        if self.k > d_hidden:
+            raise SAEError(
+                f"k={self.k} is larger than d_hidden={d_hidden}: no more features can be active than there"
+                " are. Choose a smaller k or more features."
+            )
+        if max(self.prefixes or (1,)) > d_hidden:
+            raise SAEError(f"prefixes={self.prefixes} reach beyond d_hidden={d_hidden}.")
+
+
+def learning_rate(d_hidden: int, steps: int, architecture: str = "topk") -> float:
+    """Peak learning rate of Adam that was measured to work: narrower SAEs and shorter runs take more.
+
+    2e-4 / sqrt(d_hidden / 16384) * (20000 / steps)^0.6, for 200 to 20,000 steps; beyond, as at the end. In
+    shorter runs a smaller rate leaves more unexplained, a larger one leaves features dead. Architectures
+    that do not fix each token's number of features take half as much again.
+    """
+    return (
+        (1 if architecture == "topk" else 1.5)
+        * 2e-4
+        * math.sqrt(16_384 / d_hidden)
+        * (_LONGEST / min(max(steps, _SHORTEST), _LONGEST)) ** 0.6
+    )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_count(name: str, value: Any) -> None:
+    optional = name in ("d_hidden", "tokens")
+    if value is None and optional:
+        return
+    if value is None or not _is_int(value) or value < 1:
+        raise SAEError(f"{name} is {value!r}; it must be an integer of at least 1{' or None' * optional}.")

@@ -1,0 +1,110 @@
+"""From a trained state to an `SAE`: the threshold of the batch's selection, units, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..backends.base import Backend
+from ..errors import warn
+from ..sae import SAE, explained_variance
+from ..variants import Activation, Gated, JumpReLU, ReLU, TopK
+from ..weights import SAEWeights
+from .initial import Units
+from .losses import above
+from .recipe import TrainRecipe
+
+CALIBRATION_TOKENS = 200_000
+"""Tokens from which a threshold is taken."""
+_ROWS = 4096
+
+
+def finished(
+    weights: SAEWeights,
+    recipe: TrainRecipe,
+    units: Units,
+    backend: Backend,
+    device: str | None,
+    rows: Iterable[np.ndarray],
+    level: float,
+    metadata: dict[str, Any],
+) -> SAE:
+    """The SAE for activations in their own units.
+
+    Args:
+        rows: Activations (n, d_model), float32, from which a batch's threshold is calibrated; used only by the
+            architectures that select over a batch.
+        level: What the last batch's weakest active feature had.
+    """
+    activation: Activation
+    kind = (
+        "" if weights.subtract_b_dec else "_skip_transcoder" if "W_skip" in weights.extra else "_transcoder"
+    )
+    metadata = {**metadata, "architecture": recipe.architecture + kind}
+    if recipe.architecture == "topk":
+        activation = TopK(recipe.k)
+    elif recipe.architecture == "relu":
+        activation = ReLU()
+    elif recipe.architecture == "gated":
+        activation = Gated()
+    else:
+        activation = JumpReLU()
+    if recipe.architecture in ("batchtopk", "matryoshka_batchtopk"):
+        level, tokens = calibrated(weights, recipe.k, units.x, backend, device, rows, level)
+        threshold = np.full(weights.W_enc.shape[1], level, dtype=np.float32)
+        weights = replace(weights, extra={**weights.extra, "threshold": threshold})
+        metadata |= {"k": recipe.k, "threshold_tokens": tokens}
+    if recipe.prefixes:
+        metadata["prefixes"] = list(recipe.prefixes)
+    return SAE(units.undone(weights), activation, metadata, backend=backend.name, device=device)
+
+
+def calibrated(
+    weights: SAEWeights,
+    k: int,
+    scale: float,
+    backend: Backend,
+    device: str | None,
+    rows: Iterable[np.ndarray],
+    level: float,
+) -> tuple[float, int]:
+    """The threshold that k pre-activations of a token exceed on average, and the number of tokens it is from.
+
+    Exact: of n tokens the k x n largest lie above it.
+
+    Args:
+        level: About where it lies; what is below half of it is not looked at.
+    """
+    native = backend.put_weights(replace(weights, extra={}), device)
+    kept: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
+    tokens = 0
+    for block in rows:
+        for i in range(0, len(block), _ROWS):
+            x = backend.put(block[i : i + _ROWS] * np.float32(scale), like=native.b_enc)
+            kept.append(above(backend, x, native, level / 2).values)
+            tokens += len(x)
+        if tokens >= CALIBRATION_TOKENS:
+            break
+    values = np.concatenate(kept)
+    below = len(values) - k * tokens
+    if below <= 0:
+        warn(
+            f"On {tokens} tokens only {len(values) / max(1, tokens):.1f} features are active on average, not k={k}:"
+            " the threshold lets all of them through."
+        )
+        return level / 2, tokens
+    values.partition((below - 1, below))
+    return float((values[below - 1] + values[below]) / 2), tokens
+
+
+def facts(sae: SAE, x: np.ndarray, y: np.ndarray | None) -> dict[str, Any]:
+    """Figures of a finished SAE on a sample of what it was trained on."""
+    wanted = x if y is None else y
+    varied = bool((wanted != wanted[0]).any())
+    return {
+        "explained_variance": explained_variance(sae, x, y) if varied else None,
+        "l0": len(sae.encode_sparse(x).values) / len(x),
+    }

@@ -1,0 +1,415 @@
+"""The run: SAEs that train side by side on the same rows, with checkpoints, history and progress."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends.base import Backend
+from ..errors import InputError, SAEError, warn
+from ..sae import SAE
+from .config import SAETrainConfig
+from .finish import CALIBRATION_TOKENS, facts, finished
+from .folder import RunFolder
+from .history import ROWS, History, Log, open_logs
+from .initial import Units, first_weights, variance
+from .plan import Plan
+from .recipe import TrainRecipe
+from .rows import MixingBuffer, Rows
+from .state import StepReport, TrainState
+
+_SAMPLE = 8192
+"""Rows from which means, scales and variances are taken."""
+_CHECKPOINTS = 20
+"""About so many over a run."""
+_DIVERGED, _PATIENCE = 10.0, 25
+"""A loss that stays above so much for so many steps is not coming back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One SAE to train."""
+
+    config: SAETrainConfig
+    source: str
+    """Which of the rows' components it reads."""
+    target: str | None = None
+    """Which one it predicts; None for its own."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    save_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run is kept and shown."""
+
+    device: str | None = None
+    progress: bool = True
+    run_dir: Path | None = None
+    resume: bool = False
+    checkpoint_every: int | None = None
+    """Steps; None makes about twenty over the run."""
+    log: Log | Sequence[Log] | None = None
+
+
+def run(jobs: Mapping[str, Job], rows: Rows, backend: Backend, options: RunOptions) -> dict[str, SAE]:
+    """Trains every job's SAE, all on the same batches.
+
+    Raises:
+        SAEError: The loss stops being finite or grows without end; a run that goes on was another one;
+            a checkpoint cannot be written.
+    """
+    return _Run(jobs, rows, backend, options).result()
+
+
+class _Run:
+    def __init__(self, jobs: Mapping[str, Job], rows: Rows, backend: Backend, options: RunOptions):
+        self.jobs, self.rows, self.backend, self.options = jobs, rows, backend, options
+        self.config = _shared([job.config for job in jobs.values()])
+        self.leads = backend.group().rank == 0
+        self.folder = RunFolder(options.run_dir) if options.run_dir is not None else None
+        self.identity = {
+            "backend": backend.name,
+            "configs": {name: _as_json(asdict(job.config)) for name, job in jobs.items()},
+            "components": {name: [job.source, job.target] for name, job in jobs.items()},
+            "data": _as_json(rows.identity()),
+        }
+        self.buffer = MixingBuffer(rows, self.config.epochs, self.config.seed)
+        self.step = 0
+        self.interrupted = False
+
+    def result(self) -> dict[str, SAE]:
+        done = self._finished_before()
+        if done is not None:
+            return done
+        self._prepare()
+        self._go_on()
+        with _stopping() as stop:
+            self._train(stop)
+        saes = self._finish()
+        if self.interrupted:
+            self._checkpoint()
+            warn(
+                f"Interrupted at step {self.step} of {self.steps}: this SAE has seen {self.seen} tokens."
+                + (" resume=True goes on." if self.folder else " Give save_path to be able to go on.")
+            )
+        elif self.folder and self.leads:
+            self.folder.clear_checkpoint()
+        return saes
+
+    # -- what was there before ----------------------------------------------------------------
+
+    def _finished_before(self) -> dict[str, SAE] | None:
+        """The SAEs of a run that had come to its end, where one goes on."""
+        if not self.options.resume or self.folder is None:
+            return None
+        history = self.folder.history()
+        if history is None or not history.get("finished"):
+            return None
+        self._check_identity(history.get("identity"))
+        paths = {name: job.save_path for name, job in self.jobs.items()}
+        if any(path is None or not path.exists() for path in paths.values()):
+            return None
+        return {
+            name: SAE.load(path, backend=self.backend.name, device=self.options.device)
+            for name, path in paths.items() if path is not None
+        }  # fmt: skip
+
+    def _go_on(self) -> None:
+        found = self.folder.checkpoint() if self.folder and self.options.resume else None
+        if found is None:
+            return
+        arrays, said = found
+        self._check_identity(said.get("identity"))
+        self.step = int(said["step"])
+        self.seen = int(said["seen"])
+        self.buffer.load(_below(arrays, "buffer"))
+        for name, trainer in self.trainers.items():
+            trainer.state.load(_below(arrays, f"jobs.{name}"))
+            trainer.history.load(said["histories"][name])
+
+    def _check_identity(self, before: Any) -> None:
+        now = _as_json(self.identity)
+        if before == now:
+            return
+        differences = list(_differences(before, now, ""))
+        raise SAEError(
+            f"The run in {self.folder.path if self.folder else '?'} was another one: {'; '.join(differences[:5])}."
+            " Give the same settings and data to go on, or another folder to start anew (or remove this one)."
+        )
+
+    # -- before the first step ----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        sample = dict(
+            zip(self.rows.names, self.buffer.peek(max(_SAMPLE, self.config.batch_size)), strict=True)
+        )
+        if not len(next(iter(sample.values()))):
+            raise SAEError("There are no activations to train on. Give more texts, or exclude fewer tokens.")
+        for name, rows in sample.items():
+            check_finite(rows, name)
+        self.trainers = {name: _Trainer(name, job, sample, self) for name, job in self.jobs.items()}
+        self.plan = next(iter(self.trainers.values())).plan
+        self.steps = self.plan.steps
+        self.seen = 0
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def _train(self, stop: threading.Event) -> None:
+        from tqdm.auto import tqdm
+
+        shown = self.options.progress and self.leads
+        bar = tqdm(
+            total=self.plan.tokens, initial=self.seen, unit="tok", unit_scale=True, desc="Training SAE",
+            disable=None if shown else True,
+        )  # fmt: skip
+        every = self.options.checkpoint_every or max(1, self.steps // _CHECKPOINTS)
+        try:
+            while self.step < self.steps:
+                taken = self._one_step()
+                if not taken:
+                    break
+                bar.update(taken)
+                bar.set_postfix(self._shown(), refresh=False)
+                if stop.is_set():
+                    self.interrupted = self.step < self.steps
+                    break
+                if self.step % every == 0 and self.step < self.steps:
+                    self._checkpoint()
+        finally:
+            bar.close()
+
+    def _one_step(self) -> int:
+        """Tokens of the next batch; 0 where the rows have come to an end."""
+        batch = dict(zip(self.rows.names, self.buffer.take(self.plan.size(self.step)), strict=True))
+        count = len(next(iter(batch.values())))
+        if not count:
+            return 0
+        group = self.backend.group()
+        share = {name: rows[group.rank :: group.size] for name, rows in batch.items()}
+        self.seen += count
+        for trainer in self.trainers.values():
+            trainer.train(share, self.step, self.seen, self.steps)
+        self.step += 1
+        return count
+
+    def _shown(self) -> dict[str, str]:
+        reports = [trainer.last for trainer in self.trainers.values() if trainer.last is not None]
+        loss, l0 = (
+            float(np.mean(numbers)) for numbers in zip(*((r.loss, r.l0) for r in reports), strict=True)
+        )
+        dead = np.mean([t.last.dead / t.plan.d_hidden for t in self.trainers.values() if t.last])
+        return {"loss": f"{loss:.3f}", "EV": f"{1 - loss:.3f}", "L0": f"{l0:.1f}", "dead": f"{dead:.1%}"}
+
+    def _checkpoint(self) -> None:
+        if self.folder is None or not self.leads:
+            return
+        arrays = {f"buffer.{name}": array for name, array in self.buffer.state().items()}
+        for name, trainer in self.trainers.items():
+            arrays |= {f"jobs.{name}.{key}": array for key, array in trainer.state.state().items()}
+        histories = {name: trainer.history.state() for name, trainer in self.trainers.items()}
+        self.folder.write_checkpoint(
+            arrays, {"identity": self.identity, "step": self.step, "seen": self.seen, "histories": histories}
+        )
+        self._write_history(finished=False)
+
+    def _write_history(self, finished: bool) -> None:
+        if self.folder is None or not self.leads:
+            return
+        self.folder.write_history(
+            {
+                "finished": finished,
+                "step": self.step,
+                "steps": self.steps,
+                "tokens": self.seen,
+                "identity": self.identity,
+                "rows": {name: trainer.history.rows for name, trainer in self.trainers.items()},
+            }
+        )
+
+    # -- after the last one -------------------------------------------------------------------
+
+    def _finish(self) -> dict[str, SAE]:
+        saes = {}
+        for name, trainer in self.trainers.items():
+            sae = trainer.finish(self._calibration_rows(trainer.source))
+            saes[name] = sae
+            if trainer.job.save_path is not None and self.leads:
+                sae.save(trainer.job.save_path)
+        self._write_history(finished=not self.interrupted)
+        return saes
+
+    def _calibration_rows(self, source: int) -> Iterator[np.ndarray]:
+        """Rows to calibrate on: from the start of the data, or, when there is no time, those at hand."""
+        if self.interrupted or self.rows.total <= len(self.buffer.held()[source]):
+            yield self.buffer.held()[source]
+            return
+        given = 0
+        for index in range(self.rows.blocks(0)):
+            for piece in self.rows.block(0, index):
+                yield piece[source]
+                given += len(piece[source])
+                if given >= CALIBRATION_TOKENS:
+                    return
+
+
+class _Trainer:
+    """One SAE of a run."""
+
+    def __init__(self, name: str, job: Job, sample: Mapping[str, np.ndarray], of: _Run):
+        self.name, self.job, self._run = name, job, of
+        self.source = of.rows.names.index(job.source)
+        config = job.config
+        x = sample[job.source]
+        y = None if job.target is None else sample[job.target]
+        self.plan = Plan.of(config, of.rows.total, x.shape[1])
+        self.units = Units.of(x, y, config.normalize)
+        self._sample = x[:_SAMPLE], None if y is None else y[:_SAMPLE]
+        inside = x * np.float32(self.units.x)
+        outside = None if y is None else y * np.float32(self.units.y)
+        wanted = inside if outside is None else outside
+        self.recipe = TrainRecipe(
+            config.architecture, config.k, variance(wanted), self.plan.dead_after, max(1, wanted.shape[1] // 2),
+            config.auxk, config.prefixes_of(self.plan.d_hidden), config.sparsity, config.bandwidth,
+        )  # fmt: skip
+        rng = np.random.default_rng([config.seed, 2])
+        weights = first_weights(rng, inside, outside, self.plan.d_hidden, config)
+        self.state = TrainState(of.backend, weights, self.recipe, of.options.device)
+        folder = None if of.folder is None else of.folder.path
+        logs = open_logs(of.options.log, folder) if of.leads else []
+        self.history = History(max(1, self.plan.steps // ROWS), logs)
+        self.last: StepReport | None = None
+        self._bad = 0
+
+    def train(self, batch: Mapping[str, np.ndarray], step: int, seen: int, steps: int) -> None:
+        x = batch[self.job.source] * np.float32(self.units.x)
+        y = None if self.job.target is None else batch[self.job.target] * np.float32(self.units.y)
+        lr = self.plan.lr_at(step)
+        report = self.last = self.state.step(x, lr, y)
+        self._bad = self._bad + 1 if report.loss > _DIVERGED else 0
+        if not report.finite or self._bad >= _PATIENCE:
+            self._stop(report, x if y is None else y, step)
+        figures = {
+            "loss": report.loss + report.penalty,
+            "explained_variance": 1 - report.loss,
+            "l0": report.l0,
+            "dead_share": report.dead / self.plan.d_hidden,
+            "aux_loss": report.aux_loss,
+        }
+        self.history.add(step + 1, seen, lr, figures, step + 1 == steps)
+
+    def finish(self, rows: Iterator[np.ndarray]) -> SAE:
+        config, plan = self.job.config, self.plan
+        metadata = {**self._run.rows.facts(), **self.job.metadata}
+        sae = finished(
+            self.state.weights(), self.recipe, self.units, self._run.backend, self._run.options.device, rows,
+            self.state.level, metadata,
+        )  # fmt: skip
+        sae.metadata["training"] = {
+            "tokens": self._run.seen // config.epochs if not self._run.interrupted else self._run.seen,
+            "epochs": config.epochs,
+            "steps": self._run.step,
+            "batch_size": plan.batch_size,
+            "lr": plan.lr,
+            "seed": config.seed,
+            "backend": self._run.backend.name,
+            "final_loss": self.last.loss if self.last else None,
+            "dead_features": self.last.dead if self.last else None,
+            **({"interrupted": True} if self._run.interrupted else {}),
+            **facts(sae, *self._sample),
+        }
+        return sae
+
+    def _stop(self, report: StepReport, batch: np.ndarray, step: int) -> None:
+        """Raises SAEError with the likely cause."""
+        check_finite(batch, self.job.source)
+        scale, width = self.units.y, batch.shape[1]
+        peak = float(np.abs(batch).max()) / scale
+        what = (
+            f"is {report.loss}"
+            if not report.finite
+            else f"has been above {_DIVERGED:g} for {_PATIENCE} steps"
+        )
+        who = f" of {self.name}" if len(self._run.jobs) > 1 else ""
+        kept = " The last checkpoint is still there." if self._run.folder else ""
+        raise SAEError(
+            f"The loss{who} {what} at step {step + 1} of {self.plan.steps}. Likely cause: the learning rate"
+            f" {self.plan.lr:.1e} is too high (set lr={self.plan.lr / 5:.0e}), or outliers: the largest |activation|"
+            f" of this batch is {peak:.3g}, a typical token lies {math.sqrt(width) / scale:.3g} from the mean.{kept}"
+        )
+
+
+def check_finite(rows: np.ndarray, name: str, first: int = 0) -> None:
+    """Raises SAEError where a row holds NaN or infinite values.
+
+    Args:
+        first: Number of the first row, for the message.
+    """
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise SAEError(
+            f"Row {first + int(bad[0])} of {name} holds NaN or infinite values (in float32)."
+            " Drop such rows: x[np.isfinite(x).all(axis=1)]; or run the model in bfloat16 or float32."
+        )
+
+
+def _shared(configs: Sequence[SAETrainConfig]) -> SAETrainConfig:
+    """What all SAEs of a run have in common: they see the same batches."""
+    if not configs:
+        raise InputError("There is no SAE to train: an empty dictionary was given.")
+    for name in ("tokens", "epochs", "batch_size", "seed"):
+        values = {getattr(config, name) for config in configs}
+        if len(values) > 1:
+            raise InputError(
+                f"SAEs that train together see the same batches, but their configs differ in {name}: {values}."
+            )
+    return configs[0]
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that the first ctrl-C sets, so that a step is never cut in two; the second one interrupts."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _as_json(value: Any) -> Any:
+    """As it comes back from a JSON file."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif before != now:
+        yield f"{path} was {before!r} and is {now!r}"
+
+
+def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    start = prefix + "."
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
