@@ -133,7 +133,7 @@ def _table(rows: Any, text_field: str | None) -> Texts:
         text_field = "text" if "text" in columns or not columns else _only_text_column(rows, columns)
     elif columns and text_field not in columns:
         raise InputError(f"This data set has no column {text_field!r}. It has: {', '.join(columns)}.")
-    if not hasattr(rows, "__getitem__"):
+    if not hasattr(rows, "__len__"):
         return StreamedTexts(rows, text_field)
     if len(rows) == 0:
         raise InputError("The data set has no rows. Give at least one text.")

@@ -13,7 +13,7 @@ from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..sites import Component
 from ..store import ActivationStore, StoreRows
-from ..training.arrays import BLOCK_BATCHES, check_skip, checked_every, kept_in
+from ..training.arrays import BLOCK_BATCHES, check_skip, checked_every, kept_in, stored_facts
 from ..training.config import SAETrainConfig
 from ..training.history import Log
 from ..training.run import Job, RunOptions, run
@@ -77,9 +77,10 @@ def train_on_texts(
         run_dir = run_dir or (at if len(jobs) == 1 else None)
     if options.resume and run_dir is None:
         raise InputError("resume=True needs the folder of the run: pass the save_path (or run_dir) it had.")
-    facts = _facts(anatomy, dataset, rows, options, model_name)
     run_jobs = {
-        name: Job(settings, *places[name], _metadata(facts, *places[name]), paths[name])
+        name: Job(
+            settings, *places[name], _facts(anatomy, dataset, rows, *places[name], model_name), paths[name]
+        )
         for name, (_, settings) in jobs.items()
     }
     kept = None if run_dir is None else Path(run_dir).expanduser()
@@ -109,17 +110,16 @@ def _rows(
 
 
 def _facts(
-    anatomy: Anatomy, dataset: Any, rows: ModelRows | StoreRows, options: TrainOptions, model_name: str | None
+    anatomy: Anatomy,
+    dataset: Any,
+    rows: ModelRows | StoreRows,
+    source: str,
+    target: str | None,
+    name: str | None,
 ) -> dict[str, Any]:
-    facts: dict[str, Any] = {"model": model_name or anatomy.model.model_type}
-    if isinstance(dataset, ActivationStore):
-        return facts | {
-            "context_size": dataset.meta.get("context_length"),
-            "exclude": dataset.meta["settings"].get("exclude"),
-        }
-    assert isinstance(rows, ModelRows)
-    return facts | {"context_size": rows.context_length, "exclude": list(rows.excluded)}
-
-
-def _metadata(facts: Mapping[str, Any], source: str, target: str | None) -> dict[str, Any]:
-    return {**facts, "component": source} | ({} if target is None else {"component_out": target})
+    facts: dict[str, Any] = {"model": name or anatomy.model.model_type, "component": source}
+    if target is not None:
+        facts["component_out"] = target
+    if isinstance(rows, ModelRows):
+        return facts | {"context_size": rows.context_length, "exclude": list(rows.excluded)}
+    return stored_facts(dataset, source, target) | facts

@@ -13,9 +13,10 @@ from ..backends import backend_of, get_backend
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Array
+from ..store import ActivationStore, StoreRows
 from .config import SAETrainConfig
 from .history import Log
-from .rows import ArrayRows
+from .rows import ArrayRows, Rows
 from .run import Job, RunOptions, check_finite, run
 
 _CHECKED = 8192
@@ -24,11 +25,12 @@ BLOCK_BATCHES = 8
 
 
 def train_sae(
-    x: Array,
+    x: Array | ActivationStore,
     config: SAETrainConfig | None = None,
     backend: str | None = None,
     *,
     target: Array | None = None,
+    component: str | None = None,
     device: str | None = None,
     metadata: dict[str, Any] | None = None,
     progress: bool = True,
@@ -44,9 +46,11 @@ def train_sae(
     `mlx.launch` or `torchrun` train one SAE together, each on its share of every batch.
 
     Args:
-        x: NumPy (a memory map is read block by block), or an array of MLX or PyTorch.
+        x: NumPy (a memory map is read block by block), an array of MLX or PyTorch, or an `ActivationStore`.
         backend: "mlx" or "torch"; by default MLX where it is installed.
-        target: What to predict instead of x, (n, d_out): the SAE becomes a transcoder.
+        target: What to predict instead of x, (n, d_out): the SAE becomes a transcoder. Of a store, config.target
+            names it.
+        component: Which of a store's components to read; not needed where it holds one.
         metadata: Goes into the SAE's; "training" is added.
         progress: Show a bar where the output is a terminal.
         save_path: The folder to save the SAE in.
@@ -60,6 +64,58 @@ def train_sae(
             finite, or a run that goes on had other settings or data.
     """
     config = config or SAETrainConfig()
+    engine = get_backend(backend)
+    block = BLOCK_BATCHES * config.batch_size
+    facts = dict(metadata or {})
+    if isinstance(x, ActivationStore):
+        source, predicted = _names_in(x, component, config, target)
+        rows: Rows = StoreRows(x, [n for n in (source, predicted) if n], block, config.seed, config.tokens)
+        facts = stored_facts(x, source, predicted) | facts
+    else:
+        arrays = _arrays(x, target, config)
+        source, predicted = "the activations", "the target" if len(arrays) > 1 else None
+        rows = ArrayRows(
+            arrays, ("the activations", "the target")[: len(arrays)], block, config.seed, config.tokens
+        )
+    check_skip(config, predicted is not None)
+    if config.tokens is not None and config.tokens > rows.total:
+        warn(f"tokens={config.tokens} asked for, {rows.total} are there: training on {rows.total}.")
+    paths = kept_in(save_path, run_dir, resume)
+    job = Job(config, source, predicted, facts, paths[0])
+    options = RunOptions(device, progress, paths[1], resume, checked_every(checkpoint_every), log)
+    return run({"sae": job}, rows, engine, options)["sae"]
+
+
+def stored_facts(store: ActivationStore, source: str, target: str | None) -> dict[str, Any]:
+    """What an SAE's metadata should tell of the store it was trained on."""
+    facts = {
+        "model": store.meta.get("model"),
+        "component": source,
+        "context_size": store.meta.get("context_length"),
+        "exclude": store.meta["settings"].get("exclude"),
+    }
+    return facts if target is None else {**facts, "component_out": target}
+
+
+def _names_in(
+    store: ActivationStore, component: str | None, config: SAETrainConfig, target: Array | None
+) -> tuple[str, str | None]:
+    if target is not None:
+        raise InputError("A store's target is a component of it: SAETrainConfig(target=…).")
+    if component is None:
+        others = [name for name in store.components if name != config.target]
+        if len(others) != 1:
+            raise SAEError(
+                f"Which component? This store holds: {', '.join(store.components)}. Pass component=…"
+            )
+        component = others[0]
+    for name in (component, config.target):
+        if name is not None:
+            store.width(name)
+    return component, config.target
+
+
+def _arrays(x: Array, target: Array | None, config: SAETrainConfig) -> list[np.ndarray]:
     if config.target is not None:
         raise InputError(
             f"config.target={config.target!r} names a component, but activations were given: pass those of the"
@@ -72,17 +128,7 @@ def train_sae(
             raise SAEError(
                 f"x has {len(arrays[0])} rows and target {len(arrays[1])}; they must be the same tokens."
             )
-    check_skip(config, target is not None)
-    engine = get_backend(backend)
-    if config.tokens is not None and config.tokens > len(arrays[0]):
-        warn(f"tokens={config.tokens} asked for, {len(arrays[0])} are there: training on {len(arrays[0])}.")
-    names = ["the activations", "the target"][: len(arrays)]
-    block = BLOCK_BATCHES * config.batch_size
-    rows = ArrayRows(arrays, names, block, config.seed, config.tokens)
-    paths = kept_in(save_path, run_dir, resume)
-    job = Job(config, names[0], names[1] if target is not None else None, dict(metadata or {}), paths[0])
-    options = RunOptions(device, progress, paths[1], resume, checked_every(checkpoint_every), log)
-    return run({"sae": job}, rows, engine, options)["sae"]
+    return arrays
 
 
 def check_skip(config: SAETrainConfig, transcodes: bool) -> None:

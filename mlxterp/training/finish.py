@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -28,14 +28,14 @@ def finished(
     units: Units,
     backend: Backend,
     device: str | None,
-    rows: Iterable[np.ndarray],
+    rows: Callable[[], Iterable[np.ndarray]],
     level: float,
     metadata: dict[str, Any],
 ) -> SAE:
     """The SAE for activations in their own units.
 
     Args:
-        rows: Activations (n, d_model), float32, from which a batch's threshold is calibrated; used only by the
+        rows: Gives activations (n, d_model), float32, from which a batch's threshold is calibrated; used only by the
             architectures that select over a batch.
         level: What the last batch's weakest active feature had.
     """
@@ -68,7 +68,7 @@ def calibrated(
     scale: float,
     backend: Backend,
     device: str | None,
-    rows: Iterable[np.ndarray],
+    rows: Callable[[], Iterable[np.ndarray]],
     level: float,
 ) -> tuple[float, int]:
     """The threshold that k pre-activations of a token exceed on average, and the number of tokens it is from.
@@ -76,28 +76,37 @@ def calibrated(
     Exact: of n tokens the k x n largest lie above it.
 
     Args:
-        level: About where it lies; what is below half of it is not looked at.
+        rows: Gives blocks of activations (n, d_model), the same ones each time.
+        level: About where it lies; what is below half of it is looked at only where that is not enough.
     """
     native = backend.put_weights(replace(weights, extra={}), device)
+    for floor in (level / 2, level / 8, 0.0):
+        values, tokens = _values_above(native, floor, scale, backend, rows())
+        below = len(values) - k * tokens
+        if below > 0:
+            values.partition((below - 1, below))
+            return float((values[below - 1] + values[below]) / 2), tokens
+    warn(
+        f"On {tokens} tokens only {len(values) / max(1, tokens):.1f} pre-activations are positive on average, not"
+        f" k={k}: all of them are active."
+    )
+    return 0.0, tokens
+
+
+def _values_above(
+    weights: SAEWeights, floor: float, scale: float, backend: Backend, rows: Iterable[np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """Every pre-activation above `floor`, and the number of tokens."""
     kept: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
     tokens = 0
     for block in rows:
         for i in range(0, len(block), _ROWS):
-            x = backend.put(block[i : i + _ROWS] * np.float32(scale), like=native.b_enc)
-            kept.append(above(backend, x, native, level / 2).values)
+            x = backend.put(block[i : i + _ROWS] * np.float32(scale), like=weights.b_enc)
+            kept.append(above(backend, x, weights, floor).values)
             tokens += len(x)
         if tokens >= CALIBRATION_TOKENS:
             break
-    values = np.concatenate(kept)
-    below = len(values) - k * tokens
-    if below <= 0:
-        warn(
-            f"On {tokens} tokens only {len(values) / max(1, tokens):.1f} features are active on average, not k={k}:"
-            " the threshold lets all of them through."
-        )
-        return level / 2, tokens
-    values.partition((below - 1, below))
-    return float((values[below - 1] + values[below]) / 2), tokens
+    return np.concatenate(kept), tokens
 
 
 def facts(sae: SAE, x: np.ndarray, y: np.ndarray | None) -> dict[str, Any]:

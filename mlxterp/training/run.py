@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,7 @@ class _Run:
     def _finish(self) -> dict[str, SAE]:
         saes = {}
         for name, trainer in self.trainers.items():
-            sae = trainer.finish(self._calibration_rows(trainer.source))
+            sae = trainer.finish(partial(self._calibration_rows, trainer.source))
             saes[name] = sae
             if trainer.job.save_path is not None and self.leads:
                 sae.save(trainer.job.save_path)
@@ -306,7 +307,7 @@ class _Trainer:
         }
         self.history.add(step + 1, seen, lr, figures, step + 1 == steps)
 
-    def finish(self, rows: Iterator[np.ndarray]) -> SAE:
+    def finish(self, rows: Callable[[], Iterator[np.ndarray]]) -> SAE:
         config, plan = self.job.config, self.plan
         metadata = {**self._run.rows.facts(), **self.job.metadata}
         sae = finished(

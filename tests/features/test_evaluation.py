@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mlxterp import SAE, BackendError, InputError, InterpretableModel, SAEError
+from mlxterp.features import measuring, subject
 from mlxterp.features.evaluation import SAEEvaluation
 from mlxterp.variants import ReLU
 from mlxterp.weights import SAEWeights
@@ -239,6 +240,16 @@ def test_a_check_reports_the_figures_of_an_evaluation(model, backend):
     for name in ("tokens", "explained_variance", "fvu", "l0", "dead_share", "loss",
                  "loss_with_sae", "loss_recovered_zero", "loss_recovered_mean"):  # fmt: skip
         assert getattr(report, name) == pytest.approx(getattr(found, name), rel=1e-5), name
+
+
+def test_figures_do_not_depend_on_how_contexts_are_batched(model, backend, monkeypatch):
+    sae = random_sae(backend, RESID)
+    whole = sae.evaluate(model, TEXTS).to_dict()
+    monkeypatch.setattr(subject, "_BATCH_TOKENS", 20)
+    monkeypatch.setattr(measuring, "_BLOCK", 3 * model.vocab_size)
+    for name, value in sae.evaluate(model, TEXTS).to_dict().items():
+        same = whole[name] if name in ("component", "density") else pytest.approx(whole[name], rel=1e-4)
+        assert value == same, name
 
 
 def test_no_more_tokens_are_run_than_asked_for(model, backend):

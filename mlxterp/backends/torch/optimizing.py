@@ -40,7 +40,7 @@ class TorchOptimizer:
         rows, g = self._params["W_dec"].data, grads["W_dec"]
         g -= (g * rows).sum(-1, keepdim=True) * rows  # growth is undone below anyway
         for name, param in self._params.items():
-            param.grad = grads[name]
+            param.grad = grads[name].contiguous()  # fused Adam takes other strides for its own
         for group in self._adam.param_groups:
             group["lr"] = lr
         self._adam.step()
