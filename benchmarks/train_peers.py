@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,6 +55,13 @@ KEYS = {
     },
 }
 """Of a run, by peer: the short name of a setting and the peer's own."""
+ARCHITECTURES = {
+    "saelens": ("topk", "batchtopk", "matryoshka"),
+    "sparsify": ("topk",),
+    "dl": ("topk", "batchtopk", "matryoshka"),
+}
+PREFIXES = [D_HIDDEN // 16, D_HIDDEN // 4, D_HIDDEN]
+"""Of a Matryoshka SAE: neither library that trains one has a default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +77,8 @@ class Run:
     def parsed(cls, text: str) -> Run:
         peer, _, rest = text.partition(":")
         architecture, *pairs = rest.split(":")
-        if peer not in KEYS or not architecture:
-            raise SystemExit(
-                f"{text!r} is no run: say peer:architecture:key=value…, peer of {', '.join(KEYS)}"
-            )
+        if architecture not in ARCHITECTURES.get(peer, ()):
+            raise SystemExit(f"{text!r} is no run: say peer:architecture:key=value…, of {ARCHITECTURES}")
         settings = {}
         for key, _, value in (pair.partition("=") for pair in pairs):
             if key not in KEYS[peer]:
@@ -93,7 +99,7 @@ class Data:
     @classmethod
     def mapped(cls, path: str, seed: int) -> Data:
         x = np.load(path, mmap_mode="r")
-        np.asarray(x[:: 4096 // x[0].nbytes, 0]).sum()  # maps every page, so that the loop maps none
+        np.asarray(x[:: max(1, 4096 // x[0].nbytes), 0]).sum()  # maps every page, so that the loop maps none
         order = np.random.default_rng(seed).permutation(len(x))[: len(x) // BATCH * BATCH]
         return cls(x, np.sort(order.reshape(-1, BATCH), axis=1))
 
@@ -126,14 +132,14 @@ class Trainee:
 
 def saelens(run: Run, data: Data, seed: int) -> Trainee:
     """SAELens: `SAETrainer.fit`, then the SAE that `save_inference_model` leaves."""
-    import sae_lens
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
+    import sae_lens  # type: ignore[import-not-found]
+    from sae_lens.config import SAETrainerConfig  # type: ignore[import-not-found]
+    from sae_lens.training.sae_trainer import SAETrainer  # type: ignore[import-not-found]
 
     name = {"topk": "TopK", "batchtopk": "BatchTopK", "matryoshka": "MatryoshkaBatchTopK"}[run.architecture]
     own = {key: run.settings[key] for key in ("decoder_init_norm",) if key in run.settings}
     if run.architecture == "matryoshka":
-        own["matryoshka_widths"] = [D_HIDDEN // 16, D_HIDDEN // 4, D_HIDDEN]
+        own["matryoshka_widths"] = list(PREFIXES)
     torch.manual_seed(seed)
     sae_config = getattr(sae_lens, f"{name}TrainingSAEConfig")(
         d_in=data.x.shape[1], d_sae=D_HIDDEN, k=K, **own
@@ -180,14 +186,13 @@ def sparsify(run: Run, data: Data, seed: int) -> Trainee:
     `fit` itself wants a language model and sequences. With a look-up table for a model it gives the same SAE
     (checked at seed 0) and takes about a tenth longer, which is not held against it here.
     """
-    from sparsify import SparseCoderConfig, TrainConfig, Trainer
+    from sparsify import SparseCoderConfig, TrainConfig, Trainer  # type: ignore[import-not-found]
 
-    if run.architecture != "topk":
-        raise SystemExit("sparsify has topk only")
     sae_config = SparseCoderConfig(num_latents=D_HIDDEN, k=K)
     config = TrainConfig(sae_config, batch_size=1, init_seeds=[seed], hookpoints=["site"], **run.settings)
     model: Any = OneSite(data.x.shape[1])
-    trainer = Trainer(config, data.order, model)  # pyright: ignore[reportArgumentType]
+    dataset: Any = data.order  # whose length is the number of steps
+    trainer: Any = Trainer(config, dataset, model)
     settings = asdict(config) | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
     if trainer.lr_schedulers:
         settings["lr"] = trainer.lr_schedulers[0].base_lrs[0]
@@ -230,40 +235,20 @@ def sparsify_step(trainer: Any, batch: torch.Tensor, first: bool) -> None:
 
 
 def dl(run: Run, data: Data, seed: int) -> Trainee:
-    """dictionary_learning: a trainer's `update` for every batch, then its dictionary.
+    """dictionary_learning: a trainer's `update` for every batch, then its dictionary."""
+    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k  # type: ignore[import-not-found]
 
-    Warm-up and the threshold's first step are 1000 by default, which no shorter run gets to; here they are
-    shares of the run.
-    """
-    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
-
-    steps = len(data.order)
     trainers = {
         "topk": top_k.TopKTrainer,
         "batchtopk": batch_top_k.BatchTopKTrainer,
         "matryoshka": matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer,
     }
-    settings: dict[str, Any] = {
-        "warmup_steps": min(1000, steps // 20),
-        "threshold_start_step": min(1000, steps // 2),
-    }
-    if run.architecture == "matryoshka":
-        settings["group_fractions"] = [1 / 16, 3 / 16, 3 / 4]
-    settings |= run.settings
+    settings = dl_settings(run, len(data.order))
     dead = settings.pop("dead_feature_threshold", None)
-    trainer = trainers[run.architecture](
-        steps=steps,
-        activation_dim=data.x.shape[1],
-        dict_size=D_HIDDEN,
-        k=K,
-        layer=0,
-        lm_name="toy",
-        seed=seed,
-        device="cpu",
-        **settings,
-    )
+    shape = {"activation_dim": data.x.shape[1], "dict_size": D_HIDDEN, "k": K}
+    trainer = trainers[run.architecture](layer=0, lm_name="toy", seed=seed, device="cpu", **shape, **settings)
     if dead is not None:
-        trainer.dead_feature_threshold = dead
+        trainer.dead_feature_threshold = dead  # no argument of theirs
 
     def train() -> None:
         for step, batch in enumerate(data.batches()):
@@ -275,6 +260,23 @@ def dl(run: Run, data: Data, seed: int) -> Trainee:
         return Exported(ae.encode, ae.decode, W_dec)
 
     return Trainee(trainer.config | {"dead_feature_threshold": trainer.dead_feature_threshold}, train, export)
+
+
+def dl_settings(run: Run, steps: int) -> dict[str, Any]:
+    """The run's settings and those without which the trainers cannot do a run of this length.
+
+    Warm-up and threshold take 1000 steps to start by default: in a shorter run a tenth and a fifth of the
+    steps. The rate falls over the last fifth, as in the library's demo.
+    """
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "warmup_steps": min(1000, steps // 10),
+        "decay_start": steps * 4 // 5,
+        "threshold_start_step": min(1000, steps // 5),
+    }
+    if run.architecture == "matryoshka":
+        settings["group_fractions"] = [(end - start) / D_HIDDEN for start, end in pairwise([0, *PREFIXES])]
+    return settings | run.settings
 
 
 def measured(train: Callable[[], Any], tokens: int) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import serialize_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from .errors import InputError, SAEError
 
@@ -115,8 +116,6 @@ class ActivationStore:
 
     def tokens(self, index: int) -> dict[str, np.ndarray]:
         """ "tokens" (ids), "positions" (in their context) and "contexts" (numbers in the batch) of a batch's rows."""
-        from safetensors.numpy import load_file
-
         return load_file(self.path / f"batch_{index}" / _ROWS)
 
     def check(self) -> None:
@@ -280,13 +279,15 @@ def write_meta(
 
 
 def write_batch(
-    folder: Path, index: int, values: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], dtype: str
-) -> None:
+    folder: Path, index: int, values: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], dtype: str,
+    excluded: Mapping[str, int],
+) -> None:  # fmt: skip
     """Writes `batch_<index>` whole or not at all.
 
     Args:
         values: float32 (n, width) of each component.
         rows: What each row is, as arrays (n,).
+        excluded: Tokens left out of this batch, by reason.
 
     Raises:
         SAEError: The disk is full or read-only, or an activation is too large for float16.
@@ -296,13 +297,8 @@ def write_batch(
     def write(draft: Path) -> None:
         for name, array in stored.items():
             (draft / name).mkdir()
-            tensor = {"dtype": dtype, "shape": list(array.shape), "data": array.tobytes()}
-            serialize_file({_TENSOR: tensor}, str(draft / name / _FILE))
-        tensors = {
-            name: {"dtype": array.dtype.name, "shape": list(array.shape), "data": array.tobytes()}
-            for name, array in rows.items()
-        }
-        serialize_file(tensors, str(draft / _ROWS))
+            _write_tensor(draft / name / _FILE, array, _CODES[dtype][0])
+        save_file(dict(rows), draft / _ROWS, metadata={"excluded": json.dumps(dict(excluded))})
 
     _whole(folder, write, lambda draft: os.replace(draft, folder / f"batch_{index}"))
 
@@ -315,11 +311,15 @@ def written_batches(folder: Path) -> int:
     return number
 
 
-def rows_of_batch(folder: Path, index: int) -> int:
-    """Rows of a batch that is there."""
-    from safetensors.numpy import load_file
-
-    return len(load_file(folder / f"batch_{index}" / _ROWS)["tokens"])
+def counted(folder: Path, batches: int) -> tuple[list[int], dict[str, int]]:
+    """Rows of each of the first batches, and all tokens left out of them, by reason."""
+    counts, excluded = [], {}
+    for index in range(batches):
+        with safe_open(folder / f"batch_{index}" / _ROWS, framework="numpy") as file:
+            counts.append(file.get_slice("tokens").get_shape()[0])
+            for reason, number in json.loads(file.metadata()["excluded"]).items():
+                excluded[reason] = excluded.get(reason, 0) + number
+    return counts, excluded
 
 
 def as_stored(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
@@ -328,7 +328,7 @@ def as_stored(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
         return np.ascontiguousarray(array, dtype="<f4")
     if dtype == "float16":
         peak = float(np.abs(array).max(initial=0))
-        if peak > np.finfo(np.float16).max:
+        if peak > float(np.finfo(np.float16).max):
             raise SAEError(
                 f"An activation of {name} is {peak:.3g}, too large for float16. Use dtype='bfloat16'."
             )
@@ -364,6 +364,16 @@ def _whole(folder: Path, write: Any, move: Any) -> None:
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_tensor(path: Path, array: np.ndarray, code: str) -> None:
+    """A safetensors file of one tensor; the library's own writer for NumPy has no bfloat16."""
+    entry = {"dtype": code, "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
+    header = json.dumps({_TENSOR: entry}).encode()
+    header += b" " * (-len(header) % 8)  # data starts at a multiple of 8
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(array.data)
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, int]) -> np.ndarray:

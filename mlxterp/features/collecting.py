@@ -18,8 +18,8 @@ from ..store import (
     DTYPES,
     ActivationStore,
     LocalStore,
+    counted,
     read_meta,
-    rows_of_batch,
     write_batch,
     write_meta,
     written_batches,
@@ -98,25 +98,23 @@ def collect_activations(
         check_store(anatomy, store, components)
         return store
     write_meta(folder, widths, dtype, settings, [], False, facts)
-    counts = [rows_of_batch(folder, index) for index in range(done)]
     bar = tqdm(
-        total=rows.total, initial=sum(counts), unit="tok", unit_scale=True, desc="Collecting activations",
-        disable=None if progress else True,
+        total=rows.total, initial=sum(counted(folder, done)[0]), unit="tok", unit_scale=True,
+        desc="Collecting activations", disable=None if progress else True,
     )  # fmt: skip
     for index in range(done, rows.blocks(0)):
+        before = dict(rows.excluded)
         values, kinds = _mixed(rows, list(rows.token_rows(0, index)), seed, index)
-        if (
-            not len(kinds["tokens"]) and index >= 1
-        ):  # a stream that ended early, or a block of left-out tokens
-            warn(f"The texts ended after {sum(counts)} tokens; {rows.total} were asked for.")
+        left_out = {reason: number - before[reason] for reason, number in rows.excluded.items()}
+        if not len(kinds["tokens"]) and not sum(left_out.values()):
+            warn(f"The stream ended after {index} of {rows.blocks(0)} batches.")
             break
-        write_batch(folder, index, values, kinds, dtype)
-        counts.append(len(kinds["tokens"]))
-        bar.update(counts[-1])
+        write_batch(folder, index, values, kinds, dtype, left_out)
+        bar.update(len(kinds["tokens"]))
     bar.close()
+    counts, facts["excluded"] = counted(folder, written_batches(folder))
     if not sum(counts):
         raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
-    facts["excluded"] = rows.excluded
     write_meta(folder, widths, dtype, settings, counts, True, facts)
     return ActivationStore.open(folder)
 

@@ -12,6 +12,7 @@ from .recipe import ARCHITECTURES, TOPK_FAMILY
 _DEFAULT_EXPANSION = 16
 _SHORTEST, _LONGEST = 200, 20_000
 """Steps between which the learning rate follows the length of the run."""
+_HIGHEST = 0.015
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +149,13 @@ class SAETrainConfig:
 def learning_rate(d_hidden: int, steps: int, architecture: str = "topk") -> float:
     """Peak learning rate of Adam that was measured to work: narrower SAEs and shorter runs take more.
 
-    2e-4 / sqrt(d_hidden / 16384) * (20000 / steps)^0.6, for 200 to 20,000 steps; beyond, as at the end. In
-    shorter runs a smaller rate leaves more unexplained, a larger one leaves features dead. Architectures
-    that do not fix each token's number of features take half as much again.
+    2e-4 / sqrt(d_hidden / 16384) * (20000 / steps)^0.6, for 200 to 20,000 steps (beyond, as at the end), and
+    0.015 at most. In shorter runs a smaller rate leaves more unexplained, a larger one leaves features dead.
+    Architectures that do not fix each token's number of features take half as much again.
     """
-    return (
-        (1 if architecture == "topk" else 1.5)
-        * 2e-4
-        * math.sqrt(16_384 / d_hidden)
-        * (_LONGEST / min(max(steps, _SHORTEST), _LONGEST)) ** 0.6
-    )
+    length = min(max(steps, _SHORTEST), _LONGEST)
+    rate = 2e-4 * math.sqrt(16_384 / d_hidden) * (_LONGEST / length) ** 0.6
+    return min(_HIGHEST, rate if architecture == "topk" else 1.5 * rate)
 
 
 def _is_int(value: Any) -> bool:

@@ -38,7 +38,7 @@ def test_every_architecture_explains_a_components_activations(demo, architecture
     sae = demo.model.train_sae(1, demo.texts[:40], "residual", config, tmp_path / "sae", verbose=False)
     facts = sae.metadata["training"]
     assert facts["explained_variance"] > 0.35
-    low, high = (7.9, 8.1) if "topk" in architecture else (3, 24)
+    low, high = (7.8, 8.01) if "topk" in architecture else (3, 24)
     assert low < facts["l0"] < high
     again = SAE.load(tmp_path / "sae")
     assert again.fingerprint == sae.fingerprint
@@ -57,7 +57,7 @@ def test_a_transcoder_predicts_another_component(demo):
     for sae in found.values():
         assert sae.is_transcoder and sae.metadata["component_out"] == "layers.2.mlp"
     scores = {name: sae.metadata["training"]["explained_variance"] for name, sae in found.items()}
-    assert 0.15 < scores["plain"] < scores["skip"]
+    assert min(scores.values()) > 0.25
     assert found["skip"].metadata["architecture"] == "topk_skip_transcoder"
 
 
@@ -74,10 +74,9 @@ def test_several_saes_from_one_pass_are_those_trained_alone(demo, tmp_path):
     np.testing.assert_allclose(both["a"].W_dec, alone.W_dec, atol=1e-4)
     assert SAE.load(tmp_path / "both/b").fingerprint == both["b"].fingerprint
     assert (tmp_path / "both.run/training_history.json").is_file()
+    larger = SAETrainConfig(k=2, epochs=2, batch_size=512)
     with pytest.raises(InputError, match=r"differ in batch_size"):
-        demo.model.train_saes(
-            {"a": ("layers.1.mlp", CONFIG), "b": ("layers.1.mlp", SAETrainConfig(k=2))}, texts
-        )
+        demo.model.train_saes({"a": ("layers.1.mlp", CONFIG), "b": ("layers.1.mlp", larger)}, texts)
     with pytest.raises(InputError, match="empty dictionary"):
         demo.model.train_saes({}, texts)
 

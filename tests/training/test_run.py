@@ -190,6 +190,8 @@ def test_wider_saes_and_longer_runs_take_smaller_learning_rates():
     assert learning_rate(16_384, 50_000) == pytest.approx(2e-4)
     assert learning_rate(16_384, 2_000) == pytest.approx(8e-4, rel=0.01)
     assert learning_rate(16_384, 10) == learning_rate(16_384, 200) == pytest.approx(2e-4 * 100**0.6)
+    assert learning_rate(64, 200) == 0.015
+    assert learning_rate(16_384, 50_000, "batchtopk") == pytest.approx(3e-4)
     assert learning_rate(1024, 20_000) == pytest.approx(8e-4)
     assert 2e-4 < learning_rate(16_384, 6_000) < 8e-4
 

@@ -13,8 +13,8 @@ import numpy as np
 from ...weights import SAEWeights
 from .. import gathering
 
-_CACHED, _HELD = 1 << 18, 1 << 26
-"""Numbers of decoder rows gathered at a time: on a CPU they stay in the cache, a GPU wants large pieces."""
+_HELD = 1 << 26
+"""Numbers of decoder rows gathered at a time on a GPU."""
 
 
 def backward(
@@ -23,25 +23,45 @@ def backward(
     """See `Backend.backward`."""
     x, g = x.astype(mx.float32), gradient.astype(mx.float32)
     inside = x - weights.b_dec if weights.subtract_b_dec else x
-    slopes = _slopes(weights.W_dec, ids, g) * (values != 0)
-    n = weights.W_dec.shape[0]
-    db_enc = mx.zeros(n).at[ids.reshape(-1)].add(slopes.reshape(-1))
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    by_feature = _on_cpu if on_cpu else _on_device
+    W_enc, db_enc, W_dec = by_feature(inside, ids, values, weights.W_dec, g)
     db_dec = g.sum(axis=0)
     if weights.subtract_b_dec:
         db_dec = db_dec - weights.W_enc @ db_enc
-    return SAEWeights(
-        _by_feature(inside, ids, slopes, n).T,
-        db_enc,
-        _by_feature(g, ids, values, n),
-        db_dec,
-        weights.subtract_b_dec,
-    )
+    return SAEWeights(W_enc.T, db_enc, W_dec, db_dec, weights.subtract_b_dec)
+
+
+def _on_cpu(
+    inside: mx.array, ids: mx.array, values: mx.array, W_dec: mx.array, g: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Gradients of the encoder (feature by feature), b_enc and the decoder."""
+    mx.eval(inside, g)
+    table, slots, numbers, slope = (np.asarray(a) for a in (W_dec, ids, values, g))
+    n = len(table)
+    active = numbers.reshape(-1) != 0
+    flat = slots.reshape(-1)[active]
+    rows = np.repeat(np.arange(len(slots)), slots.shape[1])[active]
+    slopes = gathering.products(table, slots, slope).reshape(-1)[active]
+    columns = gathering.Columns(rows, flat, n)
+    encoder = columns.weighted(np.asarray(inside), slopes)
+    decoder = columns.weighted(slope, numbers.reshape(-1)[active])
+    sums = np.bincount(flat, slopes, n).astype(np.float32)
+    return mx.array(encoder), mx.array(sums), mx.array(decoder)
+
+
+def _on_device(
+    inside: mx.array, ids: mx.array, values: mx.array, W_dec: mx.array, g: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    slopes = _slopes(W_dec, ids, g) * (values != 0)
+    n = W_dec.shape[0]
+    sums = mx.zeros(n).at[ids.reshape(-1)].add(slopes.reshape(-1))
+    return _scattered(inside, ids, slopes, n), sums, _scattered(g, ids, values, n)
 
 
 def _slopes(W_dec: mx.array, ids: mx.array, g: mx.array) -> mx.array:
     """W_dec[ids[i, j]] · g[i], (n, k)."""
-    cells = _CACHED if mx.default_device() == mx.Device(mx.cpu) else _HELD
-    step = max(1, cells // (ids.shape[1] * W_dec.shape[1]))
+    step = max(1, _HELD // (ids.shape[1] * W_dec.shape[1]))
     parts = []
     for i in range(0, ids.shape[0], step):
         parts.append((W_dec[ids[i : i + step]] @ g[i : i + step, :, None])[:, :, 0])
@@ -49,12 +69,8 @@ def _slopes(W_dec: mx.array, ids: mx.array, g: mx.array) -> mx.array:
     return mx.concatenate(parts)
 
 
-def _by_feature(table: mx.array, ids: mx.array, numbers: mx.array, n: int) -> mx.array:
-    """Sum over each feature's pairs of their number times their row of the table, (n, width)."""
-    if mx.default_device() == mx.Device(mx.cpu):
-        return mx.array(
-            gathering.weighted_columns(np.asarray(table), np.asarray(ids), np.asarray(numbers), n)
-        )
+def _scattered(table: mx.array, ids: mx.array, numbers: mx.array, n: int) -> mx.array:
+    """The sum over a feature's pairs of their number times their row of the table, (n, width)."""
     out = mx.zeros((n, table.shape[1]))
     step = max(1, _HELD // (ids.shape[1] * table.shape[1]))
     for i in range(0, ids.shape[0], step):
