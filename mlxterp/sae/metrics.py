@@ -9,7 +9,7 @@ from ..errors import InputError, SAEError
 from ..sites import Array
 from .sae import SAE
 
-_ROWS = 4096
+_ROWS = 1024
 
 
 def explained_variance(sae: SAE, x: Array, target: Array | None = None) -> float:

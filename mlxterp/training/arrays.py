@@ -22,6 +22,8 @@ from .run import Job, RunOptions, check_finite, run
 _CHECKED = 8192
 BLOCK_BATCHES = 8
 """Batches that the mixing buffer holds."""
+_ARRAY_BATCHES = 2
+"""The same of an array, whose rows are mixed before."""
 
 
 def train_sae(
@@ -74,9 +76,9 @@ def train_sae(
     else:
         arrays = _arrays(x, target, config)
         source, predicted = "the activations", "the target" if len(arrays) > 1 else None
-        rows = ArrayRows(
-            arrays, ("the activations", "the target")[: len(arrays)], block, config.seed, config.tokens
-        )
+        block = _ARRAY_BATCHES * config.batch_size
+        names = ("the activations", "the target")[: len(arrays)]
+        rows = ArrayRows(arrays, names, block, config.seed, config.tokens)
     check_skip(config, predicted is not None)
     if config.tokens is not None and config.tokens > rows.total:
         warn(f"tokens={config.tokens} asked for, {rows.total} are there: training on {rows.total}.")

@@ -71,16 +71,25 @@ def first_weights(
         b_enc -= directions @ x.mean(axis=0)
         if config.skip:
             extra["W_skip"] = np.zeros((x.shape[1], y.shape[1]), dtype=np.float32)
-    pre = x[:_QUANTILE_ROWS] @ directions.T + (b_enc if y is not None else -directions @ b_dec)
-    level = max(0.0, float(np.quantile(pre, 1 - config.k / d_hidden)))
-    if config.architecture == "jumprelu":
-        extra["threshold"] = np.full(d_hidden, level, dtype=np.float32)
-    elif config.architecture == "relu":
-        b_enc -= np.float32(level)
-    elif config.architecture == "gated":
-        extra |= {"gate_scale": np.ones(d_hidden, np.float32), "b_mag": b_enc.copy()}
-        b_enc -= np.float32(level)
+    if config.architecture in ("jumprelu", "relu", "gated"):
+        center = b_enc if y is not None else -directions @ b_dec
+        level = np.float32(_level(x[:_QUANTILE_ROWS] @ directions.T + center, config.k / d_hidden))
+        if config.architecture == "jumprelu":
+            extra["threshold"] = np.full(d_hidden, level, dtype=np.float32)
+        else:
+            extra |= (
+                {"gate_scale": np.ones_like(b_enc), "b_mag": b_enc} if config.architecture == "gated" else {}
+            )
+            b_enc = b_enc - level
     return SAEWeights(directions.T, b_enc, decoder, b_dec.astype(np.float32), y is None, extra)
+
+
+def _level(pre: np.ndarray, share: float) -> float:
+    """What so many of the pre-activations exceed; at least 0."""
+    place = min(pre.size - 1, int((1 - share) * pre.size))
+    flat = pre.reshape(-1)
+    flat.partition(place)
+    return max(0.0, float(flat[place]))
 
 
 def _scale(sample: np.ndarray) -> float:

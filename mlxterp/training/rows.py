@@ -53,7 +53,9 @@ class ArrayRows:
         self.names = tuple(names)
         self.widths = tuple(int(array.shape[1]) for array in arrays)
         self._arrays, self._seed = arrays, seed
-        self._rows = np.random.default_rng([seed, 0]).permutation(len(arrays[0]))[:limit]
+        rows = np.arange(len(arrays[0]), dtype=np.uint32 if len(arrays[0]) < 1 << 32 else np.int64)
+        np.random.default_rng([seed, 0]).shuffle(rows)
+        self._rows = rows[:limit]
         self._orders: dict[int, np.ndarray] = {0: self._rows}
         self._block_rows = max(1, block_rows)
         self.total = len(self._rows)
@@ -143,10 +145,14 @@ class MixingBuffer:
         self._carry = tuple(held[self._at :].copy() for held in self._held)
         block = coming.finish()
         order = np.random.default_rng([self._seed, 1, *coming.place]).permutation(len(block[0]))
-        self._held = tuple(
-            np.concatenate([carry, rows[order]]) for carry, rows in zip(self._carry, block, strict=True)
-        )
-        self._at = 0
+        self._held, self._at = (), 0  # two blocks are enough to hold at a time
+        mixed = []
+        for carry, rows in zip(self._carry, block, strict=True):
+            held = np.empty((len(carry) + len(rows), rows.shape[1]), dtype=np.float32)
+            held[: len(carry)] = carry
+            np.take(rows, order, axis=0, out=held[len(carry) :], mode="clip")
+            mixed.append(held)
+        self._held = tuple(mixed)
         self._coming = self._start(self._after(coming.place))
 
     def _after(self, place: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -182,4 +188,6 @@ class _Coming:
             pass
         if not self._pieces:
             return tuple(np.zeros((0, width), dtype=np.float32) for width in self._widths)
+        if len(self._pieces) == 1:
+            return self._pieces[0]
         return tuple(np.concatenate(column) for column in zip(*self._pieces, strict=True))
