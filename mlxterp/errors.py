@@ -83,7 +83,7 @@ class ConfigWarning(MlxterpWarning):
 
 def warn(message: str, category: type[Warning] = MlxterpWarning) -> None:
     """Warns at the line of the user's code that led here."""
-    package, level, frame = str(Path(__file__).parent), 1, sys._getframe(1)
+    package, level, frame = str(Path(__file__).parent), 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

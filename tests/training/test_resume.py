@@ -168,9 +168,10 @@ def test_an_interrupted_call_warns_where_it_is_made(monkeypatch):
         if row["step"] == 3:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.warns(MlxterpWarning, match=r"Interrupted at step 3 of 12: this SAE has seen 1500 tokens"):
+    with pytest.warns(MlxterpWarning, match=r"Interrupted at step 3 of 12: this SAE has seen 1500 tokens") as told:
         sae = train_sae(
             data(), SAETrainConfig(d_hidden=16, k=2, batch_size=500), progress=False, log=interrupt
         )
     assert sae.metadata["training"]["tokens"] == 1500
+    assert told[0].filename == __file__
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
