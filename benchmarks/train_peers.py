@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -32,10 +30,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, peak_memory
+from common import machine
+from toy import BATCH, D_HIDDEN, TASK, K, mapped, measured, task_at
 
-D_HIDDEN, K, BATCH = 1024, 12, 1024
-TASK = Path(__file__).resolve().parents[2] / "shared" / "bench" / "toy_task.py"
 KEYS = {
     "saelens": {"lr": "lr", "dead": "dead_feature_window", "dinit": "decoder_init_norm"},
     "sparsify": {
@@ -94,14 +91,15 @@ class Data:
     x: np.ndarray
     """float32, (n, d_model), mapped from a file."""
     order: np.ndarray
-    """int64, (steps, BATCH): rows of x."""
+    """int64, (steps, batch): rows of x."""
+    d_hidden: int
+    k: int
 
     @classmethod
-    def mapped(cls, path: str, seed: int) -> Data:
-        x = np.load(path, mmap_mode="r")
-        np.asarray(x[:: max(1, 4096 // x[0].nbytes), 0]).sum()  # maps every page, so that the loop maps none
-        order = np.random.default_rng(seed).permutation(len(x))[: len(x) // BATCH * BATCH]
-        return cls(x, np.sort(order.reshape(-1, BATCH), axis=1))
+    def mapped(cls, path: str, seed: int, d_hidden: int, k: int, batch: int) -> Data:
+        x = mapped(path)
+        order = np.random.default_rng(seed).permutation(len(x))[: len(x) // batch * batch]
+        return cls(x, np.sort(order.reshape(-1, batch), axis=1), d_hidden, k)
 
     def rows(self, ids: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(self.x[ids]))
@@ -115,7 +113,7 @@ class Exported:
     """An SAE as its library uses it after training."""
 
     encode: Callable[[torch.Tensor], torch.Tensor]
-    """(n, d_model) to features, (n, D_HIDDEN)."""
+    """(n, d_model) to features, (n, d_hidden)."""
     decode: Callable[[torch.Tensor], torch.Tensor]
     W_dec: torch.Tensor
 
@@ -128,6 +126,8 @@ class Trainee:
     """As the library reports them."""
     train: Callable[[], Any]
     export: Callable[[], Exported]
+    save: Callable[[str], Any] = lambda folder: None
+    """Writes the SAE in the library's own format."""
 
 
 def saelens(run: Run, data: Data, seed: int) -> Trainee:
@@ -142,12 +142,12 @@ def saelens(run: Run, data: Data, seed: int) -> Trainee:
         own["matryoshka_widths"] = list(PREFIXES)
     torch.manual_seed(seed)
     sae_config = getattr(sae_lens, f"{name}TrainingSAEConfig")(
-        d_in=data.x.shape[1], d_sae=D_HIDDEN, k=K, **own
+        d_in=data.x.shape[1], d_sae=data.d_hidden, k=data.k, **own
     )
     sae = getattr(sae_lens, f"{name}TrainingSAE")(sae_config)
     config = SAETrainerConfig(
         total_training_samples=data.order.size,
-        train_batch_size_samples=BATCH,
+        train_batch_size_samples=data.order.shape[1],
         lr_end=0.0,  # wanted, though the rate stays constant
         **{key: value for key, value in run.settings.items() if key not in own},
     )
@@ -159,7 +159,7 @@ def saelens(run: Run, data: Data, seed: int) -> Trainee:
             final = sae_lens.SAE.load_from_disk(folder)
         return Exported(final.encode, final.decode, final.W_dec)
 
-    return Trainee(sae_config.to_dict() | asdict(config), trainer.fit, export)
+    return Trainee(sae_config.to_dict() | asdict(config), trainer.fit, export, sae.save_inference_model)
 
 
 class OneSite(torch.nn.Module):
@@ -188,7 +188,7 @@ def sparsify(run: Run, data: Data, seed: int) -> Trainee:
     """
     from sparsify import SparseCoderConfig, TrainConfig, Trainer  # type: ignore[import-not-found]
 
-    sae_config = SparseCoderConfig(num_latents=D_HIDDEN, k=K)
+    sae_config = SparseCoderConfig(num_latents=data.d_hidden, k=data.k)
     config = TrainConfig(sae_config, batch_size=1, init_seeds=[seed], hookpoints=["site"], **run.settings)
     model: Any = OneSite(data.x.shape[1])
     dataset: Any = data.order  # whose length is the number of steps
@@ -245,7 +245,7 @@ def dl(run: Run, data: Data, seed: int) -> Trainee:
     }
     settings = dl_settings(run, len(data.order))
     dead = settings.pop("dead_feature_threshold", None)
-    shape = {"activation_dim": data.x.shape[1], "dict_size": D_HIDDEN, "k": K}
+    shape = {"activation_dim": data.x.shape[1], "dict_size": data.d_hidden, "k": data.k}
     trainer = trainers[run.architecture](layer=0, lm_name="toy", seed=seed, device="cpu", **shape, **settings)
     if dead is not None:
         trainer.dead_feature_threshold = dead  # no argument of theirs
@@ -279,22 +279,6 @@ def dl_settings(run: Run, steps: int) -> dict[str, Any]:
     return settings | run.settings
 
 
-def measured(train: Callable[[], Any], tokens: int) -> dict[str, Any]:
-    """Trains; what it took."""
-    took: dict[str, Any] = {}
-
-    def timed() -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        train()
-        took["seconds"] = time.perf_counter() - wall
-        took["cpu_seconds"] = time.process_time() - cpu
-
-    peak = peak_memory(timed)
-    if peak is None:
-        timed()
-    return took | {"tokens_per_cpu_second": tokens / took["cpu_seconds"], "peak_mib": peak}
-
-
 def scores(task: ModuleType, seed: int, sae: Exported) -> dict[str, float]:
     """`evaluate` of the task, given what works on NumPy arrays."""
 
@@ -304,15 +288,6 @@ def scores(task: ModuleType, seed: int, sae: Exported) -> dict[str, float]:
     with torch.no_grad():
         W_dec = sae.W_dec.detach().numpy()
         return task.evaluate(task.ToyTask(seed=seed), on_numpy(sae.encode), on_numpy(sae.decode), W_dec)
-
-
-def module_at(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise SystemExit(f"No task at {path}. Say where toy_task.py is with --task.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _number(text: str) -> Any:
@@ -333,14 +308,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the task and of the trainer")
     parser.add_argument("--out", required=True, help="where to write the JSON")
     parser.add_argument("--task", type=Path, default=TASK, help="toy_task.py")
+    parser.add_argument("--d-hidden", type=int, default=D_HIDDEN)
+    parser.add_argument("--k", type=int, default=K)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--save", help="a folder for the SAE, instead of figures on the task (saelens)")
     args = parser.parse_args()
-    run, task = Run.parsed(args.run), module_at(args.task)
+    run = Run.parsed(args.run)
     torch.set_num_threads(1)
-    data = Data.mapped(args.data, args.seed)
+    data = Data.mapped(args.data, args.seed, args.d_hidden, args.k, args.batch)
     with contextlib.redirect_stdout(sys.stderr):  # what the peers have to say
         trainee = {"saelens": saelens, "sparsify": sparsify, "dl": dl}[run.peer](run, data, args.seed)
         took = measured(trainee.train, data.order.size)
-        quality = scores(task, args.seed, trainee.export())
+        if args.save:
+            quality = {"saved": trainee.save(args.save)}
+        else:
+            quality = scores(task_at(args.task), args.seed, trainee.export())
     package = {"saelens": "sae-lens", "sparsify": "eai-sparsify", "dl": "dictionary-learning"}[run.peer]
     content = {
         "run": args.run,

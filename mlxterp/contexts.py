@@ -59,9 +59,9 @@ class ListedContexts:
         """How many blocks an epoch has."""
         return len(self._of(epoch))
 
-    def block(self, epoch: int, index: int) -> Corpus | None:
+    def block(self, epoch: int, index: int) -> Corpus:
         """The contexts of a block."""
-        return Corpus.from_token_ids([self._all.ids(int(i)) for i in self._of(epoch)[index]])
+        return Corpus.from_token_ids([self._all.ids(int(i)).tolist() for i in self._of(epoch)[index]])
 
     def identity(self) -> dict[str, Any]:
         """What tells these contexts from others, as JSON."""

@@ -241,11 +241,15 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        known = meta["format"] == _FORMAT and meta["version"] == _VERSION and meta["dtype"] in _CODES
+        known = (
+            {"complete", "settings"} <= set(meta)
+            and meta["format"] == _FORMAT
+            and meta["version"] == _VERSION
+            and meta["dtype"] in _CODES
+        )
         names = all(_is_name(name) and _is_count(width) for name, width in meta["components"].items())
         if not (known and names and all(_is_count(count) for count in meta["batches"])):
             raise ValueError("its fields are not those of a store of this version")
-        meta["complete"], meta["settings"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SAEError(f"{path} is not the description of an activation store: {error}.") from error
     return meta

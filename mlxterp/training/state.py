@@ -51,9 +51,8 @@ class TrainState:
         self.recipe, self.backend, self.group = recipe, backend, backend.group()
         self._optimizer = backend.optimizer(weights, device)
         self._silent = np.zeros(weights.W_enc.shape[1], dtype=np.int64)  # tokens since it last fired
-        self._price = recipe.sparsity
-        if self._price is None:
-            self._price = 1.0 if recipe.architecture == "jumprelu" else _FIRST_PRICE
+        first = 1.0 if recipe.architecture == "jumprelu" else _FIRST_PRICE
+        self._price: float = first if recipe.sparsity is None else recipe.sparsity
         self.level = 0.0
         """batchtopk: what the last batch's weakest active feature had."""
 

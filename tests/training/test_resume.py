@@ -168,7 +168,9 @@ def test_an_interrupted_call_warns_where_it_is_made(monkeypatch):
         if row["step"] == 3:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.warns(MlxterpWarning, match=r"Interrupted at step 3 of 12: this SAE has seen 1500 tokens") as told:
+    with pytest.warns(
+        MlxterpWarning, match=r"Interrupted at step 3 of 12: this SAE has seen 1500 tokens"
+    ) as told:
         sae = train_sae(
             data(), SAETrainConfig(d_hidden=16, k=2, batch_size=500), progress=False, log=interrupt
         )

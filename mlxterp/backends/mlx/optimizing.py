@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -52,7 +53,8 @@ class MLXOptimizer:
         names = list(self._params)
         self._params = {name: mx.array(state[f"param.{name}"]) for name in names}
         for name in names:
-            self._adam.state[name] = {"m": mx.array(state[f"m.{name}"]), "v": mx.array(state[f"v.{name}"])}
+            moments: Any = self._adam.state[name]
+            moments |= {"m": mx.array(state[f"m.{name}"]), "v": mx.array(state[f"v.{name}"])}
         self._adam.state["step"] = mx.array(state["step"])
 
     @staticmethod
