@@ -28,7 +28,7 @@ from toy import BATCH, D_HIDDEN, TASK, TOKENS, K, mapped, measured, task_at
 
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "relu", "gated")
 PEERS = (
-    "sparsify:topk", "saelens:topk", "dl:topk", "sparsify:topk:lr=5e-3", "sparsify:topk:opt=adam:lr=2e-3",
+    "sparsify:topk", "saelens:topk", "dl:topk", "sparsify:topk:lr=5e-3", "sparsify:topk:opt=adam:lr=2e-3:warmup=97",
     "saelens:topk:lr=1e-3:dead=50", "dl:topk:lr=2e-3",
     "saelens:batchtopk", "dl:batchtopk", "saelens:batchtopk:lr=1e-3:dead=50", "dl:batchtopk:lr=2e-3",
     "saelens:matryoshka", "dl:matryoshka", "saelens:matryoshka:lr=1e-3:dead=50",

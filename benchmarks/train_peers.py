@@ -139,7 +139,7 @@ def saelens(run: Run, data: Data, seed: int) -> Trainee:
     name = {"topk": "TopK", "batchtopk": "BatchTopK", "matryoshka": "MatryoshkaBatchTopK"}[run.architecture]
     own = {key: run.settings[key] for key in ("decoder_init_norm",) if key in run.settings}
     if run.architecture == "matryoshka":
-        own["matryoshka_widths"] = list(PREFIXES)
+        own["matryoshka_widths"] = [data.d_hidden * width // D_HIDDEN for width in PREFIXES]
     torch.manual_seed(seed)
     sae_config = getattr(sae_lens, f"{name}TrainingSAEConfig")(
         d_in=data.x.shape[1], d_sae=data.d_hidden, k=data.k, **own

@@ -3,8 +3,8 @@
     pip install ".[cpu,torch]" && python benchmarks/train_real.py --peers PYTHON
 
 PYTHON is the interpreter of an environment with sae-lens (see train_peers.py). The model is
-tinystories_instruct_3m_gpt2 (8 layers, d_model 128) of ../shared, the text all but the last 200 stories of
-tinystories.txt, one pass; 4096 features, k 32, batches of 4096. The figures are of the last 200 stories,
+tinystories_instruct_3m_gpt2 (8 layers, d_model 128) of ../shared, the text 600,000 tokens of
+tinystories.txt without its last 200 stories, one pass; 4096 features, k 32, batches of 4096. The figures are of the last 200 stories,
 computed alike for every SAE: SAELens's are saved by SAELens and opened by `SAE.load`.
 """
 
@@ -27,7 +27,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = SHARED / "models" / "tinystories_instruct_3m_gpt2"
 COMPONENTS = ("layers.4.resid_post", "layers.4.mlp")
 D_HIDDEN, K, BATCH = 4096, 32, 4096
-HELD_OUT, EVALUATED = 200, 20_000
+TOKENS, HELD_OUT, EVALUATED = 600_000, 200, 20_000
 SAELENS = ("saelens:topk", "saelens:topk:lr=1e-3:dead=50")
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     model = mlxterp.InterpretableModel(str(MODEL), backend="torch")
     store = mlxterp.collect_activations(
         model, texts[:-HELD_OUT], list(COMPONENTS), args.work / "activations", dtype="float32",
-        exclude=("first", "sinks"),
+        tokens=TOKENS, exclude=("first", "sinks"),
     )  # fmt: skip
     rows: dict[str, Any] = {"tokens": len(store)}
     for component in COMPONENTS:

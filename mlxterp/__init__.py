@@ -34,13 +34,14 @@ from .errors import (  # noqa: E402
 from .features.check import SAECheck  # noqa: E402
 from .features.collecting import collect_activations  # noqa: E402
 from .features.evaluation import SAEEvaluation  # noqa: E402
+from .local_store import LocalStore  # noqa: E402
 from .model import InterpretableModel  # noqa: E402
 from .objectives import logit_difference  # noqa: E402
 from .sae import SAE  # noqa: E402
 from .sae.pretrained import PretrainedSAE, pretrained_saes  # noqa: E402
 from .sae.sae import BatchTopKSAE, TopKSAE  # noqa: E402
 from .sparse import SparseFeatures  # noqa: E402
-from .store import ActivationStore, LocalStore  # noqa: E402
+from .store import ActivationStore  # noqa: E402
 from .trace import Trace  # noqa: E402
 from .training import SAETrainConfig, train_sae  # noqa: E402
 

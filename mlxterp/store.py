@@ -1,4 +1,4 @@
-"""Activations on disk, and the folder that a project's activations, runs and SAEs lie in.
+"""Activations on disk.
 
     <folder>/meta.json
     <folder>/batch_0/rows.safetensors                             token, position, text of each row
@@ -6,7 +6,7 @@
     <folder>/batch_1/…
 
 `collect_activations` fills an `ActivationStore`, batch by batch, each moved into its place when it is
-whole; `train_sae` reads it. `LocalStore` says where things lie. Files are read as numbers only.
+whole; `train_sae` reads it (`training.store_rows`). Files are read as numbers only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from .errors import InputError, SAEError
+from .errors import SAEError
 
 META = "meta.json"
 _FORMAT, _VERSION = "mlxterp-activations", 1
@@ -123,108 +123,6 @@ class ActivationStore:
         for index in range(len(self.counts)):
             for component in self.components:
                 self.batch(index, component)
-
-
-class StoreRows:
-    """`training.rows.Rows` of a store."""
-
-    def __init__(self, store: ActivationStore, components: Sequence[str], block_rows: int, seed: int,
-                 limit: int | None = None):  # fmt: skip
-        self.names = tuple(components)
-        self.widths = tuple(store.width(name) for name in components)
-        self._store, self._seed = store, seed
-        self._counts: dict[int, int] = {}
-        left = len(store) if limit is None else limit
-        for index in np.random.default_rng([seed, 5]).permutation(len(store.counts)).tolist():
-            if left > 0:
-                self._counts[index] = min(left, store.counts[index])
-                left -= self._counts[index]
-        self.total = sum(self._counts.values())
-        mean = max(1, self.total // max(1, len(self._counts)))
-        self._together = max(1, round(block_rows / mean))
-
-    def blocks(self, epoch: int) -> int:
-        return -(-len(self._counts) // self._together)
-
-    def block(self, epoch: int, index: int):
-        order = np.random.default_rng([self._seed, 5, epoch]).permutation(sorted(self._counts)).tolist()
-        for batch in order[index * self._together :][: self._together]:
-            rows = slice(0, self._counts[batch])
-            yield tuple(self._store.read(batch, name, rows) for name in self.names)
-
-    def identity(self) -> dict[str, Any]:
-        meta = self._store.meta
-        return {name: meta[name] for name in ("components", "dtype", "batches", "settings")} | {
-            "rows": self.total
-        }
-
-    def facts(self) -> dict[str, Any]:
-        return {"excluded_tokens": self._store.meta.get("excluded", {})}
-
-
-class LocalStore:
-    """Where a project's activations, runs and SAEs lie: `activations/`, `runs/` and `sae_models/` in one folder."""
-
-    def __init__(self, base_path: str | os.PathLike = "./store"):
-        self.base_path = Path(base_path).expanduser()
-
-    def activations_path(self, run_id: str) -> Path:
-        """For `collect_activations(…, path=…)`."""
-        return self._below("activations", run_id)
-
-    def run_path(self, run_id: str) -> Path:
-        """For `train_sae(…, run_dir=…)`: checkpoints and `training_history.json`."""
-        return self._below("runs", run_id)
-
-    def sae_path(self, sae_id: str) -> Path:
-        """For `train_sae(…, save_path=…)` and `SAE.load`."""
-        return self._below("sae_models", sae_id)
-
-    def activations(self, run_id: str) -> ActivationStore:
-        """Opens a store of activations.
-
-        Raises:
-            SAEError: There is none.
-        """
-        return ActivationStore.open(self.activations_path(run_id))
-
-    def history(self, run_id: str) -> dict[str, Any]:
-        """`training_history.json` of a run.
-
-        Raises:
-            SAEError: There is none.
-        """
-        path = self.run_path(run_id) / "training_history.json"
-        if not path.is_file():
-            raise SAEError(
-                f"There is no run {run_id!r} in {self.base_path}. There are: {', '.join(self.runs())}."
-            )
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def runs(self) -> list[str]:
-        """Ids of the runs."""
-        return self._names("runs")
-
-    def saes(self) -> list[str]:
-        """Ids of the SAEs."""
-        return self._names("sae_models")
-
-    def collections(self) -> list[str]:
-        """Ids of the stores of activations."""
-        return self._names("activations")
-
-    def _names(self, room: str) -> list[str]:
-        folder = self.base_path / room
-        return (
-            sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-            if folder.is_dir()
-            else []
-        )
-
-    def _below(self, room: str, name: str) -> Path:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.\- ]*", name):
-            raise InputError(f"{name!r} cannot name a folder. Use letters, digits, '.', '-' and '_'.")
-        return self.base_path / room / name
 
 
 # -- writing ------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from ..anatomy import Anatomy
 from ..contexts import open_contexts
 from ..dataset import open_texts
 from ..errors import InputError, NoTokenizerError, SAEError, warn
+from ..local_store import LocalStore
 from ..sites import Component
 from ..store import (
     DTYPES,
     ActivationStore,
-    LocalStore,
     counted,
     read_meta,
     write_batch,
@@ -72,8 +72,6 @@ def collect_activations(
         ComponentError: No such component, or it has no single value for each token.
         SAEError: Another collection is in the folder; nothing can be written there.
     """
-    from tqdm.auto import tqdm
-
     anatomy: Anatomy = model.anatomy
     names = [at] if isinstance(at, str) else list(at)
     if not names:
@@ -98,6 +96,18 @@ def collect_activations(
         check_store(anatomy, store, components)
         return store
     write_meta(folder, widths, dtype, settings, [], False, facts)
+    _write(rows, folder, done, dtype, seed, progress)
+    counts, facts["excluded"] = counted(folder, written_batches(folder))
+    if not sum(counts):
+        raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
+    write_meta(folder, widths, dtype, settings, counts, True, facts)
+    return ActivationStore.open(folder)
+
+
+def _write(rows: ModelRows, folder: Path, done: int, dtype: str, seed: int, progress: bool) -> None:
+    """Every batch that is not there yet."""
+    from tqdm.auto import tqdm
+
     bar = tqdm(
         total=rows.total, initial=sum(counted(folder, done)[0]), unit="tok", unit_scale=True,
         desc="Collecting activations", disable=None if progress else True,
@@ -112,11 +122,6 @@ def collect_activations(
         write_batch(folder, index, values, kinds, dtype, left_out)
         bar.update(len(kinds["tokens"]))
     bar.close()
-    counts, facts["excluded"] = counted(folder, written_batches(folder))
-    if not sum(counts):
-        raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
-    write_meta(folder, widths, dtype, settings, counts, True, facts)
-    return ActivationStore.open(folder)
 
 
 def model_rows(

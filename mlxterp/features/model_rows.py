@@ -17,7 +17,7 @@ from ..contexts import Contexts
 from ..corpus import Corpus, CorpusBatch
 from ..errors import InputError
 from ..sites import Component
-from ..training.run import check_finite
+from ..training.rows import check_finite
 from .collect import Activations, batches_of, run_batch
 
 EXCLUSIONS = ("bos", "first", "sinks")

@@ -12,11 +12,13 @@ from ..anatomy import Anatomy
 from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..sites import Component
-from ..store import ActivationStore, StoreRows
+from ..store import ActivationStore
 from ..training.arrays import BLOCK_BATCHES, check_skip, checked_every, kept_in, stored_facts
 from ..training.config import SAETrainConfig
 from ..training.history import Log
-from ..training.run import Job, RunOptions, run
+from ..training.run import RunOptions, run
+from ..training.store_rows import StoreRows
+from ..training.trainer import Job
 from .collecting import check_store, model_rows
 from .model_rows import ModelRows
 

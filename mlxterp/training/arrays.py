@@ -13,11 +13,13 @@ from ..backends import backend_of, get_backend
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Array
-from ..store import ActivationStore, StoreRows
+from ..store import ActivationStore
 from .config import SAETrainConfig
 from .history import Log
-from .rows import ArrayRows, Rows
-from .run import Job, RunOptions, check_finite, run
+from .rows import ArrayRows, Rows, check_finite
+from .run import RunOptions, run
+from .store_rows import StoreRows
+from .trainer import Job
 
 _CHECKED = 8192
 BLOCK_BATCHES = 8

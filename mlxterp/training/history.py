@@ -60,8 +60,12 @@ class History:
         self.rows, self._sums, self._steps = list(state["rows"]), dict(state["sums"]), int(state["steps"])
 
 
-def open_logs(log: Log | Sequence[Log] | None, folder: Path | None) -> list[Callable[[Row], Any]]:
+def open_logs(log: Log | Sequence[Log] | None, folder: Path | None, name: str) -> list[Callable[[Row], Any]]:
     """Functions of a row, of what was asked for.
+
+    Args:
+        folder: The run's, where it has one.
+        name: Of the SAE; other programs show its figures under it.
 
     Raises:
         InputError: Something else was asked for.
@@ -73,27 +77,27 @@ def open_logs(log: Log | Sequence[Log] | None, folder: Path | None) -> list[Call
         if callable(one):
             opened.append(one)
         elif one == "wandb":
-            opened.append(_wandb())
+            opened.append(_wandb(name))
         elif one == "tensorboard":
-            opened.append(_tensorboard(folder))
+            opened.append(_tensorboard(folder, name))
         else:
             raise InputError(f"log={one!r}; there are 'wandb', 'tensorboard', or a function of a row (dict).")
     return opened
 
 
-def _wandb() -> Callable[[Row], Any]:
+def _wandb(sae: str) -> Callable[[Row], Any]:
     wandb = _package("wandb", "wandb")
     run = wandb.run or wandb.init(project="mlxterp")
-    return lambda row: run.log({f"sae/{name}": value for name, value in row.items()}, step=int(row["step"]))
+    return lambda row: run.log({f"{sae}/{name}": value for name, value in row.items()}, step=int(row["step"]))
 
 
-def _tensorboard(folder: Path | None) -> Callable[[Row], Any]:
+def _tensorboard(folder: Path | None, sae: str) -> Callable[[Row], Any]:
     package = _package("tensorboardX", "tensorboardX")
     writer = package.SummaryWriter(str((folder or Path("runs")) / "tensorboard"))
 
     def write(row: Row) -> None:
         for name, value in row.items():
-            writer.add_scalar(f"sae/{name}", value, int(row["step"]))
+            writer.add_scalar(f"{sae}/{name}", value, int(row["step"]))
         writer.flush()
 
     return write

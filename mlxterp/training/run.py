@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,34 +17,14 @@ from ..backends.base import Backend
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from .config import SAETrainConfig
-from .finish import CALIBRATION_TOKENS, facts, finished
+from .finish import CALIBRATION_TOKENS
 from .folder import RunFolder
-from .history import ROWS, History, Log, open_logs
-from .initial import Units, first_weights, variance
-from .plan import Plan
-from .recipe import TrainRecipe
-from .rows import MixingBuffer, Rows
-from .state import StepReport, TrainState
+from .history import Log, open_logs
+from .rows import MixingBuffer, Rows, check_finite
+from .trainer import SAMPLE, Job, Seen, Trainer
 
-_SAMPLE = 8192
-"""Rows from which means, scales and variances are taken."""
 _CHECKPOINTS = 20
 """About so many over a run."""
-_DIVERGED, _PATIENCE = 10.0, 25
-"""A loss that stays above so much for so many steps is not coming back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One SAE to train."""
-
-    config: SAETrainConfig
-    source: str
-    """Which of the rows' components it reads."""
-    target: str | None = None
-    """Which one it predicts; None for its own."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    save_path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +130,19 @@ class _Run:
 
     def _prepare(self) -> None:
         sample = dict(
-            zip(self.rows.names, self.buffer.peek(max(_SAMPLE, self.config.batch_size)), strict=True)
+            zip(self.rows.names, self.buffer.peek(max(SAMPLE, self.config.batch_size)), strict=True)
         )
         if not len(next(iter(sample.values()))):
             raise SAEError("There are no activations to train on. Give more texts, or exclude fewer tokens.")
         for name, rows in sample.items():
             check_finite(rows, name)
-        self.trainers = {name: _Trainer(name, job, sample, self) for name, job in self.jobs.items()}
+        folder = None if self.folder is None else self.folder.path
+        self.trainers = {
+            name: Trainer(
+                name, job, self.rows.total, sample, self.backend, self.options.device,
+                open_logs(self.options.log, folder, name) if self.leads else [],
+            ) for name, job in self.jobs.items()
+        }  # fmt: skip
         self.plan = next(iter(self.trainers.values())).plan
         self.steps = self.plan.steps
         self.seen = 0
@@ -198,7 +183,7 @@ class _Run:
         share = {name: rows[group.rank :: group.size] for name, rows in batch.items()}
         self.seen += count
         for trainer in self.trainers.values():
-            trainer.train(share, self.step, self.seen, self.steps)
+            trainer.train(share, self.step, self.seen)
         self.step += 1
         return count
 
@@ -240,8 +225,11 @@ class _Run:
 
     def _finish(self) -> dict[str, SAE]:
         saes = {}
+        metadata = self.rows.facts()
+        seen = Seen(self.step, self.seen, self.interrupted)
         for name, trainer in self.trainers.items():
-            sae = trainer.finish(partial(self._calibration_rows, trainer.source))
+            source = self.rows.names.index(trainer.job.source)
+            sae = trainer.finish(partial(self._calibration_rows, source), metadata, seen)
             saes[name] = sae
             if trainer.job.save_path is not None and self.leads:
                 sae.save(trainer.job.save_path)
@@ -260,106 +248,6 @@ class _Run:
                 given += len(piece[source])
                 if given >= CALIBRATION_TOKENS:
                     return
-
-
-class _Trainer:
-    """One SAE of a run."""
-
-    def __init__(self, name: str, job: Job, sample: Mapping[str, np.ndarray], of: _Run):
-        self.name, self.job, self._run = name, job, of
-        self.source = of.rows.names.index(job.source)
-        config = job.config
-        x = sample[job.source]
-        y = None if job.target is None else sample[job.target]
-        self.plan = Plan.of(config, of.rows.total, x.shape[1])
-        self.units = Units.of(x, y, config.normalize)
-        self._sample = x[:_SAMPLE], None if y is None else y[:_SAMPLE]
-        inside = x * np.float32(self.units.x)
-        outside = None if y is None else y * np.float32(self.units.y)
-        wanted = inside if outside is None else outside
-        self.recipe = TrainRecipe(
-            config.architecture, config.k, variance(wanted), self.plan.dead_after, max(1, wanted.shape[1] // 2),
-            config.auxk, config.prefixes_of(self.plan.d_hidden), config.sparsity, config.bandwidth,
-        )  # fmt: skip
-        rng = np.random.default_rng([config.seed, 2])
-        weights = first_weights(rng, inside, outside, self.plan.d_hidden, config)
-        self.state = TrainState(of.backend, weights, self.recipe, of.options.device)
-        folder = None if of.folder is None else of.folder.path
-        logs = open_logs(of.options.log, folder) if of.leads else []
-        self.history = History(max(1, self.plan.steps // ROWS), logs)
-        self.last: StepReport | None = None
-        self._bad = 0
-
-    def train(self, batch: Mapping[str, np.ndarray], step: int, seen: int, steps: int) -> None:
-        x = batch[self.job.source] * np.float32(self.units.x)
-        y = None if self.job.target is None else batch[self.job.target] * np.float32(self.units.y)
-        lr = self.plan.lr_at(step)
-        report = self.last = self.state.step(x, lr, y)
-        self._bad = self._bad + 1 if report.loss > _DIVERGED else 0
-        if not report.finite or self._bad >= _PATIENCE:
-            self._stop(report, x if y is None else y, step)
-        figures = {
-            "loss": report.loss + report.penalty,
-            "explained_variance": 1 - report.loss,
-            "l0": report.l0,
-            "dead_share": report.dead / self.plan.d_hidden,
-            "aux_loss": report.aux_loss,
-        }
-        self.history.add(step + 1, seen, lr, figures, step + 1 == steps)
-
-    def finish(self, rows: Callable[[], Iterator[np.ndarray]]) -> SAE:
-        config, plan = self.job.config, self.plan
-        metadata = {**self._run.rows.facts(), **self.job.metadata}
-        sae = finished(
-            self.state.weights(), self.recipe, self.units, self._run.backend, self._run.options.device, rows,
-            self.state.level, metadata,
-        )  # fmt: skip
-        sae.metadata["training"] = {
-            "tokens": self._run.seen // config.epochs if not self._run.interrupted else self._run.seen,
-            "epochs": config.epochs,
-            "steps": self._run.step,
-            "batch_size": plan.batch_size,
-            "lr": plan.lr,
-            "seed": config.seed,
-            "backend": self._run.backend.name,
-            "final_loss": self.last.loss if self.last else None,
-            "dead_features": self.last.dead if self.last else None,
-            **({"interrupted": True} if self._run.interrupted else {}),
-            **facts(sae, *self._sample),
-        }
-        return sae
-
-    def _stop(self, report: StepReport, batch: np.ndarray, step: int) -> None:
-        """Raises SAEError with the likely cause."""
-        check_finite(batch, self.job.source)
-        scale, width = self.units.y, batch.shape[1]
-        peak = float(np.abs(batch).max()) / scale
-        what = (
-            f"is {report.loss}"
-            if not report.finite
-            else f"has been above {_DIVERGED:g} for {_PATIENCE} steps"
-        )
-        who = f" of {self.name}" if len(self._run.jobs) > 1 else ""
-        kept = " The last checkpoint is still there." if self._run.folder else ""
-        raise SAEError(
-            f"The loss{who} {what} at step {step + 1} of {self.plan.steps}. Likely cause: the learning rate"
-            f" {self.plan.lr:.1e} is too high (set lr={self.plan.lr / 5:.0e}), or outliers: the largest |activation|"
-            f" of this batch is {peak:.3g}, a typical token lies {math.sqrt(width) / scale:.3g} from the mean.{kept}"
-        )
-
-
-def check_finite(rows: np.ndarray, name: str, first: int = 0) -> None:
-    """Raises SAEError where a row holds NaN or infinite values.
-
-    Args:
-        first: Number of the first row, for the message.
-    """
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise SAEError(
-            f"Row {first + int(bad[0])} of {name} holds NaN or infinite values (in float32)."
-            " Drop such rows: x[np.isfinite(x).all(axis=1)]; or run the model in bfloat16 or float32."
-        )
 
 
 def _shared(configs: Sequence[SAETrainConfig]) -> SAETrainConfig:
