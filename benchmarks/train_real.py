@@ -4,8 +4,8 @@
 
 PYTHON is the interpreter of an environment with sae-lens (see train_peers.py). The model is
 tinystories_instruct_3m_gpt2 (8 layers, d_model 128) of ../shared, the text 600,000 tokens of
-tinystories.txt without its last 200 stories, one pass; 4096 features, k 32, batches of 4096. The figures are of the last 200 stories,
-computed alike for every SAE: SAELens's are saved by SAELens and opened by `SAE.load`.
+tinystories.txt without its last 200 stories, one pass; 4096 features, k 32, batches of 4096. The figures are
+of the last 200 stories, computed alike for every SAE: SAELens's are saved by SAELens and opened by `SAE.load`.
 """
 
 from __future__ import annotations

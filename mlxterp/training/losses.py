@@ -87,6 +87,11 @@ def forward_and_backward(batch: Batch) -> Outcome:
     return _LOSSES[batch.recipe.architecture](batch)
 
 
+def sum_of_squares(x: Array) -> float:
+    """The sum of x², row by row: MLX adds one after the other on a CPU, which loses digits in long sums."""
+    return float((x * x).sum(1).sum())
+
+
 # -- topk ---------------------------------------------------------------------------------------
 
 
@@ -141,8 +146,8 @@ def _matryoshka(batch: Batch) -> Outcome:
         db_enc += _totals(part, into)
     assert W_dec is not None and W_enc is not None
     gradients = _assembled(batch, W_enc, db_enc, W_dec, slopes[0])
-    rest = sum(float((error * error).sum()) for error in errors) / len(errors)
-    extra = (rest - float((errors[-1] * errors[-1]).sum())) * batch.scale
+    rest = sum(sum_of_squares(error) for error in errors) / len(errors)
+    extra = (rest - sum_of_squares(errors[-1])) * batch.scale
     return Outcome(errors[-1], gradients, features.indices, extra, level)
 
 
@@ -253,7 +258,7 @@ def _gated(batch: Batch) -> Outcome:
         "b_mag": backend.put(_totals(gate, into_magnitude), like=weights.b_enc),
     }
     penalty = price * float(gate.values.sum(dtype=np.float64))
-    penalty += float((gate_error * gate_error).sum()) * batch.scale
+    penalty += sum_of_squares(gate_error) * batch.scale
     return Outcome(error, replace(gradients, extra=extra), features.indices, penalty)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..backends.base import Backend
 from ..sites import Array
 from ..weights import SAEWeights
-from .losses import Batch, Outcome, forward_and_backward
+from .losses import Batch, Outcome, forward_and_backward, sum_of_squares
 from .recipe import TrainRecipe
 
 _FIRST_PRICE = 0.03
@@ -69,7 +69,7 @@ class TrainState:
             self.backend, self.group, self.recipe, weights, native, target, tokens, self._price, self.level
         )  # fmt: skip
         outcome = forward_and_backward(batch)
-        squares = self._total(float((outcome.error * outcome.error).sum()))
+        squares = self._total(sum_of_squares(outcome.error))
         dead = np.flatnonzero(self._silent > self.recipe.dead_after)
         aux, gradients = self._with_auxiliary(batch, outcome, squares, dead)
         pairs = int(self._total(len(outcome.fired)))

@@ -7,7 +7,8 @@ import logging
 import numpy as np
 import pytest
 
-from mlxterp import SAE, SAEError
+from mlxterp import SAE, SAEError, SAETrainConfig, train_sae
+from mlxterp.training.recipe import ARCHITECTURES
 from mlxterp.variants import AbsTopK, Gated, GroupMax, InputForm, JumpReLU, MatchingPursuit, ReLU, TopK
 from mlxterp.weights import SAEWeights
 from tests.sae.test_formats import ANOTHER_READING, NAMES, io_of, load
@@ -56,6 +57,33 @@ def test_features_and_reconstruction_are_the_same_there(sae, tmp_path):
         np.testing.assert_allclose(theirs.encode(torch.tensor(x)).numpy(), features, atol=2e-4)
         np.testing.assert_allclose(theirs(torch.tensor(x)).numpy(), out, atol=1e-3)
     assert theirs.cfg.metadata.hook_name == "blocks.3.hook_resid_pre"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_trained_here_works_there(architecture, tmp_path):
+    x = (np.random.default_rng(2).standard_normal((3000, 12)) * 3 + 1).astype(np.float32)
+    config = SAETrainConfig(d_hidden=64, k=4, batch_size=100, architecture=architecture)
+    sae = train_sae(x, config, progress=False)
+    theirs, again = opened_by_saelens(sae, tmp_path), SAE.load(tmp_path / "exported")
+    out, features = sae(x[:50])
+    np.testing.assert_allclose(again.encode(x[:50]), features, atol=2e-4)
+    with torch.no_grad():
+        np.testing.assert_allclose(theirs.encode(torch.tensor(x[:50])).numpy(), features, atol=2e-4)
+        np.testing.assert_allclose(theirs(torch.tensor(x[:50])).numpy(), out, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu"])
+def test_transcoders_trained_here_work_there(architecture, tmp_path):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3000, 12)).astype(np.float32)
+    y = np.maximum(x @ rng.standard_normal((12, 9)).astype(np.float32), 0)
+    for skip in (False, True):
+        config = SAETrainConfig(d_hidden=64, k=4, batch_size=100, architecture=architecture, skip=skip)
+        sae = train_sae(x, config, target=y, progress=False)
+        theirs = opened_by_saelens(sae, tmp_path / str(skip))
+        out = sae.reconstruct(x[:50])
+        with torch.no_grad():
+            np.testing.assert_allclose(theirs(torch.tensor(x[:50])).numpy(), out, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -150,6 +150,37 @@ def test_gradients_are_those_of_autodiff(backend, architecture, kind):
         )
 
 
+@pytest.mark.parametrize("subtract", [True, False])
+@pytest.mark.parametrize("dead", [[3, 7, 20], list(range(5, 30))])
+def test_gradients_of_what_dead_features_explain_are_those_of_autodiff(backend, subtract, dead):
+    torch = pytest.importorskip("torch")
+    k, scale = 6, 0.3
+    weights = weights_for("topk", D_MODEL if subtract else 6, not subtract)
+    weights = SAEWeights(weights.W_enc, weights.b_enc, weights.W_dec, weights.b_dec, subtract)
+    rng = np.random.default_rng(6)
+    x, error = (rng.standard_normal((N, d)).astype(np.float32) for d in (D_MODEL, len(weights.b_dec)))
+    reference = Reference(torch, weights)
+    h = reference.pre(torch.tensor(x, dtype=torch.float64))[:, dead]
+    floor = h.sort(dim=1).values[:, -min(k, len(dead)), None]
+    features = torch.where(h >= floor, h.relu(), 0.0)
+    rest = ((torch.tensor(error, dtype=torch.float64) - features @ reference.w["W_dec"][dead]) ** 2).sum()
+    (scale * rest).backward()
+
+    wing = get_backend(backend)
+    native = wing.put_weights(weights, "cpu" if backend == "torch" else None)
+    zeros = wing.put_weights(weights.map(np.zeros_like), "cpu" if backend == "torch" else None)
+    found, gradients = wing.add_auxiliary(
+        zeros, wing.put(x), wing.put(error), native, np.array(dead), k, scale
+    )
+    assert float(found) == pytest.approx(float(rest.detach()), rel=1e-5)
+    for name, array in gradients.arrays().items():
+        grad = reference.w[name].grad
+        wanted = np.zeros(array.shape) if grad is None else grad.numpy()
+        np.testing.assert_allclose(
+            wing.get(array), wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()), err_msg=name
+        )
+
+
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.3, 50.0])
 def test_the_last_batchs_level_does_not_change_what_is_selected(backend, level):
     from mlxterp.training.losses import select_over_batch

@@ -16,7 +16,7 @@ from mlxterp import MlxterpWarning, SAEError, SAETrainConfig, train_sae
 from mlxterp.sae import explained_variance
 from mlxterp.training.config import learning_rate
 from mlxterp.training.plan import Plan
-from mlxterp.training.recipe import TrainRecipe
+from mlxterp.training.recipe import ARCHITECTURES, TrainRecipe
 from mlxterp.training.rows import ArrayRows, MixingBuffer
 from mlxterp.training.state import TrainState
 from mlxterp.variants import TopK
@@ -74,6 +74,21 @@ def test_both_backends_take_the_same_steps():
     mlx, torch = (train(name, x, config) for name in ("mlx", "torch"))
     np.testing.assert_allclose(mlx.W_dec, torch.W_dec, atol=1e-3)
     np.testing.assert_allclose(mlx.b_enc, torch.b_enc, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_both_backends_end_with_the_same_loss_after_200_steps(architecture):
+    """At the default rate of so short a run one choice among near equals is enough to go apart by some 1e-3."""
+    config = SAETrainConfig(
+        d_hidden=64, k=3, batch_size=100, epochs=4, architecture=architecture, dead_window=0.02, lr=1e-3
+    )
+    losses: dict[str, list[float]] = {}
+    for name in ("mlx", "torch"):
+        rows: list[dict[str, float]] = []
+        train(name, sparse_sums(5000), config, log=rows.append)
+        losses[name] = [row["loss"] for row in rows]
+    assert len(losses["mlx"]) == 200
+    assert losses["mlx"][-1] == pytest.approx(losses["torch"][-1], abs=1e-3)
 
 
 def test_metadata_tells_the_run_and_can_be_saved(backend, tmp_path):

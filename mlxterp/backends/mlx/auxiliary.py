@@ -32,7 +32,7 @@ def add_auxiliary(
     into = mx.where(features > 0, slope @ decoder.T, 0)
     sums = into.sum(axis=0)
     b_dec = gradients.b_dec - sums @ encoder if weights.subtract_b_dec else gradients.b_dec
-    return (rest**2).sum(), SAEWeights(
+    return (rest**2).sum(axis=-1).sum(), SAEWeights(
         gradients.W_enc.T.at[picked].add(into.T @ inside).T,
         gradients.b_enc.at[picked].add(sums),
         gradients.W_dec.at[picked].add(features.T @ slope),
