@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mlxterp-train")
     parser.add_argument("--task", type=Path, default=TASK)
+    parser.add_argument("--collect", action="store_true", help="only put together what is in --work")
     parser.add_argument("--run", help="only this run of ours, on --data (used by the benchmark itself)")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
@@ -87,7 +88,15 @@ def main() -> None:
         return
     args.work.mkdir(parents=True, exist_ok=True)
     runs = [*ours_between(PEERS if args.peers else ())]
-    found = [run_once(args, run, seed) for seed in args.seeds for run in runs if has_python(args, run)]
+    wanted = [(run, seed) for seed in args.seeds for run in runs if has_python(args, run)]
+    if args.collect:
+        wanted = [
+            (run, seed)
+            for seed in args.seeds
+            for run in ours_between(PEERS)
+            if file_of(args, run, seed).exists()
+        ]
+    found = [run_once(args, run, seed) for run, seed in wanted]
     report(
         "train", table(found), [f"means of seeds {args.seeds}; ± half the range", "speeds: larger is faster"]
     )
@@ -109,7 +118,7 @@ def has_python(args: argparse.Namespace, run: str) -> bool:
 
 def run_once(args: argparse.Namespace, run: str, seed: int) -> dict[str, Any]:
     """Figures of a run, from its file where it was made before."""
-    out = args.work / f"{run.replace(':', '_').replace('=', '-')}-{seed}.json"
+    out = file_of(args, run, seed)
     if not out.exists():
         data = data_of(args, seed)
         here = Path(__file__).parent
@@ -131,6 +140,11 @@ def run_once(args: argparse.Namespace, run: str, seed: int) -> dict[str, Any]:
     return found
 
 
+def file_of(args: argparse.Namespace, run: str, seed: int) -> Path:
+    """Where a run's figures are kept."""
+    return args.work / f"{run.replace(':', '_').replace('=', '-')}-{seed}.json"
+
+
 def data_of(args: argparse.Namespace, seed: int) -> Path:
     """The task's activations, made once."""
     path = args.work / f"x{seed}.npy"
@@ -150,7 +164,10 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
         values = {name: [one[name] for one in same if one.get(name) is not None] for name in SHOWN}
         means[run] = {name: statistics.mean(numbers) for name, numbers in values.items() if numbers}
         spread = (max(values["ev"]) - min(values["ev"])) / 2
-        rows[run] = {name: round(mean, 4) for name, mean in means[run].items()} | {"ev ±": round(spread, 4)}
+        rows[run] = {name: round(mean, 4) for name, mean in means[run].items()} | {
+            "ev ±": round(spread, 4),
+            "seeds": len(same),
+        }
     peers = [run for run in means if not run.startswith("mlxterp")]
     for run in (f"mlxterp-{wing}:topk" for wing in ("mlx", "torch")):
         if not peers or run not in means:

@@ -69,7 +69,7 @@ def saelens(args: argparse.Namespace, run: str, data: Path) -> mlxterp.SAE:
     if not folder.exists():
         command = [args.peers, Path(__file__).parent / "train_peers.py", "--run", run, "--data", data]
         command += ["--d-hidden", D_HIDDEN, "--k", K, "--batch", BATCH, "--save", folder]
-        command += ["--out", folder.with_suffix(".json")]
+        command += ["--out", folder.with_name(folder.name + ".json")]
         subprocess.run([str(part) for part in command], check=True, env=dict(os.environ))
     return mlxterp.SAE.load(folder, backend="torch")
 
