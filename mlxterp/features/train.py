@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..anatomy import Anatomy
-from ..errors import InputError, SAEError
+from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Component
 from ..store import ActivationStore
@@ -103,7 +103,12 @@ def _rows(
     block = BLOCK_BATCHES * config.batch_size
     if isinstance(dataset, ActivationStore):
         check_store(anatomy, dataset, components)
-        return StoreRows(dataset, [c.name for c in components], block, config.seed, config.tokens)
+        rows = StoreRows(dataset, [c.name for c in components], block, config.seed, config.tokens)
+        if config.tokens is not None and config.tokens > rows.total:
+            warn(
+                f"tokens={config.tokens} asked for, {rows.total} are in the store: training on {rows.total}."
+            )
+        return rows
     length = options.context_length or 1
     return model_rows(
         anatomy, dataset, components, config.tokens, options.context_length, options.exclude,

@@ -54,6 +54,8 @@ class _Run:
     def __init__(self, jobs: Mapping[str, Job], rows: Rows, backend: Backend, options: RunOptions):
         self.jobs, self.rows, self.backend, self.options = jobs, rows, backend, options
         self.config = _shared([job.config for job in jobs.values()])
+        for job in jobs.values():
+            job.config.width(rows.widths[rows.names.index(job.source)])  # refused before a model runs
         self.leads = backend.group().rank == 0
         self.folder = RunFolder(options.run_dir) if options.run_dir is not None else None
         self.identity = {
