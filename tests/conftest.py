@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(
+        _threads, "1"
+    )  # on small arrays the threads of two libraries only wait for each other
 
 import mlxterp
 
