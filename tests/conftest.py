@@ -14,7 +14,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         _threads, "1"
     )  # on small arrays the threads of two libraries only wait for each other
 
-import mlxterp
+import mlxterp  # noqa: E402
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
