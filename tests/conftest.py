@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(
-        _threads, "1"
-    )  # on small arrays the threads of two libraries only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on small arrays the threads of two libraries only wait for each other
 
 import mlxterp  # noqa: E402
 
