@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # on small arrays the threads of two libraries only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads of torch and of MLX's BLAS wait for each other
 
-import mlxterp  # noqa: E402
+import mlxterp
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 

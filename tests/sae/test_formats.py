@@ -72,7 +72,7 @@ def test_it_is_the_same_sae_after_saving_and_loading(name, tmp_path):
     assert again.fingerprint == sae.fingerprint
     assert again.component == sae.component
     for ours, theirs in zip(again(x), sae(x), strict=True):
-        assert np.array_equal(ours, theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)  # a BLAS rounds by memory layout
 
 
 @pytest.mark.parametrize("name", NAMES)
