@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from ..errors import InputError, SAEError
 from ..variants import activation_to_dict
+from ..weights import SAEWeights
 from .export import as_saelens
 from .formats import own, saelens
 from .formats.source import read_config
@@ -26,22 +27,28 @@ if TYPE_CHECKING:
     from .sae import SAE
 
 _NAMES = {own.WEIGHTS, own.CONFIG, saelens.WEIGHTS, saelens.CONFIG}
+_DTYPES = ("float32", "float16")
 
 
-def write_sae(path: str | os.PathLike, sae: SAE, format: str) -> Path:
+def write_sae(path: str | os.PathLike, sae: SAE, format: str, dtype: str = "float32") -> Path:
     """Makes or replaces the folder `path`; returns it.
 
     Raises:
-        SAEError: Something else is at `path`, the metadata cannot be written as JSON, or the format cannot
-            hold this variant.
+        SAEError: Something else is at `path`, the metadata cannot be written as JSON, the format cannot
+            hold this variant or `dtype`, or a weight lies outside float16's range.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"Expected the path of a folder to save in, got {path!r}.")
     target = Path(path).expanduser().resolve()
     _check_target(target)
+    if dtype not in _DTYPES:
+        raise SAEError(f"Unknown dtype {dtype!r}. SAEs are saved as: {', '.join(_DTYPES)}.")
     if format == "mlxterp":
-        names, config, arrays = (own.WEIGHTS, own.CONFIG), _own_config(sae), dict(sae.weights.arrays())
+        weights = _as_float16(sae.weights) if dtype == "float16" else sae.weights
+        names, config, arrays = (own.WEIGHTS, own.CONFIG), _own_config(sae, weights), weights.arrays()
     elif format == "saelens":
+        if dtype != "float32":
+            raise SAEError(f"{dtype} is for format='mlxterp'; SAELens's folders are written in float32.")
         names = (saelens.WEIGHTS, saelens.CONFIG)
         config, arrays = as_saelens(sae)
     else:
@@ -91,7 +98,22 @@ def _is_ours(folder: Path) -> bool:
     return False
 
 
-def _own_config(sae: SAE) -> dict[str, Any]:
+def _as_float16(weights: SAEWeights) -> SAEWeights:
+    largest = float(np.finfo(np.float16).max)
+    with np.errstate(over="ignore"):  # refused by name below
+        rounded = weights.map(lambda array: array.astype(np.float16))
+    for name, array in rounded.arrays().items():
+        outside = int(np.isinf(array).sum())
+        if outside:
+            raise SAEError(
+                f"{outside} of {array.size} numbers in {name} lie outside float16's range (±{largest:.0f})."
+                " Save it with dtype='float32'."
+            )
+    return rounded
+
+
+def _own_config(sae: SAE, weights: SAEWeights) -> dict[str, Any]:
+    """Settings beside these weights, which may be sae's own in another dtype."""
     return {
         "format": own.FORMAT,
         "version": own.VERSION,
@@ -101,7 +123,7 @@ def _own_config(sae: SAE) -> dict[str, Any]:
         "d_hidden": sae.d_hidden,
         "d_out": sae.d_out,
         "subtract_b_dec": sae.subtract_b_dec,
-        "sha256": own.digest(sae.weights),
+        "sha256": own.digest(weights),
         "metadata": sae.metadata,
     }
 

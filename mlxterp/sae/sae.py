@@ -279,7 +279,7 @@ class SAE:
             form=form or self.form, backend=backend, device=device,
         )  # fmt: skip
 
-    def save(self, path: str | os.PathLike, format: str = "mlxterp") -> Path:
+    def save(self, path: str | os.PathLike, format: str = "mlxterp", dtype: str = "float32") -> Path:
         """Writes the folder `path` (weights and config), whole or not at all; returns it.
 
         An SAE that was saved there before is replaced.
@@ -287,12 +287,16 @@ class SAE:
         Args:
             format: "mlxterp", or "saelens": what SAELens 6 opens with `SAE.load_from_disk`, with equal
                 features and reconstructions.
+            dtype: Of the weights in the file. "float16" ("mlxterp" only) halves it and keeps three decimal
+                digits: features change by about a thousandth, near ties another one may be among the k, and
+                what is smaller than 3e-8 becomes 0. Loading gives float32 again, of the rounded numbers, so
+                the fingerprint is another.
 
         Raises:
-            SAEError: Something else is there, the metadata is not JSON, or the format cannot hold this
-                variant.
+            SAEError: Something else is there, the metadata is not JSON, the format cannot hold this variant
+                or dtype, or a weight lies outside float16's range.
         """
-        return write_sae(path, self, format)
+        return write_sae(path, self, format, dtype)
 
     @staticmethod
     def load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import mlxterp
 from mlxterp import SAE, InputError, SAEError, SparseFeatures
 from mlxterp.sae import explained_variance
-from mlxterp.variants import TopK
+from mlxterp.variants import JumpReLU, TopK
 from mlxterp.weights import NAMES, SAEWeights
 from tests import oracle
 
@@ -247,6 +248,58 @@ def test_a_transcoder_comes_back_as_one(tmp_path):
     loaded = SAE.load(sae.save(tmp_path / "t"))
     assert not loaded.subtract_b_dec
     assert loaded.fingerprint == sae.fingerprint
+
+
+def test_float16_halves_the_file_and_loads_as_the_rounded_float32(tmp_path, backend):
+    sae = make_sae(backend, metadata={"component": "layers.1.mlp"})
+    half, whole = sae.save(tmp_path / "half", dtype="float16"), sae.save(tmp_path / "whole")
+    loaded = SAE.load(half, backend=backend)
+    for name, array in sae.weights.arrays().items():
+        kept = getattr(loaded, name)
+        assert kept.dtype == np.float32
+        np.testing.assert_array_equal(kept, array.astype(np.float16))
+    small, large = ((folder / "sae.safetensors").stat().st_size for folder in (half, whole))
+    numbers = sum(array.size for array in sae.weights.arrays().values())
+    assert large - small == pytest.approx(2 * numbers, abs=8)  # safetensors pads its header to 8 bytes
+    assert (loaded.k, loaded.component) == (5, "layers.1.mlp")
+    np.testing.assert_array_equal(sae.W_enc, make_sae().W_enc)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_what_float16_changes_in_pre_activations_is_at_most_its_rounding(tmp_path_factory, seed):
+    sae = make_sae(k=40, seed=seed)
+    loaded = SAE.load(sae.save(tmp_path_factory.mktemp("half") / "sae", dtype="float16"))
+    x = activations(6, 8, seed=seed)
+    error = np.abs(x) @ np.abs(sae.W_enc) + np.abs(sae.b_dec) @ np.abs(sae.W_enc) * 2 + np.abs(sae.b_enc)
+    assert (np.abs(loaded.encode(x) - sae.encode(x)) <= error * 2.0**-10 + 1e-5).all()
+
+
+def test_a_threshold_is_kept_in_float16_too(tmp_path):
+    threshold = np.linspace(0.1, 2, 40, dtype=np.float32)
+    sae = SAE(replace(make_weights(), extra={"threshold": threshold}), JumpReLU())
+    loaded = SAE.load(sae.save(tmp_path / "sae", dtype="float16"))
+    np.testing.assert_array_equal(loaded.weights.extra["threshold"], threshold.astype(np.float16))
+
+
+def test_a_weight_outside_float16_is_refused_by_name_and_nothing_is_written(tmp_path):
+    weights = make_weights()
+    weights.b_enc[3] = -65_520  # the first number that rounds to infinity
+    sae = SAE(weights, TopK(5))
+    with pytest.raises(SAEError, match=r"1 of 40 numbers in b_enc lie outside float16's range.*float32"):
+        sae.save(tmp_path / "sae", dtype="float16")
+    assert not os.listdir(tmp_path)
+    weights.b_enc[3] = -65_519
+    loaded = SAE.load(SAE(weights, TopK(5)).save(tmp_path / "sae", dtype="float16"))
+    assert loaded.b_enc[3] == -65_504
+
+
+def test_other_dtypes_and_float16_in_another_format_are_refused(tmp_path):
+    with pytest.raises(SAEError, match=r"Unknown dtype 'int8'.*float32, float16"):
+        make_sae().save(tmp_path / "sae", dtype="int8")
+    with pytest.raises(SAEError, match="float16 is for format='mlxterp'"):
+        make_sae().save(tmp_path / "sae", format="saelens", dtype="float16")
+    assert not os.listdir(tmp_path)
 
 
 def test_saved_files_can_be_read_by_others(tmp_path):
