@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
@@ -14,6 +14,7 @@ from .features.evaluation import SAEEvaluation, evaluate
 from .features.fitting import open_sae, warn_of_another_place
 from .features.search import top_features, top_texts
 from .features.train import TrainOptions, train_on_texts
+from .lens import FeatureLogits, RandomDirections, feature_logits, random_direction_baseline
 from .sae import SAE
 from .sites import Component
 from .training.config import SAETrainConfig
@@ -218,6 +219,72 @@ class SAEMethods:
         )
         warn_of_another_place(self.anatomy, sae, place.name)
         return found
+
+    @overload
+    def feature_logits(
+        self, sae: SAE | str | Path, feature_id: int, top_k: int = 10, *, component: str | None = None
+    ) -> FeatureLogits: ...
+
+    @overload
+    def feature_logits(
+        self,
+        sae: SAE | str | Path,
+        feature_id: Sequence[int],
+        top_k: int = 10,
+        *,
+        component: str | None = None,
+    ) -> list[FeatureLogits]: ...
+
+    def feature_logits(
+        self,
+        sae: SAE | str | Path,
+        feature_id: int | Sequence[int],
+        top_k: int = 10,
+        *,
+        component: str | None = None,
+    ) -> FeatureLogits | list[FeatureLogits]:
+        """The tokens that a feature promotes and suppresses: its decoder row through final norm and head.
+
+        `promoted, suppressed = model.feature_logits(sae, 5)`. The lens is linear: the row times the norm's gain
+        (LayerNorm: less its mean), then the head; no biases, no cap on the logits, and the mean over the
+        vocabulary taken away. Logits are per unit of activation where the final residual stream has a root
+        mean square of 1. An SAE at `attn.z` or at an MLP's hidden layer goes through that sublayer's output
+        projection first; other layers in between are not counted.
+
+        Args:
+            feature_id: In [0, sae.d_hidden); several give a list, for little more than the price of one.
+            top_k: Tokens on each side.
+            component: What the SAE reconstructs; None takes what its metadata says.
+
+        Raises:
+            UnknownFeatureError: There is no such feature.
+            InputError: `top_k` is below 1, or nothing says where the SAE writes.
+            SAEError: The decoder rows are not as wide as the component, or it does not reach the residual
+                stream by a linear map.
+            ComponentError: No such component, or the model has more than one residual stream.
+        """
+        sae, several = self._open(sae), hasattr(feature_id, "__iter__")
+        ids: Any = feature_id if several else [feature_id]
+        found = feature_logits(self.anatomy, sae, ids, top_k, component=component, tokenize=self._tokenize)
+        return found if several else found[0]
+
+    def random_direction_baseline(
+        self, sae: SAE | str | Path, n: int = 100, seed: int = 0, *, component: str | None = None
+    ) -> RandomDirections:
+        """What random directions show where this SAE writes, to hold `feature_logits` against.
+
+        `baseline.share_with_higher_maximum(feature)` is near 0 for a feature that promotes tokens as no random
+        direction of its length does. Directions are isotropic (Gaussian), in the space of the decoder rows.
+
+        Args:
+            n: Number of directions.
+            component: As in `feature_logits`.
+        """
+        return random_direction_baseline(self.anatomy, self._open(sae), n, seed, component=component)
+
+    def _open(self, sae: SAE | str | Path) -> SAE:
+        self._refresh()
+        return sae if isinstance(sae, SAE) else self.load_sae(sae)
 
     def _place(self, sae: SAE | str | Path, layer: int, component: str) -> tuple[SAE, Component]:
         """The SAE, loaded if need be, and the component asked for."""

@@ -16,11 +16,12 @@ LEVEL = {
     "errors": 0,
     "blas": 1, "sites": 1, "tokens": 1, "components": 1, "residual": 1, "positions": 1, "sparse": 1,
     "corpus": 1, "variants": 1, "weights": 1, "objectives": 1, "dataset": 1, "contexts": 1,
+    "linear_part": 1, "registry": 1,
     "store": 1, "local_store": 1,
     "backends": 2,
     "text": 3, "probe": 3, "array_methods": 3, "interventions": 3, "anatomy": 3, "edits": 3,
     "results": 3, "open_traces": 3, "trace": 3, "sae": 3, "training": 3,
-    "features": 4, "generation": 4, "gradients": 4, "proxies": 4,
+    "features": 4, "lens": 4, "generation": 4, "gradients": 4, "proxies": 4,
     "model": 5, "model_saes": 5, "demo": 5, "cli": 5,
 }  # fmt: skip
 """A room may import rooms of its own level or below; nobody below imports the front door (level 5)."""

@@ -1,0 +1,224 @@
+"""What people found out about features: a name and notes for each, in one JSON file.
+
+    {"1234": {"name": "geographic_locations", "description": "Activates on city and country names",
+              "examples": ["Paris, France"], "confidence": "high", "notes": "…"}}
+
+The file is a plain dictionary that `json` reads and writes; a registry bound to an SAE adds the key "sae",
+so that its names cannot be put on another SAE's features.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError, SAEError
+
+_TEXTS = ("name", "description", "notes")
+FIELDS = ("name", "description", "examples", "confidence", "notes")
+"""What an entry can hold; only the name is needed."""
+_BOUND = "sae"
+
+Entry = dict[str, Any]
+
+
+class FeatureRegistry(MutableMapping[int, Entry]):
+    """Names and notes of features, by feature id; iterates in ascending order.
+
+    An entry is a dictionary: "name", "description" and "notes" (strings), "examples" (a list of strings), and
+    "confidence" (a word such as "high", or a number). Only "name" is needed.
+
+    Args:
+        entries: {feature id: entry}; ids may be strings, as in JSON.
+        sae: The SAE whose features these are, or its fingerprint; None binds the registry to none.
+
+    Raises:
+        InputError: An id that is no feature id, or an entry of another form.
+        SAEError: An id outside `sae`, or `entries` are bound to another SAE.
+    """
+
+    def __init__(self, entries: Mapping[Any, Any] | None = None, sae: Any = None):
+        self._entries: dict[int, Entry] = {}
+        self.fingerprint: str | None = None
+        if entries is not None and not isinstance(entries, Mapping):
+            raise InputError(
+                f"Expected a dictionary {{feature id: {{'name': …}}}}, got {type(entries).__name__}."
+            )
+        entries = {} if entries is None else entries
+        bound = entries.fingerprint if isinstance(entries, FeatureRegistry) else entries.get(_BOUND)
+        if bound is not None:
+            self.bind(bound)
+        for key, entry in entries.items():
+            if key == _BOUND:
+                continue
+            if (feature := _feature(key)) in self._entries:
+                raise InputError(f"Feature {feature} comes twice.")
+            self[feature] = entry
+        if sae is not None:
+            self.bind(sae)
+
+    @staticmethod
+    def load(path: str | os.PathLike, sae: Any = None) -> FeatureRegistry:
+        """The registry of a JSON file.
+
+        Args:
+            sae: The SAE to use it with; a file that is bound to another is refused.
+
+        Raises:
+            InputError: There is no such file, or it holds something else.
+            SAEError: It belongs to another SAE, or names a feature that `sae` does not have.
+        """
+        file = Path(path).expanduser()
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+            found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{file} cannot be read as a feature registry: {error}") from error
+        try:
+            return FeatureRegistry(found, sae)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the JSON file, whole or not at all; returns its path.
+
+        Raises:
+            InputError: An entry was changed into something that is none, or the file cannot be written.
+        """
+        target = Path(path).expanduser()
+        bound = {} if self.fingerprint is None else {_BOUND: self.fingerprint}
+        entries = {str(feature): _entry(feature, self._entries[feature]) for feature in self}
+        text = json.dumps({**bound, **entries}, indent=2, allow_nan=False) + "\n"
+        draft = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(draft, 0o666 & ~_umask())
+            os.replace(draft, target)
+        except OSError as error:
+            if draft is not None:
+                Path(draft).unlink(missing_ok=True)
+            raise InputError(f"{target} cannot be written: {error}") from error
+        return target
+
+    def bind(self, sae: Any) -> None:
+        """Says that these are features of `sae` (an SAE or its fingerprint).
+
+        Raises:
+            SAEError: They are another SAE's, or it has no such feature.
+        """
+        found = getattr(sae, "fingerprint", sae)
+        if not isinstance(found, str) or not re.fullmatch(r"[0-9a-f]{64}", found):
+            raise InputError(f"A registry is bound to an SAE or to its fingerprint, got {found!r}.")
+        if self.fingerprint not in (None, found):
+            raise SAEError(
+                f"These names belong to another SAE (fingerprint {str(self.fingerprint)[:12]}…, not {found[:12]}…)."
+                " Features of two SAEs have nothing in common but their numbers."
+            )
+        width = getattr(sae, "d_hidden", None)
+        if width is not None and self._entries and max(self._entries) >= width:
+            raise SAEError(f"The registry names feature {max(self._entries)}; this SAE has {width}.")
+        self.fingerprint = found
+
+    def label(self, feature_id: int) -> str | None:
+        """A feature's name; None where it has none."""
+        entry = self._entries.get(_feature(feature_id))
+        return None if entry is None else entry["name"]
+
+    def search(self, text: str) -> list[int]:
+        """Ids of the entries that hold every word of `text`, in any case; those that hold it in the name first."""
+        if not isinstance(text, str):
+            raise InputError(f"Expected a text to search for, got {type(text).__name__}.")
+        words = text.casefold().split()
+        holds = lambda said: all(word in said.casefold() for word in words)  # noqa: E731
+        found = [feature for feature in self if holds(" ".join(_said(self._entries[feature])))]
+        return sorted(found, key=lambda feature: not holds(self._entries[feature]["name"]))
+
+    # -- a dictionary -------------------------------------------------------------------------
+
+    def __getitem__(self, feature_id: int) -> Entry:
+        return self._entries[_feature(feature_id)]
+
+    def __setitem__(self, feature_id: int, entry: Any) -> None:
+        feature = _feature(feature_id)
+        self._entries[feature] = _entry(feature, entry)
+
+    def __delitem__(self, feature_id: int) -> None:
+        del self._entries[_feature(feature_id)]
+
+    def __contains__(self, feature_id: object) -> bool:
+        return feature_id in self._entries
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        bound = f" of SAE {self.fingerprint[:12]}…" if self.fingerprint else ""
+        return f"FeatureRegistry({len(self)} features{bound})"
+
+
+def _feature(key: Any) -> int:
+    """A feature id, given as an integer or as JSON writes one."""
+    if isinstance(key, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", key):
+        return int(key)
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and key >= 0:
+        return int(key)
+    raise InputError(f"{key!r} is no feature id; expected an integer of at least 0.")
+
+
+def _entry(feature: int, entry: Any) -> Entry:
+    """A copy of an entry that is as it should be."""
+    if not isinstance(entry, Mapping):
+        raise InputError(f"Feature {feature}: expected {{'name': …}}, got {entry!r}.")
+    if unknown := [key for key in entry if key not in FIELDS]:
+        raise InputError(f"Feature {feature}: unknown field {unknown[0]!r}. There are: {', '.join(FIELDS)}.")
+    if "name" not in entry:
+        raise InputError(f"Feature {feature} has no name.")
+    for field in _TEXTS:
+        if not isinstance(entry.get(field, ""), str):
+            raise InputError(f"Feature {feature}: {field} is {entry[field]!r}, expected a string.")
+    examples = entry.get("examples", [])
+    if not isinstance(examples, (list, tuple)) or not all(isinstance(text, str) for text in examples):
+        raise InputError(f"Feature {feature}: examples is {examples!r}, expected a list of strings.")
+    confidence = entry.get("confidence", "")
+    number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
+    if not isinstance(confidence, str) and not (number and math.isfinite(confidence)):
+        raise InputError(
+            f"Feature {feature}: confidence is {confidence!r}, expected a word such as 'high', or a number."
+        )
+    return {key: list(value) if key == "examples" else value for key, value in entry.items()}
+
+
+def _said(entry: Entry) -> list[str]:
+    return [entry["name"], entry.get("description", ""), *entry.get("examples", []), entry.get("notes", "")]
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} comes twice")
+    return found
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is not a number that JSON knows")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
