@@ -44,6 +44,7 @@ from .sparse import SparseFeatures  # noqa: E402
 from .store import ActivationStore  # noqa: E402
 from .trace import Trace  # noqa: E402
 from .training import SAETrainConfig, train_sae  # noqa: E402
+from .viz import FeatureCard, FeatureReport, TokenView  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,8 @@ __all__ = [
     "ComponentError",
     "ConfigWarning",
     "EditError",
+    "FeatureCard",
+    "FeatureReport",
     "GradientError",
     "HuggingFaceDataset",
     "InputError",
@@ -71,6 +74,7 @@ __all__ = [
     "SAEEvaluation",
     "SAETrainConfig",
     "SparseFeatures",
+    "TokenView",
     "TopKSAE",
     "Trace",
     "TraceError",

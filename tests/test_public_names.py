@@ -21,7 +21,7 @@ LEVEL = {
     "backends": 2,
     "text": 3, "probe": 3, "array_methods": 3, "interventions": 3, "anatomy": 3, "edits": 3,
     "results": 3, "open_traces": 3, "trace": 3, "sae": 3, "training": 3,
-    "features": 4, "lens": 4, "generation": 4, "gradients": 4, "proxies": 4,
+    "features": 4, "lens": 4, "generation": 4, "gradients": 4, "proxies": 4, "viz": 4,
     "model": 5, "model_saes": 5, "demo": 5, "cli": 5,
 }  # fmt: skip
 """A room may import rooms of its own level or below; nobody below imports the front door (level 5)."""
@@ -79,7 +79,7 @@ def test_every_public_name_is_there_and_documented():
 def test_public_methods_are_documented():
     for cls in (
         mlxterp.InterpretableModel, mlxterp.Trace, mlxterp.SAE, mlxterp.SparseFeatures, mlxterp.ActivationStore,
-        mlxterp.LocalStore, mlxterp.SAEEvaluation,
+        mlxterp.LocalStore, mlxterp.SAEEvaluation, mlxterp.TokenView, mlxterp.FeatureCard, mlxterp.FeatureReport,
     ):  # fmt: skip
         for name, member in vars(cls).items():
             if not name.startswith("_") and (callable(member) or isinstance(member, property)):

@@ -1,0 +1,256 @@
+"""`FeatureCard`: everything known of one feature on one page.
+
+`index.feature(feature_id)` makes one. The card knows values only; where they come from, it does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .card_text import card_text, ends
+from .escaping import attribute, escaped, one_line, with_marks
+from .histogram import histogram_svg
+from .page import Links, cell, page, write_page
+from .spans import spans_html, wants_color
+
+
+class Stats(Protocol):
+    """How often and how strongly a feature is active."""
+
+    @property
+    def count(self) -> int: ...  # tokens where it is active
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def density(self) -> float: ...  # count / n_tokens
+    @property
+    def mean(self) -> float: ...  # of the active tokens
+    @property
+    def maximum(self) -> float: ...
+    @property
+    def histogram(self) -> tuple[np.ndarray, np.ndarray]: ...  # counts (bins,), edges (bins + 1,)
+    @property
+    def top_tokens(self) -> Sequence[tuple[str, int]]: ...  # text, how often it is active there
+
+
+class Example(Protocol):
+    """A window of a text around the token where a feature is active."""
+
+    @property
+    def text(self) -> str: ...  # the whole of it
+    @property
+    def text_id(self) -> int: ...
+    @property
+    def position(self) -> int: ...  # of the token, in the text
+    @property
+    def activation(self) -> float: ...
+    @property
+    def tokens(self) -> Sequence[str]: ...  # of the window
+    @property
+    def activations(self) -> np.ndarray: ...  # float32, (tokens,)
+    @property
+    def start(self) -> int: ...  # position of the window's first token
+
+
+class Logits(Protocol):
+    """Tokens that a decoder direction makes likelier and less likely."""
+
+    @property
+    def promoted(self) -> Sequence[tuple[str, float]]: ...
+    @property
+    def suppressed(self) -> Sequence[tuple[str, float]]: ...
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class FeatureCard:
+    """What is known of one feature: how often it is active, on what, what it promotes, what resembles it.
+
+    A notebook shows it by itself; `print` shows it in the terminal; `to_html` writes a file.
+    """
+
+    feature_id: int
+    label: str | None
+    """A person's or model's name for it."""
+    stats: Stats
+    examples: Mapping[str, Sequence[Example]] | Sequence[tuple[str, Sequence[Example]]] = ()
+    """Groups in the order shown: title, examples."""
+    logits: Logits | None = None
+    similar: Sequence[tuple[int, float, str | None]] = ()
+    """(feature_id, cosine of the decoder directions, label), most similar first."""
+    coactive: Sequence[tuple[int, float]] = ()
+    """(feature_id, share of this feature's tokens on which that one is active too), largest first."""
+    sae_name: str = ""
+    component: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Where the figures come from (data set, tokens, model), shown at the foot."""
+
+    # -- in a notebook and as a file ----------------------------------------------------------
+
+    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
+        """HTML without style sheet, for a page; headings start at `level`."""
+        anchor = f' id="{element_id}"' if element_id else ""
+        named = f'<span class="mxt-label">{escaped(self.label)}</span>' if self.label else ""
+        place = " · ".join(escaped(part) for part in (self.sae_name, self.component) if part)
+        return (
+            f'<article class="mxt-panel"{anchor} aria-label="{attribute(self._name())}">'
+            f'<h{level} class="mxt-title">Feature {self.feature_id}{named}</h{level}>'
+            f'<p class="mxt-muted">{place}</p>{self._stats()}'
+            f'<div class="mxt-cols"><div>{self._histogram(level + 1)}{self._top_tokens(level + 1)}</div>'
+            f"{self._logits()}</div>{self._examples(level + 1)}"
+            f'<div class="mxt-cols">{self._similar(links or {})}{self._coactive(links or {})}</div>'
+            f"{self._foot()}</article>"
+        )
+
+    def to_html(self, path: str | os.PathLike) -> Path:
+        """Writes one HTML file that needs no network; returns its path.
+
+        Raises:
+            InputError: The folder does not exist, or `path` is a folder.
+        """
+        return write_page(path, page(self._name(), self.fragment(level=1)))
+
+    def _repr_html_(self) -> str:
+        return cell(self)
+
+    # -- in the terminal ----------------------------------------------------------------------
+
+    def to_str(self, color: bool | None = None) -> str:
+        """For the terminal.
+
+        Args:
+            color: None colours where the output is a terminal and NO_COLOR is not set. Without colour,
+                active tokens stand in brackets, the strongest with its activation.
+        """
+        return card_text(self, wants_color(color))
+
+    def __str__(self) -> str:
+        return self.to_str()
+
+    def __repr__(self) -> str:
+        density, n_tokens = _share(self.stats.density), self.stats.n_tokens
+        return f"FeatureCard({one_line(self._name())}: active on {density} of {n_tokens:,} tokens)"
+
+    # -- its parts ----------------------------------------------------------------------------
+
+    def groups(self) -> list[tuple[str, Sequence[Example]]]:
+        """The groups of examples as (title, examples)."""
+        pairs = self.examples.items() if isinstance(self.examples, Mapping) else self.examples
+        return [(title, examples) for title, examples in pairs if len(examples)]
+
+    def scale(self) -> float:
+        """Activation that gets the full colour: the feature's largest, in all of the data."""
+        shown = [np.abs(e.activations).max(initial=0.0) for _, group in self.groups() for e in group]
+        return float(max([abs(self.stats.maximum), *shown]))
+
+    def _name(self) -> str:
+        return f"Feature {self.feature_id}" + (f": {self.label}" if self.label else "")
+
+    def _stats(self) -> str:
+        s = self.stats
+        if not s.count:
+            return f"<p>Never active in {s.n_tokens:,} tokens.</p>"
+        cells = {
+            "Active on": f'{_share(s.density)} <span class="mxt-muted">{s.count:,} of {s.n_tokens:,} tokens</span>',
+            "Mean where active": f"{s.mean:.4g}",
+            "Largest activation": f"{s.maximum:.4g}",
+        }
+        shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in cells.items())
+        return f'<dl class="mxt-stats">{shown}</dl>'
+
+    def _histogram(self, level: int) -> str:
+        svg = histogram_svg(*self.stats.histogram, what="Activations where active")
+        title = f'<h{level} class="mxt-sub">Activations <span class="mxt-muted">log scale</span></h{level}>'
+        return f"<figure>{title}{svg}</figure>" if svg else ""
+
+    def _logits(self) -> str:
+        if self.logits is None:
+            return ""
+        sides = {"Promotes": self.logits.promoted, "Suppresses": self.logits.suppressed}
+        return "".join(
+            _table(name, ("next token", "logit"), [(_token(t), f"{v:+.3f}") for t, v in rows])
+            for name, rows in sides.items()
+            if len(rows)
+        )
+
+    def _top_tokens(self, level: int) -> str:
+        if not len(self.stats.top_tokens):
+            return ""
+        chips = "".join(
+            f'<li>{_token(token)} <span class="mxt-muted">× {count:,}</span></li>'
+            for token, count in self.stats.top_tokens
+        )
+        return (
+            f'<h{level} class="mxt-sub">Tokens it is active on</h{level}><ul class="mxt-chips">{chips}</ul>'
+        )
+
+    def _examples(self, level: int) -> str:
+        scale = self.scale()
+        return "".join(
+            f'<h{level} class="mxt-sub">{escaped(title)}</h{level}>'
+            f'<ol class="mxt-list">{"".join(_example(example, scale) for example in examples)}</ol>'
+            for title, examples in self.groups()
+        )
+
+    def _similar(self, links: Links) -> str:
+        rows = [
+            (self._link(f, links) + (f" {escaped(label)}" if label else ""), f"{cosine:.3f}")
+            for f, cosine, label in self.similar
+        ]
+        return _table("Similar directions", ("feature", "cosine"), rows) if rows else ""
+
+    def _coactive(self, links: Links) -> str:
+        rows = [(self._link(f, links), _share(part)) for f, part in self.coactive]
+        return _table("Active together with", ("feature", "share"), rows) if rows else ""
+
+    def _link(self, feature: int, links: Links) -> str:
+        target = links.get((self.sae_name, feature))
+        return f'<a href="#{target}">{feature}</a>' if target else str(feature)
+
+    def _foot(self) -> str:
+        if not self.facts:
+            return ""
+        facts = "".join(
+            f"<div><dt>{escaped(str(name))}</dt><dd>{escaped(str(value))}</dd></div>"
+            for name, value in self.facts.items()
+        )
+        return f'<footer class="mxt-foot"><dl>{facts}</dl></footer>'
+
+
+def _share(value: float) -> str:
+    """A share in per cent, to three digits."""
+    return f"{100 * value:.3g} %"
+
+
+def _token(token: str) -> str:
+    """A token by itself; its leading spaces can be seen."""
+    return f'<code dir="auto" lang="">{with_marks(token)}</code>'
+
+
+def _muted(text: str) -> str:
+    return f'<span class="mxt-muted">{text}</span>' if text else ""
+
+
+def _table(caption: str, heads: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f'<tr><td>{left}</td><td class="mxt-num">{right}</td></tr>' for left, right in rows)
+    return (
+        f'<table class="mxt-t"><caption>{caption}</caption><thead><tr><th scope="col">{heads[0]}</th>'
+        f'<th scope="col" class="mxt-num">{heads[1]}</th></tr></thead><tbody>{body}</tbody></table>'
+    )
+
+
+def _example(example: Example, scale: float) -> str:
+    spans = spans_html(
+        example.tokens, example.activations, scale, example.start, example.position - example.start
+    )
+    before, after = ends(example)
+    tip = f"text {example.text_id}, position {example.position}"
+    return (
+        f'<li><span class="mxt-num" title="{tip}">{example.activation:.4g}</span>'
+        f'<span class="mxt-text mxt-snip" dir="auto" lang="">{_muted(before)}{spans}{_muted(after)}</span></li>'
+    )

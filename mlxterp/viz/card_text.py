@@ -1,0 +1,79 @@
+"""A `FeatureCard` for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .escaping import one_line
+from .histogram import histogram_line
+from .spans import spans_text
+
+if TYPE_CHECKING:
+    from .card import Example, FeatureCard
+
+_INDENT = " " * 2
+
+
+def card_text(card: FeatureCard, color: bool) -> str:
+    """The card as lines of text."""
+    s = card.stats
+    lines: list[str | None] = [
+        _bold(f"Feature {card.feature_id}", color) + (f" · {one_line(card.label)}" if card.label else "")
+    ]
+    place = " · ".join(one_line(part) for part in (card.sae_name, card.component) if part)
+    if place:
+        lines.append(place)
+    if s.count:
+        lines.append(
+            f"active on {100 * s.density:.3g} % of tokens ({s.count:,} of {s.n_tokens:,})"
+            f" · mean {s.mean:.4g} · max {s.maximum:.4g}"
+        )
+        lines.append(histogram_line(*s.histogram))
+    else:
+        lines.append(f"never active in {s.n_tokens:,} tokens")
+    if card.logits is not None:
+        lines.append(_row("promotes", [f"{_token(t)} {v:+.2f}" for t, v in card.logits.promoted]))
+        lines.append(_row("suppresses", [f"{_token(t)} {v:+.2f}" for t, v in card.logits.suppressed]))
+    lines.append(_row("active on", [f"{_token(t)} ×{n:,}" for t, n in s.top_tokens]))
+    scale = card.scale()
+    for title, examples in card.groups():
+        lines += ["", _bold(one_line(title), color)]
+        lines += [_example(example, scale, color) for example in examples]
+    if len(card.similar) or len(card.coactive):
+        lines.append("")
+    names = [
+        f"{f} ({cosine:.2f}{f', {one_line(label)}' if label else ''})" for f, cosine, label in card.similar
+    ]
+    lines.append(_row("similar", names))
+    lines.append(_row("together", [f"{f} ({100 * part:.3g} %)" for f, part in card.coactive]))
+    if card.facts:
+        lines.append(
+            _row("from", [f"{one_line(str(k))} {one_line(str(v))}" for k, v in card.facts.items()], " · ")
+        )
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _row(name: str, cells: list[str], between: str = "  ") -> str | None:
+    """A named line of cells; None without any."""
+    return f"{name:<11}{between.join(cells)}" if cells else None
+
+
+def _token(token: str) -> str:
+    return f"“{one_line(token)}”"
+
+
+def ends(example: Example) -> tuple[str, str]:
+    """What stands before and after an example's window: … where the text goes on."""
+    tail = "".join(example.tokens[-8:])
+    return "… " if example.start else "", "" if example.text.endswith(tail) else " …"
+
+
+def _example(example: Example, scale: float, color: bool) -> str:
+    peak = example.position - example.start
+    text = spans_text(example.tokens, example.activations, scale, peak, color=color)
+    before, after = ends(example)
+    return f"{_INDENT}{example.activation:8.4g}  {before}{text}{after}"
+
+
+def _bold(text: str, color: bool) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if color else text

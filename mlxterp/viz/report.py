@@ -1,0 +1,90 @@
+"""`FeatureReport`: several cards, token views and sections of text in one offline HTML file.
+
+The demo and the command line write one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .card import FeatureCard
+from .escaping import escaped, one_line
+from .page import Links, cell, page, write_page
+from .token_view import TokenView
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading with some text under it."""
+
+    title: str
+    text: str = ""
+    """Plain text; its line breaks are kept."""
+
+    def fragment(self, level: int = 2, links: Links | None = None, element_id: str = "") -> str:
+        """HTML without style sheet; the heading is of this `level`."""
+        anchor = f' id="{element_id}"' if element_id else ""
+        text = f'<p class="mxt-lead">{escaped(self.text)}</p>' if self.text else ""
+        return f'<h{level} class="mxt-h2"{anchor}>{escaped(self.title)}</h{level}>{text}'
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class FeatureReport:
+    """Cards, token views and sections of text on one page."""
+
+    title: str
+    parts: Sequence[FeatureCard | TokenView | Section]
+    """In the order shown. Cards of features that other cards name as similar are linked."""
+    intro: str = ""
+    """Plain text under the title."""
+
+    def fragment(self, level: int = 2, links: Links | None = None, element_id: str = "") -> str:
+        """HTML without style sheet: the title, what is on the page, then its parts."""
+        ids = {i: f"mxt-{i}" for i in range(len(self.parts))}
+        linked = {
+            (part.sae_name, part.feature_id): ids[i]
+            for i, part in enumerate(self.parts)
+            if isinstance(part, FeatureCard)
+        }
+        sections = any(isinstance(part, Section) for part in self.parts)
+        body = "".join(
+            part.fragment(level if isinstance(part, Section) or not sections else level + 1, linked, ids[i])
+            for i, part in enumerate(self.parts)
+        )
+        anchor = f' id="{element_id}"' if element_id else ""
+        intro = f'<p class="mxt-lead">{escaped(self.intro)}</p>' if self.intro else ""
+        heading = f'<h{level - 1} class="mxt-h1"{anchor}>{escaped(self.title)}</h{level - 1}>'
+        return f"{heading}{intro}{self._contents(ids)}{body}"
+
+    def to_html(self, path: str | os.PathLike) -> Path:
+        """Writes one HTML file that needs no network; returns its path.
+
+        Raises:
+            InputError: The folder does not exist, or `path` is a folder.
+        """
+        return write_page(path, page(self.title, self.fragment()))
+
+    def _repr_html_(self) -> str:
+        return cell(self)
+
+    def __repr__(self) -> str:
+        return f"FeatureReport({one_line(self.title)!r}, {len(self.parts)} parts)"
+
+    def _contents(self, ids: dict[int, str]) -> str:
+        """Links to the cards; nothing where there are fewer than two."""
+        entries = [
+            f'<li><a href="#{ids[i]}">{part.feature_id}{f" {escaped(part.label)}" if part.label else ""}</a></li>'
+            for i, part in enumerate(self.parts)
+            if isinstance(part, FeatureCard)
+        ]
+        if len(entries) < 2:
+            return ""
+        return f'<nav aria-label="Features"><ul class="mxt-chips"><li>Features:</li>{"".join(entries)}</ul></nav>'
+
+
+def cards_page(cards: Sequence[FeatureCard | TokenView], title: str, intro: str = "") -> str:
+    """A whole HTML document of several cards and token views."""
+    return page(title, FeatureReport(title, tuple(cards), intro).fragment())

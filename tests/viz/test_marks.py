@@ -1,0 +1,127 @@
+"""Text that is shown: escaped, all of it there, in colours that can be read."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxterp.viz.escaping import attribute, one_line, visible
+from mlxterp.viz.palette import STEPS, ansi, background, class_of, contrast, foreground, steps_of
+from mlxterp.viz.spans import pieces_of, spans_html, spans_text, wants_color
+
+from .reading import HOSTILE, Reader
+
+characters = st.one_of(
+    st.characters(), st.sampled_from("\x00\x1b\x7f\x85\r\n\t \u2028\u202e\ud800<>&\"'·↵[]")
+)
+texts = st.text(characters, max_size=8)
+tokens_with_activations = st.lists(
+    st.tuples(texts, st.sampled_from([0.0, 0.0, 0.0, 1.0, -2.0, 0.001, 5.0])), min_size=1, max_size=12
+)
+
+
+@given(tokens_with_activations, st.integers(-1, 12))
+def test_stripping_the_tags_gives_the_text_back(pairs, peak):
+    tokens, activations = [t for t, _ in pairs], np.array([a for _, a in pairs], np.float32)
+    html = spans_html(tokens, activations, 5.0, peak=peak)
+    html.encode("utf-8")
+    assert Reader(f"<p>{html}</p>").everything == visible("".join(tokens))
+
+
+@given(tokens_with_activations, st.integers(-1, 12))
+def test_a_terminal_gets_the_text_and_no_escape_sequence_but_colours(pairs, peak):
+    tokens, activations = [t for t, _ in pairs], np.array([a for _, a in pairs], np.float32)
+    shown = re.sub(r"\x1b\[[0-9;]+m", "", spans_text(tokens, activations, 5.0, peak, color=True))
+    assert not re.search("[\x00-\x1f\x7f-\x9f]", shown)
+    assert shown.replace("▯", "") == one_line("".join(tokens)).replace("▯", "")
+
+
+@given(texts)
+def test_an_attribute_stays_within_its_quotes(text):
+    (_, attributes), *more = Reader(f'<p title="{attribute(text)}"></p>').elements
+    assert not more and attributes == {"title": one_line(text)}
+
+
+def test_what_cannot_be_shown_is_named():
+    assert visible("a\x00\x1b[1m\r\x7f\x85\ud83d\u202e") == "a⟨00⟩⟨1B⟩[1m⟨0D⟩⟨7F⟩⟨85⟩⟨D83D⟩⟨202E⟩"
+    assert visible("tab\tline\nמים 👩‍👧 \u2028") == "tab\tline\nמים 👩‍👧 \u2028"
+    assert one_line("a\tb\nc\u2028") == "a⇥b↵c↵"
+
+
+def test_only_active_tokens_get_an_element():
+    html = spans_html(["a", " b", "c", "d"], np.array([0, 2, 0, 0], np.float32), 2.0, start=10, peak=1)
+    assert html == 'a<mark class=mxt-p8 title="2 at position 11"><b><i> </i>b</b></mark>cd'
+
+
+def test_tokens_that_finish_a_character_share_its_mark():
+    html = spans_html(["😀", "", "", "!"], np.array([1, 3, 0, 0], np.float32), 4.0, peak=1)
+    assert html == '<mark class=mxt-p6 title="3 at position 0"><b>😀</b></mark>!'
+
+
+def test_without_colour_active_tokens_stand_in_brackets():
+    activations = np.array([0, 2, 0.5, 0], np.float32)
+    assert spans_text(["a", " b", "c", "\n"], activations, 2.0, 1, color=False) == "a [b=2][c]↵"
+    assert spans_text(["a\nb", "\n"], np.array([0, 1.0]), 1, color=False, breaks=True) == "a↵\nb[↵]\n"
+
+
+def test_colour_is_left_out_where_it_is_not_wanted(monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert wants_color(None) and not wants_color(False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not wants_color(None) and wants_color(True)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("hue", ["p", "n"])
+def test_text_on_every_step_can_be_read_and_steps_only_get_stronger(mode, hue):
+    colours = [background(mode, hue, step) for step in range(1, STEPS + 1)]
+    assert all(contrast(foreground(colour), colour) >= 4.5 for colour in colours)
+    page = (255, 255, 255) if mode == "light" else (30, 30, 34)
+    away = [contrast(colour, page) for colour in colours]
+    assert away == sorted(away) and len(set(away)) == STEPS
+
+
+def test_steps_follow_the_share_of_the_scale_and_the_sign():
+    activations = np.array([0, 1e-6, 0.5, 1, 7, -1, -0.1, np.nan, np.inf], np.float32)
+    assert steps_of(activations, 1.0).tolist() == [0, 1, 4, 8, 8, -8, -1, 0, 8]
+    assert steps_of(np.array([0.0, 0.3]), 0.0).tolist()[0] == 0
+    assert class_of(3) == "mxt-p3" and class_of(-8) == "mxt-n8"
+
+
+def test_a_terminal_says_whether_it_is_light(monkeypatch):
+    monkeypatch.setenv("COLORFGBG", "0;15")
+    assert ansi(1) == "\x1b[48;5;230;38;5;16m"
+    monkeypatch.setenv("COLORFGBG", "15;0")
+    assert ansi(-1) == "\x1b[48;5;17;38;5;231m"
+
+
+class Bytes:
+    """A tokenizer with one token for each byte."""
+
+    def decode(self, ids) -> str:
+        return bytes(ids).decode("utf-8", errors="replace")
+
+
+@given(st.text(max_size=12))
+def test_the_pieces_of_a_text_are_the_text(text):
+    ids = list(text.encode())
+    pieces = pieces_of(Bytes(), ids)
+    assert len(pieces) == len(ids)
+    if "\ufffd" not in text:
+        assert "".join(pieces) == text
+
+
+def test_a_character_of_several_tokens_stands_with_the_first():
+    assert pieces_of(Bytes(), list("a€b".encode())) == ("a", "€", "", "", "b")
+    assert pieces_of(Bytes(), [97, 0xE2, 0x82]) == ("a", "\ufffd", "")
+
+
+def test_hostile_text_has_no_tag_of_its_own():
+    read = Reader(f"<p>{spans_html([HOSTILE, HOSTILE], np.array([0, 1.0]), 1.0, peak=1)}</p>")
+    assert {tag for tag, _ in read.elements} == {"p", "mark", "b", "i"}
