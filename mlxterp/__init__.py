@@ -20,6 +20,7 @@ from .errors import (  # noqa: E402
     ComponentError,
     ConfigWarning,
     EditError,
+    FeatureIndexError,
     GradientError,
     InputError,
     MlxterpError,
@@ -34,9 +35,12 @@ from .errors import (  # noqa: E402
 from .features.check import SAECheck  # noqa: E402
 from .features.collecting import collect_activations  # noqa: E402
 from .features.evaluation import SAEEvaluation  # noqa: E402
+from .index import FeatureExample, FeatureIndex, FeatureStats  # noqa: E402
+from .lens import FeatureLogits, RandomDirections  # noqa: E402
 from .local_store import LocalStore  # noqa: E402
 from .model import InterpretableModel  # noqa: E402
 from .objectives import logit_difference  # noqa: E402
+from .registry import FeatureRegistry  # noqa: E402
 from .sae import SAE  # noqa: E402
 from .sae.pretrained import PretrainedSAE, pretrained_saes  # noqa: E402
 from .sae.sae import BatchTopKSAE, TopKSAE  # noqa: E402
@@ -57,7 +61,13 @@ __all__ = [
     "ConfigWarning",
     "EditError",
     "FeatureCard",
+    "FeatureExample",
+    "FeatureIndex",
+    "FeatureIndexError",
+    "FeatureLogits",
+    "FeatureRegistry",
     "FeatureReport",
+    "FeatureStats",
     "GradientError",
     "HuggingFaceDataset",
     "InputError",
@@ -69,6 +79,7 @@ __all__ = [
     "NoTokenizerError",
     "NotALanguageModelError",
     "PretrainedSAE",
+    "RandomDirections",
     "SAECheck",
     "SAEError",
     "SAEEvaluation",

@@ -67,7 +67,7 @@ class Corpus:
         return Corpus._of_rows([tokenize(text) for text in texts], tuple(texts))
 
     @staticmethod
-    def from_token_ids(rows: Sequence[Sequence[int]]) -> Corpus:
+    def from_token_ids(rows: Sequence[Sequence[int] | np.ndarray]) -> Corpus:
         """Texts given as lists of token ids.
 
         Raises:
@@ -78,7 +78,7 @@ class Corpus:
         return Corpus._of_rows(rows, None)
 
     @staticmethod
-    def _of_rows(rows: Sequence[Sequence[int]], texts: tuple[str, ...] | None) -> Corpus:
+    def _of_rows(rows: Sequence[Sequence[int] | np.ndarray], texts: tuple[str, ...] | None) -> Corpus:
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         empty = np.flatnonzero(lengths == 0)
         if empty.size:
@@ -109,15 +109,17 @@ class Corpus:
         """
         positions = np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
         powers = np.cumprod(np.full(int(self.lengths.max()), _ODD), dtype=np.uint64)  # modulo 2^64
-        total = np.cumsum(_scatter(self.tokens) * powers[positions], dtype=np.uint64)
+        total = np.cumsum(scatter(self.tokens) * powers[positions], dtype=np.uint64)
         before = np.concatenate([np.zeros(1, np.uint64), total])[self.offsets[:-1]]
-        return _scatter(total - np.repeat(before, self.lengths)) + _scatter(positions)
+        return scatter(total - np.repeat(before, self.lengths)) + scatter(positions)
 
-    def batches(self, batch_tokens: int = 2048, max_positions: int | None = None) -> Iterator[CorpusBatch]:
+    def batches(
+        self, batch_tokens: int = 2048, max_positions: int | None = None, quiet: bool = False
+    ) -> Iterator[CorpusBatch]:
         """All texts, shortest first, in batches of rows x longest <= `batch_tokens`.
 
         A single text longer than that is a batch of its own. One `MlxterpWarning` says how many
-        texts are longer than `max_positions` and run in windows.
+        texts are longer than `max_positions` and run in windows, unless `quiet`.
 
         Raises:
             InputError: `batch_tokens` or `max_positions` is below 1.
@@ -127,7 +129,7 @@ class Corpus:
                 f"batch_tokens={batch_tokens}, max_positions={max_positions}: both must be at least 1."
             )
         long = 0 if max_positions is None else int((self.lengths > max_positions).sum())
-        if long:
+        if long and not quiet:
             warn(
                 f"{long} of {len(self)} texts are longer than the model's {max_positions} positions and run"
                 " in overlapping windows: their later tokens see only part of the text before them."
@@ -169,7 +171,7 @@ def check_texts(texts: Sequence[str]) -> None:
             raise InputError(f"Text {i} is {type(text).__name__}, not a string. Give a list of strings.")
 
 
-def _scatter(x: np.ndarray) -> np.ndarray:
+def scatter(x: np.ndarray) -> np.ndarray:
     """A random-looking uint64 for each whole number (splitmix64)."""
     x = x.astype(np.uint64) + _ODD
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

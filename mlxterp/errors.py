@@ -11,6 +11,7 @@
     ├── NotALanguageModelError (TypeError) the object given is no language model
     ├── SAEError (ValueError)              an SAE that cannot be read, or does not fit the model
     │   └── UnknownFeatureError            a feature id outside the SAE
+    ├── FeatureIndexError (ValueError)     an index that cannot be opened, or is of another SAE or model
     └── BackendError (ImportError)         the library a wing needs is not installed
 
 Two warnings: `ConfigWarning` (a setting of a checkpoint would be ignored by the library that runs
@@ -67,6 +68,10 @@ class SAEError(MlxterpError, ValueError):
 
 class UnknownFeatureError(SAEError):
     """A feature id outside [0, d_hidden)."""
+
+
+class FeatureIndexError(MlxterpError, ValueError):
+    """An index that cannot be built, opened or merged, or that belongs to another SAE, model or text."""
 
 
 class BackendError(MlxterpError, ImportError):

@@ -13,6 +13,7 @@ from .backends.base import LanguageModel
 from .components import GLOBAL, ROOTS
 from .edits import Interventions
 from .gradients import gradients
+from .model_index import IndexMethods
 from .model_saes import SAEMethods
 from .open_traces import innermost_trace
 from .proxies import ComponentProxy, LayerList
@@ -22,7 +23,7 @@ from .tokens import TokenBatch, to_batch
 from .trace import Trace
 
 
-class InterpretableModel(SAEMethods):
+class InterpretableModel(SAEMethods, IndexMethods):
     """A language model whose components can be seen and edited by path.
 
     Args:

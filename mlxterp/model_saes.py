@@ -9,15 +9,20 @@ from typing import Any, overload
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .errors import InputError
 from .features.check import SAECheck, check
 from .features.evaluation import SAEEvaluation, evaluate
 from .features.fitting import open_sae, warn_of_another_place
 from .features.search import top_features, top_texts
 from .features.train import TrainOptions, train_on_texts
+from .index import FeatureIndex
 from .lens import FeatureLogits, RandomDirections, feature_logits, random_direction_baseline
+from .model_index import texts_from_index
 from .sae import SAE
 from .sites import Component
 from .training.config import SAETrainConfig
+from .viz.of_text import view_of_text
+from .viz.token_view import TokenView
 
 
 class SAEMethods:
@@ -203,22 +208,57 @@ class SAEMethods:
         self,
         feature_id: int,
         sae: SAE | str | Path,
-        texts: Sequence[str],
+        texts: Sequence[str] | None,
         layer: int,
         component: str = "mlp",
         top_k: int = 10,
+        index: FeatureIndex | None = None,
     ) -> list[tuple[str, float, int]]:
         """The texts on which a feature is most active: (text, activation, token position).
 
         A text counts once, at its strongest token; strongest first, then the earlier text; empty
         for a feature that never fires.
+
+        Args:
+            texts: The texts to look at; None, with an index, takes its own.
+            index: Answers from this index (of the same SAE, component and texts) without running the model, by its
+                rule of which tokens count.
         """
         sae, place = self._place(sae, layer, component)
+        if index is not None:
+            return texts_from_index(index, sae, texts, place.name, feature_id, top_k)
+        if texts is None:
+            raise InputError("Give a list of texts, or index=… to ask an index about its own.")
         found = top_texts(
             self.language_model, feature_id, sae, texts, place, tokenize=self._tokenize, top_k=top_k
         )
         warn_of_another_place(self.anatomy, sae, place.name)
         return found
+
+    def visualize_feature_activations(
+        self,
+        text: str,
+        sae: SAE | str | Path,
+        layer: int,
+        component: str = "mlp",
+        feature_ids: int | Sequence[int] | None = None,
+        *,
+        top_k: int = 5,
+    ) -> TokenView:
+        """A text's tokens coloured by how strongly features are active on them.
+
+        A notebook shows it by itself, `print` shows it in the terminal, `.to_html(path)` writes a file.
+
+        Args:
+            feature_ids: One feature or several, in the order shown; None takes the text's `top_k` strongest.
+        """
+        sae, place = self._place(sae, layer, component)
+        view = view_of_text(
+            self.language_model, text, sae, place,
+            tokenize=self._tokenize, feature_ids=feature_ids, top_k=top_k,
+        )  # fmt: skip
+        warn_of_another_place(self.anatomy, sae, place.name)
+        return view
 
     @overload
     def feature_logits(

@@ -139,7 +139,7 @@ class SparseFeatures:
 
     def transpose(self) -> SparseFeatures:
         """Rows become columns: row f of the result lists the tokens where feature f is active."""
-        order = np.argsort(self.indices, kind="stable")
+        order = _stable_order(self.indices, self.d_hidden)
         counts = np.bincount(self.indices, minlength=self.d_hidden)
         rows = self.row_ids[order].astype(np.int32)
         return SparseFeatures(_starts(counts), rows, self.values[order], self.n)
@@ -161,6 +161,14 @@ class SparseFeatures:
 
 def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _stable_order(ids: np.ndarray, limit: int) -> np.ndarray:
+    """What sorts ids in [0, limit), equal ones in the order they have; NumPy sorts 16-bit keys by radix."""
+    order = np.argsort(ids.astype(np.uint16), kind="stable")  # the low 16 bits
+    if limit <= 1 << 16:
+        return order
+    return order[np.argsort((ids >> 16).astype(np.uint16)[order], kind="stable")]
 
 
 def _check_pairs(ids: np.ndarray, values: np.ndarray, d_hidden: int) -> None:

@@ -83,6 +83,10 @@ class Backend(Protocol):
         """Where x lies, as `put_weights` takes it."""
         ...
 
+    def lengths(self, x: Array) -> np.ndarray:
+        """float32, (n,): Euclidean length of each row of x (n, width), summed in float32."""
+        ...
+
     def all_finite(self, x: Array) -> bool:
         """Whether no value is NaN or infinite."""
         ...

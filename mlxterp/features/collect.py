@@ -30,22 +30,31 @@ class Activations:
 
 
 def collect(
-    model: LanguageModel, corpus: Corpus, component: Component, batch_tokens: int = 2048
+    model: LanguageModel,
+    corpus: Corpus,
+    component: Component,
+    batch_tokens: int = 2048,
+    quiet: bool = False,
 ) -> Iterator[Activations]:
     """Activations of every token of every text, batch by batch, padding left out.
 
     Batches come by length of text, not in the order of the corpus. The model computes no further
     than the component.
 
+    Args:
+        quiet: Do not warn of texts that run in windows.
+
     Raises:
         InputError: A token id is outside the model's vocabulary.
         ComponentError: The component has no single value (…, width) for each token.
     """
-    for batch in batches_of(model, corpus, batch_tokens):
+    for batch in batches_of(model, corpus, batch_tokens, quiet):
         yield run_batch(model, batch, [component])[0]
 
 
-def batches_of(model: LanguageModel, corpus: Corpus, batch_tokens: int = 2048) -> Iterator[CorpusBatch]:
+def batches_of(
+    model: LanguageModel, corpus: Corpus, batch_tokens: int = 2048, quiet: bool = False
+) -> Iterator[CorpusBatch]:
     """The batches in which a model runs over texts.
 
     Raises:
@@ -57,7 +66,7 @@ def batches_of(model: LanguageModel, corpus: Corpus, batch_tokens: int = 2048) -
             f"Token id {int(outside[0])} is outside this model's vocabulary [0, {model.vocab_size})."
             " Is it the tokenizer of another model?"
         )
-    return corpus.batches(batch_tokens, model.max_positions)
+    return corpus.batches(batch_tokens, model.max_positions, quiet)
 
 
 def run_batch(model: LanguageModel, batch: CorpusBatch, components: Sequence[Component]) -> list[Activations]:

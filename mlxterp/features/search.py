@@ -20,11 +20,9 @@ from ..sparse import SparseFeatures
 from ..variants import Temporal
 from . import cache
 from .collect import Activations, collect
+from .ranking import Firings
 
 Tokenize = Callable[[str], Sequence[int]]
-
-_ROUNDING = 0.02
-"""Relative difference that the rounding of bfloat16 can make; in float32 it is a thousand times less."""
 
 
 def top_features(
@@ -38,22 +36,29 @@ def top_features(
 ) -> list[tuple[int, float]]:
     """The features most active on a text: (feature id, its largest activation on any token).
 
-    Strongest first, then the lower feature id; only active features come back, so there may be
-    fewer than `top_k`.
+    Strongest first (signed SAEs: by magnitude), then the lower feature id; only active features come
+    back, so there may be fewer than `top_k`.
 
     Raises:
         InputError: `text` is not one text with tokens, or `top_k` is below 1.
         SAEError: The component is not as wide as the SAE's input.
     """
-    _check_top_k(top_k)
+    check_top_k(top_k)
     if not isinstance(text, str):
         raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
-    best = np.zeros(sae.d_hidden, dtype=np.float32)
-    for _, features in encode_corpus(model, Corpus.from_texts([text], tokenize), sae, component):
-        np.maximum.at(best, features.indices, features.values)
-    active = np.flatnonzero(best)
-    order = np.lexsort((active, -best[active]))[:top_k]
-    return [(int(f), float(best[f])) for f in active[order]]
+    parts = [
+        features for _, features in encode_corpus(model, Corpus.from_texts([text], tokenize), sae, component)
+    ]
+    return strongest_features(SparseFeatures.concat(parts), top_k)
+
+
+def strongest_features(features: SparseFeatures, top_k: int) -> list[tuple[int, float]]:
+    """(feature id, its activation of largest magnitude on any row); strongest first, then the lower id."""
+    order = np.lexsort((features.indices, -np.abs(features.values)))
+    ids, first = np.unique(features.indices[order], return_index=True)
+    best = features.values[order[first]]
+    chosen = np.lexsort((ids, -np.abs(best)))[:top_k]
+    return [(int(f), float(value)) for f, value in zip(ids[chosen], best[chosen], strict=True)]
 
 
 def top_texts(
@@ -76,7 +81,7 @@ def top_texts(
         UnknownFeatureError: `feature_id` lies outside [0, sae.d_hidden).
         SAEError: The component is not as wide as the SAE's input.
     """
-    _check_top_k(top_k)
+    check_top_k(top_k)
     check_feature(sae, feature_id)
     check_texts(texts)
     known = cache.look_up(model, component, sae, texts, tokenize)
@@ -106,18 +111,22 @@ def encode_corpus(
         SAEError: The component is not as wide as the SAE's input.
     """
     for part in collect(model, corpus, component):
-        width = int(part.values.shape[-1])
-        if width != sae.d_model:
-            raise SAEError(
-                f"{component.name} puts out {width} numbers for each token, this SAE takes {sae.d_model}"
-                f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"
-                " component that the SAE was trained on, or an SAE of this width."
-            )
-        yield corpus.offsets[part.text_ids] + part.positions, _features(sae, part)
+        yield corpus.offsets[part.text_ids] + part.positions, encode_activations(sae, part, component)
 
 
-def _features(sae: SAE, part: Activations) -> SparseFeatures:
-    """Features of a batch's tokens; a temporal SAE takes each text by itself, from its first token on."""
+def encode_activations(sae: SAE, part: Activations, component: Component) -> SparseFeatures:
+    """Features of a batch's tokens; a temporal SAE takes each text by itself, from its first token on.
+
+    Raises:
+        SAEError: The component is not as wide as the SAE's input.
+    """
+    width = int(part.values.shape[-1])
+    if width != sae.d_model:
+        raise SAEError(
+            f"{component.name} puts out {width} numbers for each token, this SAE takes {sae.d_model}"
+            f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"
+            " component that the SAE was trained on, or an SAE of this width."
+        )
     if not isinstance(sae.activation, Temporal):
         return sae.encode_sparse(part.values)
     new = (np.diff(part.text_ids, prepend=-1) != 0) | (np.diff(part.positions, prepend=-1) != 1)
@@ -151,29 +160,12 @@ def _strongest(
     top_k: int,
 ) -> list[tuple[str, float, int]]:
     """The best token of each text, then the best texts; `tokens` are numbers in the corpus, ascending."""
-    values = _without_rounding(values, prefixes[tokens])
     text_ids = np.searchsorted(offsets, tokens, side="right") - 1
-    order = np.lexsort((tokens, -values, text_ids))
-    _, first = np.unique(text_ids[order], return_index=True)
-    best = order[first]  # one token of each text, texts ascending
-    best = best[np.argsort(-values[best], kind="stable")][:top_k]
-    return [
-        (texts[t], float(v), int(token - offsets[t]))
-        for t, v, token in zip(map(int, text_ids[best]), values[best], tokens[best], strict=True)
-    ]
+    best = Firings(text_ids, tokens - offsets[text_ids], values, prefixes[tokens]).strongest_of_each_text()
+    found = zip(best.text_ids[:top_k], best.values[:top_k], best.positions[:top_k], strict=True)
+    return [(texts[int(text)], float(value), int(position)) for text, value, position in found]
 
 
-def _without_rounding(values: np.ndarray, prefixes: np.ndarray) -> np.ndarray:
-    """The same value wherever the text so far is the same (a BOS token, a text given twice).
-
-    The model computes the same there but for the rounding of another batch, which would otherwise
-    decide which text comes first.
-    """
-    _, first, which = np.unique(prefixes, return_index=True, return_inverse=True)
-    earliest = values[first][which]
-    return np.where(np.abs(values - earliest) <= _ROUNDING * np.abs(earliest), earliest, values)
-
-
-def _check_top_k(top_k: int) -> None:
+def check_top_k(top_k: int) -> None:
     if not isinstance(top_k, (int, np.integer)) or isinstance(top_k, bool) or top_k < 1:
         raise InputError(f"top_k is {top_k!r}; it must be an integer of at least 1.")

@@ -74,6 +74,9 @@ class MLXBackend:
     def device(self, x: mx.array) -> str:
         return _default_device()
 
+    def lengths(self, x: mx.array) -> np.ndarray:
+        return np.array(mx.linalg.norm(x.astype(mx.float32), axis=-1))
+
     def all_finite(self, x: mx.array) -> bool:
         return bool(mx.isfinite(x).all().item())
 

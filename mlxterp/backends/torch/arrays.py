@@ -73,6 +73,9 @@ class TorchBackend:
     def device(self, x: torch.Tensor) -> str:
         return str(x.device)
 
+    def lengths(self, x: torch.Tensor) -> np.ndarray:
+        return self.get(torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32))
+
     def all_finite(self, x: torch.Tensor) -> bool:
         return bool(torch.isfinite(x).all())
 

@@ -1,0 +1,9 @@
+"""The index of an SAE's features over many texts (`FeatureIndex`): built in one pass, read in milliseconds."""
+
+from .building import BuildOptions, build
+from .examples import FeatureExample
+from .feature_index import FeatureHit, FeatureIndex
+from .source import Source
+from .stats import FeatureStats
+
+__all__ = ["BuildOptions", "FeatureExample", "FeatureHit", "FeatureIndex", "FeatureStats", "Source", "build"]

@@ -1,0 +1,288 @@
+"""`build_index`: one pass over texts, shard by shard, that can stop at any moment and go on.
+
+A shard is planned from the texts, encoded (here, or by workers elsewhere) and written; when all are there,
+the summary is made from them. What is on disk depends on texts, model and SAE only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dataset import ListedTexts, Texts, open_texts
+from ..errors import FeatureIndexError, InputError, NoTokenizerError, warn
+from ..features.collect import collect
+from ..features.search import encode_activations
+from .counting import EncodedShard, Rule, encode_shard, prose, rule_for
+from .folder import (
+    IndexMeta,
+    ShardRecord,
+    clean,
+    read_meta,
+    shard_path,
+    write_meta,
+)
+from .plan import ShardPlan, hash_texts, shard_plans
+from .ray_workers import encoded_by_ray
+from .shard import Shard, write_shard
+from .source import Source
+from .summary import summarize, write_pieces, write_summary
+
+_SHARD_TOKENS = 1 << 16
+_SHARD_PAIRS = 1 << 22
+Encode = Callable[[Iterable[ShardPlan]], Iterator[tuple[ShardPlan, EncodedShard]]]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """See `InterpretableModel.build_index`."""
+
+    n_examples: int = 20
+    exclude: Iterable[str] | str = ("bos", "sinks")
+    seed: int = 0
+    shard_tokens: int | None = None
+    verbose: bool = True
+    workers: int | None = None
+    """Processes, by Ray; None runs here."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_examples", "shard_tokens", "workers"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
+
+
+def build(source: Source, dataset: Any, path: Path | None, options: BuildOptions) -> Path:
+    """Builds an index, or goes on with one that was interrupted; returns its folder.
+
+    Args:
+        path: None makes a temporary folder, which is the caller's to remove.
+
+    Raises:
+        InputError: No texts, no tokens, or a setting that cannot be.
+        FeatureIndexError: The folder holds something else, or an index of other texts, settings, SAE or model;
+            nothing can be written there.
+    """
+    texts = _opened(source, dataset)
+    meta = _fresh_meta(source, options)
+    folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-")) if path is None else path
+    found = _there(folder, meta, source)
+    if found is not None and found.complete:
+        _check_texts(texts, replace(found, appended_from=0), folder, whole=True)
+        return folder
+    if found is not None:
+        meta = replace(found, appended_from=0)
+        _check_texts(texts, meta, folder, whole=False)
+    else:
+        write_meta(folder, meta)
+    clean(folder)
+    finish(folder, _write_shards(source, folder, meta, texts, options), source.pieces)
+    return folder
+
+
+def extend(source: Source, folder: Path, dataset: Any, options: BuildOptions) -> None:
+    """Appends texts to an index; after an interruption the same call goes on.
+
+    Raises:
+        FeatureIndexError: The index is of another SAE or model, or its own texts are not all there yet.
+    """
+    meta = read_meta(folder)
+    if meta is None or not (meta.complete or meta.appended_from):
+        raise FeatureIndexError(
+            f"There is no complete index in {folder}. build_index makes and completes one."
+        )
+    source.check(meta, folder)
+    texts = _opened(source, dataset)
+    if meta.complete:
+        meta = replace(meta, appended_from=len(meta.shards))
+    else:
+        _check_texts(texts, meta, folder, whole=False)
+    clean(folder)
+    finish(folder, _write_shards(source, folder, meta, texts, options), source.pieces)
+
+
+def _opened(source: Source, dataset: Any) -> Texts:
+    if source.anatomy.model.tokenizer is None:
+        raise NoTokenizerError(
+            "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to InterpretableModel."
+        )
+    return open_texts(dataset)
+
+
+def _fresh_meta(source: Source, options: BuildOptions) -> IndexMeta:
+    model, sae = source.anatomy.model, source.sae
+    exclude = (options.exclude,) if isinstance(options.exclude, str) else tuple(options.exclude)
+    rule = rule_for(model, source.component, exclude)
+    described = {"fingerprint": sae.fingerprint, "d_hidden": sae.d_hidden, "described": repr(sae)}
+    shard_tokens = options.shard_tokens or _shard_tokens(source)
+    return IndexMeta(
+        described,
+        source.model_facts,
+        source.component.name,
+        rule,
+        options.n_examples,
+        shard_tokens,
+        options.seed,
+    )
+
+
+def _shard_tokens(source: Source) -> int:
+    """So many that a shard's pairs fit into memory several times over, by the features that are active on prose."""
+    model, sae = source.anatomy.model, source.sae
+    rows = pairs = 0
+    for part in collect(model, prose(model), source.component):
+        features = encode_activations(sae, part, source.component)
+        rows, pairs = rows + features.n, pairs + len(features.values)
+    return int(np.clip(_SHARD_PAIRS * rows / max(pairs, 1), 2048, _SHARD_TOKENS))
+
+
+def _there(folder: Path, fresh: IndexMeta, source: Source) -> IndexMeta | None:
+    """The index that a folder holds already, if it is this one.
+
+    Raises:
+        FeatureIndexError: It is another one, or something else.
+    """
+    found = read_meta(folder)
+    if found is None:
+        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise FeatureIndexError(f"{folder} holds something else. Choose another path or remove it first.")
+        return None
+    source.check(found, folder)
+    differing = [
+        f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
+        for before, now, names in ((found, fresh, ("n_examples", "shard_tokens", "seed")),
+                                   (found.rule, fresh.rule, ("exclude", "bos")))
+        for name in names if getattr(before, name) != getattr(now, name)
+    ]  # fmt: skip
+    if differing:
+        raise FeatureIndexError(
+            f"Another index is in {folder}: {'; '.join(differing)}. Give the same settings to go on with it, or choose"
+            " another path."
+        )
+    return found
+
+
+def _check_texts(texts: Texts, meta: IndexMeta, folder: Path, whole: bool) -> None:
+    """Raises FeatureIndexError where the texts are not those that an index began with."""
+    given = iter(texts) if not isinstance(texts, ListedTexts) else (texts[i] for i in range(len(texts)))
+    for number, shard in list(enumerate(meta.shards))[meta.appended_from :]:
+        if hash_texts(tuple(itertools.islice(given, shard.texts))) != shard.data:
+            raise FeatureIndexError(
+                f"The index in {folder} holds other texts than the ones given (they differ in"
+                f" texts {shard.begins} to {shard.begins + shard.texts - 1}, of shard {number}). Choose another path;"
+                " or append texts to it: FeatureIndex.open(path, model=…, sae=…).add(texts)."
+            )
+    if whole and next(given, None) is not None:
+        raise FeatureIndexError(
+            f"The index in {folder} is complete with its {meta.n_texts} texts, and more are given. Append the others:"
+            " FeatureIndex.open(path, model=…, sae=…).add(texts); or choose another path."
+        )
+
+
+def _write_shards(
+    source: Source, folder: Path, meta: IndexMeta, texts: Texts, options: BuildOptions
+) -> IndexMeta:
+    """Every shard that is not there yet."""
+    from tqdm.auto import tqdm
+
+    known = meta.shards[meta.appended_from :]
+    before = sum(shard.texts for shard in meta.shards[: meta.appended_from])
+    first_number, first_text = _next(meta)
+    plans = shard_plans(
+        texts, source.anatomy.model.tokenize, meta.model["positions"], meta.shard_tokens, first_text - before,
+        first_number,
+    )  # fmt: skip
+    missing = (plan for plan in plans if plan.number >= len(meta.shards))
+    encode = _encoded_here(source, meta.rule)
+    if options.workers is not None:
+        encode = encoded_by_ray(source, meta.rule, options.workers)
+    bar = tqdm(
+        total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
+        disable=None if options.verbose else True,
+    )  # fmt: skip
+    for plan, shard in encode(missing):
+        write_shard(shard_path(folder, plan.number), plan, shard.by_feature)
+        meta = meta.with_shard(_record(plan, shard, before))
+        write_meta(folder, meta)
+        bar.update(len(plan.texts))
+        bar.set_postfix_str(f"{_rate(bar, meta, known)} tok/s, {meta.n_tokens} tokens")
+    bar.close()
+    return meta
+
+
+def _next(meta: IndexMeta) -> tuple[int, int]:
+    """The first shard that has to be planned, and its first text.
+
+    A text of several shards is planned from its beginning.
+    """
+    number = len(meta.shards)
+    if number == meta.appended_from:
+        return number, sum(shard.texts for shard in meta.shards)
+    if meta.shards[-1].ends:
+        return number, meta.shards[-1].begins + meta.shards[-1].texts
+    number = max(i for i, shard in enumerate(meta.shards) if shard.begins == shard.first_text)
+    return number, meta.shards[number].first_text
+
+
+def _rate(bar: Any, meta: IndexMeta, known: tuple[ShardRecord, ...]) -> str:
+    seconds = bar.format_dict["elapsed"] or 1e-9
+    return f"{(meta.n_tokens - sum(shard.tokens for shard in known)) / seconds:,.0f}"
+
+
+def _number_of(texts: Texts) -> int | None:
+    return len(texts) if isinstance(texts, ListedTexts) else None
+
+
+def _record(plan: ShardPlan, shard: EncodedShard, before: int) -> ShardRecord:
+    first = plan.first_text + before
+    return ShardRecord(
+        first, first + plan.continues, len(plan.texts), plan.n_tokens, len(shard.by_feature.values), shard.excluded,
+        plan.data_hash(), plan.windowed, plan.ends,
+    )  # fmt: skip
+
+
+def _encoded_here(source: Source, rule: Rule) -> Encode:
+    def encode(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
+        for plan in plans:
+            yield plan, encode_shard(source.anatomy.model, plan, source.sae, source.component, rule)
+
+    return encode
+
+
+def finish(folder: Path, meta: IndexMeta, pieces_of: Callable[[list[int]], list[str]]) -> None:
+    """Makes the summary of shards that are all there, and says what a user should know.
+
+    Args:
+        pieces_of: The texts of token ids.
+    """
+    if not meta.n_tokens:
+        raise InputError("There are no tokens: the data set is empty, or all its texts are. Give more texts.")
+    if not meta.n_counted:
+        raise InputError(
+            f"No token counts: all were left out {meta.excluded}. Give longer texts, or build with exclude=()."
+        )
+    shards = [Shard(shard_path(folder, number)) for number in range(len(meta.shards))]
+    for number, (shard, record) in enumerate(zip(shards, meta.shards, strict=True)):
+        if shard.n_tokens != record.tokens or len(shard.values) != record.pairs:
+            raise FeatureIndexError(f"Shard {number} in {folder} is not the one that index.json describes.")
+    write_pieces(folder, shards, pieces_of)
+    write_summary(folder, summarize(shards, int(meta.sae["d_hidden"]), meta.seed))
+    write_meta(folder, replace(meta, complete=True, appended_from=0))
+    with_tokens = sum(int((np.asarray(shard.piece_start) == 0).sum()) for shard in shards)
+    if with_tokens < meta.n_texts:
+        warn(
+            f"{meta.n_texts - with_tokens} of {meta.n_texts} texts have no tokens: no feature is active there."
+        )
+    if meta.windowed:
+        warn(
+            f"{meta.windowed} of {meta.n_texts} texts are longer than the model's {meta.model['positions']} positions"
+            " and ran in overlapping windows: their later tokens see only part of the text before them."
+        )

@@ -1,0 +1,47 @@
+"""A feature's card: what an index, the decoder and other people's names say of it, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lens import feature_logits
+from ..viz import FeatureCard
+
+if TYPE_CHECKING:
+    from .feature_index import FeatureIndex
+
+_SIMILAR = 5
+_LOGITS = 10
+_LEVELS = ((7, "Upper tenths"), (4, "Middle"), (1, "Lower tenths"))
+_PER_LEVEL = 3
+
+
+def card(index: FeatureIndex, feature_id: int, n: int | None) -> FeatureCard:
+    """The card of one feature; what needs the model is left out where the index was opened without it."""
+    groups = [("Strongest", index.examples(feature_id, n))]
+    groups += [
+        (
+            f"{title} (ranks {quantile}0 to {quantile}9 % of its texts)",
+            index.examples(feature_id, _PER_LEVEL, quantile),
+        )
+        for quantile, title in _LEVELS
+    ]
+    facts = {
+        "index": f"{index.n_texts} texts, {index.n_tokens} tokens counted",
+        "left out": ", ".join(f"{n} {reason}" for reason, n in index.excluded.items()) or "nothing",
+        "SAE": index.fingerprint[:16],
+    }
+    logits, similar, name = None, [], None
+    if index.source is not None:
+        source = index.source
+        name = repr(source.sae)
+        component = source.component.name
+        logits = feature_logits(source.anatomy, source.sae, [feature_id], _LOGITS, component=component)[0]
+        similar = [(f, cosine, index.label(f)) for f, cosine in index.similar(feature_id, _SIMILAR)]
+        facts["model"] = str(source.name or source.anatomy.model.model_type)
+    return FeatureCard(
+        feature_id=feature_id, label=index.label(feature_id), stats=index.stats(feature_id),
+        examples=[(title, examples) for title, examples in groups if examples], logits=logits, similar=similar,
+        coactive=index.coactivation(feature_id, top_k=_SIMILAR), sae_name=name or str(index.sae_name),
+        component=index.component, facts=facts,
+    )  # fmt: skip

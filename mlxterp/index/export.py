@@ -1,0 +1,112 @@
+"""An index's figures and examples in other programs' forms: pandas, JSON, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BackendError
+from .files import write_whole
+
+if TYPE_CHECKING:
+    from .feature_index import FeatureIndex
+
+_COLUMNS = ("feature_id", "label", "count", "density", "mean", "maximum", "rank", "activation", "text_id", "position",
+            "token", "context")  # fmt: skip
+
+
+def as_frame(index: FeatureIndex) -> Any:
+    """See `FeatureIndex.to_pandas`."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise BackendError('Data frames need pandas: pip install "mlxterp[pandas]".') from error
+    figures = index.summary
+    count = np.array(figures.count)
+    frame = {
+        "count": count,
+        "density": count / index.n_tokens,
+        "mean": figures.total / np.maximum(count, 1),
+        "maximum": np.array(figures.maximum),
+        "label": [index.label(f) for f in range(index.d_hidden)],
+    }
+    return pandas.DataFrame(frame, index=pandas.RangeIndex(index.d_hidden, name="feature_id"))
+
+
+def write_json(
+    index: FeatureIndex, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
+) -> Path:
+    """See `FeatureIndex.export_json`."""
+    facts = {
+        "sae": index.fingerprint, "component": index.component, "tokens": index.n_tokens, "texts": index.n_texts,
+        "excluded": index.excluded,
+    }  # fmt: skip
+    head = f'{{"index": {json.dumps(facts)},\n"features": {{\n'
+    rows = (json.dumps({str(f): _described(index, f, n)})[1:-1] for f in _chosen(index, features))
+    return _written(path, _joined(head, rows, "\n}}\n"))
+
+
+def write_csv(
+    index: FeatureIndex, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
+) -> Path:
+    """See `FeatureIndex.export_csv`."""
+    lines = (_csv(_rows(index, f, n)) for f in _chosen(index, features))
+    return _written(path, _joined(_csv([_COLUMNS]), lines, "", between=""))
+
+
+def _chosen(index: FeatureIndex, features: Iterable[int] | None) -> list[int]:
+    return [index.check_feature(f) for f in (index.live.tolist() if features is None else features)]
+
+
+def _described(index: FeatureIndex, feature_id: int, n: int | None) -> dict[str, Any]:
+    stats = index.stats(feature_id)
+    counts, edges = stats.histogram
+    return {
+        "label": index.label(feature_id),
+        "count": stats.count, "density": stats.density, "mean": stats.mean, "maximum": stats.maximum,
+        "texts": stats.n_texts, "top_tokens": stats.top_tokens,
+        "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+        "examples": [
+            {
+                "text_id": e.text_id, "position": e.position, "activation": e.activation, "start": e.start,
+                "tokens": e.tokens, "activations": [float(a) for a in e.activations],
+            }
+            for e in index.examples(feature_id, n)
+        ],
+    }  # fmt: skip
+
+
+def _rows(index: FeatureIndex, feature_id: int, n: int | None) -> list[tuple[Any, ...]]:
+    stats = index.stats(feature_id)
+    own = (feature_id, index.label(feature_id) or "", stats.count, stats.density, stats.mean, stats.maximum)
+    rows: list[tuple[Any, ...]] = [
+        (*own, rank, e.activation, e.text_id, e.position, e.tokens[e.position - e.start], e.to_str())
+        for rank, e in enumerate(index.examples(feature_id, n), 1)
+    ]
+    return rows or [(*own, "", "", "", "", "", "")]
+
+
+def _joined(head: str, parts: Iterable[str], tail: str, between: str = ",\n") -> Iterator[bytes]:
+    yield head.encode()
+    for i, part in enumerate(parts):
+        yield ((between if i else "") + part).encode("utf-8", "replace")
+    yield tail.encode()
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+def _written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path:
+    target = Path(path).expanduser()
+    write_whole(target, parts)
+    return target

@@ -1,0 +1,145 @@
+"""What an index is: its texts, its features, what was left out, and the model and SAE it may hold."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FeatureIndexError, UnknownFeatureError
+from ..registry import FeatureRegistry
+from .firing import Reader
+from .folder import IndexMeta
+from .source import Source
+from .summary import Summary, read_pieces
+
+
+class IndexFacts:
+    """Base of `FeatureIndex`."""
+
+    def __init__(self, path: Path, meta: IndexMeta, summary: Summary, source: Source | None = None):
+        self.path = path
+        """Its folder."""
+        self.labels = FeatureRegistry()
+        """Names of features; assign a `FeatureRegistry` or a dict of that form to show them."""
+        self._load(meta, summary)
+        self._source = source
+
+    def _load(self, meta: IndexMeta, summary: Summary) -> None:
+        self._meta, self._summary = meta, summary
+        self._reader = Reader(self.path, meta)
+        self.__dict__.pop("_pieces", None)
+
+    def label(self, feature_id: int) -> str | None:
+        """The feature's name in `labels`; None without one."""
+        return self.labels.label(feature_id)
+
+    @property
+    def d_hidden(self) -> int:
+        """Number of features."""
+        return int(self._meta.sae["d_hidden"])
+
+    @property
+    def component(self) -> str:
+        """Path of the component whose features these are."""
+        return self._meta.component
+
+    @property
+    def n_examples(self) -> int:
+        """How many examples are shown where nothing else is asked."""
+        return self._meta.n_examples
+
+    @property
+    def n_texts(self) -> int:
+        """Texts of the index."""
+        return self._meta.n_texts
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that count."""
+        return self._meta.n_counted
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Tokens that were left out, by reason ("bos", "sinks")."""
+        return self._meta.excluded
+
+    @property
+    def windowed(self) -> int:
+        """Texts longer than the model's positions: they ran in overlapping windows, so that their later tokens
+        saw only part of the text before them."""
+        return self._meta.windowed
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the SAE: `sae.fingerprint`."""
+        return str(self._meta.sae["fingerprint"])
+
+    @property
+    def sae_name(self) -> str:
+        """What the SAE says of itself."""
+        return str(self._meta.sae.get("described"))
+
+    @property
+    def source(self) -> Source | None:
+        """The model and SAE, where the index has them."""
+        return self._source
+
+    @property
+    def summary(self) -> Summary:
+        """Figures of every feature."""
+        return self._summary
+
+    @property
+    def live(self) -> np.ndarray:
+        """int64: ids of the features that are active somewhere, ascending."""
+        return np.flatnonzero(self._summary.count)
+
+    def __len__(self) -> int:
+        return self.d_hidden
+
+    def __repr__(self) -> str:
+        left_out = ", ".join(f"{n} {reason}" for reason, n in self.excluded.items() if n)
+        return (
+            f"FeatureIndex({self.path}: {len(self.live)} of {self.d_hidden} features active on {self.n_tokens} tokens"
+            f" of {self.n_texts} texts at {self.component}{f'; left out: {left_out}' if left_out else ''})"
+        )
+
+    @cached_property
+    def _pieces(self) -> dict[int, str]:
+        return read_pieces(self.path)
+
+    def _piece(self, token: int) -> str:
+        return self._pieces.get(token, "�")
+
+    @property
+    def _tokenize(self) -> Any:
+        return None if self._source is None else self._source.anatomy.model.tokenize
+
+    def _with_source(self) -> Source:
+        if self._source is None:
+            raise FeatureIndexError(
+                "This index was opened without its model and SAE, which this question needs:"
+                " FeatureIndex.open(path, model=model, sae=sae), or index.attach(model, sae)."
+            )
+        return self._source
+
+    def check_feature(self, feature_id: int) -> int:
+        """The id as an integer.
+
+        Raises:
+            UnknownFeatureError: It lies outside [0, d_hidden).
+        """
+        is_int = isinstance(feature_id, (int, np.integer)) and not isinstance(feature_id, bool)
+        if not is_int or not 0 <= feature_id < self.d_hidden:
+            raise UnknownFeatureError(
+                f"No feature {feature_id!r}: this index has {self.d_hidden}, numbered 0 to {self.d_hidden - 1}."
+            )
+        return int(feature_id)
+
+    def _is_temporary(self) -> None:
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

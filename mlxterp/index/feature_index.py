@@ -1,0 +1,342 @@
+"""`FeatureIndex`: answers about every feature of an SAE on many texts, from one pass over them.
+
+`InterpretableModel.build_index` makes one and `FeatureIndex.open` opens it. On disk it is the transpose of
+the texts' features (`shard`), so that everything asked of a feature reads one slice; answers follow the
+same rule as the search without an index (`features.ranking`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..corpus import Corpus
+from ..errors import FeatureIndexError, InputError
+from ..features.search import check_top_k, strongest_features
+from ..sae import SAE
+from ..sparse import SparseFeatures
+from . import searching
+from .building import BuildOptions, extend
+from .coactivation import partners, share_of
+from .counting import counted
+from .examples import FeatureExample, distinct, example, of_quantile
+from .export import as_frame, write_csv, write_json
+from .facts import IndexFacts
+from .folder import read_meta
+from .merging import merge
+from .plan import hash_texts
+from .stats import FeatureStats, commonest, log_histogram
+from .summary import read_summary
+
+_BEFORE, _AFTER = 16, 8
+_TOP_TOKENS = 10
+
+
+class FeatureHit(NamedTuple):
+    """A feature that `FeatureIndex.search` found."""
+
+    feature_id: int
+    score: float
+    """1 for a name that was given; else how nearly the feature fires on the words and nowhere else, in [0, 1]."""
+    why: str
+
+
+class FeatureIndex(IndexFacts):
+    """Which texts activate a feature, for all features of an SAE; what is asked is read from disk.
+
+    `InterpretableModel.build_index` makes one.
+    """
+
+    @staticmethod
+    def open(path: str | os.PathLike, model: Any = None, sae: SAE | str | Path | None = None) -> FeatureIndex:
+        """The index in a folder (or at an fsspec URL, which is copied to a temporary folder).
+
+        Args:
+            model: An `InterpretableModel`, for questions that run it (`top_features`, `add`, logits on cards).
+            sae: The SAE it was built with, as instance or path, for the same, and for decoder directions.
+
+        Raises:
+            FeatureIndexError: There is none, it is damaged, incomplete or of another version; or model or SAE
+                are not those it was built with.
+        """
+        from .remote import fetched, is_url
+
+        folder = fetched(str(path)) if is_url(path) else Path(path).expanduser()
+        meta = read_meta(folder)
+        if meta is None:
+            raise FeatureIndexError(
+                f"There is no index in {folder}. model.build_index(sae, texts, path) makes one."
+            )
+        if not meta.complete:
+            raise FeatureIndexError(
+                f"The index in {folder} was interrupted after {meta.n_texts} texts. Run the same build_index again: it"
+                " goes on."
+            )
+        index = FeatureIndex(folder, meta, read_summary(folder, int(meta.sae["d_hidden"])))
+        if is_url(path):
+            index._is_temporary()
+        if model is not None or sae is not None:
+            index.attach(model, sae)
+        return index
+
+    def attach(self, model: Any, sae: SAE | str | Path | None) -> FeatureIndex:
+        """Gives the index its model and SAE; returns the index.
+
+        Raises:
+            FeatureIndexError: They are not those it was built with.
+        """
+        if not hasattr(model, "index_source") or sae is None:
+            raise InputError("An index takes both: an InterpretableModel, and the SAE (or its path).")
+        source = model.index_source(sae, self.component)
+        source.check(self._meta, self.path)
+        self._source = source
+        return self
+
+    # -- texts of a feature -------------------------------------------------------------------
+
+    def top_texts(self, feature_id: int, top_k: int = 10) -> list[tuple[str, float, int]]:
+        """Texts on which a feature is most active: (text, activation, position of the token), strongest first.
+
+        A text counts once, at its strongest token (the earliest of equals); among equals the earlier text comes
+        first, and a text given twice appears twice. What `get_top_texts_for_feature` gives, but for excluded
+        tokens. Empty for a feature that is never active.
+
+        Raises:
+            UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
+        """
+        check_top_k(top_k)
+        best = self._reader.firings(self.check_feature(feature_id)).strongest_of_each_text()
+        found = zip(best.text_ids[:top_k], best.values[:top_k], best.positions[:top_k], strict=True)
+        return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
+
+    def examples(
+        self, feature_id: int, n: int | None = None, quantile: int | None = None, *, before: int = _BEFORE,
+        after: int = _AFTER,
+    ) -> list[FeatureExample]:  # fmt: skip
+        """Places where a feature is active, with the tokens around them.
+
+        A text counts once, at its strongest token; places whose token and five neighbours on both sides are
+        the same count once.
+
+        Args:
+            n: At most so many; None takes `n_examples`.
+            quantile: None gives the strongest, strongest first. 0 to 9 gives a random choice (by a hash, so always
+                the same) from that tenth of all texts' ranks: 0 the weakest, 9 the strongest.
+            before, after: Tokens to show on both sides.
+
+        Raises:
+            UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
+            InputError: There is no such quantile.
+        """
+        feature_id = self.check_feature(feature_id)
+        n = self.n_examples if n is None else n
+        check_top_k(n)
+        if quantile is not None and (isinstance(quantile, bool) or quantile not in range(10)):
+            raise InputError(
+                f"quantile is {quantile!r}; it must be 0 (the weakest tenth) to 9 (the strongest)."
+            )
+        ranked = self._reader.firings(feature_id).strongest_of_each_text()
+        if quantile is not None:
+            ranked = of_quantile(ranked, int(quantile))
+
+        def window(text: int, position: int, left: int, right: int):
+            return self._reader.window(feature_id, text, position, left, right)
+
+        found = []
+        for row in distinct(ranked, window, n):
+            text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
+            shown = window(text_id, position, before, after)
+            pieces = [self._piece(int(token)) for token in shown.ids]
+            found.append(example(feature_id, self._reader.text(text_id), ranked, row, shown, pieces))
+        return found
+
+    def stats(self, feature_id: int) -> FeatureStats:
+        """How often and how strongly a feature fires, and on which tokens.
+
+        Raises:
+            UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
+        """
+        feature_id = self.check_feature(feature_id)
+        firings = self._reader.firings(feature_id)
+        count = int(self._summary.count[feature_id])
+        return FeatureStats(
+            feature_id, count, self.n_tokens, len(np.unique(firings.text_ids)),
+            float(self._summary.total[feature_id] / count) if count else 0.0,
+            float(self._summary.maximum[feature_id]), log_histogram(firings.values),
+            commonest(self._reader.token_ids(feature_id), self._piece, _TOP_TOKENS),
+        )  # fmt: skip
+
+    # -- features of a text -------------------------------------------------------------------
+
+    def top_features(self, text: str, top_k: int = 10) -> list[tuple[int, float]]:
+        """Features most active on a text, by the index's rule: (feature id, its largest activation).
+
+        Excluded tokens do not count. The text need not be one of the index's. Runs the model.
+
+        Raises:
+            FeatureIndexError: The index was opened without its model and SAE.
+        """
+        check_top_k(top_k)
+        source, model = self._with_source(), self._with_source().anatomy.model
+        if not isinstance(text, str):
+            raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
+        corpus = Corpus.from_texts([text], model.tokenize)
+        parts = counted(model, corpus, source.sae, source.component, self._meta.rule)
+        return strongest_features(SparseFeatures.concat([part.features for part in parts]), top_k)
+
+    def features_for_token(self, token: str, top_k: int = 10) -> list[tuple[int, float]]:
+        """Features that fire on a token or word: (feature id, mean activation over all its occurrences).
+
+        Occurrences with and without a leading space count; where the feature is not active its activation is
+        0. A word of several tokens counts at its last one (with the model attached).
+
+        Raises:
+            InputError: The token does not occur in the index.
+        """
+        check_top_k(top_k)
+        return searching.features_for_token(self._reader, self._pieces, token, self._tokenize, self.d_hidden)[
+            :top_k
+        ]
+
+    def search(self, query: str, top_k: int = 10) -> list[FeatureHit]:
+        """Features whose name holds the query, then features that fire on its words and little else.
+
+        Raises:
+            InputError: The query is empty.
+        """
+        check_top_k(top_k)
+        if not isinstance(query, str) or not query.strip():
+            raise InputError(f"The query is {query!r}; give some words.")
+        named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self.labels.search(query)]
+        by_words = searching.features_for_words(
+            self._reader, self._pieces, query, self._tokenize, self._summary.count
+        )
+        known = {hit.feature_id for hit in named}
+        found = [FeatureHit(f, score, why) for f, score, why in by_words if f not in known]
+        return [*named, *found][:top_k]
+
+    # -- features of a feature ----------------------------------------------------------------
+
+    def similar(self, feature_id: int, top_k: int = 10, by: str = "decoder") -> list[tuple[int, float]]:
+        """Features most like this one: (feature id, likeness), the most like first.
+
+        Args:
+            by: "decoder": cosine of the decoder rows (needs the SAE); "coactivation": see `coactivation`.
+        """
+        feature_id = self.check_feature(feature_id)
+        if by == "coactivation":
+            return self.coactivation(feature_id, top_k=top_k)
+        if by != "decoder":
+            raise InputError(f"by={by!r}; there are: decoder, coactivation.")
+        return self._with_source().sae.similar(feature_id, top_k)
+
+    def coactivation(self, feature_id: int, other: int | None = None, top_k: int = 10) -> Any:
+        """How often features fire on the same token, from a sample of 100,000 tokens (chosen by a seeded hash).
+
+        Args:
+            other: Gives the one number for these two features.
+
+        Returns:
+            [(feature id, Jaccard index: tokens where both fire / tokens where at least one does)], the largest first;
+            or the number.
+        """
+        check_top_k(top_k)
+        feature_id = self.check_feature(feature_id)
+        if other is not None:
+            return share_of(self._summary, feature_id, self.check_feature(other))
+        return partners(self._summary, feature_id)[:top_k]
+
+    def select_diverse(
+        self, n: int, max_cos: float = 0.7, among: Sequence[int] | np.ndarray | None = None
+    ) -> list[int]:
+        """At most n features of which no two decoder rows have a cosine above `max_cos`.
+
+        Args:
+            among: In this order; None takes those that are active somewhere, the commonest first.
+        """
+        if among is None:
+            among = self.live[np.argsort(-self._summary.count[self.live], kind="stable")]
+        return self._with_source().sae.select_diverse(n, max_cos, [int(f) for f in among])
+
+    def feature(self, feature_id: int, n: int | None = None) -> Any:
+        """Everything about one feature on a card (`FeatureCard`): shown in a notebook, printed, or saved as HTML."""
+        from .cards import card
+
+        return card(self, self.check_feature(feature_id), n)
+
+    # -- more texts ---------------------------------------------------------------------------
+
+    @staticmethod
+    def merge(parts: Sequence[FeatureIndex | str | os.PathLike], path: str | os.PathLike) -> FeatureIndex:
+        """One index of all the parts' texts, in the order given, in a new folder; the parts stay as they are.
+
+        Answers are those of an index built over all texts at once.
+
+        Raises:
+            FeatureIndexError: The parts differ in SAE, model, component or exclusions, or one is not complete.
+        """
+        folders = [part.path if isinstance(part, FeatureIndex) else Path(part).expanduser() for part in parts]
+        merge(folders, Path(path).expanduser())
+        return FeatureIndex.open(path)
+
+    def add(self, texts: Any, verbose: bool = True) -> FeatureIndex:
+        """Appends texts; answers are those of an index of all texts. After an interruption the same call goes on.
+
+        Raises:
+            FeatureIndexError: The index was opened without its model and SAE.
+        """
+        options = BuildOptions(verbose=verbose)
+        extend(self._with_source(), self.path, texts, options)
+        meta = read_meta(self.path)
+        assert meta is not None
+        self._load(meta, read_summary(self.path, self.d_hidden))
+        return self
+
+    def save(self, path: str | os.PathLike) -> Path | str:
+        """Copies the index to a folder that does not exist yet, or to an fsspec URL; returns it."""
+        from .remote import copied
+
+        return copied(self.path, path)
+
+    def holds(self, texts: Sequence[str]) -> bool:
+        """Whether these are the index's texts."""
+        if len(texts) != self.n_texts:
+            return False
+        return all(
+            hash_texts(tuple(texts[shard.begins : shard.begins + shard.texts])) == shard.data
+            for shard in self._meta.shards
+        )
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each feature: count, density, mean, maximum, label; indexed by feature_id.
+
+        Raises:
+            BackendError: pandas is not installed.
+        """
+        return as_frame(self)
+
+    def export_json(
+        self, path: str | os.PathLike, features: Iterable[int] | None = None, n: int | None = None
+    ) -> Path:
+        """Writes features with figures and examples: {"index": facts, "features": {id: {…}}}; returns the path.
+
+        Args:
+            features: Which ones; None takes all that are active somewhere.
+            n: Examples of each, at most; None takes `n_examples`.
+        """
+        return write_json(self, path, features, n)
+
+    def export_csv(
+        self, path: str | os.PathLike, features: Iterable[int] | None = None, n: int | None = None
+    ) -> Path:
+        """Writes a row for each example (one without, for a feature that has none) with its feature's figures.
+
+        Args:
+            features: Which ones; None takes all that are active somewhere.
+            n: Examples of each, at most; None takes `n_examples`.
+        """
+        return write_csv(self, path, features, n)

@@ -1,0 +1,95 @@
+"""Reading an index: shards by number, texts by number, the firings of a feature, windows around a token."""
+
+from __future__ import annotations
+
+import bisect
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..features.ranking import Firings
+from .examples import Window
+from .folder import IndexMeta, shard_path
+from .shard import Shard
+
+
+class Reader:
+    """The shards of an index, opened when they are needed."""
+
+    def __init__(self, folder: Path, meta: IndexMeta):
+        self._folder, self._meta = folder, meta
+        self._open: dict[int, Shard] = {}
+
+    @cached_property
+    def _begins(self) -> list[int]:
+        return [shard.begins for shard in self._meta.shards]
+
+    def __len__(self) -> int:
+        return len(self._meta.shards)
+
+    def shard(self, number: int) -> Shard:
+        """A shard."""
+        if number not in self._open:
+            self._open[number] = Shard(shard_path(self._folder, number))
+        return self._open[number]
+
+    def shards(self) -> list[Shard]:
+        """All of them, in order."""
+        return [self.shard(number) for number in range(len(self))]
+
+    def text(self, text_id: int) -> str:
+        """A text."""
+        number = bisect.bisect_right(self._begins, text_id) - 1
+        return self.shard(number).text(text_id - self._begins[number])
+
+    def firings(self, feature_id: int) -> Firings:
+        """Every token where a feature is active."""
+        parts = [self._firings(number, feature_id) for number in range(len(self))]
+        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        return Firings(*joined)
+
+    def _firings(self, number: int, feature_id: int) -> tuple[np.ndarray, ...]:
+        shard = self.shard(number)
+        rows, values = shard.firings(feature_id)
+        pieces = shard.pieces_of(rows)
+        return (
+            shard.piece_text[pieces] + self._meta.shards[number].first_text,
+            shard.piece_start[pieces] + (rows - shard.offsets[pieces]),
+            values,
+            shard.prefixes[rows],
+        )
+
+    def token_ids(self, feature_id: int) -> np.ndarray:
+        """int32: ids of the tokens where a feature is active."""
+        return np.concatenate(
+            [np.zeros(0, np.int32), *(s.tokens[s.firings(feature_id)[0]] for s in self.shards())]
+        )
+
+    def window(self, feature_id: int, text_id: int, position: int, before: int, after: int) -> Window:
+        """Tokens around one of a text, and the feature's activations there."""
+        number, piece = self._place(text_id, position)
+        shard = self.shard(number)
+        first, end = int(shard.offsets[piece]), int(shard.offsets[piece + 1])
+        start = int(shard.piece_start[piece])
+        middle = first + position - start
+        low, high = max(first, middle - before), min(end, middle + after + 1)
+        rows, values = shard.firings(feature_id)
+        inside = slice(*np.searchsorted(rows, (low, high)).tolist())
+        activations = np.zeros(high - low, dtype=np.float32)
+        activations[rows[inside].astype(np.int64) - low] = values[inside]
+        return Window(np.asarray(shard.tokens[low:high]), activations, start + low - first)
+
+    def _place(self, text_id: int, position: int) -> tuple[int, int]:
+        """The shard and the piece that hold a token."""
+        for number in range(bisect.bisect_right(self._begins, text_id) - 1, len(self)):
+            shard = self.shard(number)
+            pieces = np.flatnonzero(
+                (shard.piece_text == text_id - self._meta.shards[number].first_text)
+                & (shard.piece_start <= position)
+                & (position < shard.piece_start + np.diff(shard.offsets))
+            )
+            if len(pieces):
+                return number, int(pieces[0])
+        raise InputError(f"Text {text_id} has no position {position}.")

@@ -1,0 +1,173 @@
+"""What lies in an index's folder, and what binds it to an SAE, a model and texts.
+
+    <folder>/index.json               what it was built with, and its shards
+    <folder>/shards/000000.safetensors
+    <folder>/summary.safetensors      figures of every feature (once it is complete)
+    <folder>/pieces.json              the text of each token id
+
+`index.json` is written again whenever a shard is whole, so what is there can be used at any moment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import FeatureIndexError
+from .counting import Rule
+from .files import remove_drafts, write_whole
+
+META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"
+_FORMAT, VERSION = "mlxterp-index", 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What `index.json` says of a shard."""
+
+    first_text: int
+    """Number of the first text that has tokens here."""
+    begins: int
+    """Number of the first text that begins here."""
+    texts: int
+    """How many begin here."""
+    tokens: int
+    pairs: int
+    excluded: dict[str, int]
+    """Tokens that were left out, by reason."""
+    data: str
+    """sha256 of the texts that begin here."""
+    windowed: int
+    """Texts that begin here and run in windows."""
+    ends: bool
+    """Whether its last text ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMeta:
+    """What `index.json` says."""
+
+    sae: dict[str, Any]
+    """Its "fingerprint", "d_hidden", and what a reader wants to know of it."""
+    model: dict[str, Any]
+    """Its "name", "type", "probe" (lengths of its activations on fixed tokens) and "positions"."""
+    component: str
+    rule: Rule
+    n_examples: int
+    shard_tokens: int
+    seed: int
+    shards: tuple[ShardRecord, ...] = ()
+    complete: bool = False
+    appended_from: int = 0
+    """Shards that were there when the texts last given began to be added."""
+
+    @property
+    def n_texts(self) -> int:
+        """Texts, those without tokens included."""
+        return sum(shard.texts for shard in self.shards)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Tokens left out, by reason."""
+        return {reason: sum(s.excluded.get(reason, 0) for s in self.shards) for reason in self.rule.exclude}
+
+    @property
+    def windowed(self) -> int:
+        """Texts longer than the model's positions, which ran in overlapping windows."""
+        return sum(shard.windowed for shard in self.shards)
+
+    @property
+    def n_counted(self) -> int:
+        """Tokens that count."""
+        return self.n_tokens - sum(self.excluded.values())
+
+    def with_shard(self, record: ShardRecord) -> IndexMeta:
+        """The same with one more shard."""
+        return replace(self, shards=(*self.shards, record), complete=False)
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard lies."""
+    return folder / SHARDS / f"{number:06d}.safetensors"
+
+
+def write_meta(folder: Path, meta: IndexMeta) -> None:
+    """Writes `index.json`, whole or not at all."""
+    described = {"format": _FORMAT, "version": VERSION, **asdict(meta), "rule": meta.rule.to_json()}
+    write_whole(folder / META, [json.dumps(described, indent=1).encode()])
+
+
+def read_meta(folder: Path) -> IndexMeta | None:
+    """What `index.json` says; None where there is none.
+
+    Raises:
+        FeatureIndexError: It is no index, is damaged, or was written by another version of mlxterp.
+    """
+    path = folder / META
+    if not path.is_file():
+        return None
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(described, dict) or described.get("format") != _FORMAT:
+            raise ValueError("it is something else")
+        version = described["version"]
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise FeatureIndexError(f"{path} is not the description of an index: {error}.") from error
+    if version != VERSION:
+        raise FeatureIndexError(
+            f"The index in {folder} has format version {version!r}, this mlxterp reads version {VERSION}. Build it"
+            " again (build_index with another path), or open it with the mlxterp that made it."
+        )
+    try:
+        return _meta(described)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FeatureIndexError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Remove the folder and build the index again."
+        ) from error
+
+
+def _meta(described: Mapping[str, Any]) -> IndexMeta:
+    shards = tuple(
+        ShardRecord(
+            _count(record["first_text"]),
+            _count(record["begins"]),
+            _count(record["texts"]),
+            _count(record["tokens"]),
+            _count(record["pairs"]),
+            {str(k): _count(v) for k, v in record["excluded"].items()},
+            str(record["data"]),
+            _count(record["windowed"]),
+            bool(record["ends"]),
+        )
+        for record in described["shards"]
+    )
+    sae, model = dict(described["sae"]), dict(described["model"])
+    _count(sae["d_hidden"])
+    for value in (sae["fingerprint"], model["type"]):
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is not a name")
+    return IndexMeta(
+        sae, model, str(described["component"]), Rule.from_json(described["rule"]), _count(described["n_examples"]),
+        _count(described["shard_tokens"]), _count(described["seed"]), shards, bool(described["complete"]),
+        _count(described["appended_from"]),
+    )  # fmt: skip
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is not a number of anything")
+    return value
+
+
+def clean(folder: Path) -> None:
+    """Removes what an interrupted build has left half written."""
+    remove_drafts(folder)
+    remove_drafts(folder / SHARDS)

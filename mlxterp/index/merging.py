@@ -1,0 +1,78 @@
+"""Several indexes of one SAE and model become one: their shards side by side, their texts in the order given."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import FeatureIndexError, InputError
+from .building import finish
+from .folder import IndexMeta, clean, read_meta, shard_path, write_meta
+from .summary import read_pieces
+
+
+def merge(parts: Sequence[Path], folder: Path) -> None:
+    """Makes one index of all texts in a new folder; the parts are left as they are.
+
+    Raises:
+        FeatureIndexError: A part is not complete, or differs in SAE, model, component or rule; or the folder holds
+            something.
+    """
+    if not parts:
+        raise InputError("An empty list was given. Give at least one index.")
+    if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise FeatureIndexError(f"{folder} holds something already. Choose another path or remove it first.")
+    described = [_meta(part) for part in parts]
+    meta = replace(described[0], shards=(), complete=False)
+    pieces: dict[int, str] = {}
+    clean(folder)
+    for part, own in zip(parts, described, strict=True):
+        _check(described[0], own, part)
+        before = meta.n_texts
+        for number, record in enumerate(own.shards):
+            _copy(shard_path(part, number), shard_path(folder, len(meta.shards)))
+            moved = replace(record, first_text=record.first_text + before, begins=record.begins + before)
+            meta = meta.with_shard(moved)
+        pieces |= read_pieces(part)
+    write_meta(folder, meta)
+    finish(folder, meta, lambda ids: [pieces[i] for i in ids])
+
+
+def _meta(part: Path) -> IndexMeta:
+    meta = read_meta(part)
+    if meta is None or not meta.complete:
+        raise FeatureIndexError(
+            f"There is no complete index in {part}. Run its build_index again: it goes on."
+        )
+    return meta
+
+
+def _check(one: IndexMeta, other: IndexMeta, path: Path) -> None:
+    facts = [
+        {
+            "SAE": meta.sae["fingerprint"], "model": meta.model["type"], "component": meta.component,
+            "positions": meta.model["positions"], "exclude": meta.rule.exclude, "bos": meta.rule.bos,
+        }
+        for meta in (one, other)
+    ]  # fmt: skip
+    differing = [
+        f"{key} is {facts[1][key]!r}, not {facts[0][key]!r}"
+        for key in facts[0]
+        if facts[0][key] != facts[1][key]
+    ]
+    if differing:
+        raise FeatureIndexError(
+            f"The index in {path} does not go with the first one: {'; '.join(differing)}."
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise FeatureIndexError(
+            f"Nothing can be written to {target}: {error}. Make room and merge again."
+        ) from error

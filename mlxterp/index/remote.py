@@ -1,0 +1,82 @@
+"""Indexes at fsspec URLs ("s3://bucket/index", "memory://index"): copied here to read, and there to keep."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import BackendError, FeatureIndexError
+from .folder import META
+
+
+def is_url(path: Any) -> bool:
+    """Whether a path is a URL that fsspec opens."""
+    return isinstance(path, str) and "://" in path
+
+
+def fetched(url: str) -> Path:
+    """A temporary folder with what lies at a URL.
+
+    Raises:
+        FeatureIndexError: It cannot be reached, or holds no index.
+    """
+    files, root = _filesystem(url)
+    folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-"))
+    try:
+        names = [name for name in files.find(root) if not name.endswith("/")]
+        for name in names:
+            target = folder / os.path.relpath("/" + name.lstrip("/"), "/" + root.strip("/"))
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise OSError(f"{name} lies outside of it")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(name, str(target))
+    except (OSError, ValueError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise FeatureIndexError(f"{url} cannot be read: {error}") from error
+    if not (folder / META).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        raise FeatureIndexError(f"There is no index at {url}: it has no {META}.")
+    return folder
+
+
+def copied(folder: Path, target: str | os.PathLike) -> Path | str:
+    """Copies an index's folder to a new folder or URL; `index.json` last, so that half a copy is no index."""
+    names = sorted(
+        (p.relative_to(folder) for p in folder.rglob("*") if p.is_file()), key=lambda p: str(p) == META
+    )
+    if is_url(target):
+        files, root = _filesystem(str(target))
+        try:
+            for name in names:
+                files.makedirs(f"{root}/{name.parent.as_posix()}", exist_ok=True)
+                files.put_file(str(folder / name), f"{root}/{name.as_posix()}")
+        except (OSError, ValueError) as error:
+            raise FeatureIndexError(f"Nothing can be written to {target}: {error}") from error
+        return str(target)
+    place = Path(target).expanduser()
+    if place.exists() and any(place.iterdir()):
+        raise FeatureIndexError(f"{place} holds something already. Choose another path or remove it first.")
+    try:
+        for name in names:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, place / name)
+    except OSError as error:
+        raise FeatureIndexError(
+            f"Nothing can be written to {place}: {error}. Make room and save again."
+        ) from error
+    return place
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise BackendError('URLs need fsspec: pip install "mlxterp[remote]".') from error
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise FeatureIndexError(f"{url} cannot be opened: {error}") from error
+    return files, root.rstrip("/")

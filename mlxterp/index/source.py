@@ -1,0 +1,77 @@
+"""What an index is built with: a model, an SAE, and the component where they meet."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..anatomy import Anatomy
+from ..corpus import Corpus
+from ..errors import FeatureIndexError
+from ..features.collect import collect
+from ..features.collecting import probed
+from ..sae import SAE
+from ..sites import Component
+from .folder import IndexMeta
+from .summary import token_pieces
+
+_SAME_MODEL = 0.02
+"""Share by which the lengths of a model's activations may differ where it is the same one."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Source:
+    """What an index is built with."""
+
+    anatomy: Anatomy
+    sae: SAE
+    component: Component
+    name: str | None
+    """The repo or folder that the model was loaded from."""
+
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        """What tells this model from others, as JSON."""
+        model = self.anatomy.model
+        return {
+            "name": self.name,
+            "type": model.model_type,
+            "positions": model.max_positions,
+            "probe": probed(self.anatomy, [self.component])[self.component.name],
+        }
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model runs on a GPU that CUDA drives."""
+        model = self.anatomy.model
+        part = next(iter(collect(model, Corpus.from_token_ids([[0, 0]]), self.component)))
+        device = model.backend.device(part.values)
+        return "cuda" in device or (device == "gpu" and sys.platform != "darwin")
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The text of each token id where it follows another token."""
+        return token_pieces(self.anatomy.model.tokenizer, ids)
+
+    def check(self, meta: IndexMeta, folder: Path) -> None:
+        """Raises FeatureIndexError where an index is of another SAE, model or component."""
+        if self.sae.fingerprint != meta.sae["fingerprint"]:
+            raise FeatureIndexError(
+                f"The index in {folder} was built with another SAE ({meta.sae.get('described')}) than {self.sae!r}."
+                " Its feature numbers mean other things. Build an index with this SAE."
+            )
+        if self.component.name != meta.component:
+            raise FeatureIndexError(
+                f"The index in {folder} is of {meta.component}, not of {self.component.name}. Build one there."
+            )
+        before, now = np.array(meta.model["probe"]), np.array(self.model_facts["probe"])
+        if len(before) != len(now) or not np.allclose(
+            before, now, rtol=_SAME_MODEL, atol=1e-4 * float(now.max())
+        ):
+            raise FeatureIndexError(
+                f"The index in {folder} was built with another model ({meta.model.get('name')}), or with other weights:"
+                f" on {len(now)} fixed tokens the activations of {meta.component} have other lengths than here."
+            )

@@ -1,0 +1,66 @@
+"""Figures of one feature over an index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+_BINS_PER_OCTAVE = 4
+_LARGEST_BINS = 64
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FeatureStats:
+    """How often and how strongly a feature fires. Activations of signed SAEs count by magnitude."""
+
+    feature_id: int
+    count: int
+    """Tokens where it is active."""
+    n_tokens: int
+    """Tokens that were counted."""
+    n_texts: int
+    """Texts in which it is active."""
+    mean: float
+    """Mean activation where it is active; 0 where it never is."""
+    maximum: float
+    """Activation of largest magnitude; 0 where it is never active."""
+    histogram: tuple[np.ndarray, np.ndarray]
+    """(int64 (bins,), float64 (bins + 1,)): tokens by activation, and the edges of the bins: four to a doubling,
+    64 at most. Empty for a feature that is never active."""
+    top_tokens: tuple[tuple[str, int], ...]
+    """Tokens it fires on most often, and how often."""
+
+    @property
+    def density(self) -> float:
+        """Share of the tokens where it is active."""
+        return self.count / self.n_tokens
+
+    def __repr__(self) -> str:
+        tokens = ", ".join(f"{token!r} {count}" for token, count in self.top_tokens[:5])
+        return (
+            f"FeatureStats(feature {self.feature_id}: active on {self.count} of {self.n_tokens} tokens"
+            f" ({self.density:.3%}) in {self.n_texts} texts, mean {self.mean:.3g},"
+            f" maximum {self.maximum:.3g}; on {tokens})"
+        )
+
+
+def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of values (n,) by magnitude in log-spaced bins, and the edges; bins below the lowest edge's are in it."""
+    magnitudes = np.abs(np.asarray(values, dtype=np.float64))
+    if not len(magnitudes):
+        return np.zeros(0, dtype=np.int64), np.zeros(1)
+    steps = np.floor(np.log2(magnitudes) * _BINS_PER_OCTAVE).astype(np.int64)
+    last = int(steps.max())
+    first = max(int(steps.min()), last - _LARGEST_BINS + 1)
+    counts = np.bincount(np.maximum(steps, first) - first, minlength=last - first + 1)
+    edges = 2.0 ** (np.arange(first, last + 2) / _BINS_PER_OCTAVE)
+    return counts, edges
+
+
+def commonest(ids: np.ndarray, piece: Callable[[int], str], top_k: int) -> tuple[tuple[str, int], ...]:
+    """The token ids that occur most often, as text, and how often; among equals the lower id first."""
+    found, counts = np.unique(ids, return_counts=True)
+    order = np.lexsort((found, -counts))[:top_k]
+    return tuple((piece(int(found[i])), int(counts[i])) for i in order)

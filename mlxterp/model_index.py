@@ -1,0 +1,125 @@
+"""What an `InterpretableModel` does with a `FeatureIndex`: build one, and answer from it. Every method delegates."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .anatomy import Anatomy
+from .backends.base import LanguageModel
+from .errors import InputError
+from .features.fitting import open_sae, warn_of_another_place
+from .index import BuildOptions, FeatureIndex, Source, build
+from .index.remote import copied, is_url
+from .sae import SAE
+
+
+class IndexMethods:
+    """Methods of `InterpretableModel`."""
+
+    language_model: LanguageModel
+    anatomy: Anatomy
+    name: str | None = None  # the repo or folder it was loaded from
+
+    def build_index(
+        self,
+        sae: SAE | str | Path,
+        texts: Any,
+        path: str | os.PathLike | None = None,
+        n_examples: int = 20,
+        exclude: Iterable[str] | str = ("bos", "sinks"),
+        *,
+        layer: int | None = None,
+        component: str | None = None,
+        seed: int = 0,
+        shard_tokens: int | None = None,
+        workers: int | None = None,
+        verbose: bool = True,
+    ) -> FeatureIndex:
+        """Runs the model over texts once, and keeps which features are active where: an answer for every feature.
+
+        The index is written shard by shard. The same call goes on where it was interrupted, and opens the index
+        where it is complete. Texts longer than the model's positions run in overlapping windows (`index.windowed`
+        says how many). Memory does not grow with the texts; on disk it takes 8 bytes for each active feature of a
+        token, about 20 for the token, and the texts.
+
+        Args:
+            texts: A list of texts; the path of a text file (or its fsspec URL); a Hugging Face data set or its
+                streaming form; or a `HuggingFaceDataset`.
+            path: The folder, or an fsspec URL that the finished index is copied to; None makes a temporary folder,
+                gone with the index.
+            n_examples: Examples that are shown of a feature where nothing else is asked.
+            exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose
+                activation is over ten times as long as the median on some prose. () counts every token, as
+                `get_top_texts_for_feature` does. `index.excluded` says how many were left out.
+            layer, component: Where the SAE belongs ("mlp" of layer 3; or component="layers.3.mlp"); None takes the
+                SAE's own.
+            seed: Decides which tokens co-activation is counted on.
+            shard_tokens: Tokens of a shard, at most; None takes 65,536, or fewer for an SAE with many active features.
+            workers: So many processes, by Ray (`pip install "mlxterp[ray]"`), each with the model; the model must
+                have been loaded from a repo or folder.
+            verbose: Show a bar where the output is a terminal.
+
+        Raises:
+            InputError: No texts, or a setting that cannot be.
+            ComponentError: No such component.
+            SAEError: The component is not as wide as the SAE's input.
+            FeatureIndexError: The folder holds something else; nothing can be written there.
+        """
+        options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
+        source = self.index_source(sae, component, layer)
+        warn_of_another_place(self.anatomy, source.sae, source.component.name)
+        remote = is_url(path)
+        folder = build(source, texts, None if path is None or remote else Path(path).expanduser(), options)
+        index = FeatureIndex.open(folder).attach(self, source.sae)
+        if path is None or remote:
+            weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
+        if remote:
+            copied(folder, str(path))
+        return index
+
+    def index_source(
+        self, sae: SAE | str | Path, component: str | None = None, layer: int | None = None
+    ) -> Source:
+        """The model, an SAE and the component whose features an index holds."""
+        self._refresh()
+        if not isinstance(sae, SAE):
+            sae = open_sae(self.anatomy, sae, component=None, model_name=self.name)
+        if layer is not None:
+            component = f"layers.{self.anatomy.names.layer(layer)}.{component or 'mlp'}"
+        name = component or sae.component
+        if name is None:
+            raise InputError(
+                "This SAE does not say where it was trained. Name the place: component='layers.3.mlp'."
+            )
+        return Source(self.anatomy, sae, self.anatomy.component(name), self.name)
+
+    def _refresh(self) -> None:
+        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
+        if self.language_model.refresh():
+            object.__setattr__(self, "anatomy", Anatomy(self.language_model))
+
+
+def texts_from_index(
+    index: FeatureIndex, sae: SAE, texts: Sequence[str] | None, component: str, feature_id: int, top_k: int
+) -> list[tuple[str, float, int]]:
+    """`index.top_texts`, where the index is of this SAE, component and these texts (None: whichever it holds).
+
+    Raises:
+        InputError: It is of others.
+    """
+    if index.fingerprint != sae.fingerprint or index.component != component:
+        raise InputError(
+            f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."
+            " Build an index for this SAE and component: model.build_index(sae, texts)."
+        )
+    if texts is not None and not index.holds(texts):
+        raise InputError(
+            f"The index holds {index.n_texts} texts, and not the ones given. Leave texts out (texts=None) to ask it about"
+            " its own, or build an index of these: model.build_index(sae, texts)."
+        )
+    return index.top_texts(feature_id, top_k)
