@@ -80,6 +80,8 @@ class FeatureRegistry(MutableMapping[int, Entry]):
         try:
             text = file.read_text(encoding="utf-8-sig")
             found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+            if not isinstance(found, dict):
+                raise ValueError(f"expected a dictionary of features, got {text[:40]!r}")
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{file} cannot be read as a feature registry: {error}") from error
         try:

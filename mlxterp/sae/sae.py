@@ -6,8 +6,6 @@ out, or arrays of MLX or PyTorch, which are computed with where they lie.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -21,15 +19,12 @@ from ..backends import backend_of, get_backend
 from ..errors import InputError, SAEError
 from ..sites import Array
 from ..sparse import SparseFeatures
-from ..variants import (
-    Activation,
-    InputForm,
-    Temporal,
-    activation_to_dict,
-)
+from ..variants import Activation, InputForm, Temporal
 from ..weights import SAEWeights
 from .application import Application
+from .directions import select_diverse, similar
 from .files import write_sae
+from .fingerprint import fingerprint
 from .formats import read
 from .placement import Placement
 from .pretrained.fetch import fetch
@@ -151,12 +146,7 @@ class SAE:
     def fingerprint(self) -> str:
         """sha256 of weights, activation and form: equal exactly when two SAEs give equal features."""
         if self._fingerprint is None:
-            facts = [activation_to_dict(self.activation), self.subtract_b_dec, repr(self.form)]
-            digest = hashlib.sha256(json.dumps(facts).encode())
-            for name, array in self._weights.arrays().items():
-                digest.update(f"{name} {array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).data)
-            self._fingerprint = digest.hexdigest()
+            self._fingerprint = fingerprint(self._weights, self.activation, self.form)
         return self._fingerprint
 
     def __repr__(self) -> str:
@@ -257,6 +247,23 @@ class SAE:
     def _apply(self, x: Array) -> Application:
         return Application(self._placement, self.activation, self.form, self.component, x)
 
+    # -- directions ---------------------------------------------------------------------------
+
+    def similar(self, feature_id: int, top_k: int = 10) -> list[tuple[int, float]]:
+        """Features whose decoder rows are most alike: (feature id, cosine), most alike first, then the lower id.
+
+        Empty for a feature whose row is zero; such features are no one's neighbours.
+        """
+        return similar(self.W_dec, feature_id, top_k)
+
+    def select_diverse(self, n: int, max_cos: float = 0.7, among: Sequence[int] | None = None) -> list[int]:
+        """Up to n features of which no two decoder rows have a cosine of `max_cos` or more.
+
+        Features are taken in the order of `among` (None: ascending ids), each if it is far enough from all
+        taken before; where that gives fewer than n, they come back with a warning.
+        """
+        return select_diverse(self.W_dec, n, max_cos, among)
+
     # -- where it is --------------------------------------------------------------------------
 
     def on(self, backend: str, device: str | None = None) -> SAE:
@@ -326,13 +333,9 @@ class SAE:
         parts = read(path, format, k, norm_scaling_factor)
         try:
             return SAE(
-                parts.weights,
-                parts.activation,
-                parts.metadata,
-                form=parts.form,
-                backend=backend,
-                device=device,
-            )
+                parts.weights, parts.activation, parts.metadata,
+                form=parts.form, backend=backend, device=device,
+            )  # fmt: skip
         except SAEError as error:
             raise SAEError(f"{path}: {error}") from error
 

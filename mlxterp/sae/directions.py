@@ -1,0 +1,83 @@
+"""Decoder rows as directions: which are alike, and which of them form a diverse set.
+
+`SAE.similar` and `SAE.select_diverse` ask. Exact cosines in float64, and never d_hidden x d_hidden of them.
+A row of zeros has no direction: it is similar to none and never chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, UnknownFeatureError, warn
+
+_CELLS = 1 << 24
+"""Numbers of W_dec that are held in float64 at once."""
+
+
+def similar(W_dec: np.ndarray, feature_id: int, top_k: int) -> list[tuple[int, float]]:
+    """See `SAE.similar`."""
+    _check(W_dec, [feature_id])
+    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
+        raise InputError(f"top_k is {top_k!r}; it must be an integer of at least 1.")
+    cosines = _cosines(W_dec, _unit(W_dec[[feature_id]])[0])
+    cosines[feature_id] = np.nan
+    order = np.lexsort((np.arange(len(cosines)), -cosines))  # NaN last
+    return [(int(f), float(cosines[f])) for f in order[:top_k] if not np.isnan(cosines[f])]
+
+
+def select_diverse(W_dec: np.ndarray, n: int, max_cos: float, among: Any = None) -> list[int]:
+    """See `SAE.select_diverse`."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise InputError(f"n is {n!r}; it must be an integer of at least 1.")
+    number = isinstance(max_cos, (int, float, np.floating)) and not isinstance(max_cos, bool)
+    if not number or not -1 < max_cos <= 1:
+        raise InputError(f"max_cos is {max_cos!r}; a cosine to stay below lies in (-1, 1].")
+    if among is not None and (isinstance(among, (str, bytes)) or not hasattr(among, "__iter__")):
+        raise InputError(f"among is {among!r}; expected feature ids, in the order to try them.")
+    candidates = range(len(W_dec)) if among is None else list(dict.fromkeys(among))
+    if among is not None:
+        _check(W_dec, candidates)
+    chosen: list[int] = []
+    rows = np.empty((min(int(n), len(candidates)), W_dec.shape[1]))
+    for feature in candidates:
+        if len(chosen) == len(rows):
+            break
+        unit = _unit(W_dec[[feature]])[0]
+        if unit.any() and (rows[: len(chosen)] @ unit < max_cos).all():
+            rows[len(chosen)] = unit
+            chosen.append(int(feature))
+    if len(chosen) < n:
+        warn(
+            f"Only {len(chosen)} of the {n} features asked for: going through {len(candidates)}, every other one has a"
+            f" cosine of at least {max_cos} with one chosen before. Raise max_cos, or give more features in among=."
+        )
+    return chosen
+
+
+def _cosines(W_dec: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """float64 (d_hidden,): of every row with a unit vector; NaN for rows of zeros, and all NaN with zeros."""
+    found = np.empty(len(W_dec))
+    step = max(1, _CELLS // W_dec.shape[1])
+    for start in range(0, len(W_dec), step):
+        rows = _unit(W_dec[start : start + step])
+        found[start : start + step] = np.where(rows.any(axis=1), rows @ unit, np.nan)
+    return found if unit.any() else np.full(len(W_dec), np.nan)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """float64 rows of norm 1; rows of zeros stay zeros."""
+    rows = rows.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def _check(W_dec: np.ndarray, features: Sequence[Any]) -> None:
+    for feature in features:
+        is_int = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
+        if not is_int or not 0 <= feature < len(W_dec):
+            raise UnknownFeatureError(
+                f"No feature {feature!r}: this SAE has {len(W_dec)}, numbered 0 to {len(W_dec) - 1}."
+            )
