@@ -95,12 +95,13 @@ class FeatureCard:
     def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet, for a page; headings start at `level`."""
         anchor = f' id="{element_id}"' if element_id else ""
-        named = f'<span class="mxt-label">{escaped(self.label)}</span>' if self.label else ""
+        named = f' <span class="mxt-label">{escaped(self.label)}</span>' if self.label else ""
         place = " · ".join(escaped(part) for part in (self.sae_name, self.component) if part)
+        place = f'<p class="mxt-muted">{place}</p>' if place else ""
         return (
             f'<article class="mxt-panel"{anchor} aria-label="{attribute(self._name())}">'
             f'<h{level} class="mxt-title">Feature {self.feature_id}{named}</h{level}>'
-            f'<p class="mxt-muted">{place}</p>{self._stats()}'
+            f"{place}{self._stats()}"
             f'<div class="mxt-cols"><div>{self._histogram(level + 1)}{self._top_tokens(level + 1)}</div>'
             f"{self._logits()}</div>{self._examples(level + 1)}"
             f'<div class="mxt-cols">{self._similar(links or {})}{self._coactive(links or {})}</div>'
@@ -251,6 +252,6 @@ def _example(example: Example, scale: float) -> str:
     before, after = ends(example)
     tip = f"text {example.text_id}, position {example.position}"
     return (
-        f'<li><span class="mxt-num" title="{tip}">{example.activation:.4g}</span>'
+        f'<li><span class="mxt-num" title="{tip}">{example.activation:.4g}</span> '
         f'<span class="mxt-text mxt-snip" dir="auto" lang="">{_muted(before)}{spans}{_muted(after)}</span></li>'
     )

@@ -65,7 +65,7 @@ def _token(token: str) -> str:
 def ends(example: Example) -> tuple[str, str]:
     """What stands before and after an example's window: … where the text goes on."""
     tail = "".join(example.tokens[-8:])
-    return "… " if example.start else "", "" if example.text.endswith(tail) else " …"
+    return "…" if example.start else "", "" if example.text.endswith(tail) else " …"
 
 
 def _example(example: Example, scale: float, color: bool) -> str:

@@ -78,7 +78,7 @@ class TokenView:
     def _strip(self, i: int, level: int) -> str:
         """One feature: its name and largest activation, then the text."""
         feature, label = self.feature_ids[i], self._label(i)
-        named = f'<span class="mxt-label">{escaped(label)}</span>' if label else ""
+        named = f' <span class="mxt-label">{escaped(label)}</span>' if label else ""
         heading = f'<h{level} class="mxt-title">Feature {feature}{named}</h{level}>'
         head = f'{heading} <span class="mxt-muted">{escaped(self._facts(i))}</span>'
         if len(self.feature_ids) == 1:

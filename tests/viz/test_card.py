@@ -22,14 +22,14 @@ def test_a_card_shows_all_that_it_holds():
     for said in ("Feature 5", "cats", "tiny SAE", "layers.1.mlp", "0.3 %", "3 of 1,000 tokens", "+3.500", "-2.500",
                  "Strongest", "dogs", "0.750", "25 %", "stories"):  # fmt: skip
         assert said in read.everything, said
-    assert read.of_class("mxt-snip") == ["…  cat sat on …"] * 2
+    assert read.of_class("mxt-snip") == ["… cat sat on …"] * 2
     assert read.of_tag("caption") == ["Promotes", "Suppresses", "Similar directions", "Active together with"]
 
 
 def test_a_card_shows_the_same_in_the_terminal():
     shown = str(card())
     for said in ("Feature 5 · cats", "0.3 % of tokens (3 of 1,000)", "“ mat” +3.50", "“ dog” -2.50", "“↵” ×1",
-                 "…  cat [sat=4] [on] …", "9 (0.75, dogs)  11 (0.50)", "9 (25 %)", "data stories"):  # fmt: skip
+                 "… cat [sat=4] [on] …", "9 (0.75, dogs)  11 (0.50)", "9 (25 %)", "data stories"):  # fmt: skip
         assert said in shown, said
     assert "\x1b[1mFeature 5\x1b[0m" in card().to_str(color=True)
     assert repr(card()) == "FeatureCard(Feature 5: cats: active on 0.3 % of 1,000 tokens)"

@@ -1,0 +1,69 @@
+"""The `TokenView` of a text: one run of the model, the SAE's features of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..backends.base import LanguageModel
+from ..corpus import Corpus
+from ..errors import InputError
+from ..features.search import Tokenize, check_feature, check_top_k, encode_corpus, strongest_features
+from ..sae import SAE
+from ..sites import Component
+from ..sparse import SparseFeatures
+from .spans import pieces_of
+from .token_view import TokenView
+
+
+def view_of_text(
+    model: LanguageModel,
+    text: str,
+    sae: SAE,
+    component: Component,
+    *,
+    tokenize: Tokenize | None,
+    feature_ids: int | Sequence[int] | None = None,
+    top_k: int = 5,
+) -> TokenView:
+    """The text's tokens coloured by features; None takes the `top_k` that are most active on it.
+
+    Raises:
+        InputError: `text` is not one text with tokens, `feature_ids` is empty, or `top_k` is below 1.
+        UnknownFeatureError: A feature id lies outside [0, sae.d_hidden).
+        SAEError: The component is not as wide as the SAE's input.
+    """
+    check_top_k(top_k)
+    if not isinstance(text, str):
+        raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
+    chosen = None if feature_ids is None else _ids(sae, feature_ids)
+    corpus = Corpus.from_texts([text], tokenize)
+    found, rows = [], []
+    for tokens, features in encode_corpus(model, corpus, sae, component):
+        found.append(features)
+        rows.append(tokens)
+    features, tokens = SparseFeatures.concat(found), np.concatenate(rows)
+    if chosen is None:
+        chosen = [feature for feature, _ in strongest_features(features, top_k)]
+    activations = np.zeros((len(chosen), len(corpus.tokens)), dtype=np.float32)
+    positions = tokens[features.row_ids]
+    for i, feature in enumerate(chosen):
+        hits = features.indices == feature
+        activations[i, positions[hits]] = features.values[hits]
+    pieces = pieces_of(model.tokenizer, corpus.tokens.tolist())
+    return TokenView(pieces, tuple(chosen), activations, component=component.name)
+
+
+def _ids(sae: SAE, feature_ids: int | Sequence[int]) -> list[int]:
+    """Distinct feature ids in the order given."""
+    if isinstance(feature_ids, (str, bytes)) or not np.iterable(feature_ids):
+        feature_ids = [feature_ids]  # type: ignore[list-item]
+    given = list(feature_ids)  # type: ignore[arg-type]
+    if not given:
+        raise InputError(
+            "feature_ids is empty. Name at least one feature, or leave it out for the strongest."
+        )
+    for feature in given:
+        check_feature(sae, feature)
+    return list(dict.fromkeys(map(int, given)))
