@@ -37,11 +37,9 @@ from .features.collecting import collect_activations  # noqa: E402
 from .features.evaluation import SAEEvaluation  # noqa: E402
 from .index import FeatureExample, FeatureIndex, FeatureStats  # noqa: E402
 from .lens import FeatureLogits, RandomDirections  # noqa: E402
-from .lens import FeatureLogits, RandomDirections  # noqa: E402
 from .local_store import LocalStore  # noqa: E402
 from .model import InterpretableModel  # noqa: E402
 from .objectives import logit_difference  # noqa: E402
-from .registry import FeatureRegistry  # noqa: E402
 from .registry import FeatureRegistry  # noqa: E402
 from .sae import SAE  # noqa: E402
 from .sae.pretrained import PretrainedSAE, pretrained_saes  # noqa: E402
