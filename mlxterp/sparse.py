@@ -139,10 +139,27 @@ class SparseFeatures:
 
     def transpose(self) -> SparseFeatures:
         """Rows become columns: row f of the result lists the tokens where feature f is active."""
-        order = _stable_order(self.indices, self.d_hidden)
         counts = np.bincount(self.indices, minlength=self.d_hidden)
-        rows = self.row_ids[order].astype(np.int32)
-        return SparseFeatures(_starts(counts), rows, self.values[order], self.n)
+        rows, values = self._by_column()
+        return SparseFeatures(_starts(counts), rows, values, self.n)
+
+    def _by_column(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row (int32) and value of every pair, by column and then by row."""
+        row_bits = max(self.n - 1, 0).bit_length()
+        rows = np.repeat(np.arange(self.n, dtype=np.int32), np.diff(self.indptr))
+        if row_bits + max(self.d_hidden - 1, 0).bit_length() > 32:
+            order = _stable_order(self.indices, self.d_hidden)
+            return rows[order], self.values[order]
+        # Column, row and value fit into 64 bits, so that one sort moves all three.
+        pairs = self.indices.astype(np.uint64)
+        pairs <<= np.uint64(row_bits)
+        pairs |= rows.view(np.uint32)
+        pairs <<= np.uint64(32)
+        pairs |= self.values.view(np.uint32)
+        pairs.sort()
+        values = pairs.astype(np.uint32).view(np.float32)  # the lower half
+        pairs >>= np.uint64(32)
+        return pairs.astype(np.int32) & np.int32((1 << row_bits) - 1), values
 
     def to_dense(self) -> np.ndarray:
         """float32, (n, d_hidden)."""

@@ -37,6 +37,18 @@ def test_transposing_swaps_tokens_and_features(dense):
     assert all((np.diff(transposed.row(f)[0]) > 0).all() for f in range(transposed.n))
 
 
+def test_transposing_is_the_same_where_ids_and_rows_take_many_bits():
+    rng = np.random.default_rng(0)
+    dense = np.round(rng.standard_normal((5000, 6)) * (rng.random((5000, 6)) < 0.1), 1).astype(np.float32)
+    few = SparseFeatures.from_dense(dense)
+    columns = np.array([3, 70_000, 70_001, 200_000, 1_000_000, 1_048_575], dtype=np.int32)
+    many = SparseFeatures(few.indptr, columns[few.indices], few.values, 1 << 20).transpose()
+    assert many.indptr[-1] == len(few.values)
+    for narrow, wide in enumerate(columns):
+        for found, expected in zip(many.row(int(wide)), few.transpose().row(narrow), strict=True):
+            assert np.array_equal(found, expected)
+
+
 @given(dense_features(min_rows=1), st.randoms())
 def test_slots_may_come_in_any_order(dense, random):
     ids = np.tile(np.arange(dense.shape[1]), (len(dense), 1))
