@@ -79,7 +79,7 @@ class FeatureLogits:
             (up, high), (down, low) = self.promoted[i], self.suppressed[i]
             rows.append(f"  [{high:+8.3f}] {up!r:<20} [{low:+8.3f}] {down!r}")
         rows.append(f"  sd {self.sd:.3g}, skew {self.skew:.2f}, kurtosis {self.kurtosis:.1f} (normal: 3)")
-        strength = f"{self.strength:.3g}, {self.relative_strength:.3f} of the mean"
+        strength = f"{self.relative_strength:.3f} (normalized), norm {self.strength:.3g}"
         return "\n".join([*rows, f"  Feature Direction Strength: {strength}"])
 
 

@@ -82,7 +82,7 @@ def test_too_few_come_back_with_a_warning_that_says_what_to_do():
     with pytest.warns(MlxterpWarning, match="Raise max_cos"):
         assert sae.select_diverse(4) == [0, 2, 4]
     assert sae.select_diverse(2, among=[3, 2, 1, 0]) == [3, 1]
-    assert sae.select_diverse(3, among=np.array([4, 4, 1, 3])) == [4, 1, 3]  # twice the same is once
+    assert sae.select_diverse(3, among=np.array([4, 4, 1, 3]).tolist()) == [4, 1, 3]  # twice the same is once
 
 
 def test_what_cannot_be_asked_is_refused():
