@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,13 +74,19 @@ class IndexMethods:
         options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
         source = self.index_source(sae, component, layer)
         warn_of_another_place(self.anatomy, source.sae, source.component.name)
-        remote = is_url(path)
-        folder = build(source, texts, None if path is None or remote else Path(path).expanduser(), options)
-        index = FeatureIndex.open(folder).attach(self, source.sae)
-        if path is None or remote:
-            weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
-        if remote:
-            copied(folder, str(path))
+        if path is not None and not is_url(path):
+            build(source, texts, Path(path).expanduser(), options)
+            return FeatureIndex.open(path).attach(self, source.sae)
+        folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-"))
+        try:
+            build(source, texts, folder, options)
+            index = FeatureIndex.open(folder).attach(self, source.sae)
+            if path is not None:
+                copied(folder, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
         return index
 
     def index_source(
@@ -119,7 +126,7 @@ def texts_from_index(
         )
     if texts is not None and not index.holds(texts):
         raise InputError(
-            f"The index holds {index.n_texts} texts, and not the ones given. Leave texts out (texts=None) to ask it about"
+            f"The index holds {index.n_texts} texts, not the ones given. Leave texts out (texts=None) to ask it about"
             " its own, or build an index of these: model.build_index(sae, texts)."
         )
     return index.top_texts(feature_id, top_k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from .backends.base import LanguageModel
 from .errors import InputError, warn
 from .tokens import TokenBatch
+
+_LONGEST_CHARACTER = 6
+"""Tokens that are joined at most to find a whole character; UTF-8 has at most 4 bytes, some begin with a space."""
 
 
 def check_length(model: LanguageModel, tokens: int, what: str = "The text has") -> None:
@@ -40,6 +44,34 @@ def string_tokens(tokenizer: Any, ids: list[int]) -> list[str]:
         fits = bool(before) and both.startswith(prefix)
         pieces.append(both[len(prefix) :] if fits else tokenizer.decode([token]))
     return pieces
+
+
+def pieces_of(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of each token as it appears after those before it; together they are the text.
+
+    A character that is spread over several tokens stands with the first of them, and the others are "".
+    """
+    found: list[str] = []
+    before: list[int] = []
+    while len(found) < len(ids):
+        start = len(found)
+        size, piece = 1, _after(tokenizer, before, [int(ids[start])])
+        for longer in range(1, _LONGEST_CHARACTER + 1):
+            group = [int(i) for i in ids[start : start + longer]]
+            joined = _after(tokenizer, before, group)
+            if "\ufffd" not in joined:
+                size, piece = len(group), joined
+                break
+            if start + longer >= len(ids):
+                break
+        before = [int(i) for i in ids[start : start + size]]
+        found += [piece, *[""] * (size - 1)]
+    return tuple(found)
+
+
+def _after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+    prefix, both = tokenizer.decode(before) if before else "", tokenizer.decode([*before, *ids])
+    return both[len(prefix) :] if before and both.startswith(prefix) else tokenizer.decode(ids)
 
 
 def decode(tokenizer: Any, tokens: Any) -> str:

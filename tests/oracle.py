@@ -97,9 +97,13 @@ def normalize(x: np.ndarray, form: variants.InputForm) -> tuple[np.ndarray, np.n
 
 
 def top_features(features: np.ndarray, top_k: int) -> list[tuple[int, float]]:
-    """(feature id, largest activation over the tokens) of one text's dense features."""
-    best = [(feature, float(column.max())) for feature, column in enumerate(features.T) if column.max() > 0]
-    return sorted(best, key=lambda pair: (-pair[1], pair[0]))[:top_k]
+    """(feature id, activation of largest magnitude over the tokens) of one text's dense features."""
+    found = []
+    for feature, column in enumerate(features.T):
+        at = int(np.abs(column).argmax())
+        if column[at] != 0:
+            found.append((feature, float(column[at])))
+    return sorted(found, key=lambda pair: (-abs(pair[1]), pair[0]))[:top_k]
 
 
 def top_texts(
@@ -109,9 +113,21 @@ def top_texts(
     found = []
     for number, (dense, text) in enumerate(zip(features, texts, strict=True)):
         column = dense[:, feature_id]
-        if column.max() > 0:
-            found.append((-float(column.max()), number, text, int(column.argmax())))
-    return [(text, -value, position) for value, _, text, position in sorted(found)[:top_k]]
+        at = int(np.abs(column).argmax())
+        if column[at] != 0:
+            found.append((-abs(float(column[at])), number, text, at, float(column[at])))
+    return [(text, value, at) for _, _, text, at, value in sorted(found)[:top_k]]
+
+
+def without_tokens(features: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """Dense features of a text (n, d_hidden), with none on the tokens that are left out (bool, (n,))."""
+    return np.where(excluded[:, None], 0, features)
+
+
+def jaccard(features: np.ndarray, one: int, other: int) -> float:
+    """Tokens where both features are active, as a share of those where at least one is."""
+    a, b = features[:, one] != 0, features[:, other] != 0
+    return float((a & b).sum() / (a | b).sum()) if (a | b).any() else 0.0
 
 
 def share_prefixes(features: Sequence[np.ndarray], tokens: Sequence[Sequence[int]]) -> list[np.ndarray]:

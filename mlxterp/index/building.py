@@ -7,7 +7,6 @@ the summary is made from them. What is on disk depends on texts, model and SAE o
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,11 +59,8 @@ class BuildOptions:
             raise InputError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
 
 
-def build(source: Source, dataset: Any, path: Path | None, options: BuildOptions) -> Path:
-    """Builds an index, or goes on with one that was interrupted; returns its folder.
-
-    Args:
-        path: None makes a temporary folder, which is the caller's to remove.
+def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> None:
+    """Builds an index in a folder, or goes on with one that was interrupted there.
 
     Raises:
         InputError: No texts, no tokens, or a setting that cannot be.
@@ -73,11 +69,10 @@ def build(source: Source, dataset: Any, path: Path | None, options: BuildOptions
     """
     texts = _opened(source, dataset)
     meta = _fresh_meta(source, options)
-    folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-")) if path is None else path
     found = _there(folder, meta, source)
     if found is not None and found.complete:
         _check_texts(texts, replace(found, appended_from=0), folder, whole=True)
-        return folder
+        return
     if found is not None:
         meta = replace(found, appended_from=0)
         _check_texts(texts, meta, folder, whole=False)
@@ -85,7 +80,6 @@ def build(source: Source, dataset: Any, path: Path | None, options: BuildOptions
         write_meta(folder, meta)
     clean(folder)
     finish(folder, _write_shards(source, folder, meta, texts, options), source.pieces)
-    return folder
 
 
 def extend(source: Source, folder: Path, dataset: Any, options: BuildOptions) -> None:

@@ -38,7 +38,7 @@ def card(index: FeatureIndex, feature_id: int, n: int | None) -> FeatureCard:
         component = source.component.name
         logits = feature_logits(source.anatomy, source.sae, [feature_id], _LOGITS, component=component)[0]
         similar = [(f, cosine, index.label(f)) for f, cosine in index.similar(feature_id, _SIMILAR)]
-        facts["model"] = str(source.name or source.anatomy.model.model_type)
+        facts["model"] = str(source.model_name or source.anatomy.model.model_type)
     return FeatureCard(
         feature_id=feature_id, label=index.label(feature_id), stats=index.stats(feature_id),
         examples=[(title, examples) for title, examples in groups if examples], logits=logits, similar=similar,

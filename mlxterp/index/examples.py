@@ -66,17 +66,25 @@ WindowOf = Callable[[int, int, int, int], Window]
 
 
 def distinct(firings: Firings, window_of: WindowOf, n: int) -> Iterator[int]:
-    """Rows of the first n firings that differ in their token or the five on both sides of it."""
-    seen: set[bytes] = set()
+    """Rows of the first n firings that differ from each other.
+
+    Two are the same where the text up to the token is (a causal model computes the same there), or the
+    token and the five on both sides of it.
+    """
+    seen: set[bytes | int] = set()
+    found = 0
     for row in range(len(firings)):
-        if len(seen) == n:
+        if found == n:
             return
-        position = int(firings.positions[row])
+        prefix, position = int(firings.prefixes[row]), int(firings.positions[row])
+        if prefix in seen:
+            continue
         window = window_of(int(firings.text_ids[row]), position, _SAME, _SAME)
         key = (position - window.start).to_bytes(1, "little") + window.ids.tobytes()
         if key not in seen:
-            seen.add(key)
+            found += 1
             yield row
+        seen |= {prefix, key}
 
 
 def of_quantile(strongest: Firings, quantile: int) -> Firings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..errors import FeatureIndexError, UnknownFeatureError
 from ..registry import FeatureRegistry
+from ..text import pieces_of
 from .firing import Reader
 from .folder import IndexMeta
 from .source import Source
@@ -115,6 +117,13 @@ class IndexFacts:
 
     def _piece(self, token: int) -> str:
         return self._pieces.get(token, "�")
+
+    def _pieces_of(self, ids: np.ndarray) -> Sequence[str]:
+        """The text of tokens that follow each other; a character of several tokens needs the tokenizer."""
+        pieces = [self._piece(int(token)) for token in ids]
+        if self._source is None or not any("\ufffd" in piece for piece in pieces):
+            return pieces
+        return pieces_of(self._source.anatomy.model.tokenizer, ids.tolist())
 
     @property
     def _tokenize(self) -> Any:

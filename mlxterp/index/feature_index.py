@@ -119,8 +119,8 @@ class FeatureIndex(IndexFacts):
     ) -> list[FeatureExample]:  # fmt: skip
         """Places where a feature is active, with the tokens around them.
 
-        A text counts once, at its strongest token; places whose token and five neighbours on both sides are
-        the same count once.
+        A text counts once, at its strongest token; places count once where the text up to the token is the same,
+        or the token and its five neighbours on both sides are.
 
         Args:
             n: At most so many; None takes `n_examples`.
@@ -150,7 +150,7 @@ class FeatureIndex(IndexFacts):
         for row in distinct(ranked, window, n):
             text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
             shown = window(text_id, position, before, after)
-            pieces = [self._piece(int(token)) for token in shown.ids]
+            pieces = self._pieces_of(shown.ids)
             found.append(example(feature_id, self._reader.text(text_id), ranked, row, shown, pieces))
         return found
 

@@ -25,11 +25,12 @@ def merge(parts: Sequence[Path], folder: Path) -> None:
     if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise FeatureIndexError(f"{folder} holds something already. Choose another path or remove it first.")
     described = [_meta(part) for part in parts]
+    for part, own in zip(parts, described, strict=True):
+        _check(described[0], own, part)
     meta = replace(described[0], shards=(), complete=False)
     pieces: dict[int, str] = {}
     clean(folder)
     for part, own in zip(parts, described, strict=True):
-        _check(described[0], own, part)
         before = meta.n_texts
         for number, record in enumerate(own.shards):
             _copy(shard_path(part, number), shard_path(folder, len(meta.shards)))

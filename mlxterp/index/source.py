@@ -34,11 +34,16 @@ class Source:
     """The repo or folder that the model was loaded from."""
 
     @property
+    def model_name(self) -> str | None:
+        """The repo, or the name of the folder, without where it lies on this machine."""
+        return Path(self.name).name if self.name and Path(self.name).expanduser().exists() else self.name
+
+    @property
     def model_facts(self) -> dict[str, Any]:
         """What tells this model from others, as JSON."""
         model = self.anatomy.model
         return {
-            "name": self.name,
+            "name": self.model_name,
             "type": model.model_type,
             "positions": model.max_positions,
             "probe": probed(self.anatomy, [self.component])[self.component.name],

@@ -13,7 +13,7 @@ from ..features.search import Tokenize, check_feature, check_top_k, encode_corpu
 from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
-from .spans import pieces_of
+from ..text import pieces_of
 from .token_view import TokenView
 
 

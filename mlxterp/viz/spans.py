@@ -9,43 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from .escaping import attribute, one_line, with_breaks, with_marks
 from .palette import ansi, class_of, steps_of
-
-_LONGEST_CHARACTER = 6
-"""Tokens that are joined at most to find a whole character; UTF-8 has at most 4 bytes, some begin with a space."""
-
-
-def pieces_of(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """The text of each token as it appears after those before it; together they are the text.
-
-    A character that is spread over several tokens stands with the first of them, and the others are "".
-    """
-    found: list[str] = []
-    before: list[int] = []
-    while len(found) < len(ids):
-        start = len(found)
-        size, piece = 1, _after(tokenizer, before, [int(ids[start])])
-        for longer in range(1, _LONGEST_CHARACTER + 1):
-            group = [int(i) for i in ids[start : start + longer]]
-            joined = _after(tokenizer, before, group)
-            if "\ufffd" not in joined:
-                size, piece = len(group), joined
-                break
-            if start + longer >= len(ids):
-                break
-        before = [int(i) for i in ids[start : start + size]]
-        found += [piece, *[""] * (size - 1)]
-    return tuple(found)
-
-
-def _after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    prefix, both = tokenizer.decode(before) if before else "", tokenizer.decode([*before, *ids])
-    return both[len(prefix) :] if before and both.startswith(prefix) else tokenizer.decode(ids)
 
 
 def peak_of(activations: np.ndarray) -> int | None:

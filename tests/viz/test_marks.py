@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxterp.text import pieces_of
 from mlxterp.viz.escaping import attribute, one_line, visible
 from mlxterp.viz.palette import STEPS, ansi, background, class_of, contrast, foreground, steps_of
-from mlxterp.viz.spans import pieces_of, spans_html, spans_text, wants_color
+from mlxterp.viz.spans import spans_html, spans_text, wants_color
 
 from .reading import HOSTILE, Reader
 

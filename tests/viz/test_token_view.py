@@ -56,8 +56,9 @@ def test_C5_the_view_shows_the_whole_text_in_html_and_terminal(demo):
 
 def test_C5_a_single_id_and_the_path_of_an_sae_will_do(demo, tmp_path):
     demo.sae.save(tmp_path / "sae")
-    view = demo.model.visualize_feature_activations(TEXT, tmp_path / "sae", 1, "resid_post", 52)
-    assert view.feature_ids == (52,) and view.activations.any()
+    feature = demo.model.get_top_features_for_text(TEXT, demo.sae, 1, "resid_post")[2][0]
+    view = demo.model.visualize_feature_activations(TEXT, tmp_path / "sae", 1, "resid_post", feature)
+    assert view.feature_ids == (feature,) and view.activations.any()
 
 
 def test_C5_a_text_longer_than_the_model_runs_in_windows(demo):
