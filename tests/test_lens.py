@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file
 
-from mlxterp import SAE, ComponentError, InputError, InterpretableModel, SAEError, UnknownFeatureError
+from mlxterp import (
+    SAE,
+    ComponentError,
+    InputError,
+    InterpretableModel,
+    MlxterpWarning,
+    SAEError,
+    UnknownFeatureError,
+)
+from mlxterp.generation import unembed
 from mlxterp.lens import _largest, _lens
 from mlxterp.linear_part import LinearPart, find_shape
 from mlxterp.variants import TopK
@@ -243,6 +252,7 @@ def test_several_features_give_what_each_gives_alone(folders, monkeypatch):
     alone = [model.feature_logits(sae, feature, 4) for feature in range(12)]
     for cells in (1, 700, 1 << 22):
         monkeypatch.setattr("mlxterp.lens._CELLS", cells)
+        monkeypatch.setattr("mlxterp.lens._ROWS", 1 + cells % 11)
         for one, other in zip(model.feature_logits(sae, range(12), 4), alone, strict=True):
             assert one.promoted_ids == other.promoted_ids and one.suppressed_ids == other.suppressed_ids
             assert one.maximum == pytest.approx(other.maximum, rel=1e-5)
@@ -295,3 +305,43 @@ def test_random_directions_are_seeded_and_lie_as_random_features_do(folders):
     assert 0.4 < np.mean(shares) < 0.6 and np.mean(np.array(shares) < 0.1) < 0.2  # uniform, as they must be
     assert one.quantiles((0.5,))["maximum"][0] == pytest.approx(np.median(one.maximum))
     assert "kurtosis" in str(one)
+
+
+TORCH_TYPES = (
+    "llama", "gpt2", "qwen2", "gemma2", "gemma3_text", "gpt_neox", "opt", "mixtral", "olmo2", "gpt_oss", "phi", "bloom",
+    "mamba", "jamba",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", TORCH_TYPES)
+def test_so_they_are_in_transformers(model_type):
+    from .backends import tiny_torch
+
+    model = tiny_torch.tiny(model_type)
+    found = find_shape(lambda rows: model.backend.get(unembed(model, rows.astype(np.float32))), model.d_model)
+    assert found.normed and found.error < 1e-3
+    assert (found.cap is None) == (model_type != "gemma2")
+
+
+def test_a_model_without_a_final_norm_is_linear_as_it_is():
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    config = transformers.OpenAIGPTConfig(vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    model = InterpretableModel(transformers.OpenAIGPTLMHeadModel(config).eval())
+    sae = sae_at("layers.1", 32)
+    expected = sae.W_dec.astype(np.float64) @ model.language_model.model.lm_head.weight.detach().numpy().T  # type: ignore[attr-defined]
+    assert close(logits_of(model, sae), expected - expected.mean(axis=1, keepdims=True))
+
+
+def test_a_head_that_is_more_than_a_matrix_is_said_to_be():
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    config = transformers.ModernBertDecoderConfig(
+        vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
+    model = InterpretableModel(transformers.ModernBertDecoderForCausalLM(config).eval())
+    with pytest.warns(MlxterpWarning, match="not linear"):
+        assert model.feature_logits(sae_at("layers.1", 32), 0).promoted
