@@ -40,6 +40,25 @@ class TokenBatch:
         return TokenBatch(ids, lengths)
 
 
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text, as the tokenizer's `encode` gives them.
+
+    Raises:
+        InputError: The text is not Unicode: a surrogate stands alone in it, as broken decoding leaves behind.
+    """
+    try:
+        ids = tokenizer.encode(text)
+    except (TypeError, UnicodeEncodeError) as error:
+        at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+        if at is None:
+            raise
+        raise InputError(
+            f"This text has a lone surrogate ({text[at]!r} at character {at}), which the tokenizer cannot read. Decode"
+            " the file again with its own encoding, or replace it: text.encode('utf-8', 'replace').decode()."
+        ) from error
+    return list(getattr(ids, "ids", ids))  # a bare `tokenizers.Tokenizer` returns an Encoding
+
+
 def to_batch(
     inputs: Any,
     tokenize: Callable[[str], list[int]] | None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
-from ...tokens import TokenBatch
+from ...tokens import TokenBatch, encode_text
 from ..base import Backend
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
@@ -130,7 +130,7 @@ class MLXLanguageModel:
         return None
 
     def tokenize(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text))
+        return encode_text(self.tokenizer, text)
 
     # -- running ------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, head_at_site
-from ...tokens import TokenBatch
+from ...tokens import TokenBatch, encode_text
 from ..base import Backend
 from .arrays import BACKEND
 from .attention import attention_seen
@@ -84,8 +84,7 @@ class TorchLanguageModel:
         return shape
 
     def tokenize(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text)
-        return list(getattr(ids, "ids", ids))  # a bare `tokenizers.Tokenizer` returns an Encoding
+        return encode_text(self.tokenizer, text)
 
     # -- running ------------------------------------------------------------------------------
 
