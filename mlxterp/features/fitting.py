@@ -62,10 +62,13 @@ def warn_of_another_place(anatomy: Anatomy, sae: SAE, used_on: str) -> None:
     if trained_on is None:
         return
     try:
-        trained_on = resolve(anatomy, sae, trained_on).name
+        place = resolve(anatomy, sae, trained_on)
+        trained_on = place.name
     except ComponentError:
-        trained_on = f"{sae.component} (of another model)"
-    if trained_on != used_on:
+        place, trained_on = None, f"{sae.component} (of another model)"
+    if trained_on not in (used_on, f"{used_on}.resid_post") or (
+        trained_on != used_on and place is not None and place.sites != anatomy.component(used_on).sites
+    ):  # a block's output is the residual stream after it
         warn(
             f"This SAE was trained on {trained_on}, and is used on {used_on} as asked. Its features mean something"
             " there only if the two carry the same activations."
