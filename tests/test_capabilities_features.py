@@ -11,6 +11,7 @@ import pytest
 import mlxterp
 from mlxterp import InterpretableModel, SAETrainConfig
 from mlxterp.demo import FOLDER
+from mlxterp.weights import SAEWeights
 
 LAYER, COMPONENT = 1, "resid_post"
 TEXT = "Lily lost her red ball in the park and she was very sad."
@@ -60,7 +61,7 @@ def test_C4_texts_of_a_feature_are_triples_and_a_dead_one_has_none(demo, texts):
         assert 0 <= position < len(demo.model.tokenize(text))
     bias = demo.sae.b_enc.copy()
     bias[feature] = -1e6
-    weights = mlxterp.sae.SAEWeights(
+    weights = SAEWeights(
         demo.sae.W_enc, bias, demo.sae.W_dec, demo.sae.b_dec, demo.sae.subtract_b_dec
     )
     dead = demo.sae.replace(weights=weights)
