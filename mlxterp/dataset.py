@@ -7,6 +7,7 @@ reached and so be mixed, or `StreamedTexts`, which come in their own order.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,8 @@ Texts = ListedTexts | StreamedTexts
 
 
 def open_texts(dataset: Any) -> Texts:
-    """Texts of a list, a text file (its path), a Hugging Face data set or its streaming form, or a
-    `HuggingFaceDataset`.
+    """Texts of a list, a text file (its path, or its fsspec URL), a Hugging Face data set or its streaming form, or
+    a `HuggingFaceDataset`.
 
     Raises:
         InputError: It is empty, cannot be read, or is something else.
@@ -96,6 +97,8 @@ def open_texts(dataset: Any) -> Texts:
         return _table(dataset.load(), dataset.text_field)
     if isinstance(dataset, os.PathLike) or (isinstance(dataset, str) and _is_file(dataset)):
         return ListedTexts(_texts_of_file(Path(dataset)))
+    if isinstance(dataset, str) and re.match(r"[a-z0-9+.]+://\S+$", dataset):
+        return ListedTexts(_texts_of_url(dataset))
     if isinstance(dataset, str):
         raise InputError(
             f"Expected a list of texts or the path of a text file; there is no file {dataset[:80]!r}."
@@ -105,6 +108,19 @@ def open_texts(dataset: Any) -> Texts:
         return _table(dataset, None)
     check_texts(dataset)
     return ListedTexts(dataset)
+
+
+def split_texts(content: str, source: str) -> list[str]:
+    """The texts of a file's content, without the white space around them.
+
+    Raises:
+        InputError: `source`, which it was read from, holds none.
+    """
+    pieces = content.split(END) if END in content else content.split("\n\n")
+    texts = [piece.strip() for piece in pieces if piece.strip()]
+    if not texts:
+        raise InputError(f"{source} holds no text.")
+    return texts
 
 
 def _is_file(name: str) -> bool:
@@ -119,11 +135,20 @@ def _texts_of_file(path: Path) -> list[str]:
         content = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a text file (UTF-8): {error}.") from error
-    pieces = content.split(END) if END in content else content.split("\n\n")
-    texts = [piece.strip() for piece in pieces if piece.strip()]
-    if not texts:
-        raise InputError(f"{path} holds no text.")
-    return texts
+    return split_texts(content, str(path))
+
+
+def _texts_of_url(url: str) -> list[str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise BackendError('URLs need fsspec: pip install "mlxterp[remote]".') from error
+    try:
+        with fsspec.open(url, "rb") as file:
+            content = file.read().decode("utf-8")  # pyright: ignore[reportAttributeAccessIssue]
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{url} cannot be read as a text file (UTF-8): {error}.") from error
+    return split_texts(content, url)
 
 
 def _table(rows: Any, text_field: str | None) -> Texts:

@@ -122,12 +122,17 @@ class NoBos:
         return self._tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("kind", ["file", "table", "stream"])
+@pytest.mark.parametrize("kind", ["file", "url", "table", "stream"])
 def test_texts_come_from_files_and_data_sets_too(embedded, sae, tmp_path, kind):
     expected = answers(embedded.build_index(sae, TEXTS[:3]))
     if kind == "file":
         (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS[:3]))
         given: object = tmp_path / "texts.txt"
+    elif kind == "url":
+        fsspec = pytest.importorskip("fsspec")
+        with fsspec.open("memory://texts.txt", "wb") as file:
+            file.write("\n\n".join(TEXTS[:3]).encode())
+        given = "memory://texts.txt"
     else:
         datasets = pytest.importorskip("datasets")
         table = datasets.Dataset.from_dict({"text": TEXTS[:3]})
