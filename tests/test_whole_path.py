@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import re
-
 import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp.cli import main
-from mlxterp.demo.tour import ablation, run_tour
+from mlxterp.demo.effects import ablation
 from mlxterp.weights import SAEWeights
 
 from . import oracle
-
-
-def test_the_demo_shows_features_texts_and_an_ablation(backend):
-    out = io.StringIO()
-    run_tour(out, backend=backend)
-    text = out.getvalue()
-    assert len(re.findall(r"feature +\d+ +activation", text)) == 5
-    assert len(re.findall(r"^ +\d+\.\d\d +.*\[.+\]", text, flags=re.MULTILINE)) >= 12
-    as_it_is, off = re.findall(r"(?:as it is|feature off): +(.*%)", text)
-    assert as_it_is != off
-
-
-def test_the_command_line_reports_what_is_wrong(capsys):
-    assert main(["demo", "--text", " "]) in (0, 2)
-    with pytest.raises(SystemExit):
-        main(["nonsense"])
 
 
 def test_the_demos_searches_equal_brute_force(demo):

@@ -24,6 +24,12 @@ class Demo(NamedTuple):
     texts: list[str]
     """Stories that neither the model nor the SAE was trained on."""
 
+    @property
+    def place(self) -> tuple[int, str]:
+        """Layer and component that the SAE belongs to, as the model's methods take them."""
+        _, layer, component = str(self.sae.component).split(".", 2)
+        return int(layer), component
+
 
 def load_demo(backend: str | None = None) -> Demo:
     """The embedded model with its tokenizer, its SAE (`sae.metadata` says where it belongs), and stories."""

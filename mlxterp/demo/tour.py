@@ -1,122 +1,226 @@
-"""What `mlxterp demo` shows: the main job, from a text to its features to their texts to an edit."""
+"""What `mlxterp demo` shows: from a text to its features, to their texts, to what they do in the model.
+
+It is told to somebody who has never seen a feature. What is shown is chosen in `choosing`, what is
+changed in the model is in `effects`, the page it leaves is in `report`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TextIO
+import re
+import time
+from collections.abc import Container, Sequence
+from pathlib import Path
 
-import numpy as np
+from rich.text import Text
 
-from ..backends import backend_of
-from ..model import InterpretableModel
-from ..sae import SAE
-from ..sites import Array
-from . import load_demo
+from ..cli.output import MARK, Screen, around
+from ..index import FeatureExample, FeatureIndex
+from ..viz.escaping import one_line
+from . import Demo, load_demo
+from .choosing import Noticed, noticed, story_index
+from .effects import PROMPT, Ablation, Amplification, clearest_amplification, signs_of, strongest_ablation
+from .report import write_report
 
 TEXT = "Lily was very sad because she lost her red ball. She looked"
-_CORPUS = 200
-"""Stories that are searched."""
+_FEATURES = 5
+_SEARCHED = 3
+"""Features whose texts are shown."""
+_EXAMPLES = 4
+_IN = 3
+"""Indentation of what belongs to a heading."""
 
 
-def run_tour(out: TextIO, text: str | None = None, backend: str | None = None) -> None:
-    """Writes the tour to `out`."""
-    text = text or TEXT
-    model, sae, texts = load_demo(backend)
-    layer, component = place_of(sae)
-    say = _printer(out)
-    say(f"{model}\n{sae}")
+def run_tour(
+    screen: Screen, text: str | None = None, backend: str | None = None, report: Path | None = None
+) -> None:
+    """Tells the tour, and writes the report where a path is given.
 
-    say(f'\n1. Which features does this text activate?\n   "{text}"')
-    top = _not_of_the_start(model, sae, text)
-    for feature, activation in top:
-        say(f"   feature {feature:>5}   activation {activation:6.2f}   {_peak(model, sae, text, feature)}")
-    stories = [story for story in texts if len(model.tokenize(story)) <= 256][:_CORPUS]
+    Raises:
+        InputError: The text activates nothing, or the report cannot be written there.
+    """
+    text = TEXT if text is None else text
+    demo = load_demo(backend)
+    _introduce(screen, demo)
+    started = time.perf_counter()
+    index = story_index(demo)
+    seconds = time.perf_counter() - started
+    features = noticed(demo, index, text, _FEATURES)
+    ablated = strongest_ablation(demo, text, features)
+    others = [feature for feature in features if feature is not ablated.feature] or features
+    amplified = clearest_amplification(demo, others)
+    searched = list({f.feature_id: f for f in (ablated.feature, amplified.feature, *features)}.values())
+    in_order = sorted(features, key=lambda feature: feature.position)
 
-    say(f"\n2. Which texts activate these features? (of {len(stories)} stories)")
-    for feature, _ in top[:3]:
-        say(f"   feature {feature}")
-        found = model.get_top_texts_for_feature(feature, sae, stories, layer, component, top_k=4)
-        for story, activation, position in found:
-            say(f"     {activation:6.2f}   {_in_context(model, story, position)}")
+    _heading(screen, 1, "Which features does this text switch on?")
+    _tell_features(screen, demo, text, in_order)
+    _heading(screen, 2, "Which other texts switch them on?")
+    _tell_texts(screen, index, [f for f in in_order if f in searched[:_SEARCHED]], seconds)
+    _heading(screen, 3, "Does the model use them? One is switched off.")
+    _tell_ablation(screen, text, ablated)
+    _heading(screen, 4, "And if one is turned up?")
+    _tell_amplification(screen, amplified)
 
-    feature, before, after = strongest_effect(model, sae, text, [f for f, _ in top])
-    say(f'\n3. What does feature {feature} do? The next token after "…{text[-24:]}"')
-    say(f"   as it is:               {_likeliest(model, before)}")
-    say(f"   with the feature off:   {_likeliest(model, after)}")
-
-    say("\n4. And while the model writes:")
-    off = {f"layers.{layer}.{component}": ablation(sae, feature)}
-    for name, edit in (("as it is", None), (f"feature {feature} off", off)):
-        story = model.generate(text, max_tokens=24, interventions=edit)
-        say(f"   {name + ':':<18} …{' '.join(story.split())}")
-    say("\nThe same calls work on any mlx-lm model. README.md goes on from here.")
-
-
-def _not_of_the_start(model: InterpretableModel, sae: SAE, text: str) -> list[tuple[int, float]]:
-    """The five strongest features, without those that peak on the token that begins every text."""
-    layer, component = place_of(sae)
-    top = model.get_top_features_for_text(text, sae, layer, component, top_k=20)
-    peaks = {f: model.get_top_texts_for_feature(f, sae, [text], layer, component)[0][2] for f, _ in top}
-    return [(f, a) for f, a in top if peaks[f] > 0][:5]
-
-
-def place_of(sae: SAE) -> tuple[int, str]:
-    """Layer and component that an SAE belongs to: (2, "resid_post")."""
-    _, layer, component = str(sae.component).split(".", 2)
-    return int(layer), component
+    screen.line()
+    screen.say("That is a feature: something the model notices (1, 2) and acts on (3, 4).", "bold")
+    if report is not None:
+        path = write_report(report, demo, index, text, in_order, ablated, amplified)
+        screen.say(f"All of this, with many more examples, to open in a browser: {path.resolve()}")
+    screen.line()
+    screen.say("Now your own text, and any feature of it:")
+    screen.line('mlxterp features "The cat sat on the mat."', indent=_IN)
+    screen.line(f"mlxterp show {ablated.feature.feature_id}", indent=_IN)
+    screen.say("The same works on any model that mlx-lm runs, with any published SAE: mlxterp --help.")
 
 
-def ablation(sae: SAE, feature: int) -> Callable[[Array], Array]:
-    """An intervention that takes one feature's part out of an activation and leaves all else as it is."""
-
-    def change(x: Array) -> Array:
-        active = sae.encode(x)[..., feature : feature + 1]
-        return x - active * backend_of(x).put(sae.W_dec[feature], x)
-
-    return change
-
-
-def strongest_effect(
-    model: InterpretableModel, sae: SAE, text: str, features: list[int]
-) -> tuple[int, np.ndarray, np.ndarray]:
-    """The feature whose ablation changes the next token most, and its distribution before and after."""
-    before = _next_token(model, text)
-    after = {f: _next_token(model, text, {str(sae.component): ablation(sae, f)}) for f in features}
-    feature = max(features, key=lambda f: float(np.abs(after[f] - before).sum()))
-    return feature, before, after[feature]
-
-
-def _next_token(model: InterpretableModel, text: str, edit: Any = None) -> np.ndarray:
-    trace = model.trace(text, edit, capture=[])
-    logits = model.language_model.backend.get(trace.output)[0, -1].astype(np.float64)
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+def _introduce(screen: Screen, demo: Demo) -> None:
+    sae, width = demo.sae, demo.model.d_model
+    screen.say("What does a language model notice in a text?", "bold")
+    screen.line()
+    screen.say(
+        "A language model turns each word of a text into a list of numbers. In the small model used here, which"
+        f" writes children's stories, there are {width} of them, and one by one they mean nothing to us."
+    )
+    active = f" About {sae.k} are on at each word." if sae.k else ""
+    screen.say(
+        "A sparse autoencoder (SAE) turns these numbers into something that we can read: features. Each feature"
+        " watches for one thing. It is on where that thing is, and off everywhere else."
+        f" This SAE has {sae.d_hidden:,} features.{active}"
+    )
+    screen.say(
+        "Nobody chose what a feature watches for, and none has a name. To find out, look at where it is on."
+    )
 
 
-def _likeliest(model: InterpretableModel, probabilities: np.ndarray) -> str:
-    best = np.argsort(-probabilities)[:4]
-    return "  ".join(f"{model.decode([int(i)])!r} {probabilities[i]:.0%}" for i in best)
+def _tell_features(screen: Screen, demo: Demo, text: str, features: Sequence[Noticed]) -> None:
+    tokens = demo.model.to_str_tokens(text)
+    screen.line(_marked(screen, tokens, [f.position for f in features]), indent=_IN)
+    screen.line()
+    rows = [(f.token.strip(), f"{f.feature_id}", _also(f)) for f in features]
+    widths = [max(len(cell) for cell in column) for column in list(zip(*rows, strict=True))[:2]]
+    for word, feature, also in rows:
+        row = f"{word:<{widths[0]}}  feature {feature:>{widths[1]}}  {also}"
+        screen.line(row, indent=_IN)
+    screen.line()
+    screen.say(
+        "A feature is more than a word: it is on at several words, for something that they share. What do they share?"
+        " (Many more features are on in this text. These five are strong here and rare elsewhere.)"
+    )
 
 
-def _peak(model: InterpretableModel, sae: SAE, text: str, feature: int) -> str:
-    """The text's tokens with the one where the feature is strongest in brackets."""
-    layer, component = place_of(sae)
-    _, _, position = model.get_top_texts_for_feature(feature, sae, [text], layer, component)[0]
-    return _in_context(model, text, position)
+def _tell_texts(screen: Screen, index: FeatureIndex, features: Sequence[Noticed], seconds: float) -> None:
+    screen.say(
+        f"The model has just read {index.n_texts} other stories ({index.n_tokens:,} words or pieces of words, in"
+        f" {seconds:.0f} s). An index keeps where each of the {index.d_hidden:,} features was on. Some of the strongest"
+        " places:"
+    )
+    for feature in features:
+        screen.line()
+        head = f"feature {feature.feature_id}: on at {feature.stats.density:.1%} of all words"
+        screen.line(head, "bold", indent=_IN)
+        for example in _varied(index.examples(feature.feature_id, 30, before=12)):
+            screen.line(screen.snippet(*_excerpt(example), indent=_IN), indent=_IN)
+        screen.line(f"makes likelier to come next: {', '.join(map(_quoted, feature.promoted))}", indent=_IN)
 
 
-def _in_context(model: InterpretableModel, text: str, position: int, around: int = 7) -> str:
-    pieces = model.to_str_tokens(text)
-    start, end = max(0, position - around), position + around + 1
-    before, after = "".join(pieces[start:position]), "".join(pieces[position + 1 : end])
-    token = pieces[position]
-    space = " " if token.startswith(" ") else ""
-    return " ".join(f"{before}{space}[{token.strip()}]{after}".split())
+def _tell_ablation(screen: Screen, text: str, found: Ablation) -> None:
+    feature = found.feature
+    best = _quoted(found.before[0][0])
+    screen.say(
+        f"Feature {feature.feature_id} ({_named(feature)}) is taken out of the model's numbers; all else stays. Which"
+        " word comes next?"
+    )
+    screen.line()
+    screen.line(f"{text} …", indent=_IN)
+    for name, tokens in (("as it is", found.before), ("switched off", found.after)):
+        shown = "   ".join(f"{_quoted(token)} {share:.0%}" for token, share in tokens)
+        screen.line(f"{name + ':':<14}{shown}", indent=_IN)
+    screen.line()
+    changed = abs(found.before_of_best - found.after_of_best) >= 0.1
+    much = "The model uses it" if changed else "It matters little for this word"
+    screen.say(f"{much}: {best} went from {found.before_of_best:.0%} to {found.after_of_best:.0%}.")
 
 
-def _printer(out: TextIO) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        out.write(line + "\n")
-        out.flush()
+def _tell_amplification(screen: Screen, found: Amplification) -> None:
+    feature = found.feature
+    times = "" if found.strength == 1 else f"{found.strength:g} times "
+    screen.say(
+        f"Feature {feature.feature_id} ({_named(feature)}) is added at every word, {times}as strong as it ever was in"
+        " the stories. The model begins a new one:"
+    )
+    screen.line()
+    screen.line(f"{PROMPT} …", indent=_IN)
+    for name, story in (("as it is", found.story), ("turned up", found.story_with)):
+        shown = Text(f"{name + ':':<12}")
+        shown.append_text(_with_words(screen, story, signs_of(feature)))
+        screen.line(shown, indent=_IN)
+    screen.line()
+    screen.say("Marked are the words that the feature is on at, and those that it makes likelier.")
 
-    return say
+
+# -- parts of sentences -----------------------------------------------------------------------
+
+
+def _heading(screen: Screen, number: int, title: str) -> None:
+    screen.line()
+    screen.say(f"{number}. {title}", "bold")
+
+
+def _varied(examples: Sequence[FeatureExample]) -> list[FeatureExample]:
+    """The strongest examples, on different words first."""
+    words = [e.tokens[e.position - e.start].strip().casefold() for e in examples]
+    order = sorted(range(len(examples)), key=lambda i: words[i] in words[:i])
+    return [examples[i] for i in sorted(order[:_EXAMPLES])]
+
+
+def _excerpt(example: FeatureExample) -> tuple[str, str, str]:
+    """The words around the place, in one line, and whole where they begin in the middle of one."""
+    before, token, after = around(example.tokens, example.position - example.start)
+    if example.start == 0 and not example.text.startswith(example.tokens[0]):  # the beginning-of-text token
+        before = before.removeprefix(example.tokens[0])
+    if example.start:
+        before = "…" + before[max(before.find(" "), 0) :]
+    if example.start + len(example.tokens) < len(example.text):
+        after += " …"
+    return _spaced(before), token, _spaced(after)
+
+
+def _spaced(text: str) -> str:
+    """The text with one space for each run of white space."""
+    return re.sub(r"\s+", " ", text)
+
+
+def _also(feature: Noticed) -> str:
+    others = [word for word in feature.words if word != feature.token.strip().casefold()][:5]
+    return f"also on at: {', '.join(others)}" if others else "on at this word only"
+
+
+def _named(feature: Noticed) -> str:
+    return ", ".join(feature.words[:3])
+
+
+def _quoted(token: str) -> str:
+    return f"“{one_line(token.strip(' '))}”"
+
+
+def _marked(screen: Screen, tokens: Sequence[str], positions: Sequence[int]) -> Text:
+    """The text with the tokens at these positions marked, without a beginning-of-text token."""
+    shown = Text()
+    for position, token in enumerate(tokens):
+        bare = token.lstrip(" ")
+        shown.append(token[: len(token) - len(bare)])
+        if position in positions:
+            shown.append(one_line(bare) if screen.colored else f"[{one_line(bare)}]", MARK)
+        elif position or not bare.startswith("<|"):
+            shown.append(one_line(bare))
+    return shown
+
+
+def _with_words(screen: Screen, story: str, words: Container[str]) -> Text:
+    """The story with these words marked."""
+    shown = Text()
+    for part in re.split(r"(\w+)", one_line(_spaced(story))):
+        if part.casefold() in words:
+            shown.append(part if screen.colored else f"[{part}]", MARK)
+        else:
+            shown.append(part)
+    return shown

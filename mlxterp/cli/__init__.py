@@ -1,0 +1,41 @@
+"""`mlxterp`: the command line. Commands do what the methods of their names do in Python.
+
+What can be asked is in `arguments`, the model and texts that it names in `opening`, what is done in
+`commands`, how it is shown in `output`. Nothing that runs a model is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import MlxterpError
+from .arguments import parser
+
+WRONG, INTERRUPTED, NO_READER = 2, 130, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status (2 where mlxterp says what is wrong, 130 after ctrl-C)."""
+    options = parser().parse_args(arguments)
+    from .output import complain, notes
+
+    try:
+        with notes():
+            from .commands import run
+
+            status = run(options)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        return NO_READER
+    except KeyboardInterrupt:
+        complain(f"interrupted. {options.after_interruption}")
+        return INTERRUPTED
+    except MlxterpError as error:
+        complain(str(error))
+    except OSError as error:
+        complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+    return WRONG

@@ -1,0 +1,5 @@
+"""`python -m mlxterp.cli`."""
+
+from . import main
+
+raise SystemExit(main())

@@ -1,0 +1,238 @@
+"""What the command line takes: one parser for each command, each with an example."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+from ..training.config import SAETrainConfig
+from ..training.recipe import ARCHITECTURES
+
+Parser = argparse.ArgumentParser
+
+
+def parser() -> Parser:
+    """The parser of `mlxterp`; `options.command` names the command."""
+    made = Parser(
+        prog="mlxterp",
+        description="Interpretability of language models on your own machine. Without --model and --sae, every command"
+        " works on a small model that comes with the package; begin with: mlxterp demo",
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"mlxterp {version('mlxterp')}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, what: str, example: str, after_interruption: str = "Nothing was kept.") -> Parser:
+        sub = commands.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example: {example}",
+            allow_abbrev=False,
+        )  # fmt: skip
+        sub.set_defaults(after_interruption=after_interruption)
+        return sub
+
+    _demo(command("demo", "the main job in a minute: text, features, texts, what they do", "mlxterp demo"))
+    _features(
+        command(
+            "features", "which features does this text activate", 'mlxterp features "The cat sat on the mat."'
+        )
+    )
+    _texts(
+        command(
+            "texts",
+            "which texts activate this feature",
+            "mlxterp texts 682 --texts stories.txt --top-k 5",
+        )
+    )
+    _index(
+        command(
+            "index",
+            "run the model over texts once and keep which features are active where",
+            "mlxterp index stories.txt --path stories.index",
+            "What was done is kept; the same command goes on.",
+        )
+    )
+    _show(
+        command(
+            "show",
+            "everything about a feature on a card, or a text coloured by its features",
+            'mlxterp show 682 --index stories.index --html card.html; mlxterp show --text "She looked sad."',
+        )
+    )
+    _train(
+        command(
+            "train",
+            "train an SAE on what a component puts out over texts",
+            "mlxterp train stories.txt --layer 1 --component residual --save-path my-sae --k 16",
+            "The last checkpoint is kept; the same command with --resume goes on.",
+        )
+    )
+    _check(
+        command(
+            "check",
+            "how well an SAE fits a component, with the likely cause where it does not (exit status 1)",
+            "mlxterp check my-sae --model hub/model --texts stories.txt",
+        )
+    )
+    return made
+
+
+# -- one command ------------------------------------------------------------------------------
+
+
+def _demo(p: Parser) -> None:
+    p.add_argument("--text", help="the text whose features are shown")
+    p.add_argument(
+        "--report",
+        type=Path,
+        default=Path("mlxterp-demo.html"),
+        metavar="FILE",
+        help="HTML page to write (default: %(default)s)",
+    )
+    _backend(p)
+
+
+def _features(p: Parser) -> None:
+    p.add_argument("text", metavar="TEXT", help="the text; - reads it from standard input")
+    _top_k(p, "features")
+    _exclude(p, ("bos",), ("bos", "sinks", "none"))
+    _model(p)
+    _place(p)
+    _json(p)
+
+
+def _texts(p: Parser) -> None:
+    p.add_argument("feature", type=int, metavar="FEATURE", help="its number")
+    _corpus(p, "--texts")
+    p.add_argument(
+        "--index", metavar="PATH", help="answer from this index, without running the model over texts"
+    )
+    _top_k(p, "texts")
+    _model(p)
+    _place(p)
+    _json(p)
+
+
+def _index(p: Parser) -> None:
+    _corpus(p, "texts")
+    p.add_argument(
+        "--path", required=True, metavar="FOLDER", help="where the index is kept, or an fsspec URL"
+    )
+    p.add_argument(
+        "--n-examples", type=int, default=20, help="examples shown of a feature (default: %(default)s)"
+    )
+    _exclude(p, ("bos", "sinks"), ("bos", "sinks", "none"))
+    p.add_argument("--workers", type=int, help='processes, by Ray (pip install "mlxterp[ray]")')
+    p.add_argument("--shard-tokens", type=int, help="tokens of a shard, at most")
+    p.add_argument("--seed", type=int, default=0, help="which tokens co-activation is counted on")
+    _model(p)
+    _place(p)
+
+
+def _show(p: Parser) -> None:
+    p.add_argument("features", type=int, nargs="*", metavar="FEATURE", help="their numbers")
+    p.add_argument("--index", metavar="PATH", help="the index that knows them (mlxterp index makes one)")
+    p.add_argument(
+        "--text",
+        help="colour this text by the features instead (by its strongest where none is named); - reads it from standard"
+        " input",
+    )
+    _top_k(p, "features of a text", 5)
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
+    p.add_argument("--open", action="store_true", help="show the page in the browser")
+    _model(p)
+    _place(p)
+    _json(p)
+
+
+def _train(p: Parser) -> None:
+    defaults = SAETrainConfig()
+    _corpus(p, "texts")
+    p.add_argument("--layer", type=int, required=True, help="layer, from 0")
+    p.add_argument("--component", default="mlp", help="name below the layer (default: %(default)s)")
+    p.add_argument("--save-path", required=True, metavar="FOLDER", help="where the SAE is saved")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    _exclude(p, ("bos", "sinks"), ("bos", "first", "sinks", "none"))
+    p.add_argument("--context-length", type=int, help="longer texts are cut (default: 128 at most)")
+    p.add_argument("--device", help="where the SAE is trained (torch)")
+    settings = p.add_argument_group("settings (SAETrainConfig has more, and says what they mean)")
+    settings.add_argument("--architecture", choices=ARCHITECTURES, default=defaults.architecture)
+    settings.add_argument(
+        "--k", type=int, default=defaults.k, help="features active on a token (%(default)s)"
+    )
+    settings.add_argument("--d-hidden", type=int, help="number of features (default: 16 x d_model)")
+    settings.add_argument("--expansion-factor", type=float, help="the same as a multiple of d_model")
+    settings.add_argument("--tokens", type=int, help="use at most so many (default: all)")
+    settings.add_argument("--epochs", type=int, default=defaults.epochs, help="(default: %(default)s)")
+    settings.add_argument(
+        "--batch-size", type=int, default=defaults.batch_size, help="(default: %(default)s)"
+    )
+    settings.add_argument("--lr", type=float, help="peak learning rate (default: by width and length)")
+    settings.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
+    settings.add_argument("--target", metavar="COMPONENT", help="train a transcoder that predicts this path")
+    p.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
+    _backend(p)
+
+
+def _check(p: Parser) -> None:
+    p.add_argument("sae", nargs="?", metavar="SAE", help="a file, a folder, or a release")
+    _corpus(p, "--texts")
+    p.add_argument("--max-tokens", type=int, default=8192, help="tokens to run, about (default: %(default)s)")
+    p.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
+    p.add_argument("--sae-id", help="which SAE of a release, or the file in a repository")
+    _backend(p)
+    _place(p)
+    _json(p)
+
+
+# -- what several commands take ---------------------------------------------------------------
+
+_MODEL_HELP = "a hub repository or a folder (default: the small model that comes with mlxterp)"
+
+
+def _model(p: Parser) -> None:
+    p.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
+    p.add_argument("--sae", metavar="SAE", help="a file, a folder, or a release (default: that model's)")
+    p.add_argument("--sae-id", help="which SAE of a release, or the file in a repository")
+    _backend(p)
+
+
+def _backend(p: Parser) -> None:
+    p.add_argument("--backend", choices=("mlx", "torch"), help="default: mlx where it is installed")
+
+
+def _place(p: Parser) -> None:
+    p.add_argument("--layer", type=int, help="layer, from 0 (default: where the SAE was trained)")
+    p.add_argument(
+        "--component",
+        help="name below the layer (mlp, attn, residual; default with --layer: mlp), or without --layer a whole path"
+        " (layers.3.mlp)",
+    )
+
+
+def _corpus(p: Parser, name: str) -> None:
+    what = "text file, in UTF-8, its texts separated by empty lines or <|endoftext|>; - reads standard input (default:"
+    what += " the stories that come with mlxterp)"
+    if name.startswith("-"):
+        p.add_argument(name, metavar="FILE", help=what)
+    else:
+        p.add_argument(name, nargs="?", metavar="TEXTS", help=what)
+
+
+def _exclude(p: Parser, default: tuple[str, ...], choices: tuple[str, ...]) -> None:
+    p.add_argument(
+        "--exclude",
+        nargs="+",
+        choices=choices,
+        default=list(default),
+        metavar="TOKENS",
+        help=f"tokens that do not count: {', '.join(choices)} (default: {' '.join(default)})",
+    )
+
+
+def _top_k(p: Parser, what: str, default: int = 10) -> None:
+    p.add_argument("--top-k", type=int, default=default, help=f"{what}, at most (default: %(default)s)")
+
+
+def _json(p: Parser) -> None:
+    p.add_argument("--json", action="store_true", help="for programs")

@@ -1,0 +1,217 @@
+"""What each command does: it calls the method of its name and shows what comes back."""
+
+from __future__ import annotations
+
+import webbrowser
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from rich.text import Text
+
+from ..corpus import Corpus
+from ..errors import InputError
+from ..features.search import check_top_k, strongest_features
+from ..index.counting import counted, rule_for
+from ..model import InterpretableModel
+from ..sparse import SparseFeatures
+from ..training import SAETrainConfig
+from ..viz import FeatureCard, FeatureReport, TokenView
+from . import as_json, opening
+from .output import Screen, around, complain
+
+_BEFORE, _AFTER = 24, 12
+"""Tokens shown on both sides of the one where a feature is strongest."""
+_NONE = "No feature is active on this text."
+NOT_WELL, INTERRUPTED = 1, 130
+
+
+def run(options: Namespace) -> int:
+    """Runs the command named; returns the exit status."""
+    commands: dict[str, Callable[[Namespace, Screen], int | None]] = {
+        "demo": demo, "features": features, "texts": texts, "index": index, "show": show, "train": train,
+        "check": check,
+    }  # fmt: skip
+    return commands[options.command](options, Screen()) or 0
+
+
+def demo(options: Namespace, screen: Screen) -> None:
+    """`mlxterp demo`."""
+    from ..demo.tour import run_tour
+
+    report = options.report.expanduser()
+    if report.is_dir() or not report.parent.is_dir():
+        raise InputError(f"There is no folder {report.parent}; --report takes the path of a file.")
+    text = None if options.text is None else opening.read_text(options.text)
+    run_tour(screen, text, options.backend, report)
+
+
+def features(options: Namespace, screen: Screen) -> None:
+    """`mlxterp features`."""
+    subject, text = opening.open_subject(options), opening.read_text(options.text)
+    found = _strongest(subject, text, options.top_k, _excluded(options))
+    if not found:
+        return screen.json(as_json.text_features(text)) if options.json else screen.line(_NONE)
+    view = _view(subject, text, [feature for feature, _ in found])
+    peaks = [
+        int(np.abs(row - value).argmin()) for row, (_, value) in zip(view.activations, found, strict=True)
+    ]
+    if options.json:
+        return screen.json(as_json.text_features(text, view, peaks))
+    screen.line(f"{'feature':>8}  {'activation':>10}  strongest on", "bold")
+    for feature, row, peak in zip(view.feature_ids, view.activations, peaks, strict=True):
+        shown = Text(f"{feature:>8}  {row[peak]:>10.4g}  ")
+        start = max(0, peak - _BEFORE)
+        parts = around(view.tokens[start : peak + _AFTER + 1], peak - start)
+        screen.line(shown + screen.snippet(*parts, indent=shown.cell_len))
+
+
+def texts(options: Namespace, screen: Screen) -> None:
+    """`mlxterp texts`."""
+    if options.index is not None:
+        if options.texts is not None:
+            raise InputError("--texts and --index both say where to look; give one of them.")
+        found = opening.open_index(options).examples(
+            options.feature, options.top_k, before=_BEFORE, after=_AFTER
+        )
+        rows = [(e.text, e.activation, e.position) for e in found]
+        windows = [around(e.tokens, e.position - e.start) for e in found]
+    else:
+        subject = opening.open_subject(options)
+        corpus = opening.read_texts(options.texts, None if subject.demo is None else subject.demo.texts)
+        rows = subject.model.get_top_texts_for_feature(
+            options.feature, subject.sae, corpus, subject.layer, subject.component, options.top_k
+        )
+        windows = [_window(subject.model, text, position) for text, _, position in rows]
+    if options.json:
+        return screen.json(as_json.feature_texts(options.feature, rows))
+    for (_, activation, _), window in zip(rows, windows, strict=True):
+        shown = Text(f"{activation:>8.4g}  ")
+        screen.line(shown + screen.snippet(*window, indent=shown.cell_len))
+    if not rows:
+        screen.line(f"Feature {options.feature} is active on none of these texts.")
+
+
+def index(options: Namespace, screen: Screen) -> None:
+    """`mlxterp index`."""
+    subject = opening.open_subject(options)
+    corpus = opening.read_texts(options.texts, None if subject.demo is None else subject.demo.texts)
+    built = subject.model.build_index(
+        subject.sae, corpus, options.path, options.n_examples, _excluded(options), layer=subject.layer,
+        component=subject.component, seed=options.seed, shard_tokens=options.shard_tokens, workers=options.workers,
+    )  # fmt: skip
+    left_out = ", ".join(f"{n:,} {reason}" for reason, n in built.excluded.items() if n)
+    screen.line(
+        f"{options.path}: {len(built.live):,} of {built.d_hidden:,} features are active on {built.n_tokens:,} tokens of"
+        f" {built.n_texts:,} texts at {built.component}{f' (left out: {left_out})' if left_out else ''}."
+    )
+    if len(built.live):
+        strongest = int(np.argmax(built.summary.maximum))
+        screen.line(f"See one of them: mlxterp show {strongest} --index {options.path}{_same(options)}")
+
+
+def show(options: Namespace, screen: Screen) -> None:
+    """`mlxterp show`."""
+    if options.text is None and not options.features:
+        raise InputError('Name a feature (mlxterp show 12), or a text (mlxterp show --text "…").')
+    if options.text is not None:
+        if options.index is not None:
+            raise InputError("--text shows a text by the model and SAE; it takes no --index.")
+        subject, text = opening.open_subject(options), opening.read_text(options.text)
+        ids = options.features or [
+            feature for feature, _ in _strongest(subject, text, options.top_k, ("bos",))
+        ]
+        shown: list[FeatureCard | TokenView] = [_view(subject, text, ids or None)]
+    else:
+        known = opening.open_index(options)
+        shown = [known.feature(feature) for feature in options.features]
+    if options.json:
+        screen.json([as_json.view(part) for part in shown])
+    elif options.html is None and not options.open:
+        for number, part in enumerate(shown):
+            if number:
+                screen.line()
+            screen.ansi(part.to_str(color=screen.colored))
+    if options.html is not None or options.open:
+        _page(options, screen, shown)
+
+
+def train(options: Namespace, screen: Screen) -> int | None:
+    """`mlxterp train`."""
+    known = {field.name for field in fields(SAETrainConfig)}
+    config = SAETrainConfig(**{name: value for name, value in vars(options).items() if name in known})
+    own = opening.stories() if options.model is None else None
+    corpus = opening.read_texts(options.texts, own)
+    sae = opening.open_model(options).train_sae(
+        options.layer, corpus, options.component, config, options.save_path, resume=options.resume,
+        exclude=_excluded(options), context_length=options.context_length, device=options.device,
+    )  # fmt: skip
+    screen.line(f"{options.save_path}: {sae}")
+    if sae.metadata.get("training", {}).get("interrupted"):
+        complain("interrupted. The SAE is saved as it is; the same command with --resume goes on.")
+        return INTERRUPTED
+    screen.line(f"Does it fit? mlxterp check {options.save_path}{_same(options)} --texts FILE")
+    return None
+
+
+def check(options: Namespace, screen: Screen) -> int | None:
+    """`mlxterp check`."""
+    subject = opening.open_subject(options)
+    corpus = opening.read_texts(options.texts, opening.stories() if options.model is None else None)
+    place = f"layers.{subject.layer}.{subject.component}"
+    found = subject.model.check_sae(subject.sae, corpus, place, options.max_tokens)
+    if options.json:
+        screen.json(found.to_dict() | {"ok": found.ok})
+    else:
+        screen.ansi(str(found))
+        if found.ok:
+            screen.line("It belongs here: no other layer, component or normalisation fits far better.")
+    return None if found.ok else NOT_WELL
+
+
+def _strongest(
+    subject: opening.Subject, text: str, top_k: int, exclude: Sequence[str]
+) -> list[tuple[int, float]]:
+    """The features most active on a text, by an index's rule of which tokens count."""
+    check_top_k(top_k)
+    source = subject.model.index_source(subject.sae, subject.component, subject.layer)
+    model = subject.model.language_model
+    corpus = Corpus.from_texts([text], subject.model.tokenize)
+    parts = counted(model, corpus, subject.sae, source.component, rule_for(model, source.component, exclude))
+    return strongest_features(SparseFeatures.concat([part.features for part in parts]), top_k)
+
+
+def _view(subject: opening.Subject, text: str, ids: list[int] | None) -> TokenView:
+    return subject.model.visualize_feature_activations(text, *subject.place, ids)
+
+
+def _window(model: InterpretableModel, text: str, position: int) -> tuple[str, str, str]:
+    """The tokens around a position of a text."""
+    start = max(0, position - _BEFORE)
+    return around(model.to_str_tokens(text)[start : position + _AFTER + 1], position - start)
+
+
+def _page(options: Namespace, screen: Screen, shown: list[FeatureCard | TokenView]) -> None:
+    """Writes what is shown as a page, and opens it where that is asked."""
+    path = options.html or Path(mkdtemp(prefix="mlxterp-")) / "features.html"
+    title = "Features of a text" if options.text is not None else "Features"
+    view = shown[0] if len(shown) == 1 else FeatureReport(title, shown)
+    written = view.to_html(path.expanduser()).resolve()
+    if not options.json:
+        screen.line(f"Written: {written}")
+    if options.open and not webbrowser.open(written.as_uri()):
+        complain(f"note: there is no browser here; open {written} yourself.")
+
+
+def _excluded(options: Namespace) -> tuple[str, ...]:
+    return tuple(name for name in options.exclude if name != "none")
+
+
+def _same(options: Namespace) -> str:
+    """The options that name the same model and SAE again."""
+    names = ("model", "sae", "sae_id", "backend")
+    given = [(name, getattr(options, name, None)) for name in names]
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given if value is not None)
