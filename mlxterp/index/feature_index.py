@@ -154,6 +154,19 @@ class FeatureIndex(IndexFacts):
             found.append(example(feature_id, self._reader.text(text_id), ranked, row, shown, pieces))
         return found
 
+    def strongest_tokens(self, n: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tokens on which each feature is strongest, for all features at once.
+
+        By magnitude, among equals the earlier token. A text may come several times, and what texts begin with as
+        often as it occurs (`examples` shows each once).
+
+        Returns:
+            Text numbers and positions, int64 (d_hidden, n), -1 where a feature is active on fewer tokens; and
+            activations, float32 (d_hidden, n), 0 there.
+        """
+        check_top_k(n)
+        return self._reader.strongest(self.d_hidden, n)
+
     def stats(self, feature_id: int) -> FeatureStats:
         """How often and how strongly a feature fires, and on which tokens.
 

@@ -13,6 +13,7 @@ from ..features.ranking import Firings
 from .examples import Window
 from .folder import IndexMeta, shard_path
 from .shard import Shard
+from .strongest import Strongest
 
 
 class Reader:
@@ -53,13 +54,26 @@ class Reader:
     def _firings(self, number: int, feature_id: int) -> tuple[np.ndarray, ...]:
         shard = self.shard(number)
         rows, values = shard.firings(feature_id)
+        return (*self._places(number, rows), values, shard.prefixes[rows])
+
+    def strongest(self, d_hidden: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Text, position and activation (d_hidden, n) of every feature's strongest tokens; -1, -1 and 0 where fewer."""
+        best = Strongest(d_hidden, n)
+        starts = np.cumsum([0, *(shard.tokens for shard in self._meta.shards)])
+        for number, shard in enumerate(self.shards()):
+            best.add(shard.by_feature, int(starts[number]))
+        text_ids, positions = np.full_like(best.tokens, -1), np.full_like(best.tokens, -1)
+        for number in range(len(self)):
+            here = (best.tokens >= starts[number]) & (best.tokens < starts[number + 1])
+            text_ids[here], positions[here] = self._places(number, best.tokens[here] - starts[number])
+        return text_ids, positions, best.values
+
+    def _places(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Text and position of tokens of a shard."""
+        shard = self.shard(number)
         pieces = shard.pieces_of(rows)
-        return (
-            shard.piece_text[pieces] + self._meta.shards[number].first_text,
-            shard.piece_start[pieces] + (rows - shard.offsets[pieces]),
-            values,
-            shard.prefixes[rows],
-        )
+        text_ids = shard.piece_text[pieces] + self._meta.shards[number].first_text
+        return text_ids, shard.piece_start[pieces] + (rows - shard.offsets[pieces])
 
     def token_ids(self, feature_id: int) -> np.ndarray:
         """int32: ids of the tokens where a feature is active."""

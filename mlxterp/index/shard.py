@@ -63,6 +63,11 @@ class Shard:
         """Tokens, those that were left out included."""
         return len(self.tokens)
 
+    @property
+    def by_feature(self) -> SparseFeatures:
+        """Row f: the tokens (numbers in the shard) where feature f is active."""
+        return SparseFeatures(self.indptr, self.rows, self.values, self.n_tokens)
+
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (numbers in the shard) where a feature is active, ascending, and its activations."""
         start, end = int(self.indptr[feature_id]), int(self.indptr[feature_id + 1])

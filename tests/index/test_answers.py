@@ -224,3 +224,14 @@ def test_component_is_the_saes_own_unless_named(embedded: InterpretableModel):
             embedded.build_index(sae, TEXTS, layer=2, component="resid_post").component
             == "layers.2.resid_post"
         )
+
+
+def test_the_strongest_tokens_of_all_features_are_those_of_each(index: FeatureIndex):
+    text_ids, positions, values = index.strongest_tokens(4)
+    for feature in range(index.d_hidden):
+        firings = index._reader.firings(feature)
+        order = np.argsort(-np.abs(firings.values), kind="stable")[:4]
+        assert values[feature, : len(order)].tolist() == firings.values[order].tolist()
+        assert text_ids[feature, : len(order)].tolist() == firings.text_ids[order].tolist()
+        assert positions[feature, : len(order)].tolist() == firings.positions[order].tolist()
+        assert (text_ids[feature, len(order) :] == -1).all() and not values[feature, len(order) :].any()
