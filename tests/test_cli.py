@@ -200,7 +200,13 @@ def test_bad_input_is_one_sentence_and_status_2(fails, tmp_path, corpus, index_p
 
 
 def test_unknown_commands_and_missing_arguments_are_refused():
-    for arguments in (["nonsense"], ["features"], ["texts", "many"], []):
+    for arguments in (
+        ["nonsense"],
+        ["features"],
+        ["texts", "many"],
+        ["features", "A cat.", "--exclude", "eos"],
+        [],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
@@ -212,6 +218,14 @@ def test_a_disk_that_is_full_is_told(fails, monkeypatch):
 
     monkeypatch.setattr(mlxterp.InterpretableModel, "build_index", full)
     assert fails("index", "--path", "x") == "mlxterp: stories.index/shard: No space left on device"
+
+
+def test_a_server_that_cannot_be_reached_is_told(fails, monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("the hub does not answer")
+
+    monkeypatch.setattr(mlxterp.InterpretableModel, "build_index", unreachable)
+    assert fails("index", "--path", "x") == "mlxterp: the hub does not answer"
 
 
 def test_ctrl_c_says_how_to_go_on(fails, monkeypatch):

@@ -37,5 +37,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MlxterpError as error:
         complain(str(error))
     except OSError as error:
-        complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return WRONG

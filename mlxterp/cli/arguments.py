@@ -220,13 +220,18 @@ def _corpus(p: Parser, name: str) -> None:
 
 
 def _exclude(p: Parser, default: tuple[str, ...], choices: tuple[str, ...]) -> None:
+    def chosen(given: str) -> tuple[str, ...]:
+        names = tuple(given.split(","))
+        if unknown := [name for name in names if name not in choices]:
+            raise argparse.ArgumentTypeError(f"no tokens are called {unknown[0]!r}: {', '.join(choices)}")
+        return () if "none" in names else names
+
     p.add_argument(
         "--exclude",
-        nargs="+",
-        choices=choices,
-        default=list(default),
+        type=chosen,
+        default=default,
         metavar="TOKENS",
-        help=f"tokens that do not count: {', '.join(choices)} (default: {' '.join(default)})",
+        help=f"tokens that do not count, as in {default[0]},sinks: {', '.join(choices)} (default: {','.join(default)})",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import webbrowser
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -43,8 +44,10 @@ def demo(options: Namespace, screen: Screen) -> None:
     from ..demo.tour import run_tour
 
     report = options.report.expanduser()
-    if report.is_dir() or not report.parent.is_dir():
-        raise InputError(f"There is no folder {report.parent}; --report takes the path of a file.")
+    if report.is_dir() or not os.access(report.parent, os.W_OK):
+        raise InputError(
+            f"No page can be written at {report}: --report takes the path of a file in a folder."
+        )
     text = None if options.text is None else opening.read_text(options.text)
     run_tour(screen, text, options.backend, report)
 
@@ -52,7 +55,7 @@ def demo(options: Namespace, screen: Screen) -> None:
 def features(options: Namespace, screen: Screen) -> None:
     """`mlxterp features`."""
     subject, text = opening.open_subject(options), opening.read_text(options.text)
-    found = _strongest(subject, text, options.top_k, _excluded(options))
+    found = _strongest(subject, text, options.top_k, options.exclude)
     if not found:
         return screen.json(as_json.text_features(text)) if options.json else screen.line(_NONE)
     view = _view(subject, text, [feature for feature, _ in found])
@@ -100,7 +103,7 @@ def index(options: Namespace, screen: Screen) -> None:
     subject = opening.open_subject(options)
     corpus = opening.read_texts(options.texts, None if subject.demo is None else subject.demo.texts)
     built = subject.model.build_index(
-        subject.sae, corpus, options.path, options.n_examples, _excluded(options), layer=subject.layer,
+        subject.sae, corpus, options.path, options.n_examples, options.exclude, layer=subject.layer,
         component=subject.component, seed=options.seed, shard_tokens=options.shard_tokens, workers=options.workers,
     )  # fmt: skip
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in built.excluded.items() if n)
@@ -147,7 +150,7 @@ def train(options: Namespace, screen: Screen) -> int | None:
     corpus = opening.read_texts(options.texts, own)
     sae = opening.open_model(options).train_sae(
         options.layer, corpus, options.component, config, options.save_path, resume=options.resume,
-        exclude=_excluded(options), context_length=options.context_length, device=options.device,
+        exclude=options.exclude, context_length=options.context_length, device=options.device,
     )  # fmt: skip
     screen.line(f"{options.save_path}: {sae}")
     if sae.metadata.get("training", {}).get("interrupted"):
@@ -204,10 +207,6 @@ def _page(options: Namespace, screen: Screen, shown: list[FeatureCard | TokenVie
         screen.line(f"Written: {written}")
     if options.open and not webbrowser.open(written.as_uri()):
         complain(f"note: there is no browser here; open {written} yourself.")
-
-
-def _excluded(options: Namespace) -> tuple[str, ...]:
-    return tuple(name for name in options.exclude if name != "none")
 
 
 def _same(options: Namespace) -> str:

@@ -61,8 +61,8 @@ def story_index(demo: Demo, verbose: bool = True) -> FeatureIndex:
 def noticed(demo: Demo, index: FeatureIndex, text: str, n: int) -> list[Noticed]:
     """At most n features of a text, on different words, the most telling first.
 
-    Left out where others remain: features strongest on the first word (they mark where a text begins), on many
-    tokens of the stories or on hardly any, and far from the strongest they get.
+    Those come later that are far from the strongest they get, then those that mark where a text begins, and those
+    that are on at many tokens of the stories, or at hardly any.
 
     Raises:
         InputError: No feature is active on the text.
@@ -70,15 +70,17 @@ def noticed(demo: Demo, index: FeatureIndex, text: str, n: int) -> list[Noticed]
     model = demo.model
     view = model.visualize_feature_activations(text, demo.sae, *demo.place, top_k=_CANDIDATES)
     rarity = _rarity(model, short_stories(demo), text)
-    best: dict[int, tuple[float, int]] = {}
-    for row in _worth_showing(view, index):
+    best: dict[int, tuple[int, float, int]] = {}
+    for row, tier in enumerate(_tiers(view, index)):
         feature, position = view.feature_ids[row], int(view.activations[row].argmax())
         density = max(int(index.summary.count[feature]), 1) / index.n_tokens
         score = float(view.activations[row].max()) * math.log(1 / density) * rarity[position]
-        best[position] = max(best.get(position, (-1.0, -1)), (score, row))
+        best[position] = min(best.get(position, (9, 0.0, 0)), (tier, -score, row))
+    if len(best) > 1:
+        best.pop(0, None)  # the beginning-of-text token
     if not best:
         raise InputError(f"No feature is active on the text {text!r}. Give a longer one.")
-    rows = [row for _, row in sorted(best.values(), reverse=True)[:n]]
+    rows = [row for _, _, row in sorted(best.values())[:n]]
     ids = [view.feature_ids[row] for row in rows]
     return [
         Noticed(
@@ -98,17 +100,14 @@ def words_of(stats: FeatureStats) -> list[str]:
     return words or often or list(counted)
 
 
-def _worth_showing(view: TokenView, index: FeatureIndex) -> list[int]:
-    """Rows of the view; the strictest rule that leaves some."""
+def _tiers(view: TokenView, index: FeatureIndex) -> list[int]:
+    """How late each feature of the view is to be shown: 0 to 2."""
     count = np.array([index.summary.count[f] for f in view.feature_ids])
     maximum = np.array([index.summary.maximum[f] for f in view.feature_ids])
-    strongest = view.activations.max(axis=1)
-    later = view.activations.argmax(axis=1) > 1  # 0 is the beginning-of-text token
+    later = view.activations.argmax(axis=1) > 1  # behind the beginning-of-text token and the first word
     known = (count >= _LEAST) & (count <= _DENSEST * index.n_tokens)
-    near = strongest >= _NEAR_ITS_MAXIMUM * maximum
-    rules = (later & known & near, later & known, known, strongest > 0)
-    chosen = next((rule for rule in rules if rule.sum() > 2), rules[-1])
-    return np.flatnonzero(chosen).tolist()
+    near = view.activations.max(axis=1) >= _NEAR_ITS_MAXIMUM * maximum
+    return np.where(later & known & near, 0, np.where(later & known, 1, 2)).tolist()
 
 
 def _rarity(model: InterpretableModel, stories: list[str], text: str) -> list[float]:

@@ -44,8 +44,11 @@ def run_tour(
     started = time.perf_counter()
     index = story_index(demo)
     seconds = time.perf_counter() - started
-    features = noticed(demo, index, text, _FEATURES)
-    ablated = strongest_ablation(demo, text, features)
+    candidates = noticed(demo, index, text, 2 * _FEATURES)
+    ablated = strongest_ablation(demo, text, candidates)
+    features = candidates[:_FEATURES]
+    if ablated.feature not in features:
+        features[-1] = ablated.feature
     others = [feature for feature in features if feature is not ablated.feature] or features
     amplified = clearest_amplification(demo, others)
     searched = list({f.feature_id: f for f in (ablated.feature, amplified.feature, *features)}.values())
@@ -103,7 +106,7 @@ def _tell_features(screen: Screen, demo: Demo, text: str, features: Sequence[Not
     screen.line()
     screen.say(
         "A feature is more than a word: it is on at several words, for something that they share. What do they share?"
-        " (Many more features are on in this text. These five are strong here and rare elsewhere.)"
+        " (Many more features are on in this text. Shown are some that are strong here and rare elsewhere.)"
     )
 
 
