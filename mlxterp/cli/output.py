@@ -23,6 +23,7 @@ from ..viz.escaping import one_line
 MARK = "bold black on orange1"
 _PROSE = 100
 """Width of paragraphs, at most."""
+_LONG_WORD = 12
 
 
 class Screen(Console):
@@ -125,4 +126,5 @@ def _last(text: str, cells: int) -> str:
     kept = text[-max(cells - 1, 1) :]
     while cell_len(kept) >= max(cells, 2):
         kept = kept[1:]
-    return "…" + kept
+    word = kept.find(" ")  # begins in the middle of a word
+    return "…" + kept[word if 0 < word < _LONG_WORD else 0 :]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -26,6 +26,8 @@ _FEATURES = 5
 _SEARCHED = 3
 """Features whose texts are shown."""
 _EXAMPLES = 4
+_STRONG = 0.4
+"""Share of the strongest activation that an example has at least."""
 _IN = 3
 """Indentation of what belongs to a heading."""
 
@@ -51,13 +53,17 @@ def run_tour(
         features[-1] = ablated.feature
     others = [feature for feature in features if feature is not ablated.feature] or features
     amplified = clearest_amplification(demo, others)
-    searched = list({f.feature_id: f for f in (ablated.feature, amplified.feature, *features)}.values())
+    examples = {f.feature_id: _varied(index.examples(f.feature_id, 30, before=12)) for f in features}
+    most_varied = max(features, key=lambda f: len(set(map(_word, examples[f.feature_id]))))
+    searched = list(
+        {f.feature_id: f for f in (ablated.feature, amplified.feature, most_varied, *features)}.values()
+    )
     in_order = sorted(features, key=lambda feature: feature.position)
 
     _heading(screen, 1, "Which features does this text switch on?")
     _tell_features(screen, demo, text, in_order)
     _heading(screen, 2, "Which other texts switch them on?")
-    _tell_texts(screen, index, [f for f in in_order if f in searched[:_SEARCHED]], seconds)
+    _tell_texts(screen, index, [f for f in in_order if f in searched[:_SEARCHED]], examples, seconds)
     _heading(screen, 3, "Does the model use them? One is switched off.")
     _tell_ablation(screen, text, ablated)
     _heading(screen, 4, "And if one is turned up?")
@@ -105,12 +111,18 @@ def _tell_features(screen: Screen, demo: Demo, text: str, features: Sequence[Not
         screen.line(row, indent=_IN)
     screen.line()
     screen.say(
-        "A feature is more than a word: it is on at several words, for something that they share. What do they share?"
+        "A feature may be on at one word only, or at several, for something that they share. What do they share?"
         " (Many more features are on in this text. Shown are some that are strong here and rare elsewhere.)"
     )
 
 
-def _tell_texts(screen: Screen, index: FeatureIndex, features: Sequence[Noticed], seconds: float) -> None:
+def _tell_texts(
+    screen: Screen,
+    index: FeatureIndex,
+    features: Sequence[Noticed],
+    examples: Mapping[int, list[FeatureExample]],
+    seconds: float,
+) -> None:
     screen.say(
         f"The model has just read {index.n_texts} other stories ({index.n_tokens:,} words or pieces of words, in"
         f" {seconds:.0f} s). An index keeps where each of the {index.d_hidden:,} features was on. Some of the strongest"
@@ -120,7 +132,7 @@ def _tell_texts(screen: Screen, index: FeatureIndex, features: Sequence[Noticed]
         screen.line()
         head = f"feature {feature.feature_id}: on at {feature.stats.density:.1%} of all words"
         screen.line(head, "bold", indent=_IN)
-        for example in _varied(index.examples(feature.feature_id, 30, before=12)):
+        for example in examples[feature.feature_id]:
             screen.line(screen.snippet(*_excerpt(example), indent=_IN), indent=_IN)
         screen.line(f"makes likelier to come next: {', '.join(map(_quoted, feature.promoted))}", indent=_IN)
 
@@ -169,10 +181,15 @@ def _heading(screen: Screen, number: int, title: str) -> None:
 
 
 def _varied(examples: Sequence[FeatureExample]) -> list[FeatureExample]:
-    """The strongest examples, on different words first."""
-    words = [e.tokens[e.position - e.start].strip().casefold() for e in examples]
-    order = sorted(range(len(examples)), key=lambda i: words[i] in words[:i])
-    return [examples[i] for i in sorted(order[:_EXAMPLES])]
+    """Some of the strongest examples, on different words first."""
+    strong = [e for e in examples if e.activation >= _STRONG * examples[0].activation]
+    words = [_word(e) for e in strong]
+    order = sorted(range(len(strong)), key=lambda i: words[i] in words[:i])
+    return [strong[i] for i in sorted(order[:_EXAMPLES])]
+
+
+def _word(example: FeatureExample) -> str:
+    return example.tokens[example.position - example.start].strip().casefold()
 
 
 def _excerpt(example: FeatureExample) -> tuple[str, str, str]:
