@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
 from ..features.ranking import Firings
 from .examples import Window
 from .folder import IndexMeta, shard_path
@@ -83,27 +83,31 @@ class Reader:
 
     def window(self, feature_id: int, text_id: int, position: int, before: int, after: int) -> Window:
         """Tokens around one of a text, and the feature's activations there."""
-        number, piece = self._place(text_id, position)
-        shard = self.shard(number)
-        first, end = int(shard.offsets[piece]), int(shard.offsets[piece + 1])
-        start = int(shard.piece_start[piece])
-        middle = first + position - start
-        low, high = max(first, middle - before), min(end, middle + after + 1)
-        rows, values = shard.firings(feature_id)
-        inside = slice(*np.searchsorted(rows, (low, high)).tolist())
-        activations = np.zeros(high - low, dtype=np.float32)
-        activations[rows[inside].astype(np.int64) - low] = values[inside]
-        return Window(np.asarray(shard.tokens[low:high]), activations, start + low - first)
+        parts = list(self._parts(feature_id, text_id, max(0, position - before), position + after + 1))
+        return Window(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.activations for part in parts]),
+            parts[0].start,
+        )
 
-    def _place(self, text_id: int, position: int) -> tuple[int, int]:
-        """The shard and the piece that hold a token."""
+    def _parts(self, feature_id: int, text_id: int, low: int, high: int) -> Iterator[Window]:
+        """Tokens of a text from position `low` on, up to `high`: one window for each of its pieces."""
         for number in range(bisect.bisect_right(self._begins, text_id) - 1, len(self)):
             shard = self.shard(number)
-            pieces = np.flatnonzero(
-                (shard.piece_text == text_id - self._meta.shards[number].first_text)
-                & (shard.piece_start <= position)
-                & (position < shard.piece_start + np.diff(shard.offsets))
-            )
-            if len(pieces):
-                return number, int(pieces[0])
-        raise InputError(f"Text {text_id} has no position {position}.")
+            pieces = np.flatnonzero(shard.piece_text == text_id - self._meta.shards[number].first_text)
+            if not len(pieces):
+                return
+            piece = int(pieces[0])  # a shard has one piece of a text
+            first, start = int(shard.offsets[piece]), int(shard.piece_start[piece])
+            end = start + int(shard.offsets[piece + 1]) - first
+            begin, stop = max(low, start), min(high, end)
+            if begin < stop:
+                rows, values = shard.firings(feature_id)
+                inside = slice(*np.searchsorted(rows, (first + begin - start, first + stop - start)).tolist())
+                activations = np.zeros(stop - begin, dtype=np.float32)
+                activations[rows[inside].astype(np.int64) - first - begin + start] = values[inside]
+                yield Window(
+                    np.asarray(shard.tokens[first + begin - start : first + stop - start]), activations, begin
+                )
+            if end >= high:
+                return

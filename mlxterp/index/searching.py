@@ -64,21 +64,38 @@ def features_for_words(
 
 
 def _sequences(pieces: Mapping[int, str], word: str, tokenize: Tokenize) -> list[tuple[int, ...]]:
-    """Token ids that write a word: single ones, or sequences where it has no token of its own."""
-    single = [(token,) for token, piece in pieces.items() if word in (piece, piece.strip())]
-    if single or tokenize is None:
-        return single
-    found = {_without_specials(pieces, tokenize(form), word) for form in (word, " " + word.strip())}
-    return [sequence for sequence in found if sequence]
+    """Token ids that write a word: single tokens, and the sequences that it becomes at a text's start or after a space.
+
+    A word that is one token after a space is often several at the start of a text.
+    """
+    found: set[tuple[int, ...]] = {
+        (token,) for token, piece in pieces.items() if word in (piece, piece.strip())
+    }
+    if tokenize is not None:
+        before = tuple(tokenize(""))
+        for form in {word, " " + word.strip()}:
+            found.add(_without_specials(pieces, tuple(int(i) for i in tokenize(form)), word, before))
+    return sorted(found - {()})
 
 
-def _without_specials(pieces: Mapping[int, str], ids: Sequence[int], word: str) -> tuple[int, ...]:
-    """The ids at the end that spell the word: a BOS token before them is none of it."""
-    ids = tuple(int(i) for i in ids)
+def _without_specials(
+    pieces: Mapping[int, str], ids: tuple[int, ...], word: str, before: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The ids that spell the word: a BOS token or a space before them is none of it.
+
+    Args:
+        before: Ids of the empty text.
+    """
     for start in range(len(ids) - 1, -1, -1):
         if "".join(pieces.get(i, "�") for i in ids[start:]).strip() == word.strip():
             return ids[start:]
-    return ()
+    if not any("�" in pieces.get(i, "") for i in ids):
+        return ()
+    # Parts of a character have no text of their own that could be compared.
+    ids = ids[len(before) :] if ids[: len(before)] == before else ids
+    while len(ids) > 1 and pieces.get(ids[0], "").isspace():
+        ids = ids[1:]
+    return ids
 
 
 def _sums(
@@ -86,8 +103,13 @@ def _sums(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Where one of the sequences ends: sum of each feature's activations, how often it fires, how many places."""
     total, hits, occurrences = np.zeros(d_hidden), np.zeros(d_hidden, dtype=np.int64), 0
+    before = np.zeros(0, dtype=np.int32)  # of the text that goes on in the next shard
     for shard in reader.shards() if sequences else []:
-        at = _ends(shard, sequences)
+        if not len(shard.piece_start) or not shard.piece_start[0]:
+            before = before[:0]
+        at = _ends(shard, sequences, before)
+        whole = before if len(shard.piece_start) == 1 else before[:0]
+        before = np.concatenate([whole, _last_piece(shard)])[-max(map(len, sequences)) :]
         occurrences += int(at.sum())
         pairs = np.flatnonzero(at[shard.rows]) if at.any() else np.zeros(0, dtype=np.int64)
         features = np.searchsorted(shard.indptr, pairs, side="right") - 1
@@ -96,15 +118,25 @@ def _sums(
     return total, hits, occurrences
 
 
-def _ends(shard: Shard, sequences: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """bool, (n,): tokens that end one of the sequences (within a piece)."""
-    tokens = np.asarray(shard.tokens)
+def _last_piece(shard: Shard) -> np.ndarray:
+    return np.asarray(shard.tokens[shard.offsets[-2] :] if len(shard.piece_start) else shard.tokens)
+
+
+def _ends(shard: Shard, sequences: Sequence[tuple[int, ...]], before: np.ndarray) -> np.ndarray:
+    """bool, (n,): tokens that end one of the sequences (within a text).
+
+    Args:
+        before: Tokens of the first piece's text in the shards before.
+    """
+    tokens = np.concatenate([before, shard.tokens])
     found = np.isin(tokens, [s[0] for s in sequences if len(s) == 1])
-    room = np.arange(len(tokens)) - np.repeat(shard.offsets[:-1], np.diff(shard.offsets)) + 1
+    starts = shard.offsets[:-1] + len(before)
+    starts[:1] = 0
+    room = np.arange(len(tokens)) - np.repeat(starts, np.diff(np.append(starts, len(tokens)))) + 1
     for sequence in sequences:
         if len(sequence) > 1:
             match = room >= len(sequence)
             for back, token in enumerate(reversed(sequence)):
                 match &= np.roll(tokens, back) == token
             found |= match
-    return found
+    return found[len(before) :]
