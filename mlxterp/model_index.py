@@ -119,6 +119,8 @@ def texts_from_index(
     Raises:
         InputError: It is of others.
     """
+    if not isinstance(index, FeatureIndex):
+        raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
     if index.fingerprint != sae.fingerprint or index.component != component:
         raise InputError(
             f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."

@@ -166,6 +166,7 @@ def _strongest(
     return [(texts[int(text)], float(value), int(position)) for text, value, position in found]
 
 
-def check_top_k(top_k: int) -> None:
+def check_top_k(top_k: int, name: str = "top_k") -> None:
+    """Raises InputError where it is no number of things to give back."""
     if not isinstance(top_k, (int, np.integer)) or isinstance(top_k, bool) or top_k < 1:
-        raise InputError(f"top_k is {top_k!r}; it must be an integer of at least 1.")
+        raise InputError(f"{name} is {top_k!r}; it must be an integer of at least 1.")

@@ -31,7 +31,7 @@ from .plan import ShardPlan, hash_texts, shard_plans
 from .ray_workers import encoded_by_ray
 from .shard import Shard, write_shard
 from .source import Source
-from .summary import summarize, write_pieces, write_summary
+from .summary import read_pieces, read_summary, summarize, write_pieces, write_summary
 
 _SHARD_TOKENS = 1 << 16
 _SHARD_PAIRS = 1 << 22
@@ -53,10 +53,14 @@ class BuildOptions:
     def __post_init__(self) -> None:
         for name in ("n_examples", "shard_tokens", "workers"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and (not _is_integer(value) or value < 1):
                 raise InputError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
+        if not _is_integer(self.seed) or not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed!r}; it must be an integer of at least 0, below 2**63.")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> None:
@@ -69,13 +73,14 @@ def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> 
     """
     texts = _opened(source, dataset)
     meta = _fresh_meta(source, options)
-    found = _there(folder, meta, source)
+    found = _there(folder, meta, source, options.shard_tokens is not None)
     if found is not None and found.complete:
         _check_texts(texts, replace(found, appended_from=0), folder, whole=True)
         return
     if found is not None:
         meta = replace(found, appended_from=0)
         _check_texts(texts, meta, folder, whole=False)
+        write_meta(folder, meta)
     else:
         write_meta(folder, meta)
     clean(folder)
@@ -113,8 +118,7 @@ def _opened(source: Source, dataset: Any) -> Texts:
 
 def _fresh_meta(source: Source, options: BuildOptions) -> IndexMeta:
     model, sae = source.anatomy.model, source.sae
-    exclude = (options.exclude,) if isinstance(options.exclude, str) else tuple(options.exclude)
-    rule = rule_for(model, source.component, exclude)
+    rule = rule_for(model, source.component, options.exclude)
     described = {"fingerprint": sae.fingerprint, "d_hidden": sae.d_hidden, "described": repr(sae)}
     shard_tokens = options.shard_tokens or _shard_tokens(source)
     return IndexMeta(
@@ -122,9 +126,9 @@ def _fresh_meta(source: Source, options: BuildOptions) -> IndexMeta:
         source.model_facts,
         source.component.name,
         rule,
-        options.n_examples,
-        shard_tokens,
-        options.seed,
+        int(options.n_examples),
+        int(shard_tokens),
+        int(options.seed),
     )
 
 
@@ -138,8 +142,12 @@ def _shard_tokens(source: Source) -> int:
     return int(np.clip(_SHARD_PAIRS * rows / max(pairs, 1), 2048, _SHARD_TOKENS))
 
 
-def _there(folder: Path, fresh: IndexMeta, source: Source) -> IndexMeta | None:
-    """The index that a folder holds already, if it is this one.
+def _there(folder: Path, fresh: IndexMeta, source: Source, shard_tokens_given: bool) -> IndexMeta | None:
+    """The index that a folder holds already, if it is this one, as far as its files are whole.
+
+    Args:
+        shard_tokens_given: Else the folder's own number is kept: the default is measured, and another machine's
+            rounding can change it.
 
     Raises:
         FeatureIndexError: It is another one, or something else.
@@ -150,6 +158,8 @@ def _there(folder: Path, fresh: IndexMeta, source: Source) -> IndexMeta | None:
             raise FeatureIndexError(f"{folder} holds something else. Choose another path or remove it first.")
         return None
     source.check(found, folder)
+    if not shard_tokens_given:
+        fresh = replace(fresh, shard_tokens=found.shard_tokens)
     differing = [
         f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
         for before, now, names in ((found, fresh, ("n_examples", "shard_tokens", "seed")),
@@ -161,7 +171,33 @@ def _there(folder: Path, fresh: IndexMeta, source: Source) -> IndexMeta | None:
             f"Another index is in {folder}: {'; '.join(differing)}. Give the same settings to go on with it, or choose"
             " another path."
         )
-    return found
+    return _as_far_as_whole(folder, found)
+
+
+def _as_far_as_whole(folder: Path, meta: IndexMeta) -> IndexMeta:
+    """The index without the first damaged shard and those after it; incomplete where anything has to be made again."""
+    for number, record in enumerate(meta.shards):
+        try:
+            _check_shard(Shard(shard_path(folder, number)), number, record, folder)
+        except FeatureIndexError as error:
+            warn(f"Shard {number} and those after it are made again: {error}")
+            return replace(meta, shards=meta.shards[:number], complete=False)
+    if meta.complete:
+        try:
+            read_summary(folder, int(meta.sae["d_hidden"]))
+            read_pieces(folder)
+        except FeatureIndexError as error:
+            warn(f"The summary is made again: {error}")
+            return replace(meta, complete=False)
+    return meta
+
+
+def _check_shard(shard: Shard, number: int, record: ShardRecord, folder: Path) -> None:
+    if shard.n_tokens != record.tokens or len(shard.values) != record.pairs:
+        raise FeatureIndexError(
+            f"Shard {number} in {folder} is not the one that index.json describes. Remove it and run the same"
+            " build_index again: it makes what is missing."
+        )
 
 
 def _check_texts(texts: Texts, meta: IndexMeta, folder: Path, whole: bool) -> None:
@@ -169,10 +205,14 @@ def _check_texts(texts: Texts, meta: IndexMeta, folder: Path, whole: bool) -> No
     given = iter(texts) if not isinstance(texts, ListedTexts) else (texts[i] for i in range(len(texts)))
     for number, shard in list(enumerate(meta.shards))[meta.appended_from :]:
         if hash_texts(tuple(itertools.islice(given, shard.texts))) != shard.data:
+            remedy = (
+                "Appending was interrupted: give the texts that were being appended, and it goes on."
+                if meta.appended_from
+                else "Choose another path; or append texts to it: FeatureIndex.open(path, model=…, sae=…).add(texts)."
+            )
             raise FeatureIndexError(
                 f"The index in {folder} holds other texts than the ones given (they differ in"
-                f" texts {shard.begins} to {shard.begins + shard.texts - 1}, of shard {number}). Choose another path;"
-                " or append texts to it: FeatureIndex.open(path, model=…, sae=…).add(texts)."
+                f" texts {shard.begins} to {shard.begins + shard.texts - 1}, of shard {number}). {remedy}"
             )
     if whole and next(given, None) is not None:
         raise FeatureIndexError(
@@ -265,8 +305,7 @@ def finish(folder: Path, meta: IndexMeta, pieces_of: Callable[[list[int]], list[
         )
     shards = [Shard(shard_path(folder, number)) for number in range(len(meta.shards))]
     for number, (shard, record) in enumerate(zip(shards, meta.shards, strict=True)):
-        if shard.n_tokens != record.tokens or len(shard.values) != record.pairs:
-            raise FeatureIndexError(f"Shard {number} in {folder} is not the one that index.json describes.")
+        _check_shard(shard, number, record, folder)
     write_pieces(folder, shards, pieces_of)
     write_summary(folder, summarize(shards, int(meta.sae["d_hidden"]), meta.seed))
     write_meta(folder, replace(meta, complete=True, appended_from=0))

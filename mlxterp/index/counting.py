@@ -6,7 +6,7 @@ are the same as shards built together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,14 +91,18 @@ class EncodedShard:
     excluded: dict[str, int]
 
 
-def rule_for(model: LanguageModel, component: Component, exclude: Sequence[str] | str) -> Rule:
+def rule_for(model: LanguageModel, component: Component, exclude: Iterable[str] | str) -> Rule:
     """The rule, with a sink's length measured on some prose: ten times the median but for the first token.
 
     Raises:
         InputError: There is no such exclusion.
     """
-    asked = {exclude} if isinstance(exclude, str) else set(exclude)
-    unknown = sorted(asked - set(EXCLUSIONS), key=str)
+    if not isinstance(exclude, Iterable):
+        raise InputError(
+            f"exclude={exclude!r}; give a list of names: {', '.join(EXCLUSIONS)}. () leaves nothing out."
+        )
+    asked = [exclude] if isinstance(exclude, str) else list(exclude)
+    unknown = [reason for reason in asked if reason not in EXCLUSIONS]
     if unknown:
         raise InputError(
             f"exclude={unknown[0]!r}; there are: {', '.join(EXCLUSIONS)}. () leaves nothing out."

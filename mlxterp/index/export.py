@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BackendError
+from ..errors import BackendError, InputError
 from .files import write_whole
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def write_csv(
 
 
 def _chosen(index: FeatureIndex, features: Iterable[int] | None) -> list[int]:
+    if features is not None and not isinstance(features, Iterable):
+        raise InputError(
+            f"features is {features!r}; give a list of feature ids, or None for all that are active."
+        )
     return [index.check_feature(f) for f in (index.live.tolist() if features is None else features)]
 
 

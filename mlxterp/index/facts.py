@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,7 @@ class IndexFacts:
     def __init__(self, path: Path, meta: IndexMeta, summary: Summary, source: Source | None = None):
         self.path = path
         """Its folder."""
-        self.labels = FeatureRegistry()
-        """Names of features; assign a `FeatureRegistry` or a dict of that form to show them."""
+        self._labels = FeatureRegistry()
         self._load(meta, summary)
         self._source = source
 
@@ -35,6 +34,15 @@ class IndexFacts:
         self._meta, self._summary = meta, summary
         self._reader = Reader(self.path, meta)
         self.__dict__.pop("_pieces", None)
+
+    @property
+    def labels(self) -> FeatureRegistry:
+        """Names of features; assign a `FeatureRegistry` or a dict of that form to show them."""
+        return self._labels
+
+    @labels.setter
+    def labels(self, names: FeatureRegistry | Mapping[Any, Any]) -> None:
+        self._labels = names if isinstance(names, FeatureRegistry) else FeatureRegistry(names)
 
     def label(self, feature_id: int) -> str | None:
         """The feature's name in `labels`; None without one."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..corpus import Corpus
-from ..errors import FeatureIndexError, InputError
+from ..corpus import Corpus, check_texts
+from ..errors import FeatureIndexError, InputError, warn
 from ..features.search import check_top_k, strongest_features
 from ..sae import SAE
 from ..sparse import SparseFeatures
@@ -29,8 +29,9 @@ from .facts import IndexFacts
 from .folder import read_meta
 from .merging import merge
 from .plan import hash_texts
+from .remote import copied, fetched, is_url
 from .stats import FeatureStats, commonest, log_histogram
-from .summary import read_summary
+from .summary import read_summary, summary_of
 
 _BEFORE, _AFTER = 16, 8
 _TOP_TOKENS = 10
@@ -61,22 +62,26 @@ class FeatureIndex(IndexFacts):
 
         Raises:
             FeatureIndexError: There is none, it is damaged, incomplete or of another version; or model or SAE
-                are not those it was built with.
+                are not those it was built with. (Where `add` was interrupted, the index from before opens.)
         """
-        from .remote import fetched, is_url
-
         folder = fetched(str(path)) if is_url(path) else Path(path).expanduser()
         meta = read_meta(folder)
         if meta is None:
             raise FeatureIndexError(
                 f"There is no index in {folder}. model.build_index(sae, texts, path) makes one."
             )
-        if not meta.complete:
+        if not meta.complete and not meta.appended_from:
             raise FeatureIndexError(
                 f"The index in {folder} was interrupted after {meta.n_texts} texts. Run the same build_index again: it"
                 " goes on."
             )
-        index = FeatureIndex(folder, meta, read_summary(folder, int(meta.sae["d_hidden"])))
+        if not meta.complete:
+            meta = meta.before_appending()
+            warn(
+                f"Appending to the index in {folder} was interrupted. It answers with the {meta.n_texts} texts from"
+                " before; index.add of the texts that were being appended goes on."
+            )
+        index = FeatureIndex(folder, meta, summary_of(folder, meta))
         if is_url(path):
             index._is_temporary()
         if model is not None or sae is not None:
@@ -134,7 +139,10 @@ class FeatureIndex(IndexFacts):
         """
         feature_id = self.check_feature(feature_id)
         n = self.n_examples if n is None else n
-        check_top_k(n)
+        check_top_k(n, "n")
+        for name, tokens in (("before", before), ("after", after)):
+            if not isinstance(tokens, (int, np.integer)) or isinstance(tokens, bool) or tokens < 0:
+                raise InputError(f"{name} is {tokens!r}; it must be an integer of at least 0.")
         if quantile is not None and (isinstance(quantile, bool) or quantile not in range(10)):
             raise InputError(
                 f"quantile is {quantile!r}; it must be 0 (the weakest tenth) to 9 (the strongest)."
@@ -287,14 +295,27 @@ class FeatureIndex(IndexFacts):
     def merge(parts: Sequence[FeatureIndex | str | os.PathLike], path: str | os.PathLike) -> FeatureIndex:
         """One index of all the parts' texts, in the order given, in a new folder; the parts stay as they are.
 
-        Answers are those of an index built over all texts at once.
+        Answers are those of an index built over all texts at once. It has the model and SAE of the first part that
+        has them.
+
+        Args:
+            parts: Indexes, their folders or their fsspec URLs.
+            path: A folder. `save` copies the merged index to a URL.
 
         Raises:
             FeatureIndexError: The parts differ in SAE, model, component or exclusions, or one is not complete.
         """
-        folders = [part.path if isinstance(part, FeatureIndex) else Path(part).expanduser() for part in parts]
-        merge(folders, Path(path).expanduser())
-        return FeatureIndex.open(path)
+        if isinstance(parts, (str, os.PathLike, FeatureIndex)):
+            raise InputError(f"Expected a list of indexes or their paths, got {type(parts).__name__}.")
+        if is_url(path):
+            raise InputError(
+                f"Indexes are merged in a folder, not at {path}. merge(parts, folder).save({path!r})"
+            )
+        indexes = [part if isinstance(part, FeatureIndex) else FeatureIndex.open(part) for part in parts]
+        merge([index.path for index in indexes], Path(path).expanduser())
+        merged = FeatureIndex.open(path)
+        merged._source = next((index.source for index in indexes if index.source is not None), None)
+        return merged
 
     def add(self, texts: Any, verbose: bool = True) -> FeatureIndex:
         """Appends texts; answers are those of an index of all texts. After an interruption the same call goes on.
@@ -311,12 +332,11 @@ class FeatureIndex(IndexFacts):
 
     def save(self, path: str | os.PathLike) -> Path | str:
         """Copies the index to a folder that does not exist yet, or to an fsspec URL; returns it."""
-        from .remote import copied
-
         return copied(self.path, path)
 
     def holds(self, texts: Sequence[str]) -> bool:
         """Whether these are the index's texts."""
+        check_texts(texts)
         if len(texts) != self.n_texts:
             return False
         return all(

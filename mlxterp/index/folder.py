@@ -89,6 +89,10 @@ class IndexMeta:
         """Tokens that count."""
         return self.n_tokens - sum(self.excluded.values())
 
+    def before_appending(self) -> IndexMeta:
+        """The complete index that texts were being appended to."""
+        return replace(self, shards=self.shards[: self.appended_from], complete=True, appended_from=0)
+
     def with_shard(self, record: ShardRecord) -> IndexMeta:
         """The same with one more shard."""
         return replace(self, shards=(*self.shards, record), complete=False)

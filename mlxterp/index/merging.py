@@ -22,7 +22,7 @@ def merge(parts: Sequence[Path], folder: Path) -> None:
     """
     if not parts:
         raise InputError("An empty list was given. Give at least one index.")
-    if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
         raise FeatureIndexError(f"{folder} holds something already. Choose another path or remove it first.")
     described = [_meta(part) for part in parts]
     for part, own in zip(parts, described, strict=True):

@@ -26,6 +26,8 @@ def fetched(url: str) -> Path:
     files, root = _filesystem(url)
     folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-"))
     try:
+        if not files.isfile(f"{root}/{META}"):  # before anything is copied: a URL can hold very much else
+            raise FileNotFoundError(f"there is no index, it has no {META}.")
         names = [name for name in files.find(root) if not name.endswith("/")]
         for name in names:
             target = folder / os.path.relpath("/" + name.lstrip("/"), "/" + root.strip("/"))
@@ -36,9 +38,6 @@ def fetched(url: str) -> Path:
     except (OSError, ValueError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise FeatureIndexError(f"{url} cannot be read: {error}") from error
-    if not (folder / META).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        raise FeatureIndexError(f"There is no index at {url}: it has no {META}.")
     return folder
 
 
@@ -57,7 +56,7 @@ def copied(folder: Path, target: str | os.PathLike) -> Path | str:
             raise FeatureIndexError(f"Nothing can be written to {target}: {error}") from error
         return str(target)
     place = Path(target).expanduser()
-    if place.exists() and any(place.iterdir()):
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FeatureIndexError(f"{place} holds something already. Choose another path or remove it first.")
     try:
         for name in names:

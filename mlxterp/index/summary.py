@@ -17,7 +17,7 @@ from ..corpus import scatter
 from ..errors import FeatureIndexError
 from ..text import string_tokens
 from .files import write_whole
-from .folder import PIECES, SUMMARY
+from .folder import PIECES, SUMMARY, IndexMeta, shard_path
 from .shard import Shard, read_arrays, write_arrays
 
 SAMPLE = 100_000
@@ -85,6 +85,19 @@ def read_summary(folder: Path, d_hidden: int) -> Summary:
             " build_index again."
         )
     return Summary(**arrays)
+
+
+def summary_of(folder: Path, meta: IndexMeta) -> Summary:
+    """The summary of an index's shards; counted again where appending was interrupted after the new one was written.
+
+    Raises:
+        FeatureIndexError: It is missing or damaged, or a shard is.
+    """
+    summary = read_summary(folder, int(meta.sae["d_hidden"]))
+    if int(summary.count.sum()) == sum(shard.pairs for shard in meta.shards):
+        return summary
+    shards = [Shard(shard_path(folder, number)) for number in range(len(meta.shards))]
+    return summarize(shards, int(meta.sae["d_hidden"]), meta.seed)
 
 
 def write_pieces(folder: Path, shards: Iterable[Shard], pieces_of: Callable[[list[int]], list[str]]) -> None:

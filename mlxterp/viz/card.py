@@ -84,7 +84,7 @@ class FeatureCard:
     similar: Sequence[tuple[int, float, str | None]] = ()
     """(feature_id, cosine of the decoder directions, label), most similar first."""
     coactive: Sequence[tuple[int, float]] = ()
-    """(feature_id, share of this feature's tokens on which that one is active too), largest first."""
+    """(feature_id, Jaccard index: tokens where both are active / tokens where at least one is), largest first."""
     sae_name: str = ""
     component: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -207,7 +207,7 @@ class FeatureCard:
 
     def _coactive(self, links: Links) -> str:
         rows = [(self._link(f, links), _share(part)) for f, part in self.coactive]
-        return _table("Active together with", ("feature", "share"), rows) if rows else ""
+        return _table("Active together with", ("feature", "overlap"), rows) if rows else ""
 
     def _link(self, feature: int, links: Links) -> str:
         target = links.get((self.sae_name, feature))

@@ -164,6 +164,12 @@ def test_search_finds_names_first_and_then_features_of_the_words(index: FeatureI
     index.labels = mlxterp.FeatureRegistry()
 
 
+def test_names_can_be_given_as_a_dictionary(index: FeatureIndex):
+    index.labels = {11: {"name": "red things"}}
+    assert index.label(11) == "red things"
+    index.labels = {}
+
+
 def test_a_word_of_several_tokens_is_found_at_its_last_one(index: FeatureIndex, embedded):
     word = next(
         w for text in TEXTS for w in text.replace(".", "").split() if len(embedded.tokenize(" " + w)) > 2

@@ -52,7 +52,9 @@ def test_a_feature_that_is_not_there_raises_everywhere(index: FeatureIndex, feat
         lambda i: i.top_texts(0, 0), lambda i: i.top_texts(0, 2.5), lambda i: i.examples(0, -1),
         lambda i: i.examples(0, quantile=10), lambda i: i.examples(0, quantile=True),
         lambda i: i.similar(0, by="taste"), lambda i: i.search(" "), lambda i: i.search(None),
-        lambda i: i.features_for_token(""), lambda i: i.top_features(3),
+        lambda i: i.features_for_token(""), lambda i: i.top_features(3), lambda i: i.examples(0, before=-1),
+        lambda i: i.examples(0, after=1.5), lambda i: i.export_json("never.json", 5), lambda i: i.holds("abc"),
+        lambda i: i.holds([1] * 8), lambda i: FeatureIndex.merge(i, "never"),
     ],
 )  # fmt: skip
 def test_questions_that_cannot_be_raise(index: FeatureIndex, ask):
@@ -77,6 +79,8 @@ def test_texts_that_cannot_be_indexed_raise(embedded, sae, texts, message):
     [
         ({"n_examples": 0}, InputError, "n_examples"), ({"n_examples": True}, InputError, "n_examples"),
         ({"shard_tokens": -5}, InputError, "shard_tokens"), ({"seed": -1}, InputError, "seed"),
+        ({"exclude": None}, InputError, "bos, sinks"), ({"exclude": [["bos"]]}, InputError, "bos, sinks"),
+        ({"seed": 2**64}, InputError, "seed"),
         ({"workers": 0}, InputError, "workers"), ({"exclude": "padding"}, InputError, "bos, sinks"),
         ({"layer": 9, "component": "mlp"}, ComponentError, "9"),
         ({"component": "layers.1.nose"}, ComponentError, "nose"),

@@ -204,6 +204,61 @@ def test_appending_that_stopped_goes_on(embedded, sae, tmp_path, monkeypatch, at
     assert_same(answers(index.add(TEXTS[3:])), whole)
 
 
+@pytest.mark.parametrize("at", range(8))
+def test_an_index_whose_appending_stopped_opens_as_it_was_and_goes_on(
+    embedded, sae, tmp_path, monkeypatch, at
+):
+    whole = answers(embedded.build_index(sae, TEXTS))
+    before = answers(embedded.build_index(sae, TEXTS[:3], tmp_path / "index", shard_tokens=20))
+    index = FeatureIndex.open(tmp_path / "index", embedded, sae)
+    with monkeypatch.context() as patch:
+        stopping(patch, at)
+        with pytest.raises(Interrupted):
+            index.add(TEXTS[3:])
+    if at < 2:  # nothing is there of the new texts
+        index = FeatureIndex.open(tmp_path / "index", embedded, sae)
+    else:
+        with pytest.warns(MlxterpWarning, match="Appending .* was interrupted. It answers with the 3 texts"):
+            index = FeatureIndex.open(tmp_path / "index", embedded, sae)
+    assert_same(answers(index), before)
+    if at >= 2:
+        with pytest.raises(mlxterp.FeatureIndexError, match="give the texts that were being appended"):
+            index.add(["Something else."])
+    assert_same(answers(index.add(TEXTS[3:])), whole)
+    assert_same(answers(FeatureIndex.open(tmp_path / "index")), whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["shards/000000.safetensors", "shards/000002.safetensors", "summary.safetensors", "pieces.json"]
+)
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_the_same_build_makes_again_what_is_damaged(embedded, sae, tmp_path, name, damage):
+    embedded.build_index(sae, TEXTS, tmp_path / "index", shard_tokens=40)
+    whole = files_of(tmp_path / "index")
+    path = tmp_path / "index" / name
+    path.write_bytes(path.read_bytes()[:-9])
+    if damage == "gone":
+        path.unlink()
+    with pytest.warns(MlxterpWarning, match="made again"):
+        embedded.build_index(sae, TEXTS, tmp_path / "index", shard_tokens=40)
+    assert files_of(tmp_path / "index") == whole
+
+
+def test_a_build_goes_on_where_the_measured_size_of_shards_has_changed(embedded, sae, tmp_path, monkeypatch):
+    embedded.build_index(sae, TEXTS, tmp_path / "index")
+    monkeypatch.setattr(
+        "mlxterp.index.building._shard_tokens", lambda source: 2049
+    )  # another machine's rounding
+    assert embedded.build_index(sae, TEXTS, tmp_path / "index").n_texts == len(TEXTS)
+
+
+def test_a_merged_index_has_the_model_and_sae_of_its_parts(embedded, sae, tmp_path):
+    half = embedded.build_index(sae, TEXTS[:4], tmp_path / "half")
+    merged = FeatureIndex.merge([tmp_path / "half", half], tmp_path / "merged")
+    assert merged.top_features(TEXTS[0]) == half.top_features(TEXTS[0])
+    assert FeatureIndex.merge([tmp_path / "half"], tmp_path / "alone").source is None
+
+
 def killed(folder: Path, backend: str, at: int | None) -> int:
     command = [sys.executable, "-m", "tests.index.interrupted", str(folder), "--backend", backend]
     command += [] if at is None else ["--kill-at", str(at)]
@@ -253,6 +308,16 @@ def test_an_index_can_lie_at_a_url(embedded, sae, tmp_path):
     assert_same(answers(FeatureIndex.open("memory://indexes/two")), answers(built))
     with pytest.raises(mlxterp.FeatureIndexError, match="no index"):
         FeatureIndex.open("memory://indexes/three")
+
+
+def test_parts_at_urls_are_merged_in_a_folder(embedded, sae, tmp_path):
+    index = embedded.build_index(sae, TEXTS[:4], "memory://parts/one")
+    merged = FeatureIndex.merge(["memory://parts/one", index], tmp_path / "merged")
+    assert merged.n_texts == 8
+    with pytest.raises(mlxterp.InputError, match="save"):
+        FeatureIndex.merge([index], "memory://parts/all")
+    with pytest.raises(mlxterp.FeatureIndexError, match="there is no index"):
+        FeatureIndex.open("memory://parts")
 
 
 def test_an_index_without_a_path_goes_with_its_object(embedded, sae):
