@@ -13,6 +13,7 @@ from ..demo import FOLDER, Demo, load_demo
 from ..demo.choosing import story_index
 from ..errors import InputError, warn
 from ..index import FeatureIndex
+from ..index.remote import is_url
 from ..model import InterpretableModel
 from ..sae import SAE
 
@@ -104,7 +105,7 @@ def read_texts(given: str | None, own: Sequence[str] | None) -> list[str]:
         return list(own or ())
     if given == STDIN:
         return split_texts(_stdin(), "Standard input")
-    texts = open_texts(Path(given))
+    texts = open_texts(given if is_url(given) else Path(given))
     return list(texts.items)  # type: ignore[union-attr]
 
 
