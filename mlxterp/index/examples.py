@@ -9,6 +9,7 @@ import numpy as np
 
 from ..corpus import scatter
 from ..features.ranking import Firings
+from ..viz.escaping import one_line
 
 _SAME = 5
 """Two examples are the same where this many tokens on both sides of the strongest one are."""
@@ -46,7 +47,7 @@ class FeatureExample:
         return line.replace("\n", "↵").replace("�", "")
 
     def __str__(self) -> str:
-        return f"[{self.activation:.3g}] {self.to_str()}"
+        return f"[{self.activation:.3g}] {one_line(self.to_str())}"
 
 
 @dataclass(frozen=True, eq=False, slots=True)

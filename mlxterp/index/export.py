@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import BackendError, InputError
 from .files import write_whole
+from .remote import is_url, write_at
 
 if TYPE_CHECKING:
     from .feature_index import FeatureIndex
@@ -42,7 +43,7 @@ def as_frame(index: FeatureIndex) -> Any:
 
 def write_json(
     index: FeatureIndex, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
-) -> Path:
+) -> Path | str:
     """See `FeatureIndex.export_json`."""
     facts = {
         "sae": index.fingerprint, "component": index.component, "tokens": index.n_tokens, "texts": index.n_texts,
@@ -55,7 +56,7 @@ def write_json(
 
 def write_csv(
     index: FeatureIndex, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
-) -> Path:
+) -> Path | str:
     """See `FeatureIndex.export_csv`."""
     lines = (_csv(_rows(index, f, n)) for f in _chosen(index, features))
     return _written(path, _joined(_csv([_COLUMNS]), lines, "", between=""))
@@ -110,7 +111,9 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def _written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path:
+def _written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path | str:
+    if is_url(path):
+        return write_at(str(path), parts)
     target = Path(path).expanduser()
     write_whole(target, parts)
     return target

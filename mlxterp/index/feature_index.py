@@ -354,10 +354,11 @@ class FeatureIndex(IndexFacts):
 
     def export_json(
         self, path: str | os.PathLike, features: Iterable[int] | None = None, n: int | None = None
-    ) -> Path:
+    ) -> Path | str:
         """Writes features with figures and examples: {"index": facts, "features": {id: {…}}}; returns the path.
 
         Args:
+            path: A file, or an fsspec URL.
             features: Which ones; None takes all that are active somewhere.
             n: Examples of each, at most; None takes `n_examples`.
         """
@@ -365,10 +366,11 @@ class FeatureIndex(IndexFacts):
 
     def export_csv(
         self, path: str | os.PathLike, features: Iterable[int] | None = None, n: int | None = None
-    ) -> Path:
+    ) -> Path | str:
         """Writes a row for each example (one without, for a feature that has none) with its feature's figures.
 
         Args:
+            path: A file, or an fsspec URL.
             features: Which ones; None takes all that are active somewhere.
             n: Examples of each, at most; None takes `n_examples`.
         """

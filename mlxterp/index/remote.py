@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,23 @@ def copied(folder: Path, target: str | os.PathLike) -> Path | str:
             f"Nothing can be written to {place}: {error}. Make room and save again."
         ) from error
     return place
+
+
+def write_at(url: str, parts: Iterable[bytes]) -> str:
+    """Writes a file at a URL; returns it.
+
+    Raises:
+        FeatureIndexError: Nothing can be written there.
+    """
+    files, place = _filesystem(url)
+    try:
+        files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        with files.open(place, "wb") as file:
+            for part in parts:
+                file.write(part)
+    except (OSError, ValueError) as error:
+        raise FeatureIndexError(f"Nothing can be written to {url}: {error}") from error
+    return url
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -260,6 +261,8 @@ def test_hostile_text_comes_back_as_it_was_and_escaped_where_it_is_shown(embedde
     written = index.export_json(tmp_path / "all.json")
     assert set(json.loads(written.read_text())["features"]) == {str(f) for f in index.live.tolist()}
     assert index.export_csv(tmp_path / "all.csv").read_bytes().startswith(b"feature_id,label")
+    shown = "".join(str(e) for f in index.live.tolist() for e in index.examples(f))
+    assert not re.search("[\x00-\x1f\x7f-\x9f]", shown), "a terminal would act on it"
 
 
 def test_a_lone_surrogate_is_told_where_it_enters(embedded, sae):

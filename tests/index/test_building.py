@@ -311,6 +311,7 @@ def test_an_index_can_lie_at_a_url(embedded, sae, tmp_path):
 
 
 def test_parts_at_urls_are_merged_in_a_folder(embedded, sae, tmp_path):
+    pytest.importorskip("fsspec")
     index = embedded.build_index(sae, TEXTS[:4], "memory://parts/one")
     merged = FeatureIndex.merge(["memory://parts/one", index], tmp_path / "merged")
     assert merged.n_texts == 8
@@ -318,6 +319,14 @@ def test_parts_at_urls_are_merged_in_a_folder(embedded, sae, tmp_path):
         FeatureIndex.merge([index], "memory://parts/all")
     with pytest.raises(mlxterp.FeatureIndexError, match="there is no index"):
         FeatureIndex.open("memory://parts")
+
+
+def test_exports_can_go_to_a_url(embedded, sae, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    index = embedded.build_index(sae, TEXTS)
+    assert index.export_json("memory://exports/new/features.json") == "memory://exports/new/features.json"
+    written = fsspec.filesystem("memory").cat_file("/exports/new/features.json")
+    assert written == index.export_json(tmp_path / "features.json").read_bytes()
 
 
 def test_an_index_without_a_path_goes_with_its_object(embedded, sae):
