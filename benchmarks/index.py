@@ -239,12 +239,23 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
         rows[f"{name}: what it does"] = theirs["does"]
         rows[f"{name}: s for all features"] = theirs["seconds"]
         for wing in args.wings:
-            ours = Subject.on(wing, args.work)
-            ours.texts[:] = subject.texts
-            taken = seconds_of(lambda ours=ours: ours.build())
-            rows[f"{name}: s of ours beside it ({wing})"] = taken
-            rows[f"{name}: ours ({wing}) × its speed"] = theirs["seconds"] / taken
+            build, examples = build_and_examples(Subject.on(wing, args.work))
+            rows[f"{name}: s of ours beside it ({wing}), the build and 20 examples of each feature"] = (
+                build + examples
+            )
+            rows[f"{name}: ours ({wing}) × its speed"] = theirs["seconds"] / (build + examples)
+            rows[f"{name}: ours ({wing}) × its speed, the build alone"] = theirs["seconds"] / build
     return rows
+
+
+def build_and_examples(subject: Subject) -> tuple[float, float]:
+    """Seconds of the build, and of 20 examples with their tokens of each feature (256 measured, scaled)."""
+    built: list[mlxterp.FeatureIndex] = []
+    build = seconds_of(lambda: built.append(subject.build()))
+    [index] = built
+    features = range(0, index.d_hidden, index.d_hidden // 256)
+    taken = seconds_of(lambda: [index.examples(feature, 20) for feature in features])
+    return build, taken / len(features) * index.d_hidden
 
 
 PARTS = {"stages": stages, "memory": memory, "questions": questions, "step": step, "peers": peers}

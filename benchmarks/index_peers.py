@@ -3,7 +3,7 @@
     pip install torch==2.13.0 sae-vis==0.3.7 sae-lens==5.11.0 frozendict tabulate "pyarrow<22"    (sae-vis)
     pip install torch==2.13.0 sae-dashboard==0.8.0 "pyarrow<22" && pip uninstall torchvision torchaudio
     pip install torch==2.13.0 mi-crow==1.0.0.post10 "pyarrow<22" "matplotlib<3.9" && pip uninstall torchvision
-    pip install torch==2.13.0 eai-delphi                            (delphi)
+    pip install torch==2.13.0 eai-delphi==0.1.3 && pip uninstall torchvision torchaudio torchcodec
     PYTHON benchmarks/index_peers.py sae-vis --model FOLDER --sae FOLDER --texts texts.json
 
 Each line needs an environment of its own. benchmarks/index.py runs this beside ours. The dashboards go over all
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,51 @@ def mi_crow(args: argparse.Namespace) -> dict[str, Any]:
     return {"does": does, "seconds": taken / tokens * sum(lengths)}
 
 
+def delphi(args: argparse.Namespace) -> dict[str, Any]:
+    """Its cache of all activations, in one pass; then the examples of some features, read from the cache."""
+    from delphi.config import CacheConfig, ConstructorConfig, SamplerConfig  # type: ignore[import-not-found]
+    from delphi.latents import LatentCache, LatentDataset  # type: ignore[import-not-found]
+    from delphi.sparse_coders.load_sparsify import sae_dense_latents  # type: ignore[import-not-found]
+    from safetensors.torch import load_file
+    from sparsify import SparseCoder, SparseCoderConfig  # type: ignore[import-not-found]
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    weights = load_file(args.sae / "sae_weights.safetensors")
+    d_in, d_sae = weights["W_enc"].shape
+    k = json.loads((args.sae / "cfg.json").read_text(encoding="utf-8"))["k"]
+    coder = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k))
+    coder.encoder.weight.data, coder.encoder.bias.data = weights["W_enc"].T.contiguous(), weights["b_enc"]
+    coder.b_dec.data = weights["b_dec"]
+    place = f"transformer.h.{layer_of(args)}"
+    ids = token_ids(args)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def cache_all() -> None:
+            cache = LatentCache(model, {place: partial(sae_dense_latents, sae=coder)}, batch_size=8)
+            cache.run(ids.numel(), ids)
+            cache.save_splits(5, Path(folder))
+            cache.save_config(Path(folder), CacheConfig(cache_ctx_len=CONTEXT), args.model)
+
+        def read() -> int:
+            dataset = LatentDataset(
+                folder, SamplerConfig(n_examples_train=20, n_examples_test=0, train_type="top"),
+                ConstructorConfig(min_examples=1, n_non_activating=0), tokenizer, [place],
+                {place: torch.arange(0, d_sae, d_sae // FEATURES)},
+            )  # fmt: skip
+            return sum(1 for _ in dataset)
+
+        cached = seconds_of(cache_all)
+        found: list[int] = []
+        taken = seconds_of(lambda: found.append(read()))
+    does = (
+        f"LatentCache and save_splits of all features, {cached:.0f} s; LatentDataset, the 20 strongest windows of 32"
+        f" tokens, {taken:.1f} s for {found[0]} features, scaled to {d_sae}"
+    )
+    return {"does": does, "seconds": cached + taken / found[0] * d_sae}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -248,6 +294,7 @@ def main() -> None:
 PEERS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     **dict.fromkeys(DASHBOARDS, dashboard),
     "mi-crow": mi_crow,
+    "eai-delphi": delphi,
 }
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from .backends.base import LanguageModel
 from .errors import InputError
 from .features.fitting import open_sae, warn_of_another_place
 from .index import BuildOptions, FeatureIndex, Source, build
-from .index.remote import copied, is_url
+from .index.remote import copied, is_url, refuse_index
 from .sae import SAE
 
 
@@ -77,6 +77,8 @@ class IndexMethods:
         if path is not None and not is_url(path):
             build(source, texts, Path(path).expanduser(), options)
             return FeatureIndex.open(path).attach(self, source.sae)
+        if path is not None:
+            refuse_index(str(path))  # before the model runs over all the texts
         folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-"))
         try:
             build(source, texts, folder, options)

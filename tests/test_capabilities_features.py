@@ -61,9 +61,7 @@ def test_C4_texts_of_a_feature_are_triples_and_a_dead_one_has_none(demo, texts):
         assert 0 <= position < len(demo.model.tokenize(text))
     bias = demo.sae.b_enc.copy()
     bias[feature] = -1e6
-    weights = SAEWeights(
-        demo.sae.W_enc, bias, demo.sae.W_dec, demo.sae.b_dec, demo.sae.subtract_b_dec
-    )
+    weights = SAEWeights(demo.sae.W_enc, bias, demo.sae.W_dec, demo.sae.b_dec, demo.sae.subtract_b_dec)
     dead = demo.sae.replace(weights=weights)
     assert not demo.model.get_top_texts_for_feature(feature, dead, texts, layer=LAYER, component=COMPONENT)
 

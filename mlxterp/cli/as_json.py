@@ -62,7 +62,7 @@ def _card(card: FeatureCard) -> dict[str, Any]:
         "promoted": None if card.logits is None else [list(pair) for pair in card.logits.promoted],
         "suppressed": None if card.logits is None else [list(pair) for pair in card.logits.suppressed],
         "similar": [{"feature_id": f, "cosine": c, "label": name} for f, c, name in card.similar],
-        "coactive": [{"feature_id": f, "share": share} for f, share in card.coactive],
+        "coactive": [{"feature_id": f, "overlap": overlap} for f, overlap in card.coactive],
         "examples": {
             title: [
                 {

@@ -12,7 +12,7 @@ def partners(summary: Summary, feature_id: int) -> list[tuple[int, float]]:
     together, own = _together(summary, feature_id)
     ids = np.flatnonzero(together)
     ids = ids[ids != feature_id]
-    alone = _sampled_counts(summary)[ids]
+    alone = summary.sample_count[ids]
     shares = together[ids] / (own + alone - together[ids])
     order = np.lexsort((ids, -shares))
     return [(int(ids[i]), float(shares[i])) for i in order]
@@ -21,7 +21,7 @@ def partners(summary: Summary, feature_id: int) -> list[tuple[int, float]]:
 def share_of(summary: Summary, feature_id: int, other: int) -> float:
     """Jaccard index of two features; 0 where neither is active in the sample, 1 for the same active feature."""
     together, own = _together(summary, feature_id)
-    either = own + int(_sampled_counts(summary)[other]) - int(together[other])
+    either = own + int(summary.sample_count[other]) - int(together[other])
     return float(together[other] / either) if either else 0.0
 
 
@@ -33,7 +33,3 @@ def _together(summary: Summary, feature_id: int) -> tuple[np.ndarray, int]:
     ends = np.cumsum(counts)
     pairs = np.repeat(starts - (ends - counts), counts) + np.arange(int(counts.sum()))
     return np.bincount(summary.sample_features[pairs], minlength=len(summary.count)), len(rows)
-
-
-def _sampled_counts(summary: Summary) -> np.ndarray:
-    return np.bincount(summary.sample_features, minlength=len(summary.count))

@@ -29,6 +29,7 @@ class IndexFacts:
         self._labels = FeatureRegistry()
         self._load(meta, summary)
         self._source = source
+        self._url: str | None = None  # where it was copied from
 
     def _load(self, meta: IndexMeta, summary: Summary) -> None:
         self._meta, self._summary = meta, summary
@@ -158,5 +159,6 @@ class IndexFacts:
             )
         return int(feature_id)
 
-    def _is_temporary(self) -> None:
+    def _is_copy_of(self, url: str) -> None:
+        self._url = url
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

@@ -83,7 +83,7 @@ class FeatureIndex(IndexFacts):
             )
         index = FeatureIndex(folder, meta, summary_of(folder, meta))
         if is_url(path):
-            index._is_temporary()
+            index._is_copy_of(str(path))
         if model is not None or sae is not None:
             index.attach(model, sae)
         return index
@@ -323,6 +323,10 @@ class FeatureIndex(IndexFacts):
         Raises:
             FeatureIndexError: The index was opened without its model and SAE.
         """
+        if self._url is not None:
+            warn(
+                f"Texts are added to a copy of {self._url}, not to what lies there. Keep it: index.save(another place)."
+            )
         options = BuildOptions(verbose=verbose)
         extend(self._with_source(), self.path, texts, options)
         meta = read_meta(self.path)

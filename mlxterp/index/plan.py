@@ -144,7 +144,7 @@ def _pieces(
     """(start, ids with what came before, how many came before, prefixes) of a text's pieces; none of an empty one."""
     if not len(ids):
         return
-    prefixes = Corpus.from_token_ids([ids.tolist()]).prefixes()
+    prefixes = Corpus.from_token_ids([ids]).prefixes()
     if len(ids) <= shard_tokens or size is None or len(ids) <= size:
         yield 0, ids, 0, prefixes
         return

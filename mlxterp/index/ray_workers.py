@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import Anatomy
 from ..backends import load_language_model
-from ..errors import BackendError, InputError
+from ..errors import BackendError, FeatureIndexError, InputError
+from ..features.collecting import probed
 from ..sae import SAE
 from .counting import EncodedShard, Rule, encode_shard
 from .plan import ShardPlan
+from .source import same_probe
 
 if TYPE_CHECKING:
     from .source import Source
@@ -27,11 +29,20 @@ _AHEAD = 2
 class Worker:
     """What an actor holds: the model, the SAE, and the rule."""
 
-    def __init__(self, model: str, backend: str, component: str, sae: tuple[Any, ...], rule: Rule):
+    def __init__(
+        self, model: str, backend: str, component: str, sae: tuple[Any, ...], rule: Rule, probe: list[float]
+    ):
         language_model = load_language_model(model, backend=backend)
         weights, activation, form = sae
         self._model, self._rule = language_model, rule
-        self._component = Anatomy(language_model).component(component)
+        anatomy = Anatomy(language_model)
+        self._component = anatomy.component(component)
+        if not same_probe(probe, probed(anatomy, [self._component])[component]):
+            raise FeatureIndexError(
+                f"Workers load {model} themselves, and what they got computes something else than the model here. Was"
+                " it changed after loading (quantized, an adapter)? Save it and load it from its folder, or build"
+                " without workers."
+            )
         self._sae = SAE(weights, activation, form=form, backend=backend)
 
     def encode(self, plan: ShardPlan) -> EncodedShard:
@@ -49,7 +60,8 @@ def encoded_by_ray(
         InputError: The model was given as an object, so workers cannot load it.
     """
     try:
-        import ray  # pyright: ignore[reportMissingImports]
+        import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise BackendError('workers=… needs Ray: pip install "mlxterp[ray]".') from error
     if source.name is None:
@@ -68,6 +80,10 @@ def encoded_by_ray(
         actors = _actors(ray, source, sae, rule, workers)
         try:
             yield from _in_order(ray, actors, plans)
+        except RayError as error:
+            raise FeatureIndexError(
+                f"A worker failed: {str(error).strip().splitlines()[-1]} What is written stays; the same call goes on."
+            ) from error
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -80,8 +96,11 @@ def encoded_by_ray(
 def _actors(ray: Any, source: Source, sae: Any, rule: Rule, workers: int) -> list[Any]:
     backend = source.anatomy.model.backend.name
     options = {"num_cpus": 1, "num_gpus": int(source.on_gpu), "max_restarts": 3, "max_task_retries": 3}
+    probe = source.model_facts["probe"]
     make = ray.remote(**options)(Worker)
-    return [make.remote(source.name, backend, source.component.name, sae, rule) for _ in range(workers)]
+    return [
+        make.remote(source.name, backend, source.component.name, sae, rule, probe) for _ in range(workers)
+    ]
 
 
 def _in_order(

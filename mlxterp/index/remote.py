@@ -42,12 +42,26 @@ def fetched(url: str) -> Path:
     return folder
 
 
+def refuse_index(url: str) -> None:
+    """Raises FeatureIndexError where an index lies at a URL already."""
+    files, root = _filesystem(url)
+    try:
+        there = files.isfile(f"{root}/{META}")
+    except (OSError, ValueError) as error:
+        raise FeatureIndexError(f"{url} cannot be reached: {error}") from error
+    if there:
+        raise FeatureIndexError(
+            f"An index lies at {url} already: FeatureIndex.open({url!r}). Choose another place or remove it first."
+        )
+
+
 def copied(folder: Path, target: str | os.PathLike) -> Path | str:
     """Copies an index's folder to a new folder or URL; `index.json` last, so that half a copy is no index."""
     names = sorted(
         (p.relative_to(folder) for p in folder.rglob("*") if p.is_file()), key=lambda p: str(p) == META
     )
     if is_url(target):
+        refuse_index(str(target))
         files, root = _filesystem(str(target))
         try:
             for name in names:

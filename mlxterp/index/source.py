@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,16 @@ class Source:
             raise FeatureIndexError(
                 f"The index in {folder} is of {meta.component}, not of {self.component.name}. Build one there."
             )
-        before, now = np.array(meta.model["probe"]), np.array(self.model_facts["probe"])
-        if len(before) != len(now) or not np.allclose(
-            before, now, rtol=_SAME_MODEL, atol=1e-4 * float(now.max())
-        ):
+        before, now = meta.model["probe"], self.model_facts["probe"]
+        if not same_probe(before, now):
             raise FeatureIndexError(
                 f"The index in {folder} was built with another model ({meta.model.get('name')}), or with other weights:"
                 f" on {len(now)} fixed tokens the activations of {meta.component} have other lengths than here."
             )
+
+
+def same_probe(before: Sequence[float], now: Sequence[float]) -> bool:
+    """Whether two probes (lengths of a component's activations on fixed tokens) are of the same model."""
+    if len(before) != len(now):
+        return False
+    return np.allclose(before, now, rtol=_SAME_MODEL, atol=1e-4 * float(np.max(now)))

@@ -22,7 +22,7 @@ from .shard import Shard, read_arrays, write_arrays
 
 SAMPLE = 100_000
 """Tokens that co-activation is counted on."""
-_NAMES = ("count", "total", "maximum", "sample_indptr", "sample_features")
+_NAMES = ("count", "total", "maximum", "sample_count", "sample_indptr", "sample_features")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -35,6 +35,8 @@ class Summary:
     """float64, (d_hidden,): sum of its activations."""
     maximum: np.ndarray
     """float32, (d_hidden,): its activation of largest magnitude; 0 where it is never active."""
+    sample_count: np.ndarray
+    """int64, (d_hidden,): sampled tokens where the feature is active."""
     sample_indptr: np.ndarray
     """int64, (sampled + 1,): where each sampled token starts in `sample_features`."""
     sample_features: np.ndarray
@@ -63,7 +65,7 @@ def summarize(shards: Iterable[Shard], d_hidden: int, seed: int) -> Summary:
             found = reduce.reduceat(values, starts)
             maximum[active] = np.where(np.abs(found) > np.abs(maximum[active]), found, maximum[active])
     indptr, features = _sample(shards, seed)
-    return Summary(count, total, maximum, indptr, features)
+    return Summary(count, total, maximum, np.bincount(features, minlength=d_hidden), indptr, features)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -78,7 +80,7 @@ def read_summary(folder: Path, d_hidden: int) -> Summary:
         FeatureIndexError: It is missing or damaged.
     """
     arrays = read_arrays(folder / SUMMARY, _NAMES)
-    sizes = {len(arrays[name]) for name in _NAMES[:3]}
+    sizes = {len(arrays[name]) for name in _NAMES[:4]}
     if sizes != {d_hidden}:
         raise FeatureIndexError(
             f"{folder / SUMMARY} describes {sizes} features, the index has {d_hidden}. Remove it and run the same"

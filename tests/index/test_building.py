@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -292,6 +293,17 @@ def test_two_ray_workers_write_the_same_files(embedded, sae, tmp_path):
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "here")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_workers_that_load_another_model_than_the_one_here_are_refused(sae, tmp_path):
+    pytest.importorskip("ray")
+    model = mlxterp.load_demo("mlx").model
+    language_model: Any = model.language_model
+    embedding = language_model.model.model.embed_tokens
+    embedding.weight = embedding.weight * 1.5
+    with pytest.raises(mlxterp.FeatureIndexError, match="A worker failed"):
+        model.build_index(sae, TEXTS, tmp_path / "ray", workers=1)
+
+
 def test_workers_cannot_load_a_model_that_was_given_as_an_object(embedded, sae):
     pytest.importorskip("ray")
     bare = mlxterp.InterpretableModel(embedded.language_model.model, tokenizer=embedded.tokenizer)
@@ -304,7 +316,13 @@ def test_an_index_can_lie_at_a_url(embedded, sae, tmp_path):
     built = embedded.build_index(sae, TEXTS, "memory://indexes/one")
     opened = FeatureIndex.open("memory://indexes/one", embedded, sae)
     assert_same(answers(opened), answers(built))
+    with pytest.raises(mlxterp.FeatureIndexError, match="lies at memory://indexes/one already"):
+        embedded.build_index(sae, TEXTS, "memory://indexes/one")
+    with pytest.raises(mlxterp.FeatureIndexError, match="already"):
+        built.save("memory://indexes/one")
     built.save("memory://indexes/two")
+    with pytest.warns(MlxterpWarning, match="a copy of memory://indexes/one"):
+        assert opened.add(["One more."]).n_texts == len(TEXTS) + 1
     assert_same(answers(FeatureIndex.open("memory://indexes/two")), answers(built))
     with pytest.raises(mlxterp.FeatureIndexError, match="no index"):
         FeatureIndex.open("memory://indexes/three")
