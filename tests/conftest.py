@@ -13,6 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads of torch and of MLX
 
 import mlxterp
 
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import HealthCheck, settings
+
+    # How fast a machine draws examples is no property of the code.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
