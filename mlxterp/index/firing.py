@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..features.ranking import Firings
+from ..strongest import Strongest
 from .examples import Window
 from .folder import IndexMeta, shard_path
 from .shard import Shard
-from .strongest import Strongest
 
 
 class Reader:

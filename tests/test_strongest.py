@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mlxterp import InputError, SparseFeatures
-from mlxterp.index import strongest
-from mlxterp.index.strongest import Strongest, strongest_of_each
+from mlxterp import InputError, SparseFeatures, strongest
+from mlxterp.strongest import Strongest, strongest_of_each
 
 FEW = st.sampled_from([0.0, 0.5, 1.0, -1.0, 2.0, -3.0])
 """Activations that are often equal in magnitude."""
@@ -60,6 +59,20 @@ def test_shard_after_shard_gives_what_all_at_once_gives(dense, n, cuts):
     found = Strongest(dense.shape[1], n)
     for first, end in pairwise([0, *sorted(min(cut, len(dense)) for cut in cuts), len(dense)]):
         found.add(SparseFeatures.from_dense(dense[first:end]).transpose(), first)
+    assert_same((found.tokens, found.values), sorted_one_by_one(dense, n))
+
+
+@given(activations(), st.integers(1, 8), st.integers(1, 8))
+def test_a_smaller_copy_holds_the_strongest_and_a_larger_one_has_room_for_later_ones(dense, n, other):
+    half = len(dense) // 2
+    found = Strongest(dense.shape[1], max(n, other))
+    found.add(SparseFeatures.from_dense(dense[:half]).transpose())
+    found = found.resized(dense.shape[1], n)
+    assert_same((found.tokens, found.values), sorted_one_by_one(dense[:half], n))
+    wider = found.resized(dense.shape[1] + 2, n + 1)
+    assert_same((wider.tokens[:-2, :-1], wider.values[:-2, :-1]), (found.tokens, found.values))
+    assert (wider.tokens[:, -1] == -1).all() and (wider.tokens[-2:] == -1).all()
+    found.add(SparseFeatures.from_dense(dense[half:]).transpose(), half)
     assert_same((found.tokens, found.values), sorted_one_by_one(dense, n))
 
 

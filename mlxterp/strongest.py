@@ -1,8 +1,9 @@
 """The n strongest tokens of every feature at once: what an export or a table of all features shows.
 
 Where one feature is asked for, its slice is sorted (`features.ranking`); here all are answered together,
-shard after shard, from the transposes that shards hold. Most pairs are only compared with a floor that n
-tokens of their feature reach for certain; the few that are left are sorted.
+part after part: `index` adds the transposes that its shards hold, `concepts` adds texts as they are run.
+Most pairs are only compared with a floor that n tokens of their feature reach for certain; the few that are
+left are sorted.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import InputError
-from ..sparse import SparseFeatures
+from .errors import InputError
+from .sparse import SparseFeatures
 
 _PAIRS = 1 << 20
 """Looked at together, so that temporaries stay small."""
@@ -68,6 +69,19 @@ class Strongest:
             )
             tokens = by_feature.indices[pair] + np.int64(first_token)
             self._place(first + row, rank, tokens, by_feature.values[pair])
+
+    def resized(self, d_hidden: int, n: int) -> Strongest:
+        """A copy with room for other numbers of features and tokens; what has no room there is left out.
+
+        Where a feature had more tokens than it had room for, a larger copy does not bring them back.
+
+        Raises:
+            InputError: `n` is below 1.
+        """
+        copy, rows, width = Strongest(d_hidden, n), min(d_hidden, len(self.tokens)), min(n, self._n)
+        copy.tokens[:rows, :width] = self.tokens[:rows, :width]
+        copy.values[:rows, :width] = self.values[:rows, :width]
+        return copy
 
     def _place(self, row: np.ndarray, rank: np.ndarray, tokens: np.ndarray, values: np.ndarray) -> None:
         """Puts later tokens into the rows, given in order of row and rank."""
