@@ -24,6 +24,7 @@ LEVEL = {
     "features": 4, "index": 4, "lens": 4, "generation": 4, "gradients": 4, "proxies": 4, "viz": 4,
     "steering": 4,
     "model": 5, "model_saes": 5, "model_index": 5, "demo": 5, "cli": 5,
+    "plotting": 1, "stream_lens": 4, "patching": 4, "model_patching": 5,
 }  # fmt: skip
 """A room may import rooms of its own level or below; nobody below imports the front door (level 5)."""
 

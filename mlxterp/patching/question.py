@@ -1,0 +1,68 @@
+"""What a patching call asks: which components of which layers, split by what, measured how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..anatomy import Anatomy
+from ..errors import InputError
+from ..positions import Positions
+from ..stream_lens import chosen_layers
+from ..tokens import TokenBatch
+from .pair import Pair
+
+BY = ("layer", "position", "head")
+_HEADS = ("q", "k", "v", "z", "pattern")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Question:
+    """Checked arguments of a patching call."""
+
+    components: tuple[str, ...]
+    """Names below a layer."""
+    layers: tuple[int, ...]
+    by: str
+    """"layer", "position" or "head"."""
+    pair: Pair
+    metric: Any
+    """As it was given: a name of `DISTANCES`, a `LogitDifference`, or a function of logits."""
+
+    @staticmethod
+    def of(
+        anatomy: Anatomy,
+        clean: TokenBatch,
+        corrupted: TokenBatch,
+        component: str | Sequence[str] | None,
+        layers: int | Iterable[int] | None,
+        metric: Any,
+        by: str,
+        positions: Positions,
+    ) -> Question:
+        """Checks what can be checked before anything runs.
+
+        Raises:
+            InputError: An unknown `by`, no component, or texts that do not correspond.
+            ComponentError: No such layer or component.
+        """
+        if component == "attn_head":  # the existing mlxterp's name
+            component, by = "attn.z", "head"
+        if by not in BY:
+            raise InputError(f"by={by!r}: expected one of {', '.join(map(repr, BY))}.")
+        if component is None:
+            component = "attn.z" if by == "head" else "mlp"
+        names = (component,) if isinstance(component, str) else tuple(dict.fromkeys(component))
+        if not names:
+            raise InputError("component= is empty. Name at least one, such as 'mlp', 'attn' or 'resid_post'.")
+        chosen = chosen_layers(anatomy, layers)
+        for name in names:
+            for layer in chosen:
+                path = anatomy.names.resolve(f"layers.{layer}.{name}")
+                if by == "head" and path.kind != "head":
+                    raise InputError(
+                        f"{name!r} has no heads. by='head' takes {', '.join(f'attn.{h}' for h in _HEADS)};"
+                        " attn.z is what each head puts out before the output projection."
+                    )
+        return Question(names, chosen, by, Pair.of(clean, corrupted, positions, by == "position"), metric)

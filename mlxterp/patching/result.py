@@ -1,0 +1,222 @@
+"""`PatchingResult`: how much of the way from the corrupted to the clean run each place makes.
+
+`activation_patching` and `attribution_patching` leave it behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..anatomy import Anatomy
+from ..errors import warn
+from ..plotting import bars, finished, heatmap, new_figure
+from ..text import string_tokens
+from ..viz.escaping import escaped, one_line
+from ..viz.grid import Cell, Grid
+from ..viz.page import Links, cell, page, write_page
+from ..viz.palette import steps_of
+from .question import Question
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SAME = 1e-6
+"""A clean and a corrupted value closer than this share of their size are called equal: that is rounding."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class PatchingResult:
+    """The metric with each place of one component patched.
+
+    A notebook shows it by itself; `print` shows it in the terminal.
+    """
+
+    component: str
+    """Name below a layer."""
+    layers: tuple[int, ...]
+    by: str
+    """"layer", "position" or "head"."""
+    columns: tuple[int, ...]
+    """Positions of the corrupted text, or heads; empty by layer."""
+    raw: np.ndarray
+    """float64, (layers,), or (layers, columns): the metric of the patched run (by attribution: its estimate).
+    NaN where a layer has fewer heads than another."""
+    clean: float
+    """The metric of the clean run."""
+    corrupted: float
+    """The metric of the corrupted run."""
+    metric: str
+    method: str
+    """"activation patching" or "attribution patching"."""
+    tokens: tuple[str, ...] = ()
+    """Text of the token at each position: the corrupted one, or "clean → corrupted" where they differ."""
+
+    @property
+    def effects(self) -> np.ndarray:
+        """float64, of `raw`'s shape: 0 is the corrupted run, 1 the clean one; NaN where both give the same metric."""
+        if not differ(self.clean, self.corrupted):
+            return np.full(self.raw.shape, np.nan)
+        return (self.raw - self.corrupted) / (self.clean - self.corrupted)
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each place, with "layer", "position" (and "token") or "head", "effect" and "raw".
+
+        `pandas.DataFrame(result.table)` takes it.
+        """
+        rows = []
+        effects = self.effects
+        for index in np.ndindex(self.raw.shape):
+            row: dict[str, Any] = {"layer": self.layers[index[0]]}
+            if self.columns:
+                row[self.by] = self.columns[index[1]]
+            if self.tokens:
+                row["token"] = self.tokens[index[1]]
+            rows.append(row | {"effect": float(effects[index]), "raw": float(self.raw[index])})
+        return rows
+
+    def top_components(self, k: int = 5) -> list[tuple[Any, ...]]:
+        """The places of largest effect, of either sign: (layer, effect), or (layer, position or head, effect)."""
+        rows = [row for row in self.table if np.isfinite(row["effect"])]
+        rows.sort(key=lambda row: -abs(row["effect"]))
+        middle = [self.by] if self.columns else []
+        return [tuple(row[key] for key in ("layer", *middle, "effect")) for row in rows[:k]]
+
+    # -- to look at -----------------------------------------------------------------------------
+
+    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
+        """HTML without style sheet, for a page; its heading is of this `level`."""
+        anchor = f' id="{element_id}"' if element_id else ""
+        return (
+            f'<section class="mxt-panel"{anchor} aria-label="Patching">'
+            f'<h{level} class="mxt-title">{escaped(self._title())}</h{level}>{self._grid().html()}'
+            f'<div class="mxt-foot">{escaped(self._facts())}</div></section>'
+        )
+
+    def to_html(self, path: str | os.PathLike) -> Path:
+        """Writes one HTML file that needs no network; returns its path.
+
+        Raises:
+            InputError: The folder does not exist, or `path` is a folder.
+        """
+        return write_page(path, page(self._title(), self.fragment(level=1)))
+
+    def _repr_html_(self) -> str:
+        return cell(self)
+
+    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
+        """Bars by layer, or a heatmap of layers by positions or heads.
+
+        Args:
+            path: Where to save it (.png, .svg, .pdf, …).
+            show: Open a window. (A notebook shows the figure by itself.)
+
+        Raises:
+            BackendError: matplotlib is not installed.
+        """
+        effects, layers = self.effects, [str(n) for n in self.layers]
+        if not self.columns:
+            figure = new_figure(5 + 0.25 * len(layers), 3.6, show)
+            axes = figure.subplots()
+            bars(axes, effects, layers, "effect")
+            axes.set(xlabel="layer", title=self._title())
+            return finished(figure, path, show)
+        figure = new_figure(3 + 0.4 * len(self.columns), 2 + 0.3 * len(layers), show)
+        axes, scale = figure.subplots(), self._scale()
+        names = [one_line(f"{n} {t}".strip()) for n, t in self._headed()]
+        heatmap(axes, effects, layers, names, limits=(-scale, scale), label="effect")
+        axes.set(xlabel=self.by, ylabel="layer", title=self._title())
+        return finished(figure, path, show)
+
+    def __str__(self) -> str:
+        return "\n".join([self._title(), *self._grid().lines(), self._facts()])
+
+    def __repr__(self) -> str:
+        return f"PatchingResult({self.component} by {self.by}: effects {self.raw.shape}, {self.method})"
+
+    def _title(self) -> str:
+        name = self.method[0].upper() + self.method[1:]
+        return f"{name} of {one_line(self.component)}, by {self.by}"
+
+    def _facts(self) -> str:
+        return (
+            f"0 is the corrupted run ({self.corrupted:.4g}), 1 the clean one ({self.clean:.4g});"
+            f" metric: {one_line(self.metric)}"
+        )
+
+    def _headed(self) -> list[tuple[str, str]]:
+        tokens = self.tokens or ("",) * len(self.columns)
+        return [(str(n), token) for n, token in zip(self.columns, tokens, strict=True)]
+
+    def _scale(self) -> float:
+        effects = np.abs(self.effects)
+        return float(np.max(effects, where=np.isfinite(effects), initial=0.0)) or 1.0
+
+    def _grid(self) -> Grid:
+        effects = self.effects.reshape(len(self.layers), -1)
+        steps = np.where(np.isfinite(effects), steps_of(np.nan_to_num(effects), self._scale()), 0)
+        raw = self.raw.reshape(effects.shape)
+        rows = [
+            (
+                str(layer),
+                [
+                    Cell(
+                        "" if np.isnan(r) else f"{round(e, 2) + 0.0:+.2f}",
+                        int(s),
+                        f"layer {layer}: metric {r:.6g}",
+                    )
+                    for e, s, r in zip(effects[i], steps[i], raw[i], strict=True)
+                ],
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+        return Grid("layer", self._headed() or [("effect", "")], rows)
+
+
+def differ(clean: float, corrupted: float) -> bool:
+    """Whether two values of a metric differ by more than rounding."""
+    return abs(clean - corrupted) > _SAME * max(abs(clean), abs(corrupted))
+
+
+def results(
+    anatomy: Anatomy,
+    question: Question,
+    raw: np.ndarray,
+    ends: tuple[float, float],
+    metric: str,
+    method: str,
+) -> dict[str, PatchingResult]:
+    """A result for each component, from metrics (components, layers, columns) and those of both runs."""
+    if not differ(*ends):
+        warn(
+            f"The clean and the corrupted run give the same metric ({ends[0]:.6g}), so there is nothing to restore:"
+            " effects are NaN, `raw` holds the metric itself. Choose another metric or other texts."
+        )
+    found = {}
+    for name, rows in zip(question.components, raw, strict=True):
+        tokens: tuple[str, ...] = ()
+        rows = rows[:, ~np.isnan(rows).all(axis=0)] if question.by == "head" else rows
+        columns = tuple(range(rows.shape[1])) if question.by == "head" else ()
+        if question.by == "position":
+            columns = tuple(np.flatnonzero(question.pair.chosen[0]).tolist())
+            tokens = _labels(anatomy, question, columns)
+        values = rows[:, 0] if question.by == "layer" else rows
+        found[name] = PatchingResult(
+            name, question.layers, question.by, columns, values, *ends, metric, method, tokens
+        )
+    return found
+
+
+def _labels(anatomy: Anatomy, question: Question, columns: Sequence[int]) -> tuple[str, ...]:
+    """Tokens of one pair of texts; empty for several, or without a tokenizer."""
+    pair, tokenizer = question.pair, anatomy.model.tokenizer
+    if tokenizer is None or pair.size > 1:
+        return ()
+    before, after = (string_tokens(tokenizer, b.ids[0].tolist()) for b in (pair.clean, pair.corrupted))
+    return tuple(after[p] if before[p] == after[p] else f"{before[p]} → {after[p]}" for p in columns)

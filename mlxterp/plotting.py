@@ -1,0 +1,100 @@
+"""Pictures with matplotlib, which is optional: a figure, a heatmap of labelled cells, bars.
+
+`LogitLens.plot` and `PatchingResult.plot` draw with it. Figures are made without pyplot, whose figures are
+global, unless they are to be shown in a window.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import BackendError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LARGEST = 40.0
+"""Inches of a figure's side, at most."""
+
+
+def new_figure(width: float, height: float, show: bool = False) -> Figure:
+    """An empty figure of so many inches.
+
+    Args:
+        show: It will be shown in a window, so pyplot makes it.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendError('Plots need matplotlib: pip install "mlxterp[plot]".') from error
+    size = (min(width, _LARGEST), min(height, _LARGEST))
+    if not show:
+        return Figure(figsize=size, layout="constrained")
+    from matplotlib import pyplot
+
+    return pyplot.figure(figsize=size, layout="constrained")
+
+
+def finished(figure: Figure, path: str | os.PathLike | None, show: bool = False) -> Figure:
+    """The figure, written to `path` (.png, .svg, .pdf, …) unless that is None, and shown if asked for."""
+    if path is not None:
+        figure.savefig(path)
+    if show:
+        from matplotlib import pyplot
+
+        pyplot.show()
+    return figure
+
+
+def heatmap(
+    axes: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    limits: tuple[float, float],
+    label: str,
+    texts: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Cells coloured by `values` (rows, columns), the first row at the bottom; NaN stays empty.
+
+    Args:
+        limits: What gets the first and the last colour. Where the first is negative, 0 is white.
+        label: What the colours mean.
+        texts: What to write into each cell.
+    """
+    signed = limits[0] < 0
+    picture = axes.imshow(
+        values, cmap="RdBu_r" if signed else "Blues", vmin=limits[0], vmax=limits[1],
+        aspect="auto", origin="lower", interpolation="nearest",
+    )  # fmt: skip
+    axes.set_xticks(range(len(columns)), [_plain(c) for c in columns], rotation=60, ha="right")
+    axes.set_yticks(range(len(rows)), [_plain(r) for r in rows])
+    for i, row in enumerate(texts or ()):
+        for j, text in enumerate(row):
+            share = abs(values[i, j]) / max(abs(limits[0]), abs(limits[1]))
+            colour = "white" if share > 0.6 else "black"
+            axes.text(j, i, _plain(text), ha="center", va="center", fontsize=7, color=colour)
+    figure: Any = axes.figure
+    figure.colorbar(picture, ax=axes, label=label)
+
+
+def bars(axes: Axes, values: np.ndarray, names: Sequence[str], label: str) -> None:
+    """One bar for each value."""
+    axes.bar(range(len(names)), values)
+    axes.set_xticks(range(len(names)), [_plain(n) for n in names])
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylabel(label)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
