@@ -7,8 +7,8 @@
     PYTHON benchmarks/index_peers.py sae-vis --model FOLDER --sae FOLDER --texts texts.json
 
 Each line needs an environment of its own. benchmarks/index.py runs this beside ours. The dashboards go over all
-texts again for every 256 features: one such batch is timed on two numbers of tokens, and the line through both is
-read off at all tokens and multiplied by the number of batches. One thread, processor time.
+texts again for every 256 features: one such pass is timed over all tokens, and multiplied by the number of passes.
+One thread, processor time.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ os.environ |= {
 }  # read when they are imported
 
 CONTEXT, FEATURES = 128, 256
-SIZES = (1_024, 4_096)
-"""Numbers of tokens that a batch of features is timed on."""
 Timed = Callable[[torch.Tensor], Any]
 """A pass over token ids (contexts, CONTEXT), for `FEATURES` features."""
 
@@ -166,20 +164,16 @@ DASHBOARDS = {"sae-dashboard": sae_dashboard, "sae-vis": sae_vis}
 
 
 def dashboard(args: argparse.Namespace) -> dict[str, Any]:
-    """A batch of features on two sizes, read off at all tokens, for all batches."""
+    """One pass of some features over all texts, for all passes."""
     run, does = DASHBOARDS[args.peer](args)
     ids = token_ids(args)
     run(ids[:4])  # everything is imported
-    sizes = [size // CONTEXT for size in SIZES]
-    taken = [seconds_of(lambda size=size: run(ids[:size])) for size in sizes]
-    slope = (taken[1] - taken[0]) / (sizes[1] - sizes[0])
-    batch = taken[1] + slope * (len(ids) - sizes[1])
-    batches = json.loads((args.sae / "cfg.json").read_text(encoding="utf-8"))["d_sae"] / FEATURES
-    timed = " and ".join(f"{s:.1f} s for {n} tokens" for s, n in zip(taken, SIZES, strict=True))
+    taken = seconds_of(lambda: run(ids))
+    passes = json.loads((args.sae / "cfg.json").read_text(encoding="utf-8"))["d_sae"] / FEATURES
     return {
-        "does": f"{does}. {FEATURES} features a pass: {timed}, so {batch:.0f} s for {ids.numel()};"
-        f" × {batches:.0f} passes",
-        "seconds": batch * batches,
+        "does": f"{does}. One pass of {FEATURES} features over {ids.numel()} tokens took {taken:.0f} s,"
+        f" × {passes:.0f} passes",
+        "seconds": taken * passes,
     }
 
 

@@ -6,6 +6,7 @@ block, found once per model by one small forward pass (`residual`) and only when
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -25,7 +26,15 @@ class Anatomy:
     def __init__(self, model: LanguageModel):
         self.model = model
         self.names = ComponentNames(model.modules, model.layers)
+        self.origin: Anatomy = self
+        """The one whose model runs as it is."""
         self._known: dict[str, Component] = {}
+
+    def acting(self, model: LanguageModel) -> Anatomy:
+        """The same components of the same model, run by another `LanguageModel` (with steering, say)."""
+        view = copy.copy(self)
+        view.model = model
+        return view
 
     def component(self, name: str | Component) -> Component:
         """The component of that name.
@@ -102,8 +111,12 @@ class Anatomy:
         rule = self._probe.rule(path.layer)
         return _Stream(path.name, path.module, pre, rule, self.model.model_type).build(path.leaf)
 
-    @cached_property
+    @property
     def _probe(self) -> Probe:
+        return self.origin._own_probe
+
+    @cached_property
+    def _own_probe(self) -> Probe:
         return Probe(self.model)
 
 

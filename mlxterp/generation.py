@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .acting import for_texts
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
 from .edits import Interventions, declared_edits
@@ -64,7 +65,7 @@ def generate(anatomy: Anatomy, prompt: Any, request: Request) -> Any:
 
 def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     """Pieces of text; token ids where there is no tokenizer. Arguments are checked at the call."""
-    model = anatomy.model
+    model = for_texts(anatomy.model, None if request.chat else prompt)
     ids = _prompt_ids(model, prompt, request.chat)
     check_length(model, len(ids), "The prompt has")
     check_length(model, len(ids) + request.max_tokens, f"The prompt and max_tokens={request.max_tokens} make")

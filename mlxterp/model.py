@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import generation
-from .anatomy import Anatomy
 from .backends import load_language_model, wrap_language_model
-from .backends.base import LanguageModel
 from .components import GLOBAL, ROOTS
 from .edits import Interventions
 from .gradients import gradients
 from .model_index import IndexMethods
 from .model_saes import SAEMethods
+from .model_steering import SteeringMethods
 from .open_traces import innermost_trace
 from .proxies import ComponentProxy, LayerList
 from .sites import Array
+from .steering.edits import Edit
 from .text import check_length, cross_entropy, decode, string_tokens
 from .tokens import TokenBatch, to_batch
 from .trace import Trace
 
 
-class InterpretableModel(SAEMethods, IndexMethods):
+class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods):
     """A language model whose components can be seen and edited by path.
 
     Args:
@@ -39,77 +39,66 @@ class InterpretableModel(SAEMethods, IndexMethods):
 
     def __init__(self, model: Any, tokenizer: Any = None, backend: str | None = None):
         if isinstance(model, (str, os.PathLike)):
-            language_model = load_language_model(str(model), tokenizer, backend)
+            self._start(load_language_model(str(model), tokenizer, backend))
             object.__setattr__(self, "name", str(model))
         else:
-            language_model = wrap_language_model(model, tokenizer)
-        object.__setattr__(self, "language_model", language_model)
-        object.__setattr__(self, "anatomy", Anatomy(language_model))
-
-    language_model: LanguageModel
-    anatomy: Anatomy
-    name: str | None = None  # the repo or folder it was loaded from
+            self._start(wrap_language_model(model, tokenizer))
 
     # -- what it is ---------------------------------------------------------------------------
 
     @property
     def model(self) -> Any:
         """Paths that start with the wrapped model's own attribute: `model.model.layers[3]`."""
-        return ComponentProxy(self.anatomy, "model")
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer given or loaded; None without one."""
-        return self.language_model.tokenizer
+        return ComponentProxy(self._plain, "model")
 
     @property
     def layers(self) -> LayerList:
         """The decoder blocks."""
-        return LayerList(self.anatomy)
+        return LayerList(self._plain)
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self.language_model.d_model
+        return self._plain.model.d_model
 
     @property
     def n_layers(self) -> int:
         """Number of decoder blocks."""
-        return len(self.language_model.layers)
+        return len(self._plain.model.layers)
 
     @property
     def n_heads(self) -> int | None:
         """Attention heads of a layer; None for a model without attention."""
-        return self.language_model.n_heads
+        return self._plain.model.n_heads
 
     @property
     def vocab_size(self) -> int:
         """Number of logits."""
-        return self.language_model.vocab_size
+        return self._plain.model.vocab_size
 
     def components(self) -> dict[str, str]:
         """Every component's canonical name → what it is (a module's class, or how it was found)."""
-        return self.anatomy.table()
+        return self._plain.table()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or "anatomy" not in self.__dict__:
+        if name.startswith("_") or "_plain" not in self.__dict__:
             raise AttributeError(name)
         if name in GLOBAL:
-            return innermost_trace(self.anatomy).read(name)
-        if name in ROOTS or any(name in path.split(".") for path in self.language_model.modules):
-            return ComponentProxy(self.anatomy, name)
+            return innermost_trace(self._plain).read(name)
+        if name in ROOTS or any(name in path.split(".") for path in self._plain.model.modules):
+            return ComponentProxy(self._plain, name)
         raise AttributeError(
             f"InterpretableModel has no attribute {name!r}, and no module of this model is called so."
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in GLOBAL:
-            innermost_trace(self.anatomy).assign(name, value)
+            innermost_trace(self._plain).assign(name, value)
         else:
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        lm = self.language_model
+        lm = self._plain.model
         heads = f", {lm.n_heads} heads" if lm.n_heads else ""
         return (
             f"InterpretableModel({lm.model_type} on {lm.backend.name}: {self.n_layers} layers,"
@@ -125,7 +114,7 @@ class InterpretableModel(SAEMethods, IndexMethods):
 
     def to_tokens(self, inputs: Any) -> Array:
         """Token ids as a native array (batch, longest); unequal texts are right-padded."""
-        return self.language_model.backend.put(self._batch(inputs, check=False).ids)
+        return self._plain.model.backend.put(self._batch(inputs, check=False).ids)
 
     def to_str_tokens(self, inputs: Any) -> Any:
         """The text of each token: a list for one text, a list of lists for several."""
@@ -140,7 +129,7 @@ class InterpretableModel(SAEMethods, IndexMethods):
 
     def _require_tokenize(self, text: str) -> list[int]:
         self._require_tokenizer()
-        return self.language_model.tokenize(text)
+        return self._plain.model.tokenize(text)
 
     def _require_tokenizer(self) -> Any:
         if self.tokenizer is None:
@@ -151,14 +140,15 @@ class InterpretableModel(SAEMethods, IndexMethods):
         self._refresh()
         batch = to_batch(inputs, self._tokenize, self.vocab_size)
         if check:
-            check_length(self.language_model, int(batch.lengths.max()))
+            check_length(self._plain.model, int(batch.lengths.max()))
         return batch
 
     # -- running ------------------------------------------------------------------------------
 
     def __call__(self, inputs: Any) -> Array:
-        """Logits (batch, positions, vocabulary) of the model with nothing hooked."""
-        return self.language_model.forward(self._batch(inputs))
+        """Logits (batch, positions, vocabulary), with what is attached and the open `steer` blocks; no trace acts."""
+        batch = self._batch(inputs)
+        return self._anatomy_for(inputs).model.forward(batch)
 
     def trace(
         self,
@@ -182,16 +172,16 @@ class InterpretableModel(SAEMethods, IndexMethods):
             InputError: Empty input, unknown token ids, or a text longer than learned positions.
         """
         batch = self._batch(inputs)  # first: it notices replaced modules
-        return Trace(self.anatomy, batch, interventions, capture, stop_after)
+        return Trace(self._anatomy_for(inputs), batch, interventions, capture, stop_after)
 
     def loss(self, inputs: Any) -> float:
         """Mean cross-entropy in nats per predicted token (every token but each text's first)."""
         batch = self._batch(inputs)
-        return cross_entropy(self.language_model, batch)
+        return cross_entropy(self._anatomy_for(inputs).model, batch)
 
     def unembed(self, x: Any) -> Array:
         """Logits of residual-stream vectors (…, d_model): the final norm, then the head."""
-        return generation.unembed(self.language_model, x)
+        return generation.unembed(self._plain.model, x)
 
     def generate(
         self,
@@ -199,6 +189,7 @@ class InterpretableModel(SAEMethods, IndexMethods):
         max_tokens: int = 100,
         interventions: Interventions | None = None,
         positions: Any = "all",
+        steer: Edit | Sequence[Edit] = (),
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
@@ -213,6 +204,7 @@ class InterpretableModel(SAEMethods, IndexMethods):
             interventions: As in `trace`; they act on every forward pass.
             positions: Where they act: "all", "prompt", "generated", or absolute positions as a slice
                 or list (0 is the prompt's first token). A generated token is edited when it is read.
+            steer: Edits of `mlxterp.steering`, as in `model.steer`; `positions` is for those that name none.
             temperature: 0 takes the likeliest token.
             seed: Makes sampling repeatable; the libraries' own random states are left alone.
             stop: Ends the text before the first of these strings.
@@ -225,12 +217,15 @@ class InterpretableModel(SAEMethods, IndexMethods):
         request = generation.Request(
             max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
         )
-        return generation.generate(self.anatomy, prompt, request)
+        return generation.generate(self._steered(prompt, steer, positions), prompt, request)
 
-    def stream_generate(self, prompt: Any, max_tokens: int = 100, **options: Any) -> Iterator[Any]:
+    def stream_generate(
+        self, prompt: Any, max_tokens: int = 100, steer: Edit | Sequence[Edit] = (), **options: Any
+    ) -> Iterator[Any]:
         """As `generate` for one prompt, but yields the text piece by piece."""
         self._refresh()
-        return generation.stream(self.anatomy, prompt, generation.Request(max_tokens, **options))
+        request = generation.Request(max_tokens, **options)
+        return generation.stream(self._steered(prompt, steer, request.positions), prompt, request)
 
     def gradients(
         self,
@@ -250,4 +245,4 @@ class InterpretableModel(SAEMethods, IndexMethods):
             GradientError: A gradient is not finite.
         """
         batch = self._batch(inputs)
-        return gradients(self.anatomy, batch, objective, at, interventions)
+        return gradients(self._anatomy_for(inputs), batch, objective, at, interventions)

@@ -10,21 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .anatomy import Anatomy
-from .backends.base import LanguageModel
 from .errors import InputError
 from .features.fitting import open_sae, warn_of_another_place
 from .index import BuildOptions, FeatureIndex, Source, build
 from .index.remote import copied, is_url, refuse_index
+from .model_core import ModelCore
 from .sae import SAE
 
 
-class IndexMethods:
+class IndexMethods(ModelCore):
     """Methods of `InterpretableModel`."""
-
-    language_model: LanguageModel
-    anatomy: Anatomy
-    name: str | None = None  # the repo or folder it was loaded from
 
     def build_index(
         self,
@@ -73,7 +68,7 @@ class IndexMethods:
         """
         options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
         source = self.index_source(sae, component, layer)
-        warn_of_another_place(self.anatomy, source.sae, source.component.name)
+        warn_of_another_place(self._plain, source.sae, source.component.name)
         if path is not None and not is_url(path):
             build(source, texts, Path(path).expanduser(), options)
             return FeatureIndex.open(path).attach(self, source.sae)
@@ -97,7 +92,7 @@ class IndexMethods:
         """The model, an SAE and the component whose features an index holds."""
         self._refresh()
         if not isinstance(sae, SAE):
-            sae = open_sae(self.anatomy, sae, component=None, model_name=self.name)
+            sae = open_sae(self._plain, sae, component=None, model_name=self.name)
         if layer is not None:
             component = f"layers.{self.anatomy.names.layer(layer)}.{component or 'mlp'}"
         name = component or sae.component
@@ -106,11 +101,6 @@ class IndexMethods:
                 "This SAE does not say where it was trained. Name the place: component='layers.3.mlp'."
             )
         return Source(self.anatomy, sae, self.anatomy.component(name), self.name)
-
-    def _refresh(self) -> None:
-        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
-        if self.language_model.refresh():
-            object.__setattr__(self, "anatomy", Anatomy(self.language_model))
 
 
 def texts_from_index(

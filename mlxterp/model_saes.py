@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from .anatomy import Anatomy
-from .backends.base import LanguageModel
 from .errors import InputError
 from .features.check import SAECheck, check
 from .features.evaluation import SAEEvaluation, evaluate
@@ -17,6 +15,7 @@ from .features.search import top_features, top_texts
 from .features.train import TrainOptions, train_on_texts
 from .index import FeatureIndex
 from .lens import FeatureLogits, RandomDirections, feature_logits, random_direction_baseline
+from .model_core import ModelCore
 from .model_index import texts_from_index
 from .sae import SAE
 from .sites import Component
@@ -25,21 +24,8 @@ from .viz.of_text import view_of_text
 from .viz.token_view import TokenView
 
 
-class SAEMethods:
+class SAEMethods(ModelCore):
     """Methods of `InterpretableModel`."""
-
-    language_model: LanguageModel
-    anatomy: Anatomy
-    name: str | None = None  # the repo or folder it was loaded from
-
-    @property
-    def _tokenize(self) -> Callable[[str], list[int]] | None:
-        return None if self.language_model.tokenizer is None else self.language_model.tokenize
-
-    def _refresh(self) -> None:
-        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
-        if self.language_model.refresh():
-            object.__setattr__(self, "anatomy", Anatomy(self.language_model))
 
     def load_sae(
         self,
@@ -71,7 +57,7 @@ class SAEMethods:
         """
         self._refresh()
         return open_sae(
-            self.anatomy, source, sae_id, component=component, format=format, k=k, device=device,
+            self._plain, source, sae_id, component=component, format=format, k=k, device=device,
             norm_scaling_factor=norm_scaling_factor, revision=revision, model_name=self.name,
         )  # fmt: skip
 
@@ -201,7 +187,7 @@ class SAEMethods:
         """
         sae, place = self._place(sae, layer, component)
         found = top_features(self.language_model, text, sae, place, tokenize=self._tokenize, top_k=top_k)
-        warn_of_another_place(self.anatomy, sae, place.name)
+        warn_of_another_place(self._plain, sae, place.name)
         return found
 
     def get_top_texts_for_feature(
@@ -232,7 +218,7 @@ class SAEMethods:
         found = top_texts(
             self.language_model, feature_id, sae, texts, place, tokenize=self._tokenize, top_k=top_k
         )
-        warn_of_another_place(self.anatomy, sae, place.name)
+        warn_of_another_place(self._plain, sae, place.name)
         return found
 
     def visualize_feature_activations(
@@ -257,7 +243,7 @@ class SAEMethods:
             self.language_model, text, sae, place,
             tokenize=self._tokenize, feature_ids=feature_ids, top_k=top_k,
         )  # fmt: skip
-        warn_of_another_place(self.anatomy, sae, place.name)
+        warn_of_another_place(self._plain, sae, place.name)
         return view
 
     @overload
@@ -305,7 +291,7 @@ class SAEMethods:
         """
         sae, several = self._open(sae), hasattr(feature_id, "__iter__")
         ids: Any = feature_id if several else [feature_id]
-        found = feature_logits(self.anatomy, sae, ids, top_k, component=component, tokenize=self._tokenize)
+        found = feature_logits(self._plain, sae, ids, top_k, component=component, tokenize=self._tokenize)
         return found if several else found[0]
 
     def random_direction_baseline(
@@ -320,7 +306,7 @@ class SAEMethods:
             n: Number of directions.
             component: As in `feature_logits`.
         """
-        return random_direction_baseline(self.anatomy, self._open(sae), n, seed, component=component)
+        return random_direction_baseline(self._plain, self._open(sae), n, seed, component=component)
 
     def _open(self, sae: SAE | str | Path) -> SAE:
         self._refresh()

@@ -23,7 +23,7 @@ def innermost_trace(anatomy: Anatomy) -> Trace:
         TraceError: There is none.
     """
     for trace in reversed(OPEN.get()):
-        if trace.anatomy is anatomy:
+        if trace.anatomy.origin is anatomy.origin:
             return trace
     raise TraceError(
         "Values of components exist only inside a trace: use `with model.trace(inputs) as t:` and read"

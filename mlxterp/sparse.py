@@ -167,6 +167,30 @@ class SparseFeatures:
         dense[self.row_ids, self.indices] = self.values
         return dense
 
+    def strongest_by(self, groups: np.ndarray, n_groups: int) -> SparseFeatures:
+        """One row for each group of rows: every feature's activation of the largest magnitude, sign kept.
+
+        Args:
+            groups: int64, (n,): the group of each row.
+        """
+        row = np.asarray(groups, dtype=np.int64)[self.row_ids]
+        order = np.lexsort((-np.abs(self.values), self.indices, row))
+        row, ids = row[order], self.indices[order]
+        first = np.ones(len(row), dtype=bool)
+        first[1:] = (row[1:] != row[:-1]) | (ids[1:] != ids[:-1])
+        counts = np.bincount(row[first], minlength=n_groups)
+        return SparseFeatures(_starts(counts), ids[first], self.values[order][first], self.d_hidden)
+
+    def columns(self, features: np.ndarray) -> np.ndarray:
+        """float32, (n, len(features)): the given features of every row, 0 where not active."""
+        place = np.full(self.d_hidden, -1, dtype=np.int64)
+        place[features] = np.arange(len(features))
+        column = place[self.indices]
+        asked = column >= 0
+        dense = np.zeros((self.n, len(features)), dtype=np.float32)
+        dense[self.row_ids[asked], column[asked]] = self.values[asked]
+        return dense
+
     def to_topk(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 ids and float32 values, (n, longest row); empty slots hold id 0 and value 0."""
         counts = np.diff(self.indptr)

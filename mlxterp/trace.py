@@ -76,7 +76,7 @@ class Trace:
     def __enter__(self) -> Trace:
         if self._done or self._token is not None:
             raise TraceError("A trace runs once. Call model.trace(…) again for another.")
-        outer = [t for t in OPEN.get() if t.anatomy is self.anatomy]
+        outer = [t for t in OPEN.get() if t.anatomy.origin is self.anatomy.origin]
         self._edits = [edit for t in outer for edit in t._declared] + list(self._declared)
         self._run_model()
         self._methods = array_methods(self._backend, Listener())

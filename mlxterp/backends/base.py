@@ -71,8 +71,8 @@ class Backend(Protocol):
 
     def clip(self, x: Array, low: float | None, high: float | None) -> Array: ...
 
-    def put_index(self, x: np.ndarray, like: Array) -> Array:
-        """Native integers on the device of `like`, to index with."""
+    def put_beside(self, x: np.ndarray, like: Array) -> Array:
+        """A native array of NumPy's dtype, on the device of `like`: integers to index with, constants."""
         ...
 
     def view(self, x: Array) -> np.ndarray | None:
@@ -122,6 +122,15 @@ class Backend(Protocol):
 
     def encode_dense(self, x: Array, weights: SAEWeights, activation: Activation) -> Array:
         """Features of x (n, d_model), float32 (n, d_hidden)."""
+        ...
+
+    def encode_features(
+        self, x: Array, weights: SAEWeights, activation: Activation, ids: np.ndarray
+    ) -> Array:
+        """Some features of x (n, d_model), float32 (n, len(ids)); never holds n x d_hidden.
+
+        Where a feature does not depend on the others (ReLU, JumpReLU, Gated), only these are computed.
+        """
         ...
 
     def reconstruct(self, x: Array, weights: SAEWeights, activation: Activation) -> Array:

@@ -15,6 +15,16 @@ from ..sparse import SparseFeatures
 Pieces = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Rows, ids and values of active features: row by row and, within a row, by ascending id."""
 
+FEW = 16
+"""Features asked for by id are looked up one by one up to so many."""
+
+
+def column_of(ids: np.ndarray, d_hidden: int) -> np.ndarray:
+    """int64, (d_hidden,): where each feature stands in `ids`; len(ids) for those that do not."""
+    found = np.full(d_hidden, len(ids), dtype=np.int64)
+    found[ids] = np.arange(len(ids))
+    return found
+
 
 def gathered(
     pieces: Pieces, n: int, d_hidden: int, total: int | None = None, scale: np.ndarray | None = None

@@ -1,9 +1,9 @@
 """Features of the last few corpora, so that many features of the same texts cost one pass.
 
 An entry belongs to one model object, component, SAE and list of texts. Before it is used, the
-shortest text is run again: where the model's weights have changed since, or steering is attached,
-the activations differ and the entry is dropped. Kept: at most `ENTRIES`, at most `LIMIT` bytes in
-all, and none longer than the model lives.
+shortest text is run again: where the model's weights have changed since, the activations differ and
+the entry is dropped. While something acts on the model (steering, an attached SAE) nothing is looked
+up or kept. Kept: at most `ENTRIES`, at most `LIMIT` bytes in all, and none longer than the model lives.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def look_up(
     texts: Sequence[str],
     tokenize: Callable[[str], Sequence[int]] | None,
 ) -> Entry | None:
-    """The entry for exactly these, if there is one and it still holds."""
+    """The entry for exactly these, if there is one and it still holds; none of a model that something acts on."""
+    if getattr(model, "is_acting", False):
+        return None
     key = _key(model, component, sae, texts)
     with _lock:
         entry = _entries.pop(key, None)
@@ -105,7 +107,8 @@ class Keeper:
         self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus, prefixes: np.ndarray
     ) -> None:
         """Makes the entry, and lets older ones go."""
-        if not self._parts or 4 * self._size > LIMIT or corpus.texts is None:
+        is_acting = getattr(model, "is_acting", False)
+        if not self._parts or 4 * self._size > LIMIT or corpus.texts is None or is_acting:
             return
         order = np.argsort(np.concatenate(self._tokens))
         by_feature = SparseFeatures.concat(self._parts).take(order).transpose()

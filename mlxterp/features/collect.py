@@ -78,7 +78,7 @@ def run_batch(model: LanguageModel, batch: CorpusBatch, components: Sequence[Com
     found = []
     for component in components:
         rows = rows_of(component, run, batch.tokens.ids.shape)
-        values = rows[model.backend.put_index(index, rows)]
+        values = rows[model.backend.put_beside(index, rows)]
         found.append(Activations(batch.text_ids[row], positions, values))
     return found
 

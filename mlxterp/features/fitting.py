@@ -58,21 +58,28 @@ def _warn_of_another(anatomy: Anatomy, sae: SAE, fitted: SAE, model_name: str | 
 
 def warn_of_another_place(anatomy: Anatomy, sae: SAE, used_on: str) -> None:
     """Says so where an SAE is used on another component than it was trained on."""
+    trained_on = trained_elsewhere(anatomy, sae, used_on)
+    if trained_on is not None:
+        warn(
+            f"This SAE was trained on {trained_on}, and is used on {used_on} as asked. Its features mean something"
+            " there only if the two carry the same activations."
+        )
+
+
+def trained_elsewhere(anatomy: Anatomy, sae: SAE, used_on: str) -> str | None:
+    """The component that an SAE was trained on, where that is another than this one; None where it does not say."""
     trained_on = hook_component(sae.component)
     if trained_on is None:
-        return
+        return None
     try:
         place = resolve(anatomy, sae, trained_on)
         trained_on = place.name
     except ComponentError:
         place, trained_on = None, f"{sae.component} (of another model)"
-    if trained_on not in (used_on, f"{used_on}.resid_post") or (
+    elsewhere = trained_on not in (used_on, f"{used_on}.resid_post") or (
         trained_on != used_on and place is not None and place.sites != anatomy.component(used_on).sites
-    ):  # a block's output is the residual stream after it
-        warn(
-            f"This SAE was trained on {trained_on}, and is used on {used_on} as asked. Its features mean something"
-            " there only if the two carry the same activations."
-        )
+    )  # a block's output is the residual stream after it
+    return trained_on if elsewhere else None
 
 
 def _same_model(one: str, other: str) -> bool:

@@ -25,11 +25,15 @@ class Application:
 
     Raises:
         SAEError: The width of x is not d_model, or x holds NaN or infinite values.
+
+    Args:
+        check: Whether x is looked through for values that are not finite, for which it must be computed.
     """
 
     def __init__(
-        self, placement: Placement, activation: Activation, form: InputForm, component: str | None, x: Array
-    ):
+        self, placement: Placement, activation: Activation, form: InputForm, component: str | None, x: Array,
+        check: bool = True,
+    ):  # fmt: skip
         self.activation, self._form = activation, form
         d_model = int(placement.weights.W_enc.shape[0])
         self._shape, self._heads = _shape(
@@ -38,7 +42,7 @@ class Application:
         self.backend, self.weights, native = placement.of(x)
         self.raw = native.reshape((math.prod(self._shape), d_model))
         """The activations as rows (n, d_model)."""
-        if not self.backend.all_finite(self.raw):
+        if check and not self.backend.all_finite(self.raw):
             raise SAEError(
                 f"Activations of shape {tuple(x.shape)} hold NaN or infinite values, which have no features."
                 " Run the model in float32 or bfloat16, or drop those tokens."
@@ -81,6 +85,12 @@ class Application:
         if isinstance(self.activation, Temporal):
             return SparseFeatures.from_dense(self._temporal[0])
         return self.backend.encode_sparse(self._rows, self.weights, self.activation)
+
+    def features(self, ids: np.ndarray) -> Array:
+        """The given features (n, len(ids)), native; not checked."""
+        if isinstance(self.activation, (MatchingPursuit, Temporal)):
+            return self.backend.put(self.sparse().columns(ids), like=self.weights.b_dec)
+        return self.backend.encode_features(self._rows, self.weights, self.activation, ids)
 
     @cached_property
     def _pursued(self) -> SparseFeatures:
@@ -137,6 +147,13 @@ class Application:
         if "W_skip" in self.weights.extra:
             out = out + self.backend.cast(self.raw, self.weights.b_dec) @ self.weights.extra["W_skip"]
         return out
+
+    @property
+    def decoded_scale(self) -> Array | float:
+        """What a change of the features is multiplied by once it is decoded: a number, or native (n, 1)."""
+        if isinstance(self.activation, Temporal):
+            return 1 / self.activation.scale
+        return self._normalized[1][0] if self._form.undone else 1.0
 
     # -- shapes -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from .formats import read
 from .placement import Placement
 from .pretrained.fetch import fetch
 from .validation import check_weights
+
+if TYPE_CHECKING:
+    from ..concepts import Concepts
 
 
 class SAE:
@@ -67,6 +70,7 @@ class SAE:
         self.form = form or InputForm()
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._fingerprint: str | None = None
+        self._concepts: Concepts | None = None
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -162,6 +166,15 @@ class SAE:
         named = "component_out" in self.metadata or "transcoder" in str(self.metadata.get("architecture"))
         return self.d_out != self.d_model or named
 
+    @property
+    def concepts(self) -> Concepts:
+        """Names of its features, the texts that activate them most, and how they are manipulated; see `Concepts`."""
+        from ..concepts import Concepts
+
+        if self._concepts is None:
+            self._concepts = Concepts(self.d_hidden)
+        return self._concepts
+
     # -- features and back --------------------------------------------------------------------
 
     def encode(self, x: Array) -> Array:
@@ -173,7 +186,7 @@ class SAE:
         Raises:
             SAEError: The width is not d_model, or an activation is not finite.
         """
-        call = self._apply(x)
+        call = self.apply(x)
         return call.as_given(call.dense())
 
     def encode_sparse(self, x: Array) -> SparseFeatures:
@@ -181,7 +194,7 @@ class SAE:
 
         Tokens x d_hidden is never held.
         """
-        return self._apply(x).sparse()
+        return self.apply(x).sparse()
 
     def decode(self, features: Array | SparseFeatures, like: Array | None = None) -> Array:
         """Reconstruction (…, d_out), float32, of feature activations (…, d_hidden).
@@ -200,7 +213,7 @@ class SAE:
         if width != self.d_hidden:
             raise SAEError(f"Expected features of this SAE, (…, {self.d_hidden}), got {width} of them.")
         if like is not None:
-            return self._decode_like(features, self._apply(like), like)
+            return self._decode_like(features, self.apply(like), like)
         if self.needs_input:
             raise SAEError(
                 "This SAE's reconstruction depends on its input (a normalisation of each token, a skip"
@@ -229,12 +242,12 @@ class SAE:
 
     def reconstruct(self, x: Array) -> Array:
         """What `decode(encode(x), like=x)` gives, (…, d_out), without dense features in between."""
-        call = self._apply(x)
+        call = self.apply(x)
         return call.as_given(call.finish(call.reconstruction()), heads=True)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Reconstruction (…, d_out) and features (…, d_hidden)."""
-        call = self._apply(x)
+        call = self.apply(x)
         out, dense = call.both()
         return call.as_given(call.finish(out), heads=True), call.as_given(dense)
 
@@ -244,8 +257,9 @@ class SAE:
         varied = "W_skip" in self._weights.extra or isinstance(self.activation, Temporal)
         return varied or self.form.undone
 
-    def _apply(self, x: Array) -> Application:
-        return Application(self._placement, self.activation, self.form, self.component, x)
+    def apply(self, x: Array, check: bool = True) -> Application:
+        """One application to activations, whose parts can be asked for one by one."""
+        return Application(self._placement, self.activation, self.form, self.component, x, check)
 
     # -- directions ---------------------------------------------------------------------------
 

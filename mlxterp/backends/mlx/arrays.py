@@ -65,7 +65,7 @@ class MLXBackend:
 
     # -- sparse autoencoders ------------------------------------------------------------------
 
-    def put_index(self, x: np.ndarray, like: mx.array) -> mx.array:
+    def put_beside(self, x: np.ndarray, like: mx.array) -> mx.array:
         return mx.array(x)
 
     def view(self, x: mx.array) -> np.ndarray:
@@ -95,6 +95,11 @@ class MLXBackend:
 
     def encode_dense(self, x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
         return encoding.encode_dense(x, weights, activation)
+
+    def encode_features(
+        self, x: mx.array, weights: SAEWeights, activation: Activation, ids: np.ndarray
+    ) -> mx.array:
+        return encoding.encode_features(x, weights, activation, ids)
 
     def reconstruct(self, x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
         return encoding.reconstruct(x, weights, activation)

@@ -26,7 +26,7 @@ from ...variants import (
     TopK,
 )
 from ...weights import SAEWeights
-from ..selection import gathered, ranked
+from ..selection import FEW, column_of, gathered, ranked
 from . import decoding, selecting
 
 
@@ -98,6 +98,22 @@ def encode_dense(x: mx.array, weights: SAEWeights, activation: Activation) -> mx
     return decoding.to_dense(*encode(x, weights, activation), weights.W_enc.shape[1])
 
 
+def encode_features(x: mx.array, weights: SAEWeights, activation: Activation, ids: np.ndarray) -> mx.array:
+    """See `Backend.encode_features`."""
+    part = mx.array(ids.astype(np.int32))
+    if isinstance(activation, ELEMENTWISE):
+        return _elementwise(_inputs(x, weights) @ weights.W_enc[:, part], weights, activation, part)
+    if isinstance(activation, BatchTopK):
+        return mx.array(encode_sparse(x, weights, activation).columns(ids))
+    active, values = encode(x, weights, activation)
+    if len(ids) <= FEW:
+        hit = active.astype(mx.int32)[..., None] == part
+        return mx.where(hit, values[..., None], 0).sum(axis=1)
+    column = mx.array(column_of(ids, weights.W_enc.shape[1]))[active]
+    rows = mx.arange(active.shape[0])[:, None]
+    return mx.zeros((active.shape[0], len(ids) + 1)).at[rows, column].add(values)[:, :-1]
+
+
 def reconstruct(x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
     """See `Backend.reconstruct`."""
     if isinstance(activation, BatchTopK):
@@ -144,7 +160,9 @@ def _active(
             yield row + i, column + first, dense.reshape(-1)[found]
 
 
-def _elementwise(p: mx.array, weights: SAEWeights, activation: Activation, part: slice) -> mx.array:
+def _elementwise(
+    p: mx.array, weights: SAEWeights, activation: Activation, part: slice | mx.array
+) -> mx.array:
     """Features of products p = x @ W_enc[:, part]; 0 where not active."""
     h, extra = p + weights.b_enc[part], weights.extra
     features = mx.maximum(h, 0)

@@ -64,8 +64,8 @@ class TorchBackend:
 
     # -- sparse autoencoders ------------------------------------------------------------------
 
-    def put_index(self, x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(x, dtype=torch.int64, device=like.device)
+    def put_beside(self, x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(x, device=like.device)
 
     def view(self, x: torch.Tensor) -> np.ndarray | None:
         return x.detach().numpy() if x.device.type == "cpu" else None
@@ -97,6 +97,11 @@ class TorchBackend:
 
     def encode_dense(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
         return encoding.encode_dense(x, weights, activation)
+
+    def encode_features(
+        self, x: torch.Tensor, weights: SAEWeights, activation: Activation, ids: np.ndarray
+    ) -> torch.Tensor:
+        return encoding.encode_features(x, weights, activation, ids)
 
     def reconstruct(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
         return encoding.reconstruct(x, weights, activation)

@@ -26,7 +26,7 @@ from ...variants import (
     TopK,
 )
 from ...weights import SAEWeights
-from ..selection import gathered, ranked
+from ..selection import FEW, column_of, gathered, ranked
 from . import decoding, selecting
 from .devices import find_device
 
@@ -105,6 +105,24 @@ def encode_dense(x: torch.Tensor, weights: SAEWeights, activation: Activation) -
 
 
 @torch.no_grad()
+def encode_features(
+    x: torch.Tensor, weights: SAEWeights, activation: Activation, ids: np.ndarray
+) -> torch.Tensor:
+    """See `Backend.encode_features`."""
+    part = torch.tensor(ids, device=x.device)
+    if isinstance(activation, ELEMENTWISE):
+        return _elementwise(_inputs(x, weights) @ weights.W_enc[:, part], weights, activation, part)
+    if isinstance(activation, BatchTopK):
+        return torch.tensor(encode_sparse(x, weights, activation).columns(ids), device=x.device)
+    active, values = encode(x, weights, activation)
+    if len(ids) <= FEW:
+        return torch.where(active[..., None] == part, values[..., None], 0.0).sum(dim=1)
+    column = torch.tensor(column_of(ids, weights.W_enc.shape[1]), device=x.device)[active]
+    found = values.new_zeros((len(values), len(ids) + 1)).scatter_add_(1, column, values)
+    return found[:, :-1]
+
+
+@torch.no_grad()
 def reconstruct(x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
     """See `Backend.reconstruct`."""
     if isinstance(activation, BatchTopK):
@@ -158,7 +176,9 @@ def _nonzero(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return row.cpu().numpy(), column.cpu().numpy(), values[row, column].cpu().numpy()
 
 
-def _elementwise(p: torch.Tensor, weights: SAEWeights, activation: Activation, part: slice) -> torch.Tensor:
+def _elementwise(
+    p: torch.Tensor, weights: SAEWeights, activation: Activation, part: slice | torch.Tensor
+) -> torch.Tensor:
     """Features of products p = x @ W_enc[:, part]; 0 where not active."""
     h, extra = p + weights.b_enc[part], weights.extra
     features = h.relu()

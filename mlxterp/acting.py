@@ -1,0 +1,174 @@
+"""`ActingModel`: a language model whose every pass is changed and watched, by what is attached to it.
+
+`InterpretableModel` runs one wherever an SAE or a hook is attached, or a `steer` block is open. It lives for one
+call: what is attached is looked at when it is made, and texts are told to who watches once, also where a trace
+runs them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .anatomy import Anatomy
+from .backends.base import LanguageModel
+from .sites import Array, Run, Site, SiteEdit, Where
+from .steering.program import Change, Hooked, site_edits
+from .text import decode
+from .tokens import TokenBatch
+
+
+class Watcher(Protocol):
+    """Sees the activations of one component."""
+
+    component: str
+
+    def see(self, x: Array, where: Where) -> None:
+        """One pass over texts, or over the next tokens of one text in generation (`where.lengths` is None).
+
+        Args:
+            x: Native, (batch, positions, …), beyond `where.lengths` undefined.
+        """
+        ...
+
+    def finish(self, texts: Sequence[str] | None) -> None:
+        """The texts of the passes since the last time; None where the model has no tokenizer.
+
+        Called once for each call of the model, also where it failed, then with an empty list.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Watch:
+    """A watcher, at its place among changes: it sees what those before it left."""
+
+    watcher: Watcher
+
+
+Acts = Change | Watch
+
+
+class ActingModel:
+    """See `LanguageModel`; what is not about passes is the model's own.
+
+    Args:
+        acts: In order; they act before what a call brings itself.
+        given: What was given to run, for the texts that watchers are told.
+    """
+
+    is_acting = True
+
+    def __init__(self, anatomy: Anatomy, acts: Sequence[Acts], given: Any = None):
+        self._anatomy, self._acts = anatomy, tuple(acts)
+        self._watchers = [act.watcher for act in acts if isinstance(act, Watch)]
+        self._base, self._given = anatomy.model, given
+        self._told = not self._watchers
+        self._edits = site_edits(anatomy, self._changes())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+    def _changes(self) -> list[Change]:
+        return [
+            Hooked(act.watcher.component, self._showing(act.watcher)) if isinstance(act, Watch) else act
+            for act in self._acts
+        ]
+
+    def _showing(self, watcher: Watcher) -> Callable[[Array, Where], Array]:
+        def show(x: Array, where: Where) -> Array:
+            if not self._told:
+                watcher.see(x, where)
+            return x
+
+        return show
+
+    # -- passes -------------------------------------------------------------------------------
+
+    def forward(self, batch: TokenBatch) -> Array:
+        """As `LanguageModel.forward`, with the changes."""
+        if not self._edits:
+            return self._base.forward(batch)
+        logits = self.run(batch).logits
+        assert logits is not None
+        return logits
+
+    def run(
+        self, batch: TokenBatch, capture: Sequence[Site] = (), edits: Sequence[SiteEdit] = (), **options: Any
+    ) -> Run:
+        """As `LanguageModel.run`; the changes act before `edits`."""
+        texts: list[str] | None = []
+        try:
+            run = self._base.run(batch, capture, [*self._edits, *edits], **options)
+            texts = self._texts(batch)
+        finally:
+            self._tell(texts)
+        return run
+
+    def stream(
+        self, prompt: Sequence[int], max_tokens: int, edits: Sequence[SiteEdit] = (), **options: Any
+    ) -> Iterator[tuple[int | None, str]]:
+        """As `LanguageModel.stream`; the changes act before `edits`."""
+        mine = site_edits(self._anatomy, self._changes(), len(prompt))
+        pieces = self._base.stream(prompt, max_tokens, [*mine, *edits], **options)
+        return self._watched(pieces, prompt) if self._watchers else pieces
+
+    def gradients(
+        self,
+        batch: TokenBatch,
+        objective: Callable[[Array], Array],
+        edits: Callable[[Mapping[str, Sequence[Array]]], Sequence[SiteEdit]],
+        deltas: Mapping[str, Sequence[Array]],
+    ) -> tuple[Array, dict[str, list[Array]]]:
+        """As `LanguageModel.gradients`; features that changes read are constants."""
+        self._told = True
+        return self._base.gradients(batch, objective, lambda given: [*self._edits, *edits(given)], deltas)
+
+    # -- who watches --------------------------------------------------------------------------
+
+    def _watched(
+        self, pieces: Iterator[tuple[int | None, str]], prompt: Sequence[int]
+    ) -> Iterator[tuple[int | None, str]]:
+        written: list[str] = []
+        try:
+            for token, text in pieces:
+                written.append(text)
+                yield token, text
+        finally:
+            first = self._given if isinstance(self._given, str) else self._decoded(prompt)
+            self._tell(None if first is None else [first + "".join(written)])
+
+    def _texts(self, batch: TokenBatch) -> list[str] | None:
+        given = [self._given] if isinstance(self._given, str) else self._given
+        if isinstance(given, (list, tuple)) and all(isinstance(text, str) for text in given):
+            return list(given)
+        found = [self._decoded(row[:n]) for row, n in zip(batch.ids, batch.lengths, strict=True)]
+        return None if None in found else [text for text in found if text is not None]
+
+    def _decoded(self, ids: Any) -> str | None:
+        tokenizer = self._base.tokenizer
+        return None if tokenizer is None else decode(tokenizer, np.asarray(ids))
+
+    def _tell(self, texts: list[str] | None) -> None:
+        if self._told:
+            return
+        self._told = True
+        for watcher in self._watchers:
+            watcher.finish(texts)
+
+
+def acting(anatomy: Anatomy, acts: Sequence[Acts], given: Any = None) -> Anatomy:
+    """The model's components, run with what acts; the same object where nothing does."""
+    if not acts:
+        return anatomy
+    model: Any = ActingModel(anatomy, acts, given)
+    return anatomy.acting(model)
+
+
+def for_texts(model: LanguageModel, inputs: Any) -> LanguageModel:
+    """The model for a call that runs `inputs`, so that who watches is told their texts."""
+    fresh: Any = ActingModel(model._anatomy, model._acts, inputs) if isinstance(model, ActingModel) else model
+    return fresh

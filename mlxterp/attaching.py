@@ -1,0 +1,174 @@
+"""`AttachedSAE`: an SAE that acts on every forward pass of a model, as `InterpretableModel.attach_sae` leaves it.
+
+What it does is what `sae.concepts` says at the time: scaled features are edits, tracked texts are watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from .acting import Acts, Watch
+from .backends import backend_of
+from .corpus import Corpus, check_texts
+from .errors import InputError, TraceError, warn
+from .features.collect import collect
+from .features.fitting import resolve
+from .features.search import encode_activations
+from .model_core import ModelCore
+from .sae import SAE
+from .sites import Array, Where
+from .sparse import SparseFeatures
+from .steering.applying import as_rows
+from .steering.features import amplify
+from .steering.placing import check_by_token, check_width, warn_of_place
+from .steering.program import Replacement, source_of
+
+MODES = ("change", "replace")
+_PENDING = 4096
+"""Rows that are kept before they are encoded."""
+
+
+class AttachedSAE:
+    """A handle; as `with model.attach_sae(sae) as handle:` it detaches itself at the end of the block.
+
+    Raises:
+        InputError, ComponentError, SAEError: See `InterpretableModel.attach_sae`.
+    """
+
+    def __init__(self, model: ModelCore, sae: SAE, component: str | None, mode: str):
+        if mode not in MODES:
+            raise InputError(f"mode={mode!r}; there are: {', '.join(MODES)}.")
+        self._model, self.sae, self.mode = model, sae, mode
+        anatomy = model._plain
+        written = sae.metadata.get("component_out") if sae.is_transcoder else sae.component
+        name = component or written
+        if not isinstance(name, str):
+            raise InputError(
+                "This SAE does not say where it was trained. Name the place: layer_signature='layers.3.mlp', or"
+                " layer=3, component='mlp'."
+            )
+        place = anatomy.component(name) if component else resolve(anatomy, sae, name)
+        self.component = place.name
+        """Path of the component that it changes."""
+        check_width(anatomy, place, sae.d_out, sae)
+        check_by_token(sae)
+        source = source_of(sae)
+        self.reads = place.name if source is None else resolve(anatomy, sae, source).name
+        """Path of the component that it encodes: another one, for a transcoder."""
+        if source is None:
+            warn_of_place(anatomy, sae, place.name)
+        self._watcher = _TextWatcher(self.reads, sae)
+        sae.concepts.bind(self.encode)
+
+    @property
+    def concepts(self) -> Any:
+        """`sae.concepts`."""
+        return self.sae.concepts
+
+    @property
+    def attached(self) -> bool:
+        """Whether it acts on the model."""
+        return self in self._model._standing.attached
+
+    def detach(self) -> None:
+        """Ends it. Names, texts and scales stay in `sae.concepts`; again is harmless."""
+        self._model._standing.detach(self)
+
+    def acts(self) -> list[Acts]:
+        """What it changes on the next pass, and who watches."""
+        found: list[Acts] = [Watch(self._watcher)] if self.concepts.tracking else []
+        if self.mode == "replace":
+            found.append(Replacement(self.sae, self.component))
+        found += [amplify(self.sae, f, scale, at=self.component) for f, scale in self.concepts.scales.items()]
+        return found
+
+    def encode(self, texts: Sequence[str]) -> SparseFeatures:
+        """Each text's features: row i holds the strongest activation of every feature on any token of text i.
+
+        The model runs as it is: nothing attached acts. Texts longer than its positions run in windows.
+
+        Raises:
+            TraceError: The handle was detached.
+        """
+        self._check()
+        model = self._model._plain.model
+        check_texts(texts)
+        corpus = Corpus.from_texts(texts, model.tokenize)
+        place = self._model._plain.component(self.reads)
+        parts, owners = [], []
+        for part in collect(model, corpus, place):
+            parts.append(encode_activations(self.sae, part, place))
+            owners.append(part.text_ids)
+        return SparseFeatures.concat(parts).strongest_by(np.concatenate(owners), len(texts))
+
+    def _check(self) -> None:
+        if not self.attached:
+            raise TraceError(
+                f"This handle of {self.component} was detached. Attach the SAE again: handle = model.attach_sae(sae)."
+            )
+
+    def __enter__(self) -> AttachedSAE:
+        self._check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached" if self.attached else "detached"
+        return f"<{self.sae!r} {state} at {self.component}, mode {self.mode!r}>"
+
+
+class _TextWatcher:
+    """Tells `sae.concepts` which texts activate which features."""
+
+    def __init__(self, component: str, sae: SAE):
+        self.component, self._sae = component, sae
+        self._rows: list[Array] = []
+        self._owners: list[np.ndarray] = []
+        self._found: list[tuple[SparseFeatures, np.ndarray]] = []
+
+    def see(self, x: Array, where: Where) -> None:
+        rows, columns = as_rows(x, where), len(where.positions)
+        batch = int(rows.shape[0]) // columns
+        owners = np.repeat(np.arange(batch), columns)
+        if where.lengths is not None:
+            real = (where.positions < where.lengths[:, None]).reshape(-1)
+            if not real.all():
+                rows = rows[backend_of(rows).put_beside(np.flatnonzero(real), rows)]
+                owners = owners[real]
+        self._rows.append(rows)
+        self._owners.append(owners)
+        if sum(len(owner) for owner in self._owners) >= _PENDING:
+            self._encode()
+
+    def finish(self, texts: Sequence[str] | None) -> None:
+        if texts:
+            self._encode()
+        found = self._found
+        self._rows, self._owners, self._found = [], [], []
+        if texts is None:
+            warn(
+                "Texts are tracked by name, and this model has no tokenizer to tell token ids' text: none were kept."
+            )
+        elif texts and found:
+            owners = np.concatenate([owner for _, owner in found])
+            features = SparseFeatures.concat([part for part, _ in found])
+            self._sae.concepts.record(list(texts), features.strongest_by(owners, len(texts)))
+
+    def _encode(self) -> None:
+        """Encodes what is pending: at once, as single tokens of generation would each cost a whole encoding."""
+        if not self._rows:
+            return
+        rows = self._rows[0]
+        if len(self._rows) > 1:
+            backend = backend_of(rows)
+            rows = backend.put(np.concatenate([backend.get(part) for part in self._rows]), rows)
+        self._found.append((self._sae.encode_sparse(rows), np.concatenate(self._owners)))
+        self._rows, self._owners = [], []

@@ -1,0 +1,51 @@
+"""What every part of `InterpretableModel` stands on: the language model, its components, and what acts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .acting import Acts, Watch, acting
+from .anatomy import Anatomy
+from .backends.base import LanguageModel
+from .standing import Standing
+
+
+class ModelCore:
+    """Base of the methods of `InterpretableModel`."""
+
+    name: str | None = None  # the repo or folder it was loaded from
+    _plain: Anatomy
+    _standing: Standing
+
+    def _start(self, language_model: LanguageModel) -> None:
+        object.__setattr__(self, "_plain", Anatomy(language_model))
+        object.__setattr__(self, "_standing", Standing())
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model that runs, with what is attached to it and the open `steer` blocks."""
+        return self.anatomy.model
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Its components, run likewise. Nobody watches: that is for calls that are given texts."""
+        return acting(self._plain, [act for act in self._standing.acts() if not isinstance(act, Watch)])
+
+    def _anatomy_for(self, inputs: Any, further: Sequence[Acts] = ()) -> Anatomy:
+        """Its components, for a call that runs `inputs`; `further` acts last."""
+        return acting(self._plain, [*self._standing.acts(), *further], inputs)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer given or loaded; None without one."""
+        return self._plain.model.tokenizer
+
+    @property
+    def _tokenize(self) -> Callable[[str], list[int]] | None:
+        return None if self.tokenizer is None else self._plain.model.tokenize
+
+    def _refresh(self) -> None:
+        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
+        if self._plain.model.refresh():
+            object.__setattr__(self, "_plain", Anatomy(self._plain.model))

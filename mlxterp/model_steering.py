@@ -1,0 +1,100 @@
+"""How an `InterpretableModel` is steered, and SAEs and hooks are attached to it. Every method delegates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+from .anatomy import Anatomy
+from .attaching import AttachedSAE
+from .errors import InputError
+from .features.fitting import open_sae
+from .model_core import ModelCore
+from .sae import SAE
+from .steering.edits import Edit, SteeringPositions, flattened
+from .steering.placing import checked, placed
+
+
+class SteeringMethods(ModelCore):
+    """Methods of `InterpretableModel`."""
+
+    def steer(
+        self, *edits: Edit | Sequence[Edit], at: str | None = None, positions: SteeringPositions = None
+    ) -> AbstractContextManager[None]:
+        """Within `with model.steer(edit, …):` the edits act on everything the model runs.
+
+        On `model(tokens)`, `trace`, `loss`, `gradients`, `generate` and what runs many texts, in this thread.
+        Blocks nest, in any order with `trace`; outer ones act first, and edits of one SAE at one component act
+        together, in order, on one encoding of the unedited activation. They act before `interventions=`.
+
+        Args:
+            edits: Of `mlxterp.steering`. Each acts at its own component: that its SAE was trained on, or its `at`.
+            at: Component for edits that name none, instead of that of their SAE.
+            positions: For edits that name none: "all", "prompt", "generated", or positions.
+
+        Raises:
+            InputError: No edits, or one without a component.
+            ComponentError: No such component.
+            SAEError: A component is not as wide as the SAE or vector.
+            EditError: Two edits contradict each other.
+        """
+        self._refresh()
+        if not edits:
+            raise InputError("Give at least one edit: model.steer(amplify(sae, 5, 2.0)).")
+        return self._standing.steering(checked(self._plain, placed(flattened(edits), at, positions)))
+
+    def _steered(self, prompt: Any, steer: Edit | Sequence[Edit], positions: Any) -> Anatomy:
+        """The components for generation from a prompt, with further edits."""
+        edits = flattened([steer])
+        if edits:
+            edits = checked(self._plain, placed(edits, None, positions))
+        return self._anatomy_for(prompt, edits)
+
+    def attach_sae(
+        self,
+        sae: SAE | str | Path,
+        layer_signature: str | int | None = None,
+        *,
+        layer: int | None = None,
+        component: str | None = None,
+        mode: Literal["change", "replace"] = "change",
+    ) -> AttachedSAE:
+        """Lets an SAE act on every forward pass of this model, until `handle.detach()`.
+
+        What `sae.concepts` is told to do takes effect: `manipulate_concept` scales features, and text tracking keeps
+        the texts that activate them most.
+
+        Args:
+            layer_signature: Path of the component, by any of its names ("transformer.h.0.attn.c_attn"); or the number
+                of a layer.
+            layer, component: Likewise: component "mlp" of layer 3; or component="layers.3.mlp". With nothing given,
+                the component that the SAE was trained on.
+            mode: "change": the activation changes only by what was manipulated, and is the very same where nothing
+                is. "replace": the SAE's reconstruction takes its place.
+
+        Raises:
+            InputError: Nothing says where, or there is no such mode.
+            ComponentError: No such component.
+            SAEError: The component is not as wide as the SAE.
+        """
+        self._refresh()
+        sae = sae if isinstance(sae, SAE) else open_sae(self._plain, sae, model_name=self.name)
+        handle = AttachedSAE(self, sae, _where(self._plain, layer_signature, layer, component), mode)
+        self._standing.attach(handle)
+        return handle
+
+
+def _where(
+    anatomy: Anatomy, signature: str | int | None, layer: int | None, component: str | None
+) -> str | None:
+    """The path asked for; None where nothing is."""
+    if signature is not None and (layer is not None or component is not None):
+        raise InputError("Give layer_signature=, or layer= and component=, not both.")
+    if isinstance(signature, str):
+        return signature
+    layer = layer if signature is None else signature
+    if layer is not None:
+        return f"layers.{anatomy.names.layer(layer)}.{component or 'resid_post'}"
+    return component

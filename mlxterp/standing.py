@@ -1,0 +1,65 @@
+"""`Standing`: what acts on every pass of one model until it is taken away.
+
+Attached SAEs and hooks belong to the model, in every thread; open `steer` blocks belong to the code inside them.
+Attached things act first, in the order they were attached, then blocks from the outermost on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from .acting import Acts
+from .steering.edits import Edit
+
+
+class Attached(Protocol):
+    """Something that acts on every pass of a model."""
+
+    def acts(self) -> Sequence[Acts]:
+        """What it changes and who watches for it, as it is now set."""
+        ...
+
+
+_STEERING: ContextVar[tuple[tuple[Standing, tuple[Edit, ...]], ...]] = ContextVar(
+    "mlxterp_steering", default=()
+)
+
+
+class Standing:
+    """Made by `InterpretableModel`, one for each."""
+
+    def __init__(self) -> None:
+        self._attached: list[Attached] = []
+
+    def attach(self, thing: Attached) -> None:
+        """Lets it act from now on."""
+        self._attached.append(thing)
+
+    def detach(self, thing: Attached) -> None:
+        """Ends that; nothing happens where it does not act."""
+        self._attached = [other for other in self._attached if other is not thing]
+
+    @property
+    def attached(self) -> tuple[Attached, ...]:
+        """What is attached, in order."""
+        return tuple(self._attached)
+
+    def acts(self) -> list[Acts]:
+        """Everything that acts on a pass of the current code, in order."""
+        found: list[Acts] = [act for thing in self._attached for act in thing.acts()]
+        for standing, edits in _STEERING.get():
+            if standing is self:
+                found += edits
+        return found
+
+    @contextmanager
+    def steering(self, edits: Sequence[Edit]) -> Iterator[None]:
+        """Within this block the edits act."""
+        token = _STEERING.set((*_STEERING.get(), (self, tuple(edits))))
+        try:
+            yield
+        finally:
+            _STEERING.reset(token)

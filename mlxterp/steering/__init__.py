@@ -1,0 +1,36 @@
+"""Edits that steer a model, made as plain values: of an SAE's features, along directions, under conditions.
+
+with model.steer(amplify(sae, 42, 1.5)):
+    model.generate("Once upon a time")
+
+Strengths have units: `add_feature(sae, 42, 0.5, units="max")`.
+"""
+
+from .conditions import Condition, direction, feature
+from .contrast import difference_of_means, pca_direction
+from .directions import add_direction, norm_preserving, project_out, threshold_add
+from .edits import Edit
+from .features import ablate, add_feature, amplify, clamp, max_activation
+from .vector_files import load_vectors, save_vectors
+from .vectors import SteeringVector
+
+__all__ = [
+    "Condition",
+    "Edit",
+    "SteeringVector",
+    "ablate",
+    "add_direction",
+    "add_feature",
+    "amplify",
+    "clamp",
+    "difference_of_means",
+    "direction",
+    "feature",
+    "load_vectors",
+    "max_activation",
+    "norm_preserving",
+    "pca_direction",
+    "project_out",
+    "save_vectors",
+    "threshold_add",
+]

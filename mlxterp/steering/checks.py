@@ -1,0 +1,57 @@
+"""What every edit checks when it is made: numbers, features, vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, UnknownFeatureError
+from ..sae import SAE
+
+
+def check_number(value: Any, what: str) -> float:
+    """A finite number as a float.
+
+    Raises:
+        InputError: It is none.
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise InputError(f"{what} is {value!r}; it must be a finite number.")
+    return float(value)
+
+
+def check_feature(sae: Any, feature: Any) -> int:
+    """The feature's id as an integer.
+
+    Raises:
+        InputError: `sae` is no SAE.
+        UnknownFeatureError: There is no such feature.
+    """
+    if not isinstance(sae, SAE):
+        raise InputError(f"Expected an SAE (SAE.load, model.load_sae), got {type(sae).__name__}.")
+    is_int = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
+    if not is_int or not 0 <= feature < sae.d_hidden:
+        raise UnknownFeatureError(
+            f"No feature {feature!r}: this SAE has {sae.d_hidden}, numbered 0 to {sae.d_hidden - 1}."
+        )
+    return int(feature)
+
+
+def check_vector(vector: Any) -> np.ndarray:
+    """float32, (width,).
+
+    Raises:
+        InputError: It is not one row of finite numbers, or all are zero.
+    """
+    try:
+        array = np.array(vector.detach().cpu() if hasattr(vector, "detach") else vector, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected a vector (width,), got {type(vector).__name__}.") from error
+    if array.ndim != 1 or not array.size:
+        raise InputError(f"Expected a vector (width,), got shape {array.shape}.")
+    if not np.isfinite(array).all() or not array.any():
+        raise InputError("The vector holds NaN or infinite values, or only zeros: it has no direction.")
+    return array

@@ -1,0 +1,76 @@
+"""Edits along a vector, with no SAE.
+
+    add_direction   h + strength·v                 "norm": h + strength·‖h‖·v/‖v‖
+    project_out     h - (1 - keep)·(h·d)·d         with d = v/‖v‖ (directional ablation, Arditi et al. 2024)
+    threshold_add   h + strength·v where h·d < threshold   (AxBench's thresholding, Wu et al. 2025)
+
+`at` is a component's path; a `SteeringVector` brings its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+from ..errors import InputError
+from .checks import check_number, check_vector
+from .conditions import Condition
+from .edits import DirectionEdit, Edit, SteeringPositions
+from .features import check_condition
+
+E = TypeVar("E", bound=Edit)
+
+
+def add_direction(
+    vector: Any, strength: float = 1.0, at: str | None = None, *, units: Literal["raw", "norm"] = "raw",
+    positions: SteeringPositions = None, when: Condition | None = None, preserve_norm: bool = False,
+) -> DirectionEdit:  # fmt: skip
+    """Adds a vector to every token.
+
+    Args:
+        vector: (width,), or a `SteeringVector`.
+        strength: "raw": times the vector. "norm": times the length of the token's activation, along the vector.
+
+    Raises:
+        InputError: The vector has no direction, or `strength` is not a finite number.
+    """
+    if units not in ("raw", "norm"):
+        raise InputError(f"units={units!r}; there are: raw, norm.")
+    return DirectionEdit(
+        vector=check_vector(vector), kind="add" if units == "raw" else "add_norm",
+        number=check_number(strength, "strength"), component=at or getattr(vector, "component", None),
+        positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
+    )  # fmt: skip
+
+
+def project_out(
+    vector: Any, at: str | None = None, *, keep: float = 0.0, positions: SteeringPositions = None,
+    when: Condition | None = None, preserve_norm: bool = False,
+) -> DirectionEdit:  # fmt: skip
+    """Removes what an activation has along a vector.
+
+    Args:
+        keep: The share that stays: 0 removes it, 1 changes nothing, 2 doubles it.
+    """
+    return DirectionEdit(
+        vector=check_vector(vector), kind="project_out", number=check_number(keep, "keep"),
+        component=at or getattr(vector, "component", None), positions=positions, when=check_condition(when),
+        preserve_norm=preserve_norm,
+    )  # fmt: skip
+
+
+def threshold_add(
+    vector: Any, strength: float, threshold: float, at: str | None = None, *, positions: SteeringPositions = None,
+    when: Condition | None = None, preserve_norm: bool = False,
+) -> DirectionEdit:  # fmt: skip
+    """Adds strength × vector to the tokens that have less than `threshold` of it, h·v/‖v‖."""
+    return DirectionEdit(
+        vector=check_vector(vector), kind="threshold_add", number=check_number(strength, "strength"),
+        threshold=check_number(threshold, "threshold"), component=at or getattr(vector, "component", None),
+        positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
+    )  # fmt: skip
+
+
+def norm_preserving(edit: E) -> E:
+    """The same edit, after which each token's activation is scaled back to the length it had."""
+    return replace(edit, preserve_norm=True)

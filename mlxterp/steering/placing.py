@@ -1,0 +1,123 @@
+"""Edits on their way to a model: where they act, whether they fit there, and whether that is where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..anatomy import Anatomy
+from ..components import RESIDUAL
+from ..corpus import Corpus
+from ..errors import ComponentError, SAEError, warn
+from ..features.collect import collect
+from ..features.fitting import read, resolve, trained_elsewhere
+from ..index.counting import prose
+from ..sae import SAE
+from ..sites import Component
+from ..variants import Temporal
+from .conflicts import check_conflicts
+from .edits import DirectionEdit, Edit, FeatureEdit, SteeringPositions
+from .program import component_of, source_of
+
+
+def placed(edits: Sequence[Edit], at: str | None, positions: SteeringPositions) -> list[Edit]:
+    """The edits, with a component and positions for those that name none of their own."""
+    found = []
+    for edit in edits:
+        edit = edit.restricted(positions)
+        found.append(edit.at(at) if at is not None and edit.component is None else edit)
+    return found
+
+
+def checked(anatomy: Anatomy, edits: Sequence[Edit]) -> list[Edit]:
+    """The edits at components of this model, by their canonical names.
+
+    An SAE that is used elsewhere than it was trained gives a warning, with how much of the activation it misses.
+
+    Raises:
+        InputError, ComponentError, SAEError, EditError: See `InterpretableModel.steer`.
+    """
+    found = []
+    for edit in edits:
+        place = _resolved(anatomy, edit)
+        width = len(edit.vector) if isinstance(edit, DirectionEdit) else None
+        if isinstance(edit, FeatureEdit):
+            width = edit.sae.d_out
+            if edit.reads_feature:
+                check_by_token(edit.sae)
+        if width is not None:
+            check_width(anatomy, place, width, edit.sae if isinstance(edit, FeatureEdit) else None)
+        found.append(edit.at(_name(place)))
+    check_conflicts(found)
+    told: list[tuple[SAE, str]] = []
+    for edit in found:
+        if isinstance(edit, FeatureEdit) and source_of(edit.sae) is None:
+            key = (edit.sae, str(edit.component))
+            if not any(sae is edit.sae and name == key[1] for sae, name in told):
+                told.append(key)
+                warn_of_place(anatomy, *key)
+    return found
+
+
+def check_width(anatomy: Anatomy, place: Component, width: int, sae: SAE | None = None) -> None:
+    """Raises `SAEError` unless the component is so wide."""
+    if place.name.rpartition(".")[2] in RESIDUAL:
+        found = anatomy.model.d_model
+    else:
+        found = int(read(anatomy, [place], np.array([0]))[0].shape[-1])
+    if found != width:
+        what = f"{sae!r}" if sae is not None else "The vector"
+        raise SAEError(
+            f"{place.name} puts out {found} numbers for each token, and {what} has {width}. Choose the component that"
+            " it was made for: at=…"
+        )
+
+
+def check_by_token(sae: SAE) -> None:
+    """Raises `SAEError` where a token's features depend on the tokens before it."""
+    if isinstance(sae.activation, Temporal):
+        raise SAEError(
+            "A temporal SAE encodes a token by all those before it, which a pass over the next tokens alone does not"
+            " have. Its decoder rows can be added: add_feature(sae, feature, strength)."
+        )
+
+
+def warn_of_place(anatomy: Anatomy, sae: SAE, component: str) -> None:
+    """Says so where an SAE acts elsewhere than it was trained, with its FVU there."""
+    trained = trained_elsewhere(anatomy, sae, component)
+    if trained is None:
+        return
+    warn(
+        f"This SAE was trained on {trained} and acts on {component}, where it leaves"
+        f" {fraction_unexplained(anatomy, sae, component):.0%} of the variance unexplained (FVU, on some prose). Its"
+        " features mean something there only if the two carry the same activations."
+    )
+
+
+def fraction_unexplained(anatomy: Anatomy, sae: SAE, component: str) -> float:
+    """FVU on some prose: squared error of the reconstruction over the variance of the activations."""
+    model = anatomy.model
+    if model.tokenizer is None:
+        ids = np.random.default_rng(0).integers(0, model.vocab_size, 64)
+        corpus = Corpus.from_token_ids([ids.tolist()])
+    else:
+        corpus = prose(model)
+    parts = [model.backend.get(part.values) for part in collect(model, corpus, anatomy.component(component))]
+    x = np.concatenate(parts).astype(np.float64)
+    error = x - sae.reconstruct(x.astype(np.float32)).reshape(x.shape)
+    return float((error**2).sum() / max(((x - x.mean(axis=0)) ** 2).sum(), 1e-30))
+
+
+def _resolved(anatomy: Anatomy, edit: Edit) -> Component:
+    name = component_of(edit)
+    if isinstance(edit, FeatureEdit) and edit.component is None:
+        try:
+            return anatomy.component(name)
+        except ComponentError:
+            return resolve(anatomy, edit.sae, name)  # what its library calls the hook
+    return anatomy.component(name)
+
+
+def _name(place: Component) -> str:
+    return place.name if place.call is None or "#" in place.name else f"{place.name}#{place.call}"
