@@ -1,0 +1,71 @@
+"""What everything about concepts checks where it enters: features, numbers, texts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, UnknownFeatureError
+
+
+def feature_id(given: Any, d_hidden: int) -> int:
+    """A feature's id, given as an integer or in digits, as JSON and CSV write one.
+
+    Raises:
+        InputError: It is no whole number.
+        UnknownFeatureError: It lies outside [0, d_hidden).
+    """
+    if isinstance(given, str) and re.fullmatch(r"-?[0-9]{1,18}", given):
+        given = int(given)
+    if not isinstance(given, (int, np.integer)) or isinstance(given, bool):
+        raise InputError(f"{given!r} is no feature; expected a whole number in [0, {d_hidden}).")
+    if not 0 <= given < d_hidden:
+        raise UnknownFeatureError(
+            f"No feature {int(given)}: this SAE has {d_hidden}, numbered 0 to {d_hidden - 1}."
+        )
+    return int(given)
+
+
+def finite(given: Any, what: str) -> float:
+    """A finite number.
+
+    Raises:
+        InputError: It is none.
+    """
+    number = isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool)
+    try:
+        if number and math.isfinite(given):
+            return float(given)
+    except OverflowError:
+        pass
+    raise InputError(f"{what} is {given!r}; expected a finite number.")
+
+
+def at_least_one(given: Any, what: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not isinstance(given, (int, np.integer)) or isinstance(given, bool) or given < 1:
+        raise InputError(f"{what} is {given!r}; expected a whole number of at least 1.")
+    return int(given)
+
+
+def list_of_texts(given: Any) -> list[str]:
+    """Texts as a list; one string is not taken for a list of its letters.
+
+    Raises:
+        InputError: It is no list of strings.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(f"Expected a list of texts, got {type(given).__name__}.")
+    texts = list(given)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"Text {i} is of type {type(text).__name__}; expected a string.")
+    return texts
