@@ -91,7 +91,7 @@ def active(names: Names, by_text: SparseFeatures, threshold: float) -> list[list
 def _active_on(names: Names, ids: np.ndarray, values: np.ndarray, threshold: float) -> list[ActiveConcept]:
     pairs = [(f, v) for f, v in zip(ids.tolist(), values.tolist(), strict=True) if abs(v) > threshold]
     found = [ActiveConcept(f, c.name, c.confidence, v) for f, v in pairs for c in names.get(f, ())]
-    return sorted(found, key=lambda a: (-abs(a.activation), a.neuron_idx))  # stable: names keep their order
+    return sorted(found, key=lambda a: -abs(a.activation))  # stable: ids ascend, names are in their order
 
 
 def groups_of_texts(texts: Any, names: Names, d_hidden: int) -> dict[str, list[str]]:

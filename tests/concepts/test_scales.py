@@ -14,7 +14,9 @@ from mlxterp import InputError, UnknownFeatureError
 from mlxterp.concepts import Concepts
 
 WIDTH = 10
-SCALES = st.dictionaries(st.integers(0, WIDTH - 1), st.floats(allow_nan=False, allow_infinity=False))
+SCALES = st.dictionaries(
+    st.integers(0, WIDTH - 1), st.just(1.0) | st.floats(allow_nan=False, allow_infinity=False)
+)
 
 
 @given(SCALES)

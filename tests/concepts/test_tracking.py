@@ -151,13 +151,24 @@ def test_a_text_that_comes_again_stronger_counts_once():
     assert concepts.get_top_texts() == {0: [("a", 5.0), ("b", 2.0)]}
 
 
+def test_a_text_that_lost_its_place_can_come_back_though_no_stronger_than_by_rounding():
+    rows = [(text, [value, 0, 0, 0]) for text, value in [("a", 1), ("b", 1.000004), ("a", 1.000008)]]
+    for cuts in ([], [1], [2], [1, 2]):
+        concepts = Concepts(WIDTH)
+        concepts.enable_text_tracking(1)
+        for first, end in pairwise([0, *cuts, 3]):
+            concepts.record(*of_rows(rows[first:end]))
+            concepts.get_top_texts()
+        assert concepts.get_top_texts() == {0: [("a", float(np.float32(1.000008)))]}
+
+
 def test_texts_that_no_feature_keeps_are_forgotten():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "_UNUSED", 0)
         patch.setattr(tracking, "_PAIRS", 4)
         concepts = tracked([(str(i), [i + 1, 0, 0, 0]) for i in range(1000)], 2, range(1000))
         texts = concepts._texts
-        assert texts is not None and len(texts._numbers) <= 8
+        assert texts is not None and len(texts._numbers) <= 8 and len(texts._waiting) <= 4
     assert concepts.get_top_texts() == {0: [("999", 1000.0), ("998", 999.0)]}
 
 
