@@ -11,8 +11,10 @@ from .blas import preload_blas
 
 preload_blas()  # before anything imports mlx
 
-from . import interventions  # noqa: E402
+from . import interventions, steering  # noqa: E402
+from .attaching import AttachedSAE  # noqa: E402
 from .backends import available_backends, get_backend  # noqa: E402
+from .concepts import Concepts  # noqa: E402
 from .dataset import HuggingFaceDataset  # noqa: E402
 from .demo import load_demo  # noqa: E402
 from .errors import (  # noqa: E402
@@ -40,12 +42,14 @@ from .lens import FeatureLogits, RandomDirections  # noqa: E402
 from .local_store import LocalStore  # noqa: E402
 from .model import InterpretableModel  # noqa: E402
 from .objectives import logit_difference  # noqa: E402
+from .patching import PatchingResult  # noqa: E402
 from .registry import FeatureRegistry  # noqa: E402
 from .sae import SAE  # noqa: E402
 from .sae.pretrained import PretrainedSAE, pretrained_saes  # noqa: E402
 from .sae.sae import BatchTopKSAE, TopKSAE  # noqa: E402
 from .sparse import SparseFeatures  # noqa: E402
 from .store import ActivationStore  # noqa: E402
+from .stream_lens import LogitLens  # noqa: E402
 from .trace import Trace  # noqa: E402
 from .training import SAETrainConfig, train_sae  # noqa: E402
 from .viz import FeatureCard, FeatureReport, TokenView  # noqa: E402
@@ -55,9 +59,11 @@ __version__ = "0.1.0"
 __all__ = [
     "SAE",
     "ActivationStore",
+    "AttachedSAE",
     "BackendError",
     "BatchTopKSAE",
     "ComponentError",
+    "Concepts",
     "ConfigWarning",
     "EditError",
     "FeatureCard",
@@ -73,11 +79,13 @@ __all__ = [
     "InputError",
     "InterpretableModel",
     "LocalStore",
+    "LogitLens",
     "MlxterpError",
     "MlxterpWarning",
     "NeverCalledError",
     "NoTokenizerError",
     "NotALanguageModelError",
+    "PatchingResult",
     "PretrainedSAE",
     "RandomDirections",
     "SAECheck",
@@ -97,5 +105,6 @@ __all__ = [
     "load_demo",
     "logit_difference",
     "pretrained_saes",
+    "steering",
     "train_sae",
 ]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .anatomy import Anatomy
+from .backends import backend_of
 from .backends.base import LanguageModel
 from .sites import Array, Run, Site, SiteEdit, Where
 from .steering.program import Change, Hooked, site_edits
@@ -67,6 +68,8 @@ class ActingModel:
         self._watchers = [act.watcher for act in acts if isinstance(act, Watch)]
         self._base, self._given = anatomy.model, given
         self._told = not self._watchers
+        self._held: list[tuple[Watcher, Array, Where]] = []
+        """In generation the last pass, until it is known whether what it read is part of the text."""
         self._edits = site_edits(anatomy, self._changes())
 
     def __getattr__(self, name: str) -> Any:
@@ -80,11 +83,25 @@ class ActingModel:
 
     def _showing(self, watcher: Watcher) -> Callable[[Array, Where], Array]:
         def show(x: Array, where: Where) -> Array:
-            if not self._told:
+            if not self._told and where.lengths is not None:
                 watcher.see(x, where)
+            elif not self._told:
+                self._hold(watcher, x, where)
             return x
 
         return show
+
+    def _hold(self, watcher: Watcher, x: Array, where: Where) -> None:
+        if self._held and self._held[0][2].positions[-1] < where.positions[-1]:
+            self._show_held()
+        self._held.append((watcher, backend_of(x).alias(x), where))
+
+    def _show_held(self, end: int | None = None) -> None:
+        """Shows the last pass, unless it read tokens from position `end` on."""
+        held, self._held = self._held, []
+        for watcher, x, where in held:
+            if end is None or where.positions[-1] < end:
+                watcher.see(x, where)
 
     # -- passes -------------------------------------------------------------------------------
 
@@ -114,7 +131,7 @@ class ActingModel:
         """As `LanguageModel.stream`; the changes act before `edits`."""
         mine = site_edits(self._anatomy, self._changes(), len(prompt))
         pieces = self._base.stream(prompt, max_tokens, [*mine, *edits], **options)
-        return self._watched(pieces, prompt) if self._watchers else pieces
+        return self._watched(pieces, prompt, max_tokens) if self._watchers else pieces
 
     def gradients(
         self,
@@ -130,16 +147,28 @@ class ActingModel:
     # -- who watches --------------------------------------------------------------------------
 
     def _watched(
-        self, pieces: Iterator[tuple[int | None, str]], prompt: Sequence[int]
+        self, pieces: Iterator[tuple[int | None, str]], prompt: Sequence[int], max_tokens: int
     ) -> Iterator[tuple[int | None, str]]:
-        written: list[str] = []
+        """The pieces; each token is shown that the next one needed, and none that a wing read ahead."""
+        tokens, written, texts = 0, "", []
         try:
-            for token, text in pieces:
-                written.append(text)
-                yield token, text
+            try:
+                for token, text in pieces:
+                    tokens, written = tokens + (token is not None), written + text
+                    yield token, text
+                more = tokens < max_tokens  # it ended before, so the last token was read
+            except GeneratorExit:  # who reads the pieces has enough
+                self._show_held(len(prompt) + tokens - 1)
+                texts = self._written(prompt, written)
+                raise
+            self._show_held(len(prompt) + tokens - (not more))
+            texts = self._written(prompt, written)
         finally:
-            first = self._given if isinstance(self._given, str) else self._decoded(prompt)
-            self._tell(None if first is None else [first + "".join(written)])
+            self._tell(texts)
+
+    def _written(self, prompt: Sequence[int], text: str) -> list[str] | None:
+        first = self._given if isinstance(self._given, str) else self._decoded(prompt)
+        return None if first is None else [first + text]
 
     def _texts(self, batch: TokenBatch) -> list[str] | None:
         given = [self._given] if isinstance(self._given, str) else self._given

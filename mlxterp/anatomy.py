@@ -18,6 +18,7 @@ from .residual import BlockRule, Branch
 from .sites import Array, Component, Run, Site, SiteEdit, Where, at_site
 
 Change = Callable[[Array, Where], Array]
+"""One that gives back its very argument changes nothing: a value that is only watched stays bit-identical."""
 
 
 class Anatomy:
@@ -163,7 +164,8 @@ class _Stream:
 
             def function(x: Array, run: Run, number: int) -> Array:
                 added = x - _value(run, start, number)
-                return x + (change(added, run.where) - added)
+                new = change(added, run.where)
+                return x if new is added else x + (new - added)
 
             return [SiteEdit(end, function, call, 0, (start,))]
 
@@ -188,7 +190,8 @@ class _Stream:
             def function(x: Array, run: Run, number: int) -> Array:
                 start = _value(run, pre, number)
                 old = start + x * scale
-                return x + (change(old, run.where) - old) / scale
+                new = change(old, run.where)
+                return x if new is old else x + (new - old) / scale
 
             return [SiteEdit(branch, function, call, 1, (pre,))]
 
@@ -212,7 +215,12 @@ def _scaled(name: str, branch: Branch) -> Component:
         return at_site(name, site, last_call_only=True, note=f"output of {branch.module}")
 
     def edits(change: Change, call: int | None) -> Sequence[SiteEdit]:
-        return [SiteEdit(site, lambda x, run, _: change(x * scale, run.where) / scale, call)]
+        def function(x: Array, run: Run, _: int) -> Array:
+            scaled = x * scale
+            new = change(scaled, run.where)
+            return x if new is scaled else new / scale
+
+        return [SiteEdit(site, function, call)]
 
     note = f"{scale:.6g} × output of {branch.module}"
     return Component(name, (site,), lambda v: v[0] * scale, edits, note, last_call_only=True)

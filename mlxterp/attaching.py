@@ -61,7 +61,6 @@ class AttachedSAE:
         """Path of the component that it encodes: another one, for a transcoder."""
         if source is None:
             warn_of_place(anatomy, sae, place.name)
-        self._watcher = _TextWatcher(self.reads, sae)
         sae.concepts.bind(self.encode)
 
     @property
@@ -80,7 +79,8 @@ class AttachedSAE:
 
     def acts(self) -> list[Acts]:
         """What it changes on the next pass, and who watches."""
-        found: list[Acts] = [Watch(self._watcher)] if self.concepts.tracking else []
+        watcher = _TextWatcher(self.reads, self.sae)  # one for each call: calls may overlap
+        found: list[Acts] = [Watch(watcher)] if self.concepts.tracking else []
         if self.mode == "replace":
             found.append(Replacement(self.sae, self.component))
         found += [amplify(self.sae, f, scale, at=self.component) for f, scale in self.concepts.scales.items()]

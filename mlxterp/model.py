@@ -11,7 +11,9 @@ from .backends import load_language_model, wrap_language_model
 from .components import GLOBAL, ROOTS
 from .edits import Interventions
 from .gradients import gradients
+from .model_hooks import HookMethods
 from .model_index import IndexMethods
+from .model_patching import PatchingMethods
 from .model_saes import SAEMethods
 from .model_steering import SteeringMethods
 from .open_traces import innermost_trace
@@ -23,7 +25,7 @@ from .tokens import TokenBatch, to_batch
 from .trace import Trace
 
 
-class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods):
+class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMethods, HookMethods):
     """A language model whose components can be seen and edited by path.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
-from .anatomy import Anatomy
+from .model_core import ModelCore
 from .patching import PatchingResult, activation_patching, attribution_patching
 from .positions import Positions
 from .stream_lens import LogitLens, logit_lens
@@ -14,10 +14,9 @@ from .tokens import TokenBatch
 Several = list[str] | tuple[str, ...]
 
 
-class PatchingMethods:
+class PatchingMethods(ModelCore):
     """Methods of `InterpretableModel`."""
 
-    anatomy: Anatomy
     _batch: Callable[..., TokenBatch]
 
     def logit_lens(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-from .acting import Acts
+from .acting import Acts, Watch
 from .steering.edits import Edit
 
 
@@ -26,6 +26,7 @@ class Attached(Protocol):
 _STEERING: ContextVar[tuple[tuple[Standing, tuple[Edit, ...]], ...]] = ContextVar(
     "mlxterp_steering", default=()
 )
+_WATCHING_ONLY: ContextVar[tuple[Standing, ...]] = ContextVar("mlxterp_watching_only", default=())
 
 
 class Standing:
@@ -50,6 +51,8 @@ class Standing:
     def acts(self) -> list[Acts]:
         """Everything that acts on a pass of the current code, in order."""
         found: list[Acts] = [act for thing in self._attached for act in thing.acts()]
+        if self in _WATCHING_ONLY.get():
+            found = [act for act in found if isinstance(act, Watch)]
         for standing, edits in _STEERING.get():
             if standing is self:
                 found += edits
@@ -63,3 +66,12 @@ class Standing:
             yield
         finally:
             _STEERING.reset(token)
+
+    @contextmanager
+    def watching_only(self) -> Iterator[None]:
+        """Within this block attached things change nothing, and those that watch go on."""
+        token = _WATCHING_ONLY.set((*_WATCHING_ONLY.get(), self))
+        try:
+            yield
+        finally:
+            _WATCHING_ONLY.reset(token)

@@ -140,3 +140,23 @@ def share_prefixes(features: Sequence[np.ndarray], tokens: Sequence[Sequence[int
         np.stack([known.setdefault(tuple(ids[: i + 1]), row) for i, row in enumerate(rows)])
         for rows, ids in zip(features, tokens, strict=True)
     ]
+
+
+def steered(h: np.ndarray, z: np.ndarray, weights: SAEWeights, edits: Sequence[tuple[str, int, float]]) -> np.ndarray:
+    """Activations (n, d) after edits (kind, feature, number) of the features z (n, d_hidden): only the change is added."""
+    new = z.astype(np.float64)
+    lengths = np.linalg.norm(h.astype(np.float64), axis=1)
+    for kind, f, number in edits:
+        row = weights.W_dec[f].astype(np.float64)
+        match kind:
+            case "amplify":
+                new[:, f] *= number
+            case "clamp":
+                new[:, f] = number
+            case "at_least":
+                new[:, f] = np.maximum(new[:, f], number)
+            case "add":
+                new[:, f] += number
+            case "add_norm":
+                new[:, f] += number * lengths / np.linalg.norm(row)
+    return h + (new - z) @ weights.W_dec

@@ -1,4 +1,4 @@
-"""The Python of the README and of the guide to features runs as it stands, one block after the other."""
+"""The Python of the README and of some guides runs as it stands, one block after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import mlxterp
 ROOT = Path(mlxterp.__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/features.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/features.md", "docs/patching.md"])
 @pytest.mark.filterwarnings("ignore:.*longer than the model.*:mlxterp.MlxterpWarning")
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     path = ROOT / page

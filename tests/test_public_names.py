@@ -22,9 +22,10 @@ LEVEL = {
     "text": 3, "probe": 3, "array_methods": 3, "interventions": 3, "anatomy": 3, "edits": 3,
     "results": 3, "open_traces": 3, "trace": 3, "sae": 3, "training": 3,
     "features": 4, "index": 4, "lens": 4, "generation": 4, "gradients": 4, "proxies": 4, "viz": 4,
-    "steering": 4, "acting": 4, "standing": 4, "model_core": 4, "attaching": 4,
-    "model": 5, "model_saes": 5, "model_index": 5, "model_steering": 5, "demo": 5, "cli": 5,
+    "steering": 4, "acting": 4, "hooks": 4, "standing": 4, "model_core": 4, "attaching": 4,
+    "model": 5, "model_saes": 5, "model_index": 5, "model_steering": 5, "model_hooks": 5, "demo": 5, "cli": 5,
     "plotting": 1, "stream_lens": 4, "patching": 4, "model_patching": 5,
+    "compat": 6,
 }  # fmt: skip
 """A room may import rooms of its own level or below; nobody below imports the front door (level 5)."""
 

@@ -26,7 +26,7 @@ EXCLUSIONS = ("bos", "sinks")
 """Tokens that can be left out: the tokenizer's beginning-of-text token; attention sinks, whose activation is
 more than ten times as long as usual. Padding is never counted."""
 SINK = 10.0
-_PROSE = (
+PROSE = (
     "The old lighthouse keeper climbed the stairs every evening to light the lamp. When the storm came in from the"
     " sea, ships could still find their way home.\n\nIn 1905 a young clerk in Bern published four papers that changed"
     ' physics; one of them explained why light can knock electrons out of metal. "What is time?" he asked.\n\n'
@@ -114,7 +114,7 @@ def rule_for(model: LanguageModel, component: Component, exclude: Iterable[str] 
 
 def prose(model: LanguageModel) -> Corpus:
     """The text that a model's usual activations are measured on."""
-    ids = list(model.tokenize(_PROSE))
+    ids = list(model.tokenize(PROSE))
     return Corpus.from_token_ids([ids[: min(128, model.max_positions or 128)]])
 
 

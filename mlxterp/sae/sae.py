@@ -11,11 +11,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..backends import backend_of, get_backend
+from ..concepts import Concepts
 from ..errors import InputError, SAEError
 from ..sites import Array
 from ..sparse import SparseFeatures
@@ -29,9 +30,6 @@ from .formats import read
 from .placement import Placement
 from .pretrained.fetch import fetch
 from .validation import check_weights
-
-if TYPE_CHECKING:
-    from ..concepts import Concepts
 
 
 class SAE:
@@ -169,8 +167,6 @@ class SAE:
     @property
     def concepts(self) -> Concepts:
         """Names of its features, the texts that activate them most, and how they are manipulated; see `Concepts`."""
-        from ..concepts import Concepts
-
         if self._concepts is None:
             self._concepts = Concepts(self.d_hidden)
         return self._concepts

@@ -6,6 +6,8 @@ with model.steer(amplify(sae, 42, 1.5)):
 Strengths have units: `add_feature(sae, 42, 0.5, units="max")`.
 """
 
+from .calibrated import Calibration
+from .calibration import calibrate, output_score
 from .conditions import Condition, direction, feature
 from .contrast import difference_of_means, pca_direction
 from .directions import add_direction, norm_preserving, project_out, threshold_add
@@ -15,6 +17,7 @@ from .vector_files import load_vectors, save_vectors
 from .vectors import SteeringVector
 
 __all__ = [
+    "Calibration",
     "Condition",
     "Edit",
     "SteeringVector",
@@ -22,6 +25,7 @@ __all__ = [
     "add_direction",
     "add_feature",
     "amplify",
+    "calibrate",
     "clamp",
     "difference_of_means",
     "direction",
@@ -29,6 +33,7 @@ __all__ = [
     "load_vectors",
     "max_activation",
     "norm_preserving",
+    "output_score",
     "pca_direction",
     "project_out",
     "save_vectors",

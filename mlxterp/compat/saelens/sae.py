@@ -1,0 +1,271 @@
+"""`SAE` as SAELens's users call it: a wrapper around `mlxterp.SAE`, which computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ... import sae as ours
+from ...backends import get_backend
+from ...errors import InputError, SAEError, warn
+from ...sites import Array
+from ...weights import SAEWeights
+from .config import SAEConfig, sae_config
+
+_TOLD: set[str] = set()
+
+
+class SAE:
+    """A sparse autoencoder or transcoder with SAELens's names; `sae.sae` is the one of this library.
+
+    Weights are native arrays (MLX or PyTorch), to be read and not written. Scales and norms that files keep
+    apart are folded into them, so they can differ from the file's while features and reconstructions do not.
+
+    Args:
+        sae: An SAE of this library: `SAE(mlxterp.SAE.load(path))`.
+        use_error_term: Whether calling it adds what the reconstruction misses.
+    """
+
+    def __init__(self, sae: ours.SAE, use_error_term: bool = False):
+        if not isinstance(sae, ours.SAE):
+            raise InputError(
+                f"Expected an mlxterp.SAE, got {type(sae).__name__}. SAE.load_from_disk reads files."
+            )
+        self.sae = sae
+        self.use_error_term = use_error_term
+        self._native: SAEWeights | None = None
+        self._like: Array | None = None
+        self.cfg: SAEConfig = sae_config(sae, self.device)
+        self.sparsity: Array | None = None
+
+    # -- making one ---------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls, release: str, sae_id: str | None = None, device: Any = None, backend: str | None = None,
+        revision: str | None = None, **options: Any,
+    ) -> SAE:  # fmt: skip
+        """A published SAE by SAELens's names.
+
+        The SAE also unpacks as `sae, cfg_dict, sparsity = SAE.from_pretrained(…)`, and `[0]` is the SAE itself,
+        as before version 6. `sparsity` is None: no such file is read.
+
+        Args:
+            release: "gpt2-small-res-jb", or a repository of the hub ("owner/name").
+            sae_id: "blocks.7.hook_resid_pre".
+            device: Of torch tensors; MLX has one device for everything.
+            backend: "mlx" or "torch", that of the model it is used with; by default MLX where it is installed.
+            options: `dtype="float32"` and `force_download=False` are the only values there are.
+
+        Raises:
+            SAEError: No such release, id or file; offline and not in the cache.
+            InputError: An option that cannot be honoured.
+        """
+        _refuse(options)
+        place = _device(backend, device)
+        return cls(ours.SAE.from_pretrained(release, sae_id, backend, place, revision=revision))
+
+    @classmethod
+    def from_pretrained_with_cfg_and_sparsity(
+        cls,
+        release: str,
+        sae_id: str | None = None,
+        device: Any = None,
+        backend: str | None = None,
+        **options: Any,
+    ) -> tuple[SAE, dict[str, Any], Array | None]:
+        """The SAE, its settings as a dictionary, and None: no sparsity file is read. See `from_pretrained`."""
+        sae = cls.from_pretrained(release, sae_id, device, backend, **options)
+        return sae, sae.cfg.to_dict(), sae.sparsity
+
+    @classmethod
+    def load_from_disk(
+        cls, path: str | os.PathLike, device: Any = None, backend: str | None = None, **options: Any
+    ) -> SAE:
+        """An SAE from its folder, of SAELens's format or any other that `mlxterp.SAE.load` reads.
+
+        Raises:
+            SAEError: There is none, or it is damaged.
+            InputError: An option that cannot be honoured.
+        """
+        _refuse(options)
+        return cls(ours.SAE.load(path, backend=backend, device=_device(backend, device)))
+
+    @classmethod
+    def load_from_pretrained(
+        cls, path: str | os.PathLike, device: Any = None, backend: str | None = None, **options: Any
+    ) -> SAE:
+        """The name of `load_from_disk` before version 6."""
+        return cls.load_from_disk(path, device, backend, **options)
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def W_enc(self) -> Array:
+        """Native float32, (d_in, d_sae)."""
+        return self._weights.W_enc
+
+    @property
+    def b_enc(self) -> Array:
+        """Native float32, (d_sae,)."""
+        return self._weights.b_enc
+
+    @property
+    def W_dec(self) -> Array:
+        """Native float32, (d_sae, d_out); row f is what latent f adds."""
+        return self._weights.W_dec
+
+    @property
+    def b_dec(self) -> Array:
+        """Native float32, (d_out,)."""
+        return self._weights.b_dec
+
+    @property
+    def threshold(self) -> Array:
+        """Native float32, (d_sae,), of a JumpReLU SAE.
+
+        Raises:
+            SAEError: It is of another architecture.
+        """
+        found = self._weights.extra.get("threshold")
+        if found is None:
+            raise SAEError(
+                f"An SAE of architecture {self.cfg.architecture} has no threshold; JumpReLU SAEs do."
+            )
+        return found
+
+    @property
+    def device(self) -> str:
+        """Where its weights lie."""
+        return get_backend(self.sae.backend).device(self._weights.b_dec)
+
+    @property
+    def _weights(self) -> SAEWeights:
+        if self._native is None:
+            empty = self.sae.W_enc[:, :1].T * 0  # weights are put where NumPy input is computed
+            self._native = self.sae.apply(empty, check=False).weights
+        return self._native
+
+    def get_name(self) -> str:
+        """Model, hook and number of latents in one name."""
+        return f"sae_{self.cfg.metadata.model_name}_{self.cfg.hook_name}_{self.cfg.d_sae}"
+
+    def __repr__(self) -> str:
+        return f"<SAELens view of {self.sae!r}>"
+
+    # -- features and back --------------------------------------------------------------------
+
+    def encode(self, x: Array) -> Array:
+        """Latents (…, d_sae), float32, of activations (…, d_in), or (…, heads, d_head) at `hook_z`.
+
+        Native arrays in, native out, of the same library; NumPy in, NumPy out.
+
+        Raises:
+            SAEError: Another width, or values that are not finite.
+        """
+        split = self.sae.form.heads and x.ndim > 1 and int(x.shape[-1]) != self.cfg.d_in
+        self._like = x if split or self.sae.needs_input else None
+        return self.sae.encode(x)
+
+    def decode(self, feature_acts: Array) -> Array:
+        """Reconstruction (…, d_out), float32, of latents (…, d_sae).
+
+        An SAE that normalises each token, has a skip connection or takes heads undoes that with what was encoded
+        last, as SAELens does.
+
+        Raises:
+            SAEError: The latents are not this SAE's, or nothing (or something of another shape) was encoded before.
+        """
+        if self.sae.needs_input and self._like is None:
+            raise SAEError("This SAE's reconstruction depends on what was encoded. Call encode(x) first.")
+        return self.sae.decode(feature_acts, like=self._like)
+
+    def forward(self, x: Array) -> Array:
+        """The reconstruction of activations; with `use_error_term`, what it misses is added again."""
+        out = self.sae.reconstruct(x)
+        if not self.use_error_term:
+            return out
+        if tuple(out.shape) != tuple(x.shape):
+            raise SAEError(
+                "The error term of a transcoder needs its target. Attach it to a model: model.add_sae(sae)."
+            )
+        return out + (x - out)
+
+    def __call__(self, x: Array) -> Array:
+        """See `forward`."""
+        return self.forward(x)
+
+    # -- where it is --------------------------------------------------------------------------
+
+    def to(self, device: Any = None, **options: Any) -> SAE:
+        """The same SAE with weights on another device of torch; itself for MLX.
+
+        Raises:
+            InputError: Another dtype than float32 is asked for.
+        """
+        _refuse(options)
+        place = _device(self.sae.backend, device)
+        return self if place is None else SAE(self.sae.on(self.sae.backend, place), self.use_error_term)
+
+    def eval(self) -> SAE:
+        """Itself: SAEs do not train here."""
+        return self
+
+    def save_model(self, path: str | os.PathLike) -> Path:
+        """Writes what SAELens 6 opens with `SAE.load_from_disk`; returns the folder. See `mlxterp.SAE.save`."""
+        return self.sae.save(path, format="saelens")
+
+    # -- the tuple of before version 6 ----------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self, self.cfg.to_dict(), self.sparsity))
+
+    def __getitem__(self, index: int) -> Any:
+        return (self, self.cfg.to_dict(), self.sparsity)[index]
+
+    def __len__(self) -> int:
+        return 3
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def as_compat(sae: Any) -> SAE:
+    """An SAE of either kind, as SAELens's users call it."""
+    if isinstance(sae, ours.SAE):
+        return SAE(sae)
+    if not isinstance(sae, SAE):
+        raise InputError(
+            f"Expected an SAE of mlxterp or mlxterp.compat.saelens, got {type(sae).__name__}. For one of SAELens:"
+            " sae.save_model(folder), then SAE.load_from_disk(folder)."
+        )
+    return sae
+
+
+def one_place_only(what: str, device: Any) -> None:
+    """Says once that MLX has no devices to choose from."""
+    if device is not None and what not in _TOLD:
+        _TOLD.add(what)
+        warn(
+            f"device={str(device)!r} is not used: MLX computes {what} on its default device (mx.set_default_device)."
+        )
+
+
+def _device(backend: str | None, device: Any) -> str | None:
+    if get_backend(backend).name == "mlx":
+        return one_place_only("SAEs", device)
+    return None if device is None else str(device)
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    """Takes options whose value changes nothing here."""
+    fine = {"dtype": ("float32", "torch.float32", "None"), "force_download": ("False",), "fold_W_dec_norm": ("False",),
+            "converter": ("None",)}  # fmt: skip
+    for name, value in options.items():
+        if str(value) not in fine.get(name, ()):
+            raise InputError(
+                f"{name}={value!r} cannot be honoured: SAEs are float32 here and files are read by their format."
+                " Leave it out."
+            )

@@ -1,0 +1,69 @@
+"""`AttachedHook`: a hook that acts on every pass of a model, as `InterpretableModel.add_hook` leaves it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from ..acting import Acts
+from ..errors import InputError, TraceError
+from ..model_core import ModelCore
+from ..sites import Array, Where
+from ..tokens import TokenBatch
+from .hook import Hook
+
+
+class AttachedHook:
+    """A handle; as `with model.add_hook(hook) as handle:` it detaches itself at the end of the block.
+
+    Raises:
+        InputError, ComponentError: See `InterpretableModel.add_hook`.
+    """
+
+    def __init__(self, model: ModelCore, hook: Hook):
+        if not isinstance(hook, Hook):
+            raise InputError(
+                f"Expected a Detector or a Controller of mlxterp.hooks, got {type(hook).__name__}. A function on"
+                " activations: Controller('layers.3.mlp', function)."
+            )
+        place = model._plain.component(hook.component)
+        hook.check(place.name)
+        place.edits(_same, place.call)  # refuses what cannot be reached while the model runs
+        sites = place.sites
+        model._plain.model.run(
+            TokenBatch.from_rows([[0, 0]]), capture=sites, stop_after=sites
+        )  # or is never called
+        self._model, self.hook = model, hook
+        self.component = place.name
+        """Canonical path of the component."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is attached to the model; `hook.enabled` says whether it acts."""
+        return self in self._model._standing.attached
+
+    def detach(self) -> None:
+        """Ends it; again is harmless."""
+        self._model._standing.detach(self)
+
+    def acts(self) -> list[Acts]:
+        """What it does in the next call of the model."""
+        return self.hook.acts(self.component) if self.hook.enabled else []
+
+    def __enter__(self) -> AttachedHook:
+        if not self.attached:
+            raise TraceError(
+                f"This handle of {self.component} was detached. Attach the hook again: handle = model.add_hook(hook)."
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        return f"<{self.hook!r} {'attached' if self.attached else 'detached'}>"
+
+
+def _same(x: Array, where: Where) -> Array:
+    return x

@@ -1,0 +1,60 @@
+"""Mean, deviation and extremes of activations, taken as they come (NumPy, float64)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ActivationStatistics:
+    """Figures of a component's activations over tokens, for each of its dimensions; all float64, (width,)."""
+
+    count: int
+    """Tokens."""
+    mean: np.ndarray
+    std: np.ndarray
+    """Of these tokens as they are: the sum of squares is divided by `count`."""
+    min: np.ndarray
+    max: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"ActivationStatistics({self.count} tokens of width {len(self.mean)})"
+
+
+class RunningStatistics:
+    """Figures of all rows so far, whatever the portions in which they come."""
+
+    def __init__(self) -> None:
+        self.width: int | None = None
+        self._count = 0
+        self._mean = self._squares = self._min = self._max = np.zeros(0)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Takes rows (n, width) into account."""
+        n = len(rows)
+        if not n:
+            return
+        wide = rows.astype(np.float64)
+        mean = wide.mean(axis=0)
+        squares = ((wide - mean) ** 2).sum(axis=0)
+        if not self._count:
+            self.width, self._count, self._mean, self._squares = rows.shape[1], n, mean, squares
+            self._min, self._max = wide.min(axis=0), wide.max(axis=0)
+            return
+        total, away = self._count + n, mean - self._mean
+        self._mean = self._mean + away * (n / total)
+        self._squares = self._squares + squares + away**2 * (self._count * n / total)
+        self._min, self._max = (
+            np.minimum(self._min, wide.min(axis=0)),
+            np.maximum(self._max, wide.max(axis=0)),
+        )
+        self._count = total
+
+    def value(self) -> ActivationStatistics | None:
+        """What is known; None before the first row."""
+        if not self._count:
+            return None
+        std = np.sqrt(self._squares / self._count)
+        return ActivationStatistics(self._count, self._mean.copy(), std, self._min.copy(), self._max.copy())

@@ -1,0 +1,43 @@
+"""How hooks are attached to an `InterpretableModel`, and its activations saved. Every method delegates."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from .features.saving import ModelActivations
+from .hooks import AttachedHook, Hook
+from .model_core import ModelCore
+
+
+class HookMethods(ModelCore):
+    """Methods of `InterpretableModel`."""
+
+    def add_hook(self, hook: Hook) -> AttachedHook:
+        """Lets a `Detector` or a `Controller` act on every pass of this model, until `handle.detach()`.
+
+        Hooks act in the order in which they were added, among attached SAEs and before `steer` blocks and
+        `interventions=`; a hook that is added twice acts twice. `hook.enabled = False` pauses it. Where a hook
+        raises, the call of the model ends with its exception and the model is as before.
+
+        Raises:
+            InputError: It is no hook, or cannot act at this component.
+            ComponentError: No such component, the model never calls it, or it can be read but not reached while the
+                model runs.
+        """
+        self._refresh()
+        handle = AttachedHook(self, hook)
+        self._standing.attach(handle)
+        return handle
+
+    def without_controllers(self) -> AbstractContextManager[None]:
+        """Within `with model.without_controllers():` nothing attached changes what the model computes.
+
+        Attached controllers and SAEs pause, in this thread; detectors and text tracking go on. `steer` blocks and
+        `interventions=` act as ever. It is what an A/B comparison runs the other half in.
+        """
+        return self._standing.watching_only()
+
+    @property
+    def activations(self) -> ModelActivations:
+        """`model.activations.save(texts, layers=[…], store=…)` keeps activations on disk."""
+        return ModelActivations(self)

@@ -1,0 +1,204 @@
+"""`Calibration`: what came of every strength that `calibrate` tried, as a table and a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..plotting import finished, new_figure
+from ..viz.escaping import escaped, one_line
+from .trials import Written
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SAMPLE = 60
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Strength:
+    """One strength that was tried."""
+
+    strength: float
+    """In the calibration's units."""
+    written: Written
+    kl: float
+    """KL(unsteered ‖ steered) on neutral text, nats per token."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
+class Calibration:
+    """How strongly a feature can be steered; made by `calibrate`. `print` and notebooks show the table."""
+
+    feature: int
+    units: str
+    method: str
+    component: str
+    maximum: float | None
+    """The feature's largest activation; None where it was not known."""
+    concept: tuple[str, ...]
+    """Words that show the concept."""
+    strengths: tuple[Strength, ...]
+    """Ascending."""
+    unsteered: Written
+    prompting: Written
+    """The unsteered model, with the concept's words in front of the prompt."""
+    random: Written | None = None
+    """A random direction, as strong as the best strength (as the largest, where none works)."""
+    output_score: float
+    """See `output_score`."""
+    max_perplexity: float
+    max_repetition: float
+    min_effect: float
+
+    @property
+    def scale(self) -> float:
+        """What readouts are measured by: the feature's maximum, or the largest readout."""
+        largest = max((float(row.written.readout.mean()) for row in self.strengths), default=0.0)
+        return abs(self.maximum) if self.maximum else largest or 1.0
+
+    def shows(self, written: Written) -> bool:
+        """Whether the feature is at work in what was written."""
+        gain = abs(float(written.readout.mean())) - abs(float(self.unsteered.readout.mean()))
+        return gain >= self.min_effect * self.scale
+
+    def fluent(self, written: Written) -> bool:
+        """Whether the text still holds together."""
+        repeats = float(written.repetition.mean()) - float(self.unsteered.repetition.mean())
+        return (
+            written.perplexity <= self.max_perplexity * self.unsteered.perplexity
+            and repeats <= self.max_repetition
+        )
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The smallest and the largest of the longest row of strengths that show and are fluent; None without one."""
+        rows: list[list[float]] = [[]]
+        for row in self.strengths:
+            if self.shows(row.written) and self.fluent(row.written):
+                rows[-1].append(row.strength)
+            elif rows[-1]:
+                rows.append([])
+        longest = max(rows, key=len)
+        return (longest[0], longest[-1]) if longest else None
+
+    @property
+    def best(self) -> float | None:
+        """The strength of the range with the largest readout; None without a range."""
+        if self.range is None:
+            return None
+        low, high = self.range
+        inside = [row for row in self.strengths if low <= row.strength <= high]
+        return max(inside, key=lambda row: abs(float(row.written.readout.mean()))).strength
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each strength and baseline, as dicts (for `pandas.DataFrame`)."""
+        rows = [self._row("unsteered", None, self.unsteered, 0.0)]
+        rows += [self._row("steered", row.strength, row.written, row.kl) for row in self.strengths]
+        if self.random is not None:
+            rows.append(self._row("random direction", self.best, self.random, None))
+        return [*rows, self._row("prompt", None, self.prompting, None)]
+
+    def _row(self, what: str, strength: float | None, written: Written, kl: float | None) -> dict[str, Any]:
+        return {
+            "what": what, "strength": strength, "readout": float(written.readout.mean()) / self.scale,
+            "concept": _mean(written.concept), "perplexity": written.perplexity,
+            "repetition": float(written.repetition.mean()), "kl": kl, "shows": self.shows(written),
+            "fluent": self.fluent(written), "text": written.texts[0],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        lines = [
+            f"Feature {self.feature} at {self.component}, {self.method}, units {self.units!r}: {self._verdict}",
+            f"concept: {one_line(', '.join(word.strip() for word in self.concept))}",
+            f"output score {self.output_score:+.3f}",
+            "",
+            " | ".join(title.rjust(width) for title, width, _ in COLUMNS) + " | text",
+        ]
+        for row in self.table:
+            cells = [form(row).rjust(width) for _, width, form in COLUMNS]
+            lines.append(" | ".join(cells) + f" | {one_line(row['text'])[:_SAMPLE]}")
+        return "\n".join(lines)
+
+    @property
+    def _verdict(self) -> str:
+        if self.range is not None:
+            low, high = self.range
+            return f"works from {low:g} to {high:g}, best {self.best:g}"
+        if not any(self.shows(row.written) for row in self.strengths):
+            return (
+                "no strength that was tried shows an effect; try larger ones, or a feature that writes more"
+            )
+        return "no strength shows an effect before the text falls apart; another feature may write better"
+
+    def __repr__(self) -> str:
+        return f"<Calibration of feature {self.feature}: {self._verdict}>"
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escaped(title)}</th>" for title, _, _ in COLUMNS) + "<th>text</th>"
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{escaped(form(row))}</td>" for _, _, form in COLUMNS)
+            + f"<td>{escaped(row['text'][:_SAMPLE])}</td></tr>"
+            for row in self.table
+        )
+        return f"<p>{escaped(str(self).splitlines()[0])}</p><table><tr>{head}</tr>{body}</table>"
+
+    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
+        """Readout and concept's share against perplexity and repetition, by strength.
+
+        Args:
+            path: Also write it there (.png, .svg, .pdf).
+
+        Raises:
+            BackendError: matplotlib is not installed.
+        """
+        figure = new_figure(7, 4, show)
+        effect = figure.subplots()
+        cost = effect.twinx()
+        at = [row.strength for row in self.strengths]
+        rows = [row for row in self.table if row["what"] == "steered"]
+        effect.plot(at, [row["readout"] for row in rows], "o-", color="tab:blue", label="readout / maximum")
+        effect.plot(at, [row["concept"] for row in rows], "s--", color="tab:cyan", label="concept's tokens")
+        cost.plot(at, [row["perplexity"] for row in rows], "^-", color="tab:red", label="perplexity")
+        cost.axhline(self.max_perplexity * self.unsteered.perplexity, color="tab:red", linestyle=":")
+        prompt = self._row("", None, self.prompting, None)
+        effect.axhline(prompt["readout"], color="tab:blue", linestyle=":", label="readout, prompt instead")
+        if self.range is not None:
+            effect.axvspan(*self.range, color="tab:green", alpha=0.12, label="works")
+        cost.set_yscale("log")
+        effect.set_xlabel(f"strength ({self.units})")
+        effect.set_ylabel("effect")
+        cost.set_ylabel("perplexity of the unsteered model")
+        effect.set_title(f"feature {self.feature}")
+        lines, names = effect.get_legend_handles_labels()
+        more, others = cost.get_legend_handles_labels()
+        effect.legend([*lines, *more], [*names, *others], fontsize=7)
+        return finished(figure, path, show)
+
+
+def _mean(values: np.ndarray) -> float:
+    found = values[np.isfinite(values)]
+    return float(found.mean()) if len(found) else float("nan")
+
+
+def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: "" if row[key] is None else format(row[key], form)
+
+
+COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
+    ("what", 16, lambda row: row["what"]),
+    ("strength", 8, _number("strength", "g")),
+    ("readout", 7, _number("readout", ".3f")),
+    ("concept", 7, _number("concept", ".3f")),
+    ("perplexity", 10, _number("perplexity", ".1f")),
+    ("repeats", 7, _number("repetition", ".2f")),
+    ("KL", 6, _number("kl", ".3f")),
+    ("works", 5, lambda row: "yes" if row["shows"] and row["fluent"] else ""),
+)
+"""Title, width and content of each column of the table."""
