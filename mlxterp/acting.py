@@ -150,7 +150,8 @@ class ActingModel:
         self, pieces: Iterator[tuple[int | None, str]], prompt: Sequence[int], max_tokens: int
     ) -> Iterator[tuple[int | None, str]]:
         """The pieces; each token is shown that the next one needed, and none that a wing read ahead."""
-        tokens, written, texts = 0, "", []
+        tokens, written = 0, ""
+        texts: list[str] | None = []
         try:
             try:
                 for token, text in pieces:

@@ -100,8 +100,12 @@ def test_a_function_sees_the_padded_array_and_where_it_is(model):
 
 
 def test_a_function_of_one_argument_is_given_the_activation_alone(model):
-    seen = []
-    with model.add_hook(Detector("layers.1.mlp", lambda x, kept=seen: kept.append(x.shape[-1]))):
+    seen: list[int] = []
+
+    def see(activation: Any, kept: list[int] = seen) -> None:
+        kept.append(activation.shape[-1])
+
+    with model.add_hook(Detector("layers.1.mlp", see)):
         model("The end.")
     assert seen == [model.d_model]
 
@@ -162,6 +166,18 @@ def test_generation_is_seen_in_absolute_positions(model, step):
         pass
     expected = numbers(model, t.activations["layers.1.mlp"])[0]
     np.testing.assert_allclose(detector.activations[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_both_wings_show_the_same_tokens_of_a_generation_however_it_ends():
+    ends = [{"max_tokens": 6}, {"max_tokens": 60, "stop": "Lily"}, {"max_tokens": 250}]
+    found = []
+    for wing in mlxterp.available_backends():
+        model, detector = mlxterp.load_demo(wing).model, Detector("layers.1.mlp", keep=True)
+        with model.add_hook(detector):
+            written = [model.generate("Once upon a time", **end) for end in ends]
+        found.append((written, [len(rows) for rows in detector.activations]))
+    assert all(one == found[0] for one in found)
+    assert found[0][1][0] == len(model.tokenize("Once upon a time")) + 5
 
 
 def test_keys_of_a_cache_are_kept_once(model):
