@@ -7,54 +7,119 @@ with model.trace("Paris is the capital of") as t:
 t.output
 """
 
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
 from .blas import preload_blas
 
 preload_blas()  # before anything imports mlx
 
-from . import interventions, steering  # noqa: E402
-from .attaching import AttachedSAE  # noqa: E402
-from .backends import available_backends, get_backend  # noqa: E402
-from .concepts import Concepts  # noqa: E402
-from .dataset import HuggingFaceDataset  # noqa: E402
-from .demo import load_demo  # noqa: E402
-from .errors import (  # noqa: E402
-    BackendError,
-    ComponentError,
-    ConfigWarning,
-    EditError,
-    FeatureIndexError,
-    GradientError,
-    InputError,
-    MlxterpError,
-    MlxterpWarning,
-    NeverCalledError,
-    NotALanguageModelError,
-    NoTokenizerError,
-    SAEError,
-    TraceError,
-    UnknownFeatureError,
-)
-from .features.check import SAECheck  # noqa: E402
-from .features.collecting import collect_activations  # noqa: E402
-from .features.evaluation import SAEEvaluation  # noqa: E402
-from .index import FeatureExample, FeatureIndex, FeatureStats  # noqa: E402
-from .lens import FeatureLogits, RandomDirections  # noqa: E402
-from .local_store import LocalStore  # noqa: E402
-from .model import InterpretableModel  # noqa: E402
-from .objectives import logit_difference  # noqa: E402
-from .patching import PatchingResult  # noqa: E402
-from .registry import FeatureRegistry  # noqa: E402
-from .sae import SAE  # noqa: E402
-from .sae.pretrained import PretrainedSAE, pretrained_saes  # noqa: E402
-from .sae.sae import BatchTopKSAE, TopKSAE  # noqa: E402
-from .sparse import SparseFeatures  # noqa: E402
-from .store import ActivationStore  # noqa: E402
-from .stream_lens import LogitLens  # noqa: E402
-from .trace import Trace  # noqa: E402
-from .training import SAETrainConfig, train_sae  # noqa: E402
-from .viz import FeatureCard, FeatureReport, TokenView  # noqa: E402
+if TYPE_CHECKING:
+    from . import interventions, steering
+    from .attaching import AttachedSAE
+    from .backends import available_backends, get_backend
+    from .concepts import Concepts
+    from .dataset import HuggingFaceDataset
+    from .demo import load_demo
+    from .errors import (
+        BackendError,
+        ComponentError,
+        ConfigWarning,
+        EditError,
+        FeatureIndexError,
+        GradientError,
+        InputError,
+        MlxterpError,
+        MlxterpWarning,
+        NeverCalledError,
+        NotALanguageModelError,
+        NoTokenizerError,
+        SAEError,
+        TraceError,
+        UnknownFeatureError,
+    )
+    from .features.check import SAECheck
+    from .features.collecting import collect_activations
+    from .features.evaluation import SAEEvaluation
+    from .index import FeatureExample, FeatureIndex, FeatureStats
+    from .lens import FeatureLogits, RandomDirections
+    from .local_store import LocalStore
+    from .model import InterpretableModel
+    from .objectives import logit_difference
+    from .patching import PatchingResult
+    from .registry import FeatureRegistry
+    from .sae import SAE
+    from .sae.pretrained import PretrainedSAE, pretrained_saes
+    from .sae.sae import BatchTopKSAE, TopKSAE
+    from .sparse import SparseFeatures
+    from .store import ActivationStore
+    from .stream_lens import LogitLens
+    from .trace import Trace
+    from .training import SAETrainConfig, train_sae
+    from .viz import FeatureCard, FeatureReport, TokenView
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "attaching": ("AttachedSAE",),
+    "backends": ("available_backends", "get_backend"),
+    "concepts": ("Concepts",),
+    "dataset": ("HuggingFaceDataset",),
+    "demo": ("load_demo",),
+    "errors": (
+        "BackendError",
+        "ComponentError",
+        "ConfigWarning",
+        "EditError",
+        "FeatureIndexError",
+        "GradientError",
+        "InputError",
+        "MlxterpError",
+        "MlxterpWarning",
+        "NeverCalledError",
+        "NotALanguageModelError",
+        "NoTokenizerError",
+        "SAEError",
+        "TraceError",
+        "UnknownFeatureError",
+    ),
+    "features.check": ("SAECheck",),
+    "features.collecting": ("collect_activations",),
+    "features.evaluation": ("SAEEvaluation",),
+    "index": ("FeatureExample", "FeatureIndex", "FeatureStats"),
+    "lens": ("FeatureLogits", "RandomDirections"),
+    "local_store": ("LocalStore",),
+    "model": ("InterpretableModel",),
+    "objectives": ("logit_difference",),
+    "patching": ("PatchingResult",),
+    "registry": ("FeatureRegistry",),
+    "sae": ("SAE",),
+    "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),
+    "sae.sae": ("BatchTopKSAE", "TopKSAE"),
+    "sparse": ("SparseFeatures",),
+    "store": ("ActivationStore",),
+    "stream_lens": ("LogitLens",),
+    "trace": ("Trace",),
+    "training": ("SAETrainConfig", "train_sae"),
+    "viz": ("FeatureCard", "FeatureReport", "TokenView"),
+}
+"""Where public names live. They are looked up when first used: importing the package loads next to nothing."""
+
+
+def __getattr__(name: str) -> Any:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is not None:
+        value = globals()[name] = getattr(importlib.import_module(f".{home}", __name__), name)
+        return value
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "SAE",

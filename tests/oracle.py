@@ -142,8 +142,10 @@ def share_prefixes(features: Sequence[np.ndarray], tokens: Sequence[Sequence[int
     ]
 
 
-def steered(h: np.ndarray, z: np.ndarray, weights: SAEWeights, edits: Sequence[tuple[str, int, float]]) -> np.ndarray:
-    """Activations (n, d) after edits (kind, feature, number) of the features z (n, d_hidden): only the change is added."""
+def steered(
+    h: np.ndarray, z: np.ndarray, weights: SAEWeights, edits: Sequence[tuple[str, int, float]]
+) -> np.ndarray:
+    """Activations (n, d) after edits (kind, feature, number) of the features z (n, d_hidden)."""
     new = z.astype(np.float64)
     lengths = np.linalg.norm(h.astype(np.float64), axis=1)
     for kind, f, number in edits:

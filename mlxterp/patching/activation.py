@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..anatomy import Anatomy
 from ..errors import InputError
@@ -65,6 +64,8 @@ def activation_patching(
     columns = 1 + max(patch.index[2] for patch in patches)
     raw = np.full((len(question.components), len(question.layers), columns), np.nan)
     size = _per_pass(model.vocab_size, pair.longest * pair.size, batch_size)
+    from tqdm.auto import tqdm
+
     with tqdm(total=len(patches), desc="patching", disable=None if verbose else True) as bar:
         for start in range(0, len(patches), size):
             part = patches[start : start + size]

@@ -63,7 +63,7 @@ class SAE:
                 f"Expected SAEWeights and an InputForm, got {type(weights).__name__} and {form!r}."
             )
         self._placement = Placement(weights, backend, device)
-        check_weights(self._weights, activation)
+        check_weights(self.weights, activation)
         self.activation = activation
         self.form = form or InputForm()
         self.metadata: dict[str, Any] = dict(metadata or {})
@@ -73,38 +73,34 @@ class SAE:
     # -- what it is ---------------------------------------------------------------------------
 
     @property
-    def _weights(self) -> SAEWeights:
-        return self._placement.weights
-
-    @property
     def weights(self) -> SAEWeights:
         """All arrays, NumPy and read-only."""
-        return self._weights
+        return self._placement.weights
 
     @property
     def W_enc(self) -> np.ndarray:
         """float32, (d_model, d_hidden); read-only."""
-        return self._weights.W_enc
+        return self.weights.W_enc
 
     @property
     def b_enc(self) -> np.ndarray:
         """float32, (d_hidden,); read-only."""
-        return self._weights.b_enc
+        return self.weights.b_enc
 
     @property
     def W_dec(self) -> np.ndarray:
         """float32, (d_hidden, d_out); row f is the direction of feature f; read-only."""
-        return self._weights.W_dec
+        return self.weights.W_dec
 
     @property
     def b_dec(self) -> np.ndarray:
         """float32, (d_out,); read-only."""
-        return self._weights.b_dec
+        return self.weights.b_dec
 
     @property
     def threshold(self) -> np.ndarray | None:
         """float32, (d_hidden,): what a pre-activation must exceed, of a JumpReLU SAE; else None."""
-        return self._weights.extra.get("threshold")
+        return self.weights.extra.get("threshold")
 
     @property
     def d_model(self) -> int:
@@ -131,7 +127,7 @@ class SAE:
     @property
     def subtract_b_dec(self) -> bool:
         """Whether the encoder subtracts b_dec from its input."""
-        return self._weights.subtract_b_dec
+        return self.weights.subtract_b_dec
 
     @property
     def component(self) -> str | None:
@@ -148,7 +144,7 @@ class SAE:
     def fingerprint(self) -> str:
         """sha256 of weights, activation and form: equal exactly when two SAEs give equal features."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._weights, self.activation, self.form)
+            self._fingerprint = fingerprint(self.weights, self.activation, self.form)
         return self._fingerprint
 
     def __repr__(self) -> str:
@@ -250,7 +246,7 @@ class SAE:
     @property
     def needs_input(self) -> bool:
         """Whether decoding needs the activations that were encoded."""
-        varied = "W_skip" in self._weights.extra or isinstance(self.activation, Temporal)
+        varied = "W_skip" in self.weights.extra or isinstance(self.activation, Temporal)
         return varied or self.form.undone
 
     def apply(self, x: Array, check: bool = True) -> Application:
@@ -280,7 +276,7 @@ class SAE:
         """The same SAE, computing NumPy input with "mlx" or "torch" on that device."""
         get_backend(backend)
         return SAE(
-            self._weights, self.activation, self.metadata, form=self.form, backend=backend, device=device
+            self.weights, self.activation, self.metadata, form=self.form, backend=backend, device=device
         )
 
     def replace(
@@ -292,7 +288,7 @@ class SAE:
         """A copy with other parts; its metadata can be changed without changing this one's."""
         backend, device = self._placement.asked_for
         return SAE(
-            weights or self._weights, activation or self.activation, dict(self.metadata),
+            weights or self.weights, activation or self.activation, dict(self.metadata),
             form=form or self.form, backend=backend, device=device,
         )  # fmt: skip
 
@@ -379,28 +375,22 @@ class SAE:
         return sae
 
     def check(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
-        """How well this SAE fits a component of a model, with the likely cause where it does not.
-
-        The same as `model.check_sae(sae, texts)`, which see.
-        """
-        if not hasattr(model, "check_sae"):
-            raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
-        return model.check_sae(self, texts, component=component, **options)
+        """`model.check_sae(sae, texts)`: how well it fits a component, with the likely cause where it does not."""
+        return _checked_model(model).check_sae(self, texts, component=component, **options)
 
     def evaluate(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
-        """How good this SAE is on a component of a model: reconstruction, sparsity, loss and KL.
-
-        The same as `model.evaluate_sae(sae, texts)`, which see.
-        """
-        if not hasattr(model, "evaluate_sae"):
-            raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
-        return model.evaluate_sae(self, texts, component=component, **options)
+        """`model.evaluate_sae(sae, texts)`: how good its reconstruction of a component is."""
+        return _checked_model(model).evaluate_sae(self, texts, component=component, **options)
 
 
-TopKSAE = SAE
-"""The existing library's name for an SAE that keeps k features of each token."""
-BatchTopKSAE = SAE
-"""The existing library's name for an SAE that keeps k x n features of n tokens."""
+TopKSAE = BatchTopKSAE = SAE
+"""The existing library's names for SAEs that keep k features of each token, and k x n of n tokens."""
+
+
+def _checked_model(model: Any) -> Any:
+    if not hasattr(model, "check_sae"):
+        raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
+    return model
 
 
 def _width(features: Array) -> int:

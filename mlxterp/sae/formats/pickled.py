@@ -199,8 +199,17 @@ def matches_mi_crow(files: Files) -> bool:
 
 
 def read_mi_crow(files: Files) -> Parts:
-    """Decoder rows are normalised and multiplied by e^multiplier; nothing is added or subtracted."""
-    arrays = _arrays(files)
+    """The SAE that the files hold."""
+    return mi_crow_parts(_arrays(files), files.k)
+
+
+def mi_crow_parts(arrays: Arrays, given_k: int | None = None) -> Parts:
+    """An SAE from what Mi-Crow writes: decoder rows are normalised and multiplied by e^multiplier; nothing is added or
+    subtracted.
+
+    Args:
+        given_k: Used instead of the k that stands there.
+    """
     facts, state = arrays["mi_crow_metadata"], arrays["sae_state_dict"]
     if not isinstance(facts, dict) or not isinstance(state, dict):
         raise SAEError(f"{arrays.path}: sae_state_dict and mi_crow_metadata must be dictionaries.")
@@ -215,7 +224,7 @@ def read_mi_crow(files: Files) -> Parts:
     W_dec = a[dictionary] / norms * np.float32(np.exp(inner.number("dictionary.multiplier")))
     b_dec = np.zeros(W_dec.shape[1], dtype=np.float32)
     weights = SAEWeights(a[f"{encoder}.weight"].T, a[f"{encoder}.bias"], W_dec, b_dec, subtract_b_dec=False)
-    k = files.k if files.k is not None else setting(facts, "k", int, None, "mi_crow_metadata")
+    k = given_k if given_k is not None else setting(facts, "k", int, None, "mi_crow_metadata")
     return Parts(weights, TopK(k) if k is not None else ReLU(), _mi_crow_metadata(facts))
 
 
