@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp.demo.effects import ablation
+from mlxterp.steering import ablate
 from mlxterp.weights import SAEWeights
 
 from . import oracle
@@ -35,7 +35,7 @@ def test_ablating_a_feature_takes_away_its_part_and_nothing_else(demo):
     get = model.language_model.backend.get
     before = get(model.trace(text, capture=[path]).activations[path])
     feature = int(sae.encode(before)[0, 1:].max(axis=0).argmax())
-    after = get(model.trace(text, {path: ablation(sae, feature)}, capture=[path]).activations[path])
+    after = get(model.trace(text, {path: ablate(sae, feature)}, capture=[path]).activations[path])
     active = sae.encode(before)[..., feature]
     assert np.allclose(before - after, active[..., None] * sae.W_dec[feature], atol=1e-4)
     assert np.array_equal(before[active == 0], after[active == 0])

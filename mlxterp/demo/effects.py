@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..backends import backend_of
-from ..interventions import Intervention, add_vector
 from ..model import InterpretableModel
-from ..sae import SAE
-from ..sites import Array
+from ..steering import Edit, ablate, add_feature
 from . import Demo
 from .choosing import Noticed
 
@@ -57,47 +54,32 @@ class Amplification:
     story_with: str
 
 
-def ablation(sae: SAE, feature: int) -> Callable[[Array], Array]:
-    """An intervention that takes one feature's part out of an activation."""
-
-    def change(x: Array) -> Array:
-        active = sae.encode(x)[..., feature : feature + 1]
-        return x - active * backend_of(x).put(sae.W_dec[feature], x)
-
-    return change
-
-
-def amplification(sae: SAE, feature: int, activation: float) -> Intervention:
-    """An intervention that adds one feature, as strong as `activation`, on every token."""
-    return add_vector(sae.W_dec[feature] * np.float32(activation))
-
-
 def strongest_ablation(demo: Demo, text: str, features: Sequence[Noticed]) -> Ablation:
     """The feature whose ablation changes the next token most."""
-    model, place = demo.model, str(demo.sae.component)
+    model = demo.model
     before = _next_token(model, text)
-    off = {f.feature_id: {place: ablation(demo.sae, f.feature_id)} for f in features}
+    off = {f.feature_id: ablate(demo.sae, f.feature_id) for f in features}
     after = {f.feature_id: _next_token(model, text, off[f.feature_id]) for f in features}
     feature = max(features, key=lambda f: float(np.abs(after[f.feature_id] - before).sum()))
     best, changed = int(before.argmax()), after[feature.feature_id]
     return Ablation(
         feature, _likeliest(model, before), _likeliest(model, changed), float(before[best]), float(changed[best]),
         model.generate(text, _TOKENS // 2),
-        model.generate(text, _TOKENS // 2, interventions=off[feature.feature_id]),
+        model.generate(text, _TOKENS // 2, steer=off[feature.feature_id]),
     )  # fmt: skip
 
 
 def clearest_amplification(demo: Demo, features: Sequence[Noticed]) -> Amplification:
     """The feature whose words the model takes up most when it is turned up, and how far that was."""
-    model, place = demo.model, str(demo.sae.component)
+    model = demo.model
     story = model.generate(PROMPT, _TOKENS)
     common = Counter(word for text in demo.texts for word in _words(text))
     found: list[tuple[tuple[bool, float], Amplification]] = []
     for feature in features:
         wanted = signs_of(feature)
         for strength in _STRENGTHS:
-            edit = amplification(demo.sae, feature.feature_id, strength * feature.stats.maximum)
-            written = model.generate(PROMPT, _TOKENS, interventions={place: edit})
+            edit = add_feature(demo.sae, feature.feature_id, strength * feature.stats.maximum)
+            written = model.generate(PROMPT, _TOKENS, steer=edit)
             words = _words(written)
             lively = len(set(words)) >= _LIVELY * len(words)
             gain = _weight(words, wanted, common) - _weight(_words(story), wanted, common)
@@ -110,10 +92,10 @@ def signs_of(feature: Noticed) -> set[str]:
     return {*feature.words[:_OWN], *(token.strip().casefold() for token in feature.promoted)}
 
 
-def _next_token(model: InterpretableModel, text: str, edit: Any = None) -> np.ndarray:
+def _next_token(model: InterpretableModel, text: str, edit: Edit | None = None) -> np.ndarray:
     """float64, (vocabulary,): probabilities."""
-    trace = model.trace(text, edit, capture=[])
-    logits = model.language_model.backend.get(trace.output)[0, -1].astype(np.float64)
+    with model.steer(edit) if edit is not None else nullcontext():
+        logits = model.language_model.backend.get(model(text))[0, -1].astype(np.float64)
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
 
