@@ -1,0 +1,71 @@
+"""`lm.activations`: saves activations into the model's store, under Mi-Crow's names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from ...dataset import HuggingFaceDataset
+from ...errors import InputError
+from ...local_store import LocalStore
+from ...model import InterpretableModel
+from .signatures import component_of
+
+
+class LanguageModelActivations:
+    """Saves activations; made by `LanguageModel`."""
+
+    def __init__(self, model: InterpretableModel, store: LocalStore | None):
+        self._model, self._store = model, store
+
+    def save(
+        self,
+        dataset: Any,
+        layer_signature: str | Sequence[str],
+        run_name: str | None = None,
+        batch_size: int | None = None,
+        *,
+        dtype: Any = None,
+        max_length: int | None = None,
+        verbose: bool = False,
+        **options: Any,
+    ) -> str:
+        """Keeps what layers put out on texts, under `activations/<run_name>/` of the store; returns the run's name.
+
+        Every token is kept, once; rows are mixed. `lm.store.activations(run_name)` opens them for training.
+
+        Args:
+            dataset: A list of texts, a `TextDataset`, a `HuggingFaceDataset`, or the path of a text file.
+            layer_signature: One or several.
+            run_name: None makes one of the time.
+            batch_size: Without effect: batches are of `batch_tokens` tokens (65,536), whatever texts they come from.
+            dtype: "float32", "float16", "bfloat16", or torch's type of that name; None is float32.
+            max_length: Longer texts are cut into pieces of so many tokens; nothing is dropped.
+            verbose: Whether a bar is shown.
+            options: `tokens`, `exclude`, `batch_tokens` and `seed` of `mlxterp.collect_activations`.
+
+        Raises:
+            InputError: The language model has no store, no texts, or a setting that cannot be.
+            ComponentError: No such layer.
+            SAEError: Other activations lie under this name.
+        """
+        if self._store is None:
+            raise InputError(
+                "This language model has no store: LanguageModel.from_huggingface(…, store=LocalStore())."
+            )
+        signatures = [layer_signature] if isinstance(layer_signature, str) else list(layer_signature)
+        saved = self._model.activations.save(
+            dataset if isinstance(dataset, HuggingFaceDataset) else getattr(dataset, "texts", dataset),
+            [component_of(self._model, signature) for signature in signatures],
+            store=self._store,
+            run_id=run_name or datetime.now().strftime("run_%Y%m%d_%H%M%S_%f"),
+            dtype=str(dtype or "float32").removeprefix("torch."),
+            context_length=max_length,
+            progress=verbose,
+            **{"exclude": (), **options},
+        )
+        return saved.path.name
+
+    save_activations = save
+    save_activations_dataset = save

@@ -1,0 +1,1 @@
+"""The place where Mi-Crow keeps its SAEs."""
