@@ -17,6 +17,7 @@ from .anatomy import Anatomy
 from .backends import backend_of
 from .backends.base import LanguageModel
 from .sites import Array, Run, Site, SiteEdit, Where
+from .steering.constants import recalling, remembering
 from .steering.program import Change, Hooked, site_edits
 from .text import decode
 from .tokens import TokenBatch
@@ -142,7 +143,12 @@ class ActingModel:
     ) -> tuple[Array, dict[str, list[Array]]]:
         """As `LanguageModel.gradients`; features that changes read are constants."""
         self._told = True
-        return self._base.gradients(batch, objective, lambda given: [*self._edits, *edits(given)], deltas)
+        mine = self._edits
+        with remembering() as memory:
+            self._base.run(batch, (), [*mine, *edits(deltas)])
+            self._base.backend.evaluate(memory.values)
+        with recalling(memory):
+            return self._base.gradients(batch, objective, lambda given: [*mine, *edits(given)], deltas)
 
     # -- who watches --------------------------------------------------------------------------
 

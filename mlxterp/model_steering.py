@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from .errors import InputError
 from .features.fitting import open_sae
 from .model_core import ModelCore
 from .sae import SAE
+from .standing import SteerBlock
 from .steering.edits import Edit, SteeringPositions, flattened
 from .steering.placing import checked, placed
 
@@ -22,7 +22,7 @@ class SteeringMethods(ModelCore):
 
     def steer(
         self, *edits: Edit | Sequence[Edit], at: str | None = None, positions: SteeringPositions = None
-    ) -> AbstractContextManager[None]:
+    ) -> SteerBlock:
         """Within `with model.steer(edit, …):` the edits act on everything the model runs.
 
         On `model(tokens)`, `trace`, `loss`, `gradients`, `generate` and what runs many texts, in this thread.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Protocol
 
 from .acting import Acts, Watch
@@ -58,14 +58,9 @@ class Standing:
                 found += edits
         return found
 
-    @contextmanager
-    def steering(self, edits: Sequence[Edit]) -> Iterator[None]:
-        """Within this block the edits act."""
-        token = _STEERING.set((*_STEERING.get(), (self, tuple(edits))))
-        try:
-            yield
-        finally:
-            _STEERING.reset(token)
+    def steering(self, edits: Sequence[Edit]) -> SteerBlock:
+        """Within `with` of what this returns, the edits act."""
+        return SteerBlock(self, edits)
 
     @contextmanager
     def watching_only(self) -> Iterator[None]:
@@ -75,3 +70,21 @@ class Standing:
             yield
         finally:
             _WATCHING_ONLY.reset(token)
+
+
+class SteerBlock:
+    """What `model.steer` returns, for `with`; it can be entered again."""
+
+    def __init__(self, standing: Standing, edits: Sequence[Edit]):
+        self._standing, self.edits = standing, tuple(edits)
+        self._tokens: list[Token] = []
+
+    def __enter__(self) -> SteerBlock:
+        self._tokens.append(_STEERING.set((*_STEERING.get(), (self._standing, self.edits))))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _STEERING.reset(self._tokens.pop())
+
+    def __repr__(self) -> str:
+        return f"<steering by {', '.join(repr(edit) for edit in self.edits)}>"

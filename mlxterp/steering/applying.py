@@ -19,8 +19,10 @@ from ..backends.base import Backend
 from ..errors import EditError, InputError, SAEError
 from ..positions import position_mask
 from ..sae import SAE
+from ..sae.application import Application
 from ..sites import ATTENTION_PORTS, Array, Where
 from .conditions import Condition, DirectionReadout, FeatureReadout
+from .constants import constant
 from .edits import DirectionEdit, Edit, FeatureEdit, SteeringPositions
 from .phases import Phase, phases_of
 
@@ -118,7 +120,8 @@ class Rows:
         readout = when.readout
         rows = self.at(readout.component)
         if isinstance(readout, FeatureReadout):
-            value = readout.sae.apply(rows, check=False).features(np.array([readout.feature]))
+            call, ids = readout.sae.apply(rows, check=False), np.array([readout.feature])
+            value = constant(lambda: call.features(ids))
         else:
             assert isinstance(readout, DirectionReadout)
             value = (self.backend.cast(rows, self.wide) @ self.put(readout.unit))[:, None]
@@ -181,19 +184,22 @@ class FeatureStep:
         self._check(int(rows.own.shape[1]), moment)
         call = self.sae.apply(rows.at(self._source), check=False) if self._encodes else None
         scale = 1.0 if call is None else call.decoded_scale
-        before = (
-            call.features(self._ids)
-            if call and len(self._ids)
-            else rows.put(np.zeros((rows.own.shape[0], len(self._ids))))
-        )
+        before = self._features(call, rows)
         after = before
         for phase in self._phases:
             after = self._after(phase, after, rows, scale)
         delta = ((after - before) @ rows.put(self._rows)) * scale
         if self._whole:
             assert call is not None
-            delta = delta + call.finish(call.reconstruction()) - rows.wide
+            whole = call
+            delta = delta + constant(lambda: whole.finish(whole.reconstruction())) - rows.wide
         return rows.changed(delta, self._preserve)
+
+    def _features(self, call: Application | None, rows: Rows) -> Array:
+        """Activations (n, features) of the features that are edited; 0 where nothing reads them."""
+        if call is None or not len(self._ids):
+            return rows.put(np.zeros((int(rows.own.shape[0]), len(self._ids))))
+        return constant(lambda: call.features(self._ids))
 
     def _after(self, phase: Phase, c: Array, rows: Rows, scale: Array | float) -> Array:
         """Activations (n, features) after one phase."""

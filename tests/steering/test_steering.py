@@ -334,6 +334,26 @@ def test_loss_and_gradients_are_those_of_the_steered_model(model):
     assert np.allclose(get(model, found["layers.0.mlp"]), get(model, expected["layers.0.mlp"]), atol=1e-6)
 
 
+def test_gradients_take_the_features_that_edits_read_as_constants(model):
+    sae = make_sae()
+    f, other = active_feature(model, sae), active_feature(model, sae) + 1
+    objective = mlxterp.logit_difference(5, 9)
+    edits = [
+        clamp(sae, f, 2.0),
+        amplify(sae, other, 3.0),
+        add_feature(sae, 3, 1.0, when=feature(sae, f) > 0.0),
+    ]
+    before = values(model)
+    with model.steer(edits):
+        found = model.gradients(IDS, objective, ["layers.0.mlp", "layers.2.mlp"])
+        fixed = values(model) - before
+    wing = model.language_model.backend
+    change = {PLACE: lambda x: x + wing.put(fixed, x)}
+    expected = model.gradients(IDS, objective, ["layers.0.mlp", "layers.2.mlp"], change)
+    for name, gradient in expected.items():
+        assert np.allclose(get(model, found[name]), get(model, gradient), atol=1e-5)
+
+
 # -- texts, batches, generation -------------------------------------------------------------------------
 
 
