@@ -1,0 +1,60 @@
+"""Some sentences of a story teller, and what the tests of concepts ask of a model by other means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIGNATURE = "layers.1"
+TEXTS = [
+    "Lily lost her red ball in the park and she was very sad.",
+    "Tom saw a big dog. The dog was kind and wanted to play.",
+    "Once upon a time there was a little girl who loved to read books.",
+    "The sun was hot, so Ben and his mom went to swim in the lake.",
+    "Mia made a cake with her dad. It was sweet, and everyone liked it.",
+    "The bird sat on the tree and sang a song all day.",
+    "One day a boy found a shiny key under his bed.",
+    "The cat did not like the rain, so it hid in the house.",
+    "Anna shared her toys with Sam. They became best friends.",
+    "A frog jumped into the pond with a loud splash!",
+    "Max was scared of the dark until he got a night light.",
+    "The teacher told the class a funny story about a bear.",
+]
+
+
+_SEARCHED: dict[Any, dict[int, list[tuple[str, Any]]]] = {}
+
+
+def brute_force(model: Any, sae: Any, texts: Sequence[str], top_k: int) -> dict[int, list[tuple[str, Any]]]:
+    """Every feature's texts at the residual stream after layer 1, one feature after the other; at most 20."""
+    assert top_k <= 20
+    key = (sae.fingerprint, *texts)
+    if key not in _SEARCHED:
+        triples = {
+            f: model.get_top_texts_for_feature(f, sae, list(texts), layer=1, component="resid_post", top_k=20)
+            for f in range(sae.d_hidden)
+        }
+        _SEARCHED[key] = {
+            f: [(text, pytest.approx(value, rel=1e-4, abs=1e-5)) for text, value, _ in found]
+            for f, found in triples.items() if found
+        }  # fmt: skip
+    return {feature: pairs[:top_k] for feature, pairs in _SEARCHED[key].items()}
+
+
+def logits(model, text: str = TEXTS[0]) -> np.ndarray:
+    return model.language_model.backend.get(model(text))
+
+
+def feature_on(model, sae, text: str = TEXTS[0]) -> int:
+    """One that is active in the middle of a text."""
+    return model.get_top_features_for_text(text, sae, 1, "resid_post", top_k=6)[4][0]
+
+
+def residual(model) -> Any:
+    """What the first text has in the residual stream after layer 1."""
+    with model.trace(TEXTS[0]) as t:
+        pass
+    return t.activations["layers.1.resid_post"]
