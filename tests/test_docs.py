@@ -12,7 +12,9 @@ import mlxterp
 ROOT = Path(mlxterp.__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/features.md", "docs/patching.md", "docs/steering.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/features.md", "docs/patching.md", "docs/steering.md", "docs/concepts.md"]
+)
 @pytest.mark.filterwarnings("ignore:.*longer than the model.*:mlxterp.MlxterpWarning")
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     path = ROOT / page
