@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from mlxterp import ConfigWarning, InterpretableModel
 from mlxterp.compat.saelens import SAE, HookedSAETransformer, get_act_name
-from mlxterp.variants import JumpReLU, TopK
+from mlxterp.variants import JumpReLU, ReLU, TopK
 
 from ..small import SHAPES, checkpoint
 from .lens import random_sae
@@ -28,8 +29,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {}
 IDS = [[3, 14, 15, 92, 65, 35, 89, 79, 32, 38], [5, 4, 3, 2, 1, 9, 8, 7, 6, 11]]
 
 
-def genuine(kind: str, folder: Path) -> Any:
-    """The checkpoint as a model of SAELens, its weights as they are."""
+def genuine(kind: str, folder: Path, processed: bool = False) -> Any:
+    """The checkpoint as a model of SAELens, its weights as they are or as `from_pretrained` leaves them."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     conversions = importlib.import_module("transformer_lens.pretrained.weight_conversions")
@@ -59,13 +60,8 @@ def genuine(kind: str, folder: Path) -> Any:
     hf.load_state_dict(WEIGHTS[kind], strict=True)
     model = sae_lens.HookedSAETransformer(cfg)
     convert = getattr(conversions, f"convert_{kind}_weights")
-    model.load_and_process_state_dict(
-        convert(hf, cfg),
-        fold_ln=False,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
-    )
+    steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    model.load_and_process_state_dict(convert(hf, cfg), **dict.fromkeys(steps, processed))
     return model.eval()
 
 
@@ -85,6 +81,12 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         folder = checkpoint(request.param, tmp_path_factory.mktemp(request.param))
         ours = HookedSAETransformer(InterpretableModel(folder))
     return genuine(request.param, folder), ours
+
+
+@pytest.fixture(scope="module")
+def processed(tmp_path_factory: pytest.TempPathFactory, both: Any) -> Any:
+    kind = both[1].interpretable.language_model.model_type
+    return genuine(kind, checkpoint(kind, tmp_path_factory.mktemp("again")), processed=True)
 
 
 def get(ours: HookedSAETransformer, x: Any) -> np.ndarray:
@@ -111,7 +113,6 @@ def test_every_activation_is_theirs(both):
     for name in shared:
         assert close(ours, mine[name], cache[name]), name
     left = {name.rpartition(".")[2] for name in cache if name not in mine}
-    print([n for n in cache if n not in mine])
     assert left <= {"hook_pos_embed", "hook_scale", "hook_attn_scores", "hook_pre_linear"}
 
 
@@ -149,6 +150,69 @@ def test_spliced_saes_compute_what_theirs_do(both, tmp_path, activation, error):
         assert close(ours, mine[name], cache[name], 1e-4), name
     assert (b.cfg.hook_name, b.cfg.d_sae) == (a.cfg.metadata.hook_name, a.cfg.d_sae)
     assert b.cfg.architecture() == a.cfg.architecture()
+
+
+@pytest.mark.parametrize("error", [False, True])
+@pytest.mark.parametrize("hook", ["mlp.hook_in", "ln2.hook_normalized"])
+def test_spliced_transcoders_compute_what_theirs_do(both, tmp_path, hook, error):
+    theirs, ours = both
+    random_sae("layers.1.mlp.input", ReLU(), component_out="layers.1.mlp_out").save(
+        tmp_path / "sae", format="saelens"
+    )
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    config["metadata"]["hook_name"] = f"blocks.1.{hook}"
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    a, b = sae_lens.SAE.load_from_disk(str(tmp_path / "sae")), SAE.load_from_disk(tmp_path / "sae")
+    with torch.no_grad():
+        logits, cache = theirs.run_with_cache_with_saes(torch.tensor(IDS), saes=[a], use_error_term=error)
+    found, mine = ours.run_with_cache_with_saes(IDS, saes=[b], use_error_term=error)
+    assert close(ours, found, logits, 1e-4)
+    name = "blocks.1.hook_mlp_out.hook_sae_acts_post"
+    assert close(ours, mine[name], cache[name], 1e-4)
+
+
+def test_processed_weights_give_the_same_but_for_a_constant(both, processed):
+    _, ours = both
+    with torch.no_grad():
+        logits, cache = processed.run_with_cache(torch.tensor(IDS))
+    found, mine = ours.run_with_cache(IDS)
+    apart = get(ours, found) - logits.numpy()
+    assert np.abs(apart - apart.mean(axis=-1, keepdims=True)).max() < 1e-3
+    if processed.cfg.normalization_type == "LNPre":
+        stream = get(ours, mine["resid_pre", 2])
+        centred = stream - stream.mean(axis=-1, keepdims=True)
+        assert np.abs(centred - cache["resid_pre", 2].numpy()).max() < 1e-3
+    for name in ("z", "pattern", "post"):
+        assert (
+            close(ours, mine[name, 1], cache[name, 1], 1e-3) or name == "z"
+        )  # value biases are folded there
+    for name in ("normalized2ln1", "normalized1ln2", "normalized"):
+        assert close(ours, mine[name], cache[name], 1e-3), name
+
+
+def test_an_sae_of_centred_weights_is_fitted_to_the_model_as_it_is(both, processed, tmp_path):
+    _, ours = both
+    sae = random_sae("layers.1.resid_pre", center_writing_weights=True)
+    sae.save(tmp_path / "sae", format="saelens")
+    a, b = sae_lens.SAE.load_from_disk(str(tmp_path / "sae")), SAE.load_from_disk(tmp_path / "sae")
+    name = "blocks.1.hook_resid_pre.hook_sae_acts_post"
+    with torch.no_grad():
+        logits, cache = processed.run_with_cache_with_saes(torch.tensor(IDS), saes=[a])
+    found, mine = ours.run_with_cache_with_saes(IDS, saes=[b])
+    assert close(ours, mine[name], cache[name], 1e-3)
+    apart = get(ours, found) - logits.numpy()
+    assert np.abs(apart - apart.mean(axis=-1, keepdims=True)).max() < 1e-2
+
+
+def test_greedy_generation_is_theirs(both):
+    theirs, ours = both
+    for row in IDS:
+        options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "verbose": False}
+        # With its cache TransformerLens 3.9 gives GPT-2's new tokens other positions than without.
+        uncached = {"use_past_kv_cache": False, "stop_at_eos": False}
+        expected = theirs.generate(torch.tensor([row]), **uncached, **options)[0].tolist()
+        found = get(ours, ours.generate([row], **options))[0].tolist()
+        assert found == expected[: len(found)] and len(found) > len(row)
 
 
 def test_short_names_are_theirs():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from mlxterp import (
     ComponentError,
     InputError,
+    MlxterpWarning,
     SAEError,
     interventions,
     steering,
@@ -199,6 +201,39 @@ def test_options_without_meaning_here_are_refused(tmp_path):
         SAE(3)  # type: ignore[arg-type]
     with pytest.raises(SAEError, match="threshold"):
         _ = SAE(random_sae()).threshold
+
+
+def test_a_published_sae_is_asked_for_by_release_and_id(backend, monkeypatch):
+    asked: list[Any] = []
+
+    def fake(*args: Any, **options: Any) -> Any:
+        asked.append((args, options))
+        return random_sae(neuronpedia_id="gpt2-small/1-res-jb").on(backend)
+
+    monkeypatch.setattr("mlxterp.sae.SAE.from_pretrained", fake)
+    sae, cfg, _ = SAE.from_pretrained(
+        release="gpt2-small-res-jb", sae_id="blocks.1.hook_resid_pre", backend=backend
+    )
+    assert asked == [(("gpt2-small-res-jb", "blocks.1.hook_resid_pre", backend, None), {"revision": None})]
+    assert sae.cfg.neuronpedia_id == cfg["neuronpedia_id"] == "gpt2-small/1-res-jb"
+    triple = SAE.from_pretrained_with_cfg_and_sparsity(
+        "gpt2-small-res-jb", "blocks.1.hook_resid_pre", backend=backend
+    )
+    assert (
+        isinstance(triple, tuple)
+        and triple[1]["hook_name"] == "blocks.1.hook_resid_pre"
+        and triple[2] is None
+    )
+
+
+def test_a_device_is_torchs_or_named_in_a_warning(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxterp.compat.saelens.sae._TOLD", set())
+    random_sae().save(tmp_path / "sae")
+    load = partial(SAE.load_from_disk, tmp_path / "sae", device="cpu", backend=backend)
+    if backend == "mlx":
+        with pytest.warns(MlxterpWarning, match="default device"):
+            load()
+    assert load().to("cpu").device == load().cfg.device == "cpu" or backend == "mlx"
 
 
 def test_the_directory_of_published_saes():

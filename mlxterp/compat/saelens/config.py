@@ -72,6 +72,12 @@ class SAEMetadata:
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key)
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.__dict__[key] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
+
     def __contains__(self, key: str) -> bool:
         return key in self.__dict__
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ...anatomy import Anatomy
@@ -17,6 +17,7 @@ from ...components import ComponentPath
 from ...errors import ComponentError
 from ...model import InterpretableModel
 from ...sites import Array
+from .norms import Affine, find_norms
 
 _ALIASES = {
     "attn": "pattern", "key": "k", "query": "q", "value": "v",
@@ -35,7 +36,7 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     if layer is None and layer_type is None:
         if "." in name or name.startswith("hook_"):
             return name
-        joined = re.match(r"([a-z]+)(\d+)([a-z]?.*)", name)
+        joined = re.match(r"([a-z_]+?)(\d+)([a-z]?.*)", name)
         if joined is not None:
             name, layer, layer_type = joined[1], joined[2], joined[3] or None
     name = _ALIASES.get(name, name)
@@ -51,7 +52,7 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     return ".".join([*block, *([part] if part else []), f"hook_{name}"])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Place:
     """A hook of TransformerLens in one model."""
 
@@ -63,18 +64,24 @@ class Place:
     layout: str = "same"
     """"same"; "heads": positions and heads change places; "side": `heads` heads stand side by side here."""
     heads: int = 1
+    norm: Affine | None = None
+    """What the norm does afterwards, where the hook is before it."""
 
     def theirs(self, x: Array) -> Array:
-        """A value of the component, laid out as TransformerLens does."""
+        """A value of the component, as TransformerLens has it."""
+        if self.norm is not None:
+            return self.norm.before(x)
         if self.layout == "side":
             return x.reshape((*x.shape[:-1], self.heads, x.shape[-1] // self.heads))
         return x.swapaxes(1, 2) if self.layout == "heads" else x
 
-    def ours(self, x: Array) -> Array:
-        """The way back."""
+    def ours(self, y: Array, x: Array) -> Array:
+        """The way back: y in the place of `theirs(x)`."""
+        if self.norm is not None:
+            return self.norm.after(y, x)
         if self.layout == "side":
-            return x.reshape((*x.shape[:-2], x.shape[-2] * x.shape[-1]))
-        return x.swapaxes(1, 2) if self.layout == "heads" else x
+            return y.reshape(tuple(x.shape))
+        return y.swapaxes(1, 2) if self.layout == "heads" else y
 
 
 _BLOCK = (
@@ -121,7 +128,16 @@ class HookTable:
     @cached_property
     def places(self) -> dict[str, Place]:
         """By name, in the order in which a pass reaches them."""
-        return {place.name: place for place in self._all()}
+        found = {place.name: place for place in self._all()}
+        normed = [place.component for name, place in found.items() if name.endswith("hook_normalized")]
+        norms = find_norms(self._model, list(dict.fromkeys(normed)))
+        for name in [name for name in found if name.endswith("hook_normalized")]:
+            norm = norms.get(found[name].component)
+            if norm is None:
+                del found[name]
+            else:
+                found[name] = replace(found[name], norm=norm)
+        return found
 
     def find(self, name: str) -> Place:
         """The hook of that name.
@@ -139,6 +155,11 @@ class HookTable:
         leaf = str(name).rpartition(".")[2]
         if leaf in _REFUSED:
             return f"mlxterp has no hook {name!r}. {_REFUSED[leaf]}"
+        if leaf == "hook_normalized":
+            return (
+                f"{name!r} is a norm's output before its gain, which cannot be told here: what enters that sublayer is"
+                " no norm of the residual stream, or a gain is 0. Hook what enters: blocks.N.mlp.hook_in."
+            )
         if self._rotary and leaf in ("hook_q", "hook_k"):
             return (
                 f"This model has no projection whose output is {name!r} alone. After rotary embedding it is"
@@ -175,6 +196,8 @@ class HookTable:
                     yield Place(name, path.name, layer, layout)
         if "final_norm" in known:
             yield Place("ln_final.hook_normalized", "final_norm", n)
+            yield Place("unembed.hook_in", "final_norm", n)
+        yield Place("unembed.hook_out", "logits", n)
 
     def _projections(self, known: set[str]) -> dict[str, tuple[str, int]]:
         """For each `attn.q` and `attn.k` the module that makes it before rotary embedding, and its heads."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ... import sae as ours
 from ...backends import get_backend
 from ...errors import InputError, SAEError, warn
@@ -37,6 +39,7 @@ class SAE:
         self.use_error_term = use_error_term
         self._native: SAEWeights | None = None
         self._like: Array | None = None
+        self._heads: tuple[int, ...] = ()
         self.cfg: SAEConfig = sae_config(sae, self.device)
         self.sparsity: Array | None = None
 
@@ -144,8 +147,8 @@ class SAE:
     @property
     def _weights(self) -> SAEWeights:
         if self._native is None:
-            empty = self.sae.W_enc[:, :1].T * 0  # weights are put where NumPy input is computed
-            self._native = self.sae.apply(empty, check=False).weights
+            nothing = np.zeros((1, self.sae.d_model), np.float32)  # goes where NumPy input is computed
+            self._native = self.sae.apply(nothing, check=False).weights
         return self._native
 
     def get_name(self) -> str:
@@ -166,7 +169,8 @@ class SAE:
             SAEError: Another width, or values that are not finite.
         """
         split = self.sae.form.heads and x.ndim > 1 and int(x.shape[-1]) != self.cfg.d_in
-        self._like = x if split or self.sae.needs_input else None
+        self._heads = tuple(x.shape[-2:]) if split else ()
+        self._like = x if self.sae.needs_input else None
         return self.sae.encode(x)
 
     def decode(self, feature_acts: Array) -> Array:
@@ -180,7 +184,10 @@ class SAE:
         """
         if self.sae.needs_input and self._like is None:
             raise SAEError("This SAE's reconstruction depends on what was encoded. Call encode(x) first.")
-        return self.sae.decode(feature_acts, like=self._like)
+        if self._like is not None:
+            return self.sae.decode(feature_acts, like=self._like)
+        out = self.sae.decode(feature_acts)
+        return out.reshape((*out.shape[:-1], *self._heads)) if self._heads else out
 
     def forward(self, x: Array) -> Array:
         """The reconstruction of activations; with `use_error_term`, what it misses is added again."""
