@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SAMPLE = 60
+_ENOUGH = 0.9
+"""Of the range's largest readout: more strength than it takes for this costs fluency and brings little."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,7 +66,7 @@ class Calibration:
 
     def shows(self, written: Written) -> bool:
         """Whether the feature is at work in what was written."""
-        gain = abs(float(written.readout.mean())) - abs(float(self.unsteered.readout.mean()))
+        gain = _size(written) - _size(self.unsteered)
         return gain >= self.min_effect * self.scale
 
     def fluent(self, written: Written) -> bool:
@@ -75,25 +78,47 @@ class Calibration:
         )
 
     @property
+    def strongest_fluent(self) -> float | None:
+        """The strongest strength before the text falls apart; None where it does at once.
+
+        Of negative and positive strengths, each counted from 0, on the side with the larger readout.
+        """
+        rows = self._fluent
+        return rows[-1].strength if rows else None
+
+    @property
+    def _fluent(self) -> list[Strength]:
+        """The strengths of one sign before the text falls apart, from 0 outwards."""
+        sides: list[list[Strength]] = []
+        for sign in (1.0, -1.0):
+            side = sorted(
+                (row for row in self.strengths if row.strength * sign > 0), key=lambda r: abs(r.strength)
+            )
+            sides.append(list(takewhile(lambda row: self.fluent(row.written), side)))
+        return max(sides, key=lambda side: max((_size(row.written) for row in side), default=-1.0))
+
+    @property
     def range(self) -> tuple[float, float] | None:
-        """The smallest and the largest of the longest row of strengths that show and are fluent; None without one."""
-        rows: list[list[float]] = [[]]
-        for row in self.strengths:
-            if self.shows(row.written) and self.fluent(row.written):
-                rows[-1].append(row.strength)
-            elif rows[-1]:
-                rows.append([])
-        longest = max(rows, key=len)
-        return (longest[0], longest[-1]) if longest else None
+        """From the weakest strength that shows to the strongest before the text falls apart; None without one.
+
+        Both ends are strengths that were tried, the smaller number first.
+        """
+        rows = self._working
+        ends = [row.strength for row in rows]
+        return (min(ends), max(ends)) if ends else None
+
+    @property
+    def _working(self) -> list[Strength]:
+        rows = self._fluent
+        shown = [i for i, row in enumerate(rows) if self.shows(row.written)]
+        return rows[shown[0] : shown[-1] + 1] if shown else []
 
     @property
     def best(self) -> float | None:
-        """The strength of the range with the largest readout; None without a range."""
-        if self.range is None:
-            return None
-        low, high = self.range
-        inside = [row for row in self.strengths if low <= row.strength <= high]
-        return max(inside, key=lambda row: abs(float(row.written.readout.mean()))).strength
+        """The weakest strength of the range with nine tenths of its largest readout; None without a range."""
+        rows = self._working
+        largest = max((_size(row.written) for row in rows), default=0.0)
+        return next((row.strength for row in rows if _size(row.written) >= _ENOUGH * largest), None)
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -180,6 +205,10 @@ class Calibration:
         more, others = cost.get_legend_handles_labels()
         effect.legend([*lines, *more], [*names, *others], fontsize=7)
         return finished(figure, path, show)
+
+
+def _size(written: Written) -> float:
+    return abs(float(written.readout.mean()))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -7,7 +7,7 @@ unsteered model in one pass over prompt and continuation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -65,21 +65,26 @@ class Trials:
     max_tokens: int
     temperature: float
     seed: int
-    concept: frozenset[int]
-    """Token ids that show the concept."""
+    concept: frozenset[tuple[int, ...]]
+    """Token ids, one after the other, that show the concept."""
 
     def run(self, edits: Sequence[Edit], prefix: str = "") -> Written:
-        """Continues every prompt, with `prefix` before it."""
+        """Continues every prompt, with `prefix` before it; what is written is measured after the prompt alone."""
         rows, begins, texts = [], [], []
         with steered(self.model, edits) as anatomy:
             for i, prompt in enumerate(self.prompts):
-                ids = [int(token) for token in anatomy.model.tokenize(prefix + prompt)]
-                check_length(anatomy.model, len(ids) + self.max_tokens, "The prompt and max_tokens make")
+                ids = self._ids(anatomy, prefix + prompt)
                 written, text = self._continue(anatomy, ids, self.seed + i)
-                rows.append([*ids, *written])
-                begins.append(len(ids))
+                plain = self._ids(anatomy, prompt)
+                rows.append([*plain, *written])
+                begins.append(len(plain))
                 texts.append(text)
         return self._measured(rows, begins, texts)
+
+    def _ids(self, anatomy: Anatomy, text: str) -> list[int]:
+        ids = [int(token) for token in anatomy.model.tokenize(text)]
+        check_length(anatomy.model, len(ids) + self.max_tokens, "The prompt and max_tokens make")
+        return ids
 
     def _continue(self, anatomy: Anatomy, ids: list[int], seed: int) -> tuple[list[int], str]:
         tokens, text = [], ""
@@ -102,7 +107,7 @@ class Trials:
         for i, (row, begin) in enumerate(zip(rows, begins, strict=True)):
             new = row[begin:]
             readout[i] = _largest(active[i, begin : len(row)])
-            concept[i] = np.mean([token in self.concept for token in new]) if new and self.concept else np.nan
+            concept[i] = np.mean(shown(new, self.concept)) if new and self.concept else np.nan
             repetition[i] = repeated(new)
             if new:
                 losses = model.backend.token_losses(run.logits[i, begin - 1 : len(row) - 1], np.array(new))
@@ -113,6 +118,17 @@ class Trials:
 def _largest(values: np.ndarray) -> float:
     """Of largest magnitude, with its sign; 0 of none."""
     return float(values[np.abs(values).argmax()]) if len(values) else 0.0
+
+
+def shown(tokens: Sequence[int], sequences: Collection[tuple[int, ...]]) -> np.ndarray:
+    """bool, (tokens,): which of them belong to one of the sequences."""
+    found = np.zeros(len(tokens), dtype=bool)
+    for sequence in sequences:
+        size = len(sequence)
+        for start in range(len(tokens) - size + 1):
+            if tuple(tokens[start : start + size]) == sequence:
+                found[start : start + size] = True
+    return found
 
 
 def repeated(tokens: Sequence[int]) -> float:
@@ -128,16 +144,16 @@ def steered(model: Any, edits: Sequence[Edit]) -> Iterator[Anatomy]:
         yield model.anatomy
 
 
-def kl_to_clean(model: Any, edits: Sequence[Edit], texts: Sequence[str]) -> float:
-    """KL(unsteered ‖ steered) of the next token in nats, mean over all tokens of the texts."""
-    total, count = 0.0, 0
-    for text in texts:
-        clean = log_softmax(model.language_model.backend.get(model(text))[0])
-        with steered(model, edits):
-            other = log_softmax(model.language_model.backend.get(model(text))[0])
-        total += float((np.exp(clean) * (clean - other)).sum())
-        count += len(clean)
-    return total / count
+def next_tokens(model: Any, edits: Sequence[Edit], texts: Sequence[str]) -> list[np.ndarray]:
+    """log p of the next token after every token of each text, float64, (tokens, vocabulary)."""
+    with steered(model, edits):
+        return [log_softmax(model.language_model.backend.get(model(text))[0]) for text in texts]
+
+
+def divergence(clean: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    """KL(clean ‖ other) in nats, mean over all tokens; both as `next_tokens` gives them."""
+    total = sum(float((np.exp(a) * (a - b)).sum()) for a, b in zip(clean, other, strict=True))
+    return total / sum(map(len, clean))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -147,13 +163,16 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
-def check_prompts(prompts: Any) -> tuple[str, ...]:
-    """The prompts.
+def check_texts(texts: Any, name: str) -> tuple[str, ...]:
+    """One text or several.
 
     Raises:
-        InputError: They are not a list of texts.
+        InputError: They are something else, or none.
     """
-    several = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not several or not all(isinstance(prompt, str) and prompt for prompt in several):
-        raise InputError(f"prompts= is a list of texts to continue, got {prompts!r}.")
+    several = (texts,) if isinstance(texts, str) else texts
+    if not isinstance(several, Iterable) or isinstance(several, (bytes, Mapping)):
+        raise InputError(f"{name}= is a list of texts, got {texts!r}.")
+    several = tuple(several)
+    if not several or not all(isinstance(text, str) and text for text in several):
+        raise InputError(f"{name}= is a list of texts, none of them empty; got {texts!r}.")
     return several
