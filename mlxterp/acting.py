@@ -156,26 +156,32 @@ class ActingModel:
         self, pieces: Iterator[tuple[int | None, str]], prompt: Sequence[int], max_tokens: int
     ) -> Iterator[tuple[int | None, str]]:
         """The pieces; each token is shown that the next one needed, and none that a wing read ahead."""
-        tokens, written = 0, ""
+        tokens: list[int] = []
+        written = ""
         texts: list[str] | None = []
         try:
             try:
                 for token, text in pieces:
-                    tokens, written = tokens + (token is not None), written + text
+                    tokens += [] if token is None else [token]
+                    written += text
                     yield token, text
-                more = tokens < max_tokens  # it ended before, so the last token was read
+                more = len(tokens) < max_tokens  # it ended before, so the last token was read
             except GeneratorExit:  # who reads the pieces has enough
-                self._show_held(len(prompt) + tokens - 1)
-                texts = self._written(prompt, written)
+                self._show_held(len(prompt) + len(tokens) - 1)
+                texts = self._written(prompt, tokens, written)
                 raise
-            self._show_held(len(prompt) + tokens - (not more))
-            texts = self._written(prompt, written)
+            self._show_held(len(prompt) + len(tokens) - (not more))
+            texts = self._written(prompt, tokens, written)
         finally:
             self._tell(texts)
 
-    def _written(self, prompt: Sequence[int], text: str) -> list[str] | None:
-        first = self._given if isinstance(self._given, str) else self._decoded(prompt)
-        return None if first is None else [first + text]
+    def _written(self, prompt: Sequence[int], tokens: Sequence[int], text: str) -> list[str] | None:
+        """Prompt and continuation; `text`, the continuation alone, may lack the space between them."""
+        before, both = self._decoded(prompt), self._decoded([*prompt, *tokens])
+        if before is None or both is None:
+            return None
+        first = self._given if isinstance(self._given, str) else before
+        return [first + (both[len(before) :] if both.startswith(before) else text)]
 
     def _texts(self, batch: TokenBatch) -> list[str] | None:
         given = [self._given] if isinstance(self._given, str) else self._given

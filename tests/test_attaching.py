@@ -244,7 +244,7 @@ def test_generation_is_tracked_as_prompt_and_continuation(model):
         sae.concepts.enable_text_tracking(top_k=2)
         written = model.generate(TEXTS[0], 5, prefill_step_size=2)
         [text] = {text for rows in sae.concepts.get_top_texts().values() for text, _ in rows}
-        assert text == TEXTS[0] + written
+        assert text == f"{TEXTS[0]} {written}"  # as the tokenizer writes it: with a space
         found = sae.concepts.get_top_texts()
     # the last token written is never read by the model
     ids = [*(WORDS.index(word) for word in TEXTS[0].split())]
@@ -264,7 +264,7 @@ def test_a_stream_that_is_left_early_is_tracked_as_far_as_it_went(model):
         pieces = [next(stream), next(stream)]
         stream.close()  # pyright: ignore[reportAttributeAccessIssue]
         [text] = {text for rows in sae.concepts.get_top_texts().values() for text, _ in rows}
-    assert text.startswith(TEXTS[0] + "".join(pieces))
+    assert text.startswith(f"{TEXTS[0]} {''.join(pieces)}")
 
 
 def test_tracking_sees_what_the_sae_meets_not_what_it_makes_of_it(model):

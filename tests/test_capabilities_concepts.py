@@ -87,9 +87,10 @@ def test_A3_enable_text_tracking(lm, demo, sae):
 def test_A3_generation_tracks_prompt_and_continuation_as_one_text(lm, demo, sae):
     lm.attach_sae(sae, layer_signature=SIGNATURE)
     sae.concepts.enable_text_tracking(top_k=10)
-    continuation = lm.generate("Once upon a time", max_tokens=10)
+    comma, boy = (lm.generate(prompt, max_tokens=10) for prompt in ("Once upon a time", "There was a little"))
     texts = {text for pairs in sae.concepts.get_top_texts().values() for text, _ in pairs}
-    assert texts == {"Once upon a time" + continuation}
+    assert comma.startswith(",") and boy.startswith("boy")
+    assert texts == {f"Once upon a time{comma}", f"There was a little {boy}"}
 
 
 def test_A4_a_data_set_of_texts_holds_them():

@@ -87,7 +87,7 @@ def test_a_stream_that_is_left_early_is_seen_as_far_as_it_went(model):
         first = next(iter(stream))
         stream.close()
     (text,) = detector.texts
-    assert text is not None and text.startswith(PROMPT + first)
+    assert text is not None and text.startswith(f"{PROMPT} {first}")
     assert len(detector.activations[0]) >= len(model.tokenize(PROMPT))
 
 
