@@ -67,6 +67,7 @@ _LENS_BLOCK = {
     "hook_resid_post": "resid_post",
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
+    "mlp.hook_in": "mlp.input",
     "ln1.hook_normalized": "attn.input",
     "ln2.hook_normalized": "mlp.input",
     "attn.hook_q": "attn.q",

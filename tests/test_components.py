@@ -57,6 +57,7 @@ def llama_names(prefix: str = "model.layers", layers: int = 12) -> ComponentName
         ("blocks.3.attn.hook_z", "layers.3.attn.z"),
         ("blocks.3.attn.hook_pattern", "layers.3.attn.pattern"),
         ("blocks.3.mlp.hook_post", "layers.3.mlp.down_proj.input"),
+        ("blocks.3.mlp.hook_in", "layers.3.mlp.input"),
         ("blocks.3.mlp.hook_pre", "layers.3.mlp.gate_proj"),
         ("ln_final.hook_normalized", "final_norm"),
         ("hook_embed", "embed"),
