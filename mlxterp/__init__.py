@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .features.check import SAECheck
     from .features.collecting import collect_activations
     from .features.evaluation import SAEEvaluation
+    from .hooks import Controller, Detector
     from .index import FeatureExample, FeatureIndex, FeatureStats
     from .lens import FeatureLogits, RandomDirections
     from .local_store import LocalStore
@@ -87,6 +88,7 @@ _HOMES = {
     "features.check": ("SAECheck",),
     "features.collecting": ("collect_activations",),
     "features.evaluation": ("SAEEvaluation",),
+    "hooks": ("Controller", "Detector"),
     "index": ("FeatureExample", "FeatureIndex", "FeatureStats"),
     "lens": ("FeatureLogits", "RandomDirections"),
     "local_store": ("LocalStore",),
@@ -130,6 +132,8 @@ __all__ = [
     "ComponentError",
     "Concepts",
     "ConfigWarning",
+    "Controller",
+    "Detector",
     "EditError",
     "FeatureCard",
     "FeatureExample",
