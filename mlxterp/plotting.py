@@ -6,8 +6,10 @@ global, unless they are to be shown in a window.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,15 +34,29 @@ def new_figure(width: float, height: float, show: bool = False) -> Figure:
         BackendError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        kind = _shown_by_itself()
     except ImportError as error:
         raise BackendError('Plots need matplotlib: pip install "mlxterp[plot]".') from error
     size = (min(width, _LARGEST), min(height, _LARGEST))
     if not show:
-        return Figure(figsize=size, layout="constrained")
+        return kind(figsize=size, layout="constrained")
     from matplotlib import pyplot
 
     return pyplot.figure(figsize=size, layout="constrained")
+
+
+@cache
+def _shown_by_itself() -> type[Figure]:
+    """The class of figures that notebooks show: of matplotlib's own they show only those that pyplot knows."""
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    return NotebookFigure
 
 
 def finished(figure: Figure, path: str | os.PathLike | None, show: bool = False) -> Figure:

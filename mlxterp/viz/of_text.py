@@ -29,6 +29,8 @@ def view_of_text(
 ) -> TokenView:
     """The text's tokens coloured by features; None takes the `top_k` that are most active on it.
 
+    Features that `sae.concepts` has a name for are shown with it.
+
     Raises:
         InputError: `text` is not one text with tokens, `feature_ids` is empty, or `top_k` is below 1.
         UnknownFeatureError: A feature id lies outside [0, sae.d_hidden).
@@ -52,7 +54,8 @@ def view_of_text(
         hits = features.indices == feature
         activations[i, positions[hits]] = features.values[hits]
     pieces = pieces_of(model.tokenizer, corpus.tokens.tolist())
-    return TokenView(pieces, tuple(chosen), activations, component=component.name)
+    names = {feature: name for feature in chosen if (name := sae.concepts.name_of(feature)) is not None}
+    return TokenView(pieces, tuple(chosen), activations, labels=names or None, component=component.name)
 
 
 def _ids(sae: SAE, feature_ids: int | Sequence[int]) -> list[int]:

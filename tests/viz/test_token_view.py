@@ -54,6 +54,15 @@ def test_C5_the_view_shows_the_whole_text_in_html_and_terminal(demo):
     assert "\x1b[48;5;" in view.to_str(color=True)
 
 
+def test_the_view_shows_the_names_that_a_person_gave():
+    model, sae, _ = mlxterp.load_demo()
+    assert model.visualize_feature_activations(TEXT, sae, 1, "resid_post", [741, 38]).labels is None
+    sae.concepts.load_concepts({741: "ball"})
+    view = model.visualize_feature_activations(TEXT, sae, 1, "resid_post", [741, 38])
+    assert view.labels == {741: "ball"}
+    assert any("ball" in title for title in assert_offline(view._repr_html_()).of_class("mxt-title"))
+
+
 def test_C5_a_single_id_and_the_path_of_an_sae_will_do(demo, tmp_path):
     demo.sae.save(tmp_path / "sae")
     feature = demo.model.get_top_features_for_text(TEXT, demo.sae, 1, "resid_post")[2][0]

@@ -1,0 +1,83 @@
+"""The notebooks in `examples/` run from the first cell to the last, and show what they promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlxterp
+
+ROOT = Path(mlxterp.__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+SHOWS = {
+    "01_discover_and_name_concepts": {"card": "text/html", "iterate": "text/html", "picture": "text/html"},
+    "02_attach_sae_and_save_texts": {"sweep": "image/png"},
+    "03_steer_with_calibration": {"calibrate": "text/html", "plot": "image/png", "verdict": "text/html"},
+    "04_name_sae_concepts": {"test": "text/html", "picture": "text/html"},
+}
+"""Cells by their id, and what kind of picture or table each shows."""
+EXPECTED = re.compile(r".*(TqdmWarning: IProgress not found|No optimised BLAS).*\n(  .*\n)?")
+"""On stderr: what this environment lacks, and the line of code that warned."""
+MOST_CODE_CELLS = 15
+
+names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="the package was installed without its examples")
+def test_every_notebook_is_known_and_listed():
+    listed = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert {path.stem for path in NOTEBOOKS} == set(SHOWS)
+    assert all(f"({path.name})" in listed for path in NOTEBOOKS)
+    for target in re.findall(r"\]\(([^)]+)\)", listed):
+        assert (ROOT / "examples" / target).exists(), target
+
+
+@names
+def test_a_notebook_runs_and_shows_what_it_promises(path, tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat")
+    nbclient = pytest.importorskip("nbclient", reason="notebooks are run by nbclient")
+    pytest.importorskip("ipykernel", reason="notebooks need ipykernel")
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT)})  # raises where a cell does
+    shown: dict[str, set[str]] = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream" and output.name == "stderr":
+                assert not EXPECTED.sub("", output.text).strip(), (cell.id, output.text)
+            shown.setdefault(cell.id, set()).update(output.get("data", ()))
+    for cell, kind in SHOWS[path.stem].items():
+        assert kind in shown.get(cell, ()), (cell, shown.get(cell))
+
+
+@names
+def test_a_notebook_is_stored_clean(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells = notebook["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert len(code) <= MOST_CODE_CELLS
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    assert all(cell["metadata"] == {} for cell in cells)
+    ids = [cell["id"] for cell in cells]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-z-]+", cell_id) for cell_id in ids)
+
+
+@names
+def test_a_notebook_uses_public_names_and_no_path_of_a_machine(path):
+    for cell in cells_of(path):
+        source = "".join(cell["source"])
+        assert not re.search(r"/(home|Users|work|tmp|root)/", source), source
+        if cell["cell_type"] == "code":
+            assert not re.search(r"\._[a-z]|import _", source), source
