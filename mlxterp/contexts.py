@@ -15,6 +15,7 @@ import numpy as np
 from .corpus import Corpus
 from .dataset import ListedTexts, StreamedTexts, Texts, mixed_order
 from .errors import InputError, warn
+from .progress import hidden
 
 Tokenize = Callable[[str], Sequence[int]]
 
@@ -36,7 +37,7 @@ class ListedContexts:
         rows: list[Sequence[int]] = []
         tokens = 0
         order = mixed_order(len(texts), seed).tolist()
-        for index in tqdm(order, desc="Tokenizing", unit="text", disable=None if progress else True):
+        for index in tqdm(order, desc="Tokenizing", unit="text", disable=hidden(progress)):
             for context in _cut(tokenize(texts[index]), length):
                 rows.append(context[: None if limit is None else limit - tokens])
                 tokens += len(rows[-1])

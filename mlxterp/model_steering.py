@@ -35,14 +35,12 @@ class SteeringMethods(ModelCore):
             positions: For edits that name none: "all", "prompt", "generated", or positions.
 
         Raises:
-            InputError: No edits, or one without a component.
+            InputError: Something that is no edit, or one without a component.
             ComponentError: No such component.
             SAEError: A component is not as wide as the SAE or vector.
             EditError: Two edits contradict each other.
         """
         self._refresh()
-        if not edits:
-            raise InputError("Give at least one edit: model.steer(amplify(sae, 5, 2.0)).")
         return self._standing.steering(checked(self._plain, placed(flattened(edits), at, positions)))
 
     def _steered(self, prompt: Any, steer: Edit | Sequence[Edit], positions: Any) -> Anatomy:

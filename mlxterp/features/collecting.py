@@ -14,6 +14,7 @@ from ..contexts import open_contexts
 from ..dataset import open_texts
 from ..errors import InputError, NoTokenizerError, SAEError, warn
 from ..local_store import LocalStore
+from ..progress import hidden
 from ..sites import Component
 from ..store import (
     DTYPES,
@@ -110,7 +111,7 @@ def _write(rows: ModelRows, folder: Path, done: int, dtype: str, seed: int, prog
 
     bar = tqdm(
         total=rows.total, initial=sum(counted(folder, done)[0]), unit="tok", unit_scale=True,
-        desc="Collecting activations", disable=None if progress else True,
+        desc="Collecting activations", disable=hidden(progress),
     )  # fmt: skip
     for index in range(done, rows.blocks(0)):
         before = dict(rows.excluded)

@@ -18,6 +18,7 @@ from ..dataset import ListedTexts, Texts, open_texts
 from ..errors import FeatureIndexError, InputError, NoTokenizerError, warn
 from ..features.collect import collect
 from ..features.search import encode_activations
+from ..progress import hidden
 from .counting import EncodedShard, Rule, encode_shard, prose, rule_for
 from .folder import (
     IndexMeta,
@@ -240,7 +241,7 @@ def _write_shards(
         encode = encoded_by_ray(source, meta.rule, options.workers)
     bar = tqdm(
         total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
-        disable=None if options.verbose else True,
+        disable=hidden(options.verbose),
     )  # fmt: skip
     for plan, shard in encode(missing):
         write_shard(shard_path(folder, plan.number), plan, shard.by_feature)

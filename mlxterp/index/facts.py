@@ -46,8 +46,22 @@ class IndexFacts:
         self._labels = names if isinstance(names, FeatureRegistry) else FeatureRegistry(names)
 
     def label(self, feature_id: int) -> str | None:
-        """The feature's name in `labels`; None without one."""
-        return self.labels.label(feature_id)
+        """The feature's name in `labels`, or else in its SAE's `concepts`; None without one."""
+        said = self.labels.label(feature_id)
+        return (
+            said
+            if said is not None or self._source is None
+            else self._source.sae.concepts.name_of(feature_id)
+        )
+
+    def _named(self, query: str) -> list[int]:
+        """Features whose name holds the query's words: by `labels`, then by the SAE's `concepts`."""
+        found = self.labels.search(query)
+        names = {} if self._source is None else self._source.sae.concepts.names
+        words = query.casefold().split()
+        said = {f: " ".join(concept.name for concept in given).casefold() for f, given in names.items()}
+        more = [f for f, name in said.items() if all(word in name for word in words)]
+        return [*found, *(f for f in more if f not in found and self.labels.label(f) is None)]
 
     @property
     def d_hidden(self) -> int:

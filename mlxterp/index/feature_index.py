@@ -232,7 +232,7 @@ class FeatureIndex(IndexFacts):
         check_top_k(top_k)
         if not isinstance(query, str) or not query.strip():
             raise InputError(f"The query is {query!r}; give some words.")
-        named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self.labels.search(query)]
+        named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self._named(query)]
         by_words = searching.features_for_words(
             self._reader, self._pieces, query, self._tokenize, self._summary.count
         )

@@ -15,6 +15,7 @@ import numpy as np
 from ..anatomy import Anatomy
 from ..errors import InputError
 from ..positions import Positions
+from ..progress import hidden
 from ..sites import Array
 from ..tokens import TokenBatch
 from .metrics import Metric
@@ -66,7 +67,7 @@ def activation_patching(
     size = _per_pass(model.vocab_size, pair.longest * pair.size, batch_size)
     from tqdm.auto import tqdm
 
-    with tqdm(total=len(patches), desc="patching", disable=None if verbose else True) as bar:
+    with tqdm(total=len(patches), desc="patching", disable=hidden(verbose)) as bar:
         for start in range(0, len(patches), size):
             part = patches[start : start + size]
             logits = _run(anatomy, question, part)

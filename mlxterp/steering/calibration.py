@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..index.counting import PROSE
+from ..progress import hidden
 from ..sae import SAE
 from .calibrated import Calibration, Strength
 from .checks import check_feature, check_number
@@ -131,7 +132,7 @@ def _searched(
     from tqdm.auto import tqdm
 
     total = len(given) if given is not None else None
-    with tqdm(desc="calibrate", unit="strength", total=total, disable=None if verbose else True) as bar:
+    with tqdm(desc="calibrate", unit="strength", total=total, disable=hidden(verbose)) as bar:
         found = begun
         while total is None or len(found.strengths) < total:
             strength = next_strength(found, first) if given is None else given[len(found.strengths)]

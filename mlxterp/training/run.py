@@ -15,6 +15,7 @@ import numpy as np
 
 from ..backends.base import Backend
 from ..errors import InputError, SAEError, warn
+from ..progress import hidden
 from ..sae import SAE
 from .config import SAETrainConfig
 from .finish import CALIBRATION_TOKENS
@@ -157,7 +158,7 @@ class _Run:
         shown = self.options.progress and self.leads
         bar = tqdm(
             total=self.plan.tokens, initial=self.seen, unit="tok", unit_scale=True, desc="Training SAE",
-            disable=None if shown else True,
+            disable=hidden(shown),
         )  # fmt: skip
         every = self.options.checkpoint_every or max(1, self.steps // _CHECKPOINTS)
         try:

@@ -74,3 +74,15 @@ def test_words_and_examples_go_on_across_shards(embedded, sae):
     for feature in one.live.tolist():
         a, b = ([(e.position, e.start, e.tokens) for e in i.examples(feature, 50)] for i in (one, cut))
         assert a == b
+
+
+def test_names_given_to_the_saes_concepts_are_the_indexs_too(demo):
+    index = demo.model.build_index(demo.sae, ["The bird sat.", "They ate bread and cake."], verbose=False)
+    try:
+        demo.sae.concepts.load_concepts({3: "Garden Birds", 7: "bread"})
+        index.labels = {7: {"name": "cake"}}
+        assert index.label(3) == "Garden Birds" and index.label(7) == "cake" and index.label(8) is None
+        assert index.search("garden")[0] == (3, 1.0, "named 'Garden Birds'")
+        assert not any(hit.why.startswith("named") for hit in index.search("bread"))
+    finally:
+        demo.sae.concepts.load_concepts({})
