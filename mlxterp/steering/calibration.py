@@ -67,8 +67,7 @@ def calibrate(
         index: A `FeatureIndex` of this SAE: for the maximum, and for the concept's words.
         method: "add" adds the decoder row, "clamp" sets the feature's activation.
         at: Component; None is the SAE's own.
-        prompts: Each is continued once for each strength. Measures are means over them, so more of them are surer;
-            beginnings of what the model usually writes are best.
+        prompts: Each is continued once for each strength; best are beginnings of what the model usually writes.
         neutral: Texts that KL to the unsteered model is measured on; None takes some prose.
         concept: Words that show the concept; None takes the tokens that the feature fires on most often (with an
             index), or the ten that its decoder row promotes.
@@ -108,9 +107,8 @@ def calibrate(
     )  # fmt: skip
     found = _searched(begun, tried, given, FIRST.get(units, 1.0), verbose)
     strongest = found.strongest_fluent or min((row.strength for row in found.strengths), key=abs)
-    random = _random(
-        sae, feature, units, strongest if found.best is None else found.best, maximum, found, seed
-    )
+    strength = strongest if found.best is None else found.best
+    random = _random(sae, feature, units, strength, maximum, found, seed)
     loud = edit(max(given) if given is not None else _LOUD * FIRST[units])
     score = output_score(model, sae, feature, loud, at=at)
     return replace(found, random=trials.run([random]), output_score=score)
