@@ -17,7 +17,6 @@ from .anatomy import Anatomy
 from .backends import backend_of
 from .backends.base import LanguageModel
 from .sites import Array, Run, Site, SiteEdit, Where
-from .steering.constants import recalling, remembering
 from .steering.program import Change, Hooked, site_edits
 from .text import decode
 from .tokens import TokenBatch
@@ -141,14 +140,9 @@ class ActingModel:
         edits: Callable[[Mapping[str, Sequence[Array]]], Sequence[SiteEdit]],
         deltas: Mapping[str, Sequence[Array]],
     ) -> tuple[Array, dict[str, list[Array]]]:
-        """As `LanguageModel.gradients`; features that changes read are constants."""
+        """As `LanguageModel.gradients`, with the changes before `edits`."""
         self._told = True
-        mine = self._edits
-        with remembering() as memory:
-            self._base.run(batch, (), [*mine, *edits(deltas)])
-            self._base.backend.evaluate(memory.values)
-        with recalling(memory):
-            return self._base.gradients(batch, objective, lambda given: [*mine, *edits(given)], deltas)
+        return self._base.gradients(batch, objective, lambda given: [*self._edits, *edits(given)], deltas)
 
     # -- who watches --------------------------------------------------------------------------
 

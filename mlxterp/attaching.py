@@ -6,8 +6,9 @@ What it does is what `sae.concepts` says at the time: scaled features are edits,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -22,10 +23,11 @@ from .model_core import ModelCore
 from .sae import SAE
 from .sites import Array, Where
 from .sparse import SparseFeatures
-from .steering.applying import as_rows
+from .steering.applying import as_rows, source_of
+from .steering.checks import check_by_token
 from .steering.features import amplify
-from .steering.placing import check_by_token, check_width, warn_of_place
-from .steering.program import Replacement, source_of
+from .steering.placing import check_width, warn_of_place
+from .steering.program import Replacement
 
 MODES = ("change", "replace")
 _PENDING = 4096
@@ -57,10 +59,11 @@ class AttachedSAE:
         check_width(anatomy, place, sae.d_out, sae)
         check_by_token(sae)
         source = source_of(sae)
-        self.reads = place.name if source is None else resolve(anatomy, sae, source).name
+        read = place if source is None else resolve(anatomy, sae, source)
+        self.reads = read.name
         """Path of the component that it encodes: another one, for a transcoder."""
-        if source is None:
-            warn_of_place(anatomy, sae, place.name)
+        check_width(anatomy, read, sae.d_model, sae)
+        warn_of_place(anatomy, sae, place.name)
         sae.concepts.bind(self.encode)
 
     @property
@@ -76,13 +79,24 @@ class AttachedSAE:
     def detach(self) -> None:
         """Ends it. Names, texts and scales stay in `sae.concepts`; again is harmless."""
         self._model._standing.detach(self)
+        left = [other for other in self._model._standing.attached if self._is_twin(other)]
+        if left:
+            self.sae.concepts.bind(left[-1].encode)
+
+    def _is_twin(self, other: object) -> TypeGuard[AttachedSAE]:
+        return isinstance(other, AttachedSAE) and other.sae is self.sae and other.component == self.component
 
     def acts(self) -> list[Acts]:
-        """What it changes on the next pass, and who watches."""
-        watcher = _TextWatcher(self.reads, self.sae)  # one for each call: calls may overlap
-        found: list[Acts] = [Watch(watcher)] if self.concepts.tracking else []
-        if self.mode == "replace":
-            found.append(Replacement(self.sae, self.component))
+        """What it changes on the next pass, and who watches.
+
+        Where the SAE was attached here before, that handle does what `sae.concepts` says: it is done once.
+        """
+        found: list[Acts] = [Replacement(self.sae, self.component)] if self.mode == "replace" else []
+        before = takewhile(lambda other: other is not self, self._model._standing.attached)
+        if any(map(self._is_twin, before)):
+            return found
+        if self.concepts.tracking:
+            found.insert(0, Watch(_TextWatcher(self.reads, self.sae)))  # one for each call: calls may overlap
         found += [amplify(self.sae, f, scale, at=self.component) for f, scale in self.concepts.scales.items()]
         return found
 

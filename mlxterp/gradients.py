@@ -12,6 +12,7 @@ from .edits import Interventions, declared_edits
 from .errors import GradientError, InputError
 from .objectives import LogitDifference
 from .sites import Array, Component, SiteEdit, Where, unique_sites
+from .steering.constants import recalling, remembering
 from .tokens import TokenBatch
 
 
@@ -25,7 +26,7 @@ def gradients(
     """d objective / d activation by path; a list where the component is called several times.
 
     Each component gets an added array of zeros; the gradient with respect to it is the answer, so
-    one backward pass serves all.
+    one backward pass serves all. Features that edits read are constants.
 
     Raises:
         GradientError: A gradient is not finite.
@@ -38,7 +39,8 @@ def gradients(
         objective = objective.bind(batch, model.tokenizer)
     components = {name: anatomy.component(name) for name in names}
     declared = declared_edits(anatomy, interventions)
-    run = model.run(batch, unique_sites(components.values()), declared)
+    with remembering() as memory:
+        run = model.run(batch, unique_sites(components.values()), declared)
     values = {name: _calls(component.read(run)) for name, component in components.items()}
     deltas = {
         name: [backend.put(np.zeros(tuple(x.shape), np.float32), x) for x in calls]
@@ -49,7 +51,9 @@ def gradients(
         added = [e for name, component in components.items() for e in _adding(component, deltas[name], run)]
         return [*declared, *added]
 
-    _, grads = model.gradients(batch, objective, edits, deltas)
+    backend.evaluate(memory.values)
+    with recalling(memory):
+        _, grads = model.gradients(batch, objective, edits, deltas)
     return {name: _checked(name, grads[name], backend.get) for name in names}
 
 

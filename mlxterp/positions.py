@@ -35,7 +35,7 @@ def position_mask(positions: Positions, where: Where) -> np.ndarray | None:
 def _indices(positions: Any, length: int, text: int) -> np.ndarray:
     if isinstance(positions, slice):
         return np.arange(*positions.indices(length))
-    wanted = _integers(positions)
+    wanted = integers(positions)
     bad = wanted[(wanted < -length) | (wanted >= length)]
     if bad.size:
         raise InputError(
@@ -52,7 +52,7 @@ def _open_ended(positions: Any, columns: np.ndarray) -> np.ndarray:
             raise InputError(_NO_END)
         inside = (columns >= start) & ((columns - start) % step == 0)
         return inside if stop is None else inside & (columns < stop)
-    wanted = _integers(positions)
+    wanted = integers(positions)
     if (wanted < 0).any():
         raise InputError(_NO_END)
     return np.isin(columns, wanted)
@@ -64,7 +64,12 @@ _NO_END = (
 )
 
 
-def _integers(positions: Any) -> np.ndarray:
+def integers(positions: Any) -> np.ndarray:
+    """int64, (n,): one position or head, or several.
+
+    Raises:
+        InputError: Something else.
+    """
     array = np.atleast_1d(np.asarray(positions))
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise InputError(f"Positions are integers, a list of them, or a slice; got {positions!r}.")
@@ -115,7 +120,7 @@ def _head_mask(shape: Sequence[int], heads: Any, where: Where) -> np.ndarray:
             " Use attn.q, attn.k, attn.v, attn.z or attn.pattern of the layer."
         )
     count = shape[1]
-    wanted = np.arange(*heads.indices(count)) if isinstance(heads, slice) else _integers(heads)
+    wanted = np.arange(*heads.indices(count)) if isinstance(heads, slice) else integers(heads)
     if ((wanted < -count) | (wanted >= count)).any():
         raise InputError(f"heads={heads!r}: there are {count} heads, numbered 0 to {count - 1}.")
     mask = np.zeros(count, dtype=bool)

@@ -113,6 +113,13 @@ class Component:
     """Only this call of the module; None means all of them."""
     last_call_only: bool = field(default=False)
     """A looped model passes here several times; a read answers for the last."""
+    plain: bool = False
+    """Whether it is simply what passes through its one site."""
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Equal for two components whose values, and whose edits, are the same."""
+        return (self.sites if self.plain else self.name, self.call)
 
     def read(self, run: Run) -> Array | list[Array]:
         """The value in `run`; a list where the module was called more than once.
@@ -147,7 +154,7 @@ def at_site(
     def edits(change: Callable[[Array, Where], Array], number: int | None) -> list[SiteEdit]:
         return [SiteEdit(site, lambda x, run, _: change(x, run.where), number, stage)]
 
-    return Component(name, (site,), lambda values: values[0], edits, note, call, last_call_only)
+    return Component(name, (site,), lambda values: values[0], edits, note, call, last_call_only, plain=True)
 
 
 def head_at_site(name: str, site: Site) -> Component:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Protocol
 
 from .acting import Acts, Watch
@@ -23,9 +23,7 @@ class Attached(Protocol):
         ...
 
 
-_STEERING: ContextVar[tuple[tuple[Standing, tuple[Edit, ...]], ...]] = ContextVar(
-    "mlxterp_steering", default=()
-)
+_STEERING: ContextVar[tuple[SteerBlock, ...]] = ContextVar("mlxterp_steering", default=())
 _WATCHING_ONLY: ContextVar[tuple[Standing, ...]] = ContextVar("mlxterp_watching_only", default=())
 
 
@@ -53,9 +51,9 @@ class Standing:
         found: list[Acts] = [act for thing in self._attached for act in thing.acts()]
         if self in _WATCHING_ONLY.get():
             found = [act for act in found if isinstance(act, Watch)]
-        for standing, edits in _STEERING.get():
-            if standing is self:
-                found += edits
+        for block in _STEERING.get():
+            if block.standing is self:
+                found += block.edits
         return found
 
     def steering(self, edits: Sequence[Edit]) -> SteerBlock:
@@ -73,18 +71,20 @@ class Standing:
 
 
 class SteerBlock:
-    """What `model.steer` returns, for `with`; it can be entered again."""
+    """What `model.steer` returns, for `with`; it can be entered again, also by several threads at a time."""
 
     def __init__(self, standing: Standing, edits: Sequence[Edit]):
-        self._standing, self.edits = standing, tuple(edits)
-        self._tokens: list[Token] = []
+        self.standing, self.edits = standing, tuple(edits)
 
     def __enter__(self) -> SteerBlock:
-        self._tokens.append(_STEERING.set((*_STEERING.get(), (self._standing, self.edits))))
+        _STEERING.set((*_STEERING.get(), self))
         return self
 
     def __exit__(self, *error: object) -> None:
-        _STEERING.reset(self._tokens.pop())
+        inside_out = list(reversed(_STEERING.get()))
+        if self in inside_out:  # not where a generator is closed by another thread
+            inside_out.remove(self)
+        _STEERING.set(tuple(reversed(inside_out)))
 
     def __repr__(self) -> str:
         return f"<steering by {', '.join(repr(edit) for edit in self.edits)}>"

@@ -12,6 +12,7 @@ about held-out ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +111,9 @@ class Concepts(ConceptTables):
         if encode is not None and not callable(encode):
             raise InputError(f"encode is {encode!r}; expected a function of a list of texts.")
         self._encode = encode
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_encode": None}  # a copy or a file holds no model
 
     def activation_matrix(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Activations of features on texts, from running the model on them.

@@ -127,12 +127,16 @@ class Rows:
             value = (self.backend.cast(rows, self.wide) @ self.put(readout.unit))[:, None]
         return self.backend.cast(value > when.threshold if when.above else value < when.threshold, self.wide)
 
-    def changed(self, delta: Array, preserve_norm: bool) -> Array:
-        """The activation with (n, width) or (width,) added, in its own shape and dtype."""
-        if not preserve_norm:
-            return as_given(self.own + self.backend.cast(delta, self.own), self.x, self.moment.where)
-        new = self.wide + delta
-        new = new * (self.lengths / self.backend.clip(length(new), 1e-30, None))
+    def changed(self, delta: Array, keeping: Array | float = 0.0) -> Array:
+        """The activation with (n, width) or (width,) added, in its own shape and dtype.
+
+        Args:
+            keeping: 1 where a token's length stays, else 0; for all tokens, or (n, 1).
+        """
+        new = self.own + delta  # in float32 at least: rounded once
+        if not isinstance(keeping, float) or keeping:
+            ratio = self.lengths / self.backend.clip(length(new), 1e-30, None)
+            new = new * (ratio * keeping + (1.0 - keeping))
         return as_given(self.backend.cast(new, self.own), self.x, self.moment.where)
 
 
@@ -169,7 +173,7 @@ class FeatureStep:
         self._rows = sae.W_dec[self._ids]
         self._phases = phases_of(self._edits, self._ids, self._rows)
         self._encodes = whole or any(edit.reads_feature for edit in self._edits)
-        self._preserve = any(edit.preserve_norm for edit in self._edits)
+        self._keeping = [edit for edit in self._edits if edit.preserve_norm]
         one = self._phases[0] if len(self._phases) == 1 and not self._encodes else None
         vector = one.constant(self._rows) if one is not None else None
         self._constant = None if vector is None else Constant(vector)
@@ -177,13 +181,15 @@ class FeatureStep:
     def __call__(self, x: Array, moment: Moment) -> Array:
         if not self._edits and not self._whole:
             return x
-        if self._constant is not None and not self._preserve and x.ndim == 3:
+        if self._constant is not None and not self._keeping and x.ndim == 3:
             self._check(int(x.shape[2]), moment)
             return x + self._constant.like(x)
         rows = Rows(x, moment)
         self._check(int(rows.own.shape[1]), moment)
         call = self.sae.apply(rows.at(self._source), check=False) if self._encodes else None
         scale = 1.0 if call is None else call.decoded_scale
+        if not isinstance(scale, float):
+            scale = rows.backend.clip(scale, 1e-20, None)  # of a token of zeros it is 0
         before = self._features(call, rows)
         after = before
         for phase in self._phases:
@@ -193,7 +199,17 @@ class FeatureStep:
             assert call is not None
             whole = call
             delta = delta + constant(lambda: whole.finish(whole.reconstruction())) - rows.wide
-        return rows.changed(delta, self._preserve)
+        return rows.changed(delta, self._kept(rows))
+
+    def _kept(self, rows: Rows) -> Array | float:
+        """1 on tokens where an edit acts that keeps their length, else 0; for all tokens, or (n, 1)."""
+        free: Array | float = 1.0
+        for edit in self._keeping:
+            mask = rows.mask(edit.positions, edit.when)
+            if mask is None:
+                return 1.0
+            free = free * (1.0 - mask)
+        return 1.0 - free
 
     def _features(self, call: Application | None, rows: Rows) -> Array:
         """Activations (n, features) of the features that are edited; 0 where nothing reads them."""
@@ -248,7 +264,7 @@ class DirectionStep:
             return x + self._constant.like(x)
         mask = rows.mask(edit.positions, edit.when)
         delta = self._delta(rows)
-        return rows.changed(delta if mask is None else mask * delta, edit.preserve_norm)
+        return rows.changed(delta if mask is None else mask * delta, float(edit.preserve_norm))
 
     def _delta(self, rows: Rows) -> Array:
         edit = self._edit
@@ -265,10 +281,15 @@ class DirectionStep:
         return less * rows.put(edit.vector * np.float32(edit.number))
 
 
+def source_of(sae: SAE) -> str | None:
+    """The component that is encoded, where it is another than the one that is changed."""
+    return sae.component if sae.is_transcoder else None
+
+
 def step_of(edit: Edit) -> Step:
     """One edit as a step of its own."""
     if isinstance(edit, FeatureEdit):
-        return FeatureStep(edit.sae, [edit])
+        return FeatureStep(edit.sae, [edit], source_of(edit.sae))
     assert isinstance(edit, DirectionEdit)
     return DirectionStep(edit)
 

@@ -1,14 +1,17 @@
-"""What every edit checks when it is made: numbers, features, vectors."""
+"""What every edit checks when it is made: numbers, features, vectors, positions."""
 
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, UnknownFeatureError
+from ..errors import InputError, SAEError, UnknownFeatureError
+from ..positions import integers
 from ..sae import SAE
+from ..variants import Temporal
 
 
 def check_number(value: Any, what: str) -> float:
@@ -55,3 +58,35 @@ def check_vector(vector: Any) -> np.ndarray:
     if not np.isfinite(array).all() or not array.any():
         raise InputError("The vector holds NaN or infinite values, or only zeros: it has no direction.")
     return array
+
+
+def check_positions(positions: Any) -> Any:
+    """None, "all", "prompt", "generated", an integer, a slice, or a tuple of integers.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if positions is None or (isinstance(positions, str) and positions in ("all", "prompt", "generated")):
+        return positions
+    if isinstance(positions, slice):
+        try:
+            for part in (positions.start, positions.stop, positions.step):
+                operator.index(0 if part is None else part)
+        except TypeError as error:
+            raise InputError(f"positions={positions!r}: a slice of positions has integers.") from error
+        return positions
+    if isinstance(positions, str):
+        raise InputError(
+            f"positions={positions!r}: expected 'all', 'prompt', 'generated', a position, a slice or a list."
+        )
+    array = integers(positions)
+    return tuple(array.tolist()) if np.ndim(positions) else int(array[0])
+
+
+def check_by_token(sae: SAE) -> None:
+    """Raises `SAEError` where a token's features depend on the tokens before it."""
+    if isinstance(sae.activation, Temporal):
+        raise SAEError(
+            "A temporal SAE encodes a token by all those before it, which a pass over the next tokens alone does not"
+            " have. Its decoder rows can be added: add_feature(sae, feature, strength)."
+        )

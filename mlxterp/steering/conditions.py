@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..sae import SAE
-from .checks import check_feature, check_number, check_vector
+from .checks import check_by_token, check_feature, check_number, check_vector
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -32,10 +32,12 @@ class Readout:
         return Condition(self, check_number(threshold, "The threshold"), False)
 
     def __ge__(self, threshold: float) -> Condition:
-        return self > float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
+        least = np.float32(check_number(threshold, "The threshold"))
+        return self > float(np.nextafter(least, np.float32(-np.inf)))
 
     def __le__(self, threshold: float) -> Condition:
-        return self < float(np.nextafter(np.float32(threshold), np.float32(np.inf)))
+        most = np.float32(check_number(threshold, "The threshold"))
+        return self < float(np.nextafter(most, np.float32(np.inf)))
 
     def __bool__(self) -> bool:
         raise InputError(
@@ -91,8 +93,11 @@ def feature(sae: SAE, feature_id: int, at: str | None = None) -> FeatureReadout:
 
     Raises:
         UnknownFeatureError: `feature_id` lies outside [0, sae.d_hidden).
+        SAEError: The SAE is temporal.
     """
-    return FeatureReadout(sae=sae, feature=check_feature(sae, feature_id), component=at or sae.component)
+    feature_id = check_feature(sae, feature_id)
+    check_by_token(sae)
+    return FeatureReadout(sae=sae, feature=feature_id, component=at or sae.component)
 
 
 def direction(vector: Any, at: str | None = None) -> DirectionReadout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -49,23 +50,29 @@ def _overlap(one: Any, other: Any) -> bool:
         return True
     if words:
         return len(words) == 1 or one == other
-    if isinstance(one, slice) or isinstance(other, slice):
-        return _slices_overlap(one, other)
-    return bool(set(np.atleast_1d(one).tolist()) & set(np.atleast_1d(other).tolist()))
+    if not (isinstance(one, slice) or isinstance(other, slice)):
+        return bool(set(np.atleast_1d(one).tolist()) & set(np.atleast_1d(other).tolist()))
+    return _slices_overlap(one, other)
 
 
 def _slices_overlap(one: Any, other: Any) -> bool:
-    """Whether two sets of positions share one; where ends are open or counted from the end, they may."""
-    spans = []
-    for positions in (one, other):
-        if isinstance(positions, slice):
-            start, stop = positions.start or 0, positions.stop
-            if start < 0 or (stop is not None and stop < 0):
-                return True
-            spans.append((start, np.inf if stop is None else stop))
-        else:
-            found = np.atleast_1d(positions)
-            if (found < 0).any():
-                return True
-            spans.append((int(found.min()), int(found.max()) + 1))
-    return max(spans[0][0], spans[1][0]) < min(spans[0][1], spans[1][1])
+    """Whether two sets of positions share one; where one is counted from the end, they may."""
+    parts = [
+        (p.start or 0, p.stop, p.step or 1) if isinstance(p, slice) else np.atleast_1d(p).tolist()
+        for p in (one, other)
+    ]
+    if [] in parts:
+        return False
+    if any(number is not None and number < 0 for part in parts for number in part):
+        return True
+    # Two slices that meet do so before their starts plus their steps' product.
+    slices = [part for part in parts if isinstance(part, tuple)]
+    end = max(start for start, _, _ in slices) + math.prod(step for _, _, step in slices)
+    end = max([end, *(max(part) + 1 for part in parts if isinstance(part, list))])
+    first, second = (
+        set(range(part[0], end if part[1] is None else min(part[1], end), part[2]))
+        if isinstance(part, tuple)
+        else set(part)
+        for part in parts
+    )
+    return bool(first & second)

@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..errors import InputError
 from ..interventions import Intervention
 from ..positions import Positions
 from ..sae import SAE
 from ..sites import Array, Where
+from .checks import check_positions
 from .conditions import Condition
 
 SteeringPositions = Positions | Literal["all", "prompt", "generated"]
@@ -32,7 +34,10 @@ class Edit(Intervention):
     when: Condition | None = None
     """Acts only on tokens where this holds."""
     preserve_norm: bool = False
-    """Whether each token's activation keeps its length."""
+    """Whether the activation of each token where it acts keeps its length."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", check_positions(self.positions))
 
     def apply(self, activation: Array, where: Where) -> Array:
         """The edit alone, as an intervention."""
@@ -128,8 +133,6 @@ def flattened(edits: Any) -> list[Edit]:
     Raises:
         InputError: Something else is among them.
     """
-    from ..errors import InputError
-
     found: list[Edit] = []
     for edit in edits:
         if isinstance(edit, Edit):

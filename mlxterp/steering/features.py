@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..sae import SAE
-from .checks import check_feature, check_number
+from .checks import check_by_token, check_feature, check_number
 from .conditions import Condition
 from .edits import FeatureEdit, SteeringPositions
 
@@ -40,9 +40,12 @@ def amplify(
     Raises:
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
         InputError: `factor` is not a finite number.
+        SAEError: The SAE is temporal.
     """
+    feature = check_feature(sae, feature)
+    check_by_token(sae)
     return FeatureEdit(
-        sae=sae, feature=check_feature(sae, feature), kind="amplify", number=check_number(factor, "factor"),
+        sae=sae, feature=feature, kind="amplify", number=check_number(factor, "factor"),
         component=at, positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
     )  # fmt: skip
 
@@ -74,8 +77,10 @@ def clamp(
     Raises:
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
         InputError: `value` is not a finite number, or "max" has no maximum to go by.
+        SAEError: The SAE is temporal.
     """
     feature = check_feature(sae, feature)
+    check_by_token(sae)
     number = check_number(value, "value") * _unit(sae, feature, units, index, ("raw", "max"))
     return FeatureEdit(
         sae=sae, feature=feature, kind="at_least" if at_least else "clamp", number=number, component=at,

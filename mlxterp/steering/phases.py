@@ -90,5 +90,5 @@ def phases_of(edits: Sequence[FeatureEdit], ids: np.ndarray, rows: np.ndarray) -
 
 def _same_tokens(phase: Phase, edit: FeatureEdit) -> bool:
     one, other = phase.positions, edit.positions
-    plain = type(one) is type(other) and isinstance(one, (int, str, slice)) and one == other
+    plain = type(one) is type(other) and isinstance(one, (int, str, slice, tuple)) and one == other
     return (one is other or plain) and phase.when is edit.when

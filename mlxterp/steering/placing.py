@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from ..features.fitting import read, resolve, trained_elsewhere
 from ..index.counting import prose
 from ..sae import SAE
 from ..sites import Component
-from ..variants import Temporal
+from .applying import source_of
+from .conditions import Condition, DirectionReadout, FeatureReadout
 from .conflicts import check_conflicts
 from .edits import DirectionEdit, Edit, FeatureEdit, SteeringPositions
-from .program import component_of, source_of
+from .program import component_of
 
 
 def placed(edits: Sequence[Edit], at: str | None, positions: SteeringPositions) -> list[Edit]:
@@ -44,15 +46,15 @@ def checked(anatomy: Anatomy, edits: Sequence[Edit]) -> list[Edit]:
         width = len(edit.vector) if isinstance(edit, DirectionEdit) else None
         if isinstance(edit, FeatureEdit):
             width = edit.sae.d_out
-            if edit.reads_feature:
-                check_by_token(edit.sae)
         if width is not None:
             check_width(anatomy, place, width, edit.sae if isinstance(edit, FeatureEdit) else None)
+        if edit.when is not None:
+            edit = replace(edit, when=_read_at(anatomy, edit.when, place))
         found.append(edit.at(_name(place)))
     check_conflicts(found)
     told: list[tuple[SAE, str]] = []
     for edit in found:
-        if isinstance(edit, FeatureEdit) and source_of(edit.sae) is None:
+        if isinstance(edit, FeatureEdit):
             key = (edit.sae, str(edit.component))
             if not any(sae is edit.sae and name == key[1] for sae, name in told):
                 told.append(key)
@@ -67,24 +69,18 @@ def check_width(anatomy: Anatomy, place: Component, width: int, sae: SAE | None 
     else:
         found = int(read(anatomy, [place], np.array([0]))[0].shape[-1])
     if found != width:
-        what = f"{sae!r}" if sae is not None else "The vector"
+        what = f"{sae!r}" if sae is not None else "the vector"
         raise SAEError(
             f"{place.name} puts out {found} numbers for each token, and {what} has {width}. Choose the component that"
             " it was made for: at=…"
         )
 
 
-def check_by_token(sae: SAE) -> None:
-    """Raises `SAEError` where a token's features depend on the tokens before it."""
-    if isinstance(sae.activation, Temporal):
-        raise SAEError(
-            "A temporal SAE encodes a token by all those before it, which a pass over the next tokens alone does not"
-            " have. Its decoder rows can be added: add_feature(sae, feature, strength)."
-        )
-
-
 def warn_of_place(anatomy: Anatomy, sae: SAE, component: str) -> None:
     """Says so where an SAE acts elsewhere than it was trained, with its FVU there."""
+    if source_of(sae) is not None:
+        _warn_of_target(anatomy, sae, component)
+        return
     trained = trained_elsewhere(anatomy, sae, component)
     if trained is None:
         return
@@ -93,6 +89,18 @@ def warn_of_place(anatomy: Anatomy, sae: SAE, component: str) -> None:
         f" {fraction_unexplained(anatomy, sae, component):.0%} of the variance unexplained (FVU, on some prose). Its"
         " features mean something there only if the two carry the same activations."
     )
+
+
+def _warn_of_target(anatomy: Anatomy, sae: SAE, component: str) -> None:
+    written = sae.metadata.get("component_out")
+    if (
+        isinstance(written, str)
+        and anatomy.component(component).place != resolve(anatomy, sae, written).place
+    ):
+        warn(
+            f"This transcoder was trained to write to {written} and acts on {component}; it reads {sae.component} as"
+            " before. Its features mean something there only if the two carry the same activations."
+        )
 
 
 def fraction_unexplained(anatomy: Anatomy, sae: SAE, component: str) -> float:
@@ -117,6 +125,20 @@ def _resolved(anatomy: Anatomy, edit: Edit) -> Component:
         except ComponentError:
             return resolve(anatomy, edit.sae, name)  # what its library calls the hook
     return anatomy.component(name)
+
+
+def _read_at(anatomy: Anatomy, when: Condition, place: Component) -> Condition:
+    """A condition with the canonical name of the component that it reads; `place` is the edited one."""
+    readout = when.readout
+    sae = readout.sae if isinstance(readout, FeatureReadout) else None
+    name, source = readout.component, place
+    if name is not None:
+        own = sae is not None and name == sae.component  # which may be what its library calls the hook
+        source = resolve(anatomy, sae, name) if sae is not None and own else anatomy.component(name)
+        readout = replace(readout, component=_name(source))
+    width = len(readout.unit) if isinstance(readout, DirectionReadout) else sae.d_model if sae else 0
+    check_width(anatomy, source, width, sae)
+    return replace(when, readout=readout)
 
 
 def _name(place: Component) -> str:

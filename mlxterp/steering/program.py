@@ -18,7 +18,7 @@ from ..errors import EditError, InputError
 from ..positions import position_mask
 from ..sae import SAE
 from ..sites import Array, Component, Run, SiteEdit, Where
-from .applying import DirectionStep, FeatureStep, Moment, Step
+from .applying import DirectionStep, FeatureStep, Moment, Step, source_of
 from .edits import DirectionEdit, Edit, FeatureEdit
 
 
@@ -59,7 +59,7 @@ def site_edits(anatomy: Anatomy, changes: Sequence[Change], prompt: int | None =
         if placed is None:
             continue
         component = anatomy.component(component_of(placed))
-        place = places.setdefault((component.sites, component.call), _Place(component))
+        place = places.setdefault(component.place, _Place(component))
         place.add(placed, anatomy)
     return [edit for place in places.values() for edit in place.site_edits(anatomy)]
 
@@ -83,11 +83,6 @@ def component_of(change: Change) -> str:
     raise InputError(f"{change} names no component: give at='layers.3.resid_post'.")
 
 
-def source_of(sae: SAE) -> str | None:
-    """The component that is encoded, where it is another than the one that is changed."""
-    return sae.component if sae.is_transcoder else None
-
-
 def same_sae(one: SAE, other: SAE) -> bool:
     """Whether both give equal features."""
     return one is other or (one.W_dec.shape == other.W_dec.shape and one.fingerprint == other.fingerprint)
@@ -99,10 +94,6 @@ def _in_time(change: Change, prompt: int | None) -> Change | None:
         return change
     positions = change.positions
     if isinstance(positions, str):
-        if positions not in ("all", "prompt", "generated"):
-            raise InputError(
-                f"positions={positions!r}: expected 'all', 'prompt', 'generated', a position, a slice or a list."
-            )
         if prompt is None:
             return None if positions == "generated" else replace(change, positions=None)
         spans = {"all": None, "prompt": slice(0, prompt), "generated": slice(prompt, None)}
@@ -149,7 +140,7 @@ class _Place:
 
     def _other(self, name: str, anatomy: Anatomy) -> str | None:
         component = anatomy.component(name)
-        if component.sites == self.component.sites:
+        if component.place == self.component.place:
             return None
         if component.name not in [known.name for known in self.reads]:
             self.reads.append(component)
