@@ -23,7 +23,7 @@ from .model_core import ModelCore
 from .sae import SAE
 from .sites import Array, Where
 from .sparse import SparseFeatures
-from .steering.applying import as_rows, source_of
+from .steering.applying import as_rows, real_rows, source_of
 from .steering.checks import check_by_token
 from .steering.features import amplify
 from .steering.placing import check_width, warn_of_place
@@ -152,11 +152,10 @@ class _TextWatcher:
         rows, columns = as_rows(x, where), len(where.positions)
         batch = int(rows.shape[0]) // columns
         owners = np.repeat(np.arange(batch), columns)
-        if where.lengths is not None:
-            real = (where.positions < where.lengths[:, None]).reshape(-1)
-            if not real.all():
-                rows = rows[backend_of(rows).put_beside(np.flatnonzero(real), rows)]
-                owners = owners[real]
+        real = real_rows(where)
+        if real is not None:
+            rows = rows[backend_of(rows).put_beside(np.flatnonzero(real), rows)]
+            owners = owners[real]
         self._rows.append(rows)
         self._owners.append(owners)
         if sum(len(owner) for owner in self._owners) >= _PENDING:

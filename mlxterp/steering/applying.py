@@ -21,6 +21,7 @@ from ..positions import position_mask
 from ..sae import SAE
 from ..sae.application import Application
 from ..sites import ATTENTION_PORTS, Array, Where
+from ..variants import BatchTopK
 from .conditions import Condition, DirectionReadout, FeatureReadout
 from .constants import constant
 from .edits import DirectionEdit, Edit, FeatureEdit, SteeringPositions
@@ -88,6 +89,19 @@ class Rows:
             self._read[component] = as_rows(self.moment.read(component), where)
         return self._read[component]
 
+    def encoded(self, sae: SAE, component: str | None) -> tuple[Application, Callable[[Array], Array]]:
+        """An SAE at work on rows of a component, and what brings its rows (m, …) back to these, (n, …).
+
+        BatchTopK without a threshold chooses over all rows of a call, so padding stays out of it.
+        """
+        rows = self.at(component)
+        real = real_rows(self.moment.where) if isinstance(sae.activation, BatchTopK) else None
+        if real is None:
+            return sae.apply(rows, check=False), lambda array: array
+        call = sae.apply(rows[self.backend.put_beside(np.flatnonzero(real), rows)], check=False)
+        place = np.maximum(np.cumsum(real) - 1, 0)
+        return call, lambda array: array[self.backend.put_beside(place, array)]
+
     def mask(self, positions: SteeringPositions, when: Condition | None) -> Array | None:
         """float32 (n, 1): 1 on the tokens meant; None means all."""
         mask: Array | None = None
@@ -118,12 +132,12 @@ class Rows:
 
     def _holds(self, when: Condition) -> Array:
         readout = when.readout
-        rows = self.at(readout.component)
         if isinstance(readout, FeatureReadout):
-            call, ids = readout.sae.apply(rows, check=False), np.array([readout.feature])
-            value = constant(lambda: call.features(ids))
+            (call, back), ids = self.encoded(readout.sae, readout.component), np.array([readout.feature])
+            value = constant(lambda: back(call.features(ids)))
         else:
             assert isinstance(readout, DirectionReadout)
+            rows = self.at(readout.component)
             value = (self.backend.cast(rows, self.wide) @ self.put(readout.unit))[:, None]
         return self.backend.cast(value > when.threshold if when.above else value < when.threshold, self.wide)
 
@@ -186,19 +200,19 @@ class FeatureStep:
             return x + self._constant.like(x)
         rows = Rows(x, moment)
         self._check(int(rows.own.shape[1]), moment)
-        call = self.sae.apply(rows.at(self._source), check=False) if self._encodes else None
-        scale = 1.0 if call is None else call.decoded_scale
-        if not isinstance(scale, float):
-            scale = rows.backend.clip(scale, 1e-20, None)  # of a token of zeros it is 0
-        before = self._features(call, rows)
+        found = rows.encoded(self.sae, self._source) if self._encodes else None
+        scale = 1.0 if found is None else found[0].decoded_scale
+        if found is not None and not isinstance(scale, float):
+            scale = rows.backend.clip(found[1](scale), 1e-20, None)  # of a token of zeros it is 0
+        before = self._features(found, rows)
         after = before
         for phase in self._phases:
             after = self._after(phase, after, rows, scale)
         delta = ((after - before) @ rows.put(self._rows)) * scale
         if self._whole:
-            assert call is not None
-            whole = call
-            delta = delta + constant(lambda: whole.finish(whole.reconstruction())) - rows.wide
+            assert found is not None
+            call, back = found
+            delta = delta + constant(lambda: back(call.finish(call.reconstruction()))) - rows.wide
         return rows.changed(delta, self._kept(rows))
 
     def _kept(self, rows: Rows) -> Array | float:
@@ -211,11 +225,12 @@ class FeatureStep:
             free = free * (1.0 - mask)
         return 1.0 - free
 
-    def _features(self, call: Application | None, rows: Rows) -> Array:
+    def _features(self, found: tuple[Application, Callable[[Array], Array]] | None, rows: Rows) -> Array:
         """Activations (n, features) of the features that are edited; 0 where nothing reads them."""
-        if call is None or not len(self._ids):
+        if found is None or not len(self._ids):
             return rows.put(np.zeros((int(rows.own.shape[0]), len(self._ids))))
-        return constant(lambda: call.features(self._ids))
+        call, back = found
+        return constant(lambda: back(call.features(self._ids)))
 
     def _after(self, phase: Phase, c: Array, rows: Rows, scale: Array | float) -> Array:
         """Activations (n, features) after one phase."""
@@ -302,6 +317,14 @@ def apply_alone(edit: Edit, x: Array, where: Where) -> Array:
 def length(rows: Array) -> Array:
     """(n, 1): the Euclidean length of each row (n, width)."""
     return ((rows * rows).sum(-1) ** 0.5)[:, None]
+
+
+def real_rows(where: Where) -> np.ndarray | None:
+    """Booleans (batch x positions,): which rows are tokens and no padding; None means all."""
+    if where.lengths is None:
+        return None
+    real = (where.positions < where.lengths[:, None]).reshape(-1)
+    return None if real.all() else real
 
 
 def as_rows(x: Array, where: Where) -> Array:

@@ -225,6 +225,23 @@ def test_gradients_with_an_edit_among_interventions_are_those_of_the_steered_mod
     assert np.allclose(get(model, alone), get(model, expected), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:This BatchTopK SAE")
+def test_padding_takes_no_part_in_a_choice_over_all_rows(model):
+    sae, batch = make_sae(variants.BatchTopK(4)), [IDS, IDS[:2], IDS[:3]]
+    before = values(model, batch)
+    rows = np.concatenate([before[i, : len(ids)] for i, ids in enumerate(batch)])
+    z = sae.encode(rows)
+    for f in np.flatnonzero(z.any(axis=0))[:12].tolist():
+        with model.steer(ablate(sae, f)):
+            found = values(model, batch)
+        found = np.concatenate([found[i, : len(ids)] for i, ids in enumerate(batch)])
+        assert np.abs(found - oracle.steered(rows, z, sae.weights, [("amplify", f, 0.0)])).max() < 1e-4
+    with model.attach_sae(sae, mode="replace"):
+        found = values(model, batch)
+    found = np.concatenate([found[i, : len(ids)] for i, ids in enumerate(batch)])
+    assert np.abs(found - sae.reconstruct(rows)).max() < 1e-4
+
+
 # -- how often ----------------------------------------------------------------------------------------
 
 
