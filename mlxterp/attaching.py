@@ -47,13 +47,13 @@ class AttachedSAE:
         self._model, self.sae, self.mode = model, sae, mode
         anatomy = model._plain
         written = sae.metadata.get("component_out") if sae.is_transcoder else sae.component
-        name = component or written
-        if not isinstance(name, str):
+        name = written if component is None else component
+        if name is None:
             raise InputError(
                 "This SAE does not say where it was trained. Name the place: layer_signature='layers.3.mlp', or"
                 " layer=3, component='mlp'."
             )
-        place = anatomy.component(name) if component else resolve(anatomy, sae, name)
+        place = resolve(anatomy, sae, name) if component is None else anatomy.component(name)
         self.component = place.name
         """Path of the component that it changes."""
         check_width(anatomy, place, sae.d_out, sae)

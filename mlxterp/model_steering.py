@@ -62,7 +62,7 @@ class SteeringMethods(ModelCore):
         """Lets an SAE act on every forward pass of this model, until `handle.detach()`.
 
         What `sae.concepts` is told to do takes effect: `manipulate_concept` scales features, and text tracking keeps
-        the texts that activate them most.
+        the texts that activate them most. An SAE that is attached to a component again, while it is, acts there once.
 
         Args:
             layer_signature: Path of the component, by any of its names ("transformer.h.0.attn.c_attn"); or the number

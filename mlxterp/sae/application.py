@@ -87,7 +87,7 @@ class Application:
         return self.backend.encode_sparse(self._rows, self.weights, self.activation)
 
     def features(self, ids: np.ndarray) -> Array:
-        """The given features (n, len(ids)), native; not checked."""
+        """The given features (n, len(ids)), native; not checked. `ids` are distinct."""
         if isinstance(self.activation, (MatchingPursuit, Temporal)):
             return self.backend.put(self.sparse().columns(ids), like=self.weights.b_dec)
         return self.backend.encode_features(self._rows, self.weights, self.activation, ids)
@@ -151,8 +151,6 @@ class Application:
     @property
     def decoded_scale(self) -> Array | float:
         """What a change of the features is multiplied by once it is decoded: a number, or native (n, 1)."""
-        if isinstance(self.activation, Temporal):
-            return 1 / self.activation.scale
         return self._normalized[1][0] if self._form.undone else 1.0
 
     # -- shapes -------------------------------------------------------------------------------

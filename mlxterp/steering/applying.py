@@ -55,6 +55,7 @@ class Rows:
         self.own = as_rows(x, moment.where)
         """(n, width), in the activation's dtype."""
         self._read: dict[str, Array] = {}
+        self._asked: dict[tuple[int, str | None, int], Array] = {}
 
     @cached_property
     def wide(self) -> Array:
@@ -133,13 +134,20 @@ class Rows:
     def _holds(self, when: Condition) -> Array:
         readout = when.readout
         if isinstance(readout, FeatureReadout):
-            (call, back), ids = self.encoded(readout.sae, readout.component), np.array([readout.feature])
-            value = constant(lambda: back(call.features(ids)))
+            value = self._feature(readout)
         else:
             assert isinstance(readout, DirectionReadout)
             rows = self.at(readout.component)
             value = (self.backend.cast(rows, self.wide) @ self.put(readout.unit))[:, None]
         return self.backend.cast(value > when.threshold if when.above else value < when.threshold, self.wide)
+
+    def _feature(self, readout: FeatureReadout) -> Array:
+        """(n, 1): a feature's activation, computed once for all edits that ask for it."""
+        key = (id(readout.sae), readout.component, readout.feature)
+        if key not in self._asked:
+            (call, back), ids = self.encoded(readout.sae, readout.component), np.array([readout.feature])
+            self._asked[key] = constant(lambda: back(call.features(ids)))
+        return self._asked[key]
 
     def changed(self, delta: Array, keeping: Array | float = 0.0) -> Array:
         """The activation with (n, width) or (width,) added, in its own shape and dtype.

@@ -123,7 +123,9 @@ def max_activation(sae: SAE, feature: int, index: Any = None) -> float:
     """
     feature = check_feature(sae, feature)
     if index is not None:
-        if getattr(index, "fingerprint", None) != sae.fingerprint:
+        if not hasattr(index, "fingerprint"):
+            raise InputError(f"index= is a {type(index).__name__}, expected the FeatureIndex of this SAE.")
+        if index.fingerprint != sae.fingerprint:
             raise InputError(
                 "This index was built with another SAE, so its maxima are not those of this one."
             )
@@ -132,8 +134,10 @@ def max_activation(sae: SAE, feature: int, index: Any = None) -> float:
         known = sae.metadata.get(MAXIMA)
         if isinstance(known, Mapping):
             found = known.get(feature, known.get(str(feature)))
+        elif isinstance(known, (list, tuple, np.ndarray)) and feature < len(known):
+            found = known[feature]
         else:
-            found = known[feature] if isinstance(known, (list, tuple, np.ndarray)) else None
+            found = None
         if found is None:
             raise InputError(
                 f"The largest activation of feature {feature} is not known. Pass index=… (model.build_index(sae,"

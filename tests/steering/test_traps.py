@@ -297,6 +297,33 @@ def test_an_attached_sae_can_be_copied_and_pickled_without_its_model(model):
                 other.concepts.activation_matrix(["text"])
 
 
+def test_a_condition_that_several_edits_share_is_computed_once(model, monkeypatch):
+    sae, other = make_sae(), make_sae(seed=3)
+    condition = feature(other, active_feature(model, other)) > 0
+    edits = [clamp(sae, f, 1.0, when=condition, preserve_norm=True) for f in range(6)]
+    calls = []
+    apply = mlxterp.SAE.apply
+    monkeypatch.setattr(
+        mlxterp.SAE, "apply", lambda self, *a, **k: calls.append(self) or apply(self, *a, **k)
+    )
+    with model.steer(edits):
+        model(IDS)
+    assert len(calls) == 2 and calls.count(other) == 1
+
+
+def test_bad_maxima_and_places_say_what_is_wrong(model):
+    sae = make_sae()
+    wrong: Any = "x"
+    with pytest.raises(InputError, match="index= is a str"):
+        add_feature(sae, 3, 1.0, units="max", index=wrong)
+    sae.metadata["max_activations"] = [1.0, 2.0]
+    with pytest.raises(InputError, match="not known"):
+        add_feature(sae, 3, 1.0, units="max")
+    wrong = 3
+    with pytest.raises(ComponentError, match="named by a string"):
+        model.attach_sae(sae, component=wrong)
+
+
 # -- everything at once -------------------------------------------------------------------------------
 
 
