@@ -271,7 +271,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompts": 5}, "prompts="), ({"prompts": ["a", ""]}, "prompts="), ({"neutral": [3]}, "neutral="),
     ({"concept": []}, "concept="), ({"concept": 5}, "concept="), ({"asking": "words"}, "asking="),
     ({"max_tokens": 0}, "max_tokens"), ({"temperature": -1}, "temperature"), ({"max_perplexity": None}, "limit"),
-    ({"index": "stories"}, "another SAE"),
+    ({"index": "stories"}, "index= is a str"),
 ]  # fmt: skip
 
 
