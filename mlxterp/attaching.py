@@ -79,6 +79,7 @@ class AttachedSAE:
     def detach(self) -> None:
         """Ends it. Names, texts and scales stay in `sae.concepts`; again is harmless."""
         self._model._standing.detach(self)
+        self.sae.concepts.unbind(self.encode)  # so that nothing holds the model
         left = [other for other in self._model._standing.attached if self._is_twin(other)]
         if left:
             self.sae.concepts.bind(left[-1].encode)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .anatomy import Anatomy
 from .errors import InputError
-from .interventions import apply_change, as_list
-from .sites import Array, SiteEdit, Where
+from .interventions import Intervention, apply_change, as_list
+from .sites import Array, Component, SiteEdit, Where
 
 Interventions = Mapping[str, Callable[[Array], Array] | Sequence[Callable[[Array], Array]]]
 
@@ -17,7 +18,7 @@ def declared_edits(anatomy: Anatomy, interventions: Interventions | None) -> lis
 
     Raises:
         ComponentError: An unknown or ambiguous path, or a component that cannot be edited.
-        InputError: Something that is not a function.
+        InputError: Something that is not a function, or an edit of `mlxterp.steering` that names another component.
     """
     edits: list[SiteEdit] = []
     if interventions is not None and not isinstance(interventions, Mapping):
@@ -28,8 +29,18 @@ def declared_edits(anatomy: Anatomy, interventions: Interventions | None) -> lis
     for name, changes in (interventions or {}).items():
         component = anatomy.component(name)
         for change in as_list(changes, name):
+            _check_place(anatomy, change, component)
             edits += component.edits(_change(change, component.name), component.call)
     return edits
+
+
+def _check_place(anatomy: Anatomy, change: Any, component: Component) -> None:
+    told = getattr(change, "component", None) if isinstance(change, Intervention) else None
+    if isinstance(told, str) and anatomy.component(told).sites != component.sites:
+        raise InputError(
+            f"{change!r} names {told}, and is given for {component.name}. Leave one of them out, or use"
+            " model.steer(edit), where each edit acts at its own component."
+        )
 
 
 def _change(change: Callable[[Array], Array], name: str) -> Callable[[Array, Where], Array]:

@@ -8,6 +8,7 @@ from typing import Any
 from .acting import Acts, Watch, acting
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .errors import warn
 from .standing import Standing
 
 
@@ -35,6 +36,16 @@ class ModelCore:
     def _anatomy_for(self, inputs: Any, further: Sequence[Acts] = ()) -> Anatomy:
         """Its components, for a call that runs `inputs`; `further` acts last."""
         return acting(self._plain, [*self._standing.acts(), *further], inputs)
+
+    def _tell_what_acts(self, what: str) -> None:
+        """Warns where something changes the model that is about to be measured, or built upon."""
+        acts = [act for act in self._standing.acts() if not isinstance(act, Watch)]
+        if acts:
+            shown = ", ".join(repr(act) for act in acts[:3]) + (", …" if len(acts) > 3 else "")
+            warn(
+                f"Something acts on this model while {what}: {shown}. Detach the handle or leave the block first,"
+                " unless the changed model is what you mean."
+            )
 
     @property
     def tokenizer(self) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from .anatomy import Anatomy
 from .attaching import AttachedSAE
-from .errors import InputError
+from .components import hook_component
+from .errors import ComponentError, InputError
 from .features.fitting import open_sae
 from .model_core import ModelCore
 from .sae import SAE
@@ -67,10 +69,11 @@ class SteeringMethods(ModelCore):
         Args:
             layer_signature: Path of the component, by any of its names ("transformer.h.0.attn.c_attn"); or the number
                 of a layer.
-            layer, component: Likewise: component "mlp" of layer 3; or component="layers.3.mlp". With nothing given,
-                the component that the SAE was trained on.
+            layer, component: Likewise: component "mlp" of layer 3; or component="layers.3.mlp". A layer alone means
+                the component of that layer that the SAE was trained on in its own ("resid_post" where it does not
+                say); with nothing given, the component that it was trained on.
             mode: "change": the activation changes only by what was manipulated, and is the very same where nothing
-                is. "replace": the SAE's reconstruction takes its place.
+                is. "replace": the SAE's reconstruction takes its place (to gradients it is a constant).
 
         Raises:
             InputError: Nothing says where, or there is no such mode.
@@ -79,13 +82,13 @@ class SteeringMethods(ModelCore):
         """
         self._refresh()
         sae = sae if isinstance(sae, SAE) else open_sae(self._plain, sae, model_name=self.name)
-        handle = AttachedSAE(self, sae, _where(self._plain, layer_signature, layer, component), mode)
+        handle = AttachedSAE(self, sae, _where(self._plain, sae, layer_signature, layer, component), mode)
         self._standing.attach(handle)
         return handle
 
 
 def _where(
-    anatomy: Anatomy, signature: str | int | None, layer: int | None, component: str | None
+    anatomy: Anatomy, sae: SAE, signature: str | int | None, layer: int | None, component: str | None
 ) -> str | None:
     """The path asked for; None where nothing is."""
     if signature is not None and (layer is not None or component is not None):
@@ -94,5 +97,15 @@ def _where(
         return signature
     layer = layer if signature is None else signature
     if layer is not None:
-        return f"layers.{anatomy.names.layer(layer)}.{component or 'resid_post'}"
+        return f"layers.{anatomy.names.layer(layer)}.{component or _own_leaf(anatomy, sae)}"
     return component
+
+
+def _own_leaf(anatomy: Anatomy, sae: SAE) -> str:
+    """The part of a layer that an SAE was trained on: "mlp" for layers.3.mlp."""
+    name = hook_component(sae.component)
+    try:
+        own = None if name is None else re.fullmatch(r"layers\.\d+\.(.+)", anatomy.names.resolve(name).name)
+    except ComponentError:
+        own = None  # of a model with other names, or more layers
+    return "resid_post" if own is None else own[1]

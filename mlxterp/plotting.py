@@ -34,23 +34,22 @@ def new_figure(width: float, height: float, show: bool = False) -> Figure:
         BackendError: matplotlib is not installed.
     """
     try:
-        kind = _shown_by_itself()
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise BackendError('Plots need matplotlib: pip install "mlxterp[plot]".') from error
     size = (min(width, _LARGEST), min(height, _LARGEST))
     if not show:
-        return kind(figsize=size, layout="constrained")
+        return _shown_by_itself(Figure)(figsize=size, layout="constrained")
     from matplotlib import pyplot
 
     return pyplot.figure(figsize=size, layout="constrained")
 
 
 @cache
-def _shown_by_itself() -> type[Figure]:
+def _shown_by_itself(kind: type[Figure]) -> type[Figure]:
     """The class of figures that notebooks show: of matplotlib's own they show only those that pyplot knows."""
-    from matplotlib.figure import Figure
 
-    class NotebookFigure(Figure):
+    class NotebookFigure(kind):
         def _repr_png_(self) -> bytes:
             picture = io.BytesIO()
             self.savefig(picture, format="png")

@@ -189,7 +189,7 @@ def test_places_can_be_named_in_every_way(model):
     for handle in (
         model.attach_sae(sae), model.attach_sae(sae, layer=1, component="resid_post"), model.attach_sae(sae, 1),
         model.attach_sae(sae, layer_signature="blocks.1.hook_resid_post"), model.attach_sae(sae, component=PLACE),
-        model.attach_sae(make_sae(None), layer=-2),
+        model.attach_sae(make_sae(None), layer=-2), model.attach_sae(make_sae("blocks.1.hook_resid_post"), layer=1),
     ):  # fmt: skip
         assert handle.component == PLACE and handle.attached
         handle.detach()
@@ -327,6 +327,30 @@ def test_what_does_not_fit_is_refused(model):
         sae.concepts.get_top_texts()
 
 
+def test_a_layer_alone_means_the_saes_own_component_there(model):
+    with pytest.warns(mlxterp.MlxterpWarning, match="FVU"):
+        handle = model.attach_sae(make_sae("layers.1.mlp"), layer=2)
+    assert handle.component == "layers.2.mlp"
+
+
+def test_what_is_measured_and_built_under_edits_says_so(model):
+    sae = make_sae()
+    with model.attach_sae(sae):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.evaluate_sae(sae, TEXTS)
+        sae.concepts.manipulate_concept(3, 2.0)
+        with pytest.warns(mlxterp.MlxterpWarning, match="acts on this model"):
+            model.evaluate_sae(sae, TEXTS)
+        with pytest.warns(mlxterp.MlxterpWarning, match="acts on this model"):
+            model.build_index(sae, TEXTS, verbose=False)
+    with (
+        model.steer(add_feature(sae, 3, 1.0)),
+        pytest.warns(mlxterp.MlxterpWarning, match="acts on this model"),
+    ):
+        model.check_sae(sae, TEXTS)
+
+
 def test_a_detached_handle_says_so(model):
     sae = make_sae()
     handle = model.attach_sae(sae)
@@ -336,7 +360,7 @@ def test_a_detached_handle_says_so(model):
     with pytest.raises(TraceError, match="detached"), handle:
         pass
     sae.concepts.load_concepts({1: "thing"})
-    with pytest.raises(TraceError, match="detached"):
+    with pytest.raises(InputError, match="attach"):
         sae.concepts.active_concepts(TEXTS)
 
 

@@ -112,6 +112,11 @@ class Concepts(ConceptTables):
             raise InputError(f"encode is {encode!r}; expected a function of a list of texts.")
         self._encode = encode
 
+    def unbind(self, encode: Encode) -> None:
+        """Forgets how texts are encoded, if that is how."""
+        if self._encode == encode:
+            self._encode = None
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_encode": None}  # a copy or a file holds no model
 

@@ -123,7 +123,7 @@ class Rows:
         chosen = position_mask(positions, where)
         assert chosen is not None
         columns = len(where.positions)
-        if self.own.shape[0] % columns:
+        if self.own.shape[0] % columns or len(chosen) not in (1, self.own.shape[0] // columns):
             raise EditError(
                 f"{self.moment.component} has {self.own.shape[0]} rows for {columns} positions, so positions= cannot be"
                 " used here."

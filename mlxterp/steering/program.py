@@ -24,10 +24,13 @@ from .edits import DirectionEdit, Edit, FeatureEdit
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Replacement:
-    """An SAE's reconstruction in the place of the activation."""
+    """An SAE's reconstruction in the place of the activation; to gradients it is a constant."""
 
     sae: SAE
     component: str
+
+    def __repr__(self) -> str:
+        return f"<the reconstruction of {self.sae!r} at {self.component}>"
 
 
 @dataclass(frozen=True, eq=False, slots=True)

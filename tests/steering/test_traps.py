@@ -365,3 +365,10 @@ def test_edits_of_several_saes_and_directions_are_those_of_numpy(model, seed):
 def steered_batch(model, edits, batch):
     with model.steer(edits):
         return values(model, batch)
+
+
+def test_an_edit_given_for_another_component_than_it_names_is_refused(model):
+    edit = add_direction(np.ones(D), 1.0, at="layers.2.mlp")
+    with pytest.raises(InputError, match=r"names layers\.2\.mlp"):
+        model.trace(IDS, {"layers.1.resid_post": edit})
+    model.trace(IDS, {"blocks.2.mlp": edit})
