@@ -242,6 +242,18 @@ def test_activations_are_saved_whole_under_the_runs_name(lm, demo):
     assert again.startswith("run_") and sorted(lm.store.collections()) == sorted([name, again])
 
 
+def test_run_id_is_another_name_of_run_name_and_unknown_options_are_named(lm, demo):
+    save = lm.activations.save
+    assert save(demo.texts[:2], layer_signature="model.layers.1", run_id="x", tokens=20) == "x"
+    assert save(demo.texts[:2], "model.layers.1", "x", run_id="x", tokens=20) == "x"
+    with pytest.raises(InputError, match="name the same thing"):
+        save(demo.texts[:2], "model.layers.1", run_name="x", run_id="y")
+    with pytest.raises(
+        InputError, match=r"no option sample_limit=; save takes run_name, .*max_length.*tokens"
+    ):
+        save(demo.texts[:2], "model.layers.1", sample_limit=3)
+
+
 def test_data_sets_are_sequences_of_texts():
     dataset = TextDataset(texts=["a", "b", "c"])
     assert dataset.texts == list(dataset) == ["a", "b", "c"] and len(dataset) == 3
