@@ -11,8 +11,8 @@ import pytest
 
 import mlxterp
 from mlxterp import SAE, ComponentError, InputError, InterpretableModel, MlxterpWarning, SAEError
+from mlxterp.compat.devices import wing_for
 from mlxterp.compat.mi_crow import HuggingFaceDataset, LanguageModel, LocalStore, TextDataset, TopKSae
-from mlxterp.compat.mi_crow.devices import wing_for
 from mlxterp.compat.mi_crow.hooks import Controller, Detector, HookType
 
 from .guides import state_of

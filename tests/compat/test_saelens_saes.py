@@ -13,11 +13,13 @@ from mlxterp import (
     InputError,
     MlxterpWarning,
     SAEError,
+    available_backends,
     interventions,
     steering,
 )
 from mlxterp.compat.saelens import (
     SAE,
+    HookedSAETransformer,
     get_pretrained_saes_directory,
 )
 from mlxterp.variants import InputForm, JumpReLU, ReLU
@@ -234,6 +236,29 @@ def test_a_device_is_torchs_or_named_in_a_warning(backend, tmp_path, monkeypatch
         with pytest.warns(MlxterpWarning, match="default device"):
             load()
     assert load().to("cpu").device == load().cfg.device == "cpu" or backend == "mlx"
+
+
+@pytest.mark.parametrize(("device", "wing"), [("cpu", "torch"), (None, "mlx"), ("mlx", "mlx")])
+def test_a_device_of_torch_runs_torch_and_none_runs_mlx(folders, tmp_path, device, wing):
+    if len(available_backends()) < 2:
+        pytest.skip("needs both backends")
+    random_sae().save(tmp_path / "sae")
+    sae = SAE.load_from_disk(tmp_path / "sae", device=device)
+    model = HookedSAETransformer.from_pretrained_no_processing(str(folders["gpt2"]), device)
+    assert sae.sae.backend == model.interpretable.language_model.backend.name == wing
+    assert model.cfg.model_name == str(folders["gpt2"])
+    _, cache = model.run_with_cache_with_saes(IDS, saes=[sae])
+    found = cache["blocks.1.hook_resid_pre.hook_sae_acts_post"]
+    assert type(found).__module__.partition(".")[0] == wing
+    assert wing == "mlx" or sae.device == "cpu"
+
+
+def test_backend_decides_where_it_is_given_beside_a_device(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxterp.compat.saelens.sae._TOLD", {"SAEs"})
+    random_sae().save(tmp_path / "sae")
+    assert SAE.load_from_disk(tmp_path / "sae", device="cpu", backend=backend).sae.backend == backend
+    with pytest.raises(InputError, match="expected 'cuda'"):
+        SAE.load_from_disk(tmp_path / "sae", device="tpu")
 
 
 def test_the_directory_of_published_saes():

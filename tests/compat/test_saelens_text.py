@@ -194,6 +194,15 @@ def test_the_head_and_the_embedding_are_the_models_own(model):
     assert np.allclose(numpy(model, model.W_E)[IDS[0]], numpy(model, cache["embed"])[0], atol=1e-6)
 
 
+def test_unembedding_what_the_final_norm_makes_of_the_last_stream_gives_the_logits(model):
+    logits, cache = model.run_with_cache(IDS)
+    normed = model.ln_final(cache["resid_post", -1])
+    assert np.allclose(numpy(model, normed), numpy(model, cache["unembed.hook_in"]), atol=1e-5)
+    assert np.allclose(numpy(model, model.unembed(normed)), numpy(model, logits), atol=1e-4)
+    with pytest.raises(InputError, match=r"\(…, 64\)"):
+        model.unembed(numpy(model, logits))
+
+
 def test_a_store_joins_texts_to_contexts(gpt2):
     texts = ["the cat sat", "a dog", "", "it saw one big red hat and then"]
     sae = SAE(random_sae(context_size=5, prepend_bos=True))

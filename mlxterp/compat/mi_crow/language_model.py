@@ -12,8 +12,8 @@ from ...errors import InputError
 from ...local_store import LocalStore
 from ...model import InterpretableModel
 from ...sae import SAE
+from ..devices import opened, wing_for
 from .activations import LanguageModelActivations
-from .devices import wing_for
 from .inference import Encodings, InferenceEngine
 from .layers import LanguageModelLayers
 from .signatures import component_of
@@ -69,12 +69,7 @@ class LanguageModel:
                 " LanguageModel(model, tokenizer, store)."
             )
         backend, where = wing_for(device)
-        if where is None:
-            return cls(InterpretableModel(model_name, backend=backend), store=store, model_id=model_name)
-        from ...backends.torch.loading import load_language_model
-
-        loaded = load_language_model(model_name, device=where)
-        return cls(loaded.model, loaded.tokenizer, store, model_name)
+        return cls(opened(model_name, None, backend, where), store=store, model_id=model_name)
 
     @property
     def tokenizer(self) -> Any:

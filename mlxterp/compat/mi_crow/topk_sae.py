@@ -19,7 +19,7 @@ from ...sites import Array
 from ...sparse import SparseFeatures
 from ...variants import TopK
 from ...weights import NAMES, SAEWeights
-from .devices import wing_for
+from ..devices import wing_for
 
 _ENGINE = "encoder.final_block.0.weight"
 """One of the names in the state of the library that Mi-Crow builds on."""

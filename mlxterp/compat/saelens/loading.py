@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +12,7 @@ from ...errors import InputError, warn
 from ...linear_part import LinearPart
 from ...model import InterpretableModel
 from ...sites import Array
+from ..devices import opened, wing_for
 from .pretrained import hub_name
 from .sae import one_place_only
 from .text import TextMethods
@@ -50,9 +52,11 @@ class LoadingMethods(TextMethods):
 
         Args:
             model_name: A repository ("openai-community/gpt2"), a folder, or a short name ("gpt2-small").
-            device: Of a torch model; MLX runs on its default device.
+            device: "cpu", "cuda", "cuda:1" and "mps" run PyTorch there, where it (with transformers) is installed
+                and has the device; hooks and caches then hold torch tensors. None and "mlx" run MLX where it is
+                installed. Where there is no such device, MLX or else PyTorch's best device is used, with one warning.
             dtype: "float32", "float16", or a dtype of the wing's library; None keeps the checkpoint's.
-            backend: "mlx" or "torch"; by default MLX where it is installed.
+            backend: "mlx" or "torch"; where it is given, it decides, and `device` is one of that library's.
             hf_model: A loaded model, used instead of loading one.
             default_prepend_bos: Whether text gets a BOS in front; None is True.
 
@@ -72,8 +76,13 @@ class LoadingMethods(TextMethods):
                 " default. Its logits agree with these up to a constant for each token; residual streams here are not"
                 " centred. from_pretrained_no_processing is the same without this sentence."
             )
-        source = hub_name(str(model_name)) if hf_model is None else hf_model
-        model = InterpretableModel(source, tokenizer, backend)
+        if hf_model is not None:
+            model = InterpretableModel(hf_model, tokenizer, backend)
+        elif backend is None:
+            backend, device = wing_for(device)
+            model = opened(hub_name(str(model_name)), tokenizer, backend, device)
+        else:
+            model = InterpretableModel(hub_name(str(model_name)), tokenizer, backend)
         _place(model, device, dtype)
         made = cls(model)
         if default_prepend_bos is not None:
@@ -135,6 +144,28 @@ class LoadingMethods(TextMethods):
             parts.append(model.language_model.backend.get(trace.activations["embed"])[:, 0])
         return self._put(np.concatenate(parts))
 
+    def ln_final(self, x: Array) -> Array:
+        """Native float32: what the final norm makes of vectors (…, d_model) as they leave the last block."""
+        model = self.interpretable
+        return self._by_rows(x, lambda rows: _norm_of(model, rows))
+
+    def unembed(self, x: Array) -> Array:
+        """Native float32 logits (…, d_vocab) of vectors (…, d_model) as the final norm leaves them.
+
+        As in TransformerLens it leaves out that norm: `model.unembed(model.ln_final(x))` is the logit lens.
+        """
+        model = self.interpretable
+        return self._by_rows(x, lambda rows: _head_of(model, rows))
+
+    def _by_rows(self, x: Any, function: Callable[[np.ndarray], np.ndarray]) -> Array:
+        backend, width = self.interpretable.language_model.backend, self.interpretable.d_model
+        array = backend.get(x) if isinstance(x, backend.array_type) else np.asarray(x)
+        if array.ndim < 1 or array.shape[-1] != width or not array.size:
+            raise InputError(f"Expected vectors (…, {width}), got shape {tuple(array.shape)}.")
+        rows = array.reshape(-1, width).astype(np.float32)
+        out = np.concatenate([function(rows[i : i + _ROWS]) for i in range(0, len(rows), _ROWS)])
+        return self._put(out.reshape(*array.shape[:-1], -1))
+
     def _put(self, x: np.ndarray) -> Array:
         backend = self.interpretable.language_model.backend
         return backend.put_beside(np.ascontiguousarray(x, np.float32), self._like)
@@ -149,6 +180,18 @@ def _head_of(model: InterpretableModel, rows: np.ndarray) -> np.ndarray:
 
     logits = model.trace([[0]] * len(rows), {"final_norm": put}, capture=[]).output
     return backend.get(logits)[:, 0].astype(np.float32)
+
+
+def _norm_of(model: InterpretableModel, rows: np.ndarray) -> np.ndarray:
+    """float32 (n, d_model): the final norm's output for rows in the place of the last block's."""
+    backend = model.language_model.backend
+
+    def put(x: Array) -> Array:
+        return backend.put(rows[:, None], x)
+
+    last = f"layers.{model.n_layers - 1}.resid_post"
+    trace = model.trace([[0]] * len(rows), {last: put}, ["final_norm"], stop_after="final_norm")
+    return backend.get(trace.activations["final_norm"])[:, 0].astype(np.float32)
 
 
 def _place(model: InterpretableModel, device: Any, dtype: Any) -> None:

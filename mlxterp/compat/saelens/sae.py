@@ -14,6 +14,7 @@ from ...backends import get_backend
 from ...errors import InputError, SAEError, warn
 from ...sites import Array
 from ...weights import SAEWeights
+from ..devices import wing_for
 from .config import SAEConfig, sae_config
 
 _TOLD: set[str] = set()
@@ -58,8 +59,10 @@ class SAE:
         Args:
             release: "gpt2-small-res-jb", or a repository of the hub ("owner/name").
             sae_id: "blocks.7.hook_resid_pre".
-            device: Of torch tensors; MLX has one device for everything.
-            backend: "mlx" or "torch", that of the model it is used with; by default MLX where it is installed.
+            device: "cpu", "cuda", "cuda:1" and "mps" run PyTorch there, where it is installed and has the device;
+                None and "mlx" run MLX where it is installed. Where there is no such device, MLX or else PyTorch's
+                best device is used, with one warning.
+            backend: "mlx" or "torch", that of the model it is used with; where it is given, it decides.
             options: `dtype="float32"` and `force_download=False` are the only values there are.
 
         Raises:
@@ -67,8 +70,8 @@ class SAE:
             InputError: An option that cannot be honoured.
         """
         _refuse(options)
-        place = _device(backend, device)
-        return cls(ours.SAE.from_pretrained(release, sae_id, backend, place, revision=revision))
+        wing, place = _wing(backend, device)
+        return cls(ours.SAE.from_pretrained(release, sae_id, wing, place, revision=revision))
 
     @classmethod
     def from_pretrained_with_cfg_and_sparsity(
@@ -89,12 +92,15 @@ class SAE:
     ) -> SAE:
         """An SAE from its folder, of SAELens's format or any other that `mlxterp.SAE.load` reads.
 
+        `device` and `backend` are those of `from_pretrained`.
+
         Raises:
             SAEError: There is none, or it is damaged.
             InputError: An option that cannot be honoured.
         """
         _refuse(options)
-        return cls(ours.SAE.load(path, backend=backend, device=_device(backend, device)))
+        wing, place = _wing(backend, device)
+        return cls(ours.SAE.load(path, backend=wing, device=place))
 
     @classmethod
     def load_from_pretrained(
@@ -213,7 +219,7 @@ class SAE:
             InputError: Another dtype than float32 is asked for.
         """
         _refuse(options)
-        place = _device(self.sae.backend, device)
+        _, place = _wing(self.sae.backend, device)
         return self if place is None else SAE(self.sae.on(self.sae.backend, place), self.use_error_term)
 
     def eval(self) -> SAE:
@@ -253,17 +259,20 @@ def as_compat(sae: Any) -> SAE:
 
 def one_place_only(what: str, device: Any) -> None:
     """Says once that MLX has no devices to choose from."""
-    if device is not None and what not in _TOLD:
+    if device is not None and str(device) != "mlx" and what not in _TOLD:
         _TOLD.add(what)
         warn(
             f"device={str(device)!r} is not used: MLX computes {what} on its default device (mx.set_default_device)."
         )
 
 
-def _device(backend: str | None, device: Any) -> str | None:
+def _wing(backend: str | None, device: Any) -> tuple[str, str | None]:
+    """Library and device: `backend` decides where it is given, else the device's name."""
+    if backend is None:
+        return wing_for(device)
     if get_backend(backend).name == "mlx":
-        return one_place_only("SAEs", device)
-    return None if device is None else str(device)
+        return "mlx", one_place_only("SAEs", device)
+    return backend, None if device is None else str(device)
 
 
 def _refuse(options: dict[str, Any]) -> None:

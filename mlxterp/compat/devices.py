@@ -1,4 +1,4 @@
-"""Which wing and device a Mi-Crow device means here."""
+"""Which wing and device the name of a torch device means here, and a model opened there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import importlib.util
 import re
 from typing import Any
 
-from ...backends import available_backends, get_backend
-from ...errors import BackendError, InputError, warn
+from ..backends import available_backends, get_backend
+from ..errors import BackendError, InputError, warn
+from ..model import InterpretableModel
 
 
 def wing_for(device: Any) -> tuple[str, str | None]:
@@ -33,10 +34,22 @@ def wing_for(device: Any) -> tuple[str, str | None]:
     return preferred, None
 
 
+def opened(source: str, tokenizer: Any, backend: str, device: str | None) -> InterpretableModel:
+    """A model from a folder or repository, loaded straight to a device of torch where one is named."""
+    if device is None or backend != "torch":
+        return InterpretableModel(source, tokenizer, backend)
+    from ..backends.torch.loading import load_language_model
+
+    loaded = load_language_model(source, tokenizer, device)
+    model = InterpretableModel(loaded.model, loaded.tokenizer)
+    object.__setattr__(model, "name", source)
+    return model
+
+
 def _torch_has(name: str) -> bool:
     if "torch" not in available_backends() or not importlib.util.find_spec("transformers") or name == "mlx":
         return False
-    from ...backends.torch.devices import find_device
+    from ..backends.torch.devices import find_device
 
     try:
         find_device(name)
