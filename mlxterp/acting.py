@@ -75,6 +75,16 @@ class ActingModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)
 
+    @property
+    def described(self) -> tuple[str, ...]:
+        """What changes the passes, in words that tell one change from another."""
+        found = []
+        for act in self._acts:
+            if not isinstance(act, Watch):
+                sae = getattr(act, "sae", None)
+                found.append(repr(act) if sae is None else f"{act!r} of SAE {sae.fingerprint[:12]}")
+        return tuple(found)
+
     def _changes(self) -> list[Change]:
         return [
             Hooked(act.watcher.component, self._showing(act.watcher)) if isinstance(act, Watch) else act

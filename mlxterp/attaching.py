@@ -6,9 +6,8 @@ What it does is what `sae.concepts` says at the time: scaled features are edits,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from types import TracebackType
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +63,6 @@ class AttachedSAE:
         """Path of the component that it encodes: another one, for a transcoder."""
         check_width(anatomy, read, sae.d_model, sae)
         warn_of_place(anatomy, sae, place.name)
-        sae.concepts.bind(self.encode)
 
     @property
     def concepts(self) -> Any:
@@ -80,24 +78,12 @@ class AttachedSAE:
         """Ends it. Names, texts and scales stay in `sae.concepts`; again is harmless."""
         self._model._standing.detach(self)
         self.sae.concepts.unbind(self.encode)  # so that nothing holds the model
-        left = [other for other in self._model._standing.attached if self._is_twin(other)]
-        if left:
-            self.sae.concepts.bind(left[-1].encode)
-
-    def _is_twin(self, other: object) -> TypeGuard[AttachedSAE]:
-        return isinstance(other, AttachedSAE) and other.sae is self.sae and other.component == self.component
 
     def acts(self) -> list[Acts]:
-        """What it changes on the next pass, and who watches.
-
-        Where the SAE was attached here before, that handle does what `sae.concepts` says: it is done once.
-        """
-        found: list[Acts] = [Replacement(self.sae, self.component)] if self.mode == "replace" else []
-        before = takewhile(lambda other: other is not self, self._model._standing.attached)
-        if any(map(self._is_twin, before)):
-            return found
-        if self.concepts.tracking:
-            found.insert(0, Watch(_TextWatcher(self.reads, self.sae)))  # one for each call: calls may overlap
+        """What it changes on the next pass, and who watches."""
+        found: list[Acts] = [Watch(_TextWatcher(self.reads, self.sae))] if self.concepts.tracking else []
+        if self.mode == "replace":
+            found.append(Replacement(self.sae, self.component))
         found += [amplify(self.sae, f, scale, at=self.component) for f, scale in self.concepts.scales.items()]
         return found
 

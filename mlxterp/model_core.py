@@ -37,8 +37,8 @@ class ModelCore:
         """Its components, for a call that runs `inputs`; `further` acts last."""
         return acting(self._plain, [*self._standing.acts(), *further], inputs)
 
-    def _tell_what_acts(self, what: str) -> None:
-        """Warns where something changes the model that is about to be measured, or built upon."""
+    def warn_of_acts(self, what: str) -> None:
+        """Warns where something attached, or an open `steer` block, changes the model while so."""
         acts = [act for act in self._standing.acts() if not isinstance(act, Watch)]
         if acts:
             shown = ", ".join(repr(act) for act in acts[:3]) + (", …" if len(acts) > 3 else "")

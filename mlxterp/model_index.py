@@ -66,7 +66,7 @@ class IndexMethods(ModelCore):
             SAEError: The component is not as wide as the SAE's input.
             FeatureIndexError: The folder holds something else; nothing can be written there.
         """
-        self._tell_what_acts("its features are indexed")
+        self.warn_of_acts("its features are indexed")
         options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
         source = self.index_source(sae, component, layer)
         warn_of_another_place(self._plain, source.sae, source.component.name)

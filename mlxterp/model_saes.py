@@ -78,7 +78,7 @@ class SAEMethods(ModelCore):
         """
         self._refresh()
         sae = sae if isinstance(sae, SAE) else self.load_sae(sae, component=component)
-        self._tell_what_acts("an SAE is checked")
+        self.warn_of_acts("an SAE is checked")
         return check(self.anatomy, sae, texts, component, max_tokens)
 
     def evaluate_sae(
@@ -96,7 +96,7 @@ class SAEMethods(ModelCore):
         """
         self._refresh()
         sae = sae if isinstance(sae, SAE) else self.load_sae(sae, component=component)
-        self._tell_what_acts("an SAE is evaluated")
+        self.warn_of_acts("an SAE is evaluated")
         return evaluate(self.anatomy, sae, texts, component, max_tokens)
 
     def train_sae(
@@ -175,7 +175,7 @@ class SAEMethods(ModelCore):
         options: Mapping[str, Any],
     ) -> dict[str, SAE]:
         self._refresh()
-        self._tell_what_acts("an SAE is trained")
+        self.warn_of_acts("an SAE is trained")
         return train_on_texts(
             self.anatomy, dataset, jobs, paths, TrainOptions(verbose=verbose, **options), self.name
         )

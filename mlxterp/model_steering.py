@@ -29,7 +29,8 @@ class SteeringMethods(ModelCore):
 
         On `model(tokens)`, `trace`, `loss`, `gradients`, `generate` and what runs many texts, in this thread.
         Blocks nest, in any order with `trace`; outer ones act first, and edits of one SAE at one component act
-        together, in order, on one encoding of the unedited activation. They act before `interventions=`.
+        together, in order, on one encoding of the unedited activation. They act before `interventions=`. A trace that
+        is open when the block is entered takes the edits as if they were assigned there, and keeps them to its end.
 
         Args:
             edits: Of `mlxterp.steering`. Each acts at its own component: that its SAE was trained on, or its `at`.
@@ -43,7 +44,8 @@ class SteeringMethods(ModelCore):
             EditError: Two edits contradict each other.
         """
         self._refresh()
-        return self._standing.steering(checked(self._plain, placed(flattened(edits), at, positions)))
+        edited = checked(self._plain, placed(flattened(edits), at, positions))
+        return self._standing.steering(edited, self._plain)
 
     def _steered(self, prompt: Any, steer: Edit | Sequence[Edit], positions: Any) -> Anatomy:
         """The components for generation from a prompt, with further edits."""
@@ -64,7 +66,8 @@ class SteeringMethods(ModelCore):
         """Lets an SAE act on every forward pass of this model, until `handle.detach()`.
 
         What `sae.concepts` is told to do takes effect: `manipulate_concept` scales features, and text tracking keeps
-        the texts that activate them most. An SAE that is attached to a component again, while it is, acts there once.
+        the texts that activate them most. Attaching an SAE to a component where it is attached detaches the handle
+        from before. A trace that is open goes on without it.
 
         Args:
             layer_signature: Path of the component, by any of its names ("transformer.h.0.attn.c_attn"); or the number
@@ -83,8 +86,22 @@ class SteeringMethods(ModelCore):
         self._refresh()
         sae = sae if isinstance(sae, SAE) else open_sae(self._plain, sae, model_name=self.name)
         handle = AttachedSAE(self, sae, _where(self._plain, sae, layer_signature, layer, component), mode)
+        for other in self.attached:
+            if isinstance(other, AttachedSAE) and other.sae is sae and other.component == handle.component:
+                other.detach()
         self._standing.attach(handle)
+        sae.concepts.bind(handle.encode)
         return handle
+
+    @property
+    def attached(self) -> tuple[Any, ...]:
+        """Handles of the SAEs and hooks that are attached, in the order in which they act."""
+        return self._standing.attached
+
+    def detach_all(self) -> None:
+        """Detaches every SAE and hook; `steer` blocks stay open."""
+        for handle in self.attached:
+            handle.detach()
 
 
 def _where(

@@ -12,7 +12,10 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from .acting import Acts, Watch
+from .anatomy import Anatomy
+from .open_traces import OPEN
 from .steering.edits import Edit
+from .steering.program import site_edits
 
 
 class Attached(Protocol):
@@ -56,9 +59,9 @@ class Standing:
                 found += block.edits
         return found
 
-    def steering(self, edits: Sequence[Edit]) -> SteerBlock:
+    def steering(self, edits: Sequence[Edit], anatomy: Anatomy) -> SteerBlock:
         """Within `with` of what this returns, the edits act."""
-        return SteerBlock(self, edits)
+        return SteerBlock(self, edits, anatomy)
 
     @contextmanager
     def watching_only(self) -> Iterator[None]:
@@ -73,11 +76,14 @@ class Standing:
 class SteerBlock:
     """What `model.steer` returns, for `with`; it can be entered again, also by several threads at a time."""
 
-    def __init__(self, standing: Standing, edits: Sequence[Edit]):
-        self.standing, self.edits = standing, tuple(edits)
+    def __init__(self, standing: Standing, edits: Sequence[Edit], anatomy: Anatomy):
+        self.standing, self.edits, self._anatomy = standing, tuple(edits), anatomy
 
     def __enter__(self) -> SteerBlock:
         _STEERING.set((*_STEERING.get(), self))
+        for trace in OPEN.get():
+            if trace.anatomy.origin is self._anatomy.origin:
+                trace.take(site_edits(self._anatomy, self.edits))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -87,4 +93,4 @@ class SteerBlock:
         _STEERING.set(tuple(reversed(inside_out)))
 
     def __repr__(self) -> str:
-        return f"<steering by {', '.join(repr(edit) for edit in self.edits)}>"
+        return f"<steering by {', '.join(repr(edit) for edit in self.edits) or 'nothing'}>"

@@ -271,6 +271,11 @@ class Trace:
         self._edits += component.edits(change, component.call)
         self._dirty = True
 
+    def take(self, edits: Sequence[SiteEdit]) -> None:
+        """Lets further edits act on this trace, from now on and to its end, as if they had been assigned here."""
+        self._edits += edits
+        self._dirty = self._dirty or bool(edits)
+
     def save(self, value: Any, name: str | None = None) -> Any:
         """Keeps an array after the block, in `saved_values`; returns it."""
         if name is None:

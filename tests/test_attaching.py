@@ -186,11 +186,17 @@ def test_attached_saes_act_in_every_thread_and_steering_only_in_its_own(model):
 
 def test_places_can_be_named_in_every_way(model):
     sae = make_sae()
-    for handle in (
-        model.attach_sae(sae), model.attach_sae(sae, layer=1, component="resid_post"), model.attach_sae(sae, 1),
-        model.attach_sae(sae, layer_signature="blocks.1.hook_resid_post"), model.attach_sae(sae, component=PLACE),
-        model.attach_sae(make_sae(None), layer=-2), model.attach_sae(make_sae("blocks.1.hook_resid_post"), layer=1),
-    ):  # fmt: skip
+    hooked = make_sae("blocks.1.hook_resid_post")
+    for attach in (
+        lambda: model.attach_sae(sae),
+        lambda: model.attach_sae(sae, layer=1, component="resid_post"),
+        lambda: model.attach_sae(sae, 1),
+        lambda: model.attach_sae(sae, layer_signature="blocks.1.hook_resid_post"),
+        lambda: model.attach_sae(sae, component=PLACE),
+        lambda: model.attach_sae(make_sae(None), layer=-2),
+        lambda: model.attach_sae(hooked, layer=1),
+    ):
+        handle = attach()
         assert handle.component == PLACE and handle.attached
         handle.detach()
         assert not handle.attached and "detached" in repr(handle)
@@ -349,6 +355,32 @@ def test_what_is_measured_and_built_under_edits_says_so(model):
         pytest.warns(mlxterp.MlxterpWarning, match="acts on this model"),
     ):
         model.check_sae(sae, TEXTS)
+
+
+def test_attaching_again_replaces_the_handle_from_before_and_all_can_be_detached(model):
+    sae, clean = make_sae(), logits(model)
+    first = model.attach_sae(sae)
+    second = model.attach_sae(sae, mode="replace")
+    other = model.attach_sae(make_sae())
+    assert not first.attached and model.attached == (second, other)
+    sae.concepts.load_concepts({1: "thing"})
+    assert len(sae.concepts.active_concepts(TEXTS)) == len(TEXTS)
+    model.detach_all()
+    assert model.attached == () and np.array_equal(logits(model), clean)
+
+
+def test_what_was_made_while_something_acted_is_not_taken_for_the_clean_model(model, tmp_path):
+    sae = make_sae()
+    f = int(next(iter(brute(model, sae, TEXTS))))
+    with model.steer(add_feature(sae, f, 4.0)):
+        with pytest.warns(mlxterp.MlxterpWarning, match="acts on this model"):
+            model.build_index(sae, TEXTS, tmp_path / "index", exclude=(), verbose=False)
+        with pytest.warns(mlxterp.MlxterpWarning, match="acts on this model"):
+            model.activations.save(TEXTS, layers=[PLACE], store=tmp_path, run_id="run")
+    with pytest.raises(mlxterp.FeatureIndexError, match="acted on the model"):
+        model.build_index(sae, TEXTS, tmp_path / "index", exclude=(), verbose=False)
+    with pytest.raises(SAEError):
+        model.activations.save(TEXTS, layers=[PLACE], store=tmp_path, run_id="run")
 
 
 def test_a_detached_handle_says_so(model):

@@ -73,6 +73,7 @@ def collect_activations(
         ComponentError: No such component, or it has no single value for each token.
         SAEError: Another collection is in the folder; nothing can be written there.
     """
+    model.warn_of_acts("its activations are collected")
     anatomy: Anatomy = model.anatomy
     names = [at] if isinstance(at, str) else list(at)
     if not names:
@@ -86,6 +87,9 @@ def collect_activations(
     )
     folder = Path(path).expanduser() if path is not None else _default_path(components)
     settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
+    acts = list(getattr(anatomy.model, "described", ()))
+    if acts:
+        settings["acts"] = acts
     facts = {
         "model": model.name or anatomy.model.model_type,
         "context_length": _length(anatomy, context_length),

@@ -43,12 +43,18 @@ class Source:
     def model_facts(self) -> dict[str, Any]:
         """What tells this model from others, as JSON."""
         model = self.anatomy.model
-        return {
+        facts = {
             "name": self.model_name,
             "type": model.model_type,
             "positions": model.max_positions,
             "probe": probed(self.anatomy, [self.component])[self.component.name],
         }
+        return facts | ({"acts": list(self.acts)} if self.acts else {})
+
+    @property
+    def acts(self) -> tuple[str, ...]:
+        """What changes the model: attached SAEs and hooks, open `steer` blocks."""
+        return tuple(getattr(self.anatomy.model, "described", ()))
 
     @property
     def on_gpu(self) -> bool:
@@ -72,6 +78,12 @@ class Source:
         if self.component.name != meta.component:
             raise FeatureIndexError(
                 f"The index in {folder} is of {meta.component}, not of {self.component.name}. Build one there."
+            )
+        acted = tuple(meta.model.get("acts", ()))
+        if acted != self.acts:
+            raise FeatureIndexError(
+                f"The index in {folder} was built while {', '.join(acted) or 'nothing'} acted on the model; now"
+                f" {', '.join(self.acts) or 'nothing'} does. Attach or steer as then, or build one in another folder."
             )
         before, now = meta.model["probe"], self.model_facts["probe"]
         if not same_probe(before, now):

@@ -80,6 +80,7 @@ def calibrate(
     """
     feature = check_feature(sae, feature)
     _check_model(model)
+    model.warn_of_acts("a feature is calibrated")
     _check_asking(asking)
     maximum = None if index is None and MAXIMA not in sae.metadata else max_activation(sae, feature, index)
     units = units or ("norm" if maximum is None else "max")

@@ -6,6 +6,7 @@ as an `Intervention` it also works alone in `interventions={path: edit}`.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -110,11 +111,12 @@ class DirectionEdit(Edit):
 
     @property
     def does(self) -> str:
+        vector = f"direction {hashlib.sha256(self.vector.tobytes()).hexdigest()[:8]}"
         return {
-            "add": f"add {self.number:g} × a direction",
-            "add_norm": f"add {self.number:g} × the activation's length along a direction",
-            "project_out": f"project a direction out to {self.number:g} of it",
-            "threshold_add": f"add {self.number:g} × a direction where there is less of it than {self.threshold}",
+            "add": f"add {self.number:g} × {vector}",
+            "add_norm": f"add {self.number:g} × the activation's length along {vector}",
+            "project_out": f"project {vector} out to {self.number:g} of it",
+            "threshold_add": f"add {self.number:g} × {vector} where there is less of it than {self.threshold}",
         }[self.kind]
 
     @property

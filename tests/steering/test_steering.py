@@ -302,19 +302,22 @@ def test_blocks_nest_with_traces_in_any_order(model):
     with model.steer(edit):
         again = model.trace(IDS, {"layers.2.output": lambda x: x * 2})
         assert np.abs(get(model, again.output) - doubled).max() < 1e-4
-    with model.trace(IDS) as outer:
-        with model.steer(edit):
-            steered = get(model, model(IDS))
-        clean = get(model, model.layers[1].resid_post)
-    assert np.abs(clean - (expected - v)).max() < 1e-5
     with model.steer(edit):
-        assert np.array_equal(get(model, model(IDS)), steered)
-    # after the blocks a trace answers with what acted in it
-    assert np.array_equal(get(model, outer.output), get(model, model(IDS)))
-    with model.steer(edit):
+        steered = get(model, model(IDS))
         kept = model.trace(IDS, capture=None)
         kept.output  # noqa: B018 (runs it)
+    # after the block a trace answers with what acted in it
     assert np.abs(get(model, kept.activations[later]) - values_steered(model, edit, later)).max() < 1e-5
+    with model.trace(IDS) as outer, model.steer(edit):
+        inner = get(model, model.layers[1].resid_post)
+        assert np.array_equal(get(model, model(IDS)), steered)
+    assert np.abs(inner - expected).max() < 1e-5
+    assert np.abs(get(model, outer.output) - steered).max() < 1e-4
+    assert np.abs(get(model, outer.activations[later]) - get(model, kept.activations[later])).max() < 1e-4
+    with model.trace(IDS, capture=[PLACE]) as captured, model.steer(edit):
+        pass
+    assert np.abs(get(model, captured.activations[PLACE]) - expected).max() < 1e-5
+    assert np.abs(values(model) + v - expected).max() < 1e-5
 
 
 def values_steered(model, edit, name):
