@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
+from .errors import InputError
 from .features.saving import ModelActivations
 from .hooks import AttachedHook, Hook
 from .model_core import ModelCore
@@ -12,7 +14,7 @@ from .model_core import ModelCore
 class HookMethods(ModelCore):
     """Methods of `InterpretableModel`."""
 
-    def add_hook(self, hook: Hook) -> AttachedHook:
+    def add_hook(self, hook: Hook, *further: Any) -> AttachedHook:
         """Lets a `Detector` or a `Controller` act on every pass of this model, until `handle.detach()`.
 
         Hooks act in the order in which they were added, among attached SAEs and before `steer` blocks and
@@ -20,10 +22,17 @@ class HookMethods(ModelCore):
         raises, the call of the model ends with its exception and the model is as before.
 
         Raises:
-            InputError: It is no hook, or cannot act at this component.
+            InputError: It is no hook, or cannot act at this component. A path and a function make one:
+                `Controller(path, function)`.
             ComponentError: No such component, the model never calls it, or it can be read but not reached while the
                 model runs.
         """
+        if further or isinstance(hook, str):
+            path = hook if isinstance(hook, str) else "layers.3.mlp"
+            raise InputError(
+                "add_hook takes one hook of mlxterp.hooks, which holds its path and its function:"
+                f" model.add_hook(Controller({path!r}, f)) changes an activation, Detector({path!r}, f) observes it."
+            )
         self._refresh()
         handle = AttachedHook(self, hook)
         self._standing.attach(handle)

@@ -71,24 +71,27 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
     """Text of each of `ids`."""
     n_tokens: int
     """Tokens of the text."""
+    n_layers: int
+    """Layers of the model."""
 
     def top(self, layer: int, position: int = -1) -> list[LensToken]:
         """The likeliest tokens after a layer, likeliest first.
 
         Args:
-            layer: One of `layers`.
+            layer: One of `layers`; negative ones count from the model's last layer.
             position: One of `positions`; negative ones count from the text's end.
 
         Raises:
             InputError: The lens was not made for this layer or position.
         """
         place = position + self.n_tokens if position < 0 else position
-        if layer not in self.layers or place not in self.positions:
+        number = layer + self.n_layers if layer < 0 else layer
+        if number not in self.layers or place not in self.positions:
             raise InputError(
                 f"This lens has no layer {layer} at position {position}. It has layers {list(self.layers)} and"
                 f" positions {list(self.positions)}; ask for others when it is made."
             )
-        i, j = self.layers.index(layer), self.positions.index(place)
+        i, j = self.layers.index(number), self.positions.index(place)
         rows = zip(self.texts[i][j], self.ids[i, j], self.logits[i, j], self.probabilities[i, j], strict=True)
         return [LensToken(text, int(t), float(x), float(p)) for text, t, x, p in rows]
 
@@ -198,7 +201,7 @@ def logit_lens(
             tuple(tuple(texts(p, int(t)) for t in ids[i, j]) for j, p in enumerate(positions))
             for i in range(len(chosen))
         ),
-        len(row),
+        len(row), len(model.layers),
     )  # fmt: skip
 
 

@@ -119,6 +119,13 @@ def test_what_cannot_work_is_refused_where_it_enters(demo):
         model.add_hook(Detector("layers.1.nothing"))
     with pytest.raises(InputError, match="Expected a Detector"):
         model.add_hook(lambda x: x)
+    for further in ((lambda x: x,), ()):
+        with pytest.raises(
+            InputError, match=r"model\.add_hook\(Controller\('blocks\.1\.hook_mlp_out', f\)\)"
+        ):
+            model.add_hook("blocks.1.hook_mlp_out", *further)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="takes one hook"):
+        model.add_hook(Detector("layers.1.mlp"), print)
     with pytest.raises(InputError, match="as wide as its text"):
         model.add_hook(Detector("layers.1.attn.pattern", keep=True))
     with pytest.raises(InputError, match="keep=True"):

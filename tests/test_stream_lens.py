@@ -174,6 +174,18 @@ def test_a_place_it_was_not_made_for_raises(demo):
             found.top(*place)
 
 
+def test_negative_layers_count_from_the_last(demo):
+    found, n = lens(demo.model, TEXT), demo.model.n_layers
+    for layer in range(-n, 0):
+        assert found.top(layer=layer, position=-1) == found.top(layer + n, -1)
+    with pytest.raises(InputError, match=f"no layer {-n - 1} at"):
+        found.top(-n - 1)
+    first = lens(demo.model, TEXT, layers=[0])
+    assert first.top(-n) == first.top(0)
+    with pytest.raises(InputError, match="no layer -1 at"):
+        first.top(-1)
+
+
 def test_more_than_one_stream_is_refused():
     pytest.importorskip("mlx.core")
     if "gemma3n" not in configs():
@@ -189,7 +201,7 @@ def hostile() -> LogitLens:
     texts = (((HOSTILE, "$a$"), ("$b", "\n")), (("", " x"), ("<b>", "&")))
     numbers = np.array([[[5, 6], [7, 8]], [[1, 2], [3, 4]]])
     shares = np.array([[[0.9, 0.1], [0.5, 0.2]], [[1e-9, 0], [0.3, 0.3]]], np.float32)
-    return LogitLens((0, 5), (0, 1), (HOSTILE, " $y$"), numbers, shares * 10, shares, texts, 2)
+    return LogitLens((0, 5), (0, 1), (HOSTILE, " $y$"), numbers, shares * 10, shares, texts, 2, 6)
 
 
 def test_html_is_offline_and_escaped(tmp_path, demo):
@@ -224,7 +236,15 @@ def hostile_without_foreign_letters() -> LogitLens:
     found = hostile()
     texts = ((("<script>", "$a$"), ("$b", "\n")), (("", " x"), ("<b>", "&")))
     return LogitLens(
-        found.layers, found.positions, ("<a>", " $y$"), found.ids, found.logits, found.probabilities, texts, 2
+        found.layers,
+        found.positions,
+        ("<a>", " $y$"),
+        found.ids,
+        found.logits,
+        found.probabilities,
+        texts,
+        2,
+        found.n_layers,
     )
 
 

@@ -20,7 +20,7 @@ Rows = list[tuple[str, dict[str, Any]]]
 
 
 def read_csv(path: Path) -> Rows:
-    """Rows of a table whose first line names the columns; blank lines are left out.
+    """Rows of a table whose first line names the columns, in any case; blank lines are left out.
 
     Raises:
         InputError: No such file, not UTF-8, other columns, another number of cells, cells that are no numbers.
@@ -93,7 +93,7 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _columns(line: int, header: list[str]) -> list[str]:
     """The names of the columns, checked."""
-    columns = [cell.strip() for cell in header]
+    columns = [cell.strip().lower() for cell in header]
     separators = {";": "semicolons", "\t": "tabs"}
     if len(columns) == 1 and (found := [name for mark, name in separators.items() if mark in header[0]]):
         raise InputError(
@@ -105,7 +105,8 @@ def _columns(line: int, header: list[str]) -> list[str]:
         hint = (
             "" if unknown[0] else " A column without a name is often pandas' index: to_csv(…, index=False)."
         )
-        raise InputError(f"line {line}: unknown column {unknown[0]!r}; {expected}.{hint}")
+        shown = header[columns.index(unknown[0])].strip()
+        raise InputError(f"line {line}: unknown column {shown!r}; {expected}.{hint}")
     if missing := [column for column in (NEURON, NAME) if column not in columns]:
         raise InputError(f"line {line}: there is no column {missing[0]}; {expected}.")
     if len(set(columns)) < len(columns):

@@ -125,7 +125,7 @@ class Metric:
             found = self._on_corrupted(logits)
             return lambda: _number(self._backend, found)
         distance, clean = self._distance[0], self._clean
-        value = float(distance(self._last(logits), clean).mean())
+        value = _finite(float(distance(self._last(logits), clean).mean()))
         return lambda: value
 
     def objective(self, logits: Array) -> Callable[[Array], Array]:
@@ -165,4 +165,13 @@ def _number(backend: Backend, value: Any) -> float:
             f"The metric returned {type(value).__name__} of shape {tuple(array.shape)}; it must return one number for"
             " logits (texts, positions, vocabulary)."
         )
-    return float(array.reshape(()))
+    return _finite(float(array.reshape(())))
+
+
+def _finite(number: float) -> float:
+    if not np.isfinite(number):
+        raise InputError(
+            f"The metric is {number} for the logits of one run, so runs cannot be compared by it. It must give a finite"
+            " number: mind logarithms and divisions of 0, and 16-bit logits, which overflow early."
+        )
+    return number

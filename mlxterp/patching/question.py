@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..anatomy import Anatomy
-from ..errors import InputError
+from ..components import ComponentPath
+from ..errors import ComponentError, InputError
 from ..positions import Positions
 from ..stream_lens import chosen_layers
 from ..tokens import TokenBatch
 from .pair import Pair
 
 BY = ("layer", "position", "head")
+_IN_A_LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(-?\d+)\.(.+)")
 _HEADS = ("q", "k", "v", "z", "pattern")
 
 
@@ -44,7 +47,7 @@ class Question:
         """Checks what can be checked before anything runs.
 
         Raises:
-            InputError: An unknown `by`, no component, or texts that do not correspond.
+            InputError: An unknown `by`, no component, a path that names its layer, or texts that do not correspond.
             ComponentError: No such layer or component.
         """
         if component == "attn_head":  # the existing mlxterp's name
@@ -59,10 +62,26 @@ class Question:
         chosen = chosen_layers(anatomy, layers)
         for name in names:
             for layer in chosen:
-                path = anatomy.names.resolve(f"layers.{layer}.{name}")
+                path = _path(anatomy, layer, name)
                 if by == "head" and path.kind != "head":
                     raise InputError(
                         f"{name!r} has no heads. by='head' takes {', '.join(f'attn.{h}' for h in _HEADS)};"
                         " attn.z is what each head puts out before the output projection."
                     )
         return Question(names, chosen, by, Pair.of(clean, corrupted, positions, by == "position"), metric)
+
+
+def _path(anatomy: Anatomy, layer: int, name: Any) -> ComponentPath:
+    """A component below a layer; InputError for a path that names its layer."""
+    if not isinstance(name, str):
+        raise InputError(f"component has {name!r}; expected names below a layer, such as 'mlp'.")
+    try:
+        return anatomy.names.resolve(f"layers.{layer}.{name}")
+    except ComponentError:
+        found = _IN_A_LAYER.fullmatch(name)
+        if found is None:
+            raise
+        raise InputError(
+            f"{name!r} names its layer. Name the component below a layer, {found[2].replace('hook_', '')!r}, and choose"
+            f" layers with layers=[{found[1]}]."
+        ) from None

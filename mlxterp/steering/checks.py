@@ -31,16 +31,22 @@ def check_feature(sae: Any, feature: Any) -> int:
 
     Raises:
         InputError: `sae` is no SAE.
-        UnknownFeatureError: There is no such feature.
+        UnknownFeatureError: There is no such feature, or it is no integer.
     """
     if not isinstance(sae, SAE):
         raise InputError(f"Expected an SAE (SAE.load, model.load_sae), got {type(sae).__name__}.")
     is_int = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
-    if not is_int or not 0 <= feature < sae.d_hidden:
-        raise UnknownFeatureError(
-            f"No feature {feature!r}: this SAE has {sae.d_hidden}, numbered 0 to {sae.d_hidden - 1}."
+    if is_int and 0 <= feature < sae.d_hidden:
+        return int(feature)
+    hint = ""
+    if not is_int:
+        hint = (
+            " One feature is given by its id, an integer; for several give a list of edits. index.search('ball') finds"
+            " features by word."
         )
-    return int(feature)
+    raise UnknownFeatureError(
+        f"No feature {feature!r}: this SAE has {sae.d_hidden}, numbered 0 to {sae.d_hidden - 1}.{hint}"
+    )
 
 
 def check_vector(vector: Any) -> np.ndarray:

@@ -70,9 +70,11 @@ def check_width(anatomy: Anatomy, place: Component, width: int, sae: SAE | None 
         found = int(read(anatomy, [place], np.array([0]))[0].shape[-1])
     if found != width:
         what = f"{sae!r}" if sae is not None else "the vector"
+        model = sae.metadata.get("model") if sae is not None else None
+        said = f" ({model})" if isinstance(model, str) and model else ""
         raise SAEError(
-            f"{place.name} puts out {found} numbers for each token, and {what} has {width}. Choose the component that"
-            " it was made for: at=…"
+            f"{place.name} puts out {found} numbers for each token, and {what} has {width}. Choose another component"
+            f" (at=…, or layer_signature=… of attach_sae), or the model that it was trained on{said}."
         )
 
 

@@ -212,5 +212,10 @@ def test_hooks_that_cannot_be_are_refused(gpt2):
         gpt2(IDS, past_kv_cache=[])
     with pytest.raises(InputError, match="return_type"):
         gpt2(IDS, return_type="embeds")
+    for wrong in (lambda v: v, lambda v, point: v):
+        with pytest.raises(
+            InputError, match=r"hook_resid_pre cannot be called as .* a second argument called hook"
+        ):
+            gpt2.add_hook(at(1, "resid_pre"), wrong)
     with pytest.raises(InputError, match="no decoder block"):
         gpt2.hook_dict["hook_embed"].layer()

@@ -74,6 +74,7 @@ def test_the_guides_loop_over_a_data_frame_loads(tmp_path):
         CSV.replace("confidence", "score"),
         CSV.replace("3,science,1", ' 3,"science", 1.0 '),
         CSV.replace("3,science,1", "3,science,"),
+        CSV.replace("neuron_idx", " Neuron_idx ").replace("concept_name", "CONCEPT_NAME"),
         "concept_name, confidence ,neuron_idx\nfamily,0.9,0\nparents,0.8,0\nscience,1e0,3\n",
     ],
 )
@@ -95,6 +96,8 @@ HEAD = "neuron_idx,concept_name,confidence\n"
         (" \n\n", "the file is empty"),
         (HEAD, "it holds no concepts"),
         ("neuron_idx,name,confidence\n0,a,1\n", "line 1: unknown column 'name'; expected neuron_idx,"),
+        ("neuron_idx,Neuron_idx,concept_name\n0,0,a\n", "line 1: a column comes twice"),
+        ("neuron_idx,concept_name, Note\n0,a,b\n", "line 1: unknown column 'Note'"),
         (",neuron_idx,concept_name\n0,0,a\n", r"index=False"),
         ("neuron_idx,confidence\n0,1\n", "line 1: there is no column concept_name"),
         ("concept_name\na\n", "line 1: there is no column neuron_idx"),

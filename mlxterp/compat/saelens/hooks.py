@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,7 @@ class Hooks:
                 f"The hook for {name} is {type(function).__name__}; expected a function (activation, hook) that"
                 " returns the new activation or None."
             )
+        _check_takes_hook(function, name)
         self._hooks.insert(0 if first else len(self._hooks), _Hook(name, function, level, permanent))
 
     def remove(self, level: int | None = None, permanent: bool = False) -> None:
@@ -119,6 +121,18 @@ class Hooks:
                 )
             value = out if out.dtype == value.dtype else backend.cast(out, value)
         return value
+
+
+def _check_takes_hook(function: HookFunction, name: str) -> None:
+    try:
+        inspect.signature(function).bind(None, hook=None)
+    except TypeError as error:
+        raise InputError(
+            f"The function for {name} cannot be called as function(activation, hook=…): {error}. Write it with a second"
+            " argument called hook: lambda activation, hook: activation."
+        ) from error
+    except ValueError:  # a builtin without a signature
+        return
 
 
 def refuse_backward(bwd_hooks: Sequence[Any] = (), incl_bwd: bool = False, dir: str = "fwd") -> None:
