@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxterp import ComponentError, InterpretableModel, NeverCalledError
-from mlxterp.interventions import zero_out
+from mlxterp import ComponentError, EditError, InterpretableModel, NeverCalledError
+from mlxterp.interventions import add_vector, zero_out
+from mlxterp.steering import add_direction
 
 from .architectures import build, model_types
 
@@ -23,6 +24,7 @@ from .batches import ONE_TOKEN_ONLY, difference  # noqa: E402  (it needs MLX)
 
 FAILS_UNTRACED_IN_4_BIT = {"seed_oss", "kimi_k3", "afm7"}
 LAYERS_NEVER_CALLED = {"iquestloopcoder"}
+STREAMS_SIDE_BY_SIDE = {"gemma3n", "deepseek_v41"}
 NOT_ONE_STREAM = {"gemma3n", "deepseek_v41", "kimi_k3", "iquestloopcoder"}
 """Architectures whose blocks do not add to a single residual stream, in some layers at least."""
 
@@ -189,3 +191,26 @@ def test_padding_is_not_seen_where_products_do_not_depend_on_the_number_of_rows(
     assert found.pop("bailing_hybrid") <= 2e-6
     assert set(found) | {"bailing_hybrid"} | ONE_TOKEN_ONLY == set(model_types())
     assert not any(found.values()), {name: worst for name, worst in found.items() if worst}
+
+
+@pytest.mark.parametrize("model_type", model_types())
+def test_steering_by_nothing_is_nothing_and_by_a_vector_adds_it(model_type):
+    model = InterpretableModel(build(model_type))
+    tokens, place = tokens_for(model_type), f"layers.{model.n_layers // 2}.resid_post"
+    if model_type in LAYERS_NEVER_CALLED:
+        with pytest.raises(NeverCalledError), model.steer(add_direction(np.ones(model.d_model), 1.0, place)):
+            model(tokens)
+        return
+    clean = np.array(model(tokens))
+    width = np.array(model.trace(tokens, capture=[place]).activations[place]).shape[-1]
+    vector = np.random.default_rng(0).normal(size=width).astype(np.float32)
+    with model.steer(add_direction(vector, 0.0, place)):
+        assert np.array_equal(np.array(model(tokens)), clean)
+    if model_type in STREAMS_SIDE_BY_SIDE:
+        with pytest.raises(EditError, match="wide"), model.steer(add_direction(vector, 1.0, place)):
+            model(tokens)
+        return
+    expected = np.array(model.trace(tokens, {place: add_vector(vector)}).output)
+    with model.steer(add_direction(vector, 1.0, place)):
+        assert np.array_equal(np.array(model(tokens)), expected)
+    assert np.array_equal(np.array(model(tokens)), clean)
