@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
                   "num_key_value_heads": 2, "vocab_size": 200, "max_position_embeddings": 128},
@@ -25,10 +27,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def checkpoint(model_type: str, folder: Path, seed: int = 0) -> Path:
-    """Writes a random model of that type; returns the folder."""
-    import torch
+    """Writes a random model of that type; returns the folder. Without PyTorch the test is skipped."""
+    torch = pytest.importorskip("torch", reason="this checkpoint is made with PyTorch")
+    transformers = pytest.importorskip("transformers", reason="this checkpoint is made with transformers")
     from safetensors.torch import load_file, save_file
-    from transformers import AutoConfig, AutoModelForCausalLM
+
+    AutoConfig, AutoModelForCausalLM = transformers.AutoConfig, transformers.AutoModelForCausalLM
 
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, initializer_range=0.15, **SHAPES[model_type])

@@ -164,6 +164,8 @@ def test_rows_go_to_tensorboard_and_what_is_not_installed_is_named(tmp_path, mon
 def test_an_interrupted_call_warns_where_it_is_made(monkeypatch):
     import signal
 
+    before = signal.getsignal(signal.SIGINT)
+
     def interrupt(row):
         if row["step"] == 3:
             signal.raise_signal(signal.SIGINT)
@@ -176,4 +178,4 @@ def test_an_interrupted_call_warns_where_it_is_made(monkeypatch):
         )
     assert sae.metadata["training"]["tokens"] == 1500
     assert told[0].filename == __file__
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
