@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mlxterp import ConfigWarning, InterpretableModel
+
+from .tiny import tiny_llama
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -24,6 +30,22 @@ SHAPES: dict[str, dict[str, Any]] = {
                  "hidden_act": "gelu_new", "use_parallel_residual": True, "bos_token_id": 1,
                  "eos_token_id": 1},
 }  # fmt: skip
+
+
+def llama_folder(folders: pytest.TempPathFactory) -> Path | None:
+    """A checkpoint for `open_llama`; None without PyTorch, which makes it."""
+    found = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    return checkpoint("llama", folders.mktemp("llama")) if found else None
+
+
+def open_llama(folder: Path | None, backend: str, tokenizer: Any = None) -> InterpretableModel:
+    """The checkpoint; without one, a seeded Llama of the same shape in MLX."""
+    if folder is None:
+        own = SHAPES["llama"]
+        return tiny_llama(own["num_hidden_layers"], 0, tokenizer, **own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConfigWarning)
+        return InterpretableModel(folder, tokenizer=tokenizer, backend=backend)
 
 
 def checkpoint(model_type: str, folder: Path, seed: int = 0) -> Path:

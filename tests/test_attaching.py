@@ -16,7 +16,7 @@ from mlxterp.steering import ablate, add_feature, amplify
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 
-from .small import checkpoint
+from .small import llama_folder, open_llama
 from .tiny import WORDS, WordTokenizer
 
 D, FEATURES, PLACE = 64, 96, "layers.1.resid_post"
@@ -39,15 +39,12 @@ def make_sae(component: str | None = PLACE) -> SAE:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    pytest.importorskip("torch")
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
+    return llama_folder(tmp_path_factory)
 
 
 @pytest.fixture
 def model(folder, backend) -> InterpretableModel:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mlxterp.ConfigWarning)
-        return InterpretableModel(folder, tokenizer=WordTokenizer(), backend=backend)
+    return open_llama(folder, backend, WordTokenizer())
 
 
 def get(model: InterpretableModel, x) -> np.ndarray:
@@ -397,9 +394,7 @@ def test_a_detached_handle_says_so(model):
 
 
 def test_token_ids_without_a_tokenizer_warn_that_nothing_was_kept(folder, backend):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mlxterp.ConfigWarning)
-        model = InterpretableModel(folder, backend=backend)
+    model = open_llama(folder, backend)
     sae = make_sae()
     if model.tokenizer is not None:
         pytest.skip("this checkpoint has a tokenizer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +28,7 @@ from mlxterp.steering import (
 from mlxterp.weights import SAEWeights
 
 from .. import oracle
-from ..small import checkpoint
+from ..small import llama_folder, open_llama
 
 D, FEATURES = 64, 96
 PLACE = "layers.1.resid_post"
@@ -56,15 +55,12 @@ def make_sae(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    pytest.importorskip("torch")
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
+    return llama_folder(tmp_path_factory)
 
 
 @pytest.fixture
 def model(folder, backend) -> InterpretableModel:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mlxterp.ConfigWarning)
-        return InterpretableModel(folder, backend=backend)
+    return open_llama(folder, backend)
 
 
 def get(model: InterpretableModel, x) -> np.ndarray:
@@ -433,9 +429,7 @@ def test_a_stream_begun_in_a_block_is_steered_to_its_end(model):
 def test_both_wings_steer_alike(folder):
     if len(mlxterp.available_backends()) < 2:
         pytest.skip("needs both backends")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mlxterp.ConfigWarning)
-        wings = [InterpretableModel(folder, backend=name) for name in ("mlx", "torch")]
+    wings = [open_llama(folder, name) for name in ("mlx", "torch")]
     for edits in edits_of(make_sae(), active_feature(wings[0], make_sae())):
         found = []
         for wing in wings:

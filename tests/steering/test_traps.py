@@ -29,7 +29,7 @@ from mlxterp.steering import (
 from mlxterp.steering.applying import DirectionStep, FeatureStep, Moment
 
 from .. import oracle
-from ..small import checkpoint
+from ..small import llama_folder, open_llama
 from .test_steering import FEATURES, IDS, PLACE, D, active_feature, get, make_sae, values
 
 V = np.random.default_rng(1).normal(size=D).astype(np.float32)
@@ -37,15 +37,12 @@ V = np.random.default_rng(1).normal(size=D).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    pytest.importorskip("torch")
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
+    return llama_folder(tmp_path_factory)
 
 
 @pytest.fixture
 def model(folder, backend) -> InterpretableModel:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mlxterp.ConfigWarning)
-        return InterpretableModel(folder, backend=backend)
+    return open_llama(folder, backend)
 
 
 def steered(model: InterpretableModel, *edits, name: str = PLACE) -> np.ndarray:
