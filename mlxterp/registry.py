@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError, SAEError
+from .whole import strict_json, written_whole
 
 _TEXTS = ("name", "description", "notes")
 FIELDS = ("name", "description", "examples", "confidence", "notes")
@@ -79,7 +79,7 @@ class FeatureRegistry(MutableMapping[int, Entry]):
         file = Path(path).expanduser()
         try:
             text = file.read_text(encoding="utf-8-sig")
-            found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+            found = strict_json(text)
             if not isinstance(found, dict):
                 raise ValueError(f"expected a dictionary of features, got {text[:40]!r}")
         except (OSError, ValueError, RecursionError) as error:
@@ -99,17 +99,10 @@ class FeatureRegistry(MutableMapping[int, Entry]):
         bound = {} if self.fingerprint is None else {_BOUND: self.fingerprint}
         entries = {str(feature): _entry(feature, self._entries[feature]) for feature in self}
         text = json.dumps({**bound, **entries}, indent=2, allow_nan=False) + "\n"
-        draft = None
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(draft, 0o666 & ~_umask())
-            os.replace(draft, target)
+            with written_whole(target) as draft:
+                draft.write_text(text, encoding="utf-8")
         except OSError as error:
-            if draft is not None:
-                Path(draft).unlink(missing_ok=True)
             raise InputError(f"{target} cannot be written: {error}") from error
         return target
 
@@ -206,21 +199,3 @@ def _entry(feature: int, entry: Any) -> Entry:
 
 def _said(entry: Entry) -> list[str]:
     return [entry["name"], entry.get("description", ""), *entry.get("examples", []), entry.get("notes", "")]
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} comes twice")
-    return found
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is not a number that JSON knows")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

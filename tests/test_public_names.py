@@ -16,7 +16,7 @@ LEVEL = {
     "errors": 0,
     "blas": 1, "sites": 1, "tokens": 1, "components": 1, "residual": 1, "positions": 1, "sparse": 1,
     "corpus": 1, "variants": 1, "weights": 1, "objectives": 1, "dataset": 1, "contexts": 1,
-    "linear_part": 1, "progress": 1, "registry": 1, "strongest": 1, "concepts": 1,
+    "linear_part": 1, "progress": 1, "whole": 1, "registry": 1, "strongest": 1, "concepts": 1,
     "store": 1, "local_store": 1,
     "backends": 2,
     "text": 3, "probe": 3, "array_methods": 3, "interventions": 3, "anatomy": 3, "edits": 3,

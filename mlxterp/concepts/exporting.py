@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..whole import written_whole
 from .naming import Concept
 
 Texts = Mapping[int, Sequence[tuple[str, float]]]
@@ -59,7 +59,7 @@ def write(path: str | os.PathLike, text: str) -> Path:
         InputError: Nothing can be written there, or the text has half of a character (a lone surrogate); what
             was there is unchanged.
     """
-    target, draft = Path(path).expanduser(), None
+    target = Path(path).expanduser()
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -69,20 +69,10 @@ def write(path: str | os.PathLike, text: str) -> Path:
             " hold."
         ) from None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=f".{target.name[:50]}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(draft, target)
-        draft = None
+        with written_whole(target) as draft:
+            draft.write_bytes(data)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error
-    finally:
-        if draft is not None:
-            Path(draft).unlink(missing_ok=True)
     return target
 
 

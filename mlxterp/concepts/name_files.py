@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..whole import strict_json
 
 NEURON, NAME = "neuron_idx", "concept_name"
 CONFIDENCES = ("confidence", "score")
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Rows | Mapping[str, Any]:
         InputError: No such file, not UTF-8, no JSON, or something else.
     """
     try:
-        found = json.loads(_text(path), object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+        found = strict_json(_text(path))
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is no JSON of concepts: {error}") from error
     if isinstance(found, Mapping):
@@ -125,15 +125,3 @@ def _number(line: int, cell: str) -> float:
         pass
     hint = " Write it with a point." if cell.count(",") == 1 else ""
     raise InputError(f"line {line}: the confidence is {cell!r}; expected a number in [0, 1].{hint}")
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} comes twice")
-    return found
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is not a number that JSON knows")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import InputError
+from ..whole import written_whole
 from .gguf_files import gguf_writer, parse_json, read_gguf
 from .vectors import SteeringVector
 
@@ -97,22 +97,11 @@ def _said(vectors: Any) -> str:
 
 def _write(target: Path, produce: Callable[[Path], None]) -> Path:
     """Makes a file under another name beside its place, then moves it there."""
-    draft = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-        draft = Path(name)
-        produce(draft)
-        draft.chmod(0o644)  # mkstemp makes files that only their owner can read
-        with open(draft, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, target)
+        with written_whole(target) as draft:
+            produce(draft)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{target} cannot be written: {error}") from error
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
     return target
 
 

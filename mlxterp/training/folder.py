@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import SAEError
+from ..whole import written_whole
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "training_history.json"
@@ -93,21 +93,11 @@ class RunFolder:
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def _replace(self, name: str, write: Any) -> None:
-        draft = None
         try:
-            handle, made = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
-            os.close(handle)
-            draft = Path(made)
-            write(draft)
-            with open(draft, "rb") as file:
-                os.fsync(file.fileno())
-            draft.chmod(0o644)  # mkstemp makes files that only their owner can read
-            os.replace(draft, self.path / name)
+            with written_whole(self.path / name) as draft:
+                write(draft)
         except (OSError, SafetensorError) as error:
             raise SAEError(
                 f"{self.path / name} cannot be written: {error}. What was there before is still there; make room,"
                 " or choose another folder, then go on with resume=True."
             ) from error
-        finally:
-            if draft is not None:
-                draft.unlink(missing_ok=True)

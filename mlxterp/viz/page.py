@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import InputError
+from ..whole import written_whole
 from .escaping import escaped
 from .palette import declarations, rules
 
@@ -76,12 +77,8 @@ def write_page(path: str | os.PathLike, document: str) -> Path:
         raise InputError(
             f"Cannot write {str(target)!r}: {what}. Give the path of a file, such as 'feature.html'."
         )
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    try:
+    with written_whole(target) as draft:
         draft.write_text(document, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 
