@@ -6,7 +6,6 @@ What it does is what `sae.concepts` says at the time: scaled features are edits,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from .acting import Acts, Watch
 from .backends import backend_of
 from .corpus import Corpus, check_texts
-from .errors import InputError, TraceError, warn
+from .errors import InputError, warn
 from .features.collect import collect
 from .features.fitting import resolve
 from .features.search import encode_activations
@@ -22,6 +21,7 @@ from .model_core import ModelCore
 from .sae import SAE
 from .sites import Array, Where
 from .sparse import SparseFeatures
+from .standing import Handle
 from .steering.applying import as_rows, real_rows, source_of
 from .steering.checks import check_by_token
 from .steering.features import amplify
@@ -33,7 +33,7 @@ _PENDING = 4096
 """Rows that are kept before they are encoded."""
 
 
-class AttachedSAE:
+class AttachedSAE(Handle):
     """A handle; as `with model.attach_sae(sae) as handle:` it detaches itself at the end of the block.
 
     Raises:
@@ -43,7 +43,7 @@ class AttachedSAE:
     def __init__(self, model: ModelCore, sae: SAE, component: str | None, mode: str):
         if mode not in MODES:
             raise InputError(f"mode={mode!r}; there are: {', '.join(MODES)}.")
-        self._model, self.sae, self.mode = model, sae, mode
+        self._model, self._standing, self.sae, self.mode = model, model._standing, sae, mode
         anatomy = model._plain
         written = sae.metadata.get("component_out") if sae.is_transcoder else sae.component
         name = written if component is None else component
@@ -69,14 +69,9 @@ class AttachedSAE:
         """`sae.concepts`."""
         return self.sae.concepts
 
-    @property
-    def attached(self) -> bool:
-        """Whether it acts on the model."""
-        return self in self._model._standing.attached
-
     def detach(self) -> None:
         """Ends it. Names, texts and scales stay in `sae.concepts`; again is harmless."""
-        self._model._standing.detach(self)
+        super().detach()
         self.sae.concepts.unbind(self.encode)  # so that nothing holds the model
 
     def acts(self) -> list[Acts]:
@@ -105,21 +100,6 @@ class AttachedSAE:
             parts.append(encode_activations(self.sae, part, place))
             owners.append(part.text_ids)
         return SparseFeatures.concat(parts).strongest_by(np.concatenate(owners), len(texts))
-
-    def _check(self) -> None:
-        if not self.attached:
-            raise TraceError(
-                f"This handle of {self.component} was detached. Attach the SAE again: handle = model.attach_sae(sae)."
-            )
-
-    def __enter__(self) -> AttachedSAE:
-        self._check()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.detach()
 
     def __repr__(self) -> str:
         state = "attached" if self.attached else "detached"

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Protocol, Self
 
 from .acting import Acts, Watch
 from .anatomy import Anatomy
+from .errors import TraceError
 from .open_traces import OPEN
 from .steering.edits import Edit
 from .steering.program import site_edits
@@ -24,6 +25,40 @@ class Attached(Protocol):
     def acts(self) -> Sequence[Acts]:
         """What it changes and who watches for it, as it is now set."""
         ...
+
+
+class Handle:
+    """What attaching returns; as `with` it detaches itself at the end of the block."""
+
+    _standing: Standing
+    component: str
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is attached to the model."""
+        return self in self._standing.attached
+
+    def acts(self) -> Sequence[Acts]:
+        """See `Attached`."""
+        return ()
+
+    def detach(self) -> None:
+        """Ends it; again is harmless."""
+        self._standing.detach(self)
+
+    def _check(self) -> None:
+        """Raises TraceError where it was detached."""
+        if not self.attached:
+            raise TraceError(
+                f"This handle of {self.component} was detached. Attach again, and use the handle that this returns."
+            )
+
+    def __enter__(self) -> Self:
+        self._check()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
 
 
 _STEERING: ContextVar[tuple[SteerBlock, ...]] = ContextVar("mlxterp_steering", default=())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from ..acting import Acts
-from ..errors import InputError, TraceError
+from ..errors import InputError
 from ..model_core import ModelCore
 from ..sites import Array, Where
+from ..standing import Handle
 from ..tokens import TokenBatch
 from .hook import Hook
 
 
-class AttachedHook:
+class AttachedHook(Handle):
     """A handle; as `with model.add_hook(hook) as handle:` it detaches itself at the end of the block.
 
     Raises:
@@ -32,34 +31,13 @@ class AttachedHook:
         model._plain.model.run(
             TokenBatch.from_rows([[0, 0]]), capture=sites, stop_after=sites
         )  # or is never called
-        self._model, self.hook = model, hook
+        self._standing, self.hook = model._standing, hook
         self.component = place.name
         """Canonical path of the component."""
-
-    @property
-    def attached(self) -> bool:
-        """Whether it is attached to the model; `hook.enabled` says whether it acts."""
-        return self in self._model._standing.attached
-
-    def detach(self) -> None:
-        """Ends it; again is harmless."""
-        self._model._standing.detach(self)
 
     def acts(self) -> list[Acts]:
         """What it does in the next call of the model."""
         return self.hook.acts(self.component) if self.hook.enabled else []
-
-    def __enter__(self) -> AttachedHook:
-        if not self.attached:
-            raise TraceError(
-                f"This handle of {self.component} was detached. Attach the hook again: handle = model.add_hook(hook)."
-            )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.detach()
 
     def __repr__(self) -> str:
         return f"<{self.hook!r} {'attached' if self.attached else 'detached'}>"

@@ -72,7 +72,7 @@ def calibrate(
         concept: Words that show the concept; None takes the tokens that the feature fires on most often (with an
             index), or the ten that its decoder row promotes.
         asking: What the prompt says instead of steering, before each of the prompts; {words} are the concept's.
-        temperature, seed: Of sampling; every strength has the same seeds.
+        temperature, seed: Of sampling, the same for every strength.
 
     Raises:
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
