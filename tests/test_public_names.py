@@ -14,6 +14,7 @@ ROOT = Path(mlxterp.__file__).parent
 
 LEVEL = {
     "errors": 0,
+    "core": 1,
     "blas": 1, "sites": 1, "tokens": 1, "components": 1, "residual": 1, "positions": 1, "sparse": 1,
     "corpus": 1, "variants": 1, "weights": 1, "objectives": 1, "dataset": 1, "contexts": 1,
     "linear_part": 1, "progress": 1, "whole": 1, "registry": 1, "strongest": 1, "concepts": 1,
