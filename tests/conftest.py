@@ -20,6 +20,22 @@ if importlib.util.find_spec("hypothesis") is not None:
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any machine")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rounding", type=int, metavar="SEED",
+        help="round every matrix product otherwise in its last bits, as another processor may",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    seed = config.getoption("--rounding")
+    if seed is not None:
+        from tests import rounding
+
+        rounding.disturb(seed)
+
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
