@@ -32,7 +32,9 @@ _HELD = 1 << 16
 
 
 def disturb(seed: int) -> None:
-    """Disturbs every product from now on, of this process and of those that it starts; for good."""
+    """Disturbs every product from now on, of this process and of those that it starts; once and for good."""
+    if hasattr(np.matmul, "rounded_by"):
+        return
     factors = Factors(seed)
     os.environ[VARIABLE] = str(seed)
     beside = str(Path(__file__).resolve().parent / "in_subprocesses")
@@ -89,6 +91,7 @@ def _disturb_numpy(factors: Factors) -> None:
             out[...] = found
             return out
 
+        product.rounded_by = factors
         return product
 
     for name in ("matmul", "dot", "tensordot", "inner", "einsum"):
