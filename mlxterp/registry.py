@@ -82,7 +82,7 @@ class FeatureRegistry(MutableMapping[int, Entry]):
             found = strict_json(text)
             if not isinstance(found, dict):
                 raise ValueError(f"expected a dictionary of features, got {text[:40]!r}")
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read as a feature registry: {error}") from error
         try:
             return FeatureRegistry(found, sae)

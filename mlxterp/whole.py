@@ -39,14 +39,16 @@ def written_whole(target: Path, prefix: str | None = None) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def strict_json(text: str) -> Any:
+def strict_json(text: str | bytes) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: It is none, names a key twice, or holds NaN or an infinity.
-        RecursionError: It is nested too deeply.
+        ValueError: It is none, names a key twice, holds NaN or an infinity, or is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

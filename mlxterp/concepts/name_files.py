@@ -52,7 +52,7 @@ def read_json(path: Path) -> Rows | Mapping[str, Any]:
     """
     try:
         found = strict_json(_text(path))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"it is no JSON of concepts: {error}") from error
     if isinstance(found, Mapping):
         return found
