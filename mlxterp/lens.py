@@ -21,8 +21,8 @@ import numpy as np
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .core.feature_ids import feature_id, is_several
 from .errors import InputError, SAEError, warn
-from .features.search import check_feature
 from .features.writing import stream_directions, written_component
 from .generation import unembed
 from .linear_part import LinearPart, Shape, find_shape
@@ -261,9 +261,6 @@ class _TokenTexts:
 
 
 def _checked_ids(sae: SAE, feature_ids: Sequence[int]) -> list[int]:
-    if isinstance(feature_ids, (str, bytes)) or not hasattr(feature_ids, "__iter__"):
+    if not is_several(feature_ids):
         raise InputError(f"Expected a feature id or a list of them, got {feature_ids!r}.")
-    ids = list(feature_ids)
-    for feature in ids:
-        check_feature(sae, feature)
-    return [int(feature) for feature in ids]
+    return [feature_id(feature, sae.d_hidden) for feature in feature_ids]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from .core.feature_ids import is_several
 from .errors import InputError
 from .features.check import SAECheck, check
 from .features.evaluation import SAEEvaluation, evaluate
@@ -292,7 +293,7 @@ class SAEMethods(ModelCore):
                 stream by a linear map.
             ComponentError: No such component, or the model has more than one residual stream.
         """
-        sae, several = self._open(sae), hasattr(feature_id, "__iter__")
+        sae, several = self._open(sae), is_several(feature_id)
         ids: Any = feature_id if several else [feature_id]
         found = feature_logits(self._plain, sae, ids, top_k, component=component, tokenize=self._tokenize)
         return found if several else found[0]

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from .core.feature_ids import named_feature
 from .errors import InputError, SAEError
 from .whole import strict_json, written_whole
 
@@ -37,7 +36,8 @@ class FeatureRegistry(MutableMapping[int, Entry]):
     "confidence" (a word such as "high", or a number). Only "name" is needed.
 
     Args:
-        entries: {feature id: entry}; ids may be strings, as in JSON.
+        entries: {feature id: entry}; ids may be strings, as in JSON. A name alone is an entry too ({741: "ball"}); of
+            several names, as `sae.concepts` has them, the surest is taken.
         sae: The SAE whose features these are, or its fingerprint; None binds the registry to none.
 
     Raises:
@@ -48,10 +48,11 @@ class FeatureRegistry(MutableMapping[int, Entry]):
     def __init__(self, entries: Mapping[Any, Any] | None = None, sae: Any = None):
         self._entries: dict[int, Entry] = {}
         self.fingerprint: str | None = None
+        given = type(entries).__name__
         if entries is not None and not isinstance(entries, Mapping):
-            raise InputError(
-                f"Expected a dictionary {{feature id: {{'name': …}}}}, got {type(entries).__name__}."
-            )
+            entries = getattr(entries, "names", None)  # of an SAE's `concepts`
+            if not isinstance(entries, Mapping):
+                raise InputError(f"Expected a dictionary {{feature id: name or {{'name': …}}}}, got {given}.")
         entries = {} if entries is None else entries
         bound = entries.fingerprint if isinstance(entries, FeatureRegistry) else entries.get(_BOUND)
         if bound is not None:
@@ -152,7 +153,7 @@ class FeatureRegistry(MutableMapping[int, Entry]):
         del self._entries[_feature(feature_id)]
 
     def __contains__(self, feature_id: object) -> bool:
-        return feature_id in self._entries
+        return (feature_id if (found := named_feature(feature_id)) is None else found) in self._entries
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._entries))
@@ -166,18 +167,25 @@ class FeatureRegistry(MutableMapping[int, Entry]):
 
 
 def _feature(key: Any) -> int:
-    """A feature id, given as an integer or as JSON writes one."""
+    """A feature id, given as an integer, as JSON writes one, or by what a search returned."""
     if isinstance(key, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", key):
         return int(key)
-    if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and key >= 0:
-        return int(key)
+    found = named_feature(key)
+    if found is not None and found >= 0:
+        return found
     raise InputError(f"{key!r} is no feature id; expected an integer of at least 0.")
 
 
 def _entry(feature: int, entry: Any) -> Entry:
-    """A copy of an entry that is as it should be."""
+    """A copy of an entry that is as it should be, of a name alone, or of the surest of a person's names."""
+    if isinstance(entry, (list, tuple)) and entry:
+        entry = max(entry, key=_sureness)
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    elif isinstance(getattr(entry, "name", None), str):  # a `Concept`
+        entry = {"name": entry.name, "confidence": _sureness(entry)}
     if not isinstance(entry, Mapping):
-        raise InputError(f"Feature {feature}: expected {{'name': …}}, got {entry!r}.")
+        raise InputError(f"Feature {feature}: expected a name or {{'name': …}}, got {entry!r}.")
     if unknown := [key for key in entry if key not in FIELDS]:
         raise InputError(f"Feature {feature}: unknown field {unknown[0]!r}. There are: {', '.join(FIELDS)}.")
     if "name" not in entry:
@@ -195,6 +203,12 @@ def _entry(feature: int, entry: Any) -> Entry:
             f"Feature {feature}: confidence is {confidence!r}, expected a word such as 'high', or a number."
         )
     return {key: list(value) if key == "examples" else value for key, value in entry.items()}
+
+
+def _sureness(entry: Any) -> float:
+    """A person's confidence in a name; 1 where nothing is said."""
+    said = entry.get("confidence", 1.0) if isinstance(entry, Mapping) else getattr(entry, "confidence", 1.0)
+    return float(said) if isinstance(said, (int, float)) else 1.0
 
 
 def _said(entry: Entry) -> list[str]:

@@ -71,7 +71,7 @@ def test_a_search_finds_every_word_in_any_case_names_first():
 BAD: list[Any] = [
     [1], 3, "x", {"a": {"name": "x"}}, {-1: {"name": "x"}}, {1.0: {"name": "x"}}, {True: {"name": "x"}},
     {"01": {"name": "x"}}, {"٣": {"name": "x"}}, {"9" * 5000: {"name": "x"}}, {1: {"name": "a"}, "1": {"name": "b"}},
-    {1: "x"}, {1: None}, {1: {}}, {1: {"name": 3}}, {1: {"name": "x", "notes": []}}, {1: {"name": "x", "tags": []}},
+    {1: None}, {1: []}, {1: {}}, {1: {"name": 3}}, {1: {"name": "x", "notes": []}}, {1: {"name": "x", "tags": []}},
     {1: {"name": "x", "examples": "abc"}}, {1: {"name": "x", "examples": [1]}}, {1: {"name": "x", "description": None}},
     {1: {"name": "x", "confidence": float("nan")}}, {1: {"name": "x", "confidence": True}}, {"sae": "abc"}, {None: {}},
 ]  # fmt: skip

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, UnknownFeatureError
+from ..core import feature_ids
+from ..errors import InputError
 
 
 def feature_id(given: Any, d_hidden: int) -> int:
-    """A feature's id, given as an integer or in digits, as JSON and CSV write one.
+    """A feature's id, given as an integer, in digits (as JSON and CSV write one), or by what a search returned.
 
     Raises:
         InputError: It is no whole number.
@@ -21,13 +22,9 @@ def feature_id(given: Any, d_hidden: int) -> int:
     """
     if isinstance(given, str) and re.fullmatch(r"-?[0-9]{1,18}", given):
         given = int(given)
-    if not isinstance(given, (int, np.integer)) or isinstance(given, bool):
+    if feature_ids.named_feature(given) is None:
         raise InputError(f"{given!r} is no feature; expected a whole number in [0, {d_hidden}).")
-    if not 0 <= given < d_hidden:
-        raise UnknownFeatureError(
-            f"No feature {int(given)}: this SAE has {d_hidden}, numbered 0 to {d_hidden - 1}."
-        )
-    return int(given)
+    return feature_ids.feature_id(given, d_hidden)
 
 
 def finite(given: Any, what: str) -> float:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..core import feature_ids
 from ..corpus import Corpus, check_texts
-from ..errors import InputError, SAEError, UnknownFeatureError
+from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
@@ -82,17 +83,17 @@ def top_texts(
         SAEError: The component is not as wide as the SAE's input.
     """
     check_top_k(top_k)
-    check_feature(sae, feature_id)
+    feature = feature_ids.feature_id(feature_id, sae.d_hidden)
     check_texts(texts)
     known = cache.look_up(model, component, sae, texts, tokenize)
     if known is not None:
-        tokens, values = known.by_feature.row(int(feature_id))
+        tokens, values = known.by_feature.row(feature)
         return _strongest(tokens, values, known.offsets, known.prefixes, texts, top_k)
     corpus = Corpus.from_texts(texts, tokenize)
     keeper = cache.Keeper()
     found = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
     for tokens, features in encode_corpus(model, corpus, sae, component):
-        hits = np.flatnonzero(features.indices == feature_id)
+        hits = np.flatnonzero(features.indices == feature)
         found.append((tokens[features.row_ids[hits]], features.values[hits]))
         keeper.add(tokens, features)
     prefixes = corpus.prefixes()
@@ -140,15 +141,6 @@ def encode_activations(sae: SAE, part: Activations, component: Component) -> Spa
     return SparseFeatures.concat(
         [sae.encode_sparse(part.values[a:b]) for a, b in zip(starts.tolist(), ends, strict=True)]
     )
-
-
-def check_feature(sae: SAE, feature_id: int) -> None:
-    """Raises UnknownFeatureError where the SAE has no such feature."""
-    is_int = isinstance(feature_id, (int, np.integer)) and not isinstance(feature_id, bool)
-    if not is_int or not 0 <= feature_id < sae.d_hidden:
-        raise UnknownFeatureError(
-            f"No feature {feature_id!r}: this SAE has {sae.d_hidden}, numbered 0 to {sae.d_hidden - 1}."
-        )
 
 
 def _strongest(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.feature_ids import is_several
 from ..errors import BackendError, InputError
 from .files import write_whole
 from .remote import is_url, write_at
@@ -63,7 +64,7 @@ def write_csv(
 
 
 def _chosen(index: FeatureIndex, features: Iterable[int] | None) -> list[int]:
-    if features is not None and not isinstance(features, Iterable):
+    if features is not None and not is_several(features):
         raise InputError(
             f"features is {features!r}; give a list of feature ids, or None for all that are active."
         )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FeatureIndexError, UnknownFeatureError
+from ..core import feature_ids
+from ..errors import FeatureIndexError
 from ..registry import FeatureRegistry
 from ..text import pieces_of
 from .firing import Reader
@@ -38,15 +39,19 @@ class IndexFacts:
 
     @property
     def labels(self) -> FeatureRegistry:
-        """Names of features; assign a `FeatureRegistry` or a dict of that form to show them."""
+        """Names of features; assign {741: "ball"}, a `FeatureRegistry` or a dict of that form to show them."""
         return self._labels
 
     @labels.setter
     def labels(self, names: FeatureRegistry | Mapping[Any, Any]) -> None:
-        self._labels = names if isinstance(names, FeatureRegistry) else FeatureRegistry(names)
+        registry = names if isinstance(names, FeatureRegistry) else FeatureRegistry(names)
+        for feature in registry:
+            self.check_feature(feature)
+        self._labels = registry
 
     def label(self, feature_id: int) -> str | None:
         """The feature's name in `labels`, or else in its SAE's `concepts`; None without one."""
+        feature_id = self.check_feature(feature_id)
         said = self.labels.label(feature_id)
         return (
             said
@@ -161,17 +166,12 @@ class IndexFacts:
         return self._source
 
     def check_feature(self, feature_id: int) -> int:
-        """The id as an integer.
+        """The id as an integer; what a search returned stands for its feature.
 
         Raises:
             UnknownFeatureError: It lies outside [0, d_hidden).
         """
-        is_int = isinstance(feature_id, (int, np.integer)) and not isinstance(feature_id, bool)
-        if not is_int or not 0 <= feature_id < self.d_hidden:
-            raise UnknownFeatureError(
-                f"No feature {feature_id!r}: this index has {self.d_hidden}, numbered 0 to {self.d_hidden - 1}."
-            )
-        return int(feature_id)
+        return feature_ids.feature_id(feature_id, self.d_hidden, whose="this index")
 
     def _is_copy_of(self, url: str) -> None:
         self._url = url

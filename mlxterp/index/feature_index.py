@@ -281,7 +281,7 @@ class FeatureIndex(IndexFacts):
         """
         if among is None:
             among = self.live[np.argsort(-self._summary.count[self.live], kind="stable")]
-        return self._with_source().sae.select_diverse(n, max_cos, [int(f) for f in among])
+        return self._with_source().sae.select_diverse(n, max_cos, [self.check_feature(f) for f in among])
 
     def feature(self, feature_id: int, n: int | None = None) -> Any:
         """Everything about one feature on a card (`FeatureCard`): shown in a notebook, printed, or saved as HTML."""

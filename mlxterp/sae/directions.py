@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, UnknownFeatureError, warn
+from ..core import feature_ids
+from ..errors import InputError, warn
 
 _CELLS = 1 << 24
 """Numbers of W_dec that are held in float64 at once."""
 
 
-def similar(W_dec: np.ndarray, feature_id: int, top_k: int) -> list[tuple[int, float]]:
+def similar(W_dec: np.ndarray, feature_id: Any, top_k: int) -> list[tuple[int, float]]:
     """See `SAE.similar`."""
-    _check(W_dec, [feature_id])
+    feature = feature_ids.feature_id(feature_id, len(W_dec))
     if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
         raise InputError(f"top_k is {top_k!r}; it must be an integer of at least 1.")
-    cosines = _cosines(W_dec, _unit(W_dec[[feature_id]])[0])
-    cosines[feature_id] = np.nan
+    cosines = _cosines(W_dec, _unit(W_dec[[feature]])[0])
+    cosines[feature] = np.nan
     order = np.lexsort((np.arange(len(cosines)), -cosines))  # NaN last
     return [(int(f), float(cosines[f])) for f in order[:top_k] if not np.isnan(cosines[f])]
 
@@ -37,9 +38,9 @@ def select_diverse(W_dec: np.ndarray, n: int, max_cos: float, among: Any = None)
         raise InputError(f"max_cos is {max_cos!r}; a cosine to stay below lies in (-1, 1].")
     if among is not None and (isinstance(among, (str, bytes)) or not hasattr(among, "__iter__")):
         raise InputError(f"among is {among!r}; expected feature ids, in the order to try them.")
-    candidates = range(len(W_dec)) if among is None else list(dict.fromkeys(among))
+    candidates: Sequence[int] = range(len(W_dec))
     if among is not None:
-        _check(W_dec, candidates)
+        candidates = list(dict.fromkeys(feature_ids.feature_id(one, len(W_dec)) for one in among))
     chosen: list[int] = []
     rows = np.empty((min(int(n), len(candidates)), W_dec.shape[1]))
     for feature in candidates:
@@ -72,12 +73,3 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1)
-
-
-def _check(W_dec: np.ndarray, features: Sequence[Any]) -> None:
-    for feature in features:
-        is_int = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
-        if not is_int or not 0 <= feature < len(W_dec):
-            raise UnknownFeatureError(
-                f"No feature {feature!r}: this SAE has {len(W_dec)}, numbered 0 to {len(W_dec) - 1}."
-            )

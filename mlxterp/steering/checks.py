@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, SAEError, UnknownFeatureError
+from ..core.feature_ids import feature_id
+from ..errors import InputError, SAEError
 from ..positions import integers
 from ..sae import SAE
 from ..variants import Temporal
@@ -35,17 +36,11 @@ def check_feature(sae: Any, feature: Any) -> int:
     """
     if not isinstance(sae, SAE):
         raise InputError(f"Expected an SAE (SAE.load, model.load_sae), got {type(sae).__name__}.")
-    is_int = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
-    if is_int and 0 <= feature < sae.d_hidden:
-        return int(feature)
-    hint = ""
-    if not is_int:
-        hint = (
-            " One feature is given by its id, an integer; for several give a list of edits. index.search('ball') finds"
-            " features by word."
-        )
-    raise UnknownFeatureError(
-        f"No feature {feature!r}: this SAE has {sae.d_hidden}, numbered 0 to {sae.d_hidden - 1}.{hint}"
+    return feature_id(
+        feature,
+        sae.d_hidden,
+        " One feature is given by its id, an integer; or by what a search returned. For several give a list of edits."
+        " index.search('ball') finds features by word.",
     )
 
 

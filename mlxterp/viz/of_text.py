@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..core.feature_ids import feature_ids as ids_of
 from ..corpus import Corpus
 from ..errors import InputError
-from ..features.search import Tokenize, check_feature, check_top_k, encode_corpus, strongest_features
+from ..features.search import Tokenize, check_top_k, encode_corpus, strongest_features
 from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
@@ -39,7 +40,7 @@ def view_of_text(
     check_top_k(top_k)
     if not isinstance(text, str):
         raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
-    chosen = None if feature_ids is None else _ids(sae, feature_ids)
+    chosen = None if feature_ids is None else ids_of(feature_ids, sae.d_hidden, "feature_ids")
     corpus = Corpus.from_texts([text], tokenize)
     found, rows = [], []
     for tokens, features in encode_corpus(model, corpus, sae, component):
@@ -56,17 +57,3 @@ def view_of_text(
     pieces = pieces_of(model.tokenizer, corpus.tokens.tolist())
     names = {feature: name for feature in chosen if (name := sae.concepts.name_of(feature)) is not None}
     return TokenView(pieces, tuple(chosen), activations, labels=names or None, component=component.name)
-
-
-def _ids(sae: SAE, feature_ids: int | Sequence[int]) -> list[int]:
-    """Distinct feature ids in the order given."""
-    if isinstance(feature_ids, (str, bytes)) or not np.iterable(feature_ids):
-        feature_ids = [feature_ids]  # type: ignore[list-item]
-    given = list(feature_ids)  # type: ignore[arg-type]
-    if not given:
-        raise InputError(
-            "feature_ids is empty. Name at least one feature, or leave it out for the strongest."
-        )
-    for feature in given:
-        check_feature(sae, feature)
-    return list(dict.fromkeys(map(int, given)))
