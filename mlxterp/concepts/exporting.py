@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.csv_cells import csv_of
 from ..errors import InputError
 from ..whole import written_whole
 from .naming import Concept
@@ -44,12 +43,12 @@ def flat_texts(texts: Texts) -> str:
 
 def csv_names(names: Named) -> str:
     """neuron_idx,concept_name,confidence."""
-    return _csv([_NAME_COLUMNS, *_name_rows(names)])
+    return csv_of([_NAME_COLUMNS, *_name_rows(names)])
 
 
 def csv_texts(texts: Texts) -> str:
     """neuron_idx,text,activation."""
-    return _csv([_TEXT_COLUMNS, *_text_rows(texts)])
+    return csv_of([_TEXT_COLUMNS, *_text_rows(texts)])
 
 
 def write(path: str | os.PathLike, text: str) -> Path:
@@ -86,9 +85,3 @@ def _text_rows(texts: Texts) -> list[tuple[int, str, float]]:
 
 def _json(found: Any) -> str:
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out).writerows(rows)
-    return out.getvalue()

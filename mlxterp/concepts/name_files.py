@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.csv_cells import text_of_cell
 from ..errors import InputError
 from ..whole import strict_json
 
@@ -37,6 +38,7 @@ def read_csv(path: Path) -> Rows:
             )
         row: dict[str, Any] = dict(zip(columns, cells, strict=True))
         row[NEURON] = row[NEURON].strip()
+        row[NAME] = text_of_cell(row[NAME])
         for column in CONFIDENCES:
             if column in row:
                 row[column] = _number(line, row[column])

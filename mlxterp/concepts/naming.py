@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.csv_cells import text_of_cell
 from ..errors import InputError, UnknownFeatureError
 from .checks import feature_id
 from .name_files import CONFIDENCES, NAME, NEURON, read_csv, read_json
@@ -127,7 +128,7 @@ def _flat_rows(rows: Iterable[tuple[str, Any]]) -> Iterator[Row]:
 
 
 def _frame_rows(frame: Any) -> Iterator[Row]:
-    """Rows of a data frame (pandas, or what is used in the same way)."""
+    """Rows of a data frame (pandas, or what is used in the same way); it was read from a CSV file as a rule."""
     columns = list(frame.columns)
     if missing := [column for column in (NEURON, NAME) if column not in columns]:
         raise InputError(f"The table has no column {missing[0]}; its columns are {columns}.")
@@ -135,6 +136,7 @@ def _frame_rows(frame: Any) -> Iterator[Row]:
     neurons, names = list(frame[NEURON]), list(frame[NAME])
     confidences = list(frame[confidence]) if confidence else [1.0] * len(neurons)
     for i, (neuron, name, value) in enumerate(zip(neurons, names, confidences, strict=True)):
+        name = text_of_cell(name) if isinstance(name, str) else name
         yield f"row {i}, counted from 0", neuron, name, value
 
 

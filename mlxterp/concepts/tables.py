@@ -200,6 +200,8 @@ class ConceptTables:
     def export_csv(self, path: str | os.PathLike, what: What | None = None) -> Path:
         """Writes columns neuron_idx,concept_name,confidence, or of texts neuron_idx,text,activation.
 
+        Text that a spreadsheet would take for a formula gets a ' before it, and control characters are written as
+        ⟨1B⟩; `load_concepts` takes both back.
         See `export_json` for the rest.
         """
         return self._export(path, what, exporting.csv_names, exporting.csv_texts)

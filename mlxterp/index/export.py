@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
 from ..errors import BackendError, InputError
 from .files import write_whole
@@ -59,8 +58,8 @@ def write_csv(
     index: FeatureIndex, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
 ) -> Path | str:
     """See `FeatureIndex.export_csv`."""
-    lines = (_csv(_rows(index, f, n)) for f in _chosen(index, features))
-    return _written(path, _joined(_csv([_COLUMNS]), lines, "", between=""))
+    lines = (csv_of(_rows(index, f, n)) for f in _chosen(index, features))
+    return _written(path, _joined(csv_of([_COLUMNS]), lines, "", between=""))
 
 
 def _chosen(index: FeatureIndex, features: Iterable[int] | None) -> list[int]:
@@ -104,12 +103,6 @@ def _joined(head: str, parts: Iterable[str], tail: str, between: str = ",\n") ->
     for i, part in enumerate(parts):
         yield ((between if i else "") + part).encode("utf-8", "replace")
     yield tail.encode()
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue()
 
 
 def _written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path | str:

@@ -373,6 +373,8 @@ class FeatureIndex(IndexFacts):
     ) -> Path | str:
         """Writes a row for each example (one without, for a feature that has none) with its feature's figures.
 
+        Text that a spreadsheet would take for a formula gets a ' before it; control characters are written as ⟨1B⟩.
+
         Args:
             path: A file, or an fsspec URL.
             features: Which ones; None takes all that are active somewhere.

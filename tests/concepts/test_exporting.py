@@ -8,16 +8,19 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxterp import InputError, SparseFeatures
 from mlxterp.concepts import Concept, Concepts
+from mlxterp.core.csv_cells import text_of_cell
 
 WIDTH = 10
 TEXT = st.text(
-    st.characters(exclude_categories=["Cs"]) | st.sampled_from(",\"\r\n;=\t'\ufeff\x00 "), max_size=12
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from(",\"\r\n;=+-@＝\t'\ufeff\x00\x1b⟨⟩ "),
+    max_size=12,
 )
 NAMES = st.dictionaries(
     st.integers(0, WIDTH - 1),
@@ -66,7 +69,24 @@ def test_texts_come_back_from_every_file_as_they_were(tmp_path_factory, rows):
     with open(concepts.export_csv(folder / "texts.csv"), newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
     assert header == ["neuron_idx", "text", "activation"]
-    assert [(int(f), text, float(value)) for f, text, value in lines] == expected
+    assert [(int(f), text_of_cell(text), float(value)) for f, text, value in lines] == expected
+
+
+@given(NAMES)
+def test_names_come_back_from_a_data_frame_of_the_csv_file(tmp_path_factory, names):
+    concepts = of_names(names)
+    path = concepts.export_csv(tmp_path_factory.getbasetemp() / "names.csv")
+    frame = pd.read_csv(path, keep_default_na=False, dtype={"concept_name": str})
+    assert of_names(frame).names == concepts.names
+
+
+def test_no_cell_of_names_or_texts_begins_a_formula(tmp_path):
+    concepts = of_texts([("=cmd|' /C calc'!A0", [0, -1.5, 0]), ("\t@SUM(1)", [2, 0, 0])])
+    concepts.load_concepts({1: "+1", 2: "＝A1"})
+    names = (concepts.export_csv(tmp_path / "a.csv")).read_text("utf-8").splitlines()
+    assert names[1:] == ["1,'+1,1.0", "2,'＝A1,1.0"]
+    texts = (concepts.export_csv(tmp_path / "a.csv", "texts")).read_text("utf-8").splitlines()
+    assert texts[1:] == ["0,'\t@SUM(1),2.0", "1,'=cmd|' /C calc'!A0,-1.5"]
 
 
 def test_the_files_have_the_forms_that_are_documented(tmp_path):
