@@ -26,7 +26,7 @@ from .plotting import finished, heatmap, new_figure
 from .sites import Array, unique_sites
 from .text import string_tokens
 from .tokens import TokenBatch
-from .viz.escaping import one_line
+from .viz.escaping import token_line
 from .viz.grid import Cell, Grid
 from .viz.page import Links, cell, page, write_page
 from .viz.palette import steps_of
@@ -145,9 +145,9 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
         axes = figure.subplots()
         heatmap(
             axes, self.probabilities[..., 0], [str(n) for n in self.layers],
-            [one_line(f"{p} {t}") for p, t in zip(self.positions, self.tokens, strict=True)],
+            [f"{p} {token_line(t)}" for p, t in zip(self.positions, self.tokens, strict=True)],
             limits=(0.0, 1.0), label="probability",
-            texts=[[one_line(cell[0]) for cell in row] for row in self.texts],
+            texts=[[token_line(cell[0]) for cell in row] for row in self.texts],
         )  # fmt: skip
         axes.set(xlabel="token", ylabel="after layer", title="Logit lens")
         return finished(figure, path, show)
@@ -168,7 +168,7 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
             cells = []
             for j, position in enumerate(self.positions):
                 tops = self.top(layer, position)
-                tip = "  ".join(f"{t.text.strip() or t.text!r} {t.probability:.1%}" for t in tops)
+                tip = "  ".join(f"{token_line(t.text.strip() or t.text)!r} {t.probability:.1%}" for t in tops)
                 cells.append(Cell(tops[0].text, int(steps[i, j]), f"layer {layer}: {tip}"))
             rows.append((str(layer), cells))
         columns = [(str(p), t) for p, t in zip(self.positions, self.tokens, strict=True)]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import MlxterpWarning
-from ..viz.escaping import one_line
+from ..viz.escaping import in_line, one_line, token_line, visible_pieces
 
 MARK = "bold black on orange1"
 _PROSE = 100
@@ -67,10 +67,11 @@ class Screen(Console):
 
     def snippet(self, before: str, token: str, after: str, indent: int = 0) -> Text:
         """A token among its neighbours, in one line: marked by colour or by brackets, cut to a terminal's width."""
-        left, right = one_line(before.lstrip(" ")), one_line(after)
+        left, token, right = visible_pieces([before.lstrip(" "), token, after])
         bare = token.lstrip(" ") or token
-        left += token[: len(token) - len(bare)]
-        mark = Text(one_line(bare), MARK) if self.colored else Text(f"[{one_line(bare)}]")
+        left, right = in_line(left + token[: len(token) - len(bare)]), in_line(right)
+        bare = token_line(bare) if bare.isspace() else in_line(bare)
+        mark = Text(bare, MARK) if self.colored else Text(f"[{bare}]")
         if self.is_terminal:
             room = max(self.width - indent - mark.cell_len, 8)
             space = max(room - cell_len(right), room * 3 // 5)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ..cli.output import MARK, Screen, around
 from ..index import FeatureExample, FeatureIndex
-from ..viz.escaping import one_line
+from ..viz.escaping import one_line, token_line
 from . import Demo, load_demo
 from .choosing import Noticed, noticed, story_index
 from .effects import PROMPT, Ablation, Amplification, clearest_amplification, signs_of, strongest_ablation
@@ -219,7 +219,7 @@ def _named(feature: Noticed) -> str:
 
 
 def _quoted(token: str) -> str:
-    return f"“{one_line(token.strip(' '))}”"
+    return f"“{token_line(token.strip(' ') or token)}”"
 
 
 def _marked(screen: Screen, tokens: Sequence[str], positions: Sequence[int]) -> Text:

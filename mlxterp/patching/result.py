@@ -17,7 +17,7 @@ from ..anatomy import Anatomy
 from ..errors import warn
 from ..plotting import bars, finished, heatmap, new_figure
 from ..text import string_tokens
-from ..viz.escaping import escaped, one_line
+from ..viz.escaping import escaped, one_line, token_line
 from ..viz.grid import Cell, Grid
 from ..viz.page import Links, cell, page, write_page
 from ..viz.palette import steps_of
@@ -129,7 +129,7 @@ class PatchingResult:
             return finished(figure, path, show)
         figure = new_figure(3 + 0.4 * len(self.columns), 2 + 0.3 * len(layers), show)
         axes, scale = figure.subplots(), self._scale()
-        names = [one_line(f"{n} {t}".strip()) for n, t in self._headed()]
+        names = [f"{n} {token_line(t)}".strip() for n, t in self._headed()]
         heatmap(axes, effects, layers, names, limits=(-scale, scale), label="effect")
         axes.set(xlabel=self.by, ylabel="layer", title=self._title())
         return finished(figure, path, show)
@@ -219,4 +219,11 @@ def _labels(anatomy: Anatomy, question: Question, columns: Sequence[int]) -> tup
     if tokenizer is None or pair.size > 1:
         return ()
     before, after = (string_tokens(tokenizer, b.ids[0].tolist()) for b in (pair.clean, pair.corrupted))
-    return tuple(after[p] if before[p] == after[p] else f"{before[p]} → {after[p]}" for p in columns)
+    return tuple(
+        after[p] if before[p] == after[p] else f"{_shown(before[p])} → {_shown(after[p])}" for p in columns
+    )
+
+
+def _shown(token: str) -> str:
+    """A token beside another: one that is white space is marked."""
+    return token_line(token) if token.isspace() else token

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from .card_text import card_text, ends
-from .escaping import attribute, escaped, one_line, with_marks
+from .escaping import attribute, escaped, one_line, token_html
 from .histogram import histogram_svg
 from .page import Links, cell, page, write_page
 from .spans import spans_html, wants_color
@@ -229,8 +229,8 @@ def _share(value: float) -> str:
 
 
 def _token(token: str) -> str:
-    """A token by itself; its leading spaces can be seen."""
-    return f'<code dir="auto" lang="">{with_marks(token)}</code>'
+    """A token by itself; its white space can be seen."""
+    return f'<code dir="auto" lang="">{token_html(token)}</code>'
 
 
 def _muted(text: str) -> str:

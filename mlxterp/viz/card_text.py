@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .escaping import one_line
+from .escaping import one_line, token_line
 from .histogram import histogram_line
 from .spans import spans_text
 
@@ -59,7 +59,7 @@ def _row(name: str, cells: list[str], between: str = "  ") -> str | None:
 
 
 def _token(token: str) -> str:
-    return f"“{one_line(token)}”"
+    return f"“{token_line(token)}”"
 
 
 def ends(example: Example) -> tuple[str, str]:

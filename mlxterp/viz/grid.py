@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from .escaping import attribute, escaped, one_line, with_marks
+from .escaping import attribute, escaped, token_html, token_line
 from .palette import class_of
 
 _STYLE = (
@@ -20,9 +20,7 @@ _STYLE = (
     "{padding:.1em .3em;white-space:pre;overflow-wrap:normal;text-align:center}</style>"
 )
 _WIDTH = 100
-"""Columns of a terminal's line."""
-_CELL = 12
-"""Columns of one cell, at most."""
+"""Columns of a terminal's line; a single column of the grid may be wider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +58,11 @@ class Grid:
         )
 
     def lines(self) -> list[str]:
-        """The grid in lines of at most 100 columns: as many columns of it side by side as fit."""
-        heads = [one_line(f"{n} {t.strip(' ')}".rstrip(" ")) for n, t in self.columns]
-        cells = [[one_line(c.text) for c in row] for _, row in self.rows]
+        """The grid in lines: as many columns of it side by side as fit into 100. No cell is cut."""
+        heads = [f"{n} {token_line(t.strip(' ') or t)}".rstrip(" ") for n, t in self.columns]
+        cells = [[token_line(c.text) for c in row] for _, row in self.rows]
         widths = [
-            min(_CELL, max(cell_len(t) for t in (head, *(row[j] for row in cells))))
-            for j, head in enumerate(heads)
+            max(cell_len(t) for t in (head, *(row[j] for row in cells))) for j, head in enumerate(heads)
         ]
         names = [name for name, _ in self.rows]
         first = max(cell_len(name) for name in (self.corner, *names))
@@ -80,31 +77,29 @@ class Grid:
 
 
 def _blocks(widths: Sequence[int], room: int) -> list[tuple[int, int]]:
-    """Runs of columns, each as wide as fits."""
-    found, start, used = [], 0, 0
+    """Runs of columns, each as wide as fits; one that begins with a wider column fills the lines that it takes."""
+    found, start, used, limit = [], 0, 0, room
     for j, width in enumerate(widths):
-        if j > start and used + width + 2 > room:
+        if j > start and used + width + 2 > limit:
             found.append((start, j))
             start, used = j, 0
+        if j == start:
+            limit = room * -(-(width + 2) // room)
         used += width + 2
     return [*found, (start, len(widths))] if widths else []
 
 
 def _line(name: str, first: int, cells: Sequence[tuple[str, int]]) -> str:
-    parts = [set_cell_size(name, first), *(_fitted(text, width) for text, width in cells)]
+    parts = [set_cell_size(name, first), *(set_cell_size(text, width) for text, width in cells)]
     return "  ".join(parts).rstrip()
 
 
-def _fitted(text: str, width: int) -> str:
-    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
-
-
 def _token(text: str) -> str:
-    return f' <code dir="auto" lang="">{with_marks(text)}</code>' if text else ""
+    return f' <code dir="auto" lang="">{token_html(text)}</code>' if text else ""
 
 
 def _cell(cell: Cell) -> str:
     tip = f' title="{attribute(cell.tip)}"' if cell.tip else ""
     if not cell.step:
-        return f"<td{tip}>{with_marks(cell.text)}</td>"
-    return f"<td><mark class={class_of(cell.step)}{tip}>{with_marks(cell.text)}</mark></td>"
+        return f"<td{tip}>{token_html(cell.text)}</td>"
+    return f"<td><mark class={class_of(cell.step)}{tip}>{token_html(cell.text)}</mark></td>"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .escaping import attribute, one_line, with_breaks, with_marks
+from .escaping import attribute, in_line, visible_pieces, with_breaks, with_marks
 from .palette import ansi, class_of, steps_of
 
 
@@ -32,8 +32,8 @@ def spans_html(
         start: Position of the first token.
         peak: Index in `tokens` of the one to underline.
     """
-    parts = []
-    for first, text, step, value, strongest in _groups(tokens, activations, scale, peak):
+    parts, seen = [], visible_pieces(tokens)
+    for first, text, step, value, strongest in _groups(seen, activations, scale, peak):
         if step == 0:
             parts.append(with_breaks(text))
             continue
@@ -57,11 +57,11 @@ def spans_text(
     Args:
         breaks: Keep the text's line breaks (behind ↵).
     """
-    parts = []
-    for _, text, step, value, strongest in _groups(tokens, activations, scale, peak):
-        shown, end = one_line(text), ""
+    parts, seen = [], visible_pieces(tokens)
+    for _, text, step, value, strongest in _groups(seen, activations, scale, peak):
+        shown, end = in_line(text), ""
         if breaks and step == 0:
-            shown = "↵\n".join(map(one_line, text.split("\n")))
+            shown = "↵\n".join(map(in_line, text.split("\n")))
         elif breaks and "\n" in text:
             end = "\n"  # behind the colour, which would fill the line
         if step == 0:

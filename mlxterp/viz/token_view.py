@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .escaping import escaped, one_line
+from .escaping import escaped, one_line, token_line
 from .page import Links, cell, page, write_page
 from .spans import peak_of, spans_html, spans_text, wants_color
 
@@ -137,7 +137,7 @@ class TokenView:
         token = next((self.tokens[j] for j in range(peak, -1, -1) if self.tokens[j]), "")
         active = int(np.count_nonzero(values))
         return (
-            f"strongest {values[peak]:.4g} on “{one_line(token.strip(' ') or token)}” (position {peak}),"
+            f"strongest {values[peak]:.4g} on “{token_line(token.strip(' ') or token)}” (position {peak}),"
             f" active on {active:,} of {len(values):,} tokens"
         )
 

@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxterp.text import pieces_of
-from mlxterp.viz.escaping import attribute, one_line, visible
+from mlxterp.viz.escaping import attribute, one_line, token_line, visible, visible_pieces
 from mlxterp.viz.palette import STEPS, ansi, background, class_of, contrast, foreground, steps_of
 from mlxterp.viz.spans import spans_html, spans_text, wants_color
 
 from .reading import HOSTILE, Reader
 
 characters = st.one_of(
-    st.characters(), st.sampled_from("\x00\x1b\x7f\x85\r\n\t \u2028\u202e\ud800<>&\"'·↵[]")
+    st.characters(),
+    st.sampled_from(
+        "\x00\x1b\x7f\x85\r\n\t \u2028\u202e\ud800<>&\"'·↵[]\u200b\u200c\u200d\u200f\ufe0f👩🏽❤می\U000e0061"
+    ),
 )
 texts = st.text(characters, max_size=8)
 tokens_with_activations = st.lists(
@@ -51,6 +54,64 @@ def test_what_cannot_be_shown_is_named():
     assert visible("a\x00\x1b[1m\r\x7f\x85\ud83d\u202e") == "a⟨00⟩⟨1B⟩[1m⟨0D⟩⟨7F⟩⟨85⟩⟨D83D⟩⟨202E⟩"
     assert visible("tab\tline\nמים 👩‍👧 \u2028") == "tab\tline\nמים 👩‍👧 \u2028"
     assert one_line("a\tb\nc\u2028") == "a⇥b↵c↵"
+
+
+UNSEEN = [
+    0xAD, 0x34F, 0x61C, 0x115F, 0x180E, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x202A, 0x202E, 0x2060, 0x2066, 0x2069,
+    0x206F, 0x3164, 0xFE00, 0xFE0F, 0xFEFF, 0xFFA0, 0xFFF9, 0xE0001, 0xE0041, 0xE007F, 0xE0100, 0xE01EF,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", UNSEEN)
+def test_what_has_no_width_or_turns_the_direction_is_named(code):
+    for text in (f"a{chr(code)}b", chr(code), f"{chr(code)}\n", f"א{chr(code)}ב"):
+        assert visible(text) == text.replace(chr(code), f"⟨{code:02X}⟩")
+        assert chr(code) not in attribute(text) and chr(code) not in one_line(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👩‍👧", "👩🏽‍🚀", "❤️", "🏳️‍🌈", "👨‍👩‍👧‍👦", "🕵🏽‍♂️", "1️⃣", "⚠︎", "©️", "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+        "می‌خواهم", "نامه‌ای", "क्‍ष", "র‍্য", "ക്‍", "ශ්‍රී", "ক্‌ষ", "ᠠ᠋", "مِي‌خواهم",
+    ],
+)  # fmt: skip
+def test_what_emoji_and_spellings_are_made_of_stays(text):
+    assert visible(text) == text and visible(f"a {text} b") == f"a {text} b"
+    pieces = list(text)
+    assert "".join(visible_pieces(pieces)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\u200db", "a⟨200D⟩b"),
+        ("👩\u200d", "👩⟨200D⟩"),
+        ("👩\u200d\u200d👧", "👩⟨200D⟩⟨200D⟩👧"),
+        ("😀\ufe0f\ufe01\U000e0141", "😀\ufe0f⟨FE01⟩⟨E0141⟩"),
+        ("😀\U000e0061\U000e007f", "😀⟨E0061⟩⟨E007F⟩"),
+        ("x\ufe0f", "x⟨FE0F⟩"),
+        ("1\ufe0f", "1⟨FE0F⟩"),
+        ("سلام\u200c ", "سلام⟨200C⟩ "),
+        ("ی\u200c\u200cخ", "ی⟨200C⟩⟨200C⟩خ"),
+        ("葛\U000e0100", "葛⟨E0100⟩"),
+    ],
+)
+def test_the_same_characters_elsewhere_are_named(text, shown):
+    assert visible(text) == shown
+
+
+@given(st.lists(texts, max_size=6))
+def test_pieces_are_seen_as_the_whole_text_is(pieces):
+    shown = visible_pieces(pieces)
+    assert "".join(shown) == visible("".join(pieces))
+    assert [bool(piece) for piece in shown] == [bool(piece) for piece in pieces]
+
+
+def test_a_token_of_white_space_is_written_with_marks():
+    assert [token_line(t) for t in (" ", " \n", "\t", "\r\n", "\u3000", " a", "")] == [
+        "·", "·↵", "⇥", "⟨0D⟩↵", "⟨3000⟩", " a", "",
+    ]  # fmt: skip
 
 
 def test_only_active_tokens_get_an_element():
