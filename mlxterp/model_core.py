@@ -9,6 +9,7 @@ from .acting import Acts, Watch, acting
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
 from .errors import warn
+from .features.cache import FeatureCache
 from .standing import Standing
 
 
@@ -18,10 +19,12 @@ class ModelCore:
     name: str | None = None  # the repo or folder it was loaded from
     _plain: Anatomy
     _standing: Standing
+    _feature_cache: FeatureCache
 
     def _start(self, language_model: LanguageModel) -> None:
         object.__setattr__(self, "_plain", Anatomy(language_model))
         object.__setattr__(self, "_standing", Standing())
+        object.__setattr__(self, "_feature_cache", FeatureCache())
 
     @property
     def language_model(self) -> LanguageModel:
@@ -36,6 +39,11 @@ class ModelCore:
     def _anatomy_for(self, inputs: Any, further: Sequence[Acts] = ()) -> Anatomy:
         """Its components, for a call that runs `inputs`; `further` acts last."""
         return acting(self._plain, [*self._standing.acts(), *further], inputs)
+
+    @property
+    def feature_cache(self) -> FeatureCache:
+        """Features of the texts last searched: `feature_cache.clear()` forgets them, `enabled = False` keeps none."""
+        return self._feature_cache
 
     def warn_of_acts(self, what: str) -> None:
         """Warns where something attached, or an open `steer` block, changes the model while so."""

@@ -207,7 +207,8 @@ class SAEMethods(ModelCore):
         """The texts on which a feature is most active: (text, activation, token position).
 
         A text counts once, at its strongest token; strongest first, then the earlier text; empty
-        for a feature that never fires.
+        for a feature that never fires. Asked again about the same texts, the model runs only if anything in it
+        has changed since (`feature_cache`).
 
         Args:
             texts: The texts to look at; None, with an index, takes its own.
@@ -220,8 +221,9 @@ class SAEMethods(ModelCore):
         if texts is None:
             raise InputError("Give a list of texts, or index=… to ask an index about its own.")
         found = top_texts(
-            self.language_model, feature_id, sae, texts, place, tokenize=self._tokenize, top_k=top_k
-        )
+            self.language_model, feature_id, sae, texts, place,
+            tokenize=self._tokenize, top_k=top_k, cache=self.feature_cache,
+        )  # fmt: skip
         warn_of_another_place(self._plain, sae, place.name)
         return found
 

@@ -16,6 +16,7 @@ from ..sparse import SparseFeatures
 from ..tokens import TokenBatch
 from ..variants import Activation, InputForm
 from ..weights import SAEWeights
+from .state import StateDigest, WeightsDigest
 
 
 @runtime_checkable
@@ -269,6 +270,17 @@ class LanguageModel(Protocol):
 
     def refresh(self) -> bool:
         """Looks whether modules were replaced since, and reads them again if so; whether they were."""
+        ...
+
+    def state_digest(self) -> StateDigest | None:
+        """A digest of everything that a pass computes with: the bytes of all arrays, settings and hooks of all modules.
+
+        Equal within one process where nothing was changed; None where something cannot be read.
+        """
+        ...
+
+    def weights_digest(self) -> WeightsDigest | None:
+        """What tells weights from others, wherever a checkpoint is loaded; None where some cannot be read."""
         ...
 
     def forward(self, batch: TokenBatch) -> Array:

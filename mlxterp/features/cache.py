@@ -1,97 +1,159 @@
 """Features of the last few corpora, so that many features of the same texts cost one pass.
 
-An entry belongs to one model object, component, SAE and list of texts. Before it is used, the
-shortest text is run again: where the model's weights have changed since, the activations differ and
-the entry is dropped. While something acts on the model (steering, an attached SAE) nothing is looked
-up or kept. Kept: at most `ENTRIES`, at most `LIMIT` bytes in all, and none longer than the model lives.
+`InterpretableModel` holds one `FeatureCache`, as `model.feature_cache`; it is gone with the model. An entry belongs to
+a component, an SAE and the tokens of some texts, and holds only while everything that the model computes with is,
+byte for byte, what it was: that is digested before the pass and again before the entry is used, because an array can
+be changed behind the same object. Where reading all bytes takes longer than running the texts again, nothing is kept;
+nor while something acts on the model (steering, an attached SAE).
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-import weakref
-from collections.abc import Callable, Sequence
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..backends.state import StateDigest
 from ..corpus import Corpus
 from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
-from .collect import collect
 
 ENTRIES = 4
 LIMIT = 512 * 2**20
 """Bytes, over all entries."""
-_PROOF_TOKENS = 16
+_AT_ONCE = 0.1
+"""Seconds that a digest may always take."""
 
-Key = tuple[int, str, int | None, str, str]
+Key = tuple[str, int | None, str, str]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Entry:
     """Features of one corpus, by feature."""
 
-    model: weakref.ref
     by_feature: SparseFeatures
     """Row f: the tokens (numbers in the corpus) where feature f is active, ascending."""
-    offsets: np.ndarray
-    """int64, (texts + 1,): as in `Corpus`."""
     prefixes: np.ndarray
     """uint64, (n,): as `Corpus.prefixes` gives them."""
-    shortest: int
-    """Number of the text that is run again."""
-    proof_ids: np.ndarray
-    """int32: its token ids."""
-    proof: np.ndarray
-    """(at most 16, width): activations of its first tokens when the entry was made."""
+    state: StateDigest
+    """What the model computed with: `LanguageModel.state_digest`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes."""
+        return self.by_feature.nbytes + self.prefixes.nbytes
 
 
-_entries: dict[Key, Entry] = {}  # oldest first
-_lock = threading.RLock()  # `_forget` can run at any moment, also while this thread holds it
+class FeatureCache:
+    """The features of the texts that a model was last searched over.
 
-
-def look_up(
-    model: LanguageModel,
-    component: Component,
-    sae: SAE,
-    texts: Sequence[str],
-    tokenize: Callable[[str], Sequence[int]] | None,
-) -> Entry | None:
-    """The entry for exactly these, if there is one and it still holds; none of a model that something acts on."""
-    if getattr(model, "is_acting", False):
-        return None
-    key = _key(model, component, sae, texts)
-    with _lock:
-        entry = _entries.pop(key, None)
-        if entry is None or tokenize is None or entry.model() is not model:
-            return None
-        _entries[key] = entry  # now the youngest
-    ids = np.asarray(tokenize(texts[entry.shortest]), dtype=np.int32)
-    if np.array_equal(ids, entry.proof_ids) and np.array_equal(_prove(model, component, ids), entry.proof):
-        return entry
-    with _lock:
-        if _entries.get(key) is entry:
-            _entries.pop(key, None)
-    return None
-
-
-def clear() -> None:
-    """Forgets every entry."""
-    with _lock:
-        _entries.clear()
-
-
-class Keeper:
-    """Gathers the features of one pass and keeps them, unless they are too large."""
+    `clear()` forgets them, `enabled = False` forgets them and keeps nothing from then on. Answers are the same with
+    and without.
+    """
 
     def __init__(self) -> None:
+        self._entries: dict[Key, Entry] = {}  # oldest first
+        self._lock = threading.RLock()
+        self._enabled = True
+        self._digest_seconds: float | None = None
+        self._token_seconds: float | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is looked up and kept."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._enabled = bool(value)
+        if not self._enabled:
+            self.clear()
+
+    def clear(self) -> None:
+        """Forgets every entry."""
+        with self._lock:
+            self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        off = "" if self._enabled else "; switched off"
+        return f"FeatureCache({len(self)} of {ENTRIES} corpora, {self.nbytes / 2**20:.1f} MiB{off})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the entries take; at most 512 MiB."""
+        with self._lock:
+            return sum(entry.nbytes for entry in self._entries.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"enabled": self._enabled}  # a copy of a model starts without memory
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()
+        self._enabled = state["enabled"]
+
+    def question(
+        self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus
+    ) -> CorpusQuestion | None:
+        """What is asked of these tokens, with the entry that answers it; None where nothing is to be kept."""
+        if not self._enabled or getattr(model, "is_acting", False):
+            return None
+        key = (component.name, component.call, sae.fingerprint, _tokens_digest(corpus))
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is not None:
+                self._entries[key] = entry  # now the youngest
+        if entry is None and not self._pays(len(corpus.tokens)):
+            return None
+        began = time.perf_counter()
+        state = model.state_digest()
+        self._digest_seconds = time.perf_counter() - began
+        if entry is not None and entry.state != state:
+            self._drop(key, entry)
+            entry = None
+        return None if state is None else CorpusQuestion(self, key, state, entry)
+
+    def _pays(self, tokens: int) -> bool:
+        """Whether reading the model's bytes takes less time than running so many tokens."""
+        digest, each = self._digest_seconds, self._token_seconds
+        return digest is None or each is None or digest <= max(_AT_ONCE, tokens * each)
+
+    def _drop(self, key: Key, entry: Entry) -> None:
+        with self._lock:
+            if self._entries.get(key) is entry:
+                self._entries.pop(key)
+
+    def _keep(self, key: Key, entry: Entry, seconds: float) -> None:
+        self._token_seconds = seconds / max(1, len(entry.prefixes))
+        if not self._pays(len(entry.prefixes)):
+            return
+        with self._lock:
+            if not self._enabled:
+                return
+            self._entries.pop(key, None)
+            self._entries[key] = entry
+            while len(self._entries) > ENTRIES or self.nbytes > LIMIT:
+                self._entries.pop(next(iter(self._entries)))
+
+
+class CorpusQuestion:
+    """One corpus that features are asked of: its entry, or what gathers one from a pass."""
+
+    def __init__(self, cache: FeatureCache, key: Key, state: StateDigest, entry: Entry | None):
+        self.entry = entry
+        self._cache, self._key, self._state = cache, key, state
         self._tokens: list[np.ndarray] = []
         self._parts: list[SparseFeatures] = []
         self._size = 0
+        self._began = time.perf_counter()
 
     def add(self, tokens: np.ndarray, features: SparseFeatures) -> None:
         """Features of some tokens, with their numbers in the corpus."""
@@ -103,48 +165,17 @@ class Keeper:
             self._tokens.append(tokens)
             self._parts.append(features)
 
-    def finish(
-        self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus, prefixes: np.ndarray
-    ) -> None:
-        """Makes the entry, and lets older ones go."""
-        is_acting = getattr(model, "is_acting", False)
-        if not self._parts or 4 * self._size > LIMIT or corpus.texts is None or is_acting:
+    def finish(self, prefixes: np.ndarray) -> None:
+        """Makes the entry, unless it is too large, and lets older ones go."""
+        seconds = time.perf_counter() - self._began
+        if not self._parts or 4 * self._size > LIMIT:
             return
         order = np.argsort(np.concatenate(self._tokens))
         by_feature = SparseFeatures.concat(self._parts).take(order).transpose()
-        shortest = int(np.argmin(corpus.lengths))
-        ids = np.array(corpus.ids(shortest))
-        try:
-            reference = weakref.ref(model, _forget)
-        except TypeError:  # a model that cannot be watched could be replaced by another at its address
-            return
-        proof = _prove(model, component, ids)
-        entry = Entry(reference, by_feature, corpus.offsets, prefixes, shortest, ids, proof)
-        with _lock:
-            _entries[_key(model, component, sae, corpus.texts)] = entry
-            while len(_entries) > ENTRIES or _size() > LIMIT:
-                _entries.pop(next(iter(_entries)), None)
+        self._cache._keep(self._key, Entry(by_feature, prefixes, self._state), seconds)
 
 
-def _forget(reference: weakref.ref) -> None:
-    with _lock:
-        for key in [key for key, entry in list(_entries.items()) if entry.model is reference]:
-            _entries.pop(key, None)
-
-
-def _prove(model: LanguageModel, component: Component, ids: np.ndarray) -> np.ndarray:
-    corpus = Corpus.from_token_ids([ids[:_PROOF_TOKENS].tolist()])
-    return np.concatenate([model.backend.get(part.values) for part in collect(model, corpus, component)])
-
-
-def _size() -> int:
-    return sum(e.by_feature.nbytes + e.offsets.nbytes + e.prefixes.nbytes for e in list(_entries.values()))
-
-
-def _key(model: LanguageModel, component: Component, sae: SAE, texts: Sequence[str]) -> Key:
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return id(model), component.name, component.call, sae.fingerprint, digest.hexdigest()
+def _tokens_digest(corpus: Corpus) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(corpus.offsets).data)
+    digest.update(np.ascontiguousarray(corpus.tokens).data)
+    return digest.hexdigest()

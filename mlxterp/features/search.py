@@ -1,8 +1,8 @@
 """Top features of a text, and top texts of a feature, by running the model over the texts.
 
 Both count every token, special ones included, and both use the SAE's exact selection: which
-features are active on a token depends on all of them. The features of a whole corpus are kept for
-the next question about the same texts (`cache`).
+features are active on a token depends on all of them. The features of a whole corpus can be kept for
+the next question about the same texts (`FeatureCache`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
 from ..variants import Temporal
-from . import cache
+from .cache import FeatureCache
 from .collect import Activations, collect
 from .ranking import Firings
 
@@ -71,11 +71,15 @@ def top_texts(
     *,
     tokenize: Tokenize | None,
     top_k: int = 10,
+    cache: FeatureCache | None = None,
 ) -> list[tuple[str, float, int]]:
     """The texts on which a feature is most active: (text, activation, position of the token).
 
     A text counts once, at its strongest token (the earliest of equals). Strongest text first, then
     the earlier one; a text given twice appears twice; empty for a feature that never fires.
+
+    Args:
+        cache: Where the features of all these texts are kept, so that the next question runs no model.
 
     Raises:
         InputError: `texts` is not a list of texts with tokens, or `top_k` is below 1.
@@ -85,19 +89,20 @@ def top_texts(
     check_top_k(top_k)
     feature = feature_ids.feature_id(feature_id, sae.d_hidden)
     check_texts(texts)
-    known = cache.look_up(model, component, sae, texts, tokenize)
-    if known is not None:
-        tokens, values = known.by_feature.row(feature)
-        return _strongest(tokens, values, known.offsets, known.prefixes, texts, top_k)
     corpus = Corpus.from_texts(texts, tokenize)
-    keeper = cache.Keeper()
+    question = None if cache is None else cache.question(model, component, sae, corpus)
+    if question is not None and question.entry is not None:
+        tokens, values = question.entry.by_feature.row(feature)
+        return _strongest(tokens, values, corpus.offsets, question.entry.prefixes, texts, top_k)
     found = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
     for tokens, features in encode_corpus(model, corpus, sae, component):
         hits = np.flatnonzero(features.indices == feature)
         found.append((tokens[features.row_ids[hits]], features.values[hits]))
-        keeper.add(tokens, features)
+        if question is not None:
+            question.add(tokens, features)
     prefixes = corpus.prefixes()
-    keeper.finish(model, component, sae, corpus, prefixes)
+    if question is not None:
+        question.finish(prefixes)
     tokens, values = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(tokens)
     return _strongest(tokens[order], values[order], corpus.offsets, prefixes, texts, top_k)

@@ -67,7 +67,7 @@ class SAE:
         self.activation = activation
         self.form = form or InputForm()
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self._fingerprint: str | None = None
+        self._fingerprint: tuple[tuple[Activation, InputForm], str] | None = None
         self._concepts: Concepts | None = None
 
     # -- what it is ---------------------------------------------------------------------------
@@ -143,9 +143,10 @@ class SAE:
     @property
     def fingerprint(self) -> str:
         """sha256 of weights, activation and form: equal exactly when two SAEs give equal features."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.weights, self.activation, self.form)
-        return self._fingerprint
+        parts = (self.activation, self.form)  # these two can be set
+        if self._fingerprint is None or self._fingerprint[0] != parts:
+            self._fingerprint = parts, fingerprint(self.weights, *parts)
+        return self._fingerprint[1]
 
     def __repr__(self) -> str:
         place = f" of {self.component}" if self.component else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from mlxterp import (
     UnknownFeatureError,
 )
 from mlxterp.corpus import Corpus
-from mlxterp.features import cache
 from mlxterp.features.collect import collect
 from mlxterp.features.search import _strongest, top_features, top_texts
 from mlxterp.sites import Component, Run, Site, at_site
@@ -60,11 +57,6 @@ def llama_of_mlx(seed: int = 3, **settings) -> InterpretableModel:
     }  # fmt: skip
     model = llama.Model(llama.ModelArgs.from_dict(arguments | settings))
     return InterpretableModel(model, tokenizer=TOKENIZER)
-
-
-@pytest.fixture(autouse=True)
-def no_memory_of_other_tests():
-    cache.clear()
 
 
 @pytest.fixture(scope="module")
@@ -324,93 +316,3 @@ def test_bad_arguments_are_refused():
         top_features(lm, "", sae, component, tokenize=lambda text: [])
     with pytest.raises(NoTokenizerError):
         top_texts(lm, 1, sae, ["a"], component, tokenize=None)
-
-
-# -- asking again -------------------------------------------------------------------------------
-
-
-class Counter:
-    """Counts the tokens that a model runs."""
-
-    def __init__(self, model: InterpretableModel, monkeypatch: pytest.MonkeyPatch):
-        lm, run = model.language_model, model.language_model.run
-        self.tokens = 0
-
-        def counted(batch, *args, **kwargs):
-            self.tokens += int(batch.lengths.sum())
-            return run(batch, *args, **kwargs)
-
-        monkeypatch.setattr(lm, "run", counted)
-
-    def during(self, function) -> int:
-        before = self.tokens
-        function()
-        return self.tokens - before
-
-
-def test_further_features_of_the_same_texts_run_only_the_shortest(model, monkeypatch):
-    sae, counter = random_sae(place(model, "layers.1.mlp")[1]), Counter(model, monkeypatch)
-    everything = sum(len(TOKENIZER.encode(text)) for text in TEXTS)
-    first = model.get_top_texts_for_feature(4, sae, TEXTS, 1)
-    assert counter.during(lambda: model.get_top_texts_for_feature(5, sae, TEXTS, 1)) == 2
-    assert model.get_top_texts_for_feature(4, sae, list(TEXTS), 1) == first
-    for changed in (
-        lambda: model.get_top_texts_for_feature(4, sae, [*TEXTS[:-1], "x"], 1),
-        lambda: model.get_top_texts_for_feature(4, sae, TEXTS, 0),
-        lambda: model.get_top_texts_for_feature(4, random_sae(sae.d_model, k=5), TEXTS, 1),
-    ):
-        assert counter.during(changed) > 2
-    assert counter.during(lambda: model.get_top_texts_for_feature(4, sae, TEXTS[:2], 1)) < everything
-
-
-def test_changed_weights_are_noticed():
-    model, sae = llama_of_mlx(), random_sae(32)
-    feature = model.get_top_features_for_text(TEXTS[2], sae, 1)[0][0]
-    model.get_top_texts_for_feature(feature, sae, TEXTS, 1)
-    block = model.language_model.model.model.layers[1].mlp.down_proj  # type: ignore[attr-defined]
-    block.weight = block.weight * 2
-    component = model.anatomy.component("layers.1.mlp")
-    expected = oracle.top_texts(brute_force(model, TEXTS, component, sae), TEXTS, feature, 10)
-    assert same(model.get_top_texts_for_feature(feature, sae, TEXTS, 1), expected, 1)
-
-
-def test_another_tokenization_is_noticed():
-    model, sae = llama_of_mlx(), random_sae(32)
-    lm, component = model.language_model, model.anatomy.component("layers.1.mlp")
-
-    def without_bos(text: str) -> list[int]:
-        return TOKENIZER.encode(text)[1:]
-
-    first = [top_texts(lm, 3, sae, TEXTS, component, tokenize=t) for t in (TOKENIZER.encode, without_bos)]
-    for tokenize, expected in zip((without_bos, TOKENIZER.encode), reversed(first), strict=True):
-        cache.clear()
-        assert top_texts(lm, 3, sae, TEXTS, component, tokenize=tokenize) == expected
-
-
-def test_no_more_is_kept_than_the_limits_say(monkeypatch):
-    model, sae = llama_of_mlx(), random_sae(32)
-    for texts in itertools.combinations(TEXTS, 5):
-        model.get_top_texts_for_feature(3, sae, list(texts), 1)
-    assert len(cache._entries) == cache.ENTRIES
-    cache.clear()
-    before = model.get_top_texts_for_feature(3, sae, TEXTS, 1)
-    cache.clear()
-    monkeypatch.setattr(cache, "LIMIT", 100)
-    assert model.get_top_texts_for_feature(3, sae, TEXTS, 1) == before
-    assert not cache._entries
-
-
-def test_nothing_is_kept_of_a_model_that_is_gone():
-    model = llama_of_mlx()
-    model.get_top_texts_for_feature(3, random_sae(32), TEXTS, 1)
-    assert cache._entries
-    del model
-    gc.collect()
-    assert not cache._entries
-
-
-def test_models_are_kept_apart():
-    one, two, sae = llama_of_mlx(), llama_of_mlx(seed=4), random_sae(32)
-    answers = [model.get_top_texts_for_feature(3, sae, TEXTS, 1) for model in (one, two, one, two)]
-    assert answers[:2] == answers[2:]
-    assert answers[0] != answers[1]

@@ -274,10 +274,10 @@ def _with_first(out: Any, value: mx.array) -> Any:
 def _traced_class(cls: type) -> type:
     traced = _traced_classes.get(cls)
     if traced is None:
-        original = cls.__call__
 
         def __call__(self, *args, **kwargs):
             tracer = _active.get()
+            original = cls.__call__  # looked up each time: it may have been replaced since
             if tracer is None:
                 return original(self, *args, **kwargs)
             return tracer.call(self, original, args, kwargs)

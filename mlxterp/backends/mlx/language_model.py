@@ -13,11 +13,13 @@ from ...errors import ComponentError, InputError, NeverCalledError, NotALanguage
 from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...tokens import TokenBatch, encode_text
 from ..base import Backend
+from ..state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
 from .generation import stream_tokens
 from .intercept import Tracer, first_array, hooked, own_class, unobserved
 from .recording import Recording
+from .state import state_digest, weights_digest
 from .tree import ModuleTree
 
 _LAYER_LISTS = ("layers", "h", "blocks")
@@ -131,6 +133,12 @@ class MLXLanguageModel:
 
     def tokenize(self, text: str) -> list[int]:
         return encode_text(self.tokenizer, text)
+
+    def state_digest(self) -> StateDigest | None:
+        return state_digest(self.model)
+
+    def weights_digest(self) -> WeightsDigest | None:
+        return weights_digest(self.model)
 
     # -- running ------------------------------------------------------------------------------
 

@@ -54,6 +54,12 @@ def hooked(tracer: Tracer) -> Iterator[None]:
         _swap_out(tracer.modules)
 
 
+def own_class(module: nn.Module) -> type:
+    """The module's class, also while it is swapped."""
+    entry = _swapped.get(id(module))
+    return type(module) if entry is None else entry[1]
+
+
 @contextmanager
 def unobserved() -> Iterator[None]:
     """Within this block no tracer sees anything: a plain pass may be run from inside an edit."""
@@ -241,10 +247,10 @@ class Tracer:
 def _traced_class(cls: type) -> type:
     traced = _traced_classes.get(cls)
     if traced is None:
-        original = cls.__call__
 
         def __call__(self, *args, **kwargs):
             tracer = _active.get()
+            original = cls.__call__  # looked up each time: it may have been replaced since
             if tracer is None:
                 return original(self, *args, **kwargs)
             return tracer.call(self, original, args, kwargs)

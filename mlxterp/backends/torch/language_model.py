@@ -14,6 +14,7 @@ from ...errors import ComponentError, InputError, NeverCalledError, NotALanguage
 from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, head_at_site
 from ...tokens import TokenBatch, encode_text
 from ..base import Backend
+from ..state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen
 from .generation import CachedPasses, end_tokens, stream_tokens
@@ -21,6 +22,7 @@ from .intercept import Stopped, Tracer, hooked, unobserved
 from .modes import settled
 from .record import Record
 from .shape import Shape, measure
+from .state import state_digest, weights_digest
 from .tree import ModuleTree
 from .values import first_tensor, logits_of, with_first
 
@@ -85,6 +87,12 @@ class TorchLanguageModel:
 
     def tokenize(self, text: str) -> list[int]:
         return encode_text(self.tokenizer, text)
+
+    def state_digest(self) -> StateDigest | None:
+        return state_digest(self.model)
+
+    def weights_digest(self) -> WeightsDigest | None:
+        return weights_digest(self.model)
 
     # -- running ------------------------------------------------------------------------------
 

@@ -1,0 +1,176 @@
+"""Checks of the numbers that users give, made where a call begins, alike in every room and wing.
+
+Each takes what was given and the name of the argument, and returns it as Python's own number, so NumPy's
+scalars and whatever else has `__index__` or `__float__` go no further than here. Truth values and
+strings are no numbers. Errors say what came, what was expected, and (`hint`) what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from ..errors import InputError
+
+GREEDY = 1e-6
+"""Below this temperature the likeliest token is taken."""
+
+_T = TypeVar("_T")
+
+
+def integer(
+    given: Any,
+    name: str,
+    least: int | None = None,
+    most: int | None = None,
+    *,
+    hint: str = "",
+    error: type[Exception] = InputError,
+) -> int:
+    """An integer in [least, most], as a Python int."""
+    wanted = "an integer" + _range(least, most)
+    if not _is_truth_value(given):
+        try:
+            number = operator.index(given)
+        except Exception:  # arrays of other libraries raise what they like
+            number = None
+        if number is not None and (least is None or number >= least) and (most is None or number <= most):
+            return number
+    raise error(_message(given, name, wanted, hint))
+
+
+def count(
+    given: Any,
+    name: str,
+    least: int = 1,
+    most: int | None = None,
+    *,
+    hint: str = "",
+    error: type[Exception] = InputError,
+) -> int:
+    """How many of something: an integer of at least `least`, as a Python int."""
+    return integer(given, name, least, most, hint=hint, error=error)
+
+
+def count_or_none(
+    given: Any, name: str, least: int = 1, *, hint: str = "", error: type[Exception] = InputError
+) -> int | None:
+    """As `count`; None stays None."""
+    return None if given is None else count(given, name, least, hint=hint, error=error)
+
+
+def seed(given: Any, name: str = "seed", *, error: type[Exception] = InputError) -> int:
+    """The start of a random sequence: an integer in [0, 2**64)."""
+    if not _is_truth_value(given):
+        try:
+            number = operator.index(given)
+        except Exception:
+            number = -1
+        if 0 <= number < 2**64:
+            return number
+    raise error(_message(given, name, "an integer in [0, 2**64)", ""))
+
+
+def finite(
+    given: Any,
+    name: str,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+    error: type[Exception] = InputError,
+) -> float:
+    """A finite number in [least, most] (or (above, below)), as a Python float."""
+    number = _number(given)
+    fits = (
+        number is not None
+        and (least is None or number >= least)
+        and (most is None or number <= most)
+        and (above is None or number > above)
+        and (below is None or number < below)
+    )
+    if fits and number is not None:
+        return number
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
+        if bound is not None
+    ]
+    wanted = "a finite number" + (f", {' and '.join(bounds)}" if bounds else "")
+    raise error(_message(given, name, wanted, hint))
+
+
+def fraction(given: Any, name: str, *, error: type[Exception] = InputError) -> float:
+    """A share: a number in [0, 1]."""
+    return finite(given, name, 0.0, 1.0, error=error)
+
+
+def temperature(given: Any, name: str = "temperature") -> float:
+    """How much chance has a say in sampling: at least 0; what is near 0 is 0, which takes the likeliest token."""
+    number = finite(given, name, 0.0)
+    return 0.0 if number < GREEDY else number
+
+
+def flag(given: Any, name: str, *, error: type[Exception] = InputError) -> bool:
+    """True or False."""
+    if not _is_truth_value(given):
+        raise error(_message(given, name, "True or False", ""))
+    return bool(given)
+
+
+def choice(given: Any, name: str, among: Iterable[_T], *, error: type[Exception] = InputError) -> _T:
+    """One of a few values."""
+    known = list(among)
+    for value in known:
+        if type(given) is type(value) and given == value:
+            return value
+    raise error(_message(given, name, "one of " + ", ".join(map(repr, known)), ""))
+
+
+def strings(given: Any, name: str, *, error: type[Exception] = InputError) -> tuple[str, ...]:
+    """None, one string or several, as a tuple; none of them is empty."""
+    if given is None:
+        return ()
+    several = (given,) if isinstance(given, str) else given
+    if isinstance(several, (bytes, bytearray)) or not isinstance(several, Iterable):
+        raise error(_message(given, name, "a string, or several", ""))
+    found = tuple(several)
+    for text in found:
+        if not isinstance(text, str):
+            raise error(_message(text, f"an entry of {name}", "a string", ""))
+        if not text:
+            raise error(f"{name}= holds an empty string, which every text begins with.")
+    return found
+
+
+def _number(given: Any) -> float | None:
+    if _is_truth_value(given) or isinstance(given, (str, bytes, bytearray, complex)):
+        return None
+    try:
+        number = float(given)
+    except Exception:  # arrays of other libraries raise what they like
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_truth_value(given: Any) -> bool:
+    return isinstance(given, bool) or str(getattr(given, "dtype", "")).rpartition(".")[2].startswith("bool")
+
+
+def _range(least: int | None, most: int | None) -> str:
+    if least is None:
+        return "" if most is None else f" of at most {most}"
+    return f" of at least {least}" if most is None else f" in [{least}, {most}]"
+
+
+def _message(given: Any, name: str, wanted: str, hint: str) -> str:
+    try:
+        shown = repr(given)
+    except Exception:
+        shown = type(given).__name__
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
+    return f"{name} is {shown}; it must be {wanted}." + (f" {hint}" if hint else "")
