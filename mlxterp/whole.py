@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,16 +40,34 @@ def written_whole(target: Path, prefix: str | None = None) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+_DEEPEST = 100
+
+
 def strict_json(text: str | bytes) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: It is none, names a key twice, holds NaN or an infinity, or is nested too deeply.
+        ValueError: It is none, names a key twice, holds NaN, an infinity or a number beyond float64, or is nested
+            more than 100 deep.
     """
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+        found = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if _depth(found) > _DEEPEST:
+        raise ValueError("it is nested too deeply")
+    return found
+
+
+def _depth(found: Any) -> int:
+    """How deep lists and objects are nested, counted without recursion."""
+    deepest, level = 0, [found]
+    while level := [outer for outer in level if isinstance(outer, (dict, list))]:
+        deepest += 1
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return deepest
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -61,3 +80,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is not a number that JSON knows")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return number

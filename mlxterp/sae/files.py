@@ -21,7 +21,7 @@ from ..variants import activation_to_dict
 from ..weights import SAEWeights
 from .export import as_saelens
 from .formats import own, saelens
-from .formats.source import read_config
+from .formats.settings import read_config
 
 if TYPE_CHECKING:
     from .sae import SAE

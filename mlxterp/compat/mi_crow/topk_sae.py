@@ -96,14 +96,18 @@ class TopKSae(SAE):
             said = (state.get("mi_crow_metadata") or {}).get("k")
             if self._asked_k is not None and said not in (None, self._asked_k):
                 warn(f"The state dict says k={said}; k={self._asked_k}, as TopKSae was made with, is used.")
-            parts = mi_crow_parts(Arrays(path, {"mi_crow_metadata": {}, **state}), self._asked_k)
+            arrays = Arrays(path, {"mi_crow_metadata": {}, **state})
+            parts = mi_crow_parts(arrays, self._asked_k)
+            _refuse_rest(arrays)
             if not isinstance(parts.activation, TopK):
                 raise SAEError("The state dict does not say k. Make the SAE with it: TopKSae(…, k=32).")
             return parts
         if set(NAMES) <= set(state):
             if self._asked_k is None:
                 raise SAEError("A plain state dict does not say k. Make the SAE with it: TopKSae(…, k=32).")
-            taken = Arrays(path, state).take({"W_enc": "d n", "b_enc": "n", "W_dec": "n d", "b_dec": "d"})
+            arrays = Arrays(path, state)
+            taken = arrays.take({"W_enc": "d n", "b_enc": "n", "W_dec": "n d", "b_dec": "d"})
+            _refuse_rest(arrays)
             weights = SAEWeights(taken["W_enc"], taken["b_enc"], taken["W_dec"], taken["b_dec"])
             return Parts(weights, TopK(self._asked_k), {})
         raise SAEError(
@@ -159,6 +163,14 @@ def _zeros(*shape: int) -> np.ndarray:
     zero = np.zeros((), dtype=np.float32)
     zero.flags.writeable = False
     return np.broadcast_to(zero, shape)
+
+
+def _refuse_rest(arrays: Arrays) -> None:
+    """Raises SAEError where the state dict holds arrays that were not used."""
+    if rest := arrays.untaken():
+        raise SAEError(
+            f"The state dict holds {', '.join(rest)} beside the arrays of a TopKSae, so it is of another kind of SAE."
+        )
 
 
 def _plain(state: Any, depth: int = 4) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from . import (
     temporal,
     upstream,
 )
+from .passed_over import passed_over
 from .source import Files, Parts
 
 
@@ -80,6 +82,8 @@ FORMATS = (*_TABLE, *_OTHER_READINGS)
 """Names of what `SAE.load(path, format=…)` reads."""
 
 _DEPTH = 4
+_MOST_ENTRIES, _MOST_SAES = 10_000, 20
+"""A home folder holds more; what holds an SAE, or a collection of them, does not, or is soon found."""
 _UNFORESEEN = (
     ValueError,
     TypeError,
@@ -106,6 +110,7 @@ def read(
         raise SAEError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
     path, k, scale = _checked_path(path), _checked_k(k), _checked_scale(scale)
     name, files = _found(path, format, k, scale)
+    files.forget()
     try:
         with np.errstate(all="ignore"):  # numbers that are not finite are refused by name, by SAE
             parts = {**_TABLE, **_OTHER_READINGS}[name].read(files)
@@ -117,17 +122,38 @@ def read(
         raise SAEError(
             f"{path} (read as {name}) holds what cannot be: {type(error).__name__}: {error}."
         ) from error
-    if files.untaken():
-        raise SAEError(
-            f"{path} (read as {name}) holds {', '.join(files.untaken())}, which a {parts.activation.name} SAE of its"
-            " settings does not have. Settings and weights do not belong together."
-        )
+    _check_unused(path, name, files, parts)
     if k is not None and getattr(parts.activation, "k", None) != k:
         warn(
             f"k={k} was not used: what is active in this {parts.activation.name} SAE does not depend on a k."
         )
     parts.metadata.update({"format": name, "source": os.fspath(path)})
     return parts
+
+
+def _check_unused(path: Path, format: str, files: Files, parts: Parts) -> None:
+    """Refuses arrays that were not used, and names settings that were not; those that cannot matter excepted."""
+    unused = files.unused()
+    arrays = [f"{name} in {file}" for file, name in unused.arrays if not passed_over(format, name)]
+    if arrays:
+        raise SAEError(
+            f"{path} (read as {format}) holds {', '.join(arrays[:8])}{', …' * (len(arrays) > 8)}, which a"
+            f" {parts.activation.name} SAE of its settings does not have. Settings and weights do not belong together,"
+            " or the SAE is of a kind that mlxterp does not know; its numbers would be wrong."
+        )
+    settings: dict[str, list[str]] = {}
+    for file, name in unused.settings:
+        if not passed_over(format, name):
+            settings.setdefault(file, []).append(name)
+    if settings:
+        shown = "; ".join(
+            f"{file}: {', '.join(names[:12])}{', …' * (len(names) > 12)}" for file, names in settings.items()
+        )
+        warn(
+            f"{path} (read as {format}) has settings that mlxterp does not know and did not use ({shown}). If one of"
+            " them changes what the SAE computes, its features are off: compare them with those of the library that"
+            " wrote it, or call sae.check(…)."
+        )
 
 
 def _checked_path(path: str | os.PathLike) -> Path:
@@ -161,35 +187,65 @@ def _checked_scale(scale: float | None) -> float | None:
 
 def _found(path: Path, format: str | None, k: int | None, scale: float | None) -> tuple[str, Files]:
     """The format of what is at `path`, or of the only SAE in the folders below it."""
-    problems: list[MlxterpError] = []
-    found = list(_search(path, _DEPTH, lambda inner: Files(inner, k, scale), format, problems))
+    walk = _Walk(path, format, k, scale)
+    found = list(islice(walk.saes(path, _DEPTH), _MOST_SAES))
     if len(found) == 1:
         return found[0]
     if found:
         shown = ", ".join(str(files.folder.relative_to(path)) for _, files in found[:5])
+        several = f"{_MOST_SAES} or more" if len(found) == _MOST_SAES else str(len(found))
         raise SAEError(
-            f"{path} holds {len(found)} SAEs: {shown}{', …' * (len(found) > 5)}. Give the path of one."
+            f"{path} holds {several} SAEs: {shown}{', …' * (len(found) > 5)}. Give the path of one."
         )
-    if problems:
-        raise problems[0]
+    if walk.problems:
+        raise walk.problems[0]
     raise SAEError(_no_format(path, Files(path), format))
 
 
-def _search(
-    path: Path, depth: int, opened: Callable[[Path], Files], format: str | None, problems: list[MlxterpError]
-) -> Iterator[tuple[str, Files]]:
-    """Folders that hold an SAE; what could not be opened while looking goes to `problems`."""
-    files = opened(path)
-    try:
-        name = _format_of(files, format)
-    except MlxterpError as error:
-        problems.append(error)
-        name = None
-    if name is not None:
-        yield name, files
-    elif path.is_dir() and depth:
-        for inner in sorted(p for p in path.iterdir() if p.is_dir() and not p.is_symlink()):
-            yield from _search(inner, depth - 1, opened, format, problems)
+class _Walk:
+    """Looks for SAEs in a folder and below it, as long as that is not much to look through."""
+
+    def __init__(self, path: Path, format: str | None, k: int | None, scale: float | None):
+        self.path, self.format, self.k, self.scale = path, format, k, scale
+        self.problems: list[MlxterpError] = []
+        """What could not be opened while looking."""
+        self._entries = 0
+
+    def saes(self, path: Path, depth: int) -> Iterator[tuple[str, Files]]:
+        """Format and files of each."""
+        files, name = None, None
+        try:
+            files = Files(path, self.k, self.scale)
+            name = _format_of(files, self.format)
+        except (MlxterpError, OSError) as error:
+            self._note(path, error)
+        if files is not None and name is not None:
+            yield name, files
+        elif depth and path.is_dir():
+            for folder in self._folders(path):
+                yield from self.saes(folder, depth - 1)
+
+    def _note(self, path: Path, error: MlxterpError | OSError) -> None:
+        ours = isinstance(error, MlxterpError)
+        self.problems.append(error if ours else SAEError(f"{path} cannot be opened: {error}."))
+
+    def _folders(self, path: Path) -> list[Path]:
+        """Folders in a folder, sorted; none where it cannot be opened."""
+        found: list[Path] = []
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    self._entries += 1
+                    if self._entries > _MOST_ENTRIES:
+                        raise SAEError(
+                            f"{self.path} and the folders below it hold more than {_MOST_ENTRIES} files and folders,"
+                            " too many to look for an SAE in. Name the folder that holds the SAE."
+                        )
+                    if entry.is_dir(follow_symlinks=False):
+                        found.append(Path(entry.path))
+        except OSError as error:
+            self._note(path, error)
+        return sorted(found)
 
 
 def _format_of(files: Files, format: str | None) -> str | None:

@@ -1,14 +1,28 @@
-"""Transcoders of circuit-tracer: `layer_L.safetensors`, and cross-layer ones as `W_enc_L` + `W_dec_L`."""
+"""Transcoders of circuit-tracer: `layer_L.safetensors`, and cross-layer ones as `W_enc_L` + `W_dec_L`.
+
+What is active follows from what a file holds and what `config.yaml` says, as in circuit-tracer 0.5: a threshold makes
+JumpReLU, `k` makes TopK (the k largest with their sign, without a ReLU), neither ReLU.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+import numpy as np
+
 from ...components import hook_component
-from ...variants import JumpReLU, ReLU
+from ...errors import SAEError
+from ...variants import Activation, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
-from .source import Files, Parts
+from .settings import Settings, check_dtype, one_of, read_config, setting
+from .source import Arrays, Files, Parts
+
+_CONFIG = "config.yaml"
+_JUMP = ("jumprelu", "jump_relu")
+_THRESHOLDS = ("activation_function.threshold", "threshold")
+_FIXED_K = ("facebook/crv-8b-instruct-transcoders", 128)
+"""A published set whose k stands in circuit-tracer's source only."""
 
 _SHAPES = {"W_enc": "n d", "b_enc": "n", "W_dec": "n out", "b_dec": "out"}
 
@@ -27,16 +41,60 @@ def matches(files: Files) -> bool:
 def read(files: Files) -> Parts:
     """The SAE that the files hold."""
     name = _layer_file(files) or "layer_0.safetensors"
-    arrays = files.arrays(name)
+    arrays, config = files.arrays(name), _config(files, "transcoder_set")
     a = arrays.take(_SHAPES)
-    extra = {}
-    for other, shape in (("threshold", "n"), ("W_skip", "out d")):
-        found = arrays.optional(other, shape, a, _SHAPES)
-        if found is not None:
-            extra[other] = found.T if other == "W_skip" else found
+    skip = arrays.optional("W_skip", "out d", a, _SHAPES)
+    extra = {} if skip is None else {"W_skip": skip.T}
+    activation = _activation(files, config, arrays)
+    if isinstance(activation, JumpReLU):
+        which = next(n for n in _THRESHOLDS if n in arrays)
+        extra["threshold"] = _threshold(arrays, which, a["b_enc"].size)
     weights = SAEWeights(a["W_enc"].T, a["b_enc"], a["W_dec"], a["b_dec"], subtract_b_dec=False, extra=extra)
-    activation = JumpReLU() if "threshold" in extra else ReLU()
-    return Parts(weights, activation, _metadata(files, name, "mlp.hook_in"))
+    return Parts(weights, activation, _metadata(files, config, name, "mlp.hook_in"))
+
+
+def _activation(files: Files, config: Settings, arrays: Arrays) -> Activation:
+    """As config.yaml says; where it says nothing, the file does by what it holds."""
+    said = one_of(config, "activation", ("relu", "topk", *_JUMP), None, _CONFIG)
+    has_threshold = any(name in arrays for name in _THRESHOLDS)
+    if said in _JUMP and not has_threshold:
+        raise SAEError(f"{_CONFIG} says activation {said!r}, but {arrays.path} lacks {_THRESHOLDS[0]}.")
+    if said == "topk" or (said is None and "k" in arrays):
+        return TopK(_k(files, config, arrays), relu=False)
+    return JumpReLU() if has_threshold and said != "relu" else ReLU()
+
+
+def _k(files: Files, config: Settings, arrays: Arrays) -> int:
+    """k of the call, or of the file and config.yaml, which must agree."""
+    stored = arrays.whole_number("k") if "k" in arrays else None
+    said = setting(config, "k", int, None, _CONFIG)
+    if files.k is not None:
+        return files.k
+    if stored is not None and said is not None and stored != said:
+        raise SAEError(f"{_CONFIG} says k {said}, {arrays.path} holds k {stored}. Pass the right one as k=.")
+    k = stored if stored is not None else said
+    if k is None and (files.hint(_FIXED_K[0]) or _FIXED_K[0] in (config.get("scan"), config.get("repo_id"))):
+        k = _FIXED_K[1]
+    if k is None:
+        raise SAEError(
+            f"{_CONFIG} says activation 'topk', and neither it nor {arrays.path} says k, the number of features that"
+            " are active on a token. Pass it, as in SAE.load(path, k=128)."
+        )
+    return k
+
+
+def _threshold(arrays: Arrays, name: str, n: int) -> np.ndarray:
+    """One for each feature; a single one is that of all."""
+    if arrays.shape(name) in ((), (1,)) and n != 1:
+        threshold = np.full(n, arrays.number(name), np.float32)
+    else:
+        threshold = arrays.take({name: "n"}, {"n": n})[name]
+    if (threshold < 0).any():
+        raise SAEError(
+            f"{arrays.path}: {name} has values below 0, with which circuit-tracer lets negative pre-activations pass;"
+            " mlxterp's JumpReLU never does, so its features would be others."
+        )
+    return threshold
 
 
 def _cross_layer(files: Files) -> str | None:
@@ -61,29 +119,52 @@ def matches_cross_layer(files: Files) -> bool:
 
 def read_cross_layer(files: Files) -> Parts:
     """One layer's features; what they write to later layers is summed into one decoder."""
-    layer = _cross_layer(files) or "0"
-    a = files.arrays(f"W_enc_{layer}.safetensors").take(
-        {f"W_enc_{layer}": "n d", f"b_enc_{layer}": "n", f"b_dec_{layer}": "out"}
-    )
+    layer, config = _cross_layer(files) or "0", _config(files, "cross_layer_transcoder")
+    arrays = files.arrays(f"W_enc_{layer}.safetensors")
+    a = arrays.take({f"W_enc_{layer}": "n d", f"b_enc_{layer}": "n", f"b_dec_{layer}": "out"})
     n, out = a[f"W_enc_{layer}"].shape[0], a[f"b_dec_{layer}"].size
     decoder = files.arrays(f"W_dec_{layer}.safetensors")
     W_dec = decoder.take({f"W_dec_{layer}": "n layers out"}, {"n": n, "out": out})[f"W_dec_{layer}"]
+    said, name = one_of(config, "activation", ("relu", *_JUMP), None, _CONFIG), f"threshold_{layer}"
+    if said in _JUMP and name not in arrays:
+        raise SAEError(f"{_CONFIG} says activation {said!r}, but {arrays.path} lacks {name}.")
+    jumps = name in arrays and said != "relu"
     weights = SAEWeights(
         a[f"W_enc_{layer}"].T,
         a[f"b_enc_{layer}"],
         W_dec.sum(axis=1),
         a[f"b_dec_{layer}"],
         subtract_b_dec=False,
+        extra={"threshold": _threshold(arrays, name, n)} if jumps else {},
     )
-    metadata = _metadata(files, f"layer_{layer}.", "hook_resid_mid")
+    metadata = _metadata(files, config, f"layer_{layer}.", "hook_resid_mid")
     metadata["note"] = (
         "decoders of all layers are summed: features are exact, the reconstruction is their sum"
     )
-    return Parts(weights, ReLU(), metadata)
+    return Parts(weights, JumpReLU() if jumps else ReLU(), metadata)
 
 
-def _metadata(files: Files, name: str, default_input: str) -> dict[str, Any]:
-    config = files.config("config.yaml") if "config.yaml" in files.names else {}
+def _config(files: Files, kind: str) -> Settings:
+    """config.yaml, which lies beside the transcoders or one folder above."""
+    above = files.at(files.folder.parent)
+    where = files if _CONFIG in files.names else above if _is_a_set(above) else None
+    if where is None:
+        return Settings({})
+    config = where.config(_CONFIG)
+    one_of(config, "model_kind", (kind,), None, _CONFIG)
+    check_dtype(config, _CONFIG)
+    return config
+
+
+def _is_a_set(files: Files) -> bool:
+    """Whether config.yaml there is one of circuit-tracer's; another's is none of our business."""
+    try:
+        return _CONFIG in files.names and "model_kind" in read_config(files.folder / _CONFIG)
+    except SAEError:
+        return False
+
+
+def _metadata(files: Files, config: Settings, name: str, default_input: str) -> dict[str, Any]:
     layer = re.search(r"layer_(\d+)\.", name)
     found: dict[str, Any] = {"model": config.get("model_name"), "prepend_bos": True}
     if layer:

@@ -14,11 +14,13 @@ from ...errors import SAEError
 from ...variants import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
 from . import fold
-from .source import Arrays, Files, Parts, setting
+from .settings import Settings, one_of, setting
+from .source import Arrays, Files, Parts
 
 _CONFIG = "config.json"
 _LINEAR = {"encoder.weight": "n d", "encoder.bias": "n", "decoder.weight": "d n"}
 _MATRICES = {"W_enc": "d n", "b_enc": "n", "W_dec": "n d", "b_dec": "d"}
+_WITH_K = ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE")
 _HOOKS = {
     "resid_post": "resid_post",
     "mlp_out": "mlp_out",
@@ -44,7 +46,7 @@ def _config_of(files: Files) -> Files | None:
     """Where config.json is: here, or above `checkpoints/`."""
     if _CONFIG in files.names:
         return files
-    above = Files(files.folder.parent)
+    above = files.at(files.folder.parent)
     return above if files.folder.name == "checkpoints" and _CONFIG in above.names else None
 
 
@@ -79,10 +81,23 @@ def _read(files: Files, unit_decoder: bool) -> Parts:
         "d": setting(trainer, "activation_dim", int, None, f"{_CONFIG}: trainer"),
         "n": setting(trainer, "dict_size", int, None, f"{_CONFIG}: trainer"),
     }
-    weights, activation, facts = _READERS[kind](files.arrays(name), sizes, files.k)
+    arrays = files.arrays(name)
+    if kind in _WITH_K:
+        _check_k(trainer, arrays, files.k)
+    weights, activation, facts = _READERS[kind](arrays, sizes, files.k)
     if kind == "AutoEncoder" and unit_decoder:
         weights = fold.decoder_norm(weights)
     return Parts(weights, activation, {**_metadata(config, trainer), "architecture": kind, **facts})
+
+
+def _check_k(trainer: Settings, arrays: Arrays, given: int | None) -> None:
+    """The settings' k and the file's are the same, as `from_pretrained` demands."""
+    said = setting(trainer, "k", int, None, f"{_CONFIG}: trainer")
+    if said is None or "k" not in arrays:
+        return
+    stored = arrays.whole_number("k")
+    if given is None and said != stored:
+        raise SAEError(f"{_CONFIG} says k {said}, {arrays.path} holds k {stored}. Pass the right one as k=.")
 
 
 # -- one reader for each class ------------------------------------------------------------------
@@ -132,7 +147,7 @@ def _matryoshka(arrays: Arrays, sizes: Sizes, k: int | None) -> Read:
     weights = SAEWeights(a["W_enc"], a["b_enc"], a["W_dec"], a["b_dec"])
     facts: dict[str, Any] = {"k": _k(arrays)}
     if "group_sizes" in arrays:
-        facts["group_sizes"] = np.asarray(arrays["group_sizes"]).reshape(-1).tolist()
+        facts["group_sizes"] = np.ravel(arrays["group_sizes"]).tolist()
     return *_by_threshold(weights, arrays, k), facts
 
 
@@ -154,10 +169,7 @@ _READERS: dict[str, Callable[[Arrays, Sizes, int | None], Read]] = {
 
 
 def _k(arrays: Arrays) -> int:
-    k = arrays.number("k")
-    if not k.is_integer() or k < 1:
-        raise SAEError(f"{arrays.path}: k is {k}, expected a whole number of at least 1.")
-    return int(k)
+    return arrays.whole_number("k")
 
 
 def _by_threshold(weights: SAEWeights, arrays: Arrays, k: int | None) -> tuple[SAEWeights, Activation]:
@@ -169,7 +181,7 @@ def _by_threshold(weights: SAEWeights, arrays: Arrays, k: int | None) -> tuple[S
     return replace(weights, extra=extra), JumpReLU()
 
 
-def _metadata(config: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:
+def _metadata(config: Settings, trainer: Settings) -> dict[str, Any]:
     buffer = config.get("buffer")
     buffer = buffer if isinstance(buffer, dict) else {}
     name, layer = trainer.get("submodule_name"), trainer.get("layer")
@@ -181,7 +193,7 @@ def _metadata(config: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]
         component = hook_component(name)
     elif isinstance(layer, int):
         component = f"layers.{layer}.resid_post"
-    io = buffer.get("io", "out")
+    io = one_of(buffer, "io", ("in", "out", "in_and_out"), "out", f"{_CONFIG}: buffer")
     found = {
         "model": trainer.get("lm_name"),
         "hook": name,

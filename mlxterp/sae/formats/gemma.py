@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...components import hook_component
-from ...errors import SAEError
 from ...variants import InputForm, JumpReLU
 from ...weights import SAEWeights
+from .settings import Settings, check_dtype, one_of, setting
 from .source import Files, Parts
 
-_NPZ = "params.npz"
+_NPZ, _CONFIG = "params.npz", "config.json"
+_TYPES = ("sae", "transcoder", "skip_transcoder", "clt", "cross_layer_transcoder", "multi_layer_sae")
 _EMBEDDING = r"/embedding/width_\w+/[^/]+/[^/]*$"
 _SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "attn.z", "transcoders": "mlp.input"}
 
@@ -79,7 +80,7 @@ def _params(files: Files) -> str | None:
 
 def matches_safetensors(files: Files) -> bool:
     """Whether the files are of this format."""
-    if files.chosen == "config.json" and "params.safetensors" in files.names:
+    if files.chosen == _CONFIG and "params.safetensors" in files.names:
         return True
     return _params(files) is not None
 
@@ -87,27 +88,28 @@ def matches_safetensors(files: Files) -> bool:
 def read_safetensors(files: Files) -> Parts:
     """The SAE that the files hold."""
     name = _params(files) or "params.safetensors"
-    config = files.config("config.json") if "config.json" in files.names else {}
-    if config.get("architecture") not in (None, "jump_relu"):
-        raise SAEError(f"config.json: unknown architecture {config['architecture']!r}. Known: jump_relu.")
+    config = files.config(_CONFIG) if _CONFIG in files.names else Settings({})
+    one_of(config, "architecture", ("jump_relu",), None, _CONFIG)
+    one_of(config, "type", _TYPES, None, _CONFIG)
+    check_dtype(config, _CONFIG)
     arrays = files.arrays(name)
-    cross_layer = "w_dec" in arrays and np.ndim(arrays["w_dec"]) == 3
+    cross_layer = len(arrays.shape("w_dec") or ()) == 3
     shapes = {
         "w_enc": "d n",
         "w_dec": "n layers out" if cross_layer else "n out",
         "b_enc": "n",
         "b_dec": "out",
     }
-    a = arrays.take({**shapes, "threshold": "n"}, {"n": _int(config.get("width"))})
+    a = arrays.take({**shapes, "threshold": "n"}, {"n": setting(config, "width", int, None, _CONFIG)})
     extra = {"threshold": a["threshold"]}
-    if "affine_skip_connection" in arrays or config.get("affine_connection"):
+    if setting(config, "affine_connection", bool, "affine_skip_connection" in arrays, _CONFIG):
         extra |= {"W_skip": arrays.take({"affine_skip_connection": "d out"})["affine_skip_connection"]}
     W_dec = a["w_dec"].sum(axis=1) if cross_layer else a["w_dec"]
     weights = SAEWeights(a["w_enc"], a["b_enc"], W_dec, a["b_dec"], subtract_b_dec=False, extra=extra)
     return Parts(weights, JumpReLU(), _metadata(config, files, name, cross_layer))
 
 
-def _metadata(config: dict[str, Any], files: Files, name: str, cross_layer: bool) -> dict[str, Any]:
+def _metadata(config: Settings, files: Files, name: str, cross_layer: bool) -> dict[str, Any]:
     layer = files.hint(r"layer_(\d+)", name)
     kind = files.hint(r"/(resid_post|mlp_out|attn_out|transcoder|clt)(?=[/_])", name)
     hook, out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
@@ -133,7 +135,3 @@ def _metadata(config: dict[str, Any], files: Files, name: str, cross_layer: bool
             "decoders of all layers are summed: features are exact, the reconstruction is their sum"
         )
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

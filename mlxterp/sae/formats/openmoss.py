@@ -17,11 +17,14 @@ from ...errors import SAEError, warn
 from ...variants import Activation, InputForm, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
 from . import fold
-from .source import Files, Parts, one_of, setting, the_k
+from .settings import Settings, check_dtype, one_of, setting
+from .source import Files, Parts, the_k
 
 _HYPER, _FINAL = "hyperparams.json", "final.safetensors"
 _CONFIG, _WEIGHTS = "config.json", "sae_weights.safetensors"
 _LINEAR = {"encoder.weight": "n d", "encoder.bias": "n", "decoder.weight": "d n", "decoder.bias": "d"}
+_ONLY_WITH = {"top_k": "topk", "jump_relu_threshold": "jumprelu"}
+"""Settings that stand in every file and mean something with one act_fn only."""
 
 
 def _linear(a: Mapping[str, np.ndarray], extra: dict[str, np.ndarray] | None = None) -> SAEWeights:
@@ -31,18 +34,29 @@ def _linear(a: Mapping[str, np.ndarray], extra: dict[str, np.ndarray] | None = N
     )  # fmt: skip
 
 
+def _check_common(config: Settings, where: str) -> None:
+    """Refuses what no reader here computes, and passes over what other settings make meaningless."""
+    if setting(config, "use_glu_encoder", bool, False, where):
+        raise SAEError(f"{where}: a gated linear encoder (use_glu_encoder) is not known to mlxterp.")
+    check_dtype(config, where)
+    act_fn = config.get("act_fn")
+    config.pass_over(*(name for name, kind in _ONLY_WITH.items() if kind != act_fn))
+    if config.get("norm_activation") != "dataset-wise":
+        config.pass_over("dataset_average_activation_norm")
+
+
 # -- Llama Scope --------------------------------------------------------------------------------
 
 
 def _llama_scope_files(files: Files) -> tuple[Files, Files] | None:
     """Where the config and where the weights are: beside each other or in `checkpoints/`."""
-    above = Files(files.folder.parent, files.k, files.scale) if files.folder.name == "checkpoints" else files
+    above = files.at(files.folder.parent) if files.folder.name == "checkpoints" else files
     below = above.folder / "checkpoints"
     if _HYPER not in above.names or not (below / _FINAL).is_file():
         return None
     if files.chosen not in (None, _HYPER, _FINAL):
         return None
-    return above, Files(below, files.k, files.scale)
+    return above, files.at(below)
 
 
 def matches_llama_scope(files: Files) -> bool:
@@ -60,8 +74,7 @@ def read_llama_scope(files: Files) -> Parts:
         "d": setting(config, "d_model", int, None, _HYPER),
         "n": setting(config, "d_sae", int, None, _HYPER),
     }
-    if config.get("use_glu_encoder"):
-        raise SAEError(f"{_HYPER}: a gated linear encoder (use_glu_encoder) is not known to mlxterp.")
+    _check_common(config, _HYPER)
     a = (
         found[1]
         .arrays(_FINAL)
@@ -71,7 +84,9 @@ def read_llama_scope(files: Files) -> Parts:
     a["decoder.bias"] = np.zeros(d, np.float32)
     if setting(config, "use_decoder_bias", bool, True, _HYPER):
         a |= found[1].arrays(_FINAL).take({"decoder.bias": "d"}, {"d": d})
-    kind = one_of(config, "norm_activation", ("dataset-wise", "token-wise", "inference"), None, _HYPER)
+    kind = one_of(
+        config, "norm_activation", ("dataset-wise", "token-wise", "inference", "none"), None, _HYPER
+    )
     s_in, s_out = _norms(config, d)
     weights = _linear(a)
     weights = replace(
@@ -97,7 +112,7 @@ def read_llama_scope(files: Files) -> Parts:
     return Parts(weights, activation, _metadata(config), form)
 
 
-def _norms(config: Mapping[str, Any], d: int) -> tuple[np.float32, np.float32]:
+def _norms(config: Settings, d: int) -> tuple[np.float32, np.float32]:
     """What activations are multiplied by on the way in and out."""
     if config.get("norm_activation") != "dataset-wise":
         return np.float32(1), np.float32(1)
@@ -122,11 +137,25 @@ def matches_r1(files: Files) -> bool:
 def read_r1(files: Files) -> Parts:
     """The SAE that the files hold."""
     config = files.config(_CONFIG)
+    _check_common(config, _CONFIG)
+    one_of(config, "sae_type", ("sae",), "sae", _CONFIG)
     one_of(config, "act_fn", ("jumprelu",), "jumprelu", _CONFIG)
+    config.pass_over("jump_relu_threshold")  # each feature's is in the weights
     one_of(config, "norm_activation", ("dataset-wise", "inference"), None, _CONFIG)
+    biased = setting(config, "use_decoder_bias", bool, True, _CONFIG)
     shapes = {**_LINEAR, "log_jumprelu_threshold": "n"}
+    if not biased:
+        del shapes["decoder.bias"]
     a = files.arrays(_WEIGHTS).take(shapes, {"d": setting(config, "d_model", int, None, _CONFIG)})
-    weights = _linear(a, {"threshold": np.exp(a["log_jumprelu_threshold"])})
+    if not biased:
+        a["decoder.bias"] = np.zeros(len(a["decoder.weight"]), np.float32)
+    weights = _linear(a)
+    theta = np.exp(a["log_jumprelu_threshold"])
+    if setting(config, "sparsity_include_decoder_norm", bool, False, _CONFIG):
+        theta = _over_norms(theta, fold.row_norms(weights.W_dec))
+    weights = replace(weights, extra={"threshold": theta})
+    if setting(config, "apply_decoder_bias_to_pre_encoder", bool, False, _CONFIG):
+        weights = replace(weights, subtract_b_dec=True)
     scale = (
         files.scale
         if files.scale is not None
@@ -152,8 +181,9 @@ def read_llamascopium(files: Files) -> Parts:
     """The SAE that the files hold."""
     config, arrays = files.config(_CONFIG), files.arrays(_WEIGHTS)
     one_of(config, "sae_type", ("sae", "transcoder"), "sae", _CONFIG)
-    if config.get("use_glu_encoder"):
-        raise SAEError(f"{_CONFIG}: a gated linear encoder (use_glu_encoder) is not known to mlxterp.")
+    _check_common(config, _CONFIG)
+    if setting(config, "apply_decoder_bias_to_pre_encoder", bool, False, _CONFIG):
+        raise SAEError(f"{_CONFIG}: apply_decoder_bias_to_pre_encoder is not known of SAEs with W_E and W_D.")
     a = arrays.take(
         {"W_E": "d n", "b_E": "n", "W_D": "n out"}, {"d": setting(config, "d_model", int, None, _CONFIG)}
     )
@@ -169,7 +199,7 @@ def read_llamascopium(files: Files) -> Parts:
 
 
 def _activated(
-    weights: SAEWeights, norms: np.ndarray, config: Mapping[str, Any], files: Files
+    weights: SAEWeights, norms: np.ndarray, config: Settings, files: Files
 ) -> tuple[SAEWeights, Activation]:
     """act(n h) / n, with n the decoder norms."""
     kind = setting(config, "act_fn", str, ..., _CONFIG)
@@ -178,9 +208,7 @@ def _activated(
     if kind in ("jumprelu", "batchtopk"):
         name = "activation_function.log_jumprelu_threshold"
         theta = np.exp(files.arrays(_WEIGHTS).take({name: "n"}, {"n": norms.size})[name])
-        with np.errstate(divide="ignore"):
-            threshold = np.where(norms > 0, theta / norms, np.float32(np.finfo(np.float32).max))
-        return replace(weights, extra={"threshold": threshold.astype(np.float32)}), JumpReLU()
+        return replace(weights, extra={"threshold": _over_norms(theta, norms)}), JumpReLU()
     if kind == "topk":
         k = the_k(files, config, "top_k", _CONFIG)
         inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
@@ -189,7 +217,14 @@ def _activated(
     raise SAEError(f"{_CONFIG}: unknown act_fn {kind!r}. Known: relu, topk, jumprelu, batchtopk.")
 
 
-def _scaled(weights: SAEWeights, config: Mapping[str, Any], files: Files) -> tuple[SAEWeights, InputForm]:
+def _over_norms(theta: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Thresholds of n h, as thresholds of h."""
+    with np.errstate(divide="ignore"):
+        found = np.where(norms > 0, theta / norms, np.float32(np.finfo(np.float32).max))
+    return found.astype(np.float32)
+
+
+def _scaled(weights: SAEWeights, config: Settings, files: Files) -> tuple[SAEWeights, InputForm]:
     kind = config.get("norm_activation")
     if kind == "token-wise":
         return weights, InputForm("constant_norm")
@@ -217,7 +252,7 @@ def _average(files: Files, hook: str) -> float:
     return average
 
 
-def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(config: Settings) -> dict[str, Any]:
     hook, out = config.get("hook_point_in"), config.get("hook_point_out")
     found = {
         "model": config.get("model_name"),

@@ -11,7 +11,8 @@ import numpy as np
 from ...errors import SAEError
 from ...variants import EXTRA, InputForm, Temporal, TopK, activation_from_dict
 from ...weights import NAMES, SAEWeights
-from .source import Files, Parts, setting, the_k
+from .settings import Settings, setting
+from .source import Files, Parts, the_k
 
 CONFIG, WEIGHTS = "config.json", "sae.safetensors"
 FORMAT = "mlxterp"
@@ -42,10 +43,10 @@ def read(files: Files) -> Parts:
         "n": setting(config, "d_hidden", int, ..., CONFIG),
         "out": setting(config, "d_out", int, ..., CONFIG),
     }
-    attention = {name: "" for name in arrays if name.startswith("attention.")}
+    attention = [name for name in arrays if name.startswith("attention.")]
     taken = arrays.take(shapes, sizes)
     extra = {name: taken.pop(name) for name in _EXTRA if name in taken}
-    extra |= {name: np.asarray(arrays[name], dtype=np.float32) for name in attention}
+    extra |= arrays.take_any(*attention)
     weights = SAEWeights(
         **taken, subtract_b_dec=setting(config, "subtract_b_dec", bool, ..., CONFIG), extra=extra
     )
@@ -53,14 +54,17 @@ def read(files: Files) -> Parts:
     return _parts(files, config, weights)
 
 
-def _parts(files: Files, config: dict[str, Any], weights: SAEWeights) -> Parts:
-    metadata = setting(config, "metadata", dict, {}, CONFIG)
+def _parts(files: Files, config: Settings, weights: SAEWeights) -> Parts:
+    setting(config, "metadata", dict, {}, CONFIG)
+    metadata = config.whole("metadata") or {}
     if config["version"] == 1:
         return Parts(weights, TopK(the_k(files, config, where=CONFIG)), metadata)
-    settings = dict(setting(config, "activation", dict, ..., CONFIG))
+    setting(config, "activation", dict, ..., CONFIG)
+    settings = config.whole("activation")
     if files.k is not None and "k" in settings:
         settings["k"] = files.k
-    form = setting(config, "form", dict, {}, CONFIG)
+    setting(config, "form", dict, {}, CONFIG)
+    form = config.whole("form") or {}
     try:
         where = InputForm(**form)
     except TypeError as error:

@@ -11,7 +11,8 @@ from ...components import hook_component
 from ...errors import SAEError
 from ...variants import Activation, InputForm, ReLU, TopK
 from ...weights import SAEWeights
-from .source import Arrays, Files, Parts, one_of, setting, the_k
+from .settings import Settings, one_of, setting
+from .source import Arrays, Files, Parts, the_k
 
 _LINEAR = {"encoder.weight": "n d", "encoder.bias": "n", "decoder.weight": "d n", "decoder.bias": "d"}
 _OPENAI_SITES = {
@@ -63,7 +64,7 @@ def read_openai(files: Files) -> Parts:
     shapes = {"pre_bias": "d", "latent_bias": "n", "encoder.weight": "n d", "decoder.weight": "d n"}
     a = arrays.take(shapes)
     weights = SAEWeights(a["encoder.weight"].T, a["latent_bias"], a["decoder.weight"].T, a["pre_bias"])
-    kind, state = arrays.get("activation", "ReLU"), arrays.get("activation_state_dict")
+    kind, state = arrays.get("activation", "ReLU"), arrays.settings("activation_state_dict")
     form, activation = InputForm(), _openai_activation(files, kind, state, a["latent_bias"].size)
     if isinstance(kind, str) and kind == "TopK":
         form = InputForm("layer_norm")
@@ -75,14 +76,13 @@ def read_openai(files: Files) -> Parts:
     return Parts(weights, activation, facts, form)
 
 
-def _openai_activation(files: Files, kind: Any, state: Any, n: int) -> Activation:
+def _openai_activation(files: Files, kind: Any, state: Settings, n: int) -> Activation:
     if isinstance(kind, str) and kind == "ReLU":
         return ReLU()
     if isinstance(kind, str) and kind == "Identity":
         return TopK(n, relu=False)
     if not isinstance(kind, str) or kind != "TopK":
         raise SAEError(f"{files.path}: unknown activation {kind!r}. Known: ReLU, TopK, Identity.")
-    state = state if isinstance(state, dict) else {}
     after = one_of(state, "postact_fn", ("ReLU", "Identity"), "ReLU", "activation_state_dict")
     return TopK(the_k(files, state, where="activation_state_dict"), relu=after == "ReLU")
 
@@ -172,9 +172,9 @@ def read_kissane(files: Files) -> Parts:
     if files.chosen is not None and files.chosen.endswith("_cfg.json"):
         stem = files.chosen.removesuffix("_cfg.json")
         ending = next(ending for ending in (".pt", ".pth") if f"{stem}{ending}" in files.names)
-        files = Files(files.folder / f"{stem}{ending}", files.k, files.scale)
+        files = files.at(files.folder / f"{stem}{ending}")
     name = _kissane_config(files)
-    config = files.config(name) if name else {}
+    config = files.config(name) if name else Settings({})
     sizes = {
         "d": setting(config, "act_size", int, None, name or ""),
         "n": setting(config, "dict_size", int, None, name or ""),
@@ -210,10 +210,7 @@ def mi_crow_parts(arrays: Arrays, given_k: int | None = None) -> Parts:
     Args:
         given_k: Used instead of the k that stands there.
     """
-    facts, state = arrays["mi_crow_metadata"], arrays["sae_state_dict"]
-    if not isinstance(facts, dict) or not isinstance(state, dict):
-        raise SAEError(f"{arrays.path}: sae_state_dict and mi_crow_metadata must be dictionaries.")
-    inner = Arrays(arrays.path, state)
+    facts, inner = arrays.settings("mi_crow_metadata"), arrays.inner("sae_state_dict")
     encoder, dictionary = "encoder.final_block.0", "dictionary._weights"
     sizes = {
         "n": setting(facts, "n_latents", int, None, "mi_crow_metadata"),
@@ -228,7 +225,7 @@ def mi_crow_parts(arrays: Arrays, given_k: int | None = None) -> Parts:
     return Parts(weights, TopK(k) if k is not None else ReLU(), _mi_crow_metadata(facts))
 
 
-def _mi_crow_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+def _mi_crow_metadata(facts: Settings) -> dict[str, Any]:
     """The layer's signature is a class name and a module's path, all joined by "_"."""
     signature = facts.get("layer_signature")
     found = {"model": facts.get("model_id"), "hook": signature}

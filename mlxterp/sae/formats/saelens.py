@@ -29,9 +29,11 @@ from ...variants import (
 )
 from ...weights import SAEWeights
 from . import fold
-from .source import Arrays, Files, Parts, one_of, setting
+from .settings import Settings, check_dtype, one_of, plain, setting
+from .source import Arrays, Files, Parts
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+_SCALER = "activation_scaler.json"
 
 _SHAPES = {"W_enc": "d n", "b_enc": "n", "W_dec": "n d", "b_dec": "d"}
 _TRANSCODER = {"W_enc": "d n", "b_enc": "n", "W_dec": "n out", "b_dec": "out"}
@@ -59,26 +61,22 @@ def matches(files: Files) -> bool:
 def read(files: Files) -> Parts:
     """The SAE that the files hold."""
     config = files.config(CONFIG)
-    inner = config.get("metadata")
-    facts: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
-    version = facts.get("sae_lens_version")
-    modern = _version(version) >= 6 or (bool(facts) and version is None)
+    facts = config if config.peek("metadata") is None else setting(config, "metadata", dict, ..., CONFIG)
+    modern = facts is not config and _version(facts.get("sae_lens_version")) >= 6
     if not modern:
         config = facts = _modernised(config)
+        files.replace_config(CONFIG, config)
     architecture = setting(config, "architecture", str, "standard" if not modern else ..., CONFIG)
     reader = _READERS.get(architecture)
     if reader is None:
         raise SAEError(
             f"{CONFIG}: unknown architecture {architecture!r}. Known: {', '.join(sorted(_READERS))}."
         )
-    normalise = setting(config, "normalize_activations", str, "none", CONFIG)
-    if normalise not in _NORMALISATIONS:
-        raise SAEError(
-            f"{CONFIG}: unknown normalize_activations {normalise!r}. Known: {', '.join(_NORMALISATIONS)}."
-        )
+    check_dtype(config, CONFIG)
+    normalise = one_of(config, "normalize_activations", tuple(_NORMALISATIONS), "none", CONFIG)
     weights, activation = reader(files.arrays(WEIGHTS), config, files.k)
     if normalise == "expected_average_only_in":
-        weights = _scaled(weights, files.scale)
+        weights = _scaled(weights, _scale(files))
     if normalise == "constant_scalar_rescale" and architecture != "temporal":
         raise SAEError(f"{CONFIG}: {normalise} is known for temporal SAEs only, not for {architecture}.")
     heads = one_of(config, "reshape_activations", ("none", "hook_z"), "none", CONFIG) == "hook_z"
@@ -87,29 +85,51 @@ def read(files: Files) -> Parts:
 
 
 def _version(text: Any) -> int:
+    """The number before the first point; settings with metadata that name no version are of version 6."""
+    if text is None:
+        return 6
     found = re.match(r"\s*(\d{1,4})\b", text) if isinstance(text, str) else None
-    return int(found[1]) if found else 0
+    if found is None:
+        raise SAEError(f"{CONFIG}: sae_lens_version is {text!r}, expected a version such as '6.1.0'.")
+    return int(found[1])
 
 
-def _modernised(config: Mapping[str, Any]) -> dict[str, Any]:
+def _modernised(config: Settings) -> Settings:
     """Flat settings of before version 6, by their names of today."""
-    new = {_OLD_NAMES.get(name, name): value for name, value in config.items()}
+    new: dict[str, Any] = dict(plain(config.peek("metadata")) or {})
+    for name, value in config.items():
+        today = _OLD_NAMES.get(name, name)
+        if name != "metadata" and (new.get(today) is None or name == today):
+            new[today] = value
+    names = [name for name in ("activation_fn", "activation_fn_str") if config.peek(name) is not None]
+    if len({str(config.peek(name)) for name in names}) > 1:
+        raise SAEError(
+            f"{CONFIG} says two activations: {', '.join(str(config.peek(name)) for name in names)}."
+        )
     normalise = new.get("normalize_activations")
-    if not isinstance(normalise, str):
-        new["normalize_activations"] = "expected_average_only_in" if normalise is True else "none"
+    if normalise is None or isinstance(normalise, bool):
+        new["normalize_activations"] = "expected_average_only_in" if normalise else "none"
     hook = new.get("hook_name")
-    new["reshape_activations"] = "hook_z" if isinstance(hook, str) and "hook_z" in hook else "none"
-    activation = new.get("activation_fn_str") or "relu"
+    new.setdefault("reshape_activations", "hook_z" if isinstance(hook, str) and "hook_z" in hook else "none")
+    found = Settings(new)
+    activation = one_of(found, "activation_fn_str", ("relu", "tanh-relu", "topk"), "relu", CONFIG)
+    kwargs = setting(found, "activation_fn_kwargs", dict, Settings({}), CONFIG)
     if activation == "topk":
-        kwargs = new.get("activation_fn_kwargs")
-        new["architecture"] = "topk"
-        if new.get("k") is None:
-            new["k"] = kwargs.get("k") if isinstance(kwargs, dict) else None
+        found["architecture"] = "topk"
+        if found.peek("k") is None:
+            found["k"] = kwargs.get("k")
     elif activation == "tanh-relu":
-        new["architecture"] = "tanh-relu"
-    elif activation != "relu":
-        raise SAEError(f"{CONFIG}: unknown activation {activation!r}. Known: relu, tanh-relu, topk.")
-    return new
+        found["architecture"] = "tanh-relu"
+    return found
+
+
+def _scale(files: Files) -> float | None:
+    """What activations are multiplied by: as the call says, or `activation_scaler.json` of a checkpoint."""
+    if files.scale is not None or _SCALER not in files.names:
+        return files.scale
+    scaler = files.config(_SCALER)
+    scaler.pass_over("has_whitening")
+    return setting(scaler, "scaling_factor", float, None, _SCALER)
 
 
 def _scaled(weights: SAEWeights, scale: float | None) -> SAEWeights:
@@ -126,7 +146,7 @@ def _scaled(weights: SAEWeights, scale: float | None) -> SAEWeights:
 # -- one reader for each architecture -----------------------------------------------------------
 
 
-def _sizes(config: Mapping[str, Any]) -> dict[str, int | None]:
+def _sizes(config: Settings) -> dict[str, int | None]:
     return {
         "d": setting(config, "d_in", int, None, CONFIG),
         "n": setting(config, "d_sae", int, None, CONFIG),
@@ -134,11 +154,11 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int | None]:
     }
 
 
-def _subtracts(config: Mapping[str, Any]) -> bool:
+def _subtracts(config: Settings) -> bool:
     return setting(config, "apply_b_dec_to_input", bool, True, CONFIG)
 
 
-def _common(arrays: Arrays, config: Mapping[str, Any]) -> SAEWeights:
+def _common(arrays: Arrays, config: Settings) -> SAEWeights:
     taken = arrays.take(_SHAPES, _sizes(config))
     weights = SAEWeights(
         taken["W_enc"], taken["b_enc"], taken["W_dec"], taken["b_dec"], subtract_b_dec=_subtracts(config)
@@ -146,34 +166,41 @@ def _common(arrays: Arrays, config: Mapping[str, Any]) -> SAEWeights:
     return _finetuned(weights, arrays, config)
 
 
-def _finetuned(weights: SAEWeights, arrays: Arrays, config: Mapping[str, Any]) -> SAEWeights:
-    """Features times a number each, before the decoder."""
-    if not config.get("finetuning_scaling_factor"):
-        return weights
+def _finetuned(weights: SAEWeights, arrays: Arrays, config: Settings) -> SAEWeights:
+    """Features times a number each, before the decoder; numbers that are all 1 were written for a while."""
+    said = setting(config, "finetuning_scaling_factor", bool, False, CONFIG)
     for name in ("finetuning_scaling_factor", "scaling_factor"):
         factor = arrays.optional(name, "n", {"W_dec": weights.W_dec}, {"W_dec": "n d"})
-        if factor is not None:
+        if factor is not None and said:
             return replace(weights, W_dec=weights.W_dec * factor[:, None])
-    raise SAEError(f"{arrays.path} lacks finetuning_scaling_factor, which {CONFIG} says it has.")
+        if factor is not None and not np.allclose(factor, 1):
+            raise SAEError(
+                f"{arrays.path} holds {name}, and {CONFIG} does not say finetuning_scaling_factor: true. Settings and"
+                " weights do not belong together."
+            )
+    if said:
+        raise SAEError(f"{arrays.path} lacks finetuning_scaling_factor, which {CONFIG} says it has.")
+    return weights
 
 
-def _standard(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _standard(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     return _common(arrays, config), ReLU()
 
 
-def _tanh_relu(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _tanh_relu(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     return _common(arrays, config), TanhReLU()
 
 
-def _gated(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _gated(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     shapes = {"W_enc": "d n", "b_gate": "n", "b_mag": "n", "r_mag": "n", "W_dec": "n d", "b_dec": "d"}
+    arrays.pass_over("b_enc")  # a gated SAE has b_gate and b_mag instead; no formula of one has b_enc
     a = arrays.take(shapes, _sizes(config))
     extra = {"gate_scale": np.exp(a["r_mag"]), "b_mag": a["b_mag"]}
     weights = SAEWeights(a["W_enc"], a["b_gate"], a["W_dec"], a["b_dec"], _subtracts(config), extra)
     return _finetuned(weights, arrays, config), Gated()
 
 
-def _jumprelu(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _jumprelu(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     weights = _common(arrays, config)
     return replace(weights, extra=_threshold(arrays, weights)), JumpReLU()
 
@@ -186,23 +213,26 @@ def _threshold(arrays: Arrays, weights: SAEWeights) -> dict[str, np.ndarray]:
     return arrays.take({"threshold": "n"}, {"n": n})
 
 
-def _k(config: Mapping[str, Any], k: int | None) -> int:
-    return k if k is not None else setting(config, "k", int, ..., CONFIG)
+def _k(config: Settings, k: int | None) -> int:
+    if k is not None:
+        config.get("k")  # what the user says is instead of it
+        return k
+    return setting(config, "k", int, ..., CONFIG)
 
 
-def _topk(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _topk(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     weights = _common(arrays, config)
     rescale = setting(config, "rescale_acts_by_decoder_norm", bool, False, CONFIG)
     return fold.decoder_norm(weights) if rescale else weights, TopK(_k(config, k))
 
 
-def _abs_topk(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _abs_topk(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     weights, activation = _topk(arrays, config, k)
     assert isinstance(activation, TopK)
     return weights, AbsTopK(activation.k)
 
 
-def _batch_topk(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _batch_topk(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     weights = _common(arrays, config)
     if setting(config, "rescale_acts_by_decoder_norm", bool, True, CONFIG):
         weights = fold.decoder_norm(weights)
@@ -210,9 +240,7 @@ def _batch_topk(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tup
     return replace(weights, extra={"threshold": threshold}), JumpReLU()
 
 
-def _matching_pursuit(
-    arrays: Arrays, config: Mapping[str, Any], k: int | None
-) -> tuple[SAEWeights, Activation]:
+def _matching_pursuit(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     a = arrays.take({"W_dec": "n d", "b_dec": "d"}, _sizes(config))
     subtracts = _subtracts(config)
     b_dec = a["b_dec"] if subtracts else np.zeros_like(a["b_dec"])
@@ -225,16 +253,16 @@ def _matching_pursuit(
     )
 
 
-def _temporal(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _temporal(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     subtracts = _subtracts(config)
     tied = setting(config, "tied_weights", bool, True, CONFIG)
-    kept = k if k is not None else setting(config, "kval_topk", int, None, CONFIG)
     scaled = config.get("normalize_activations") == "constant_scalar_rescale"
+    scale = setting(config, "activation_normalization_factor", float, 1.0, CONFIG)
     activation = Temporal(
         setting(config, "n_heads", int, 8, CONFIG),
         setting(config, "n_attn_layers", int, 1, CONFIG),
-        kept if setting(config, "sae_diff_type", str, "topk", CONFIG) == "topk" else None,
-        setting(config, "activation_normalization_factor", float, 1.0, CONFIG) if scaled else 1.0,
+        temporal_k(config, k, "topk", CONFIG),
+        scale if scaled else 1.0,
     )
     names = {"W_dec": "W_dec", "b_dec": "b_dec", **({} if tied else {"W_enc": "W_enc"})}
     weights = temporal_weights(arrays, names, activation, _sizes(config), subtracts)
@@ -243,19 +271,33 @@ def _temporal(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple
     return weights, activation
 
 
+def temporal_k(config: Settings, k: int | None, default: str, where: str) -> int | None:
+    """How many features of what is not predicted are kept; None keeps all that are positive."""
+    if one_of(config, "sae_diff_type", ("topk", "relu"), default, where) == "relu":
+        config.pass_over("kval_topk")
+        return None
+    said = setting(config, "kval_topk", int, None, where)
+    return k if k is not None else said
+
+
 def temporal_weights(
     arrays: Arrays,
     names: Mapping[str, str],
     activation: Temporal,
     sizes: dict[str, int | None],
     subtracts: bool,
+    row: bool = False,
 ) -> SAEWeights:
-    """Weights of a temporal SAE, its attention in `extra`; `names` says what the file calls them."""
+    """Weights of a temporal SAE, its attention in `extra`; `names` says what the file calls them.
+
+    Args:
+        row: Whether b_dec is stored as one row.
+    """
     if not 1 <= activation.n_attn_layers <= len(arrays):
         raise SAEError(
             f"{arrays.path} holds no {activation.n_attn_layers} layers of attention, as its settings say."
         )
-    shapes = {names["W_dec"]: "n d", names["b_dec"]: "d"}
+    shapes = {names["W_dec"]: "n d", names["b_dec"]: "one d" if row else "d"}
     if "W_enc" in names:
         shapes[names["W_enc"]] = "d n"
     for i in range(activation.n_attn_layers):
@@ -263,7 +305,7 @@ def temporal_weights(
             shapes[f"attn_layers.{i}.{part}.weight"] = shape
             shapes[f"attn_layers.{i}.{part}.bias"] = shape[0]
     a = arrays.take(shapes, sizes)
-    W_dec, b_dec = a.pop(names["W_dec"]), a.pop(names["b_dec"])
+    W_dec, b_dec = a.pop(names["W_dec"]), a.pop(names["b_dec"]).reshape(-1)
     W_enc = a.pop(names["W_enc"]) if "W_enc" in names else W_dec.T
     n = len(W_dec)
     if (
@@ -278,7 +320,7 @@ def temporal_weights(
     return SAEWeights(W_enc, np.zeros(n, np.float32), W_dec, b_dec, subtracts, extra)
 
 
-def _transcoder(arrays: Arrays, config: Mapping[str, Any], k: int | None) -> tuple[SAEWeights, Activation]:
+def _transcoder(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeights, Activation]:
     if _subtracts(config) and "apply_b_dec_to_input" in config:
         raise SAEError(f"{CONFIG}: a transcoder cannot subtract b_dec from its input (apply_b_dec_to_input).")
     architecture = config["architecture"]
@@ -312,7 +354,7 @@ _READERS = {
 }
 
 
-def _metadata(config: Mapping[str, Any], facts: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+def _metadata(config: Settings, facts: Settings, architecture: str) -> dict[str, Any]:
     hook, out = facts.get("hook_name"), facts.get("hook_name_out")
     kwargs = facts.get("model_from_pretrained_kwargs")
     found = {
@@ -330,14 +372,16 @@ def _metadata(config: Mapping[str, Any], facts: Mapping[str, Any], architecture:
         "training_architecture": facts.get("training_architecture"),
         "architecture": architecture,
         "l0": facts.get("l0"),
-        "k": _trained_k(config, facts),
+        "k": _trained_k(config, facts, architecture),
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _trained_k(config: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
+def _trained_k(config: Settings, facts: Settings, architecture: str) -> int | None:
     """k of a BatchTopK SAE, which is read as JumpReLU."""
     details = facts.get("training_architecture_details")
-    k = config.get("k", details.get("k") if isinstance(details, dict) else None)
+    k = details.get("k") if isinstance(details, Settings) else None
+    if config.peek("k") is not None and "topk" in f"{architecture} {facts.get('training_architecture')}":
+        k = config.get("k")
     number = isinstance(k, (int, float)) and not isinstance(k, bool) and 1 <= k < 2**31
     return int(k) if number else None

@@ -1,15 +1,16 @@
 """What a reader is given: the files of one SAE, opened safely, and what it gives back.
 
-Files come from strangers. Nothing in them is executed, every size and type is checked before it is
-used, and whatever is wrong with them becomes an `SAEError` that names the file.
+Files come from strangers. Nothing in them is executed, every size and type is checked before its numbers are read,
+and whatever is wrong with them becomes an `SAEError` that names the file. What a reader did not ask for is found by
+`Files.unused`.
 """
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import re
-import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +19,11 @@ from typing import Any
 import numpy as np
 
 from ...backends import read_torch_file
-from ...errors import BackendError, SAEError
+from ...core.tensor_files import StoredArray, check_holes, check_memory, open_npz, open_safetensors
+from ...errors import SAEError
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights
-
-_TELLING = {
-    "threshold", "log_threshold", "topk_threshold", "log_jumprelu_threshold", "b_gate", "b_mag", "r_mag", "gate_bias",
-    "mag_bias", "W_skip", "affine_skip_connection", "b_D",
-}  # fmt: skip
-"""An SAE that has one of these does not work without it."""
-_PLAIN = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"}
+from .settings import Settings, read_config, setting
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,6 +36,14 @@ class Parts:
     form: InputForm = field(default_factory=InputForm)
 
 
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """What files hold and their reader did not ask for, by file."""
+
+    arrays: list[tuple[str, str]]
+    settings: list[tuple[str, str]]
+
+
 class Files:
     """A folder, or one file in it, that may hold an SAE.
 
@@ -48,16 +52,22 @@ class Files:
         k: What the user wants k to be; None takes the file's.
     """
 
-    def __init__(self, path: Path, k: int | None = None, scale: float | None = None):
+    def __init__(
+        self, path: Path, k: int | None = None, scale: float | None = None, opened: _Opened | None = None
+    ):
         self.path = path
         self.k = k
         self.scale = scale
         """What activations are multiplied by, where the file does not say (`norm_scaling_factor`)."""
         self.folder = path if path.is_dir() else path.parent
         self.chosen = None if path.is_dir() else path.name
-        self.names = frozenset(p.name for p in self.folder.iterdir() if p.is_file())
-        self._config: dict[str, dict[str, Any]] = {}
-        self._arrays: dict[str, Arrays] = {}
+        with os.scandir(self.folder) as entries:
+            self.names = frozenset(entry.name for entry in entries if entry.is_file())
+        self._opened = opened if opened is not None else _Opened({}, {}, set())
+
+    def at(self, path: Path) -> Files:
+        """Files elsewhere that belong to the same SAE."""
+        return Files(path, self.k, self.scale, self._opened)
 
     def has(self, *names: str) -> bool:
         """Whether all these files are there, and a single file that was asked for is one of them."""
@@ -75,51 +85,90 @@ class Files:
         path = "/".join(self.folder.absolute().parts) + "/" + (file or self.chosen or "")
         return max(re.finditer(pattern, path), key=lambda match: match.start(), default=None)
 
-    def config(self, name: str) -> dict[str, Any]:
+    def config(self, name: str) -> Settings:
         """A JSON or YAML file that holds an object."""
-        if name not in self._config:
-            self._config[name] = read_config(self.folder / name)
-        return self._config[name]
+        path = self.folder / name
+        if path not in self._opened.configs:
+            self._opened.configs[path] = read_config(path)
+        self._opened.asked.add(path)
+        return self._opened.configs[path]
 
-    def untaken(self) -> list[str]:
-        """Arrays that say how an SAE works, and that its reader did not ask for."""
-        return [
-            f"{name} in {file}"
-            for file, arrays in self._arrays.items()
-            for name in sorted(arrays.keys() & _TELLING - arrays.taken)
-        ]
+    def replace_config(self, name: str, config: Settings) -> None:
+        """Puts settings under other names in the place of those that were read."""
+        self._opened.configs[self.folder / name] = config
 
     def arrays(self, name: str) -> Arrays:
         """The arrays of a safetensors, npz or pt file."""
-        if name not in self._arrays:
-            self._arrays[name] = Arrays(self.folder / name)
-        return self._arrays[name]
+        path = self.folder / name
+        if path not in self._opened.arrays:
+            self._opened.arrays[path] = Arrays(path)
+        self._opened.asked.add(path)
+        return self._opened.arrays[path]
+
+    def forget(self) -> None:
+        """As if no file had been asked for: what tells formats apart is not use."""
+        self._opened.asked.clear()
+        for config in self._opened.configs.values():
+            config.forget()
+        for arrays in self._opened.arrays.values():
+            arrays.forget()
+
+    def unused(self) -> Unused:
+        """What is in the files that were asked for and was not used itself."""
+        found = Unused([], [])
+        for path, config in self._opened.configs.items():
+            if path in self._opened.asked:
+                found.settings.extend((path.name, name) for name in config.unasked())
+        for path, arrays in self._opened.arrays.items():
+            if path in self._opened.asked:
+                found.arrays.extend((path.name, name) for name in arrays.untaken())
+                found.settings.extend((path.name, name) for name in arrays.unasked())
+        return found
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Opened:
+    """Files of one SAE that were opened, and those that were asked for since `Files.forget`."""
+
+    configs: dict[Path, Settings]
+    arrays: dict[Path, Arrays]
+    asked: set[Path]
 
 
 class Arrays(Mapping[str, Any]):
-    """Named arrays of a file; what is not an array (a string, a number in a `.pt`) is held as it is."""
+    """Named arrays of a file; what is not an array (a string, a number in a `.pt`) is held as it is.
 
-    def __init__(self, path: Path, held: dict[str, Any] | None = None):
+    Their shapes are known before their numbers are read, which is when they are taken.
+    """
+
+    def __init__(self, path: Path, held: Mapping[str, Any] | None = None, before: str = ""):
         self.path = path
-        self.taken: set[str] = set()
-        """Names that were asked for."""
         self._given = held
+        self._before = before
+        self._taken: set[str] = set()
+        self._inner: dict[str, Arrays | Settings] = {}
 
     @cached_property
-    def _held(self) -> dict[str, Any]:
-        held = self._read() if self._given is None else self._given
-        for array in held.values():
-            if isinstance(array, np.ndarray):
-                array.flags.writeable = False  # nobody else holds it, so an SAE need not copy it
-        return held
+    def _held(self) -> Mapping[str, Any]:
+        return self._open() if self._given is None else self._given
 
-    def _read(self) -> dict[str, Any]:
-        if self.path.suffix == ".safetensors":
-            return read_safetensors(self.path)
-        return read_npz(self.path) if self.path.suffix == ".npz" else read_torch_file(self.path)
+    def _open(self) -> Mapping[str, Any]:
+        if self.path.suffix not in (".safetensors", ".npz"):
+            return read_torch_file(self.path)
+        try:
+            check_holes(self.path)
+            return open_safetensors(self.path) if self.path.suffix == ".safetensors" else open_npz(self.path)
+        except Exception as error:  # headers of strangers are wrong in many ways
+            raise _damaged(self.path, error) from error
 
     def __getitem__(self, name: str) -> Any:
-        return self._held[name]
+        """The array, read; or what else has that name."""
+        self._taken.add(name)
+        value = self._held[name]
+        return self._read(value) if isinstance(value, StoredArray) else value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held
 
     def __iter__(self):
         return iter(self._held)
@@ -127,15 +176,91 @@ class Arrays(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._held)
 
+    def _read(self, array: StoredArray) -> np.ndarray:
+        check_memory(4 * math.prod(array.shape), self.path)
+        try:
+            numbers = array.load()
+        except Exception as error:
+            raise _damaged(self.path, error) from error
+        numbers.flags.writeable = False  # nobody else holds it, so an SAE need not copy it
+        return numbers
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of an array; None where there is none of that name."""
+        value = self._held.get(name)
+        return None if value is None else tuple(getattr(value, "shape", ())) if _is_array(value) else None
+
+    # -- what was used ------------------------------------------------------------------------
+
+    def inner(self, name: str) -> Arrays:
+        """A dictionary of arrays that stands under this name."""
+        if name not in self._inner:
+            value = self._held.get(name)
+            if not isinstance(value, Mapping):
+                raise SAEError(
+                    f"{self.path}: {name} is a {type(value).__name__}, expected a dictionary of arrays."
+                )
+            self._inner[name] = Arrays(self.path, value, f"{self._before}{name}.")
+        self._taken.add(name)
+        found = self._inner[name]
+        assert isinstance(found, Arrays)
+        return found
+
+    def settings(self, name: str) -> Settings:
+        """A dictionary of settings that stands under this name; empty where there is none."""
+        if name not in self._inner:
+            value = self._held.get(name)
+            if value is not None and not isinstance(value, Mapping):
+                raise SAEError(f"{self.path}: {name} is a {type(value).__name__}, expected a dictionary.")
+            self._inner[name] = Settings(value or {})
+        self._taken.add(name)
+        found = self._inner[name]
+        assert isinstance(found, Settings)
+        return found
+
+    def pass_over(self, *names: str) -> None:
+        """Says that these cannot change what is computed."""
+        self._taken.update(names)
+
+    def forget(self) -> None:
+        """As if nothing had been taken."""
+        self._taken.clear()
+        self._inner.clear()
+
+    def untaken(self) -> list[str]:
+        """Names of arrays that nobody took."""
+        found = [
+            f"{self._before}{n}"
+            for n, value in self._held.items()
+            if n not in self._taken and _is_array(value)
+        ]
+        return found + [
+            n for inner in self._inner.values() if isinstance(inner, Arrays) for n in inner.untaken()
+        ]
+
+    def unasked(self) -> list[str]:
+        """Names of what is no array and nobody asked for."""
+        found = [
+            f"{self._before}{n}" for n, v in self._held.items() if n not in self._taken and not _is_array(v)
+        ]
+        for name, inner in self._inner.items():
+            found += (
+                inner.unasked(f"{self._before}{name}.") if isinstance(inner, Settings) else inner.unasked()
+            )
+        return found
+
+    # -- taking -------------------------------------------------------------------------------
+
     def take(
-        self, shapes: dict[str, str], sizes: dict[str, int | None] | None = None
+        self, shapes: dict[str, str], sizes: Mapping[str, int | None] | None = None
     ) -> dict[str, np.ndarray]:
         """The arrays of those names, float32, whose dimensions are called by letters: {"W_enc": "d n"}.
 
-        The same letter is the same size everywhere; `sizes` gives what the config says.
+        The same letter is the same size everywhere; `sizes` gives what the config says. All shapes are compared
+        before any number is read.
 
         Raises:
-            SAEError: One is missing, is no array of numbers, or has another shape.
+            SAEError: One is missing, is no array of floating point numbers, or has another shape.
         """
         missing = [name for name in shapes if name not in self]
         if missing:
@@ -143,24 +268,29 @@ class Arrays(Mapping[str, Any]):
             raise SAEError(f"{self.path} lacks {', '.join(missing)}; it holds: {held}.")
         known = {letter: size for letter, size in (sizes or {}).items() if size is not None}
         said = dict(known)
-        taken = {}
         for name, letters in shapes.items():
-            taken[name] = array = self._numbers(name)
+            shape = self._shape_of_numbers(name, "f")
             wanted = letters.split()
             expected = tuple(known.get(letter, letter) for letter in wanted)
-            if array.ndim != len(wanted) or any(
-                known.setdefault(letter, size) != size
-                for letter, size in zip(wanted, array.shape, strict=True)
+            if len(shape) != len(wanted) or any(
+                known.setdefault(letter, size) != size for letter, size in zip(wanted, shape, strict=True)
             ):
                 why = f" (the config says {said})" if said else ""
                 raise SAEError(
-                    f"{self.path}: {name} has shape {array.shape}, expected ({', '.join(map(str, expected))}),"
+                    f"{self.path}: {name} has shape {shape}, expected ({', '.join(map(str, expected))}),"
                     f" with d the width of activations and n the number of features{why}."
                 )
-        return taken
+        check_memory(4 * sum(math.prod(self._shape_of_numbers(name, "f")) for name in shapes), self.path)
+        return {name: self._numbers(name) for name in shapes}
+
+    def take_any(self, *names: str) -> dict[str, np.ndarray]:
+        """Arrays of floating point numbers of any shape, float32."""
+        for name in names:
+            self._shape_of_numbers(name, "f")
+        return {name: self._numbers(name) for name in names}
 
     def optional(
-        self, name: str, shape: str, like: dict[str, np.ndarray], letters: dict[str, str]
+        self, name: str, shape: str, like: Mapping[str, np.ndarray], letters: Mapping[str, str]
     ) -> np.ndarray | None:
         """An array that may be missing, with sizes taken from arrays that are there."""
         if name not in self:
@@ -172,86 +302,42 @@ class Arrays(Mapping[str, Any]):
 
     def number(self, name: str) -> float:
         """An array of one number, or a number."""
-        value = self._numbers(name) if name in self else self.take({name: ""})[name]
-        if value.size != 1:
-            raise SAEError(f"{self.path}: {name} has shape {value.shape}, expected one number.")
-        return float(value.reshape(()))
+        if name not in self:
+            self.take({name: ""})
+        shape = self._shape_of_numbers(name, "fiu")
+        if math.prod(shape) != 1:
+            raise SAEError(f"{self.path}: {name} has shape {shape}, expected one number.")
+        return float(np.asarray(self[name]).reshape(()))
+
+    def whole_number(self, name: str) -> int:
+        """A number of at least 1, such as k."""
+        value = self.number(name)
+        if not value.is_integer() or value < 1:
+            raise SAEError(f"{self.path}: {name} is {value}, expected a whole number of at least 1.")
+        return int(value)
+
+    def _shape_of_numbers(self, name: str, kinds: str) -> tuple[int, ...]:
+        """Of an array whose numbers are of these kinds (NumPy's letters)."""
+        value = self._held[name]
+        array = value if isinstance(value, StoredArray) else np.asarray(value)
+        kind = array.kind if isinstance(array, StoredArray) else array.dtype.kind
+        if kind not in "fiub" or (kind == "b" and "b" not in kinds):
+            raise SAEError(f"{self.path}: {name} holds {array.dtype}, expected numbers.")
+        if kind not in kinds:
+            raise SAEError(
+                f"{self.path}: {name} holds integers ({array.dtype}) and nothing says what they are to be multiplied"
+                " by, so they are no weights yet. Save it in floating point where it was quantised."
+            )
+        return tuple(array.shape)
 
     def _numbers(self, name: str) -> np.ndarray:
-        self.taken.add(name)
         value = np.asarray(self[name])
-        if value.dtype.kind not in "fiub":
-            raise SAEError(f"{self.path}: {name} holds {value.dtype}, expected numbers.")
         with np.errstate(over="ignore"):  # what becomes infinite is refused by name later
             return value.astype(np.float32) if value.dtype != np.float32 else value
 
 
-# -- reading files ------------------------------------------------------------------------------
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """An object from a JSON or YAML file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = _yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
-    except BackendError:
-        raise
-    except Exception as error:  # parsers of hostile text raise many kinds
-        raise SAEError(f"{path} cannot be read: {error}. The file is damaged or is not an SAE's.") from error
-    if not isinstance(found, dict):
-        raise SAEError(f"{path} holds a {type(found).__name__}, expected an object with settings.")
-    return found
-
-
-def _yaml(text: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise BackendError("Reading a .yaml file needs PyYAML: pip install pyyaml.") from error
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-        raise ValueError("it refers to itself (a YAML alias), which no SAE's settings do")
-    return yaml.safe_load(text)
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file; bfloat16 comes as float32."""
-    from safetensors import safe_open
-
-    arrays: dict[str, np.ndarray] = {}
-    try:
-        with safe_open(path, framework="np") as file:
-            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-            for name, kind in types.items():
-                if kind in _PLAIN:
-                    arrays[name] = file.get_tensor(name)
-        for name in (n for n, kind in types.items() if kind == "BF16"):
-            arrays[name] = _bfloat16(path, name)
-    except Exception as error:  # safetensors raises several kinds, bare ones among them
-        raise _damaged(path, error) from error
-    strange = {name: kind for name, kind in types.items() if name not in arrays}
-    if strange:
-        raise SAEError(f"{path}: numbers of type {sorted(set(strange.values()))} cannot be read ({strange}).")
-    return arrays
-
-
-def _bfloat16(path: Path, name: str) -> np.ndarray:
-    """A bfloat16 array, which NumPy has no type for: the upper half of a float32."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))[name]
-        start, end = entry["data_offsets"]
-        file.seek(8 + size + start)
-        half = np.frombuffer(file.read(end - start), dtype="<u2")
-    return (half.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file; pickled ones are refused."""
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:
-        raise _damaged(path, error) from error
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (StoredArray, np.ndarray)) or hasattr(value, "__array__")
 
 
 def _damaged(path: Path, error: Exception) -> SAEError:
@@ -259,47 +345,9 @@ def _damaged(path: Path, error: Exception) -> SAEError:
     return SAEError(f"{path} cannot be read: {reason}. It is incomplete or damaged; get the file again.")
 
 
-# -- reading settings ---------------------------------------------------------------------------
-
-
-def setting(
-    config: Mapping[str, Any], name: str, kind: type, default: Any = ..., where: str = "The config"
-) -> Any:
-    """A setting of that type; without a default it must be there.
-
-    Raises:
-        SAEError: It is missing, or of another type.
-    """
-    value = config.get(name)
-    if value is None:
-        if default is ...:
-            raise SAEError(f"{where} lacks {name!r}, which says how this SAE works. It has: {_keys(config)}.")
-        return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise SAEError(f"{where}: {name!r} is {reprlib.repr(value)}, expected {kind.__name__}.")
-    if kind is float and not np.isfinite(value):
-        raise SAEError(f"{where}: {name!r} is {value!r}, expected a finite number.")
-    return value
-
-
-def _keys(config: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(map(str, config))[:20]) or "nothing"
-
-
-def one_of(
-    config: Mapping[str, Any], name: str, known: Sequence[str], default: Any = ..., where: str = ""
-) -> Any:
-    """A setting that is one of `known`."""
-    value = setting(config, name, str, default, where)
-    if value is not None and value not in known:
-        raise SAEError(f"{where}: unknown {name} {value!r}. Known: {', '.join(known)}.")
-    return value
-
-
 def the_k(files: Files, config: Mapping[str, Any], name: str = "k", where: str = "") -> int:
     """k as the user wants it, or as the file says."""
-    return files.k if files.k is not None else setting(config, name, int, ..., where)
+    if files.k is not None:
+        config.get(name)  # what the user says is instead of it
+        return files.k
+    return setting(config, name, int, ..., where)

@@ -9,7 +9,8 @@ from ...components import hook_component
 from ...errors import SAEError
 from ...variants import AbsTopK, Activation, GroupMax, TopK
 from ...weights import SAEWeights
-from .source import Files, Parts, setting
+from .settings import Settings, one_of, setting
+from .source import Files, Parts, the_k
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
 _HOOK = re.compile(
@@ -27,7 +28,7 @@ def read(files: Files) -> Parts:
     config = files.config(_CONFIG)
     d = setting(config, "d_in", int, ..., _CONFIG)
     n = setting(config, "num_latents", int, 0, _CONFIG)
-    if not n and config.get("expansion_factor") is not None:
+    if not n and config.peek("expansion_factor") is not None:
         n = round(min(d * setting(config, "expansion_factor", float, ..., _CONFIG), 2.0**62))
     transcode = setting(config, "transcode", bool, False, _CONFIG)
     shapes = {"encoder.weight": "n d", "encoder.bias": "n", "W_dec": "n out", "b_dec": "out"}
@@ -39,17 +40,16 @@ def read(files: Files) -> Parts:
         a["encoder.weight"].T, a["encoder.bias"], a["W_dec"], a["b_dec"],
         subtract_b_dec=not transcode, extra={"W_skip": a["W_skip"].T} if skip else {},
     )  # fmt: skip
-    k = files.k if files.k is not None else setting(config, "k", int, ..., _CONFIG)
+    k = the_k(files, config, where=_CONFIG)
     return Parts(weights, _activation(config, k), _metadata(files, transcode))
 
 
-def _activation(config: dict[str, Any], k: int) -> Activation:
-    kind = setting(config, "activation", str, "topk", _CONFIG)
-    if kind == "groupmax":
-        return GroupMax(k)
-    if kind != "topk":
-        raise SAEError(f"{_CONFIG}: unknown activation {kind!r}. Known: topk, groupmax.")
-    return AbsTopK(k) if setting(config, "signed", bool, False, _CONFIG) else TopK(k)
+def _activation(config: Settings, k: int) -> Activation:
+    kind = one_of(config, "activation", ("topk", "groupmax"), "topk", _CONFIG)
+    signed = setting(config, "signed", bool, False, _CONFIG)
+    if kind == "groupmax" and signed:
+        raise SAEError(f"{_CONFIG}: signed is known with activation 'topk' only, not with 'groupmax'.")
+    return GroupMax(k) if kind == "groupmax" else AbsTopK(k) if signed else TopK(k)
 
 
 def _metadata(files: Files, transcode: bool) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from ...errors import SAEError
 from ...variants import Activation, BatchTopK, TopK
 from ...weights import SAEWeights
 from . import fold
-from .source import Files, Parts, setting
+from .settings import Settings, setting
+from .source import Files, Parts, the_k
 
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _CLASSES: dict[str, type[TopK] | type[BatchTopK]] = {"SAE": TopK, "BatchTopKSAE": BatchTopK}
@@ -36,6 +37,8 @@ def read(files: Files) -> Parts:
     normalized = setting(config, "normalize_input", bool, False, _CONFIG)
     if normalized:
         shapes |= {"input_mean": "d", "input_std": "d"}
+    else:
+        arrays.pass_over("input_mean", "input_std")  # measured all the same
     sizes = {
         "d": setting(config, "d_model", int, None, _CONFIG),
         "n": setting(config, "d_hidden", int, None, _CONFIG),
@@ -45,13 +48,12 @@ def read(files: Files) -> Parts:
     weights = SAEWeights(a["encoder.weight"].T, a["encoder.bias"], W_dec, a[bias], subtract_b_dec=False)
     if normalized:
         weights = fold.affine_input(weights, a["input_mean"], a["input_std"] + np.float32(1e-8))
-    k = files.k if files.k is not None else setting(config, "k", int, ..., _CONFIG)
-    activation: Activation = _CLASSES[kind](k)
+    activation: Activation = _CLASSES[kind](the_k(files, config, where=_CONFIG))
     return Parts(weights, activation, _metadata(config))
 
 
-def _metadata(config: dict[str, Any]) -> dict[str, Any]:
-    facts = config.get("metadata")
+def _metadata(config: Settings) -> dict[str, Any]:
+    facts = config.whole("metadata")
     facts = facts if isinstance(facts, dict) else {}
     layer, component = facts.get("layer"), facts.get("component")
     found: dict[str, Any] = {"model": facts.get("model_name"), "training": facts.get("config")}

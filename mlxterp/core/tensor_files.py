@@ -1,0 +1,234 @@
+"""Named arrays in files of strangers: headers first, numbers only where they are asked for.
+
+`open_safetensors`, `open_npz` and `torch_zip.open_torch_zip` give the arrays of a file as `StoredArray`s: name, shape
+and type are known and fit the file, and nothing else was read. A file whose header claims more than the file holds,
+or that unpacks to many times its size, is refused before any memory is asked for. NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import SAEError
+from ..whole import strict_json
+
+_SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+_LARGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors library."""
+_MOST_UNPACKED, _SLACK = 20, 16 * 2**20
+"""Weights compress by a third, at most a few times; zeros a thousand times."""
+_MOST_HOLE, _LARGEST_HOLE = 15 / 16, 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StoredArray:
+    """An array that a file holds, not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As NumPy names it, or "bfloat16", which is read as float32."""
+    load: Callable[[], np.ndarray]
+    """Reads it; nobody else holds what it gives."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        found = self.load()
+        return found if dtype is None else found.astype(dtype)
+
+    @property
+    def kind(self) -> str:
+        """NumPy's letter: "f" float, "i" and "u" integers, "b" bool, "c" complex."""
+        return "f" if self.dtype == "bfloat16" else np.dtype(self.dtype).kind
+
+
+def open_safetensors(path: Path) -> dict[str, StoredArray]:
+    """Arrays of a safetensors file by name.
+
+    Raises:
+        ValueError: The header is damaged, does not fit the file, or names a type that cannot be read.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise ValueError(f"its header claims {length} bytes, the file has {size}")
+        header = strict_json(file.read(length).decode("utf-8"))
+    if not isinstance(header, dict):
+        raise ValueError(f"its header is a {type(header).__name__}, expected an object")
+    header.pop("__metadata__", None)
+    begin, found, strange = 8 + length, {}, {}
+    places = []
+    for name, entry in header.items():
+        kind, shape, (start, end) = entry["dtype"], _shape(entry["shape"], name), entry["data_offsets"]
+        places.append((start, end))
+        if kind not in _SAFETENSORS:
+            strange[name] = kind
+            continue
+        dtype = np.dtype(_SAFETENSORS[kind])
+        if math.prod(shape) * dtype.itemsize != end - start:
+            raise ValueError(f"{name} claims shape {shape} of {kind}, and {end - start} bytes")
+        name_of = "bfloat16" if kind == "BF16" else dtype.name
+        found[name] = StoredArray(shape, name_of, _from_place(path, begin + start, dtype, shape, name_of))
+    if strange:
+        raise ValueError(
+            f"numbers of type {sorted(set(map(str, strange.values())))} cannot be read ({strange})"
+        )
+    expected = 0
+    for start, end in sorted(places):
+        if start != expected or end < start:
+            raise ValueError("its arrays overlap, or leave room between them")
+        expected = end
+    if begin + expected != size:
+        raise ValueError(f"its arrays claim {expected} bytes, the file has {size - begin}")
+    return found
+
+
+def _shape(given: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(given, list) or not all(type(n) is int and 0 <= n < 2**62 for n in given):
+        raise ValueError(f"{name} has shape {given!r}, expected a list of sizes")
+    return tuple(given)
+
+
+def _from_place(
+    path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...], name: str
+) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        count = math.prod(shape)
+        with open(path, "rb") as file:
+            file.seek(offset)
+            numbers = np.fromfile(file, dtype, count)
+        if numbers.size != count:
+            raise ValueError("it is shorter than it was when it was opened")
+        return widened(numbers, name).reshape(shape)
+
+    return load
+
+
+def widened(numbers: np.ndarray, name: str) -> np.ndarray:
+    """bfloat16, which NumPy has no type for, as float32: it is the upper half of one."""
+    if name != "bfloat16":
+        return numbers
+    whole = numbers.astype("<u4")
+    whole <<= 16
+    return whole.view("<f4")
+
+
+# -- archives ------------------------------------------------------------------------------------
+
+
+def check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuses an archive that unpacks to far more than it is, or names an entry twice.
+
+    Raises:
+        ValueError: It is such a one.
+    """
+    entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > _MOST_UNPACKED * size + _SLACK:
+        raise ValueError(
+            f"its {size} bytes unpack to {unpacked}, more than {_MOST_UNPACKED} times as much, which weights do not:"
+            " if it is meant so, save it uncompressed (numpy.savez, safetensors)"
+        )
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise ValueError("it names an entry twice")
+
+
+def open_npz(path: Path) -> dict[str, StoredArray]:
+    """Arrays of an npz file by name.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: It is damaged, unpacks to far more than it is, or holds pickled objects.
+    """
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        check_archive(archive, path.stat().st_size)
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if name == entry.filename:
+                raise ValueError(f"it holds {name}, which is no array")
+            with archive.open(entry) as member:
+                shape, dtype = _npy_header(member)
+                begin = member.tell()
+            if dtype.hasobject:
+                raise ValueError(f"{name} holds pickled Python objects, which are not read")
+            claimed = math.prod(shape) * dtype.itemsize
+            if begin + claimed != entry.file_size:
+                raise ValueError(f"{name} claims {claimed} bytes, the file holds {entry.file_size - begin}")
+            found[name] = StoredArray(shape, dtype.name, _from_npz(path, entry.filename))
+    return found
+
+
+def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array is stored in version {version} of its format, expected 1.0 or 2.0")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return shape, dtype
+
+
+def _from_npz(path: Path, name: str) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+    return load
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+
+def check_holes(path: Path) -> None:
+    """Refuses a large file that is nearly all hole: it claims room on the disk that was never written.
+
+    Raises:
+        ValueError: It is such a one.
+    """
+    size = path.stat().st_size
+    if size < _LARGEST_HOLE or not hasattr(os, "SEEK_HOLE"):
+        return
+    written, place = 0, 0
+    with open(path, "rb") as file:
+        for _ in range(10_000):
+            try:
+                begin = os.lseek(file.fileno(), place, os.SEEK_DATA)
+                place = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            except OSError:  # no data after this place, or a file system without holes
+                break
+            written += place - begin
+    if size - written > _MOST_HOLE * size and place:
+        raise ValueError(f"of its {size} bytes only {written} were ever written, the rest is a hole")
+
+
+def check_memory(claimed: int, path: Path) -> None:
+    """Refuses what cannot fit into this machine.
+
+    Args:
+        claimed: Bytes that will be needed.
+
+    Raises:
+        SAEError: The machine has less memory.
+    """
+    has = _memory()
+    if has is not None and claimed > has:
+        raise SAEError(
+            f"{path} holds weights of {claimed / 2**30:.1f} GiB as float32, and this machine has {has / 2**30:.1f} GiB."
+            " Load it on a larger machine, or take a narrower SAE."
+        )
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
