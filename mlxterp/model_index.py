@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import InputError
 from .features.fitting import open_sae, warn_of_another_place
+from .features.identity import same_weights
 from .index import BuildOptions, FeatureIndex, Source, build
 from .index.remote import copied, is_url, refuse_index
 from .model_core import ModelCore
@@ -105,15 +106,16 @@ class IndexMethods(ModelCore):
 
 
 def texts_from_index(
-    index: FeatureIndex, sae: SAE, texts: Sequence[str] | None, component: str, feature_id: int, top_k: int
+    index: FeatureIndex, source: Source, texts: Sequence[str] | None, feature_id: int, top_k: int
 ) -> list[tuple[str, float, int]]:
-    """`index.top_texts`, where the index is of this SAE, component and these texts (None: whichever it holds).
+    """`index.top_texts`, where the index is of this model, SAE, component and these texts (None: whichever it holds).
 
     Raises:
         InputError: It is of others.
     """
     if not isinstance(index, FeatureIndex):
         raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
+    sae, component = source.sae, source.component.name
     if index.fingerprint != sae.fingerprint or index.component != component:
         raise InputError(
             f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."
@@ -123,5 +125,14 @@ def texts_from_index(
         raise InputError(
             f"The index holds {index.n_texts} texts, not the ones given. Leave texts out (texts=None) to ask it about"
             " its own, or build an index of these: model.build_index(sae, texts)."
+        )
+    kept = index._meta.model
+    if (
+        same_weights(source.anatomy.model, kept.get("weights")) is False
+        or tuple(kept.get("acts", ())) != source.acts
+    ):
+        raise InputError(
+            "The index was built with other weights, or with something else attached to the model, than there is now."
+            " Ask the index itself (index.top_texts), or build one of this model: model.build_index(sae, texts)."
         )
     return index.top_texts(feature_id, top_k)

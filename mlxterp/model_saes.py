@@ -14,7 +14,7 @@ from .features.evaluation import SAEEvaluation, evaluate
 from .features.fitting import open_sae, warn_of_another_place
 from .features.search import top_features, top_texts
 from .features.train import TrainOptions, train_on_texts
-from .index import FeatureIndex
+from .index import FeatureIndex, Source
 from .lens import FeatureLogits, RandomDirections, feature_logits, random_direction_baseline
 from .model_core import ModelCore
 from .model_index import texts_from_index
@@ -217,7 +217,8 @@ class SAEMethods(ModelCore):
         """
         sae, place = self._place(sae, layer, component)
         if index is not None:
-            return texts_from_index(index, sae, texts, place.name, feature_id, top_k)
+            source = Source(self.anatomy, sae, place, self.name)
+            return texts_from_index(index, source, texts, feature_id, top_k)
         if texts is None:
             raise InputError("Give a list of texts, or index=… to ask an index about its own.")
         found = top_texts(

@@ -41,6 +41,14 @@ class WeightsDigest:
         """As a dict."""
         return dataclasses.asdict(self)
 
+    @staticmethod
+    def from_json(kept: Any) -> WeightsDigest | None:
+        """From `to_json`; None where nothing was kept."""
+        names = [field.name for field in dataclasses.fields(WeightsDigest)]
+        if not isinstance(kept, Mapping) or not all(isinstance(kept.get(name), str) for name in names):
+            return None
+        return WeightsDigest(*(kept[name] for name in names))
+
     def equals(self, kept: Any) -> bool | None:
         """Whether these are the weights that `kept` (from `to_json`) describes.
 

@@ -27,12 +27,10 @@ from ..store import (
 )
 from ..tokens import TokenBatch
 from .collect import rows_of
+from .identity import is_same, probed, same_probe, same_weights
 from .model_rows import ModelRows, TokenRows, check_exclusions
 
 _CONTEXT = 128
-_PROBE_TOKENS = 16
-_SAME_MODEL = 0.02
-"""Share by which the lengths of a model's activations may differ where it is the same one."""
 
 
 def collect_activations(
@@ -95,7 +93,7 @@ def collect_activations(
         "context_length": _length(anatomy, context_length),
     }
     widths = dict(zip(rows.names, rows.widths, strict=True))
-    done, complete = _there(folder, widths, dtype, settings)
+    done, complete = _there(anatomy, folder, widths, dtype, settings)
     if complete:
         store = ActivationStore.open(folder)
         check_store(anatomy, store, components)
@@ -155,32 +153,25 @@ def model_rows(
 def check_store(anatomy: Anatomy, store: ActivationStore, components: Sequence[Component]) -> None:
     """Raises SAEError where a store lacks a component, or is of another model."""
     found = probed(anatomy, components)
+    settings = store.meta["settings"]
     for component in components:
         store.width(component.name)
-        before = store.meta["settings"].get("probe", {}).get(component.name)
-        now = np.array(found[component.name])
+        before = settings.get("probe", {}).get(component.name)
+        now = found[component.name]
         if before is None or len(before) != len(now):
             raise SAEError(f"{store.path} is not a store of this model: it has no probe of {component.name}.")
-        if not np.allclose(before, now, rtol=_SAME_MODEL, atol=1e-4 * float(np.max(now))):
+        if not same_probe(before, now):
             raise SAEError(
                 f"{store.path} holds activations of another model ({store.meta.get('model')}), or of other weights:"
                 f" on {len(now)} fixed tokens the activations of {component.name} have other lengths than here."
                 " Train on a store that was collected with this model: collect_activations(model, …)."
             )
-
-
-def probed(anatomy: Anatomy, components: Sequence[Component]) -> dict[str, list[float]]:
-    """Lengths of each component's activations on the first token ids: what tells one model from another."""
-    model = anatomy.model
-    ids = np.arange(1, min(_PROBE_TOKENS, model.vocab_size - 1) + 1) % model.vocab_size
-    batch = TokenBatch.from_rows([ids[: model.max_positions].tolist()])
-    sites = [site for component in components for site in component.sites]
-    run = model.run(batch, capture=sites, stop_after=sites)
-    lengths = {}
-    for component in components:
-        rows = model.backend.get(rows_of(component, run, batch.ids.shape)).astype(np.float64)
-        lengths[component.name] = [round(float(n), 6) for n in np.linalg.norm(rows, axis=1)]
-    return lengths
+    first = components[0].name
+    if not is_same(anatomy.model, settings.get("weights"), found[first], found[first], str(store.path)):
+        raise SAEError(
+            f"{store.path} holds activations of other weights ({store.meta.get('model')}): the digest of all parameters"
+            " is another. Train on a store that was collected with this model: collect_activations(model, …)."
+        )
 
 
 def _widths(anatomy: Anatomy, components: Sequence[Component]) -> list[int]:
@@ -211,7 +202,7 @@ def _default_path(components: Sequence[Component]) -> Path:
 
 
 def _there(
-    folder: Path, widths: Mapping[str, int], dtype: str, settings: Mapping[str, Any]
+    anatomy: Anatomy, folder: Path, widths: Mapping[str, int], dtype: str, settings: Mapping[str, Any]
 ) -> tuple[int, bool]:
     """How many batches of this very collection are there, and whether it is complete.
 
@@ -225,18 +216,29 @@ def _there(
         return 0, False
     before = {"dtype": meta["dtype"], "components": meta["components"], "probe": None, **meta["settings"]}
     now = {"dtype": dtype, "components": dict(widths), **settings}
-    for described in (before, now):
-        described.pop("probe")  # rounding differs from machine to machine; `check_store` knows
+    parts = [
+        {name: described.pop(name, None) for name in ("probe", "weights")} for described in (before, now)
+    ]
     differing = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted({*before, *now}) if before.get(key) != now.get(key)
     ]  # fmt: skip
+    if not _same_model(anatomy, *parts):
+        differing.append("the model had other weights")
     if differing:
         raise SAEError(
             f"Another collection is in {folder}: {'; '.join(differing)[:600]}. Give the same settings and texts to go"
             " on with it, or choose another path."
         )
     return written_batches(folder), bool(meta["complete"])
+
+
+def _same_model(anatomy: Anatomy, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a collection was begun with this model; rounding differs from machine to machine."""
+    probes, mine = before["probe"] or {}, now["probe"]
+    if any(name in mine and not same_probe(probe, mine[name]) for name, probe in probes.items()):
+        return False
+    return same_weights(anatomy.model, before["weights"]) is not False
 
 
 def _mixed(

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..sites import Component
 from ..training.rows import check_finite
 from .collect import Activations, batches_of, run_batch
+from .identity import weights_of
 
 EXCLUSIONS = ("bos", "first", "sinks")
 """Tokens that can be left out: the tokenizer's beginning-of-text token; each context's first token; tokens
@@ -80,6 +81,7 @@ class ModelRows:
             "components": list(self.names),
             "exclude": sorted(self.excluded),
             "texts": self._contexts.identity(),
+            "weights": weights_of(self._model),
         }
 
     def facts(self) -> dict[str, Any]:

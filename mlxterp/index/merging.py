@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from ..backends.state import WeightsDigest
 from ..errors import FeatureIndexError, InputError
+from ..features.identity import same_probe
 from .building import finish
 from .folder import IndexMeta, clean, read_meta, shard_path, write_meta
 from .summary import read_pieces
@@ -63,10 +66,20 @@ def _check(one: IndexMeta, other: IndexMeta, path: Path) -> None:
         for key in facts[0]
         if facts[0][key] != facts[1][key]
     ]
+    if not _same_weights(one.model, other.model):
+        differing.append("the model's weights are others")
     if differing:
         raise FeatureIndexError(
             f"The index in {path} does not go with the first one: {'; '.join(differing)}."
         )
+
+
+def _same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two indexes are of the same model: by the digests of its weights, or by its probes."""
+    kept, others = one.get("weights"), other.get("weights")
+    digest = WeightsDigest.from_json(kept)
+    same = None if digest is None else digest.equals(others)
+    return same if same is not None else same_probe(one["probe"], other["probe"])
 
 
 def _copy(source: Path, target: Path) -> None:

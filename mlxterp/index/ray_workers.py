@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..anatomy import Anatomy
 from ..backends import load_language_model
 from ..errors import BackendError, FeatureIndexError, InputError
-from ..features.collecting import probed
+from ..features.identity import is_same, probed
 from ..sae import SAE
 from .counting import EncodedShard, Rule, encode_shard
 from .plan import ShardPlan
-from .source import same_probe
 
 if TYPE_CHECKING:
     from .source import Source
@@ -30,14 +29,21 @@ class Worker:
     """What an actor holds: the model, the SAE, and the rule."""
 
     def __init__(
-        self, model: str, backend: str, component: str, sae: tuple[Any, ...], rule: Rule, probe: list[float]
+        self,
+        model: str,
+        backend: str,
+        component: str,
+        sae: tuple[Any, ...],
+        rule: Rule,
+        facts: dict[str, Any],
     ):
         language_model = load_language_model(model, backend=backend)
         weights, activation, form = sae
         self._model, self._rule = language_model, rule
         anatomy = Anatomy(language_model)
         self._component = anatomy.component(component)
-        if not same_probe(probe, probed(anatomy, [self._component])[component]):
+        now = probed(anatomy, [self._component])[component]
+        if not is_same(language_model, facts.get("weights"), facts["probe"], now, "The plan"):
             raise FeatureIndexError(
                 f"Workers load {model} themselves, and what they got computes something else than the model here. Was"
                 " it changed after loading (quantized, an adapter)? Save it and load it from its folder, or build"
@@ -96,10 +102,10 @@ def encoded_by_ray(
 def _actors(ray: Any, source: Source, sae: Any, rule: Rule, workers: int) -> list[Any]:
     backend = source.anatomy.model.backend.name
     options = {"num_cpus": 1, "num_gpus": int(source.on_gpu), "max_restarts": 3, "max_task_retries": 3}
-    probe = source.model_facts["probe"]
+    facts = source.model_facts
     make = ray.remote(**options)(Worker)
     return [
-        make.remote(source.name, backend, source.component.name, sae, rule, probe) for _ in range(workers)
+        make.remote(source.name, backend, source.component.name, sae, rule, facts) for _ in range(workers)
     ]
 
 

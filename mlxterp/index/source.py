@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..anatomy import Anatomy
 from ..corpus import Corpus
 from ..errors import FeatureIndexError
 from ..features.collect import collect
-from ..features.collecting import probed
+from ..features.identity import is_same, probed, weights_of
 from ..sae import SAE
 from ..sites import Component
 from .folder import IndexMeta
 from .summary import token_pieces
-
-_SAME_MODEL = 0.02
-"""Share by which the lengths of a model's activations may differ where it is the same one."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,9 +41,15 @@ class Source:
             "name": self.model_name,
             "type": model.model_type,
             "positions": model.max_positions,
-            "probe": probed(self.anatomy, [self.component])[self.component.name],
+            "probe": self.probe,
+            "weights": weights_of(model),
         }
         return facts | ({"acts": list(self.acts)} if self.acts else {})
+
+    @property
+    def probe(self) -> list[float]:
+        """Lengths of the component's activations on fixed tokens."""
+        return probed(self.anatomy, [self.component])[self.component.name]
 
     @property
     def acts(self) -> tuple[str, ...]:
@@ -85,16 +85,10 @@ class Source:
                 f"The index in {folder} was built while {', '.join(acted) or 'nothing'} acted on the model; now"
                 f" {', '.join(self.acts) or 'nothing'} does. Attach or steer as then, or build one in another folder."
             )
-        before, now = meta.model["probe"], self.model_facts["probe"]
-        if not same_probe(before, now):
+        now = self.probe
+        if not is_same(self.anatomy.model, meta.model.get("weights"), meta.model["probe"], now, str(folder)):
             raise FeatureIndexError(
                 f"The index in {folder} was built with another model ({meta.model.get('name')}), or with other weights:"
-                f" on {len(now)} fixed tokens the activations of {meta.component} have other lengths than here."
+                f" the digest of all parameters is another, or on {len(now)} fixed tokens the activations of"
+                f" {meta.component} have other lengths than here. Build an index with this model in another folder."
             )
-
-
-def same_probe(before: Sequence[float], now: Sequence[float]) -> bool:
-    """Whether two probes (lengths of a component's activations on fixed tokens) are of the same model."""
-    if len(before) != len(now):
-        return False
-    return np.allclose(before, now, rtol=_SAME_MODEL, atol=1e-4 * float(np.max(now)))

@@ -18,6 +18,7 @@ from .arrays import BACKEND
 from .attention import attention_seen, head_component
 from .generation import stream_tokens
 from .intercept import Tracer, first_array, hooked, own_class, unobserved
+from .modes import settled
 from .recording import Recording
 from .state import state_digest, weights_digest
 from .tree import ModuleTree
@@ -27,7 +28,10 @@ _POSITION_EMBEDDINGS = ("wpe", "embed_positions", "position_embeddings", "positi
 
 
 class MLXLanguageModel:
-    """Runs an mlx-lm model with its components seen and edited (see `LanguageModel`)."""
+    """Runs an mlx-lm model with its components seen and edited (see `LanguageModel`).
+
+    Passes run in evaluation mode; the model is left as it was given.
+    """
 
     backend: Backend = BACKEND
 
@@ -58,6 +62,7 @@ class MLXLanguageModel:
         """Reads the modules again if some were replaced since (LoRA, quantizing); whether they were."""
         if self.tree.holds():
             return False
+        mx.eval(self.model.parameters())
         self._read_tree()
         return True
 
@@ -87,7 +92,8 @@ class MLXLanguageModel:
 
     def _measure(self) -> None:
         try:
-            logits: Any = self.model(mx.zeros((1, 1), dtype=mx.int32))  # builds a graph, computes nothing
+            with settled(self.tree):
+                logits: Any = self.model(mx.zeros((1, 1), dtype=mx.int32))  # builds a graph, computes nothing
             self.vocab_size = int(logits.shape[-1])
             if logits.ndim != 3:
                 raise ValueError(f"its output has shape {logits.shape}")
@@ -143,7 +149,7 @@ class MLXLanguageModel:
     # -- running ------------------------------------------------------------------------------
 
     def forward(self, batch: TokenBatch) -> mx.array:
-        with unobserved():
+        with settled(self.tree), unobserved():
             return self.model(mx.array(batch.ids))
 
     def head_component(self, layer: int, port: str, name: str) -> Component:
@@ -191,7 +197,7 @@ class MLXLanguageModel:
                 raise ComponentError(f"No module {site.module!r} in this model.")
 
     def _call(self, tracer: Tracer, ids: mx.array, **options: Any) -> mx.array:
-        with attention_seen(tracer), hooked(tracer):
+        with settled(self.tree), attention_seen(tracer), hooked(tracer):
             return self.model(ids, **options)
 
     def _finish(self, run: Run, tracer: Tracer, capture: Sequence[Site], edits: Sequence[SiteEdit]) -> None:
@@ -237,7 +243,7 @@ class MLXLanguageModel:
         def step(ids: mx.array, **options: Any) -> mx.array:
             nonlocal done
             if not edits:
-                with unobserved():
+                with settled(self.tree), unobserved():
                     return self.model(ids, **options)
             run = Run(None, {}, {}, Where(np.arange(done, done + ids.shape[1]), None))
             tracer = Tracer(self.tree, (), edits, run=run, model_type=self.model_type)

@@ -39,7 +39,9 @@ class ModuleTree:
         self._walk(model, "", None)
         self._ids = list(_module_ids(model))
         unique = {id(node.module): node.module for node in self.by_path.values()}
-        self.modules: list[nn.Module] = [m for m in unique.values() if callable(m)]
+        self.every: list[nn.Module] = list(unique.values())
+        """Each module once."""
+        self.modules: list[nn.Module] = [m for m in self.every if callable(m)]
 
     def _walk(self, module: nn.Module, path: str, parent: Node | None) -> None:
         node = Node(path, module, parent)

@@ -13,42 +13,28 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import nn
 
+from ..modes import EvaluationMode
 from .tree import ModuleTree
 
 _lock = threading.RLock()
-_evaluating: dict[int, tuple[list[int], list[nn.Module]]] = {}
-"""id(model) -> ([passes], modules that were in training mode)."""
 _eager: list[AbstractContextManager] = []
 _eager_users = 0
+
+
+def _set_training(module: nn.Module, training: bool) -> None:
+    module.training = training
+
+
+_EVALUATION: EvaluationMode[nn.Module] = EvaluationMode(
+    lambda module: getattr(module, "training", False), _set_training
+)
 
 
 @contextmanager
 def settled(tree: ModuleTree, *, gradients: bool = False) -> Iterator[None]:
     """Runs the model without dropout and, unless asked for, without gradients."""
-    with _evaluation(tree), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+    with _EVALUATION.of(tree.every), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         yield
-
-
-@contextmanager
-def _evaluation(tree: ModuleTree) -> Iterator[None]:
-    key = id(tree.model)
-    with _lock:
-        if key not in _evaluating:
-            training = [node.module for node in tree.by_path.values() if node.module.training]
-            _evaluating[key] = ([0], training)
-            for module in training:
-                module.training = False
-        users, training = _evaluating[key]
-        users[0] += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            users[0] -= 1
-            if users[0] == 0:
-                del _evaluating[key]
-                for module in training:
-                    module.training = True
 
 
 @contextmanager

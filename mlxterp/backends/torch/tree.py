@@ -38,6 +38,8 @@ class ModuleTree:
             node = self.by_path[path] = Node(path, module, parent)
             self.nodes.setdefault(id(module), []).append(node)
         self._ids = self._module_ids()
+        self.every: list[nn.Module] = list({id(n.module): n.module for n in self.by_path.values()}.values())
+        """Each module once."""
         self.modules: list[nn.Module] = self._callable(self.by_path)
         """Each module that can be called, once."""
 
