@@ -176,7 +176,7 @@ class ComponentNames:
             rest = "resid_post"
         name, path = f"layers.{layer}", self._layers[layer]
         stem, _, port = rest.rpartition(".")
-        if port == "output" and stem in (*RESIDUAL, FURTHER) + tuple(f"attn.{p}" for p in ATTENTION_PORTS):
+        if port == "output" and stem in (*RESIDUAL, FURTHER, *(f"attn.{p}" for p in ATTENTION_PORTS)):
             rest = stem
         if rest in (*RESIDUAL, FURTHER):
             return ComponentPath(f"{name}.{rest}", "residual", path, rest, layer)
