@@ -17,7 +17,7 @@ from mlxterp.sae.metrics import explained_variance
 from mlxterp.steering.contrast import difference_of_means
 from mlxterp.steering.trials import next_tokens
 
-from .small import checkpoint
+from .small import llama_folder, open_llama
 
 RESID = "layers.1.resid_post"
 PAIRS = 48
@@ -81,8 +81,7 @@ def kind(request: pytest.FixtureRequest) -> tuple[str, str]:
 def sixteen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sixteen:
     """A small random Llama."""
     backend, dtype = kind(request)
-    folder = checkpoint("llama", tmp_path_factory.mktemp("llama"))
-    return Sixteen(InterpretableModel(folder, backend=backend), dtype)
+    return Sixteen(open_llama(llama_folder(tmp_path_factory), backend), dtype)
 
 
 @pytest.fixture(scope="module", params=KINDS)
