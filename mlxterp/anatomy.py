@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from .backends.base import LanguageModel
-from .components import ComponentNames, ComponentPath
+from .components import FURTHER, ComponentNames, ComponentPath
 from .errors import ComponentError
 from .probe import Probe
 from .residual import BlockRule, Branch
@@ -122,7 +122,7 @@ class Anatomy:
 
 
 class _Stream:
-    """Builds resid_mid, attn_out and mlp_out of one block by its rule."""
+    """Builds resid_mid, attn_out, mlp_out and further_out of one block by its rule."""
 
     def __init__(self, name: str, block: str, pre: Site, rule: BlockRule, model_type: str):
         self.name, self.rule, self.pre, self.post = name, rule, pre, Site(block)
@@ -142,9 +142,40 @@ class _Stream:
             raise ComponentError(
                 f"{self.name}: this block of {self.model_type} has one sublayer; what it adds is attn_out."
             )
+        if leaf == FURTHER:
+            return self._further()
         if leaf == "mlp_out":
             return self._addition(rule.mlp, self._middle_site(), self.post, "resid_post - resid_mid")
         return self._middle()
+
+    def _further(self) -> Component:
+        """What the block does after the MLP's addition."""
+        rule = self.rule
+        if not rule.more:
+            raise ComponentError(
+                f"{self.name}: the blocks of {self.model_type} add nothing to the stream after mlp_out."
+            )
+        if rule.after is not None:
+            how = f"resid_post - what enters {rule.after}"
+            return self._addition(rule.further, Site(rule.after, "input"), self.post, how)
+        if rule.further is not None:
+            return _scaled(self.name, rule.further)
+        assert rule.mlp is not None and rule.middle is not None
+        middle, mlp, scale = Site(rule.middle, "input"), Site(rule.mlp.module), rule.mlp.scale
+
+        def edits(change: Change, call: int | None) -> Sequence[SiteEdit]:
+            def function(x: Array, run: Run, number: int) -> Array:
+                added = x - (_value(run, middle, number) + _value(run, mlp, number) * scale)
+                new = change(added, run.where)
+                return x if new is added else x + (new - added)
+
+            return [SiteEdit(self.post, function, call, 0, (middle, mlp))]
+
+        note = "by subtraction: resid_post - resid_mid - mlp_out (the block scales the stream)"
+        sites = (middle, mlp, self.post)
+        return Component(
+            self.name, sites, lambda v: v[2] - (v[0] + v[1] * scale), edits, note, last_call_only=True
+        )
 
     def _middle_site(self) -> Site | None:
         return None if self.rule.middle is None else Site(self.rule.middle, "input")

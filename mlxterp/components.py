@@ -19,6 +19,8 @@ from .sites import ATTENTION_PORTS
 
 RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """Canonical names of a decoder block's part in the residual stream."""
+FURTHER = "further_out"
+"""What a block adds after `mlp_out`, in the few architectures where it does."""
 GLOBAL = ("embed", "final_norm", "logits")
 """Canonical names outside the decoder blocks."""
 
@@ -174,9 +176,9 @@ class ComponentNames:
             rest = "resid_post"
         name, path = f"layers.{layer}", self._layers[layer]
         stem, _, port = rest.rpartition(".")
-        if port == "output" and stem in RESIDUAL + tuple(f"attn.{p}" for p in ATTENTION_PORTS):
+        if port == "output" and stem in (*RESIDUAL, FURTHER, *(f"attn.{p}" for p in ATTENTION_PORTS)):
             rest = stem
-        if rest in RESIDUAL:
+        if rest in (*RESIDUAL, FURTHER):
             return ComponentPath(f"{name}.{rest}", "residual", path, rest, layer)
         if rest in ("output", "input"):
             return self._module(path, rest)
@@ -271,7 +273,7 @@ class ComponentNames:
         names = ["embed"]
         for layer, block in enumerate(self._layers):
             names.append(f"layers.{layer}")
-            names += [f"layers.{layer}.{leaf}" for leaf in RESIDUAL]
+            names += [f"layers.{layer}.{leaf}" for leaf in (*RESIDUAL, FURTHER)]
             names += [f"layers.{layer}.attn.{port}" for port in ATTENTION_PORTS]
             names += [self.name_of(m) for m in self._modules if m.startswith(block + ".")]
         names += ["final_norm", "logits"]

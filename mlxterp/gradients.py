@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .anatomy import Anatomy
+from .backends.base import Backend
 from .edits import Interventions, declared_edits
 from .errors import GradientError, InputError
 from .objectives import LogitDifference
@@ -35,8 +36,9 @@ def gradients(
     if not names:
         raise InputError("at= names the components whose gradients are wanted; it is empty.")
     model, backend = anatomy.model, anatomy.model.backend
+    wide = in_float32(objective, backend)
     if isinstance(objective, LogitDifference):
-        objective = objective.bind(batch, model.tokenizer)
+        wide = objective.bind(batch, model.tokenizer)
     components = {name: anatomy.component(name) for name in names}
     declared = declared_edits(anatomy, interventions)
     with remembering() as memory:
@@ -53,8 +55,13 @@ def gradients(
 
     backend.evaluate(memory.values)
     with recalling(memory):
-        _, grads = model.gradients(batch, objective, edits, deltas)
+        _, grads = model.gradients(batch, wide, edits, deltas)
     return {name: _checked(name, grads[name], backend.get) for name in names}
+
+
+def in_float32(function: Callable[[Array], Any], backend: Backend) -> Callable[[Array], Any]:
+    """A function of logits that is given them in float32, so that its sums do not round to 16 bits."""
+    return lambda logits: function(backend.widen(logits))
 
 
 def _calls(value: Any) -> list[Array]:

@@ -22,6 +22,7 @@ import numpy as np
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
 from .core.feature_ids import feature_id, is_several
+from .core.numeric import largest, moments
 from .errors import InputError, SAEError, warn
 from .features.writing import stream_directions, written_component
 from .generation import unembed
@@ -168,7 +169,7 @@ def random_direction_baseline(
     directions = np.random.default_rng(seed).normal(size=(n, sae.d_out))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     rows = [
-        (row.max(), row.min(), *_moments(row))
+        (row.max(), row.min(), *moments(row))
         for logits, _ in _lens(anatomy, sae, directions, component)
         for row in logits
     ]
@@ -214,31 +215,13 @@ def _head(model: LanguageModel) -> LinearPart:
 def _describe(
     feature: int, row: np.ndarray, mean: float, top_k: int, texts: _TokenTexts, strength: tuple[float, float]
 ) -> FeatureLogits:
-    sd, skew, kurtosis = _moments(row)
-    high, low = (_largest(row, top_k), _largest(-row, top_k)) if sd else ([], [])
+    sd, skew, kurtosis = moments(row)
+    high, low = (largest(row, top_k).tolist(), largest(-row, top_k).tolist()) if sd else ([], [])
     promoted, suppressed = (tuple((texts[t], float(row[t])) for t in ids) for ids in (high, low))
     return FeatureLogits(
         feature, promoted, suppressed, tuple(high), tuple(low), mean, sd, skew, kurtosis,
         float(row.max()), float(row.min()), *strength,
     )  # fmt: skip
-
-
-def _moments(row: np.ndarray) -> tuple[float, float, float]:
-    """Standard deviation, skew and kurtosis of numbers whose mean is 0."""
-    sd = float(np.sqrt(np.mean(row**2)))
-    if sd == 0:
-        return 0.0, 0.0, 0.0
-    z = row / sd
-    return sd, float(np.mean(z**3)), float(np.mean(z**4))
-
-
-def _largest(row: np.ndarray, k: int) -> list[int]:
-    """Indices of the k largest, largest first; among equals the lower index."""
-    k = min(k, len(row))
-    least = np.partition(row, len(row) - k)[len(row) - k]
-    above, equal = np.flatnonzero(row > least), np.flatnonzero(row == least)
-    chosen = np.concatenate([above, equal[: k - len(above)]])
-    return chosen[np.lexsort((chosen, -row[chosen]))].tolist()
 
 
 class _TokenTexts:

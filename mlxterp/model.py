@@ -240,7 +240,7 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
 
         Args:
             objective: A function of the logits (batch, positions, vocabulary) that returns one
-                number, such as `mlxterp.logit_difference(" Paris", " London")`.
+                number, such as `mlxterp.logit_difference(" Paris", " London")`. It is given them in float32.
             at: Paths of components.
 
         Raises:

@@ -87,8 +87,8 @@ class PatchingMethods(ModelCore):
             component: Name below a layer: "resid_pre", "resid_post", "attn_out", "mlp_out", "attn", "mlp", "attn.z",
                 …; several give a dict of results. None takes "mlp", or "attn.z" by head.
             layers: Layer numbers; None means all.
-            metric: `mlxterp.logit_difference(…)`; a function of logits (texts, positions, vocabulary) that returns
-                one number; or the distance of what is predicted after the last token to the clean run's: "l2",
+            metric: `mlxterp.logit_difference(…)`; a function of float32 logits (texts, positions, vocabulary) that
+                returns one number; or the distance of what is predicted after the last token to the clean run's: "l2",
                 "mse", "cosine", "kl" (nats).
             by: "layer" patches a component as a whole; "position" each token of it; "head" each head.
             positions: Only these tokens; negative ones count from each text's own end.

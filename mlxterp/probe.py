@@ -80,7 +80,7 @@ class Probe:
         return self._rules[layer]
 
     def _find_rule(self, block: str) -> BlockRule:
-        inner = [m for m in self.model.modules if m.startswith(block + ".") and self._run.calls.get(m)]
+        inner = [m for m in self._run.calls if m.startswith(block + ".") and m in self.model.modules]
         pre_site = Site(block, self.stream_port)
         wanted = [pre_site, *(Site(m, "input") for m in inner)]
         values = {site: self._float(self._inputs[site]) for site in wanted if site in self._inputs}

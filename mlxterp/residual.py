@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -26,9 +27,9 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class BlockRule:
-    """What one decoder block adds: resid_post = resid_pre + attn_out + mlp_out.
+    """What one decoder block adds: resid_post = resid_pre + attn_out + mlp_out (+ further_out).
 
-    A branch of None that `kind` says is there is known only by subtraction.
+    A branch of None that `kind` or `more` says is there is known only by subtraction.
     """
 
     kind: str
@@ -39,6 +40,13 @@ class BlockRule:
     """The module whose input is resid_mid; None where it is resid_pre + attn_out."""
     attn: Branch | None = None
     mlp: Branch | None = None
+    more: bool = False
+    """Whether the block goes on after the MLP's addition: it adds again, or scales the stream."""
+    after: str | None = None
+    """With `more`: the module whose input is the stream after the MLP's addition; None where it is
+    resid_mid + mlp_out."""
+    further: Branch | None = None
+    """With `more`: the one thing that is added then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +85,96 @@ def find_rule(
             whole.append((error, len(whole), BlockRule("sequential", module, attn, mlp)))
         elif attn or mlp:
             halves.append(BlockRule("middle", module, attn, mlp))
+    whole = whole or _going_on(pre, post, middles, outputs, precision)
     if whole:  # a norm's output can look like the stream in 16 bit: the closest fit is the stream itself
         return min(whole)[2]
     single = _branch(pre, post, outputs, precision)
     if single:
         return BlockRule("single", None, single, None)
-    pair = _pair(pre, post, outputs, precision)
+    pair = _together(pre, post, outputs, precision, 2)
     if pair:
         return BlockRule("parallel", None, *pair)
-    halves.sort(key=lambda rule: [b is None or b.scale != 1.0 for b in (rule.mlp, rule.attn)])
-    return halves[0] if halves else BlockRule("none")
+    if halves:
+        halves.sort(key=lambda rule: [b is None or b.scale != 1.0 for b in (rule.mlp, rule.attn)])
+        return _told_apart(halves[0], post, inputs, outputs, precision)
+    three = _together(pre, post, outputs, precision, 3)
+    return (
+        BlockRule("parallel", None, three[0], three[1], True, None, three[2]) if three else BlockRule("none")
+    )
+
+
+def _going_on(
+    pre: np.ndarray,
+    post: np.ndarray,
+    middles: Sequence[tuple[str, np.ndarray]],
+    outputs: Recorded,
+    precision: Precision,
+) -> list[tuple[float, int, BlockRule]]:
+    """Rules of blocks that do something after the MLP's addition, each with its error and number.
+
+    Two of the additions are known at least, so that the second is the MLP's and not a later one.
+    """
+    full: list[tuple[float, int, BlockRule]] = []
+    open_ended: list[tuple[float, int, BlockRule]] = []
+    scaled: list[tuple[float, int, BlockRule]] = []
+    for module, mid in middles:
+        attn = _branch(pre, mid, outputs, precision)
+        if attn is None and any(_same(mid, out) for out in outputs.values()):
+            continue  # not an addition: a norm makes the stream (rwkv7's first block)
+        begun = _error(pre, mid, attn, outputs) if attn else 0.0
+        rest = {name: out for name, out in outputs.items() if attn is None or name != attn.module}
+        for after, state in middles:
+            mlp = None if after == module or _same(state, mid) else _branch(mid, state, rest, precision)
+            if mlp is None or mlp.scale < 0:
+                continue
+            further = _branch(state, post, rest, precision)
+            error = begun + _error(mid, state, mlp, outputs)
+            if further and further.module != mlp.module:
+                error += _error(state, post, further, outputs)
+                rule = BlockRule("sequential" if attn else "middle", module, attn, mlp, True, after, further)
+                full.append((error + (0 if attn else 1e3), len(full), rule))
+            elif attn:
+                rule = BlockRule("sequential", module, attn, mlp, True, after)
+                open_ended.append((error, len(open_ended), rule))
+        if attn and (mlp := _rescaled(mid, post, rest, precision)):
+            scaled.append((begun, len(scaled), BlockRule("sequential", module, attn, mlp, True)))
+    return full or open_ended or scaled
+
+
+def _told_apart(
+    rule: BlockRule, post: np.ndarray, inputs: Recorded, outputs: Recorded, precision: Precision
+) -> BlockRule:
+    """A rule whose MLP is known by subtraction, with the MLP's addition told from one after it.
+
+    Modules that take the same input are one sublayer together (experts beside a shared MLP).
+    """
+    if rule.mlp is not None or rule.attn is None or rule.middle is None:
+        return rule
+    rest = {name: out for name, out in outputs.items() if name != rule.attn.module}
+    pair = _together(inputs[rule.middle], post, rest, precision, 2)
+    if pair is None:
+        return rule
+    first, second = (inputs.get(branch.module) for branch in pair)
+    if first is None or second is None or _same(first, second):
+        return rule
+    return BlockRule("sequential", rule.middle, rule.attn, pair[0], True, None, pair[1])
+
+
+def _rescaled(mid: np.ndarray, post: np.ndarray, outputs: Recorded, precision: Precision) -> Branch | None:
+    """The outermost module that is added to `mid` before a scalar multiplies the sum to `post`."""
+    found = []
+    for module, out in outputs.items():
+        size = float(np.vdot(out, out))
+        if size == 0 or not np.isfinite(size):
+            continue
+        (a, b), *_ = np.linalg.lstsq(np.stack([mid.ravel(), out.ravel()], axis=1), post.ravel(), rcond=None)
+        if abs(a) < 1e-6 or abs(a - 1) < 1e-3 or abs(b / a - 1) > 1e-2:
+            continue
+        if _explains(post - a * mid, a * out, False) and precision.agree(
+            a * mid + a * out, post, a * mid, a * out
+        ):
+            found.append(Branch(module, 1.0))
+    return min(found, key=lambda branch: branch.module.count("."), default=None)
 
 
 def _branch(start: np.ndarray, end: np.ndarray, outputs: Recorded, precision: Precision) -> Branch | None:
@@ -120,34 +208,31 @@ def _scales(added: np.ndarray, out: np.ndarray) -> tuple[float, ...]:
     return (1.0,) if abs(scale - 1) < 1e-3 or abs(scale) < 1e-6 else (1.0, scale)
 
 
-def _pair(
-    pre: np.ndarray, post: np.ndarray, outputs: Recorded, precision: Precision
-) -> tuple[Branch, Branch] | None:
-    """Two modules, in the order they were called, that together lead from `pre` to `post`."""
-    found: list[tuple[Branch, Branch]] = []
-    for a, b in _pairs(list(outputs)):
-        x, y = outputs[a], outputs[b]
+def _together(
+    pre: np.ndarray, post: np.ndarray, outputs: Recorded, precision: Precision, n: int
+) -> tuple[Branch, ...] | None:
+    """So many modules, in the order they were called, that together lead from `pre` to `post`."""
+    found: list[tuple[Branch, ...]] = []
+    for names in _apart(list(outputs), n):
+        values = [outputs[name] for name in names]
         solution, *_ = np.linalg.lstsq(
-            np.stack([x.ravel(), y.ravel()], axis=1), (post - pre).ravel(), rcond=None
+            np.stack([x.ravel() for x in values], axis=1), (post - pre).ravel(), rcond=None
         )
-        for s, t in ((1.0, 1.0), (float(solution[0]), float(solution[1]))):
-            fits = _explains(post - pre, s * x + t * y, s == t == 1.0)
-            if (
-                min(abs(s), abs(t)) > 1e-6
-                and fits
-                and precision.agree(pre + s * x + t * y, post, pre, s * x, t * y)
-            ):
-                found.append((Branch(a, s), Branch(b, t)))
+        for scales in ((1.0,) * n, tuple(map(float, solution))):
+            terms = [scale * x for scale, x in zip(scales, values, strict=True)]
+            fits = _explains(post - pre, sum(terms, np.zeros(())), set(scales) == {1.0})
+            if min(map(abs, scales)) > 1e-6 and fits and precision.agree(sum(terms, pre), post, pre, *terms):
+                found.append(tuple(map(Branch, names, scales)))
                 break
-    depth = lambda pair: pair[0].module.count(".") + pair[1].module.count(".")  # noqa: E731
+    depth = lambda branches: sum(branch.module.count(".") for branch in branches)  # noqa: E731
     return min(found, key=depth, default=None)
 
 
-def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            if not second.startswith(first + ".") and not first.startswith(second + "."):
-                yield first, second
+def _apart(names: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    """All choices of n modules of which none lies within another."""
+    for chosen in combinations(names, n):
+        if not any(b.startswith(a + ".") or a.startswith(b + ".") for a, b in combinations(chosen, 2)):
+            yield chosen
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

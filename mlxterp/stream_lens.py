@@ -19,6 +19,7 @@ import numpy as np
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .core.numeric import largest, log_softmax
 from .errors import ComponentError, InputError
 from .features.search import check_top_k
 from .generation import unembed
@@ -255,20 +256,11 @@ def _likeliest(model: LanguageModel, x: Array, top_k: int) -> tuple[np.ndarray, 
     parts = []
     for start in range(0, x.shape[0], rows):
         logits = model.backend.get(unembed(model, x[start : start + rows])).astype(np.float32)
-        ids = np.stack([_largest(row, k) for row in logits])
-        chosen = np.take_along_axis(logits, ids, axis=1)
-        highest = logits.max(axis=1, keepdims=True)
-        total = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)
-        parts.append((ids, chosen, (np.exp(chosen - highest) / total).astype(np.float32)))
+        ids = np.stack([largest(row, k) for row in logits])
+        probabilities = np.exp(np.take_along_axis(log_softmax(logits), ids, axis=1))
+        parts.append((ids, np.take_along_axis(logits, ids, axis=1), probabilities.astype(np.float32)))
     ids, logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
     return ids, logits, probabilities
-
-
-def _largest(row: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k largest, largest first; among equals the lower index."""
-    least = np.partition(row, len(row) - k)[len(row) - k]
-    candidates = np.flatnonzero(row >= least)
-    return candidates[np.lexsort((candidates, -row[candidates]))][:k]
 
 
 def _texts_of(model: LanguageModel, row: list[int]) -> list[str]:

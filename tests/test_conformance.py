@@ -121,7 +121,10 @@ class TestEveryArchitecture:
         model, ids = InterpretableModel(build(model_type)), tokens_for(model_type)
         failed: list[str] = []
         for layer in range(model.n_layers):
-            names = [f"layers.{layer}.{leaf}" for leaf in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
+            names = [
+                f"layers.{layer}.{leaf}"
+                for leaf in ("resid_pre", "attn_out", "mlp_out", "further_out", "resid_post")
+            ]
             try:
                 available = [n for n in names if self._exists(model, n)]
                 run = model.trace(ids, capture=available)
@@ -132,7 +135,7 @@ class TestEveryArchitecture:
             if "attn_out" not in values:
                 failed.append(names[1])
                 continue
-            added = values["attn_out"] + values.get("mlp_out", 0)
+            added = values["attn_out"] + values.get("mlp_out", 0) + values.get("further_out", 0)
             error = np.abs(values["resid_post"] - values["resid_pre"] - added).max()
             assert error <= 2e-5 * np.abs(values["resid_post"]).max()
         assert bool(failed) == (model_type in NOT_ONE_STREAM), failed

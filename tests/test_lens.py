@@ -23,8 +23,9 @@ from mlxterp import (
     SAEError,
     UnknownFeatureError,
 )
+from mlxterp.core.numeric import largest
 from mlxterp.generation import unembed
-from mlxterp.lens import _largest, _lens
+from mlxterp.lens import _lens
 from mlxterp.linear_part import LinearPart, find_shape
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
@@ -207,7 +208,7 @@ def test_what_is_not_linear_shows_as_an_error():
 
 @given(arrays(np.float64, st.integers(1, 30), elements=st.integers(-3, 3)), st.integers(1, 40))
 def test_the_largest_are_those_of_a_stable_sort(row, k):
-    assert _largest(row, k) == np.argsort(-row, kind="stable")[:k].tolist()
+    assert largest(row, k).tolist() == np.argsort(-row, kind="stable")[:k].tolist()
 
 
 # -- every architecture ---------------------------------------------------------------------------

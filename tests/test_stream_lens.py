@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from mlxterp import BackendError, ComponentError, InputError, InterpretableModel
-from mlxterp.stream_lens import LogitLens, _largest
+from mlxterp.core.numeric import largest
+from mlxterp.stream_lens import LogitLens
 
 from .architectures import build, configs
 from .patching.asking import activations_of, lens, logits_of, numpy_of, opened
@@ -143,7 +144,7 @@ def test_without_a_tokenizer_tokens_are_numbers(backend, folders):
 def test_the_largest_come_first_and_of_equals_the_lowest(values, k):
     k = min(k, len(values))
     expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
-    assert _largest(np.array(values, np.float32), k).tolist() == expected
+    assert largest(np.array(values, np.float32), k).tolist() == expected
 
 
 @pytest.mark.parametrize(

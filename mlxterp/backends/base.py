@@ -40,6 +40,10 @@ class Backend(Protocol):
         """x in the dtype and on the device of `like`."""
         ...
 
+    def widen(self, x: Array) -> Array:
+        """x in float32, or as it is where it is no floating-point array of fewer bits; gradients flow."""
+        ...
+
     def alias(self, x: Array) -> Array:
         """The same values as another object: writing into one in place leaves the other alone."""
         ...

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..backends.base import Backend
+from ..core.numeric import log_softmax
 from ..edits import declared_edits
 from ..errors import InputError
 from ..sae import SAE
@@ -181,12 +182,6 @@ def _divergence(backend: Backend, clean: Array, other: Array, batch: TokenBatch)
     for row, n in enumerate(batch.lengths.tolist()):
         for start in range(1, n, step):
             at = slice(start, min(start + step, n))
-            p, q = (_log_softmax(backend.get(logits[row, at])) for logits in (clean, other))
+            p, q = (log_softmax(backend.get(logits[row, at])) for logits in (clean, other))
             total += float((np.exp(p) * (p - q)).sum())
     return total
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """float64, (positions, vocabulary)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -43,11 +43,12 @@ def attribution_patching(
     clean_value = measured.of_clean(logits)
     components, run = captured(anatomy, corrupted, names)
     corrupted_value = measured.later(run.logits)()
-    slopes = gradients(anatomy, corrupted, measured.objective(run.logits), names)
+    objective, factor = measured.objective(run.logits)
+    slopes = gradients(anatomy, corrupted, objective, names)
     get, found = model.backend.get, []
     for place, part, name in zip(places, components, names, strict=True):
         step = get(place.clean).astype(np.float64) - get(part.read(run))
-        found.append(_attributed(question, place, step * get(slopes[name])))
+        found.append(_attributed(question, place, step * get(slopes[name]) * factor))
     columns = max(map(len, found))
     raw = np.full((len(names), columns), np.nan)
     for row, values in zip(raw, found, strict=True):

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import Backend, LanguageModel
+from ..core.numeric import log_softmax
 from ..errors import InputError
+from ..gradients import in_float32
 from ..objectives import LogitDifference
 from ..sites import Array
 from .pair import Pair
@@ -48,22 +50,17 @@ def _cosine_slope(x: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 
 def _kl(x: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    p, q = _log_softmax(clean), _log_softmax(x)
+    p, q = log_softmax(clean), log_softmax(x)
     return np.sum(np.exp(p) * (p - q), axis=-1)
 
 
 def _kl_slope(x: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    return np.exp(_log_softmax(x)) - np.exp(_log_softmax(clean))
+    return np.exp(log_softmax(x)) - np.exp(log_softmax(clean))
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return x / np.where(length > 0, length, 1)
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x - x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 DISTANCES: dict[str, tuple[Slope, Slope]] = {
@@ -81,7 +78,7 @@ class Metric:
 
     Args:
         given: A name of `DISTANCES`, a `LogitDifference`, or a function of logits (texts, positions, vocabulary)
-            that returns one number.
+            that returns one number; it is given float32.
 
     Raises:
         InputError: None of these.
@@ -105,6 +102,7 @@ class Metric:
             self._on_corrupted = given.bind(pair.corrupted, model.tokenizer)
             self.name = f"logit difference of {given.correct!r} and {given.wrong!r}"
         elif callable(given):
+            self._on_clean = self._on_corrupted = in_float32(given, model.backend)
             self.name = getattr(given, "__name__", type(given).__name__)
         else:
             raise InputError(
@@ -128,21 +126,26 @@ class Metric:
         value = _finite(float(distance(self._last(logits), clean).mean()))
         return lambda: value
 
-    def objective(self, logits: Array) -> Callable[[Array], Array]:
-        """A function whose gradient at these logits, of the corrupted run, is the metric's."""
+    def objective(self, logits: Array) -> tuple[Callable[[Array], Array], float]:
+        """A function and a factor: its gradient at these logits, of the corrupted run, times the factor is the
+        metric's. The factor keeps slopes near 1, where 16-bit gradients are neither lost nor infinite."""
         if self._distance is None:
-            return self._on_corrupted
+            return self._on_corrupted, 1.0
         slopes = self._distance[1](self._last(logits), self._clean) / self._pair.size
-        put, last = self._backend.put, self._pair.corrupted.last.tolist()
+        steepest = float(np.abs(slopes).max())
+        factor = 2.0 ** np.floor(np.log2(steepest)) if steepest > 0 else 1.0
+        backend, last = self._backend, self._pair.corrupted.last.tolist()
 
         def linear(x: Array) -> Array:
             terms = [
-                (x[i, n] * put(slopes[i].astype(np.float32), x)).sum()  # in the logits' own precision
+                (
+                    backend.widen(x[i, n]) * backend.put_beside((slopes[i] / factor).astype(np.float32), x)
+                ).sum()
                 for i, n in enumerate(last)
             ]
             return sum(terms[1:], terms[0])
 
-        return linear
+        return linear, float(factor)
 
     @property
     def _clean(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core.numeric import log_softmax
 from ..errors import InputError
 from ..index.counting import PROSE
 from ..progress import hidden
@@ -23,7 +24,7 @@ from .edits import Edit
 from .features import MAXIMA, add_feature, clamp, max_activation
 from .placing import checked
 from .program import source_of
-from .trials import Trials, check_texts, divergence, log_softmax, next_tokens
+from .trials import Trials, check_texts, divergence, next_tokens
 
 PROMPTS = (
     "I think that", "The next day,", "She looked at", "There was a", "It is", "When we", "He said", "They went to",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy import Anatomy
+from ..core.numeric import log_softmax
 from ..errors import InputError
 from ..features.collect import rows_of
 from ..sae import SAE
@@ -154,13 +155,6 @@ def divergence(clean: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> floa
     """KL(clean ‖ other) in nats, mean over all tokens; both as `next_tokens` gives them."""
     total = sum(float((np.exp(a) * (a - b)).sum()) for a, b in zip(clean, other, strict=True))
     return total / sum(map(len, clean))
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """float64, (…, vocabulary)."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
 def check_texts(texts: Any, name: str) -> tuple[str, ...]:

@@ -33,6 +33,9 @@ class MLXBackend:
     def cast(self, x: mx.array, like: mx.array) -> mx.array:
         return x.astype(like.dtype)
 
+    def widen(self, x: mx.array) -> mx.array:
+        return x.astype(mx.float32) if x.dtype in (mx.float16, mx.bfloat16) else x
+
     def alias(self, x: mx.array) -> mx.array:
         return x[...]
 

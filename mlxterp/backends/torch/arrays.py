@@ -33,6 +33,9 @@ class TorchBackend:
     def cast(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return x.to(dtype=like.dtype, device=like.device)
 
+    def widen(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float() if x.is_floating_point() and x.element_size() < 4 else x
+
     def alias(self, x: torch.Tensor) -> torch.Tensor:
         return x.clone()  # torch writes in place into shared memory, so only a copy is independent
 
