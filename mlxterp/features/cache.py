@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..core.texts import text_bytes
 from ..corpus import Corpus
 from ..sae import SAE
 from ..sites import Component
@@ -144,7 +145,7 @@ def _size() -> int:
 def _key(model: LanguageModel, component: Component, sae: SAE, texts: Sequence[str]) -> Key:
     digest = hashlib.sha256()
     for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
+        data = text_bytes(text)
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return id(model), component.name, component.call, sae.fingerprint, digest.hexdigest()

@@ -14,8 +14,9 @@ from ..anatomy import Anatomy
 from ..backends import load_language_model
 from ..errors import BackendError, FeatureIndexError, InputError
 from ..features.collecting import probed
+from ..features.exclusions import Rule
 from ..sae import SAE
-from .counting import EncodedShard, Rule, encode_shard
+from .counting import EncodedShard, encode_shard
 from .plan import ShardPlan
 from .source import same_probe
 

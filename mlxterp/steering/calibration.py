@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import InputError
-from ..index.counting import PROSE
+from ..features.exclusions import PROSE
 from ..progress import hidden
 from ..sae import SAE
 from .calibrated import Calibration, Strength
