@@ -190,7 +190,7 @@ class ActingModel:
     def _texts(self, batch: TokenBatch) -> list[str] | None:
         given = [self._given] if isinstance(self._given, str) else self._given
         if isinstance(given, (list, tuple)) and all(isinstance(text, str) for text in given):
-            return list(given)
+            return [str(text) for text in given]
         found = [self._decoded(row[:n]) for row, n in zip(batch.ids, batch.lengths, strict=True)]
         return None if None in found else [text for text in found if text is not None]
 

@@ -17,8 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .backends import backend_of
 from .backends.base import Backend
-from .errors import InputError, warn
+from .backends.conversion import is_native, to_native
+from .core.integers import integer, number
+from .errors import EditError, InputError, MlxterpError, warn
 from .sites import Array, Component
 from .tokens import TokenBatch
 
@@ -44,6 +47,8 @@ class Listener(Protocol):
     def frozen(self, value: Any) -> Any: ...
     def changed(self, array: Array, operation: Operation) -> None: ...
     def noticed(self, array: Any) -> bool: ...
+    def own_key(self, array: Array, key: Any) -> Any: ...
+    def own_value(self, array: Array, value: Any) -> Any: ...
     def item_written(self, array: Array, key: Any, value: Any, noticed: bool) -> None: ...
     def save(self, array: Array, name: str | None = None) -> Array: ...
     def assign(self, array: Array, value: Any) -> None: ...
@@ -84,6 +89,36 @@ def frozen(value: Any, backend: Backend) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(frozen(x, backend) for x in value)
     return value
+
+
+def own_key(key: Any, like: Array, backend: Backend) -> Any:
+    """An index as the library takes it: whole numbers and arrays of them may be of NumPy or of another library."""
+    if isinstance(key, tuple):
+        return tuple(own_key(part, like, backend) for part in key)
+    if isinstance(key, slice):
+        parts = (key.start, key.stop, key.step)
+        return slice(*(part if integer(part) is None else integer(part) for part in parts))
+    if isinstance(key, backend.array_type) or key is None or key is ... or isinstance(key, bool):
+        return key
+    if (number := integer(key)) is not None:
+        return number
+    if isinstance(key, (list, np.ndarray)) or is_native(key):
+        array = np.asarray(backend_of(key).get(key) if is_native(key) else key)
+        if array.dtype.kind in "iub" and array.size:
+            return backend.put_beside(array, like)
+    return key
+
+
+def own_value(value: Any, like: Array, backend: Backend) -> Any:
+    """A value that is written into an activation, as the library takes it.
+
+    Raises:
+        EditError: It is no number and no array of numbers.
+    """
+    value = number(value) if not isinstance(value, backend.array_type) else value
+    if isinstance(value, (backend.array_type, int, float)):
+        return value
+    return to_native(value, like, "What is written into an activation", EditError)
 
 
 def applied(operations: Sequence[Operation], value: Array, backend: Backend) -> Array:
@@ -156,15 +191,18 @@ def _install(cls: Any, listener: Listener) -> None:
     take, write = cls.__getitem__, cls.__setitem__
 
     def __getitem__(self: Any, key: Any) -> Any:
+        key = listener.own_key(self, key)
         listener.indexed(self, key)
         item = take(self, key)
         listener.item_taken(self, key, item)
         return item
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
+        key, value = listener.own_key(self, key), listener.own_value(self, value)
         listener.indexed(self, key)
         noticed = listener.noticed(value)  # before: a part of `self` counts its changes with it
-        write(self, key, value)
+        with _named(self, value):
+            write(self, key, value)
         listener.item_written(self, key, value, noticed)
 
     cls.__getitem__, cls.__setitem__ = __getitem__, __setitem__
@@ -178,13 +216,33 @@ def _install(cls: Any, listener: Listener) -> None:
 
 def _reporting(original: Callable, function: Callable, listener: Listener) -> Callable:
     def in_place(self: Any, other: Any) -> Any:
+        other = listener.own_value(self, other)
         operand = listener.frozen(other)  # before: it may be the array itself
-        result = original(self, other)
+        with _named(self, other):
+            result = original(self, other)
         if result is self:
             listener.changed(self, (function, operand))
         return result
 
     return in_place
+
+
+@contextmanager
+def _named(array: Array, value: Any) -> Iterator[None]:
+    """What a library says of a value that does not fit, said as ours.
+
+    Raises:
+        EditError: Its shape does not fit.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        if isinstance(error, MlxterpError):
+            raise
+        shape = tuple(getattr(value, "shape", ()))
+        raise EditError(
+            f"A value of shape {shape} does not fit into a part of an activation of shape {tuple(array.shape)}: {error}"
+        ) from error
 
 
 def _remove(cls: Any) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from .acting import Acts, Watch
 from .backends import backend_of
-from .corpus import Corpus, check_texts
+from .corpus import Corpus
+from .dataset import texts_of
 from .errors import InputError, warn
 from .features.collect import collect
 from .features.fitting import resolve
@@ -92,7 +93,7 @@ class AttachedSAE(Handle):
         """
         self._check()
         model = self._model._plain.model
-        check_texts(texts)
+        texts = texts_of(texts, model)
         corpus = Corpus.from_texts(texts, model.tokenize)
         place = self._model._plain.component(self.reads)
         parts, owners = [], []

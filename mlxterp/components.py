@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .core.integers import integer
 from .errors import ComponentError
 from .sites import ATTENTION_PORTS
 
@@ -137,18 +138,19 @@ class ComponentNames:
         return ComponentPath(f"{path.name}#{call}", path.kind, path.module, path.leaf, path.layer, call)
 
     def layer(self, index: int) -> int:
-        """A layer number as an index, negative ones from the end.
+        """A layer number (anything with an `__index__`) as an index, negative ones from the end.
 
         Raises:
             ComponentError: There is no such layer.
         """
         count = len(self._layers)
-        if not isinstance(index, int) or isinstance(index, bool) or not -count <= index < count:
+        number = integer(index)
+        if number is None or not -count <= number < count:
             raise ComponentError(
                 f"There is no layer {index!r}: this model has {count}, numbered 0 to {count - 1}"
                 f" (or -{count} to -1 from the end)."
             )
-        return index % count
+        return number % count
 
     def _resolve(self, text: str) -> ComponentPath | None:
         if text in GLOBAL or text in _LENS_GLOBAL:

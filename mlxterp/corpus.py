@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .core.texts import TokenText
+from .dataset import texts_of
 from .errors import InputError, NoTokenizerError, warn
 from .tokens import TokenBatch
 
@@ -51,20 +54,27 @@ class Corpus:
     """The texts themselves, where they were given as text."""
 
     @staticmethod
-    def from_texts(texts: Sequence[str], tokenize: Callable[[str], Sequence[int]] | None) -> Corpus:
+    def from_texts(texts: Any, tokenize: Callable[[str], Sequence[int]] | None) -> Corpus:
         """Tokenizes each text; nothing is added or removed.
+
+        Args:
+            texts: Whatever `dataset.texts_of` takes. Texts that were given as token ids need no tokenizer.
 
         Raises:
             InputError: Not a list of strings, an empty list, or a text without tokens.
             NoTokenizerError: The model has no tokenizer.
         """
-        check_texts(texts)
-        if tokenize is None:
+        texts = texts_of(texts)
+        if tokenize is None and not all(isinstance(text, TokenText) for text in texts):
             raise NoTokenizerError(
                 "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to"
-                " InterpretableModel, or use Corpus.from_token_ids."
+                " InterpretableModel, or give lists of token ids (Corpus.from_token_ids)."
             )
-        return Corpus._of_rows([tokenize(text) for text in texts], tuple(texts))
+        rows = [
+            text.ids if isinstance(text, TokenText) else tokenize(text)  # type: ignore[misc]
+            for text in texts
+        ]
+        return Corpus._of_rows(rows, tuple(texts))
 
     @staticmethod
     def from_token_ids(rows: Sequence[Sequence[int] | np.ndarray]) -> Corpus:
@@ -156,19 +166,6 @@ class Corpus:
         begin = self.offsets[text_ids]
         rows = [self.tokens[a:b].tolist() for a, b in zip(begin + starts, begin + ends, strict=True)]
         return CorpusBatch(TokenBatch.from_rows(rows), text_ids, starts, fresh - starts)
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Raises InputError where `texts` is not a non-empty list of strings."""
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-        raise InputError(
-            f"Expected a list of texts, got {type(texts).__name__}. Put a single text into a list: [text]."
-        )
-    if len(texts) == 0:
-        raise InputError("An empty list was given. Give at least one text.")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"Text {i} is {type(text).__name__}, not a string. Give a list of strings.")
 
 
 def scatter(x: np.ndarray) -> np.ndarray:

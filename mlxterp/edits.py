@@ -21,17 +21,27 @@ def declared_edits(anatomy: Anatomy, interventions: Interventions | None) -> lis
         InputError: Something that is not a function, or an edit of `mlxterp.steering` that names another component.
     """
     edits: list[SiteEdit] = []
-    if interventions is not None and not isinstance(interventions, Mapping):
-        raise InputError(
-            f"interventions= is a dict of path → function or list of functions, got"
-            f" {type(interventions).__name__}."
-        )
-    for name, changes in (interventions or {}).items():
+    for name, changes in as_interventions(interventions).items():
         component = anatomy.component(name)
-        for change in as_list(changes, name):
+        for change in changes:
             _check_place(anatomy, change, component)
             edits += component.edits(_change(change, component.name), component.call)
     return edits
+
+
+def as_interventions(given: Any) -> dict[str, Sequence[Callable[[Array], Array]]]:
+    """What `interventions=` holds, each path with its list of functions; nothing for None.
+
+    Raises:
+        InputError: It is no mapping of paths to functions or lists of them.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"interventions= is a dict of path → function or list of functions, got {type(given).__name__}."
+        )
+    return {name: as_list(changes, str(name)) for name, changes in given.items()}
 
 
 def _check_place(anatomy: Anatomy, change: Any, component: Component) -> None:

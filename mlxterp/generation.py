@@ -11,13 +11,14 @@ import numpy as np
 from .acting import for_texts
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
-from .edits import Interventions, declared_edits
+from .backends.conversion import to_numpy
+from .edits import Interventions, as_interventions, declared_edits
 from .errors import InputError
-from .interventions import as_list, restrict
+from .interventions import restrict
 from .positions import position_mask
 from .sites import Array, Where
 from .text import check_length
-from .tokens import to_batch
+from .tokens import several, to_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Request:
 
 def generate(anatomy: Anatomy, prompt: Any, request: Request) -> Any:
     """One continuation, or a list of them for a list of prompts."""
-    prompts = _several(prompt)
+    prompts = several(prompt)
     if prompts is not None:
         return [generate(anatomy, one, request) for one in prompts]
     pieces = list(stream(anatomy, prompt, request))
@@ -81,15 +82,6 @@ def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     return _until((text for _, text in tokens), request.stops)
 
 
-def _several(prompt: Any) -> list[Any] | None:
-    """The prompts of a list of prompts; None for a single one."""
-    if isinstance(prompt, (list, tuple)) and not prompt:
-        raise InputError("An empty list of prompts was given.")
-    if isinstance(prompt, (list, tuple)) and isinstance(prompt[0], (str, list, tuple)):
-        return list(prompt)
-    return None
-
-
 def _prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
     if chat:
         if not isinstance(prompt, str):
@@ -108,7 +100,7 @@ def _prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
     return batch.ids[0].tolist()
 
 
-def _placed(request: Request, prompt: int) -> Interventions | None:
+def _placed(request: Request, prompt: int) -> Interventions:
     """The interventions, each only at the positions asked for."""
     spans = {"all": None, "prompt": slice(0, prompt), "generated": slice(prompt, None)}
     positions = request.positions
@@ -119,14 +111,12 @@ def _placed(request: Request, prompt: int) -> Interventions | None:
             )
         positions = spans[positions]
     position_mask(positions, Where(np.arange(1), None))  # refuses negative positions before running
-    if request.interventions is None or positions is None:
-        return request.interventions
-    if not isinstance(request.interventions, dict):
-        declared_edits_error = f"interventions= is a dict, got {type(request.interventions).__name__}."
-        raise InputError(declared_edits_error)
+    interventions = as_interventions(request.interventions)
+    if positions is None:
+        return interventions
     return {
-        name: [restrict(change, positions, name) for change in as_list(changes, name)]
-        for name, changes in request.interventions.items()
+        name: [restrict(change, positions, name) for change in changes]
+        for name, changes in interventions.items()
     }
 
 
@@ -154,7 +144,11 @@ def _until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
 def unembed(model: LanguageModel, x: Any) -> Array:
     """Logits (…, vocabulary) of vectors (…, d_model) as they leave the last block."""
     backend = model.backend
-    array = x if isinstance(x, backend.array_type) else backend.put(np.asarray(x, dtype=np.float32))
+    array = x
+    if not isinstance(x, backend.array_type):
+        array = backend.put(to_numpy(x, "What is to unembed").astype(np.float32))
+    elif not backend.is_floating(x):
+        raise InputError(f"unembed takes vectors of real numbers, got {x.dtype}.")
     if array.ndim < 1 or array.shape[-1] != model.d_model:
         raise InputError(f"unembed takes vectors (…, {model.d_model}), got shape {tuple(array.shape)}.")
     logits = model.decode_stream(array.reshape(-1, model.d_model))

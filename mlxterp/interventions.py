@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from .backends import backend_of
+from .backends.conversion import is_native, to_native, to_numpy
+from .core.integers import number
 from .errors import EditError, InputError
 from .positions import Positions, full_mask, position_axis
 from .sites import Array, Where
@@ -114,9 +116,12 @@ def zero_out(positions: Positions = None, heads: Positions = None) -> Interventi
     return Intervention(function, positions, heads, "zero_out")
 
 
-def scale(factor: float, positions: Positions = None, heads: Positions = None) -> Intervention:
-    """Multiplies the activation by `factor`."""
-    return Intervention(lambda x, where: x * factor, positions, heads, f"scale({factor})")
+def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
+    """Multiplies the activation by `factor`: a number, or an array that broadcasts to it."""
+    factor = _limit(factor, "factor")
+    if isinstance(factor, (int, float)):
+        return Intervention(lambda x, where: x * factor, positions, heads, f"scale({factor})")
+    return Intervention(lambda x, where: x * _fitting(factor, x, "scale"), positions, heads, "scale")
 
 
 def add_vector(vector: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
@@ -136,17 +141,32 @@ def replace_with(value: Any, positions: Positions = None, heads: Positions = Non
 
 
 def clamp(
-    low: float | None = None,
-    high: float | None = None,
+    low: Any = None,
+    high: Any = None,
     positions: Positions = None,
     heads: Positions = None,
 ) -> Intervention:
-    """Limits each value to [low, high]; None leaves that side open."""
+    """Limits each value to [low, high], numbers or arrays that broadcast to it; None leaves that side open."""
     if low is None and high is None:
         raise InputError("clamp needs a lower or an upper limit.")
-    if low is not None and high is not None and low > high:
+    low, high = _limit(low, "low"), _limit(high, "high")
+    if low is not None and high is not None and np.any(to_numpy(low) > to_numpy(high)):
         raise InputError(f"clamp({low}, {high}): the lower limit is above the upper one.")
-    return Intervention(lambda x, where: backend_of(x).clip(x, low, high), positions, heads, "clamp")
+
+    def function(x: Array, where: Where) -> Array:
+        backend, plain = backend_of(x), (int, float, type(None))
+        if isinstance(low, plain) and isinstance(high, plain):
+            return backend.clip(x, low, high)
+        limits = [None if one is None else backend.get(_fitting(one, x, "clamp")) for one in (low, high)]
+        old = backend.get(x)
+        for limit, is_out in zip(limits, (np.less, np.greater), strict=True):
+            if limit is not None:
+                x = backend.where(
+                    is_out(old, limit), backend.put(np.broadcast_to(limit, old.shape).copy(), x), x
+                )
+        return x
+
+    return Intervention(function, positions, heads, "clamp")
 
 
 def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positions = None) -> Intervention:
@@ -184,6 +204,19 @@ def compose(
     return Intervention(function, positions, heads, "compose")
 
 
+def _limit(given: Any, what: str) -> Any:
+    """A number, or what can be made an array; None stays.
+
+    Raises:
+        InputError: It is neither.
+    """
+    given = number(given)
+    if given is None or is_native(given):
+        return given
+    array = to_numpy(given, what)
+    return float(array) if array.ndim == 0 else array
+
+
 def as_list(changes: Any, name: str) -> Sequence[Callable[[Array], Array]]:
     """One function or a list of them, checked to be callable."""
     several = list(changes) if isinstance(changes, (list, tuple)) else [changes]
@@ -211,15 +244,7 @@ def _check_takes_one(change: Callable[..., Any], name: str) -> None:
 
 def _fitting(value: Any, x: Array, who: str) -> Array:
     """A value given by the user, as an array of x's library, dtype and device that broadcasts to x."""
-    backend = backend_of(x)
-    array = value if isinstance(value, backend.array_type) else None
-    if array is None:
-        as_numpy = np.asarray(value)
-        if as_numpy.dtype.kind not in "fiu":
-            raise EditError(f"{who} needs numbers, got {as_numpy.dtype}.")
-        array = backend.put(as_numpy.astype(np.float32), x)
-    else:
-        array = backend.cast(array, x)
+    array = to_native(value, x, f"What {who} is given", EditError)
     try:
         fits = np.broadcast_shapes(tuple(array.shape), tuple(x.shape)) == tuple(x.shape)
     except ValueError:

@@ -21,7 +21,7 @@ from .proxies import ComponentProxy, LayerList
 from .sites import Array
 from .steering.edits import Edit
 from .text import check_length, cross_entropy, decode, string_tokens
-from .tokens import TokenBatch, to_batch
+from .tokens import TokenBatch, held, several, to_batch
 from .trace import Trace
 
 
@@ -120,10 +120,11 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
 
     def to_str_tokens(self, inputs: Any) -> Any:
         """The text of each token: a list for one text, a list of lists for several."""
-        tokenizer, batch = self._require_tokenizer(), self._batch(inputs, check=False)
+        tokenizer, texts = self._require_tokenizer(), several(inputs)
+        batch = self._batch(inputs if texts is None else texts, check=False)
         rows = [row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)]
         pieces = [string_tokens(tokenizer, row) for row in rows]
-        return pieces if isinstance(inputs, (list, tuple)) and not isinstance(inputs[0], int) else pieces[0]
+        return pieces[0] if texts is None else pieces
 
     def decode(self, tokens: Any) -> str:
         """The text of token ids."""
@@ -149,6 +150,7 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
 
     def __call__(self, inputs: Any) -> Array:
         """Logits (batch, positions, vocabulary), with what is attached and the open `steer` blocks; no trace acts."""
+        inputs = held(inputs)
         batch = self._batch(inputs)
         return self._anatomy_for(inputs).model.forward(batch)
 
@@ -173,11 +175,13 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
             ComponentError: A path that is unknown, ambiguous or never called.
             InputError: Empty input, unknown token ids, or a text longer than learned positions.
         """
+        inputs = held(inputs)
         batch = self._batch(inputs)  # first: it notices replaced modules
         return Trace(self._anatomy_for(inputs), batch, interventions, capture, stop_after)
 
     def loss(self, inputs: Any) -> float:
         """Mean cross-entropy in nats per predicted token (every token but each text's first)."""
+        inputs = held(inputs)
         batch = self._batch(inputs)
         return cross_entropy(self._anatomy_for(inputs).model, batch)
 
@@ -216,6 +220,7 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
             str, or the list of token ids where the model has no tokenizer.
         """
         self._refresh()
+        prompt = held(prompt)
         request = generation.Request(
             max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
         )
@@ -246,5 +251,6 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         Raises:
             GradientError: A gradient is not finite.
         """
+        inputs = held(inputs)
         batch = self._batch(inputs)
         return gradients(self._anatomy_for(inputs), batch, objective, at, interventions)

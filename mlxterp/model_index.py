@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .features.fitting import open_sae, warn_of_another_place
+from .features.exclusions import check_exclusions
+from .features.fitting import open_sae, place_of
 from .features.identity import same_weights
 from .index import BuildOptions, FeatureIndex, Source, build
 from .index.remote import copied, is_url, refuse_index
@@ -45,16 +46,17 @@ class IndexMethods(ModelCore):
         token, about 20 for the token, and the texts.
 
         Args:
-            texts: A list of texts; the path of a text file (or its fsspec URL); a Hugging Face data set or its
-                streaming form; or a `HuggingFaceDataset`.
+            texts: A list, column, array or generator of texts, or of rows of token ids; a table with one column of
+                text; the path of a text file (or its fsspec URL); a Hugging Face data set or its streaming form; or a
+                `HuggingFaceDataset`.
             path: The folder, or an fsspec URL that the finished index is copied to; None makes a temporary folder,
                 gone with the index.
             n_examples: Examples that are shown of a feature where nothing else is asked.
             exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose
                 activation is over ten times as long as the median on some prose. () counts every token, as
                 `get_top_texts_for_feature` does. `index.excluded` says how many were left out.
-            layer, component: Where the SAE belongs ("mlp" of layer 3; or component="layers.3.mlp"); None takes the
-                SAE's own.
+            layer, component: Where the SAE is used ("mlp" of layer 3; or component="layers.3.mlp"); None takes the
+                SAE's own, and a layer alone the part that the SAE was trained on in its own.
             seed: Decides which tokens co-activation is counted on.
             shard_tokens: Tokens of a shard, at most; None takes 65,536, or fewer for an SAE with many active features.
             workers: So many processes, by Ray (`pip install "mlxterp[ray]"`), each with the model; the model must
@@ -70,7 +72,6 @@ class IndexMethods(ModelCore):
         self.warn_of_acts("its features are indexed")
         options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
         source = self.index_source(sae, component, layer)
-        warn_of_another_place(self._plain, source.sae, source.component.name)
         if path is not None and not is_url(path):
             build(source, texts, Path(path).expanduser(), options)
             return FeatureIndex.open(path).attach(self, source.sae)
@@ -89,29 +90,33 @@ class IndexMethods(ModelCore):
         return index
 
     def index_source(
-        self, sae: SAE | str | Path, component: str | None = None, layer: int | None = None
+        self,
+        sae: SAE | str | Path,
+        component: str | None = None,
+        layer: int | None = None,
+        quiet: bool = False,
     ) -> Source:
-        """The model, an SAE and the component whose features an index holds."""
+        """The model, an SAE and the component whose features an index holds; warns where it is not the SAE's own."""
         self._refresh()
         if not isinstance(sae, SAE):
             sae = open_sae(self._plain, sae, component=None, model_name=self.name)
-        if layer is not None:
-            component = f"layers.{self.anatomy.names.layer(layer)}.{component or 'mlp'}"
-        name = component or sae.component
-        if name is None:
-            raise InputError(
-                "This SAE does not say where it was trained. Name the place: component='layers.3.mlp'."
-            )
-        return Source(self.anatomy, sae, self.anatomy.component(name), self.name)
+        return Source(
+            self.anatomy, sae, place_of(self.anatomy, sae, layer, component, quiet=quiet), self.name
+        )
 
 
 def texts_from_index(
-    index: FeatureIndex, source: Source, texts: Sequence[str] | None, feature_id: int, top_k: int
+    index: FeatureIndex,
+    source: Source,
+    texts: Any,
+    feature_id: Any,
+    top_k: int,
+    exclude: Iterable[str] | str | None = None,
 ) -> list[tuple[str, float, int]]:
     """`index.top_texts`, where the index is of this model, SAE, component and these texts (None: whichever it holds).
 
     Raises:
-        InputError: It is of others.
+        InputError: It is of others, or leaves other tokens out than `exclude` says.
     """
     if not isinstance(index, FeatureIndex):
         raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
@@ -120,6 +125,12 @@ def texts_from_index(
         raise InputError(
             f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."
             " Build an index for this SAE and component: model.build_index(sae, texts)."
+        )
+    left_out = tuple(index.excluded)
+    if exclude is not None and check_exclusions(exclude) != left_out:
+        raise InputError(
+            f"The index leaves out {left_out or 'nothing'}, asked was exclude={exclude!r}. Leave exclude= out to ask"
+            " by the index's own rule, or build an index with this one."
         )
     if texts is not None and not index.holds(texts):
         raise InputError(

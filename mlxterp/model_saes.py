@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from .core.feature_ids import is_several
-from .errors import InputError
+from .errors import ComponentError, InputError
 from .features.check import SAECheck, check
 from .features.evaluation import SAEEvaluation, evaluate
-from .features.fitting import open_sae, warn_of_another_place
+from .features.fitting import open_sae, place_of
 from .features.search import top_features, top_texts
 from .features.train import TrainOptions, train_on_texts
 from .index import FeatureIndex, Source
@@ -65,40 +65,42 @@ class SAEMethods(ModelCore):
     def check_sae(
         self,
         sae: SAE | str | Path,
-        texts: Sequence[str],
+        texts: Any,
         component: str | None = None,
         max_tokens: int = 8192,
+        *,
+        layer: int | None = None,
     ) -> SAECheck:
         """How well an SAE fits a component, with the likely cause where it does not.
 
         Explained variance, L0, dead share, loss recovered; and whether another place would fit far better.
 
         Args:
-            component: Path; None takes the SAE's own.
+            layer, component: Where it is measured, as in `get_top_features_for_text`; None takes the SAE's own.
             max_tokens: At most about this many are run.
         """
-        self._refresh()
-        sae = sae if isinstance(sae, SAE) else self.load_sae(sae, component=component)
+        sae, place = self._place(sae, layer, component)
         self.warn_of_acts("an SAE is checked")
-        return check(self.anatomy, sae, texts, component, max_tokens)
+        return check(self.anatomy, sae, texts, place.name, max_tokens)
 
     def evaluate_sae(
         self,
         sae: SAE | str | Path,
-        texts: Sequence[str],
+        texts: Any,
         component: str | None = None,
         max_tokens: int = 8192,
+        *,
+        layer: int | None = None,
     ) -> SAEEvaluation:
         """How well an SAE reconstructs a component, and what the model loses with the reconstruction in its place.
 
         Args:
-            component: Path; None takes the SAE's own.
+            layer, component: Where it is measured, as in `get_top_features_for_text`; None takes the SAE's own.
             max_tokens: At most about this many are run.
         """
-        self._refresh()
-        sae = sae if isinstance(sae, SAE) else self.load_sae(sae, component=component)
+        sae, place = self._place(sae, layer, component)
         self.warn_of_acts("an SAE is evaluated")
-        return evaluate(self.anatomy, sae, texts, component, max_tokens)
+        return evaluate(self.anatomy, sae, texts, place.name, max_tokens)
 
     def train_sae(
         self,
@@ -125,7 +127,7 @@ class SAEMethods(ModelCore):
             context_length: Longer texts are cut into contexts of this length; None takes the smaller of 128
                 and the model's positions.
             exclude: Tokens to leave out: "bos", "first" (of each context), "sinks" (activations more than ten
-                times as long as the median); by default ("bos", "sinks").
+                times as long as the median on some prose); by default ("bos", "sinks").
             run_dir: The folder of checkpoints and `training_history.json`; by default save_path + ".run".
             resume: Go on from the run's last checkpoint, if there is one, as if it had not been interrupted.
             checkpoint_every: Steps; None makes about twenty checkpoints over the run.
@@ -182,27 +184,45 @@ class SAEMethods(ModelCore):
         )
 
     def get_top_features_for_text(
-        self, text: str, sae: SAE | str | Path, layer: int, component: str = "mlp", top_k: int = 10
+        self,
+        text: Any,
+        sae: SAE | str | Path,
+        layer: int | None = None,
+        component: str | None = None,
+        top_k: int = 10,
+        *,
+        exclude: Iterable[str] | str = (),
     ) -> list[tuple[int, float]]:
         """The features most active on a text: (feature id, its largest activation on any token).
 
-        Strongest first, then the lower id; every token counts, special ones included; only active
-        features come back.
+        Strongest first, then the lower id; only active features come back. Every token counts, special ones
+        included, and on most models a beginning-of-text token tops the list: `exclude=("bos", "sinks")` leaves out
+        what an index leaves out.
+
+        Args:
+            text: A string, or its token ids.
+            layer, component: Where the SAE is used ("mlp" of layer 3; or component="layers.3.mlp"); None takes the
+                SAE's own. A layer alone takes the part that the SAE was trained on in its own, or "mlp" where it does
+                not say.
+            exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose activation
+                is over ten times as long as the median on some prose.
         """
         sae, place = self._place(sae, layer, component)
-        found = top_features(self.language_model, text, sae, place, tokenize=self._tokenize, top_k=top_k)
-        warn_of_another_place(self._plain, sae, place.name)
-        return found
+        return top_features(
+            self.language_model, text, sae, place, tokenize=self._tokenize, top_k=top_k, exclude=exclude
+        )
 
     def get_top_texts_for_feature(
         self,
         feature_id: int,
         sae: SAE | str | Path,
-        texts: Sequence[str] | None,
-        layer: int,
-        component: str = "mlp",
+        texts: Any,
+        layer: int | None = None,
+        component: str | None = None,
         top_k: int = 10,
         index: FeatureIndex | None = None,
+        *,
+        exclude: Iterable[str] | str | None = None,
     ) -> list[tuple[str, float, int]]:
         """The texts on which a feature is most active: (text, activation, token position).
 
@@ -211,52 +231,57 @@ class SAEMethods(ModelCore):
         has changed since (`feature_cache`).
 
         Args:
-            texts: The texts to look at; None, with an index, takes its own.
+            feature_id: A feature's id, or what a search returned.
+            texts: The texts to look at: a list, a column, a generator, a table with one column of text, a text file,
+                rows of token ids; None, with an index, takes its own.
+            layer, component: As in `get_top_features_for_text`.
             index: Answers from this index (of the same SAE, component and texts) without running the model, by its
                 rule of which tokens count.
+            exclude: Tokens that do not count, as in `get_top_features_for_text`; without an index None counts all.
         """
         sae, place = self._place(sae, layer, component)
         if index is not None:
             source = Source(self.anatomy, sae, place, self.name)
-            return texts_from_index(index, source, texts, feature_id, top_k)
+            return texts_from_index(index, source, texts, feature_id, top_k, exclude)
         if texts is None:
             raise InputError("Give a list of texts, or index=… to ask an index about its own.")
-        found = top_texts(
+        return top_texts(
             self.language_model, feature_id, sae, texts, place,
-            tokenize=self._tokenize, top_k=top_k, cache=self.feature_cache,
+            tokenize=self._tokenize, top_k=top_k, exclude=() if exclude is None else exclude, cache=self.feature_cache,
         )  # fmt: skip
-        warn_of_another_place(self._plain, sae, place.name)
-        return found
 
     def visualize_feature_activations(
         self,
-        text: str,
+        text: Any,
         sae: SAE | str | Path,
-        layer: int,
-        component: str = "mlp",
-        feature_ids: int | Sequence[int] | None = None,
+        layer: int | None = None,
+        component: str | None = None,
+        feature_ids: Any = None,
         *,
         top_k: int = 5,
+        exclude: Iterable[str] | str = (),
     ) -> TokenView:
         """A text's tokens coloured by how strongly features are active on them.
 
         A notebook shows it by itself, `print` shows it in the terminal, `.to_html(path)` writes a file.
 
         Args:
-            feature_ids: One feature or several, in the order shown; None takes the text's `top_k` strongest.
+            text, layer, component: As in `get_top_features_for_text`.
+            feature_ids: One feature or several (ids, or what a search returned), in the order shown; None takes the
+                text's `top_k` strongest.
+            exclude: Tokens that stay without colour and do not count, as in `get_top_features_for_text`.
         """
         sae, place = self._place(sae, layer, component)
-        view = view_of_text(
+        return view_of_text(
             self.language_model, text, sae, place,
-            tokenize=self._tokenize, feature_ids=feature_ids, top_k=top_k,
+            tokenize=self._tokenize, feature_ids=feature_ids, top_k=top_k, exclude=exclude,
         )  # fmt: skip
-        warn_of_another_place(self._plain, sae, place.name)
-        return view
 
     @overload
     def feature_logits(
-        self, sae: SAE | str | Path, feature_id: int, top_k: int = 10, *, component: str | None = None
-    ) -> FeatureLogits: ...
+        self, sae: SAE | str | Path, feature_id: int, top_k: int = 10, *, component: str | None = None,
+        layer: int | None = None,
+    ) -> FeatureLogits: ...  # fmt: skip
 
     @overload
     def feature_logits(
@@ -266,6 +291,7 @@ class SAEMethods(ModelCore):
         top_k: int = 10,
         *,
         component: str | None = None,
+        layer: int | None = None,
     ) -> list[FeatureLogits]: ...
 
     def feature_logits(
@@ -275,6 +301,7 @@ class SAEMethods(ModelCore):
         top_k: int = 10,
         *,
         component: str | None = None,
+        layer: int | None = None,
     ) -> FeatureLogits | list[FeatureLogits]:
         """The tokens that a feature promotes and suppresses: its decoder row through final norm and head.
 
@@ -287,7 +314,7 @@ class SAEMethods(ModelCore):
         Args:
             feature_id: In [0, sae.d_hidden); several give a list, for little more than the price of one.
             top_k: Tokens on each side.
-            component: What the SAE reconstructs; None takes what its metadata says.
+            layer, component: What the SAE reconstructs; None takes what its metadata says.
 
         Raises:
             UnknownFeatureError: There is no such feature.
@@ -298,12 +325,14 @@ class SAEMethods(ModelCore):
         """
         sae, several = self._open(sae), is_several(feature_id)
         ids: Any = feature_id if several else [feature_id]
+        component = self._written(sae, layer, component)
         found = feature_logits(self._plain, sae, ids, top_k, component=component, tokenize=self._tokenize)
         return found if several else found[0]
 
     def random_direction_baseline(
-        self, sae: SAE | str | Path, n: int = 100, seed: int = 0, *, component: str | None = None
-    ) -> RandomDirections:
+        self, sae: SAE | str | Path, n: int = 100, seed: int = 0, *, component: str | None = None,
+        layer: int | None = None,
+    ) -> RandomDirections:  # fmt: skip
         """What random directions show where this SAE writes, to hold `feature_logits` against.
 
         `baseline.share_with_higher_maximum(feature)` is near 0 for a feature that promotes tokens as no random
@@ -311,19 +340,42 @@ class SAEMethods(ModelCore):
 
         Args:
             n: Number of directions.
-            component: As in `feature_logits`.
+            layer, component: As in `feature_logits`.
         """
-        return random_direction_baseline(self._plain, self._open(sae), n, seed, component=component)
+        sae = self._open(sae)
+        component = self._written(sae, layer, component)
+        return random_direction_baseline(self._plain, sae, n, seed, component=component)
+
+    def _written(self, sae: SAE, layer: Any, component: Any) -> str | None:
+        """What an SAE is said to reconstruct; None leaves it to its metadata."""
+        if layer is None and component is None:
+            return None
+        said = sae.metadata.get("component_out")
+        own = said if isinstance(said, str) else None
+        return place_of(self._plain, sae, layer, component, own=own, quiet=sae.is_transcoder).name
 
     def _open(self, sae: SAE | str | Path) -> SAE:
         self._refresh()
         return sae if isinstance(sae, SAE) else self.load_sae(sae)
 
-    def _place(self, sae: SAE | str | Path, layer: int, component: str) -> tuple[SAE, Component]:
-        """The SAE, loaded if need be, and the component asked for."""
-        self._refresh()
-        sae = sae if isinstance(sae, SAE) else self.load_sae(sae)
-        return sae, self.anatomy.component(_path(self.anatomy.names.layer(layer), component))
+    def _place(self, sae: SAE | str | Path, layer: Any, component: Any) -> tuple[SAE, Component]:
+        """The SAE, loaded if need be, and the component asked for; warns where that is another than its own."""
+        sae = self._open_at(sae, layer, component)
+        return sae, place_of(self.anatomy, sae, layer, component)
+
+    def _open_at(self, sae: SAE | str | Path, layer: Any, component: Any) -> SAE:
+        """The SAE; of a file whose hook this model does not have, as it is used where the call says."""
+        try:
+            return self._open(sae)
+        except ComponentError:
+            if layer is None and component is None:
+                raise
+            name = (
+                component
+                if layer is None
+                else f"layers.{self.anatomy.names.layer(layer)}.{component or 'mlp'}"
+            )
+            return self.load_sae(sae, component=name)  # type: ignore[arg-type]
 
 
 def _path(layer: int, component: str) -> str:

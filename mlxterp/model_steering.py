@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from .anatomy import Anatomy
 from .attaching import AttachedSAE
-from .components import hook_component
-from .errors import ComponentError, InputError
-from .features.fitting import open_sae
+from .errors import InputError
+from .features.fitting import open_sae, place_of
 from .model_core import ModelCore
 from .sae import SAE
 from .standing import SteerBlock
@@ -113,16 +111,7 @@ def _where(
     if isinstance(signature, str):
         return signature
     layer = layer if signature is None else signature
-    if layer is not None:
-        return f"layers.{anatomy.names.layer(layer)}.{component or _own_leaf(anatomy, sae)}"
-    return component
-
-
-def _own_leaf(anatomy: Anatomy, sae: SAE) -> str:
-    """The part of a layer that an SAE was trained on: "mlp" for layers.3.mlp."""
-    name = hook_component(sae.component)
-    try:
-        own = None if name is None else re.fullmatch(r"layers\.\d+\.(.+)", anatomy.names.resolve(name).name)
-    except ComponentError:
-        own = None  # of a model with other names, or more layers
-    return "resid_post" if own is None else own[1]
+    if layer is None and (component is None or sae.component is None):
+        return component  # the SAE's own place, or a path by itself
+    own = sae.metadata.get("component_out") if sae.is_transcoder else None
+    return place_of(anatomy, sae, layer, component, leaf="resid_post", own=own, quiet=True).name

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from .anatomy import Anatomy
-from .array_methods import HandedOut, Operation, check_index, frozen
+from .array_methods import HandedOut, Operation, check_index, frozen, own_key, own_value
 from .errors import TraceError, warn
 from .sites import Array
 
@@ -65,6 +65,14 @@ class Listener:
     def frozen(self, value: Any) -> Any:
         traces = OPEN.get()
         return frozen(value, traces[-1]._backend) if traces else value
+
+    def own_key(self, array: Array, key: Any) -> Any:
+        found = self._find(array)
+        return key if found is None else own_key(key, array, found[0]._backend)
+
+    def own_value(self, array: Array, value: Any) -> Any:
+        found = self._find(array)
+        return value if found is None else own_value(value, array, found[0]._backend)
 
     def changed(self, array: Array, operation: Operation) -> None:
         found = self._find(array)

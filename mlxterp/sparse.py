@@ -122,6 +122,15 @@ class SparseFeatures:
         start, end = self.indptr[i % self.n], self.indptr[i % self.n + 1]
         return self.indices[start:end], self.values[start:end]
 
+    def without_rows(self, out: np.ndarray) -> SparseFeatures:
+        """The same rows, with nothing in those where `out`, booleans (n,), holds."""
+        if not out.any():
+            return self
+        counts = np.diff(self.indptr)
+        kept = ~np.repeat(out, counts)
+        indptr = np.concatenate([[0], np.cumsum(np.where(out, 0, counts))]).astype(np.int64)
+        return SparseFeatures(indptr, self.indices[kept], self.values[kept], self.d_hidden)
+
     def take(self, rows: np.ndarray) -> SparseFeatures:
         """The given rows (integers, (m,)), in the given order."""
         rows = np.asarray(rows, dtype=np.int64)

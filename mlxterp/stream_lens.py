@@ -13,12 +13,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .core.integers import integer
 from .core.numeric import largest, log_softmax
 from .errors import ComponentError, InputError
 from .features.search import check_top_k
@@ -215,22 +216,26 @@ def chosen_layers(anatomy: Anatomy, layers: int | Iterable[int] | None) -> tuple
     """
     if layers is None:
         return tuple(range(len(anatomy.model.layers)))
-    given = [layers] if isinstance(layers, (int, np.integer)) else list(layers)
+    if integer(layers) is None and not hasattr(layers, "__iter__"):
+        raise ComponentError(
+            f"layers={layers!r}: expected layer numbers, one or several; this model has 0 to"
+            f" {len(anatomy.model.layers) - 1}."
+        )
+    given: list[Any] = [layers] if integer(layers) is not None else list(layers)  # type: ignore[arg-type]
     if not given:
         raise InputError("layers= is empty. Name at least one layer, or leave it out for all.")
-    numbers = (int(n) if isinstance(n, np.integer) else n for n in given)
-    return tuple(dict.fromkeys(anatomy.names.layer(n) for n in numbers))
+    return tuple(dict.fromkeys(anatomy.names.layer(n) for n in given))
 
 
 def _positions(position: int | None, length: int) -> tuple[int, ...]:
     if position is None:
         return tuple(range(length))
-    whole = isinstance(position, (int, np.integer)) and not isinstance(position, bool)
-    if not whole or not -length <= position < length:
+    at = integer(position)
+    if at is None or not -length <= at < length:
         raise InputError(
             f"position={position!r}: this text has positions 0 to {length - 1}, or -{length} to -1 from its end."
         )
-    return (int(position) % length,)
+    return (at % length,)
 
 
 def _stream(anatomy: Anatomy, batch: TokenBatch, layers: Sequence[int]) -> list[Array]:

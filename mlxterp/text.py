@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .backends.base import LanguageModel
+from .core.texts import shown_ids
 from .errors import InputError, warn
 from .tokens import TokenBatch
 
@@ -36,7 +37,12 @@ def check_length(model: LanguageModel, tokens: int, what: str = "The text has") 
 
 
 def string_tokens(tokenizer: Any, ids: list[int]) -> list[str]:
-    """The text of each token as it appears after the one before it (a leading space is kept)."""
+    """The text of each token as it appears after the one before it (a leading space is kept).
+
+    Its number, as "#17", where there is no tokenizer.
+    """
+    if tokenizer is None:
+        return [shown_ids([token]) for token in ids]
     pieces: list[str] = []
     for i, token in enumerate(ids):
         before = ids[max(i - 1, 0) : i]
@@ -49,8 +55,11 @@ def string_tokens(tokenizer: Any, ids: list[int]) -> list[str]:
 def pieces_of(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     """The text of each token as it appears after those before it; together they are the text.
 
-    A character that is spread over several tokens stands with the first of them, and the others are "".
+    A character that is spread over several tokens stands with the first of them, and the others are "". Without a
+    tokenizer each is its number, as "#17".
     """
+    if tokenizer is None:
+        return tuple(shown_ids([token]) for token in ids)
     found: list[str] = []
     before: list[int] = []
     while len(found) < len(ids):
@@ -84,8 +93,13 @@ def decode(tokenizer: Any, tokens: Any) -> str:
 
 def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:
     """Mean of -log p(token | tokens before) in nats, over all tokens but each text's first."""
-    if not (batch.lengths > 1).any():
-        raise InputError("loss needs a text of at least two tokens: the first one is not predicted.")
+    short = np.flatnonzero(batch.lengths < 2)
+    if short.size:
+        which = "the text" if len(batch.lengths) == 1 else f"text {int(short[0])} of {len(batch.lengths)}"
+        raise InputError(
+            f"loss needs texts of at least two tokens, as the first one is not predicted; {which} has one. Leave it"
+            " out, or add to it."
+        )
     logits = model.forward(batch)
     total, count = 0.0, 0
     for row, n in enumerate(batch.lengths):

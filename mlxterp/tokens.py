@@ -7,12 +7,13 @@ can see it, so each row's values up to its length equal those of running that ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .core.texts import NO_TOKENIZER, TokenText, as_array, is_row, listed, token_row
 from .errors import InputError, NoTokenizerError
 
 
@@ -41,11 +42,16 @@ class TokenBatch:
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text, as the tokenizer's `encode` gives them.
+    """Token ids of a text, as the tokenizer's `encode` gives them; or as it was given.
 
     Raises:
+        NoTokenizerError: There is no tokenizer, and the text was not given as token ids.
         InputError: The text is not Unicode: a surrogate stands alone in it, as broken decoding leaves behind.
     """
+    if isinstance(text, TokenText):  # given as token ids, which are run as they are
+        return text.ids.tolist()
+    if tokenizer is None:
+        raise NoTokenizerError(NO_TOKENIZER)
     try:
         ids = tokenizer.encode(text)
     except (TypeError, UnicodeEncodeError) as error:
@@ -68,7 +74,8 @@ def to_batch(
 
     Args:
         inputs: A string, a list of strings, a list of token ids, a list of lists of token ids
-            (unequal lengths are fine), or an integer array (positions,) or (batch, positions).
+            (unequal lengths are fine), or an integer array (positions,) or (batch, positions). Instead of a list of
+            strings there may be any column, array or generator of them.
         tokenize: Turns one string into ids; None where the model has no tokenizer.
         vocab_size: Where known, ids are checked to lie in [0, vocab_size).
 
@@ -76,78 +83,94 @@ def to_batch(
         InputError: Empty input, an empty text, ids that are not integers or out of range.
         NoTokenizerError: Text without a tokenizer.
     """
-    rows = _rows(inputs, tokenize)
-    for i, row in enumerate(rows):
-        if len(row) == 0:
-            raise InputError(
-                f"Text {i} of {len(rows)} has no tokens. Give at least one token for every text"
-                " (a tokenizer that adds no special tokens turns '' into nothing)."
-            )
-    batch = TokenBatch.from_rows(rows)
-    low, high = int(min(min(row) for row in rows)), int(batch.ids.max())
-    if low < 0 or (vocab_size is not None and high >= vocab_size):
-        bad = low if low < 0 else high
-        raise InputError(f"Token id {bad} is outside this model's vocabulary [0, {vocab_size}).")
-    return batch
+    return TokenBatch.from_rows(_rows(inputs, tokenize, vocab_size))
 
 
-def _rows(inputs: Any, tokenize: Callable[[str], list[int]] | None) -> list[list[int]]:
+def several(inputs: Any) -> list[Any] | None:
+    """The texts, or rows of token ids, of a list, a column or an array of them; None for a single text or row.
+
+    Raises:
+        InputError: An empty list, or something that holds no texts.
+    """
+    if isinstance(inputs, str) or inputs is None:
+        return None
     if isinstance(inputs, TokenBatch):
-        return [row[:n].tolist() for row, n in zip(inputs.ids, inputs.lengths, strict=True)]
-    if isinstance(inputs, str):
-        return [_tokenize(inputs, tokenize)]
-    if isinstance(inputs, (bytes, dict)) or inputs is None:
-        raise InputError(_expected(inputs))
+        return _of_batch(inputs) if len(inputs.lengths) > 1 else None
     if isinstance(inputs, (list, tuple)):
         if not inputs:
             raise InputError("An empty list was given. Give at least one text or token id.")
-        if any(isinstance(x, str) for x in inputs):
-            if not all(isinstance(x, str) for x in inputs):
-                raise InputError("Texts and token ids cannot be mixed in one list.")
-            return [_tokenize(text, tokenize) for text in inputs]
-        if all(_is_int(x) for x in inputs):
-            return [[int(x) for x in inputs]]
-        return [_one_row(x) for x in inputs]
-    array = _as_numpy(inputs)
-    if array.ndim == 1:
-        return [_one_row(array)]
-    if array.ndim == 2 and len(array):
-        return [_one_row(row) for row in array]
-    raise InputError(f"Token ids have shape {array.shape}; expected (positions,) or (batch, positions).")
+        return list(inputs) if any(isinstance(x, str) or is_row(x) for x in inputs) else None
+    if isinstance(inputs, (bytes, Mapping)):
+        raise InputError(_expected(inputs))
+    found = _of_other(inputs)
+    single = len(found) == 1 and not isinstance(found[0], str) and getattr(inputs, "ndim", 1) == 1
+    return None if single else found
+
+
+def held(inputs: Any) -> Any:
+    """The same, where a column or a generator of strings was given as a list of them, so that it can be read again."""
+    known = (str, bytes, list, tuple, Mapping, TokenBatch)
+    if inputs is None or isinstance(inputs, known) or getattr(inputs, "shape", None) == ():
+        return inputs
+    found = _of_other(inputs)
+    return found if all(isinstance(one, str) for one in found) else inputs
+
+
+def _rows(
+    inputs: Any, tokenize: Callable[[str], list[int]] | None, vocab_size: int | None
+) -> list[Sequence[int]]:
+    if isinstance(inputs, (str, TokenBatch)):
+        given: list[Any] = [inputs] if isinstance(inputs, str) else _of_batch(inputs)
+    elif isinstance(inputs, (bytes, Mapping)) or inputs is None:
+        raise InputError(_expected(inputs))
+    elif isinstance(inputs, (list, tuple)):
+        if not inputs:
+            raise InputError("An empty list was given. Give at least one text or token id.")
+        texts = [isinstance(x, str) for x in inputs]
+        if any(texts) and not all(texts):
+            raise InputError("Texts and token ids cannot be mixed in one list.")
+        given = list(inputs) if any(texts) or any(is_row(x) for x in inputs) else [inputs]
+    else:
+        given = _of_other(inputs)
+    rows = []
+    for i, one in enumerate(given):
+        where = f"Text {i} of {len(given)}"
+        rows.append(
+            token_row(_tokenize(one, tokenize) if isinstance(one, str) else one, where, vocab_size).tolist()
+        )
+    return rows
+
+
+def _of_batch(batch: TokenBatch) -> list[np.ndarray]:
+    return [row[:n] for row, n in zip(batch.ids, batch.lengths, strict=True)]
+
+
+def _of_other(inputs: Any) -> list[Any]:
+    """Texts or rows of an array, a column, a generator."""
+    shape = getattr(inputs, "shape", None)
+    if shape is not None:
+        array = as_array(inputs, "What is to run")
+        if array.dtype.kind in "iu" or not array.size:
+            if array.ndim == 1:
+                return [array]
+            if array.ndim == 2 and len(array):
+                return list(array)
+            raise InputError(
+                f"Token ids have shape {array.shape}; expected (positions,) or (batch, positions)."
+            )
+        if array.dtype.kind in "fcb":
+            raise InputError(_expected(inputs))
+    if shape is None and not hasattr(inputs, "__iter__"):
+        raise InputError(_expected(inputs))
+    return list(listed(inputs))
 
 
 def _tokenize(text: str, tokenize: Callable[[str], list[int]] | None) -> list[int]:
+    if isinstance(text, TokenText):
+        return text.ids.tolist()
     if tokenize is None:
-        raise NoTokenizerError(
-            "This model has no tokenizer, so it takes token ids, not text. Pass tokenizer=… to"
-            " InterpretableModel, or give a list of token ids."
-        )
+        raise NoTokenizerError(NO_TOKENIZER)
     return [int(i) for i in tokenize(text)]
-
-
-def _one_row(row: Any) -> list[int]:
-    if isinstance(row, (list, tuple)) and all(_is_int(x) for x in row):
-        return [int(x) for x in row]
-    array = _as_numpy(row)
-    if array.ndim != 1:
-        raise InputError(f"A row of token ids has shape {array.shape}; expected (positions,).")
-    if array.size and array.dtype.kind not in "iu":
-        raise InputError(f"Token ids must be integers, got {array.dtype}.")
-    return array.astype(np.int64).tolist()
-
-
-def _is_int(x: Any) -> bool:
-    return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
-
-
-def _as_numpy(x: Any) -> np.ndarray:
-    try:
-        array = np.array(x.detach().cpu() if hasattr(x, "detach") else x)
-    except (TypeError, ValueError) as error:
-        raise InputError(_expected(x)) from error
-    if array.dtype.kind not in "iu" and array.size:
-        raise InputError(_expected(x))
-    return array
 
 
 def _expected(x: Any) -> str:

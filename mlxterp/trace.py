@@ -28,6 +28,8 @@ from .array_methods import (
     frozen,
     same_key,
 )
+from .backends.conversion import to_numpy
+from .core.integers import number
 from .edits import Interventions, declared_edits
 from .errors import ComponentError, EditError, TraceError, warn
 from .open_traces import OPEN, Listener
@@ -197,7 +199,7 @@ class Trace:
         return [function(x) for x in value] if isinstance(value, list) else function(value)
 
     def assign(self, name: str | Component, value: Any) -> None:
-        """Puts `value` in place of the component's.
+        """Puts `value` in place of the component's: a number, lists of numbers, or an array of any library.
 
         Raises:
             EditError: Another shape, or not floating-point numbers.
@@ -225,19 +227,24 @@ class Trace:
 
     def _fitting(self, value: Any, current: Array, name: str) -> Array:
         backend = self._backend
-        number: Any = value
-        if isinstance(number, (int, float, np.number)) and not isinstance(number, bool):
-            value = np.full(current.shape, number, np.float32)
+        given = number(value) if not isinstance(value, backend.array_type) else value
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            value = np.full(current.shape, given, np.float32)
+        kind = str(getattr(value, "dtype", type(value).__name__))
         if isinstance(value, backend.array_type):
             ok = backend.is_floating(value)
         else:
-            value = np.asarray(value) if isinstance(value, (list, tuple)) else value
-            ok = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        kind = getattr(value, "dtype", type(value).__name__)
+            ok = (
+                "int" not in kind
+                and "bool" not in kind
+                and not isinstance(value, (str, bytes))
+                and value is not None
+            )
+            value = to_numpy(value, f"What is assigned to {name}", EditError) if ok else value
         if not ok:
             raise EditError(
                 f"Cannot assign {kind} to {name}; expected floating-point numbers of shape"
-                f" {tuple(current.shape)} as a {backend.name} or NumPy array."
+                f" {tuple(current.shape)}, as an array or in lists."
             )
         if tuple(value.shape) != tuple(current.shape):
             raise EditError(

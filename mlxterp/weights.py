@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from .errors import SAEError
 from .sites import Array
@@ -40,6 +43,9 @@ class SAEWeights:
 
     def __post_init__(self) -> None:
         """Raises SAEError where shapes do not belong together."""
+        for name in NAMES:
+            if isinstance(getattr(self, name), (list, tuple)):
+                object.__setattr__(self, name, _of_lists(getattr(self, name), name))
         for name, array in self.arrays().items():
             if not hasattr(array, "shape") or not hasattr(array, "dtype"):
                 raise SAEError(f"{name} is a {type(array).__name__}, expected an array.")
@@ -82,3 +88,10 @@ class SAEWeights:
         """The same with `function` applied to each array."""
         extra = {name: function(array) for name, array in self.extra.items()}
         return replace(self, extra=extra, **{name: function(getattr(self, name)) for name in NAMES})
+
+
+def _of_lists(given: Any, name: str) -> np.ndarray:
+    try:
+        return np.array(given, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise SAEError(f"{name} makes no array of numbers: {error}") from error

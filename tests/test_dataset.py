@@ -97,7 +97,10 @@ def test_without_datasets_the_extra_is_named(monkeypatch):
         ("a text that is no file", r"Put a single text into a list"),
         ([1, 2], "not a string"),
         (7, "Expected a list of texts"),
-        ((text for text in ["a"]), "Expected a list of texts"),
+        ((text for text in []), "empty list"),
+        ({"a": "one text"}, r"list\(texts.values\(\)\)"),
+        ({"one", "two"}, "has no order"),
+        (["one", None], r"Text 1 is NoneType .*an empty cell"),
     ],
 )
 def test_what_holds_no_texts_is_refused(dataset, message):

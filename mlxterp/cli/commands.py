@@ -15,8 +15,9 @@ from rich.text import Text
 
 from ..corpus import Corpus
 from ..errors import InputError
+from ..features.exclusions import rule_for
 from ..features.search import check_top_k, strongest_features
-from ..index.counting import counted, rule_for
+from ..index.counting import counted
 from ..model import InterpretableModel
 from ..sparse import SparseFeatures
 from ..training import SAETrainConfig

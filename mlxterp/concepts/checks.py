@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..core import feature_ids
+from ..core.texts import listed
 from ..errors import InputError
 
 
@@ -54,15 +54,9 @@ def at_least_one(given: Any, what: str) -> int:
 
 
 def list_of_texts(given: Any) -> list[str]:
-    """Texts as a list; one string is not taken for a list of its letters.
+    """Texts as a list, of whatever holds some (see `dataset.texts_of`) or of nothing.
 
     Raises:
         InputError: It is no list of strings.
     """
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise InputError(f"Expected a list of texts, got {type(given).__name__}.")
-    texts = list(given)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"Text {i} is of type {type(text).__name__}; expected a string.")
-    return texts
+    return [] if isinstance(given, (list, tuple)) and not given else listed(given)

@@ -163,7 +163,7 @@ class Concepts(ConceptTables):
         """
         least, names = finite(threshold, "threshold"), self._checked_names()
         groups = analysis.groups_of_texts(texts, names, self.d_hidden)
-        distinct, by_text = self._encoded(dict.fromkeys(text for group in groups.values() for text in group))
+        distinct, by_text = self._encoded(list(dict.fromkeys(t for group in groups.values() for t in group)))
         row_of = {text: row for row, text in enumerate(distinct)}
         return analysis.consistency(names, groups, by_text, row_of, least)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..contexts import open_contexts
-from ..dataset import open_texts
-from ..errors import InputError, NoTokenizerError, SAEError, warn
+from ..dataset import check_readable, open_texts
+from ..errors import InputError, SAEError, warn
 from ..local_store import LocalStore
 from ..progress import hidden
 from ..sites import Component
@@ -27,8 +27,9 @@ from ..store import (
 )
 from ..tokens import TokenBatch
 from .collect import rows_of
+from .exclusions import OF_TRAINING, check_exclusions
 from .identity import is_same, probed, same_probe, same_weights
-from .model_rows import ModelRows, TokenRows, check_exclusions
+from .model_rows import ModelRows, TokenRows
 
 _CONTEXT = 128
 
@@ -62,7 +63,7 @@ def collect_activations(
         context_length: Longer texts are cut into contexts of this length; None takes the smaller of 128 and
             the model's positions.
         exclude: Which tokens to leave out: "bos", "first" (of each context), "sinks" (activations more than
-            ten times as long as the median); how many is in `store.meta["excluded"]`.
+            ten times as long as the median on some prose); how many is in `store.meta["excluded"]`.
         batch_tokens: Tokens of a batch, about.
         seed: Decides the order.
 
@@ -139,13 +140,10 @@ def model_rows(
     for name, value in (("tokens", tokens), ("batch_tokens", block_tokens)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name} is {value!r}; it must be a number of tokens, at least 1.")
-    exclude = check_exclusions(exclude)
-    if anatomy.model.tokenizer is None:
-        raise NoTokenizerError(
-            "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to InterpretableModel."
-        )
+    exclude = check_exclusions(exclude, OF_TRAINING)
     length = _length(anatomy, context_length)
-    texts = open_texts(dataset)
+    texts = open_texts(dataset, anatomy.model)
+    check_readable(texts, anatomy.model)
     contexts = open_contexts(texts, anatomy.model.tokenize, length, block_tokens, seed, tokens, progress)
     return ModelRows(anatomy.model, contexts, components, exclude, _widths(anatomy, components), length)
 

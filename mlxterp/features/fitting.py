@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..components import hook_component
-from ..errors import ComponentError, SAEError, warn
+from ..errors import ComponentError, InputError, SAEError, warn
 from ..sae import SAE
 from ..sae.formats.fold import without_subtraction
 from ..sae.pretrained import is_published
@@ -62,8 +63,105 @@ def warn_of_another_place(anatomy: Anatomy, sae: SAE, used_on: str) -> None:
     if trained_on is not None:
         warn(
             f"This SAE was trained on {trained_on}, and is used on {used_on} as asked. Its features mean something"
-            " there only if the two carry the same activations."
+            " there only if the two carry the same activations. To use it on its own place leave layer= and component="
+            f" out, or call with component={trained_on.partition(' ')[0]!r}."
         )
+
+
+def place_of(
+    anatomy: Anatomy, sae: SAE, layer: Any = None, component: Any = None, *, leaf: str = "mlp",
+    own: str | None = None, quiet: bool = False,
+) -> Component:  # fmt: skip
+    """Where an SAE is used: as the call says, and as the SAE says where the call does not.
+
+    A layer alone means the part of that layer that the SAE was trained on in its own; a component alone ("mlp") is that
+    of the SAE's own layer, or a whole path. Where the call contradicts the SAE's own place, the call's place wins, with
+    a warning.
+
+    Args:
+        leaf: The part of a layer, where neither says.
+        own: The SAE's own place; None takes what its metadata says that it was trained on.
+        quiet: Do not warn.
+
+    Raises:
+        InputError: Neither says where.
+        ComponentError: No such layer or component.
+    """
+    own = hook_component(sae.component) if own is None else own
+    name = _named_place(anatomy, sae, layer, component, leaf, own)
+    if name is None:
+        assert own is not None
+        return resolve(anatomy, sae, own)
+    place = anatomy.component(name)
+    if not quiet:
+        warn_of_another_place(anatomy, sae, place.name)
+    return place
+
+
+def _named_place(
+    anatomy: Anatomy, sae: SAE, layer: Any, component: Any, leaf: str, own: str | None
+) -> str | None:
+    """The path that a call names; None where it leaves it to the SAE."""
+    if component is not None and not isinstance(component, str):
+        raise InputError(
+            f"A component is named by a path or its part below a layer, such as 'mlp', got {component!r}."
+        )
+    if layer is None and component is None:
+        if own is None:
+            raise InputError(
+                "This SAE does not say where it was trained. Name the place: layer=3, component='mlp'; or"
+                " component='layers.3.mlp'."
+            )
+        return None
+    if layer is None:
+        return component if _is_whole(anatomy, component) else _in_own_layer(anatomy, sae, component, own)
+    number = anatomy.names.layer(layer)
+    if component is not None and _is_whole(anatomy, component):
+        if anatomy.names.resolve(component).layer != number:
+            raise InputError(
+                f"layer={layer!r} and component={component!r} name two places. Give one of them."
+            )
+        return component
+    return f"layers.{number}.{component or own_leaf(anatomy, sae, own) or leaf}"
+
+
+def _is_whole(anatomy: Anatomy, component: str) -> bool:
+    """Whether a component is a path by itself, not the part below a layer."""
+    try:
+        return anatomy.names.resolve(component) is not None
+    except ComponentError:
+        return "." in component and component.split(".")[0] in (
+            "layers",
+            "h",
+            "blocks",
+            "model",
+            "transformer",
+        )
+
+
+def _in_own_layer(anatomy: Anatomy, sae: SAE, component: str, own: str | None) -> str:
+    block = None if own is None else re.match(r"layers\.(\d+)(?:\.|$)", _resolved_name(anatomy, sae, own))
+    if block is None:
+        raise InputError(
+            f"component={component!r} is a part of every layer, and this SAE does not say which is its own. Name the"
+            " layer too: layer=3."
+        )
+    return f"layers.{block[1]}.{component}"
+
+
+def own_leaf(anatomy: Anatomy, sae: SAE, own: str | None = None) -> str | None:
+    """The part of a layer that an SAE was trained on: "mlp" for layers.3.mlp; None where it does not say."""
+    name = hook_component(sae.component) if own is None else own
+    found = None if name is None else re.fullmatch(r"layers\.\d+\.(.+)", _resolved_name(anatomy, sae, name))
+    return None if found is None else found[1]
+
+
+def _resolved_name(anatomy: Anatomy, sae: SAE, name: str) -> str:
+    """Its canonical name here; the name itself, of a model with other names or more layers."""
+    try:
+        return resolve(anatomy, sae, name).name
+    except ComponentError:
+        return name
 
 
 def trained_elsewhere(anatomy: Anatomy, sae: SAE, used_on: str) -> str | None:

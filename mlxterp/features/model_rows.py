@@ -15,16 +15,11 @@ import numpy as np
 from ..backends.base import LanguageModel
 from ..contexts import Contexts
 from ..corpus import Corpus, CorpusBatch
-from ..errors import InputError
 from ..sites import Component
 from ..training.rows import check_finite
 from .collect import Activations, batches_of, run_batch
+from .exclusions import OF_TRAINING, bos_of, check_exclusions, longest_of
 from .identity import weights_of
-
-EXCLUSIONS = ("bos", "first", "sinks")
-"""Tokens that can be left out: the tokenizer's beginning-of-text token; each context's first token; tokens
-whose activation is more than ten times as long as the median of about 2,000 others."""
-_SINK = 10.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,7 +40,7 @@ class ModelRows:
     """`training.rows.Rows` of a model that runs while SAEs train.
 
     Args:
-        exclude: Some of `EXCLUSIONS`.
+        exclude: Some of `exclusions.OF_TRAINING`.
     """
 
     def __init__(self, model: LanguageModel, contexts: Contexts, components: Sequence[Component],
@@ -54,9 +49,10 @@ class ModelRows:
         self.names = tuple(component.name for component in components)
         self.widths = tuple(widths)
         self.total = contexts.tokens
-        self.excluded: dict[str, int] = dict.fromkeys(check_exclusions(exclude), 0)
+        self.excluded: dict[str, int] = dict.fromkeys(check_exclusions(exclude, OF_TRAINING), 0)
         """Tokens left out so far, by reason."""
         self._model, self._contexts, self._components = model, contexts, components
+        self._longest = [longest_of(model, c) if "sinks" in self.excluded else np.inf for c in components]
 
     def blocks(self, epoch: int) -> int:
         return self._contexts.blocks(epoch)
@@ -144,28 +140,12 @@ class ModelRows:
         if reason == "first":
             return positions == 0
         if reason == "bos":
-            bos = getattr(self._model.tokenizer, "bos_token_id", None)
+            bos = bos_of(self._model)
             return np.zeros(len(tokens), dtype=bool) if bos is None else tokens == bos
         sinks = np.zeros(len(tokens), dtype=bool)
-        for part in values:
-            norms = np.linalg.norm(part, axis=1)
-            sinks |= norms > _SINK * np.median(norms)
+        for part, longest in zip(values, self._longest, strict=True):
+            sinks |= np.linalg.norm(part, axis=1) > longest
         return sinks
-
-
-def check_exclusions(exclude: Iterable[str]) -> tuple[str, ...]:
-    """In the order of `EXCLUSIONS`.
-
-    Raises:
-        InputError: There is no such exclusion.
-    """
-    asked = {exclude} if isinstance(exclude, str) else set(exclude)
-    unknown = sorted(asked - set(EXCLUSIONS), key=str)
-    if unknown:
-        raise InputError(
-            f"exclude={unknown[0]!r}; there are: {', '.join(EXCLUSIONS)}. () leaves nothing out."
-        )
-    return tuple(reason for reason in EXCLUSIONS if reason in asked)
 
 
 def _turns(batches: list[CorpusBatch], size: int) -> Iterator[list[CorpusBatch]]:

@@ -1,19 +1,20 @@
 """Top features of a text, and top texts of a feature, by running the model over the texts.
 
-Both count every token, special ones included, and both use the SAE's exact selection: which
-features are active on a token depends on all of them. The features of a whole corpus can be kept for
+Both count every token, special ones included, but those that `exclude` names, and both use the SAE's exact
+selection: which features are active on a token depends on all of them. The features of a whole corpus can be kept for
 the next question about the same texts (`FeatureCache`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ..backends.base import LanguageModel
 from ..core import feature_ids
-from ..corpus import Corpus, check_texts
+from ..corpus import Corpus
+from ..dataset import text_of, texts_of
 from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..sites import Component
@@ -21,6 +22,7 @@ from ..sparse import SparseFeatures
 from ..variants import Temporal
 from .cache import FeatureCache
 from .collect import Activations, collect
+from .exclusions import Rule, check_exclusions, rule_for
 from .ranking import Firings
 
 Tokenize = Callable[[str], Sequence[int]]
@@ -34,6 +36,7 @@ def top_features(
     *,
     tokenize: Tokenize | None,
     top_k: int = 10,
+    exclude: Iterable[str] = (),
 ) -> list[tuple[int, float]]:
     """The features most active on a text: (feature id, its largest activation on any token).
 
@@ -45,11 +48,10 @@ def top_features(
         SAEError: The component is not as wide as the SAE's input.
     """
     check_top_k(top_k)
-    if not isinstance(text, str):
-        raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
-    parts = [
-        features for _, features in encode_corpus(model, Corpus.from_texts([text], tokenize), sae, component)
-    ]
+    text = text_of(text, model)
+    rule = rule_of(model, component, exclude)
+    corpus = Corpus.from_texts([text], tokenize)
+    parts = [features for _, features in encode_corpus(model, corpus, sae, component, rule)]
     return strongest_features(SparseFeatures.concat(parts), top_k)
 
 
@@ -71,6 +73,7 @@ def top_texts(
     *,
     tokenize: Tokenize | None,
     top_k: int = 10,
+    exclude: Iterable[str] = (),
     cache: FeatureCache | None = None,
 ) -> list[tuple[str, float, int]]:
     """The texts on which a feature is most active: (text, activation, position of the token).
@@ -88,14 +91,17 @@ def top_texts(
     """
     check_top_k(top_k)
     feature = feature_ids.feature_id(feature_id, sae.d_hidden)
-    check_texts(texts)
+    texts = texts_of(texts, model)
+    rule = rule_of(model, component, exclude)
     corpus = Corpus.from_texts(texts, tokenize)
-    question = None if cache is None else cache.question(model, component, sae, corpus)
+    question = None
+    if cache is not None and rule is None:  # it knows all tokens
+        question = cache.question(model, component, sae, corpus)
     if question is not None and question.entry is not None:
         tokens, values = question.entry.by_feature.row(feature)
         return _strongest(tokens, values, corpus.offsets, question.entry.prefixes, texts, top_k)
     found = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
-    for tokens, features in encode_corpus(model, corpus, sae, component):
+    for tokens, features in encode_corpus(model, corpus, sae, component, rule):
         hits = np.flatnonzero(features.indices == feature)
         found.append((tokens[features.row_ids[hits]], features.values[hits]))
         if question is not None:
@@ -109,15 +115,31 @@ def top_texts(
 
 
 def encode_corpus(
-    model: LanguageModel, corpus: Corpus, sae: SAE, component: Component
+    model: LanguageModel, corpus: Corpus, sae: SAE, component: Component, rule: Rule | None = None
 ) -> Iterator[tuple[np.ndarray, SparseFeatures]]:
     """Features of every token, batch by batch, with each token's number in the corpus (int64, (n,)).
+
+    Args:
+        rule: Tokens that do not count by it have no features; None counts all.
 
     Raises:
         SAEError: The component is not as wide as the SAE's input.
     """
     for part in collect(model, corpus, component):
-        yield corpus.offsets[part.text_ids] + part.positions, encode_activations(sae, part, component)
+        tokens = corpus.offsets[part.text_ids] + part.positions
+        features = encode_activations(sae, part, component)
+        if rule is not None:
+            features = features.without_rows(rule.reasons_of(model, part, corpus.tokens[tokens]) >= 0)
+        yield tokens, features
+
+
+def rule_of(model: LanguageModel, component: Component, exclude: Iterable[str] | str) -> Rule | None:
+    """The rule of which tokens count; None where all do.
+
+    Raises:
+        InputError: There is no such exclusion.
+    """
+    return rule_for(model, component, exclude) if check_exclusions(exclude) else None
 
 
 def encode_activations(sae: SAE, part: Activations, component: Component) -> SparseFeatures:

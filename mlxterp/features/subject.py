@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ..anatomy import Anatomy
-from ..corpus import check_texts
+from ..dataset import check_readable, open_texts
 from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..sites import Component
@@ -35,9 +36,7 @@ class Subject:
     """Token ids; each context has at least two."""
 
     @staticmethod
-    def of(
-        anatomy: Anatomy, sae: SAE, texts: Sequence[str], component: str | None, max_tokens: int
-    ) -> Subject:
+    def of(anatomy: Anatomy, sae: SAE, texts: Any, component: str | None, max_tokens: int) -> Subject:
         """The SAE where it was trained, or at `component`.
 
         Texts are cut into contexts of 128 tokens (or the SAE's own context size, or the model's); contexts
@@ -84,19 +83,16 @@ def _check_width(anatomy: Anatomy, place: Component, width: int) -> None:
         )
 
 
-def _contexts(anatomy: Anatomy, sae: SAE, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    check_texts(texts)
+def _contexts(anatomy: Anatomy, sae: SAE, texts: Any, max_tokens: int) -> list[list[int]]:
     model = anatomy.model
-    if model.tokenizer is None:
-        raise InputError(
-            "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to InterpretableModel."
-        )
+    opened = open_texts(texts, model)
+    check_readable(opened, model)
     said = sae.metadata.get("context_size")
     size = said if isinstance(said, int) and said > 1 else _CONTEXT
     size = min(size, model.max_positions or _CONTEXT, _LONGEST)
     found: list[list[int]] = []
     left = max_tokens
-    for text in texts:
+    for text in opened:
         ids = model.tokenize(text)
         for i in range(0, len(ids), size):
             context = ids[i : i + size][:left]

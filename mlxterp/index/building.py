@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset import ListedTexts, Texts, open_texts
-from ..errors import FeatureIndexError, InputError, NoTokenizerError, warn
+from ..dataset import ListedTexts, Texts, check_readable, open_texts
+from ..errors import FeatureIndexError, InputError, warn
 from ..features.collect import collect
+from ..features.exclusions import Rule, prose, rule_for
 from ..features.search import encode_activations
 from ..progress import hidden
-from .counting import EncodedShard, Rule, encode_shard, prose, rule_for
+from .counting import EncodedShard, encode_shard
 from .folder import (
     IndexMeta,
     ShardRecord,
@@ -110,11 +111,9 @@ def extend(source: Source, folder: Path, dataset: Any, options: BuildOptions) ->
 
 
 def _opened(source: Source, dataset: Any) -> Texts:
-    if source.anatomy.model.tokenizer is None:
-        raise NoTokenizerError(
-            "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to InterpretableModel."
-        )
-    return open_texts(dataset)
+    texts = open_texts(dataset, source.anatomy.model)
+    check_readable(texts, source.anatomy.model)
+    return texts
 
 
 def _fresh_meta(source: Source, options: BuildOptions) -> IndexMeta:

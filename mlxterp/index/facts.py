@@ -155,7 +155,12 @@ class IndexFacts:
 
     @property
     def _tokenize(self) -> Any:
-        return None if self._source is None else self._source.anatomy.model.tokenize
+        source = self._source
+        return (
+            None
+            if source is None or source.anatomy.model.tokenizer is None
+            else source.anatomy.model.tokenize
+        )
 
     def _with_source(self) -> Source:
         if self._source is None:

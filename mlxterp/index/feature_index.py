@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..corpus import Corpus, check_texts
+from ..corpus import Corpus
+from ..dataset import text_of, texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..features.search import check_top_k, strongest_features
 from ..sae import SAE
@@ -96,7 +97,7 @@ class FeatureIndex(IndexFacts):
         """
         if not hasattr(model, "index_source") or sae is None:
             raise InputError("An index takes both: an InterpretableModel, and the SAE (or its path).")
-        source = model.index_source(sae, self.component)
+        source = model.index_source(sae, self.component, quiet=True)
         source.check(self._meta, self.path)
         self._source = source
         return self
@@ -203,9 +204,7 @@ class FeatureIndex(IndexFacts):
         """
         check_top_k(top_k)
         source, model = self._with_source(), self._with_source().anatomy.model
-        if not isinstance(text, str):
-            raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
-        corpus = Corpus.from_texts([text], model.tokenize)
+        corpus = Corpus.from_texts([text_of(text, model)], model.tokenize)
         parts = counted(model, corpus, source.sae, source.component, self._meta.rule)
         return strongest_features(SparseFeatures.concat([part.features for part in parts]), top_k)
 
@@ -338,9 +337,9 @@ class FeatureIndex(IndexFacts):
         """Copies the index to a folder that does not exist yet, or to an fsspec URL; returns it."""
         return copied(self.path, path)
 
-    def holds(self, texts: Sequence[str]) -> bool:
+    def holds(self, texts: Any) -> bool:
         """Whether these are the index's texts."""
-        check_texts(texts)
+        texts = texts_of(texts, None if self._source is None else self._source.anatomy.model)
         if len(texts) != self.n_texts:
             return False
         return all(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FeatureIndexError
-from .counting import Rule
+from ..features.exclusions import Rule
 from .files import remove_drafts, write_whole
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.texts import text_bytes
 from ..corpus import Corpus
 from ..dataset import Texts
 
@@ -74,7 +75,7 @@ def hash_texts(texts: Sequence[str]) -> str:
     """sha256 of texts and where they end."""
     digest = hashlib.sha256()
     for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
+        data = text_bytes(text)
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..anatomy import Anatomy
 from ..backends import load_language_model
 from ..errors import BackendError, FeatureIndexError, InputError
+from ..features.exclusions import Rule
 from ..features.identity import is_same, probed
 from ..sae import SAE
-from .counting import EncodedShard, Rule, encode_shard
+from .counting import EncodedShard, encode_shard
 from .plan import ShardPlan
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.texts import shown_ids
 from ..corpus import scatter
 from ..errors import FeatureIndexError
 from ..text import string_tokens
@@ -127,6 +128,8 @@ def read_pieces(folder: Path) -> dict[int, str]:
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text of each token where it follows another one: a leading space is kept."""
+    if tokenizer is None:
+        return [shown_ids([i]) for i in ids]
     anchor = next((i for i in ids if tokenizer.decode([i]).strip().isalpha()), None)
     if anchor is None:
         return [tokenizer.decode([i]) for i in ids]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..backends import backend_of
+from ..backends.conversion import is_native, to_numpy
 from ..errors import SAEError, warn
 from ..sites import Array
 from ..sparse import SparseFeatures
@@ -35,6 +37,7 @@ class Application:
         check: bool = True,
     ):  # fmt: skip
         self.activation, self._form = activation, form
+        x = as_activations(x)
         d_model = int(placement.weights.W_enc.shape[0])
         self._shape, self._heads = _shape(
             x, d_model, form.heads or (component or "").endswith(_HEADS), component
@@ -173,6 +176,17 @@ class Application:
     @cached_property
     def _normalized(self) -> tuple[Array, tuple[Array, Array]]:
         return self.backend.normalize(self.raw, self._form)
+
+
+def as_activations(x: Any) -> Array:
+    """An array of NumPy, MLX or PyTorch as it is; lists and whatever else holds numbers as NumPy's.
+
+    Raises:
+        SAEError: It holds something else.
+    """
+    if is_native(x) or (isinstance(x, np.ndarray) and x.dtype.kind in "fiubc"):
+        return x
+    return to_numpy(x, "What an SAE is given", SAEError)
 
 
 _HEADS = (".z", "o_proj.input")

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..backends.base import Backend
+from ..backends.conversion import to_numpy
 from ..errors import SAEError
 from ..sites import Array
 from ..weights import SAEWeights
@@ -70,8 +71,8 @@ class Placement:
 def _own_float32(x: np.ndarray) -> np.ndarray:
     if isinstance(x, np.ndarray) and x.dtype == np.float32 and _frozen(x):
         return x
-    if np.asarray(x).dtype.kind not in "fiub":
-        raise SAEError(f"A weight holds {np.asarray(x).dtype}, expected numbers.")
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
+        x = to_numpy(x, "A weight", SAEError)
     with np.errstate(over="ignore"):  # what becomes infinite is refused by name
         return _locked(np.array(x, dtype=np.float32))
 

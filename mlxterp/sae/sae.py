@@ -22,7 +22,7 @@ from ..sites import Array
 from ..sparse import SparseFeatures
 from ..variants import Activation, InputForm, Temporal
 from ..weights import SAEWeights
-from .application import Application
+from .application import Application, as_activations
 from .directions import select_diverse, similar
 from .files import write_sae
 from .fingerprint import fingerprint
@@ -202,6 +202,9 @@ class SAE:
             SAEError: The features are not this SAE's: their number is not d_hidden; or `like` is
                 needed and missing.
         """
+        if not isinstance(features, SparseFeatures):
+            features = as_activations(features)
+        like = None if like is None else as_activations(like)
         width = features.d_hidden if isinstance(features, SparseFeatures) else _width(features)
         if width != self.d_hidden:
             raise SAEError(f"Expected features of this SAE, (…, {self.d_hidden}), got {width} of them.")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.numeric import log_softmax
 from ..errors import InputError
-from ..index.counting import PROSE
+from ..features.exclusions import PROSE
 from ..progress import hidden
 from ..sae import SAE
 from .calibrated import Calibration, Strength

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.conversion import to_vector
 from ..core.feature_ids import feature_id
+from ..core.integers import number
 from ..errors import InputError, SAEError
 from ..positions import integers
 from ..sae import SAE
@@ -16,11 +18,12 @@ from ..variants import Temporal
 
 
 def check_number(value: Any, what: str) -> float:
-    """A finite number as a float.
+    """A finite number (or an array of one, without axes) as a float.
 
     Raises:
         InputError: It is none.
     """
+    value = number(value)
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
         raise InputError(f"{what} is {value!r}; it must be a finite number.")
@@ -50,14 +53,9 @@ def check_vector(vector: Any) -> np.ndarray:
     Raises:
         InputError: It is not one row of finite numbers, or all are zero.
     """
-    try:
-        array = np.array(vector.detach().cpu() if hasattr(vector, "detach") else vector, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Expected a vector (width,), got {type(vector).__name__}.") from error
-    if array.ndim != 1 or not array.size:
-        raise InputError(f"Expected a vector (width,), got shape {array.shape}.")
-    if not np.isfinite(array).all() or not array.any():
-        raise InputError("The vector holds NaN or infinite values, or only zeros: it has no direction.")
+    array = to_vector(vector)
+    if not array.any():
+        raise InputError("The vector holds only zeros: it has no direction.")
     return array
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..sites import Component
-from .sides import Texts, check_texts, root_mean_square_length, run_sides
+from .sides import Texts, root_mean_square_length, run_sides, sides_of
 from .vectors import SteeringVector
 
 _FORMS = ("diff", "center")
@@ -57,6 +57,7 @@ def difference_of_means(
             model was made for is run, with a warning, as in `trace`), or an unknown position.
         ComponentError: No such component, or it has no single value for each token.
     """
+    positive, negative = sides_of(model, positive, negative)
     sides = run_sides(model, positive, negative, at, position, batch_tokens)
     share = np.zeros(sides.texts)
     np.add.at(share, sides.positive, 1.0)
@@ -129,6 +130,7 @@ def pca_direction(
     """
     if form not in _FORMS:
         raise InputError(f"form={form!r}; there are: {', '.join(_FORMS)}.")
+    positive, negative = sides_of(model, positive, negative)
     _check_pairs(positive, negative, form)
     sides = run_sides(model, positive, negative, at, position, batch_tokens)
     found = []
@@ -144,10 +146,8 @@ def pca_direction(
     return found if sides.several else found[0]
 
 
-def _check_pairs(positive: Texts, negative: Texts, form: str) -> None:
+def _check_pairs(positive: list[str], negative: list[str], form: str) -> None:
     """Raises InputError where the texts make no pairs, or too few."""
-    check_texts(positive, "positive")
-    check_texts(negative, "negative")
     if len(positive) != len(negative):
         raise InputError(
             f"{len(positive)} positive and {len(negative)} negative texts make no pairs: text i of one belongs to"

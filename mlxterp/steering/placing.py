@@ -9,11 +9,10 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..components import RESIDUAL
-from ..corpus import Corpus
 from ..errors import ComponentError, SAEError, warn
 from ..features.collect import collect
+from ..features.exclusions import prose
 from ..features.fitting import read, resolve, trained_elsewhere
-from ..index.counting import prose
 from ..sae import SAE
 from ..sites import Component
 from .applying import source_of
@@ -108,12 +107,8 @@ def _warn_of_target(anatomy: Anatomy, sae: SAE, component: str) -> None:
 def fraction_unexplained(anatomy: Anatomy, sae: SAE, component: str) -> float:
     """FVU on some prose: squared error of the reconstruction over the variance of the activations."""
     model = anatomy.model
-    if model.tokenizer is None:
-        ids = np.random.default_rng(0).integers(0, model.vocab_size, 64)
-        corpus = Corpus.from_token_ids([ids.tolist()])
-    else:
-        corpus = prose(model)
-    parts = [model.backend.get(part.values) for part in collect(model, corpus, anatomy.component(component))]
+    found = collect(model, prose(model), anatomy.component(component))
+    parts = [model.backend.get(part.values) for part in found]
     x = np.concatenate(parts).astype(np.float64)
     error = x - sae.reconstruct(x.astype(np.float32)).reshape(x.shape)
     return float((error**2).sum() / max(((x - x.mean(axis=0)) ** 2).sum(), 1e-30))

@@ -16,14 +16,15 @@ import numpy as np
 from ..anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..corpus import Corpus
+from ..dataset import texts_of
 from ..errors import InputError
 from ..features.collect import run_batch
 from ..sites import Array, Component
 from ..text import check_length
 from ..tokens import to_batch
 
-Texts = Sequence[str] | Sequence[Sequence[int]]
-"""A list of texts, or of lists of token ids."""
+Texts = Any
+"""Whatever holds texts or rows of token ids; see `dataset.texts_of`."""
 
 _POSITIONS = ("last", "mean")
 
@@ -52,7 +53,7 @@ class Sides:
 
 
 def run_sides(
-    model: Any, positive: Texts, negative: Texts, at: Any, position: str, batch_tokens: int
+    model: Any, positive: list[str], negative: list[str], at: Any, position: str, batch_tokens: int
 ) -> Sides:
     """One pass over both sides; see `difference_of_means` for the arguments.
 
@@ -88,30 +89,24 @@ def run_sides(
     return Sides([c.name for c in components], rows, sides[0], sides[1], not one, facts)
 
 
-def check_texts(texts: Texts, side: str) -> None:
-    """Raises InputError where a side is not a list of texts, or of lists of token ids."""
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-        raise InputError(
-            f"{side} is {type(texts).__name__}; expected a list of texts. Put a single text into a list: [text]."
-        )
-    if len(texts) == 0:
-        raise InputError(f"{side}=[] holds no text. Give at least one.")
-    for i, text in enumerate(texts):
-        if not isinstance(text, (str, Sequence, np.ndarray)) or isinstance(text, bytes):
-            raise InputError(
-                f"{side}: text {i} is {type(text).__name__}; expected a list of texts, or of lists of token ids."
-            )
+def sides_of(model: Any, positive: Texts, negative: Texts) -> tuple[list[str], list[str]]:
+    """Both sides as lists of texts, each read once.
+
+    Raises:
+        InputError: One of them holds no texts.
+    """
+    lm = model.language_model
+    return texts_of(positive, lm, "positive"), texts_of(negative, lm, "negative")
 
 
-def _tokens(lm: LanguageModel, texts: Texts, side: str) -> list[tuple[int, ...]]:
+def _tokens(lm: LanguageModel, texts: list[str], side: str) -> list[tuple[int, ...]]:
     """Token ids of each text of a side.
 
     Raises:
-        InputError: Not a list of texts, or one that cannot be run.
+        InputError: A text cannot be run.
     """
-    check_texts(texts, side)
     try:
-        batch = to_batch(list(texts), lm.tokenize if lm.tokenizer is not None else None, lm.vocab_size)
+        batch = to_batch(texts, lm.tokenize if lm.tokenizer is not None else None, lm.vocab_size)
     except InputError as error:
         raise type(error)(f"{side}: {error}") from error
     longest = int(batch.lengths.argmax())

@@ -7,7 +7,7 @@ unsteered model in one pass over prompt and continuation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..core.numeric import log_softmax
+from ..core.texts import listed
 from ..errors import InputError
 from ..features.collect import rows_of
 from ..sae import SAE
@@ -74,7 +75,7 @@ class Trials:
         rows, begins, texts = [], [], []
         with steered(self.model, edits) as anatomy:
             for i, prompt in enumerate(self.prompts):
-                ids = self._ids(anatomy, prefix + prompt)
+                ids = self._ids(anatomy, prefix + prompt if prefix else prompt)
                 written, text = self._continue(anatomy, ids, self.seed + i)
                 plain = self._ids(anatomy, prompt)
                 rows.append([*plain, *written])
@@ -163,10 +164,10 @@ def check_texts(texts: Any, name: str) -> tuple[str, ...]:
     Raises:
         InputError: They are something else, or none.
     """
-    several = (texts,) if isinstance(texts, str) else texts
-    if not isinstance(several, Iterable) or isinstance(several, (bytes, Mapping)):
-        raise InputError(f"{name}= is a list of texts, got {texts!r}.")
-    several = tuple(several)
-    if not several or not all(isinstance(text, str) and text for text in several):
-        raise InputError(f"{name}= is a list of texts, none of them empty; got {texts!r}.")
+    try:
+        several = tuple(listed((texts,) if isinstance(texts, str) else texts))
+    except InputError as error:
+        raise InputError(f"{name}= is a list of texts, got {texts!r:.200}. {error}") from error
+    if not all(several):
+        raise InputError(f"{name}= is a list of texts, none of them empty; got {texts!r:.200}.")
     return several

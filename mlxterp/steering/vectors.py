@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends import backend_of
+from ..backends.conversion import to_vector
 from ..errors import InputError
 
 
@@ -87,26 +87,7 @@ class SteeringVector:
 
 def _as_vector(given: Any, component: str) -> np.ndarray:
     """float32, (width,), read-only and its own memory."""
-    package = type(given).__module__.partition(".")[0]
-    try:
-        array = backend_of(given).get(given) if package in ("mlx", "torch") else np.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"The vector at {component} is no array of numbers: {error}") from error
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"The vector at {component} holds {array.dtype}; expected real numbers.")
-    if array.ndim != 1 or array.size == 0:
-        raise InputError(
-            f"The vector at {component} has shape {array.shape}; expected (width,), one number for each"
-            " dimension of the component."
-        )
-    with np.errstate(over="ignore"):  # refused below
-        vector = np.array(array, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(vector))
-    if bad.size:
-        raise InputError(
-            f"{bad.size} of {vector.size} numbers of the vector at {component} are NaN, infinite or too large for"
-            f" float32 (first: number {int(bad[0])}). Look at the activations it was made from."
-        )
+    vector = to_vector(given, f"The vector at {component}")
     vector.flags.writeable = False
     return vector
 

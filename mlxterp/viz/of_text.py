@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ..backends.base import LanguageModel
 from ..core.feature_ids import feature_ids as ids_of
 from ..corpus import Corpus
-from ..errors import InputError
-from ..features.search import Tokenize, check_top_k, encode_corpus, strongest_features
+from ..dataset import text_of
+from ..features.search import Tokenize, check_top_k, encode_corpus, rule_of, strongest_features
 from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
@@ -27,9 +27,11 @@ def view_of_text(
     tokenize: Tokenize | None,
     feature_ids: int | Sequence[int] | None = None,
     top_k: int = 5,
+    exclude: Iterable[str] = (),
 ) -> TokenView:
     """The text's tokens coloured by features; None takes the `top_k` that are most active on it.
 
+    Tokens that `exclude` names are shown without colour and do not count.
     Features that `sae.concepts` has a name for are shown with it.
 
     Raises:
@@ -38,12 +40,12 @@ def view_of_text(
         SAEError: The component is not as wide as the SAE's input.
     """
     check_top_k(top_k)
-    if not isinstance(text, str):
-        raise InputError(f"Expected one text as a string, got {type(text).__name__}.")
+    text = text_of(text, model)
     chosen = None if feature_ids is None else ids_of(feature_ids, sae.d_hidden, "feature_ids")
     corpus = Corpus.from_texts([text], tokenize)
+    rule = rule_of(model, component, exclude)
     found, rows = [], []
-    for tokens, features in encode_corpus(model, corpus, sae, component):
+    for tokens, features in encode_corpus(model, corpus, sae, component, rule):
         found.append(features)
         rows.append(tokens)
     features, tokens = SparseFeatures.concat(found), np.concatenate(rows)

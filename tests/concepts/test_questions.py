@@ -134,7 +134,7 @@ def test_a_texts_encoding_is_asked_for_once(concepts):
         ({"cats": []}, "Concept 'cats' has no texts"),
         ({"cat": ["a cat"]}, "No feature is named 'cat'; there are 3 names, such as 'cats'"),
         ({3: ["a cat"]}, "3 is no name of a concept"),
-        ({"cats": [3]}, "Text 0 is of type int"),
+        ({"cats": [3]}, "Text 0 is int, not a string"),
     ],
 )
 def test_held_out_texts_of_another_form_are_refused(concepts, texts, expected):

@@ -140,8 +140,10 @@ def test_another_width_is_refused_with_both_widths():
         sae.encode(activations(2, 9))
     with pytest.raises(SAEError, match=r"\(…, 40\), got 41"):
         sae.decode(activations(2, 41))
-    with pytest.raises(InputError, match="got list"):
+    with pytest.raises(SAEError, match=r"\(…, 40\), got 1 of them"):
         sae.decode([1.0])
+    with pytest.raises(SAEError, match="holds text; expected real numbers"):
+        sae.decode("ones")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -71,7 +71,7 @@ def test_a_vector_can_be_made_of_native_arrays(backend: str):
 @pytest.mark.parametrize("component, values, metadata, message", [
     ("", [1.0], {}, "component is ''"),
     (3, [1.0], {}, "component is 3"),
-    ("embed", [[1.0]], {}, r"shape \(1, 1\); expected \(width,\)"),
+    ("embed", [[1.0, 2.0], [3.0, 4.0]], {}, r"shape \(2, 2\); expected a vector \(width,\)"),
     ("embed", 1.0, {}, r"shape \(\)"),
     ("embed", [], {}, r"shape \(0,\)"),
     ("embed", ["a"], {}, "expected real numbers"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from ...corpus import check_texts
+from ... import dataset
 from ...dataset import HuggingFaceDataset
 
 __all__ = ["HuggingFaceDataset", "TextDataset", "texts_of"]
@@ -18,9 +18,8 @@ class TextDataset(Sequence[str]):
         InputError: No list of strings, or an empty one.
     """
 
-    def __init__(self, texts: Sequence[str]):
-        check_texts(texts)
-        self.texts: list[str] = list(texts)
+    def __init__(self, texts: Any):
+        self.texts: list[str] = dataset.texts_of(texts)
         """The texts, in order."""
 
     def __len__(self) -> int:
@@ -43,10 +42,9 @@ class TextDataset(Sequence[str]):
 
 
 def texts_of(given: Any) -> list[str]:
-    """Texts given as a list or a `TextDataset`.
+    """Texts given as a list, a `TextDataset`, or whatever else holds some.
 
     Raises:
         InputError: Something else, or none.
     """
-    check_texts(given)
-    return list(given)
+    return dataset.texts_of(given)

@@ -50,7 +50,8 @@ class ActivationsStore:
         self.store_batch_size_prompts = store_batch_size_prompts
         self._bos = model.to_tokens("a", prepend_bos=True)[0, 0].item() if prepend_bos else None
         is_name = isinstance(dataset, str) and "://" not in dataset and "." not in dataset.rpartition("/")[2]
-        self._texts = open_texts(HuggingFaceDataset(dataset, streaming=streaming) if is_name else dataset)
+        given = HuggingFaceDataset(dataset, streaming=streaming) if is_name else dataset
+        self._texts = open_texts(given, model.interpretable.language_model)
         self._contexts: Iterator[list[int]] = self._cut()
 
     @classmethod
