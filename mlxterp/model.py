@@ -20,7 +20,7 @@ from .open_traces import innermost_trace
 from .proxies import ComponentProxy, LayerList
 from .sites import Array
 from .steering.edits import Edit
-from .text import check_length, cross_entropy, decode, string_tokens
+from .text import check_length, cross_entropy, decode, pieces_of
 from .tokens import TokenBatch, to_batch
 from .trace import Trace
 
@@ -119,10 +119,13 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         return self._plain.model.backend.put(self._batch(inputs, check=False).ids)
 
     def to_str_tokens(self, inputs: Any) -> Any:
-        """The text of each token: a list for one text, a list of lists for several."""
+        """The text of each token: a list for one text, a list of lists for several. Joined, they are the text.
+
+        A character that is spread over several tokens stands with the first of them; the others are "".
+        """
         tokenizer, batch = self._require_tokenizer(), self._batch(inputs, check=False)
         rows = [row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)]
-        pieces = [string_tokens(tokenizer, row) for row in rows]
+        pieces = [list(pieces_of(tokenizer, row)) for row in rows]
         return pieces if isinstance(inputs, (list, tuple)) and not isinstance(inputs[0], int) else pieces[0]
 
     def decode(self, tokens: Any) -> str:

@@ -158,7 +158,9 @@ class FeatureIndex(IndexFacts):
         for row in distinct(ranked, window, n):
             text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
             shown = window(text_id, position, before, after)
-            pieces = self._pieces_of(shown.ids)
+            pieces = self._pieces_of(
+                shown, lambda more: window(text_id, position, before + more, after + more)
+            )
             found.append(example(feature_id, self._reader.text(text_id), ranked, row, shown, pieces))
         return found
 
