@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -97,13 +96,19 @@ def _by_prefixes(decoded: Decoded, ids: list[int], whole: str) -> list[str]:
     found, begun, start, end = [""] * len(ids), 0, 0, 0
     for i in range(len(ids)):
         text = decoded(ids[: i + 1])
-        same = len(commonprefix([text, whole])) if i + 1 < len(ids) else len(whole)
-        end = max(end, same)
+        end = max(end, _same(text, whole)) if i + 1 < len(ids) else len(whole)
         found[begun] += whole[start:end]
         if len(text) <= end:  # no half character at its end
             begun = i + 1
         start = end
     return found
+
+
+def _same(text: str, whole: str) -> int:
+    """Characters that two texts begin with alike."""
+    if whole.startswith(text):
+        return len(text)
+    return next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), len(whole))
 
 
 def _after(decoded: Decoded, before: list[int], ids: list[int]) -> str:

@@ -159,7 +159,7 @@ class FeatureIndex(IndexFacts):
             text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
             shown = window(text_id, position, before, after)
             pieces = self._pieces_of(
-                shown, lambda more: window(text_id, position, before + more, after + more)
+                shown, lambda more, text=text_id, at=position: window(text, at, before + more, after + more)
             )
             found.append(example(feature_id, self._reader.text(text_id), ranked, row, shown, pieces))
         return found
