@@ -41,7 +41,7 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
 
     def __init__(self, model: Any, tokenizer: Any = None, backend: str | None = None):
         if isinstance(model, (str, os.PathLike)):
-            self._start(load_language_model(str(model), tokenizer, backend))
+            self._start(load_language_model(model, tokenizer, backend))
             object.__setattr__(self, "name", str(model))
         else:
             self._start(wrap_language_model(model, tokenizer))
