@@ -28,7 +28,7 @@ from .features.writing import stream_directions, written_component
 from .generation import unembed
 from .linear_part import LinearPart, Shape, find_shape
 from .sae import SAE
-from .text import string_tokens
+from .text import token_after
 
 _CELLS = 1 << 22
 """Logits held at once."""
@@ -238,7 +238,7 @@ class _TokenTexts:
         if token not in self._known:
             text = ""
             if self._tokenizer is not None:
-                text = string_tokens(self._tokenizer, [*self._before, token])[-1]
+                text = token_after(self._tokenizer, self._before, token)
             self._known[token] = text or f"#{token}"
         return self._known[token]
 

@@ -20,7 +20,7 @@ from .open_traces import innermost_trace
 from .proxies import ComponentProxy, LayerList
 from .sites import Array
 from .steering.edits import Edit
-from .text import check_length, cross_entropy, decode, string_tokens
+from .text import check_length, cross_entropy, decode, pieces_of
 from .tokens import TokenBatch, held, several, to_batch
 from .trace import Trace
 
@@ -41,7 +41,7 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
 
     def __init__(self, model: Any, tokenizer: Any = None, backend: str | None = None):
         if isinstance(model, (str, os.PathLike)):
-            self._start(load_language_model(str(model), tokenizer, backend))
+            self._start(load_language_model(model, tokenizer, backend))
             object.__setattr__(self, "name", str(model))
         else:
             self._start(wrap_language_model(model, tokenizer))
@@ -119,11 +119,14 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         return self._plain.model.backend.put(self._batch(inputs, check=False).ids)
 
     def to_str_tokens(self, inputs: Any) -> Any:
-        """The text of each token: a list for one text, a list of lists for several."""
+        """The text of each token: a list for one text, a list of lists for several. Joined, they are the text.
+
+        A character that is spread over several tokens stands with the first of them; the others are "".
+        """
         tokenizer, texts = self._require_tokenizer(), several(inputs)
         batch = self._batch(inputs if texts is None else texts, check=False)
         rows = [row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)]
-        pieces = [string_tokens(tokenizer, row) for row in rows]
+        pieces = [list(pieces_of(tokenizer, row)) for row in rows]
         return pieces[0] if texts is None else pieces
 
     def decode(self, tokens: Any) -> str:

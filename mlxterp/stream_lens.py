@@ -26,7 +26,7 @@ from .features.search import check_top_k
 from .generation import unembed
 from .plotting import finished, heatmap, new_figure
 from .sites import Array, unique_sites
-from .text import string_tokens
+from .text import pieces_of, token_after
 from .tokens import TokenBatch
 from .viz.escaping import token_line
 from .viz.grid import Cell, Grid
@@ -271,7 +271,7 @@ def _likeliest(model: LanguageModel, x: Array, top_k: int) -> tuple[np.ndarray, 
 def _texts_of(model: LanguageModel, row: list[int]) -> list[str]:
     if model.tokenizer is None:
         return [f"#{token}" for token in row]
-    return string_tokens(model.tokenizer, row)
+    return list(pieces_of(model.tokenizer, row))
 
 
 class _TextsAfter:
@@ -284,6 +284,6 @@ class _TextsAfter:
     def __call__(self, position: int, token: int) -> str:
         key = (self._row[position], token)
         if key not in self._known:
-            text = "" if self._tokenizer is None else string_tokens(self._tokenizer, list(key))[-1]
+            text = "" if self._tokenizer is None else token_after(self._tokenizer, [key[0]], token)
             self._known[key] = text or f"#{token}"
         return self._known[key]

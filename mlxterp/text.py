@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from .tokens import TokenBatch
 
 _LONGEST_CHARACTER = 6
 """Tokens that are joined at most to find a whole character; UTF-8 has at most 4 bytes, some begin with a space."""
+_BYTES = 4
+"""Bytes of a character, at most: so many tokens back decide what a token's bytes mean."""
+_HALF = "\ufffd"
+"""What decoding leaves of half a character; texts may hold it too."""
 
 
 def check_length(model: LanguageModel, tokens: int, what: str = "The text has") -> None:
@@ -36,51 +40,84 @@ def check_length(model: LanguageModel, tokens: int, what: str = "The text has") 
     )
 
 
-def string_tokens(tokenizer: Any, ids: list[int]) -> list[str]:
-    """The text of each token as it appears after the one before it (a leading space is kept).
-
-    Its number, as "#17", where there is no tokenizer.
-    """
-    if tokenizer is None:
-        return [shown_ids([token]) for token in ids]
-    pieces: list[str] = []
-    for i, token in enumerate(ids):
-        before = ids[max(i - 1, 0) : i]
-        prefix, both = tokenizer.decode(before), tokenizer.decode([*before, token])
-        fits = bool(before) and both.startswith(prefix)
-        pieces.append(both[len(prefix) :] if fits else tokenizer.decode([token]))
-    return pieces
+def token_after(tokenizer: Any, before: list[int], token: int) -> str:
+    """The text of a token as it appears after others (a leading space is kept)."""
+    return _after(_decoder(tokenizer), before, [token])
 
 
 def pieces_of(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """The text of each token as it appears after those before it; together they are the text.
+    """The text of each token as it appears after those before it; together they are what the tokens decode to.
 
     A character that is spread over several tokens stands with the first of them, and the others are "". Without a
     tokenizer each is its number, as "#17".
     """
     if tokenizer is None:
         return tuple(shown_ids([token]) for token in ids)
+    ids = [int(i) for i in ids]
+    decoded = _decoder(tokenizer)
+    pieces, whole = _by_characters(decoded, ids), decoded(ids)
+    return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
+
+
+Decoded = Callable[[list[int]], str]
+
+
+def _decoder(tokenizer: Any) -> Decoded:
+    """The tokenizer's `decode`, without removing spaces before punctuation where it would."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return tokenizer.decode
+    return lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _by_characters(decoded: Decoded, ids: list[int]) -> list[str]:
+    """Pieces, from few tokens at a time: each is the fewest that make whole characters."""
     found: list[str] = []
-    before: list[int] = []
-    while len(found) < len(ids):
-        start = len(found)
-        size, piece = 1, _after(tokenizer, before, [int(ids[start])])
-        for longer in range(1, _LONGEST_CHARACTER + 1):
-            group = [int(i) for i in ids[start : start + longer]]
-            joined = _after(tokenizer, before, group)
-            if "\ufffd" not in joined:
-                size, piece = len(group), joined
+    starts: list[int] = []  # of the pieces
+    while (start := len(found)) < len(ids):
+        context = next((s for s in reversed(starts) if start - s >= _BYTES), 0)
+        before, rest = ids[context:start], ids[start:]
+        size, piece = 1, _after(decoded, before, rest[:1])
+        for longer in range(1, min(_LONGEST_CHARACTER, len(rest)) + 1):
+            joined = piece if longer == 1 else _after(decoded, before, rest[:longer])
+            if _is_whole(decoded, before, rest, longer, joined):
+                size, piece = longer, joined
                 break
-            if start + longer >= len(ids):
-                break
-        before = [int(i) for i in ids[start : start + size]]
+        starts.append(start)
         found += [piece, *[""] * (size - 1)]
-    return tuple(found)
+    return found
 
 
-def _after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    prefix, both = tokenizer.decode(before) if before else "", tokenizer.decode([*before, *ids])
-    return both[len(prefix) :] if before and both.startswith(prefix) else tokenizer.decode(ids)
+def _is_whole(decoded: Decoded, before: list[int], rest: list[int], size: int, joined: str) -> bool:
+    """Whether what follows these tokens leaves their text as it is."""
+    if not joined.endswith(_HALF):
+        return True
+    longer = range(size + 1, min(size + _BYTES, len(rest) + 1))
+    return all(_after(decoded, before, rest[:n]).startswith(joined) for n in longer)
+
+
+def _by_prefixes(decoded: Decoded, ids: list[int], whole: str) -> list[str]:
+    """Pieces of tokens that belong to no text: each is what it adds to the part of the whole that stands fast."""
+    found, begun, start, end = [""] * len(ids), 0, 0, 0
+    for i in range(len(ids)):
+        text = decoded(ids[: i + 1])
+        end = max(end, _same(text, whole)) if i + 1 < len(ids) else len(whole)
+        found[begun] += whole[start:end]
+        if len(text) <= end:  # no half character at its end
+            begun = i + 1
+        start = end
+    return found
+
+
+def _same(text: str, whole: str) -> int:
+    """Characters that two texts begin with alike."""
+    if whole.startswith(text):
+        return len(text)
+    return next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), len(whole))
+
+
+def _after(decoded: Decoded, before: list[int], ids: list[int]) -> str:
+    prefix, both = decoded(before) if before else "", decoded([*before, *ids])
+    return both[len(prefix) :] if before and both.startswith(prefix) else decoded(ids)
 
 
 def decode(tokenizer: Any, tokens: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def backend_of(array: Any) -> Backend:
     raise InputError(f"Expected an mlx or torch array, got {type(array).__module__}.{type(array).__name__}.")
 
 
-def load_language_model(source: str, tokenizer: Any = None, backend: str | None = None) -> LanguageModel:
+def load_language_model(
+    source: str | os.PathLike, tokenizer: Any = None, backend: str | None = None
+) -> LanguageModel:
     """A model from a hub repo or folder: by mlx-lm where MLX is installed, else by transformers."""
     name = get_backend(backend).name
     loading = importlib.import_module(f".{name}.loading", __package__)

@@ -38,7 +38,7 @@ def open_sae(
 ) -> SAE:  # fmt: skip
     """See `InterpretableModel.load_sae`."""
     backend = anatomy.model.backend.name
-    published = sae_id is not None or is_published(str(source))
+    published = sae_id is not None or is_published(source)
     if published and not Path(source).expanduser().exists():
         sae = SAE.from_pretrained(str(source), sae_id, backend, device, k, revision)
     else:

@@ -17,6 +17,7 @@ from .files import write_whole
 from .remote import is_url, write_at
 
 if TYPE_CHECKING:
+    from .examples import FeatureExample
     from .feature_index import FeatureIndex
 
 _COLUMNS = ("feature_id", "label", "count", "density", "mean", "maximum", "rank", "activation", "text_id", "position",
@@ -92,10 +93,16 @@ def _rows(index: FeatureIndex, feature_id: int, n: int | None) -> list[tuple[Any
     stats = index.stats(feature_id)
     own = (feature_id, index.label(feature_id) or "", stats.count, stats.density, stats.mean, stats.maximum)
     rows: list[tuple[Any, ...]] = [
-        (*own, rank, e.activation, e.text_id, e.position, e.tokens[e.position - e.start], e.to_str())
+        (*own, rank, e.activation, e.text_id, e.position, _token(e), e.to_str())
         for rank, e in enumerate(index.examples(feature_id, n), 1)
     ]
     return rows or [(*own, "", "", "", "", "", "")]
+
+
+def _token(example: FeatureExample) -> str:
+    """The text of the token where the feature is strongest; of the character that it finishes, where it does."""
+    before = example.tokens[: example.position - example.start + 1]
+    return next((token for token in reversed(before) if token), "")
 
 
 def _joined(head: str, parts: Iterable[str], tail: str, between: str = ",\n") -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,14 @@ from ..core import feature_ids
 from ..errors import FeatureIndexError
 from ..registry import FeatureRegistry
 from ..text import pieces_of
+from .examples import Window
 from .firing import Reader
 from .folder import IndexMeta
 from .source import Source
 from .summary import Summary, read_pieces
+
+_CONTEXT = 8
+"""Tokens on both sides of a window that decide how its own are written."""
 
 
 class IndexFacts:
@@ -146,12 +150,25 @@ class IndexFacts:
     def _piece(self, token: int) -> str:
         return self._pieces.get(token, "�")
 
-    def _pieces_of(self, ids: np.ndarray) -> Sequence[str]:
-        """The text of tokens that follow each other; a character of several tokens needs the tokenizer."""
-        pieces = [self._piece(int(token)) for token in ids]
-        if self._source is None or not any("\ufffd" in piece for piece in pieces):
-            return pieces
-        return pieces_of(self._source.anatomy.model.tokenizer, ids.tolist())
+    def _pieces_of(self, shown: Window, wider: Callable[[int], Window]) -> Sequence[str]:
+        """The text of a window's tokens, as it stands in the text where the tokenizer is at hand.
+
+        Args:
+            wider: Gives the window with so many more tokens on both sides.
+        """
+        if self._source is None:
+            return [self._piece(int(token)) for token in shown.ids]
+        wide, more = wider(_CONTEXT), _CONTEXT
+        while any(
+            "\ufffd" in self._piece(int(wide.ids[end])) for end in (0, -1)
+        ):  # it begins or ends in a character
+            more, before = 2 * more, len(wide.ids)
+            wide = wider(more)
+            if len(wide.ids) == before:
+                break
+        pieces = pieces_of(self._source.anatomy.model.tokenizer, wide.ids.tolist())
+        first = shown.start - wide.start
+        return pieces[first : first + len(shown.ids)]
 
     @property
     def _tokenize(self) -> Any:

@@ -159,7 +159,9 @@ class FeatureIndex(IndexFacts):
         for row in distinct(ranked, window, n):
             text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
             shown = window(text_id, position, before, after)
-            pieces = self._pieces_of(shown.ids)
+            pieces = self._pieces_of(
+                shown, lambda more, text=text_id, at=position: window(text, at, before + more, after + more)
+            )
             found.append(example(feature_id, self._reader.text(text_id), ranked, row, shown, pieces))
         return found
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..core.texts import shown_ids
 from ..corpus import scatter
 from ..errors import FeatureIndexError
-from ..text import string_tokens
+from ..text import token_after
 from .files import write_whole
 from .folder import PIECES, SUMMARY, IndexMeta, shard_path
 from .shard import Shard, read_arrays, write_arrays
@@ -133,7 +133,7 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     anchor = next((i for i in ids if tokenizer.decode([i]).strip().isalpha()), None)
     if anchor is None:
         return [tokenizer.decode([i]) for i in ids]
-    return [string_tokens(tokenizer, [anchor, i])[1] for i in ids]
+    return [token_after(tokenizer, [anchor], i) for i in ids]
 
 
 def _active(shard: Shard) -> tuple[np.ndarray, np.ndarray]:

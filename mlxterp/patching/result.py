@@ -16,7 +16,7 @@ import numpy as np
 from ..anatomy import Anatomy
 from ..errors import warn
 from ..plotting import bars, finished, heatmap, new_figure
-from ..text import string_tokens
+from ..text import pieces_of
 from ..viz.escaping import escaped, one_line, token_line
 from ..viz.grid import Cell, Grid
 from ..viz.page import Links, cell, page, write_page
@@ -218,7 +218,7 @@ def _labels(anatomy: Anatomy, question: Question, columns: Sequence[int]) -> tup
     pair, tokenizer = question.pair, anatomy.model.tokenizer
     if tokenizer is None or pair.size > 1:
         return ()
-    before, after = (string_tokens(tokenizer, b.ids[0].tolist()) for b in (pair.clean, pair.corrupted))
+    before, after = (pieces_of(tokenizer, b.ids[0].tolist()) for b in (pair.clean, pair.corrupted))
     return tuple(
         after[p] if before[p] == after[p] else f"{_shown(before[p])} → {_shown(after[p])}" for p in columns
     )

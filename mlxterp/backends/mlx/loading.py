@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError, ConfigWarning, InputError, warn
+from ..hub import asking, place_of
 from .language_model import MLXLanguageModel
 
 TOKENIZER_FILES = (
@@ -25,8 +27,11 @@ _RENAMED = {
 }
 
 
-def load_language_model(source: str, tokenizer: Any = None) -> MLXLanguageModel:
+def load_language_model(source: str | os.PathLike, tokenizer: Any = None) -> MLXLanguageModel:
     """A model and its tokenizer from a folder or a hub repo.
+
+    Args:
+        tokenizer: A tokenizer, or where to load one from; None loads it from `source`.
 
     Raises:
         InputError: Nothing is there, or mlx-lm cannot open it.
@@ -40,17 +45,41 @@ def load_language_model(source: str, tokenizer: Any = None) -> MLXLanguageModel:
             'Loading a model by name needs mlx-lm: pip install mlxterp (on Linux "mlxterp[cpu]" or'
             ' "mlxterp[cuda]").'
         ) from error
-    if _looks_local(source) and not Path(source).is_dir():
-        raise InputError(f"There is no folder {source!r}. Give a folder with config.json, or a hub repo.")
+    place = place_of(source)
     try:
-        folder = Path(download(source))
+        with asking(place):
+            folder = Path(download(place))
         changes = lifted_settings(load_config(folder))
         model, config = load_model(folder, model_config=changes)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"mlx-lm cannot open {source!r}: {type(error).__name__}: {error}") from error
-    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"mlx-lm cannot open {place!r}: {type(error).__name__}: {error}") from error
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = _tokenizer(place_of(tokenizer))
+    elif tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     return MLXLanguageModel(model, tokenizer)
+
+
+def _tokenizer(place: str) -> Any:
+    """The tokenizer of a folder or repository."""
+    from mlx_lm.utils import _download as download
+    from mlx_lm.utils import load_tokenizer
+
+    try:
+        with asking(place):
+            folder = Path(
+                download(place, allow_patterns=["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"])
+            )
+        return load_tokenizer(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"No tokenizer could be loaded from {place!r}: {error} Pass tokenizer=…, an object or where to load it"
+            " from."
+        ) from error
 
 
 def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +110,3 @@ def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
             ConfigWarning,
         )
     return lifted
-
-
-def _looks_local(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source).exists()

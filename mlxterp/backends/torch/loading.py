@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError, InputError
+from ..hub import asking, place_of
 from .devices import find_device
 from .language_model import TorchLanguageModel
 
@@ -35,12 +36,15 @@ def load_language_model(
         raise BackendError(
             'Loading a PyTorch model needs transformers: pip install "mlxterp[torch]".'
         ) from error
-    place = _place(source)
+    place = place_of(source)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype="auto", use_safetensors=True, trust_remote_code=False
-        )
+        with asking(place):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                place, dtype="auto", use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"No causal language model could be loaded from {place!r}. Expected a folder or a Hugging Face"
             f" repository with config.json and safetensors weights. transformers says: {error}"
@@ -48,32 +52,20 @@ def load_language_model(
     return TorchLanguageModel(model.to(find_device(device)).eval(), _tokenizer(tokenizer, place))
 
 
-def _place(source: str | Path) -> str:
-    """A folder that exists, or the name of a repository."""
-    text = str(source)
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    looks_local = isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
-    if looks_local or folder.exists():
-        raise InputError(
-            f"There is no folder {text!r}. Give the folder that holds config.json and the safetensors, or a"
-            ' Hugging Face repository such as "openai-community/gpt2".'
-        )
-    return text
-
-
 def _tokenizer(tokenizer: Any, place: str) -> Any:
     from transformers import AutoTokenizer
 
     if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
         return tokenizer
-    where = place if tokenizer is None else _place(tokenizer)
+    where = place if tokenizer is None else place_of(tokenizer)
     if tokenizer is None and Path(where).is_dir() and not _has_tokenizer(Path(where)):
         return None
     try:
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        with asking(where):
+            return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"No tokenizer could be loaded from {where!r}: {error} Pass tokenizer=…, an object or where to"
             " load it from."

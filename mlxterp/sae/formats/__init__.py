@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.places import looks_like_path, near
 from ...errors import InputError, MlxterpError, SAEError, warn
 from . import (
     circuit_tracer,
@@ -165,7 +166,10 @@ def _checked_path(path: str | os.PathLike) -> Path:
     except (OSError, ValueError) as error:
         raise SAEError(f"{str(path)[:80]!r} is no path: {error}.") from error
     if not there:
-        raise SAEError(f"There is no SAE at {path}: no such file or folder.")
+        published = (
+            "" if looks_like_path(path) else f" If it is a published one: SAE.from_pretrained({str(path)!r})."
+        )
+        raise SAEError(f"There is no SAE at {path}: no such file or folder.{near(path)}{published}")
     return found
 
 

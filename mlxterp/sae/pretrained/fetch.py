@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...components import hook_component
+from ...core.places import looks_like_path, near
 from ...errors import InputError, SAEError
 from .hub import download, list_files
 from .table import PretrainedSAE, files_of, find_pretrained, is_release, suggestion
@@ -43,6 +44,11 @@ def fetch(release: str, sae_id: str | None, revision: str | None = None) -> Fetc
     """
     if not isinstance(release, str) or not isinstance(sae_id, (str, type(None))):
         raise InputError(f"A release and an id are strings, got {release!r}, {sae_id!r}.")
+    if not is_release(release) and looks_like_path(release):
+        raise SAEError(
+            f"{release!r} is a path, not a release or a repository. What lies on this machine is opened by"
+            f" SAE.load({release!r}).{near(release)}"
+        )
     if "/" in release and not is_release(release):
         return _from_repository(release, sae_id, revision)
     entry = find_pretrained(release, sae_id)

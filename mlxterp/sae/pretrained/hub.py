@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...backends.hub import brief, offline, unreachable
 from ...errors import BackendError, InputError, SAEError, warn
 from .table import PretrainedSAE, pretrained_saes, suggestion
 
@@ -35,9 +36,9 @@ def download(source: PretrainedSAE | str, files: Sequence[str], *, revision: str
     if isinstance(files, str) or not files or not all(isinstance(name, str) for name in files):
         raise InputError(f"files is to be a sequence of at least one file name, got {files!r}.")
     repo_id = source.repo_id if isinstance(source, PretrainedSAE) else _name(source)
-    hub, folder = _hub(), None
+    hub, folder, why = _hub(), None, unreachable()
     for name in files:
-        with _in_our_words(repo_id, revision, name):
+        with _in_our_words(repo_id, revision, name, why), offline(why is not None):
             local = hub.hf_hub_download(repo_id, name, revision=folder.name if folder else revision)
         folder = folder or Path(local).parents[name.count("/")]  # named after the commit
     assert folder is not None
@@ -60,10 +61,11 @@ def list_files(repo_id: str, revision: str | None = None) -> list[str]:
             raise SAEError(_offline(repo_id, revision, None))
         return _names(folder)
     try:
-        with _in_our_words(repo_id, revision, None):
+        why = unreachable()
+        with _in_our_words(repo_id, revision, None, why), offline(why is not None):
             return sorted(hub.HfApi().list_repo_files(repo_id, revision=revision))
     except SAEError as error:
-        folder = None if _answered(error.__cause__) else _cached(repo_id, revision)
+        folder = None if why is None and _answered(error.__cause__) else _cached(repo_id, revision)
         if folder is None:
             raise
     warn(f"The hub could not be reached, so only those files of {repo_id} are listed that the cache holds.")
@@ -108,11 +110,19 @@ def _names(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _in_our_words(repo_id: str, revision: str | None, file: str | None) -> Iterator[None]:
-    """Raises an SAEError for whatever huggingface_hub raises: it is of many kinds, without one root."""
+def _in_our_words(
+    repo_id: str, revision: str | None, file: str | None, why: Exception | None = None
+) -> Iterator[None]:
+    """Raises an SAEError for whatever huggingface_hub raises: it is of many kinds, without one root.
+
+    Args:
+        why: Why the hub cannot be reached, where it cannot.
+    """
     try:
         yield
     except Exception as error:
+        if why is not None and not isinstance(error, _hub().errors.HFValidationError):
+            raise SAEError(_no_way(why, repo_id, file)) from error
         raise SAEError(_explanation(error, repo_id, revision, file)) from error
 
 
@@ -147,7 +157,7 @@ def _explanation(error: Exception, repo_id: str, revision: str | None, file: str
 def _no_way(error: BaseException, repo_id: str, file: str | None) -> str:
     """Says that the hub refuses, for the token it got, or cannot be reached."""
     what = f"{file} of {repo_id}" if file else f"The list of files of {repo_id}"
-    said = f"{what} could not be brought from the Hugging Face hub: {_brief(error)}."
+    said = f"{what} could not be brought from the Hugging Face hub: {brief(error)}."
     if _status(error) in (401, 403):
         return f"{said} Log in anew with `hf auth login`, or correct HF_TOKEN; it may lack the right to read."
     return (
@@ -186,8 +196,3 @@ def _revisions(repo_id: str) -> list[str]:
     with _in_our_words(repo_id, None, None):
         refs = _hub().HfApi().list_repo_refs(repo_id)
     return [ref.name for ref in (*refs.branches, *refs.tags)]
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
