@@ -35,10 +35,13 @@ class Watcher(Protocol):
         """
         ...
 
-    def finish(self, texts: Sequence[str] | None) -> None:
+    def finish(self, texts: Sequence[str] | None, tokens: Sequence[Sequence[int]]) -> None:
         """The texts of the passes since the last time; None where the model has no tokenizer.
 
-        Called once for each call of the model, also where it failed, then with an empty list.
+        Called once for each call of the model, also where it failed, then with empty lists.
+
+        Args:
+            tokens: The ids of each text, at least of all tokens that were seen.
         """
         ...
 
@@ -128,11 +131,13 @@ class ActingModel:
     ) -> Run:
         """As `LanguageModel.run`; the changes act before `edits`."""
         texts: list[str] | None = []
+        tokens: list[list[int]] = []
         try:
             run = self._base.run(batch, capture, [*self._edits, *edits], **options)
             texts = self._texts(batch)
+            tokens = [row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)]
         finally:
-            self._tell(texts)
+            self._tell(texts, tokens)
         return run
 
     def stream(
@@ -177,7 +182,7 @@ class ActingModel:
             self._show_held(len(prompt) + len(tokens) - (not more))
             texts = self._written(prompt, tokens, written)
         finally:
-            self._tell(texts)
+            self._tell(texts, [[*prompt, *tokens]] if texts else [])
 
     def _written(self, prompt: Sequence[int], tokens: Sequence[int], text: str) -> list[str] | None:
         """Prompt and continuation; `text`, the continuation alone, may lack the space between them."""
@@ -198,12 +203,12 @@ class ActingModel:
         tokenizer = self._base.tokenizer
         return None if tokenizer is None else decode(tokenizer, np.asarray(ids))
 
-    def _tell(self, texts: list[str] | None) -> None:
+    def _tell(self, texts: list[str] | None, tokens: Sequence[Sequence[int]]) -> None:
         if self._told:
             return
         self._told = True
         for watcher in self._watchers:
-            watcher.finish(texts)
+            watcher.finish(texts, tokens)
 
 
 def acting(anatomy: Anatomy, acts: Sequence[Acts], given: Any = None) -> Anatomy:

@@ -12,12 +12,13 @@ import numpy as np
 
 from .acting import Acts, Watch
 from .backends import backend_of
+from .core.alike import first_alike
 from .corpus import Corpus
 from .dataset import texts_of
 from .errors import InputError, warn
-from .features.collect import collect
 from .features.fitting import resolve
-from .features.search import encode_activations
+from .features.marks import marks
+from .features.search import encode_corpus
 from .model_core import ModelCore
 from .sae import SAE
 from .sites import Array, Where
@@ -96,11 +97,12 @@ class AttachedSAE(Handle):
         texts = texts_of(texts, model)
         corpus = Corpus.from_texts(texts, model.tokenize)
         place = self._model._plain.component(self.reads)
-        parts, owners = [], []
-        for part in collect(model, corpus, place):
-            parts.append(encode_activations(self.sae, part, place))
-            owners.append(part.text_ids)
-        return SparseFeatures.concat(parts).strongest_by(np.concatenate(owners), len(texts))
+        parts = list(encode_corpus(model, corpus, self.sae, place))
+        order = np.argsort(np.concatenate([part.tokens for part in parts]))
+        alike = first_alike(corpus.prefixes(), np.concatenate([part.marks for part in parts])[order])
+        features = SparseFeatures.concat([part.features for part in parts]).take(order[alike])
+        owners = np.repeat(np.arange(len(texts)), corpus.lengths)
+        return features.strongest_by(owners, len(texts))
 
     def __repr__(self) -> str:
         state = "attached" if self.attached else "detached"
@@ -113,34 +115,44 @@ class _TextWatcher:
     def __init__(self, component: str, sae: SAE):
         self.component, self._sae = component, sae
         self._rows: list[Array] = []
-        self._owners: list[np.ndarray] = []
-        self._found: list[tuple[SparseFeatures, np.ndarray]] = []
+        self._places: list[np.ndarray] = []
+        """Of the pending rows: text and position, int64 (n, 2)."""
+        self._found: list[tuple[SparseFeatures, np.ndarray, np.ndarray]] = []
+        """Features, places and marks."""
 
     def see(self, x: Array, where: Where) -> None:
         rows, columns = as_rows(x, where), len(where.positions)
         batch = int(rows.shape[0]) // columns
-        owners = np.repeat(np.arange(batch), columns)
+        places = np.column_stack([np.repeat(np.arange(batch), columns), np.tile(where.positions, batch)])
         real = real_rows(where)
         if real is not None:
             rows = rows[backend_of(rows).put_beside(np.flatnonzero(real), rows)]
-            owners = owners[real]
+            places = places[real]
         self._rows.append(rows)
-        self._owners.append(owners)
-        if sum(len(owner) for owner in self._owners) >= _PENDING:
+        self._places.append(places)
+        if sum(map(len, self._places)) >= _PENDING:
             self._encode()
 
-    def finish(self, texts: Sequence[str] | None) -> None:
+    def finish(self, texts: Sequence[str] | None, tokens: Sequence[Sequence[int]]) -> None:
         if texts:
             self._encode()
         found = self._found
-        self._rows, self._owners, self._found = [], [], []
+        self._rows, self._places, self._found = [], [], []
         if texts is None:
             warn(
                 "Texts are tracked by name, and this model has no tokenizer to tell token ids' text: none were kept."
             )
         elif texts and found:
-            owners = np.concatenate([owner for _, owner in found])
-            features = SparseFeatures.concat([part for part, _ in found])
+            parts, places, marked = zip(*found, strict=True)
+            owners, positions = np.concatenate(places).T
+            order = np.lexsort((positions, owners))
+            owners, positions = owners[order], positions[order]
+            corpus = Corpus.from_token_ids(tokens)
+            features = self._sae.concepts.settled(
+                SparseFeatures.concat(parts).take(order),
+                corpus.prefixes()[corpus.offsets[owners] + positions],
+                np.concatenate(marked)[order],
+            )
             self._sae.concepts.record(list(texts), features.strongest_by(owners, len(texts)))
 
     def _encode(self) -> None:
@@ -151,5 +163,5 @@ class _TextWatcher:
         if len(self._rows) > 1:
             backend = backend_of(rows)
             rows = backend.put(np.concatenate([backend.get(part) for part in self._rows]), rows)
-        self._found.append((self._sae.encode_sparse(rows), np.concatenate(self._owners)))
-        self._rows, self._owners = [], []
+        self._found.append((self._sae.encode_sparse(rows), np.concatenate(self._places), marks(rows)))
+        self._rows, self._places = [], []

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from ..core.alike import Beginnings
 from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis, exporting
@@ -36,6 +39,7 @@ class ConceptTables:
         self.d_hidden = at_least_one(d_hidden, "d_hidden")
         self._tracking = False
         self._texts: TopTexts | None = None
+        self._beginnings = Beginnings()
         self._names: Names = {}
         self._scales: dict[int, float] = {}
 
@@ -78,8 +82,13 @@ class ConceptTables:
 
     def clear_texts(self) -> None:
         """Forgets all recorded texts; tracking stays on or off."""
+        self._beginnings = Beginnings()
         if self._texts is not None:
             self._texts = TopTexts(self.d_hidden, self._texts.top_k)
+
+    def settled(self, features: SparseFeatures, prefixes: np.ndarray, marks: np.ndarray) -> SparseFeatures:
+        """Features of tokens to be tracked, the same for tokens whose texts begin alike: see `Beginnings`."""
+        return self._beginnings.settled(features, prefixes, marks)
 
     def record(self, texts: Sequence[str], by_text: SparseFeatures) -> None:
         """Takes texts into account that were run; does nothing while tracking is off.

@@ -165,13 +165,18 @@ class CorpusQuestion:
             self._tokens.append(tokens)
             self._parts.append(features)
 
-    def finish(self, prefixes: np.ndarray) -> None:
-        """Makes the entry, unless it is too large, and lets older ones go."""
+    def finish(self, prefixes: np.ndarray, alike: np.ndarray) -> None:
+        """Makes the entry, unless it is too large, and lets older ones go.
+
+        Args:
+            prefixes: As `Corpus.prefixes` gives them.
+            alike: As `first_alike` gives it: each token has the features of that one.
+        """
         seconds = time.perf_counter() - self._began
         if not self._parts or 4 * self._size > LIMIT:
             return
         order = np.argsort(np.concatenate(self._tokens))
-        by_feature = SparseFeatures.concat(self._parts).take(order).transpose()
+        by_feature = SparseFeatures.concat(self._parts).take(order[alike]).transpose()
         self._cache._keep(self._key, Entry(by_feature, prefixes, self._state), seconds)
 
 

@@ -8,11 +8,13 @@ the next question about the same texts (`FeatureCache`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..backends.base import LanguageModel
 from ..core import feature_ids
+from ..core.alike import MARKS, first_alike
 from ..corpus import Corpus
 from ..dataset import text_of, texts_of
 from ..errors import InputError, SAEError
@@ -23,6 +25,7 @@ from ..variants import Temporal
 from .cache import FeatureCache
 from .collect import Activations, collect
 from .exclusions import Rule, check_exclusions, rule_for
+from .marks import marks
 from .ranking import Firings
 
 Tokenize = Callable[[str], Sequence[int]]
@@ -51,7 +54,7 @@ def top_features(
     text = text_of(text, model)
     rule = rule_of(model, component, exclude)
     corpus = Corpus.from_texts([text], tokenize)
-    parts = [features for _, features in encode_corpus(model, corpus, sae, component, rule)]
+    parts = [part.features for part in encode_corpus(model, corpus, sae, component, rule)]
     return strongest_features(SparseFeatures.concat(parts), top_k)
 
 
@@ -100,24 +103,39 @@ def top_texts(
     if question is not None and question.entry is not None:
         tokens, values = question.entry.by_feature.row(feature)
         return _strongest(tokens, values, corpus.offsets, question.entry.prefixes, texts, top_k)
-    found = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
-    for tokens, features in encode_corpus(model, corpus, sae, component, rule):
-        hits = np.flatnonzero(features.indices == feature)
-        found.append((tokens[features.row_ids[hits]], features.values[hits]))
+    activations = np.zeros(len(corpus.tokens), dtype=np.float32)
+    marked = np.zeros((len(corpus.tokens), MARKS), dtype=np.float32)
+    for part in encode_corpus(model, corpus, sae, component, rule):
+        hits = np.flatnonzero(part.features.indices == feature)
+        activations[part.tokens[part.features.row_ids[hits]]] = part.features.values[hits]
+        marked[part.tokens] = part.marks
         if question is not None:
-            question.add(tokens, features)
+            question.add(part.tokens, part.features)
     prefixes = corpus.prefixes()
+    alike = first_alike(prefixes, marked)
     if question is not None:
-        question.finish(prefixes)
-    tokens, values = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(tokens)
-    return _strongest(tokens[order], values[order], corpus.offsets, prefixes, texts, top_k)
+        question.finish(prefixes, alike)
+    activations = activations[alike]
+    tokens = np.flatnonzero(activations)
+    return _strongest(tokens, activations[tokens], corpus.offsets, prefixes, texts, top_k)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Encoded:
+    """Features of some tokens of a corpus."""
+
+    tokens: np.ndarray
+    """int64, (n,): numbers of the tokens in the corpus."""
+    features: SparseFeatures
+    """A row for each."""
+    marks: np.ndarray
+    """Of their activations: see `features.marks`."""
 
 
 def encode_corpus(
     model: LanguageModel, corpus: Corpus, sae: SAE, component: Component, rule: Rule | None = None
-) -> Iterator[tuple[np.ndarray, SparseFeatures]]:
-    """Features of every token, batch by batch, with each token's number in the corpus (int64, (n,)).
+) -> Iterator[Encoded]:
+    """Features of every token, batch by batch.
 
     Args:
         rule: Tokens that do not count by it have no features; None counts all.
@@ -130,7 +148,7 @@ def encode_corpus(
         features = encode_activations(sae, part, component)
         if rule is not None:
             features = features.without_rows(rule.reasons_of(model, part, corpus.tokens[tokens]) >= 0)
-        yield tokens, features
+        yield Encoded(tokens, features, marks(part.values))
 
 
 def rule_of(model: LanguageModel, component: Component, exclude: Iterable[str] | str) -> Rule | None:

@@ -166,7 +166,7 @@ class _Observing:
         else:
             self._whole = by_text  # of a module that is called several times, the last call counts
 
-    def finish(self, texts: Sequence[str] | None) -> None:
+    def finish(self, texts: Sequence[str] | None, tokens: Sequence[Sequence[int]]) -> None:
         found = [np.concatenate(self._pieces)] if self._pieces else self._whole
         self._whole, self._pieces, self._read = [], [], -1
         if found and (texts is None or texts):

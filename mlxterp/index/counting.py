@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..core.alike import first_alike
 from ..corpus import Corpus
 from ..features.collect import collect
 from ..features.exclusions import Rule
+from ..features.marks import marks
 from ..features.search import encode_activations
 from ..sae import SAE
 from ..sites import Component
@@ -27,6 +29,8 @@ class Counted:
     features: SparseFeatures
     reasons: np.ndarray
     """int8, (n,): why each was left out, as `Rule.reasons` gives it."""
+    marks: np.ndarray
+    """Of their activations: see `features.marks`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,7 +54,7 @@ def counted(
         features = encode_activations(sae, part, component)
         tokens = corpus.offsets[part.text_ids] + part.positions
         reasons = rule.reasons_of(model, part, corpus.tokens[tokens])
-        yield Counted(tokens, features.without_rows(reasons >= 0), reasons)
+        yield Counted(tokens, features.without_rows(reasons >= 0), reasons, marks(part.values))
 
 
 def encode_shard(
@@ -61,20 +65,23 @@ def encode_shard(
     Raises:
         SAEError: The component is not as wide as the SAE's input.
     """
-    excluded = dict.fromkeys(rule.exclude, 0)
     if not plan.pieces:
         nothing = SparseFeatures.from_topk(np.zeros((0, 1), int), np.zeros((0, 1)), sae.d_hidden)
-        return EncodedShard(nothing.transpose(), excluded)
+        return EncodedShard(nothing.transpose(), dict.fromkeys(rule.exclude, 0))
     corpus = Corpus.from_token_ids([piece.ids for piece in plan.pieces])
     own = _own_numbers(plan)
-    numbers, parts = [], []
+    numbers, parts, reasons, marked = [], [], [], []
     for part in counted(model, corpus, sae, component, rule, quiet=True):
         mine = np.flatnonzero(own[part.tokens] >= 0)
         numbers.append(own[part.tokens[mine]])
         parts.append(part.features if len(mine) == len(part.tokens) else part.features.take(mine))
-        for i, reason in enumerate(rule.exclude):
-            excluded[reason] += int((part.reasons[mine] == i).sum())
+        reasons.append(part.reasons[mine])
+        marked.append(part.marks[mine])
     order = np.argsort(np.concatenate(numbers), kind="stable")
+    prefixes = np.concatenate([piece.prefixes for piece in plan.pieces])
+    order = order[first_alike(prefixes, np.concatenate(marked)[order])]
+    left_out = np.concatenate(reasons)[order]
+    excluded = {reason: int((left_out == i).sum()) for i, reason in enumerate(rule.exclude)}
     features = SparseFeatures.concat(parts)
     parts.clear()  # a shard's pairs are large, and are held once at a time
     features = features.take(order)

@@ -45,9 +45,9 @@ def view_of_text(
     corpus = Corpus.from_texts([text], tokenize)
     rule = rule_of(model, component, exclude)
     found, rows = [], []
-    for tokens, features in encode_corpus(model, corpus, sae, component, rule):
-        found.append(features)
-        rows.append(tokens)
+    for part in encode_corpus(model, corpus, sae, component, rule):
+        found.append(part.features)
+        rows.append(part.tokens)
     features, tokens = SparseFeatures.concat(found), np.concatenate(rows)
     if chosen is None:
         chosen = [feature for feature, _ in strongest_features(features, top_k)]
