@@ -3,6 +3,8 @@
 The stock CPU wheel of MLX links the reference BLAS, which multiplies matrices some 20 times slower
 than OpenBLAS or MKL. A library loaded with global symbols before `mlx.core` takes its place, with
 equal results. Apple machines and NVIDIA GPUs are not concerned. Called once by `import mlxterp`.
+
+The environment variable `MLXTERP_BLAS` chooses: "none" leaves MLX its own, a path or a library's name loads that.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import os
 import sys
 import warnings
 
-from .errors import MlxterpWarning
+from .errors import BackendError, MlxterpWarning
 
+VARIABLE = "MLXTERP_BLAS"
 _NAMES = ("libopenblas.so.0", "libmkl_rt.so.2", "libopenblas.so", "libmkl_rt.so")
 _REMEDY = (
     "Install one (Debian and Ubuntu: apt-get install libopenblas0-pthread; Fedora: dnf install openblas;"
@@ -24,9 +27,16 @@ _REMEDY = (
 
 
 def preload_blas() -> str | None:
-    """Loads the first optimised BLAS found; returns its name, None where nothing is done."""
-    if not _concerned():
+    """Loads the first optimised BLAS found, or what `MLXTERP_BLAS` says; returns its name, None where nothing is done.
+
+    Raises:
+        BackendError: What `MLXTERP_BLAS` names cannot be loaded, or is no BLAS.
+    """
+    asked = os.environ.get(VARIABLE, "").strip()
+    if not _concerned() or asked.lower() == "none":
         return None
+    if asked and "mlx.core" not in sys.modules:
+        return _load(asked)
     if _loaded():
         return "loaded before"
     if "mlx.core" in sys.modules:
@@ -50,6 +60,21 @@ def preload_blas() -> str | None:
         stacklevel=3,
     )
     return None
+
+
+def _load(asked: str) -> str:
+    try:
+        library = ctypes.CDLL(os.path.expanduser(asked), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        problem = f"it cannot be loaded: {error}"
+    else:
+        if hasattr(library, "cblas_sgemm"):
+            return asked
+        problem = "it has no cblas_sgemm, so it is no BLAS"
+    raise BackendError(
+        f"{VARIABLE} is {asked!r}; {problem}. Give the path or name of a library (libopenblas.so.0), 'none' for MLX's"
+        f" own, or unset {VARIABLE} to have one found."
+    )
 
 
 def _concerned() -> bool:

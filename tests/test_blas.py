@@ -16,9 +16,12 @@ pytestmark = [
 ]
 
 
-def run(code: str) -> str:
+def run(code: str, asked: str | None = None) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "MLXTERP_BLAS"}
+    if asked is not None:
+        environment["MLXTERP_BLAS"] = asked
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, env=environment
     )
     return done.stdout + done.stderr
 
@@ -41,3 +44,39 @@ def test_importing_mlx_first_is_told_once():
 def test_its_absence_is_told_with_the_remedy():
     code = "import ctypes\ndef missing(*a, **k): raise OSError\nctypes.CDLL = missing\nimport mlxterp\n"
     assert "libopenblas0-pthread" in run(code)
+
+
+LOADED = """
+from pathlib import Path
+import mlxterp, mlx.core as mx
+mx.eval(mx.ones((2, 2)) @ mx.ones((2, 2)))
+print(Path("/proc/self/maps").read_text())
+"""
+
+
+@pytest.mark.parametrize("asked", ["none", "NONE", " none "])
+def test_none_leaves_mlx_its_own_without_a_word(asked):
+    out = run(LOADED, asked)
+    assert "mlx_cpu.libs/libblas" in out and "/libopenblas" not in out and "Warning" not in out
+    assert "Warning" not in run("import mlx.core; import mlxterp", asked)
+
+
+def test_an_empty_choice_is_none_at_all():
+    assert ("/libopenblas" in run(LOADED, "")) == has_blas()
+
+
+def test_a_library_can_be_named_or_given_by_its_path():
+    if not has_blas():
+        pytest.skip("no optimised BLAS is installed here")
+    path = next(line.split()[-1] for line in run(LOADED).splitlines() if "/libopenblas" in line)
+    for asked in (path, "libopenblas.so.0"):
+        assert path in run(LOADED, asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [("openblass", "cannot be loaded"), ("/no/such.so", "cannot be loaded"), ("libm.so.6", "is no BLAS")],
+)
+def test_a_choice_that_is_no_blas_is_refused(asked, problem):
+    out = run("import mlxterp", asked)
+    assert "BackendError" in out and problem in out and repr(asked) in out and "'none'" in out
