@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 
 SIGNATURE = "layers.1"
 TEXTS = [
@@ -25,23 +24,23 @@ TEXTS = [
 ]
 
 
-_SEARCHED: dict[Any, dict[int, list[tuple[str, Any]]]] = {}
+_SEARCHED: dict[Any, dict[int, list[tuple[str, float]]]] = {}
 
 
-def brute_force(model: Any, sae: Any, texts: Sequence[str], top_k: int) -> dict[int, list[tuple[str, Any]]]:
-    """Every feature's texts at the residual stream after layer 1, one feature after the other; at most 20."""
-    assert top_k <= 20
+def brute_force(model: Any, sae: Any, texts: Sequence[str]) -> dict[int, list[tuple[str, float]]]:
+    """Every feature's texts at the residual stream after layer 1, one feature after the other."""
     key = (sae.fingerprint, *texts)
     if key not in _SEARCHED:
         triples = {
-            f: model.get_top_texts_for_feature(f, sae, list(texts), layer=1, component="resid_post", top_k=20)
+            f: model.get_top_texts_for_feature(
+                f, sae, list(texts), layer=1, component="resid_post", top_k=len(texts)
+            )
             for f in range(sae.d_hidden)
         }
         _SEARCHED[key] = {
-            f: [(text, pytest.approx(value, rel=1e-4, abs=1e-5)) for text, value, _ in found]
-            for f, found in triples.items() if found
+            f: [(text, value) for text, value, _ in found] for f, found in triples.items() if found
         }  # fmt: skip
-    return {feature: pairs[:top_k] for feature, pairs in _SEARCHED[key].items()}
+    return _SEARCHED[key]
 
 
 def logits(model, text: str = TEXTS[0]) -> np.ndarray:

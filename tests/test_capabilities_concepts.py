@@ -15,6 +15,7 @@ import mlxterp
 from mlxterp import InputError, LocalStore
 from mlxterp.compat.mi_crow import LanguageModel, TextDataset, TopKSae
 
+from .ranking import assert_tracked
 from .stories import SIGNATURE, TEXTS, brute_force, logits
 
 
@@ -76,12 +77,12 @@ def test_A3_enable_text_tracking(lm, demo, sae):
     sae.concepts.enable_text_tracking(top_k=4)
     for start in range(0, len(TEXTS), 5):  # accumulates across batches
         lm.inference.execute_inference(TEXTS[start : start + 5])
-    assert sae.concepts.get_top_texts() == brute_force(demo.model, sae, TEXTS, 4)
+    assert_tracked(sae.concepts.get_top_texts(), brute_force(demo.model, sae, TEXTS), 4)
     sae.concepts.enable_text_tracking(top_k=2)
-    assert sae.concepts.get_top_texts() == brute_force(demo.model, sae, TEXTS, 2)
+    assert_tracked(sae.concepts.get_top_texts(), brute_force(demo.model, sae, TEXTS), 2)
     sae.concepts.enable_text_tracking(top_k=20)
     lm.inference.execute_inference(TEXTS)
-    assert sae.concepts.get_top_texts() == brute_force(demo.model, sae, TEXTS, 20)
+    assert_tracked(sae.concepts.get_top_texts(), brute_force(demo.model, sae, TEXTS), 20)
 
 
 def test_A3_generation_tracks_prompt_and_continuation_as_one_text(lm, demo, sae):
@@ -105,11 +106,11 @@ def test_A5_inference_tracks_as_a_side_effect(lm, demo, sae):
     lengths = [len(demo.model.tokenize(text)) for text in TEXTS * 2]
     assert tuple(outputs.logits.shape) == (24, max(lengths), demo.model.vocab_size)
     assert np.array(encodings["attention_mask"]).sum(axis=1).tolist() == lengths
-    assert sae.concepts.get_top_texts() == brute_force(demo.model, sae, TEXTS, 3)  # a text counts once
+    assert_tracked(sae.concepts.get_top_texts(), brute_force(demo.model, sae, TEXTS), 3)  # a text counts once
 
 
 def test_A6_top_texts_are_pairs_strongest_first(top_texts, demo, sae):
-    assert top_texts == brute_force(demo.model, sae, TEXTS, 10)
+    assert_tracked(top_texts, brute_force(demo.model, sae, TEXTS), 10)
     for neuron, pairs in top_texts.items():
         assert type(neuron) is int and all(type(t) is str and type(a) is float for t, a in pairs)
         assert [a for _, a in pairs] == sorted((a for _, a in pairs), reverse=True) and len(pairs) <= 10

@@ -18,6 +18,7 @@ from mlxterp.demo import FOLDER
 from mlxterp.hooks import Controller, Detector
 from mlxterp.steering import ablate, amplify
 
+from .ranking import assert_tracked
 from .stories import SIGNATURE, TEXTS, brute_force, feature_on, logits, residual
 
 
@@ -267,7 +268,7 @@ def test_B11_the_six_steps_from_a_store_to_an_analysis(tmp_path):
     lm.attach_sae(sae, layer_signature=SIGNATURE)  # 4. concepts
     sae.concepts.enable_text_tracking(top_k=10)
     lm.inference.execute_inference(TEXTS)
-    assert sae.concepts.get_top_texts() == brute_force(lm.model, sae, TEXTS, 10)
+    assert_tracked(sae.concepts.get_top_texts(), brute_force(lm.model, sae, TEXTS), 10)
     neuron, _ = sae.concepts.most_active_neurons(1)[0]
     before = logits(lm.model)
     sae.concepts.manipulate_concept(neuron_idx=neuron, scale=1.5)  # 5. manipulated

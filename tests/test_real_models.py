@@ -12,6 +12,7 @@ from mlxterp import SAE, InterpretableModel, SAETrainConfig
 from mlxterp.weights import SAEWeights
 
 from . import oracle
+from .ranking import assert_top_features, assert_top_texts
 
 mx = pytest.importorskip("mlx.core")
 mlx_lm = pytest.importorskip("mlx_lm")
@@ -93,15 +94,8 @@ def test_both_searches_give_what_brute_force_gives(opened, stories, component):
     expected = oracle.share_prefixes(expected, [model.tokenize(text) for text in texts])
     for text, features in zip(texts[:8], expected, strict=False):
         found = model.get_top_features_for_text(text, sae, layer, component, top_k=10)
-        assert_same(found, oracle.top_features(features, 10))
+        assert_top_features(found, features, 10)
     total = sum(features.max(axis=0) for features in expected)
     for feature in [*np.argsort(-total)[:12].tolist(), int(np.argmin(total))]:
         found = model.get_top_texts_for_feature(feature, sae, texts, layer, component, top_k=5)
-        wanted = oracle.top_texts(expected, texts, feature, 5)
-        assert [(t, p) for t, _, p in found] == [(t, p) for t, _, p in wanted]
-        assert np.allclose([a for _, a, _ in found], [a for _, a, _ in wanted], rtol=1e-4, atol=1e-5)
-
-
-def assert_same(found: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
-    assert [f for f, _ in found] == [f for f, _ in expected]
-    assert np.allclose([a for _, a in found], [a for _, a in expected], rtol=1e-4, atol=1e-5)
+        assert_top_texts(found, expected, texts, feature, 5)

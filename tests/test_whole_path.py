@@ -10,6 +10,7 @@ from mlxterp.steering import ablate
 from mlxterp.weights import SAEWeights
 
 from . import oracle
+from .ranking import assert_top_features, assert_top_texts
 
 
 def test_the_demos_searches_equal_brute_force(demo):
@@ -21,12 +22,12 @@ def test_the_demos_searches_equal_brute_force(demo):
     for text in texts:
         x = model.language_model.backend.get(model.trace(text, capture=[path]).activations[path])[0]
         dense.append(oracle.encode(x, weights, sae.k))
+    shared = oracle.share_prefixes(dense, [model.tokenize(text) for text in texts])
     top = model.get_top_features_for_text(texts[0], sae, layer, component, top_k=8)
-    assert [f for f, _ in top] == [f for f, _ in oracle.top_features(dense[0], 8)]
+    assert_top_features(top, dense[0], 8)
     for feature, _ in top[:4]:
         found = model.get_top_texts_for_feature(feature, sae, texts, layer, component, top_k=4)
-        wanted = oracle.top_texts(dense, texts, feature, 4)
-        assert np.allclose([a for _, a, _ in found], [a for _, a, _ in wanted], rtol=1e-4)
+        assert_top_texts(found, shared, texts, feature, 4)
 
 
 def test_ablating_a_feature_takes_away_its_part_and_nothing_else(demo):

@@ -26,6 +26,7 @@ from mlxterp.tokens import TokenBatch
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 from tests import oracle
+from tests.ranking import assert_top_features, assert_top_texts
 from tests.small import checkpoint
 
 
@@ -117,9 +118,8 @@ def place(model: InterpretableModel, path: str, text: str = "ab") -> tuple[Compo
 def test_top_features_of_a_text_equal_brute_force(model, path):
     component, width = place(model, path)
     sae, text = random_sae(width), "a text of some length"
-    expected = oracle.top_features(brute_force(model, [text], component, sae)[0], 10)
     found = top_features(model.language_model, text, sae, component, tokenize=TOKENIZER.encode, top_k=10)
-    assert same(found, expected, 1)
+    assert_top_features(found, brute_force(model, [text], component, sae)[0], 10)
     assert len(found) == 10
 
 
@@ -129,11 +129,10 @@ def test_top_texts_of_every_feature_equal_brute_force(model, path):
     sae = random_sae(width, d_hidden=40)
     features = brute_force(model, TEXTS, component, sae)
     for feature in range(40):
-        expected = oracle.top_texts(features, TEXTS, feature, 4)
         found = top_texts(
             model.language_model, feature, sae, TEXTS, component, tokenize=TOKENIZER.encode, top_k=4
         )
-        assert same(found, expected, 1)
+        assert_top_texts(found, features, TEXTS, feature, 4)
 
 
 def test_the_sae_may_be_of_the_other_library(model, backend):

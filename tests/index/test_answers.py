@@ -16,6 +16,7 @@ from mlxterp.variants import AbsTopK, TopK
 from mlxterp.weights import SAEWeights
 from tests import oracle
 from tests.index.small import ACTIVATIONS, COMPONENT, TEXTS, dense_features, random_sae
+from tests.ranking import assert_top_texts
 
 
 def sae_of(index: FeatureIndex) -> mlxterp.SAE:
@@ -34,7 +35,7 @@ def test_an_index_of_every_token_answers_as_brute_force(kind, model: Interpretab
     index = model.build_index(sae, TEXTS, exclude=(), shard_tokens=20)
     dense = dense_features(model, sae, TEXTS)
     for feature in range(sae.d_hidden):
-        assert_same_texts(index.top_texts(feature, 5), oracle.top_texts(dense, TEXTS, feature, 5))
+        assert_top_texts(index.top_texts(feature, 5), dense, TEXTS, feature, 5)
     count = sum((d != 0).sum(axis=0) for d in dense)
     assert np.array_equal(index.to_pandas()["count"], count)
     assert index.excluded == {} and index.n_tokens == sum(map(len, dense))
@@ -62,7 +63,7 @@ def test_the_token_that_begins_a_text_is_left_out_and_told(model: InterpretableM
     assert index.excluded == {"bos": len(TEXTS), "sinks": 0}
     assert "8 bos" in repr(index)
     for feature in range(0, sae.d_hidden, 3):
-        assert_same_texts(index.top_texts(feature), oracle.top_texts(counted, TEXTS, feature, 10))
+        assert_top_texts(index.top_texts(feature), counted, TEXTS, feature, 10)
         assert index.stats(feature).count == sum((d[:, feature] != 0).sum() for d in counted)
 
 

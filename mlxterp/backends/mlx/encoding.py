@@ -92,7 +92,13 @@ def encode_sparse(x: mx.array, weights: SAEWeights, activation: Activation) -> S
 def encode_dense(x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
     """See `Backend.encode_dense`."""
     if isinstance(activation, ELEMENTWISE):
-        return _elementwise(_inputs(x, weights) @ weights.W_enc, weights, activation, slice(None))
+        rows: dict[int, list[mx.array]] = {}
+        for row, _, values in _blocks(_inputs(x, weights), weights, activation):
+            rows.setdefault(row, []).append(values)
+        parts = [part[0] if len(part) == 1 else mx.concatenate(part, axis=1) for part in rows.values()]
+        if not parts:
+            return mx.zeros((0, weights.W_enc.shape[1]))
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts)
     if isinstance(activation, BatchTopK):
         return mx.array(encode_sparse(x, weights, activation).to_dense())
     return decoding.to_dense(*encode(x, weights, activation), weights.W_enc.shape[1])
@@ -144,20 +150,29 @@ def _pre_activations(x: mx.array, weights: SAEWeights) -> Iterator[mx.array]:
         yield x[i : i + rows] @ weights.W_enc + weights.b_enc
 
 
-def _active(
-    x: mx.array, weights: SAEWeights, activation: Activation
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows, ids and values of the active features of one block of rows and chunk of features after another."""
+def _blocks(x: mx.array, weights: SAEWeights, activation: Activation) -> Iterator[tuple[int, int, mx.array]]:
+    """First row, first feature and features of one block of rows and chunk of features after another.
+
+    Dense and sparse features come from the same products: of another shape, some would be rounded otherwise, and
+    whether a feature exceeds its threshold could differ.
+    """
     d_hidden = weights.W_enc.shape[1]
     rows = selecting.rows_at_once(d_hidden)
     for i in range(0, x.shape[0], rows):
         for first in range(0, d_hidden, selecting.CHUNK):
             part = slice(first, first + selecting.CHUNK)
-            values = _elementwise(x[i : i + rows] @ weights.W_enc[:, part], weights, activation, part)
-            dense = np.asarray(values)  # the same memory, on a CPU
-            found = np.flatnonzero(dense)
-            row, column = np.divmod(found, dense.shape[1])
-            yield row + i, column + first, dense.reshape(-1)[found]
+            yield i, first, _elementwise(x[i : i + rows] @ weights.W_enc[:, part], weights, activation, part)
+
+
+def _active(
+    x: mx.array, weights: SAEWeights, activation: Activation
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, ids and values of the active features, block by block."""
+    for i, first, values in _blocks(x, weights, activation):
+        dense = np.asarray(values)  # the same memory, on a CPU
+        found = np.flatnonzero(dense)
+        row, column = np.divmod(found, dense.shape[1])
+        yield row + i, column + first, dense.reshape(-1)[found]
 
 
 def _elementwise(

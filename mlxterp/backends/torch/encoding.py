@@ -98,7 +98,13 @@ def encode_sparse(x: torch.Tensor, weights: SAEWeights, activation: Activation) 
 def encode_dense(x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
     """See `Backend.encode_dense`."""
     if isinstance(activation, ELEMENTWISE):
-        return _elementwise(_inputs(x, weights) @ weights.W_enc, weights, activation, slice(None))
+        rows: dict[int, list[torch.Tensor]] = {}
+        for row, _, values in _blocks(_inputs(x, weights), weights, activation):
+            rows.setdefault(row, []).append(values)
+        parts = [part[0] if len(part) == 1 else torch.cat(part, dim=1) for part in rows.values()]
+        if not parts:
+            return weights.b_dec.new_zeros((0, weights.W_enc.shape[1]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
     if isinstance(activation, BatchTopK):
         return torch.tensor(encode_sparse(x, weights, activation).to_dense(), device=x.device)
     return decoding.to_dense(*encode(x, weights, activation), weights.W_enc.shape[1])
@@ -152,18 +158,29 @@ def _pre_activations(x: torch.Tensor, weights: SAEWeights) -> Iterator[torch.Ten
         yield x[i : i + rows] @ weights.W_enc + weights.b_enc
 
 
-def _active(
+def _blocks(
     x: torch.Tensor, weights: SAEWeights, activation: Activation
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows, ids and values of the active features of one block of rows and chunk of features after another."""
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """First row, first feature and features of one block of rows and chunk of features after another.
+
+    Dense and sparse features come from the same products: of another shape, some would be rounded otherwise, and
+    whether a feature exceeds its threshold could differ.
+    """
     d_hidden = weights.W_enc.shape[1]
     rows = selecting.rows_at_once(d_hidden)
     for i in range(0, len(x), rows):
         for first in range(0, d_hidden, selecting.CHUNK):
             part = slice(first, first + selecting.CHUNK)
-            values = _elementwise(x[i : i + rows] @ weights.W_enc[:, part], weights, activation, part)
-            row, column, found = _nonzero(values)
-            yield row + i, column + first, found
+            yield i, first, _elementwise(x[i : i + rows] @ weights.W_enc[:, part], weights, activation, part)
+
+
+def _active(
+    x: torch.Tensor, weights: SAEWeights, activation: Activation
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, ids and values of the active features, block by block."""
+    for i, first, values in _blocks(x, weights, activation):
+        row, column, found = _nonzero(values)
+        yield row + i, column + first, found
 
 
 def _nonzero(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,96 @@
+"""Texts that begin alike are one, whatever the rounding of the batches in which their tokens run.
+
+`rounded` rounds every row that an SAE encodes otherwise, by the shape of the batch and the row's place in it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from mlxterp import SAE, InterpretableModel
+from mlxterp.backends import backend_of
+from mlxterp.corpus import Corpus
+from mlxterp.variants import JumpReLU, TopK
+from tests.index.small import COMPONENT, TEXTS, random_sae
+from tests.rounding import Factors
+
+PLACE = (1, "resid_post")
+
+
+@pytest.fixture(params=[1, 2, 3])
+def rounded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    factors, encode = Factors(request.param), SAE.encode_sparse
+
+    def encode_sparse(self, x):
+        row = factors.of(x.shape).astype(np.float32)
+        return encode(self, x * (row if isinstance(x, np.ndarray) else backend_of(x).put_beside(row, x)))
+
+    monkeypatch.setattr(SAE, "encode_sparse", encode_sparse)
+
+
+def attained(model: InterpretableModel) -> SAE:
+    """An SAE whose thresholds are what its features attain on "Once upon a time, there was", token by token."""
+    sae = random_sae(JumpReLU(), model.d_model)
+    run = model.trace(TEXTS[0], capture=[COMPONENT], stop_after=COMPONENT)
+    x = model.language_model.backend.get(run.activations[COMPONENT])[0].astype(np.float32)
+    values = x @ sae.W_enc + sae.b_enc
+    threshold = values[np.arange(sae.d_hidden) % 10, np.arange(sae.d_hidden)]
+    threshold = np.where(threshold > 0, threshold, 1.0).astype(np.float32)
+    return sae.replace(weights=replace(sae.weights, extra={"threshold": threshold}))
+
+
+@pytest.mark.usefixtures("rounded")
+def test_a_feature_at_its_threshold_fires_in_all_texts_that_begin_alike_or_in_none(model: InterpretableModel):
+    sae = attained(model)
+    index = model.build_index(sae, TEXTS, exclude=())
+    tokens = Counter(Corpus.from_texts(TEXTS, model.tokenize).prefixes().tolist())
+    for feature in range(sae.d_hidden):
+        firings = index._reader.firings(feature)
+        fires = Counter(firings.prefixes.tolist())
+        assert fires == {prefix: tokens[prefix] for prefix in fires}
+        for prefix in fires:
+            assert len(set(firings.values[firings.prefixes == prefix].tolist())) == 1
+        for _ in range(2):  # by running the texts, and from what was kept
+            direct = model.get_top_texts_for_feature(feature, sae, TEXTS, *PLACE)
+            assert [text for text, _, _ in direct].count(TEXTS[0]) in (0, TEXTS.count(TEXTS[0]))
+
+
+@pytest.mark.usefixtures("rounded")
+@pytest.mark.parametrize("cut", [1, 3, 8])
+def test_tracked_texts_that_begin_alike_come_in_the_order_in_which_they_were_run(
+    model: InterpretableModel, cut
+):
+    sae = random_sae(TopK(8), model.d_model, d_hidden=40)
+    distinct = list(dict.fromkeys(TEXTS))
+    with model.attach_sae(sae):
+        sae.concepts.enable_text_tracking(top_k=len(distinct))
+        for i in range(0, len(distinct), cut):
+            model(distinct[i : i + cut])
+        found = sae.concepts.get_top_texts()
+    corpus = Corpus.from_texts(distinct, model.tokenize)
+    prefixes = corpus.prefixes()
+    wanted = {f: model.get_top_texts_for_feature(f, sae, distinct, *PLACE) for f in found}
+    equal = 0
+    for feature, pairs in found.items():
+        place = {
+            text: corpus.prefixes()[corpus.offsets[distinct.index(text)] + at]
+            for text, _, at in wanted[feature]
+        }
+        for (one, a), (other, b) in pairwise(pairs):
+            if place[one] == place[other]:
+                assert a == b and distinct.index(one) < distinct.index(other)
+                equal += 1
+    assert equal > 10
+
+
+@pytest.mark.usefixtures("rounded")
+def test_what_an_attached_sae_says_of_texts_is_the_same_where_they_begin_alike(model: InterpretableModel):
+    sae = attained(model)
+    with model.attach_sae(sae) as handle:
+        dense = handle.encode([TEXTS[0], TEXTS[1], TEXTS[0]]).to_dense()
+    assert np.array_equal(dense[0], dense[2]) and not np.array_equal(dense[0], dense[1])
