@@ -77,10 +77,7 @@ def test_tracked_texts_that_begin_alike_come_in_the_order_in_which_they_were_run
     wanted = {f: model.get_top_texts_for_feature(f, sae, distinct, *PLACE) for f in found}
     equal = 0
     for feature, pairs in found.items():
-        place = {
-            text: corpus.prefixes()[corpus.offsets[distinct.index(text)] + at]
-            for text, _, at in wanted[feature]
-        }
+        place = {text: prefixes[corpus.offsets[distinct.index(text)] + at] for text, _, at in wanted[feature]}
         for (one, a), (other, b) in pairwise(pairs):
             if place[one] == place[other]:
                 assert a == b and distinct.index(one) < distinct.index(other)
