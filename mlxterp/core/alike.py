@@ -38,6 +38,8 @@ class Beginnings:
     """
 
     def __init__(self, limit: int = 1 << 16):
+        self.is_full = False
+        """Whether no further beginning is remembered."""
         self._limit = limit
         self._pairs = 0
         self._known: dict[int, int] = {}
@@ -52,8 +54,9 @@ class Beginnings:
             features: A row for each token, in the order of the texts.
             prefixes, marks: As `first_alike` takes them.
         """
-        features = features.take(first_alike(prefixes, marks))
         known = np.array([self._known.get(key, -1) for key in prefixes.tolist()], dtype=np.int64)
+        alike = first_alike(prefixes, marks)
+        features = features.take(np.where(known < 0, alike, np.arange(len(alike))))
         before = np.flatnonzero(known >= 0)
         if len(before):
             if len(self._rows) > 1:
@@ -68,10 +71,14 @@ class Beginnings:
     def _remember(
         self, features: SparseFeatures, prefixes: np.ndarray, marks: np.ndarray, new: np.ndarray
     ) -> None:
+        if self.is_full:
+            return
         _, first = np.unique(prefixes, return_index=True)
-        rows = np.sort(first[new[first]])[: self._limit - len(self._known)]
+        unknown = np.sort(first[new[first]])
+        rows = unknown[: self._limit - len(self._known)]
         room = _PAIRS * self._limit - self._pairs
         rows = rows[: np.searchsorted(np.cumsum(np.diff(features.indptr)[rows]), room, side="right")]
+        self.is_full = len(rows) < len(unknown)
         if len(rows):
             self._known.update(
                 zip(prefixes[rows].tolist(), range(len(self._known), self._limit), strict=False)

@@ -20,6 +20,7 @@ from ..features.collect import collect
 from ..features.exclusions import Rule, prose, rule_for
 from ..features.search import encode_activations
 from ..progress import hidden
+from .alike import settled
 from .counting import EncodedShard, encode_shard
 from .folder import (
     IndexMeta,
@@ -242,7 +243,8 @@ def _write_shards(
         total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
         disable=hidden(options.verbose),
     )  # fmt: skip
-    for plan, shard in encode(missing):
+    shards = (Shard(shard_path(folder, number)) for number in range(len(meta.shards)))
+    for plan, shard in settled(encode(missing), shards, acts=bool(source.acts)):
         write_shard(shard_path(folder, plan.number), plan, shard.by_feature)
         meta = meta.with_shard(_record(plan, shard, before))
         write_meta(folder, meta)

@@ -22,7 +22,7 @@ from tests.rounding import Factors
 PLACE = (1, "resid_post")
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2])
 def rounded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     factors, encode = Factors(request.param), SAE.encode_sparse
 
@@ -45,9 +45,12 @@ def attained(model: InterpretableModel) -> SAE:
 
 
 @pytest.mark.usefixtures("rounded")
-def test_a_feature_at_its_threshold_fires_in_all_texts_that_begin_alike_or_in_none(model: InterpretableModel):
+@pytest.mark.parametrize("shard_tokens", [17, None])
+def test_a_feature_at_its_threshold_fires_in_all_texts_that_begin_alike_or_in_none(
+    model: InterpretableModel, shard_tokens
+):
     sae = attained(model)
-    index = model.build_index(sae, TEXTS, exclude=())
+    index = model.build_index(sae, TEXTS, exclude=(), shard_tokens=shard_tokens)
     tokens = Counter(Corpus.from_texts(TEXTS, model.tokenize).prefixes().tolist())
     for feature in range(sae.d_hidden):
         firings = index._reader.firings(feature)
@@ -55,17 +58,17 @@ def test_a_feature_at_its_threshold_fires_in_all_texts_that_begin_alike_or_in_no
         assert fires == {prefix: tokens[prefix] for prefix in fires}
         for prefix in fires:
             assert len(set(firings.values[firings.prefixes == prefix].tolist())) == 1
-        for _ in range(2):  # by running the texts, and from what was kept
-            direct = model.get_top_texts_for_feature(feature, sae, TEXTS, *PLACE)
-            assert [text for text, _, _ in direct].count(TEXTS[0]) in (0, TEXTS.count(TEXTS[0]))
+    for feature in range(0, sae.d_hidden, 16):
+        direct = model.get_top_texts_for_feature(feature, sae, TEXTS, *PLACE)
+        assert [text for text, _, _ in direct].count(TEXTS[0]) in (0, TEXTS.count(TEXTS[0]))
 
 
 @pytest.mark.usefixtures("rounded")
-@pytest.mark.parametrize("cut", [1, 3, 8])
+@pytest.mark.parametrize("cut", [1, 3])
 def test_tracked_texts_that_begin_alike_come_in_the_order_in_which_they_were_run(
     model: InterpretableModel, cut
 ):
-    sae = random_sae(TopK(8), model.d_model, d_hidden=40)
+    sae = random_sae(TopK(8), model.d_model, d_hidden=24)
     distinct = list(dict.fromkeys(TEXTS))
     with model.attach_sae(sae):
         sae.concepts.enable_text_tracking(top_k=len(distinct))
@@ -82,7 +85,7 @@ def test_tracked_texts_that_begin_alike_come_in_the_order_in_which_they_were_run
             if place[one] == place[other]:
                 assert a == b and distinct.index(one) < distinct.index(other)
                 equal += 1
-    assert equal > 10
+    assert equal > 5
 
 
 @pytest.mark.usefixtures("rounded")
@@ -91,3 +94,19 @@ def test_what_an_attached_sae_says_of_texts_is_the_same_where_they_begin_alike(m
     with model.attach_sae(sae) as handle:
         dense = handle.encode([TEXTS[0], TEXTS[1], TEXTS[0]]).to_dense()
     assert np.array_equal(dense[0], dense[2]) and not np.array_equal(dense[0], dense[1])
+
+
+@pytest.mark.usefixtures("rounded")
+def test_shards_that_are_built_later_go_on_with_what_earlier_ones_began(
+    embedded: InterpretableModel, tmp_path
+):
+    sae = attained(embedded)
+    whole = embedded.build_index(sae, TEXTS, exclude=(), shard_tokens=17)
+    grown = embedded.build_index(sae, TEXTS[:3], tmp_path / "grown", exclude=(), shard_tokens=17).add(
+        TEXTS[3:]
+    )
+    for index in (whole, grown):
+        for feature in index.live:
+            firings = index._reader.firings(int(feature))
+            for prefix in np.unique(firings.prefixes):
+                assert len(set(firings.values[firings.prefixes == prefix].tolist())) == 1

@@ -1,0 +1,49 @@
+"""Texts that begin alike and lie in different shards: the first shard's features speak for all.
+
+Within a shard that is settled when it is encoded (`counting`); here it is between shards, as they come to be written.
+What later shards begin with is remembered up to a limit, so that memory stays that of a few shards; beyond it, equal
+beginnings still take one value before they are ranked (`features.ranking`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..core.alike import MARKS, Beginnings
+from .counting import EncodedShard
+from .plan import ShardPlan
+from .shard import Shard
+
+_LIMIT = 1 << 17
+"""Tokens whose features are remembered."""
+
+
+def settled(
+    encoded: Iterable[tuple[ShardPlan, EncodedShard]], before: Iterable[Shard], acts: bool
+) -> Iterator[tuple[ShardPlan, EncodedShard]]:
+    """Shards in order, with tokens that began in an earlier one as they do here taken from there.
+
+    Args:
+        before: The shards that are written already.
+        acts: Whether something changes the model: it may act on one text and not on another, so each stays as it is.
+    """
+    if acts:
+        yield from encoded
+        return
+    beginnings = Beginnings(_LIMIT)
+    for shard in before:
+        if beginnings.is_full:
+            break
+        beginnings.settled(shard.by_feature.transpose(), shard.prefixes, _unmarked(shard.n_tokens))
+    for plan, shard in encoded:
+        prefixes = np.concatenate([np.zeros(0, np.uint64), *(piece.prefixes for piece in plan.pieces)])
+        by_token = beginnings.settled(shard.by_feature.transpose(), prefixes, _unmarked(len(prefixes)))
+        yield plan, replace(shard, by_feature=by_token.transpose())
+
+
+def _unmarked(n: int) -> np.ndarray:
+    """Marks that are alike: a model on which nothing acts computes the same from the same text."""
+    return np.zeros((n, MARKS), dtype=np.float32)
