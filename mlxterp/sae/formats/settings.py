@@ -101,7 +101,8 @@ def read_config(path: Path) -> Settings:
     except BackendError:
         raise
     except Exception as error:  # parsers of hostile text raise many kinds
-        raise SAEError(f"{path} cannot be read: {error}. The file is damaged or is not an SAE's.") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise SAEError(f"{path} cannot be read: {reason}. The file is damaged or is not an SAE's.") from error
     raise SAEError(f"{path} holds a {type(found).__name__}, expected an object with settings.")
 
 
