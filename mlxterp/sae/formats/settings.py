@@ -8,6 +8,7 @@ reader asked for, so that none that could change a number is passed over in sile
 from __future__ import annotations
 
 import reprlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from ...errors import BackendError, SAEError
 from ...whole import strict_json
 
-_LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 256 * 2**10
+_LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 64 * 2**10
 """Bytes; settings of SAEs have a few thousand."""
 _MOST_BRACKETS, _DEEPEST = 2_000, 32
 
@@ -130,10 +131,9 @@ def _yaml(text: str) -> Any:
             return node
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise ValueError(f"the key {twice!r} comes twice")
+            names = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+            if names and names.most_common(1)[0][1] > 1:
+                raise ValueError(f"the key {names.most_common(1)[0][0]!r} comes twice")
             return super().construct_mapping(node, deep)
 
     return yaml.load(text, Loader=Strict)
