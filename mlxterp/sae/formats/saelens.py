@@ -100,7 +100,7 @@ def _modernised(config: Settings) -> Settings:
     """Flat settings of before version 6, by their names of today."""
     new: dict[str, Any] = dict(plain(config.peek("metadata")) or {})
     for name, value in config.items():
-        today = _OLD_NAMES.get(name, name)
+        today = str(_OLD_NAMES.get(name, name))
         if name != "metadata" and (new.get(today) is None or name == today):
             new[today] = value
     names = [name for name in ("activation_fn", "activation_fn_str") if config.peek(name) is not None]
@@ -398,5 +398,6 @@ def _trained_k(config: Settings, facts: Settings, architecture: str) -> int | No
     k = details.get("k") if isinstance(details, Settings) else None
     if config.peek("k") is not None and "topk" in f"{architecture} {facts.get('training_architecture')}":
         k = config.get("k")
-    number = isinstance(k, (int, float)) and not isinstance(k, bool) and 1 <= k < 2**31
-    return int(k) if number else None
+    if not isinstance(k, (int, float)) or isinstance(k, bool) or not 1 <= k < 2**31:
+        return None
+    return int(k)

@@ -7,6 +7,7 @@ reader asked for, so that none that could change a number is passed over in sile
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def read_config(path: Path) -> Settings:
         if size > limit:
             raise ValueError(f"it has {size} bytes, more than the {limit} that settings may have")
         text = path.read_text(encoding="utf-8")
-        found = _yaml(text) if yaml else strict_json(text)
+        found = _yaml(text) if yaml else _without_infinities(strict_json(text))
         if isinstance(found, dict):
             return Settings(found)
     except BackendError:
@@ -105,6 +106,18 @@ def read_config(path: Path) -> Settings:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise SAEError(f"{path} cannot be read: {reason}. The file is damaged or is not an SAE's.") from error
     raise SAEError(f"{path} holds a {type(found).__name__}, expected an object with settings.")
+
+
+def _without_infinities(found: Any) -> Any:
+    """The same; a number such as 1e999, which is beyond float64, is refused as the word Infinity is."""
+    level = [found]
+    while level:
+        for value in level:
+            if isinstance(value, float) and math.isinf(value):
+                raise ValueError("it holds a number that is too large for float64")
+        lists = [v for v in level if isinstance(v, (dict, list))]
+        level = [inner for v in lists for inner in (v.values() if isinstance(v, dict) else v)]
+    return found
 
 
 def _yaml(text: str) -> Any:
