@@ -7,6 +7,7 @@ JumpReLU, `k` makes TopK (the k largest with their sign, without a ReLU), neithe
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,21 +147,21 @@ def read_cross_layer(files: Files) -> Parts:
 
 def _config(files: Files, kind: str) -> Settings:
     """config.yaml, which lies beside the transcoders or one folder above."""
-    above = files.at(files.folder.parent)
-    where = files if _CONFIG in files.names else above if _is_a_set(above) else None
-    if where is None:
+    above = f"../{_CONFIG}"
+    name = _CONFIG if _CONFIG in files.names else above if _is_a_set(files.folder / above) else None
+    if name is None:
         return Settings({})
-    config = where.config(_CONFIG)
+    config = files.config(name)
     one_of(config, "model_kind", (kind,), None, _CONFIG)
     check_dtype(config, _CONFIG)
     return config
 
 
-def _is_a_set(files: Files) -> bool:
-    """Whether config.yaml there is one of circuit-tracer's; another's is none of our business."""
+def _is_a_set(path: Path) -> bool:
+    """Whether a config.yaml is one of circuit-tracer's; another's is none of our business."""
     try:
-        return _CONFIG in files.names and "model_kind" in read_config(files.folder / _CONFIG)
-    except SAEError:
+        return path.is_file() and "model_kind" in read_config(path)
+    except (SAEError, OSError):
         return False
 
 

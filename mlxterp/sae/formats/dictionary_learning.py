@@ -46,8 +46,10 @@ def _config_of(files: Files) -> Files | None:
     """Where config.json is: here, or above `checkpoints/`."""
     if _CONFIG in files.names:
         return files
+    if files.folder.name != "checkpoints":
+        return None
     above = files.at(files.folder.parent)
-    return above if files.folder.name == "checkpoints" and _CONFIG in above.names else None
+    return above if _CONFIG in above.names else None
 
 
 def matches(files: Files) -> bool:

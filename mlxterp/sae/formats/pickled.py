@@ -108,8 +108,7 @@ def read_goodfire(files: Files) -> Parts:
 
 def matches_deepseek(files: Files) -> bool:
     """Whether the files are of this format."""
-    name = _file(files)
-    return name is not None and set(files.arrays(name)) == set(_LINEAR)
+    return _holds(files, *_LINEAR)
 
 
 def read_deepseek(files: Files) -> Parts:

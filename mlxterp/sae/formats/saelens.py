@@ -33,7 +33,7 @@ from .settings import Settings, check_dtype, one_of, plain, setting
 from .source import Arrays, Files, Parts
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-_SCALER = "activation_scaler.json"
+_SCALER, _WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 
 _SHAPES = {"W_enc": "d n", "b_enc": "n", "W_dec": "n d", "b_dec": "d"}
 _TRANSCODER = {"W_enc": "d n", "b_enc": "n", "W_dec": "n out", "b_dec": "out"}
@@ -47,7 +47,7 @@ _NORMALISATIONS = {
     "none": "none",
     "layer_norm": "layer_norm",
     "constant_norm_rescale": "constant_norm",
-    "covariance_whitening": "none",  # folded into the weights after training
+    "covariance_whitening": "none",
     "constant_scalar_rescale": "none",  # temporal SAEs scale by themselves
     "expected_average_only_in": "none",
 }
@@ -77,6 +77,8 @@ def read(files: Files) -> Parts:
     weights, activation = reader(files.arrays(WEIGHTS), config, files.k)
     if normalise == "expected_average_only_in":
         weights = _scaled(weights, _scale(files))
+    if normalise == "covariance_whitening":
+        _check_whitening(files)
     if normalise == "constant_scalar_rescale" and architecture != "temporal":
         raise SAEError(f"{CONFIG}: {normalise} is known for temporal SAEs only, not for {architecture}.")
     heads = one_of(config, "reshape_activations", ("none", "hook_z"), "none", CONFIG) == "hook_z"
@@ -98,7 +100,7 @@ def _modernised(config: Settings) -> Settings:
     """Flat settings of before version 6, by their names of today."""
     new: dict[str, Any] = dict(plain(config.peek("metadata")) or {})
     for name, value in config.items():
-        today = _OLD_NAMES.get(name, name)
+        today = str(_OLD_NAMES.get(name, name))
         if name != "metadata" and (new.get(today) is None or name == today):
             new[today] = value
     names = [name for name in ("activation_fn", "activation_fn_str") if config.peek(name) is not None]
@@ -130,6 +132,19 @@ def _scale(files: Files) -> float | None:
     scaler = files.config(_SCALER)
     scaler.pass_over("has_whitening")
     return setting(scaler, "scaling_factor", float, None, _SCALER)
+
+
+def _check_whitening(files: Files) -> None:
+    """Says that activations are to be whitened first; SAELens folds that into the weights when training ends."""
+    if _WHITENING in files.names:
+        raise SAEError(
+            f"{files.path} is a checkpoint whose activations are whitened by {_WHITENING} before they are encoded."
+            " Let SAELens finish it (it folds the whitening into the weights), and load what it saves."
+        )
+    warn(
+        "This SAE expects whitened activations (covariance_whitening), and its files do not hold how, so its features"
+        " are off unless the activations are whitened already. SAELens folds it into the weights when training ends."
+    )
 
 
 def _scaled(weights: SAEWeights, scale: float | None) -> SAEWeights:
@@ -383,5 +398,6 @@ def _trained_k(config: Settings, facts: Settings, architecture: str) -> int | No
     k = details.get("k") if isinstance(details, Settings) else None
     if config.peek("k") is not None and "topk" in f"{architecture} {facts.get('training_architecture')}":
         k = config.get("k")
-    number = isinstance(k, (int, float)) and not isinstance(k, bool) and 1 <= k < 2**31
-    return int(k) if number else None
+    if not isinstance(k, (int, float)) or isinstance(k, bool) or not 1 <= k < 2**31:
+        return None
+    return int(k)

@@ -7,7 +7,9 @@ reader asked for, so that none that could change a number is passed over in sile
 
 from __future__ import annotations
 
+import math
 import reprlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from ...errors import BackendError, SAEError
 from ...whole import strict_json
 
-_LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 256 * 2**10
+_LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 64 * 2**10
 """Bytes; settings of SAEs have a few thousand."""
 _MOST_BRACKETS, _DEEPEST = 2_000, 32
 
@@ -95,14 +97,27 @@ def read_config(path: Path) -> Settings:
         if size > limit:
             raise ValueError(f"it has {size} bytes, more than the {limit} that settings may have")
         text = path.read_text(encoding="utf-8")
-        found = _yaml(text) if yaml else strict_json(text)
+        found = _yaml(text) if yaml else _without_infinities(strict_json(text))
         if isinstance(found, dict):
             return Settings(found)
     except BackendError:
         raise
     except Exception as error:  # parsers of hostile text raise many kinds
-        raise SAEError(f"{path} cannot be read: {error}. The file is damaged or is not an SAE's.") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise SAEError(f"{path} cannot be read: {reason}. The file is damaged or is not an SAE's.") from error
     raise SAEError(f"{path} holds a {type(found).__name__}, expected an object with settings.")
+
+
+def _without_infinities(found: Any) -> Any:
+    """The same; a number such as 1e999, which is beyond float64, is refused as the word Infinity is."""
+    level = [found]
+    while level:
+        for value in level:
+            if isinstance(value, float) and math.isinf(value):
+                raise ValueError("it holds a number that is too large for float64")
+        lists = [v for v in level if isinstance(v, (dict, list))]
+        level = [inner for v in lists for inner in (v.values() if isinstance(v, dict) else v)]
+    return found
 
 
 def _yaml(text: str) -> Any:
@@ -129,10 +144,9 @@ def _yaml(text: str) -> Any:
             return node
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise ValueError(f"the key {twice!r} comes twice")
+            names = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+            if names and names.most_common(1)[0][1] > 1:
+                raise ValueError(f"the key {names.most_common(1)[0][0]!r} comes twice")
             return super().construct_mapping(node, deep)
 
     return yaml.load(text, Loader=Strict)
