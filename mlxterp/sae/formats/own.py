@@ -115,10 +115,10 @@ def _names(files: Files) -> dict[str, Any] | None:
     path = files.folder / CONFIG
     try:
         config = strict_json(path.read_bytes())
-        if not check_seal(config):
+        if not check_seal(config) and "sha256" not in config:  # mlxterp 0.1.0 bound the weights at least
             warn(
-                f"{path} was written by mlxterp 0.1.0, without a digest of itself, so damage to it would not be seen."
-                " Saving the SAE again (sae.save) writes one."
+                f"{path} has no digests, neither of itself nor of the weights, so damage would not be seen. Saving the"
+                " SAE again (sae.save) writes them."
             )
     except (OSError, ValueError) as error:
         raise SAEError(f"{path} is damaged: {error}") from error
