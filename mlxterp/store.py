@@ -17,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ _DAMAGES = (
 
 
 class DamagedError(SAEError):
-    """`meta.json` is a store's, and not as it was written."""
+    """`meta.json` is not what was written there."""
 
 
 class ActivationStore:
@@ -202,8 +203,8 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         meta = strict_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DamagedError(f"{said} {error}. {_AGAIN}") from error
-    if not isinstance(meta, dict) or (meta.get("format") != _FORMAT and "rows_sha256" not in meta):
-        raise SAEError(f"{said} it is something else.")
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        raise DamagedError(f"{said} it is something else. {_AGAIN}")
     try:
         sealed_by = check_seal(meta)
         if meta.get("version") != _VERSION:
@@ -211,9 +212,7 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
                 f"{said} it has format version {meta.get('version')!r}, this mlxterp reads version {_VERSION}. Open it"
                 " with the mlxterp that made it."
             )
-        known = (
-            {"complete", "settings"} <= set(meta) and meta["format"] == _FORMAT and meta["dtype"] in _CODES
-        )
+        known = {"complete", "settings"} <= set(meta) and meta["dtype"] in _CODES
         names = all(_is_name(name) and _is_count(width) for name, width in meta["components"].items())
         if not (known and names and all(_is_count(count) for count in meta["batches"])):
             raise ValueError("its fields are not those of a store of this version")
@@ -253,7 +252,7 @@ def write_meta(
 
 def write_batch(
     folder: Path, index: int, values: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], dtype: str,
-    excluded: Mapping[str, int],
+    excluded: Mapping[str, int], of: str = "",
 ) -> None:  # fmt: skip
     """Writes `batch_<index>` whole or not at all.
 
@@ -261,6 +260,7 @@ def write_batch(
         values: float32 (n, width) of each component.
         rows: What each row is, as arrays (n,).
         excluded: Tokens left out of this batch, by reason.
+        of: Tells this collection from others (a digest of its settings).
 
     Raises:
         SAEError: The disk is full or read-only, or an activation is too large for float16.
@@ -271,7 +271,7 @@ def write_batch(
         for name, array in stored.items():
             (draft / name).mkdir()
             digests[name] = _write_tensor(draft / name / _FILE, array, _CODES[dtype][0])
-        _write_rows(draft / _ROWS, rows, excluded, digests)
+        _write_rows(draft / _ROWS, rows, excluded, digests, of)
 
 
 def written_batches(folder: Path) -> int:
@@ -301,7 +301,7 @@ def counted(folder: Path, batches: Iterable[int]) -> tuple[list[int], dict[str, 
     return counts, excluded
 
 
-def bind_batches(folder: Path, widths: Mapping[str, int]) -> None:
+def bind_batches(folder: Path, widths: Mapping[str, int], of: str) -> None:
     """Gives batches of mlxterp 0.1.0 their digests; the others are left as they are.
 
     Raises:
@@ -318,13 +318,13 @@ def bind_batches(folder: Path, widths: Mapping[str, int]) -> None:
         except _DAMAGES as error:
             raise damaged(path, error) from error
         with written_whole(path, DRAFT, SAEError, _STAYS) as draft:
-            _write_rows(draft, rows, said["excluded"], files)
+            _write_rows(draft, rows, said["excluded"], files, of)
 
 
 def _write_rows(
-    path: Path, rows: Mapping[str, np.ndarray], excluded: Mapping[str, int], files: Mapping[str, str]
+    path: Path, rows: Mapping[str, np.ndarray], excluded: Mapping[str, int], files: Mapping[str, str], of: str
 ) -> None:
-    said = {"excluded": dict(excluded), "files": dict(files), "arrays": digest_of_arrays(rows)}
+    said = {"excluded": dict(excluded), "files": dict(files), "arrays": digest_of_arrays(rows), "of": of}
     # One key: several would stand in another order each time.
     save_file(dict(rows), path, metadata={_BATCH: json.dumps(sealed(said))})
 
@@ -356,6 +356,16 @@ def _is_whole(batch: Path, widths: Mapping[str, int], dtype: str, digest: str | 
     return True
 
 
+def collections_in(folder: Path) -> set[str]:
+    """Of which collections the batches are that can be read (`write_batch` was told)."""
+    found = set()
+    for path in folder.glob(f"batch_*/{_ROWS}"):
+        with suppress(*_DAMAGES):
+            said = _said(path)
+            found.add(str(said["of"]) if check_seal(said) else "")
+    return found
+
+
 def _said(path: Path) -> dict[str, Any]:
     """What the header of a batch's rows says: tokens left out, and digests (mlxterp 0.1.0 wrote none)."""
     with safe_open(path, framework="numpy") as file:
@@ -363,12 +373,6 @@ def _said(path: Path) -> dict[str, Any]:
     if _BATCH in metadata:
         return strict_json(metadata[_BATCH])
     return {"excluded": strict_json(metadata["excluded"])}
-
-
-def is_only_a_store(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a store consists of: what of it is damaged can be made again."""
-    names = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
-    return bool(names) and all(name == META or re.fullmatch(r"batch_\d+", name) for name in names)
 
 
 def damaged(path: Path, why: object) -> SAEError:

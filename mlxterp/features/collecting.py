@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..contexts import open_contexts
-from ..core.digests import DIGEST
+from ..core.digests import DIGEST, digest_of
 from ..dataset import check_readable, open_texts
 from ..errors import InputError, SAEError, warn
 from ..local_store import LocalStore
@@ -24,9 +23,9 @@ from ..store import (
     ActivationStore,
     DamagedError,
     bind_batches,
+    collections_in,
     counted,
     damaged_batches,
-    is_only_a_store,
     read_meta,
     write_batch,
     write_meta,
@@ -102,7 +101,10 @@ def collect_activations(
         "context_length": _length(anatomy, context_length),
     }
     widths = dict(zip(rows.names, rows.widths, strict=True))
-    meta = _there(anatomy, folder, widths, dtype, settings)
+    of = digest_of(
+        {"dtype": dtype, "components": widths, **{k: settings[k] for k in settings if k != "probe"}}
+    )
+    meta = _there(anatomy, folder, widths, dtype, settings, of)
     damaged = damaged_batches(folder, widths, dtype, meta) if meta is not None else []
     if meta is not None and meta["complete"] and not damaged and DIGEST in meta:
         store = ActivationStore.open(folder)
@@ -114,8 +116,8 @@ def collect_activations(
     if meta is None or not meta["complete"]:
         write_meta(folder, widths, dtype, settings, [], False, facts)
     remove_drafts(folder)
-    _write(rows, folder, damaged, dtype, seed, progress)
-    bind_batches(folder, widths)
+    _write(rows, folder, damaged, dtype, seed, progress, of)
+    bind_batches(folder, widths, of)
     counts, facts["excluded"] = counted(folder, range(written_batches(folder)))
     if not sum(counts):
         raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
@@ -124,7 +126,7 @@ def collect_activations(
 
 
 def _write(
-    rows: ModelRows, folder: Path, damaged: Sequence[int], dtype: str, seed: int, progress: bool
+    rows: ModelRows, folder: Path, damaged: Sequence[int], dtype: str, seed: int, progress: bool, of: str
 ) -> None:
     """Every batch that is damaged, or not there yet."""
     from tqdm.auto import tqdm
@@ -141,7 +143,7 @@ def _write(
         if not len(kinds["tokens"]) and not sum(left_out.values()):
             warn(f"The stream ended after {index} of {rows.blocks(0)} batches.")
             break
-        write_batch(folder, index, values, kinds, dtype, left_out)
+        write_batch(folder, index, values, kinds, dtype, left_out, of)
         bar.update(len(kinds["tokens"]))
     bar.close()
 
@@ -218,8 +220,9 @@ def _default_path(components: Sequence[Component]) -> Path:
 
 
 def _there(
-    anatomy: Anatomy, folder: Path, widths: Mapping[str, int], dtype: str, settings: Mapping[str, Any]
-) -> dict[str, Any] | None:
+    anatomy: Anatomy, folder: Path, widths: Mapping[str, int], dtype: str, settings: Mapping[str, Any],
+    of: str,
+) -> dict[str, Any] | None:  # fmt: skip
     """What `meta.json` says of this very collection, as far as it is there; None where nothing of it can be used.
 
     Raises:
@@ -228,16 +231,16 @@ def _there(
     try:
         meta = read_meta(folder)
     except DamagedError as error:
-        if not is_only_a_store(folder):
+        if collections_in(folder) != {of}:
             raise
-        warn(f"All activations are collected again: {error}")
-        return _nothing(folder)
+        warn(f"The batches that are whole are kept, the others are collected again: {error}")
+        return {"complete": False}
     if meta is None:
         if folder.is_dir() and any(not p.name.startswith(DRAFT) for p in folder.iterdir()):
-            if not is_only_a_store(folder):
+            if collections_in(folder) != {of}:
                 raise SAEError(f"{folder} holds something else. Choose another path or remove it first.")
-            warn(f"{folder / META} is missing: all activations are collected again.")
-            return _nothing(folder)
+            warn(f"{folder / META} is missing: the batches that are whole are kept.")
+            return {"complete": False}
         return None
     before = {"dtype": meta["dtype"], "components": meta["components"], "probe": None, **meta["settings"]}
     now = {"dtype": dtype, "components": dict(widths), **settings}
@@ -256,12 +259,6 @@ def _there(
             " on with it, or choose another path."
         )
     return meta
-
-
-def _nothing(folder: Path) -> None:
-    """Removes batches of which nobody knows what they are."""
-    for batch in folder.glob("batch_*"):
-        shutil.rmtree(batch, ignore_errors=True)
 
 
 def _same_model(anatomy: Anatomy, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

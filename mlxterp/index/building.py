@@ -39,7 +39,7 @@ from .folder import (
 )
 from .plan import ShardPlan, hash_texts, shard_plans
 from .ray_workers import encoded_by_ray
-from .shard import write_shard
+from .shard import Shard, write_shard
 from .source import Source
 from .summary import (
     check_summary,
@@ -92,7 +92,7 @@ def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> 
     """
     texts = _opened(source, dataset)
     meta = _fresh_meta(source, options)
-    found = _there(folder, meta, source, options.shard_tokens is not None)
+    found = _there(folder, meta, source, texts, options.shard_tokens is not None)
     if found is not None:
         found = replace(found, appended_from=0, coming={})
         _check_texts(texts, found, folder, whole=found.complete)
@@ -160,7 +160,9 @@ def _shard_tokens(source: Source) -> int:
     return int(np.clip(_SHARD_PAIRS * rows / max(pairs, 1), 2048, _SHARD_TOKENS))
 
 
-def _there(folder: Path, fresh: IndexMeta, source: Source, shard_tokens_given: bool) -> IndexMeta | None:
+def _there(
+    folder: Path, fresh: IndexMeta, source: Source, texts: Texts, shard_tokens_given: bool
+) -> IndexMeta | None:
     """The index that a folder holds already, if it is this one, as far as its files are whole.
 
     Args:
@@ -173,13 +175,13 @@ def _there(folder: Path, fresh: IndexMeta, source: Source, shard_tokens_given: b
     try:
         found = read_meta(folder)
     except DamagedError as error:
-        if not remains(folder):
+        if not _remains(folder, fresh, texts):
             raise
         warn(f"The whole index is made again: {error}")
         return None
     if found is None:
         if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
-            if not remains(folder):
+            if not _remains(folder, fresh, texts):
                 raise FeatureIndexError(
                     f"{folder} holds something else. Choose another path or remove it first."
                 )
@@ -200,6 +202,25 @@ def _there(folder: Path, fresh: IndexMeta, source: Source, shard_tokens_given: b
             " another path."
         )
     return found
+
+
+def _remains(folder: Path, fresh: IndexMeta, texts: Texts) -> bool:
+    """Whether a folder holds what is left of this very index, as far as its first shard tells, and nothing else."""
+    if not remains(folder):
+        return False
+    try:
+        shard = Shard(shard_path(folder, 0), None)
+        held = [shard.text(i) for i in range(shard.n_texts)]
+        d_hidden = len(shard.indptr) - 1
+    except FeatureIndexError:
+        return True
+    return held == _from_to(texts, 0, len(held)) and d_hidden == fresh.sae["d_hidden"]
+
+
+def _from_to(texts: Texts, begin: int, end: int) -> list[str]:
+    if isinstance(texts, ListedTexts):
+        return [texts[i] for i in range(begin, min(end, len(texts)))]
+    return list(itertools.islice(texts, begin, end))
 
 
 def _repaired(
@@ -238,12 +259,9 @@ def _plan_again(source: Source, meta: IndexMeta, texts: Texts, number: int) -> S
     record = meta.shards[number]
     first = max(i for i in range(number + 1) if meta.shards[i].begins == meta.shards[i].first_text)
     begin, end = meta.shards[first].first_text, record.begins + record.texts
-    if isinstance(texts, ListedTexts):
-        own = [texts[i] for i in range(begin, min(end, len(texts)))]
-    else:
-        own = list(itertools.islice(texts, begin, end))
+    own = ListedTexts(_from_to(texts, begin, end))
     plans = shard_plans(
-        ListedTexts(own), source.anatomy.model.tokenize, meta.model["positions"], meta.shard_tokens, 0, first
+        own, source.anatomy.model.tokenize, meta.model["positions"], meta.shard_tokens, 0, first
     )
     plan = next((plan for plan in plans if plan.number == number), None)
     if plan is None or plan.n_tokens != record.tokens or plan.data_hash() != record.data:

@@ -120,7 +120,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 class DamagedError(FeatureIndexError):
-    """`index.json` is an index's, and not as it was written."""
+    """`index.json` is not what was written there."""
 
 
 def write_meta(folder: Path, meta: IndexMeta) -> None:
@@ -144,7 +144,7 @@ def read_meta(folder: Path) -> IndexMeta | None:
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} is not the description of an index: {error}. {_AGAIN}") from error
     if not isinstance(described, dict) or described.get("format") != _FORMAT:
-        raise _stranger(path, described)
+        raise DamagedError(f"{path} is not the description of an index: it is something else. {_AGAIN}")
     try:
         check_seal(described)
         whole = ""
@@ -170,20 +170,11 @@ def read_meta(folder: Path) -> IndexMeta | None:
 _AGAIN = "Run the same build_index again: it builds the index anew."
 
 
-def _stranger(path: Path, described: Any) -> FeatureIndexError:
-    """The error for JSON that does not say it is an index; damaged, where it says what only an index does."""
-    ours = isinstance(described, dict) and {"shards", "rule", "shard_tokens", "component"} <= described.keys()
-    message = f"{path} is not the description of an index: it is something else."
-    return DamagedError(f"{message} {_AGAIN}") if ours else FeatureIndexError(message)
-
-
 def remains(folder: Path) -> bool:
-    """Whether a folder holds files of an index, and nothing else: whatever of it is damaged can be made again."""
-    names = _names(folder)
+    """Whether a folder holds shards of an index, and nothing but its files: what is damaged can be made again."""
     shards = _names(folder / SHARDS) if (folder / SHARDS).is_dir() else set()
-    return (
-        bool(names) and names <= {META, SHARDS, SUMMARY, PIECES} and all(map(_SHARD_NAME.fullmatch, shards))
-    )
+    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES} and all(map(_SHARD_NAME.fullmatch, shards))
+    return only and bool(shards)
 
 
 def _names(folder: Path) -> set[str]:
