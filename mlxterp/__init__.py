@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         SAEError,
         TraceError,
         UnknownFeatureError,
+        WriteError,
     )
     from .features.check import SAECheck
     from .features.collecting import collect_activations
@@ -84,6 +85,7 @@ _HOMES = {
         "SAEError",
         "TraceError",
         "UnknownFeatureError",
+        "WriteError",
     ),
     "features.check": ("SAECheck",),
     "features.collecting": ("collect_activations",),
@@ -167,6 +169,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "UnknownFeatureError",
+    "WriteError",
     "available_backends",
     "collect_activations",
     "get_backend",

@@ -12,6 +12,7 @@
     ├── SAEError (ValueError)              an SAE that cannot be read, or does not fit the model
     │   └── UnknownFeatureError            a feature id outside the SAE
     ├── FeatureIndexError (ValueError)     an index that cannot be opened, or is of another SAE or model
+    ├── WriteError (OSError)               nothing can be written there; also the error of what was written
     └── BackendError (ImportError)         the library a wing needs is not installed
 
 Two warnings: `ConfigWarning` (a setting of a checkpoint would be ignored by the library that runs
@@ -72,6 +73,23 @@ class UnknownFeatureError(SAEError):
 
 class FeatureIndexError(MlxterpError, ValueError):
     """An index that cannot be built, opened or merged, or that belongs to another SAE, model or text."""
+
+
+class WriteError(MlxterpError, OSError):
+    """A file or folder that cannot be written: no room, no permission. It is also the error of what was being written
+    (`SAEError`, `FeatureIndexError`, `InputError`)."""
+
+
+class InputWriteError(InputError, WriteError):
+    """A page, picture, export or registry that cannot be written."""
+
+
+class SAEWriteError(SAEError, WriteError):
+    """An SAE, store or checkpoint that cannot be written."""
+
+
+class IndexWriteError(FeatureIndexError, WriteError):
+    """An index, or an export of one, that cannot be written."""
 
 
 class BackendError(MlxterpError, ImportError):

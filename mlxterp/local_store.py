@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from .core.digests import DIGEST, check_seal
 from .errors import InputError, SAEError
 from .store import ActivationStore
+from .whole import strict_json
+
+HISTORY = "training_history.json"
 
 
 class LocalStore:
@@ -42,14 +45,14 @@ class LocalStore:
         """`training_history.json` of a run.
 
         Raises:
-            SAEError: There is none.
+            SAEError: There is none, or it is damaged.
         """
-        path = self.run_path(run_id) / "training_history.json"
-        if not path.is_file():
+        found = read_history(self.run_path(run_id))
+        if found is None:
             raise SAEError(
                 f"There is no run {run_id!r} in {self.base_path}. There are: {', '.join(self.runs())}."
             )
-        return json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     def runs(self) -> list[str]:
         """Ids of the runs."""
@@ -75,3 +78,22 @@ class LocalStore:
         if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.\- ]*", name):
             raise InputError(f"{name!r} cannot name a folder. Use letters, digits, '.', '-' and '_'.")
         return self.base_path / room / name
+
+
+def read_history(run: Path) -> dict[str, Any] | None:
+    """`training_history.json` in the folder of a run; None where there is none.
+
+    Raises:
+        SAEError: It is damaged, or something else.
+    """
+    path = run / HISTORY
+    if not path.exists():
+        return None
+    try:
+        found = strict_json(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("it is no history of a run")
+        check_seal(found)
+    except (OSError, ValueError) as error:
+        raise SAEError(f"{path} cannot be read: {error}. Remove it to start over.") from error
+    return {key: value for key, value in found.items() if key != DIGEST}

@@ -10,11 +10,13 @@ import io
 import os
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import BackendError
+from .errors import BackendError, InputError
+from .whole import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,12 +63,31 @@ def _shown_by_itself(kind: type[Figure]) -> type[Figure]:
 def finished(figure: Figure, path: str | os.PathLike | None, show: bool = False) -> Figure:
     """The figure, written to `path` (.png, .svg, .pdf, …) unless that is None, and shown if asked for."""
     if path is not None:
-        figure.savefig(path)
+        write_figure(figure, path)
     if show:
         from matplotlib import pyplot
 
         pyplot.show()
     return figure
+
+
+def write_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure in the format of the path's ending (none is .png), whole or not at all.
+
+    Raises:
+        InputError: matplotlib has no such format.
+        WriteError: Nothing can be written there; what was there is unchanged.
+    """
+    if hasattr(path, "write"):  # an open file, which matplotlib takes too
+        figure.savefig(path)
+        return
+    target = Path(path).expanduser()
+    target = target if target.suffix else target.with_name(f"{target.name}.png")
+    kinds = figure.canvas.get_supported_filetypes()
+    if (kind := target.suffix[1:].lower()) not in kinds:
+        raise InputError(f"{target.name!r} is of no form that matplotlib writes: {', '.join(sorted(kinds))}.")
+    with written_whole(target) as draft:
+        figure.savefig(draft, format=kind)
 
 
 def heatmap(

@@ -3,8 +3,9 @@
     {"1234": {"name": "geographic_locations", "description": "Activates on city and country names",
               "examples": ["Paris, France"], "confidence": "high", "notes": "…"}}
 
-The file is a plain dictionary that `json` reads and writes; a registry bound to an SAE adds the key "sae",
-so that its names cannot be put on another SAE's features.
+The file is a plain dictionary that `json` reads and writes. `save` adds the key "digest", so that damage is found (a
+file without it is read as it is); a registry bound to an SAE adds the key "sae", so that its names cannot be put on
+another SAE's features.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from .core.digests import DIGEST, check_seal, sealed
 from .core.feature_ids import named_feature
 from .errors import InputError, SAEError
 from .whole import strict_json, written_whole
@@ -58,7 +60,7 @@ class FeatureRegistry(MutableMapping[int, Entry]):
         if bound is not None:
             self.bind(bound)
         for key, entry in entries.items():
-            if key == _BOUND:
+            if key in (_BOUND, DIGEST):
                 continue
             if (feature := _feature(key)) in self._entries:
                 raise InputError(f"Feature {feature} comes twice.")
@@ -83,6 +85,7 @@ class FeatureRegistry(MutableMapping[int, Entry]):
             found = strict_json(text)
             if not isinstance(found, dict):
                 raise ValueError(f"expected a dictionary of features, got {text[:40]!r}")
+            check_seal(found)
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read as a feature registry: {error}") from error
         try:
@@ -99,12 +102,9 @@ class FeatureRegistry(MutableMapping[int, Entry]):
         target = Path(path).expanduser()
         bound = {} if self.fingerprint is None else {_BOUND: self.fingerprint}
         entries = {str(feature): _entry(feature, self._entries[feature]) for feature in self}
-        text = json.dumps({**bound, **entries}, indent=2, allow_nan=False) + "\n"
-        try:
-            with written_whole(target) as draft:
-                draft.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{target} cannot be written: {error}") from error
+        text = json.dumps(sealed({**bound, **entries}), indent=2, allow_nan=False) + "\n"
+        with written_whole(target) as draft:
+            draft.write_text(text, encoding="utf-8")
         return target
 
     def bind(self, sae: Any) -> None:

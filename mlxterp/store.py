@@ -1,35 +1,39 @@
 """Activations on disk.
 
-    <folder>/meta.json
+    <folder>/meta.json                                            what it is of, and digests of the rows' files
     <folder>/batch_0/rows.safetensors                             token, position, text of each row
     <folder>/batch_0/<component>/activations.safetensors          (n, width), memory-mapped
     <folder>/batch_1/…
 
 `collect_activations` fills an `ActivationStore`, batch by batch, each moved into its place when it is
-whole; `train_sae` reads it (`training.store_rows`). Files are read as numbers only.
+whole; `train_sae` reads it (`training.store_rows`). Files are read as numbers only. A batch's rows hold the digests of
+its activations, and one of their own, so that a batch can be checked while the collection is not complete.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from .errors import SAEError
+from .core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
+from .errors import SAEError, warn
+from .whole import DRAFT, strict_json, written_folder, written_whole
 
 META = "meta.json"
 _FORMAT, _VERSION = "mlxterp-activations", 1
 _TENSOR = "activations"
 _ROWS = "rows.safetensors"
+_BATCH = "batch"
 _FILE = "activations.safetensors"
 _CODES = {
     "float16": ("F16", np.dtype("<f2")),
@@ -39,6 +43,22 @@ _CODES = {
 DTYPES = tuple(_CODES)
 """What activations can be stored as."""
 _HEADER_LIMIT = 1 << 20
+_AGAIN = "Run the same collect_activations again: it makes again what is damaged or missing."
+_STAYS = "What is there already is whole; make room or choose another folder, then run the same again."
+_DAMAGES = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+)
+
+
+class DamagedError(SAEError):
+    """`meta.json` is not what was written there."""
 
 
 class ActivationStore:
@@ -48,7 +68,8 @@ class ActivationStore:
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]):
-        self.path, self.meta = path, meta
+        self.path, self.meta = path, {key: value for key, value in meta.items() if key != DIGEST}
+        self._checked: set[tuple[int, str]] = set()
 
     @staticmethod
     def open(path: str | os.PathLike) -> ActivationStore:
@@ -65,6 +86,11 @@ class ActivationStore:
             raise SAEError(
                 f"The collection in {folder} was interrupted ({written_batches(folder)} batches are there)."
                 " Run the same collect_activations again: it goes on."
+            )
+        if DIGEST not in meta:
+            warn(
+                f"The activations in {folder} were written by mlxterp 0.1.0, without digests of their files, so damage"
+                " to them would not be seen. The collect_activations that made them, called again, writes them."
             )
         store = ActivationStore(folder, meta)
         store.check()
@@ -105,24 +131,58 @@ class ActivationStore:
         return int(self.meta["components"][component])
 
     def batch(self, index: int, component: str) -> np.ndarray:
-        """Activations (n, width) of a batch, as stored: memory-mapped; bfloat16 comes as its bits (uint16)."""
+        """Activations (n, width) of a batch, as stored: memory-mapped; bfloat16 comes as its bits (uint16).
+
+        Raises:
+            SAEError: The file is missing or damaged.
+        """
+        found = self._mapped(index, component)
+        self._check_file(index, component)
+        return found
+
+    def _mapped(self, index: int, component: str) -> np.ndarray:
         width = self.width(component)
         path = self.path / f"batch_{index}" / component / _FILE
         return _mapped(path, self.dtype, (self.counts[index], width))
+
+    def _check_file(self, index: int, component: str) -> None:
+        """Compares a file with its digest, when it is first used."""
+        if "rows_sha256" not in self.meta or (index, component) in self._checked:
+            return
+        folder = self.path / f"batch_{index}"
+        path = folder / _ROWS
+        try:
+            same_file(path, self.meta["rows_sha256"][index])
+            if component:
+                digests = _said(path)["files"]
+                path = folder / component / _FILE
+                same_file(path, digests[component])
+        except _DAMAGES as error:
+            raise damaged(path, error) from error
+        self._checked.add((index, component))
 
     def read(self, index: int, component: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """float32, (n, width): rows of a batch."""
         return as_float32(self.batch(index, component)[rows], self.dtype)
 
     def tokens(self, index: int) -> dict[str, np.ndarray]:
-        """ "tokens" (ids), "positions" (in their context) and "contexts" (numbers in the batch) of a batch's rows."""
-        return load_file(self.path / f"batch_{index}" / _ROWS)
+        """ "tokens" (ids), "positions" (in their context) and "contexts" (numbers in the batch) of a batch's rows.
+
+        Raises:
+            SAEError: The file is missing or damaged.
+        """
+        self._check_file(index, "")
+        path = self.path / f"batch_{index}" / _ROWS
+        try:
+            return load_file(path)
+        except _DAMAGES as error:
+            raise damaged(path, error) from error
 
     def check(self) -> None:
         """Raises SAEError where a file is missing, or is not what `meta.json` says."""
         for index in range(len(self.counts)):
             for component in self.components:
-                self.batch(index, component)
+                self._mapped(index, component)
 
 
 # -- writing ------------------------------------------------------------------------------------
@@ -132,34 +192,47 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     """What `meta.json` says; None where there is none.
 
     Raises:
-        SAEError: It is not that of an activation store.
+        DamagedError: It is damaged.
+        SAEError: It is not that of an activation store, or of another version.
     """
     path = folder / META
     if not path.is_file():
         return None
+    said = f"{path} is not the description of an activation store:"
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        known = (
-            {"complete", "settings"} <= set(meta)
-            and meta["format"] == _FORMAT
-            and meta["version"] == _VERSION
-            and meta["dtype"] in _CODES
-        )
+        meta = strict_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{said} {error}. {_AGAIN}") from error
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        raise DamagedError(f"{said} it is something else. {_AGAIN}")
+    try:
+        sealed_by = check_seal(meta)
+        if meta.get("version") != _VERSION:
+            raise SAEError(
+                f"{said} it has format version {meta.get('version')!r}, this mlxterp reads version {_VERSION}. Open it"
+                " with the mlxterp that made it."
+            )
+        known = {"complete", "settings"} <= set(meta) and meta["dtype"] in _CODES
         names = all(_is_name(name) and _is_count(width) for name, width in meta["components"].items())
         if not (known and names and all(_is_count(count) for count in meta["batches"])):
             raise ValueError("its fields are not those of a store of this version")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SAEError(f"{path} is not the description of an activation store: {error}.") from error
+        if sealed_by and len(meta["rows_sha256"]) != len(meta["batches"]):
+            raise ValueError("its digests are not of these batches")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, SAEError):
+            raise
+        raise DamagedError(f"{said} {error}. {_AGAIN}") from error
     return meta
 
 
 def write_meta(
     folder: Path, components: Mapping[str, int], dtype: str, settings: Mapping[str, Any], batches: Sequence[int],
     complete: bool, facts: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Writes `meta.json` whole or not at all; returns what is in it.
+) -> None:  # fmt: skip
+    """Writes `meta.json` whole or not at all.
 
     Args:
+        batches: Rows of each batch; the batches are there.
         settings: What another collection must agree on to go on with this one.
         facts: What is known of the rows: tokens left out, the model's name.
 
@@ -169,20 +242,17 @@ def write_meta(
     meta = {
         "format": _FORMAT, "version": _VERSION, "complete": complete, "dtype": dtype,
         "components": dict(components), "rows": sum(batches), "batches": list(batches),
+        "rows_sha256": [digest_of_file(folder / f"batch_{i}" / _ROWS) for i in range(len(batches))],
         "settings": dict(settings), **(facts or {}),
     }  # fmt: skip
-    text = json.dumps(meta, indent=1) + "\n"
-
-    def write(draft: Path) -> None:
-        (draft / META).write_text(text, encoding="utf-8")
-
-    _whole(folder, write, lambda draft: os.replace(draft / META, folder / META))
-    return meta
+    text = json.dumps(sealed(meta), indent=1) + "\n"
+    with written_whole(folder / META, DRAFT, SAEError, _STAYS) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_batch(
     folder: Path, index: int, values: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], dtype: str,
-    excluded: Mapping[str, int],
+    excluded: Mapping[str, int], of: str = "",
 ) -> None:  # fmt: skip
     """Writes `batch_<index>` whole or not at all.
 
@@ -190,19 +260,18 @@ def write_batch(
         values: float32 (n, width) of each component.
         rows: What each row is, as arrays (n,).
         excluded: Tokens left out of this batch, by reason.
+        of: Tells this collection from others (a digest of its settings).
 
     Raises:
         SAEError: The disk is full or read-only, or an activation is too large for float16.
     """
     stored = {name: as_stored(array, dtype, name) for name, array in values.items()}
-
-    def write(draft: Path) -> None:
+    with written_folder(folder / f"batch_{index}", DRAFT, SAEError, _STAYS) as draft:
+        digests = {}
         for name, array in stored.items():
             (draft / name).mkdir()
-            _write_tensor(draft / name / _FILE, array, _CODES[dtype][0])
-        save_file(dict(rows), draft / _ROWS, metadata={"excluded": json.dumps(dict(excluded))})
-
-    _whole(folder, write, lambda draft: os.replace(draft, folder / f"batch_{index}"))
+            digests[name] = _write_tensor(draft / name / _FILE, array, _CODES[dtype][0])
+        _write_rows(draft / _ROWS, rows, excluded, digests, of)
 
 
 def written_batches(folder: Path) -> int:
@@ -213,15 +282,102 @@ def written_batches(folder: Path) -> int:
     return number
 
 
-def counted(folder: Path, batches: int) -> tuple[list[int], dict[str, int]]:
-    """Rows of each of the first batches, and all tokens left out of them, by reason."""
+def counted(folder: Path, batches: Iterable[int]) -> tuple[list[int], dict[str, int]]:
+    """Rows of each of these batches, and all tokens left out of them, by reason.
+
+    Raises:
+        SAEError: A batch's rows are missing or damaged.
+    """
     counts, excluded = [], {}
-    for index in range(batches):
-        with safe_open(folder / f"batch_{index}" / _ROWS, framework="numpy") as file:
-            counts.append(file.get_slice("tokens").get_shape()[0])
-            for reason, number in json.loads(file.metadata()["excluded"]).items():
+    for index in batches:
+        path = folder / f"batch_{index}" / _ROWS
+        try:
+            with safe_open(path, framework="numpy") as file:
+                counts.append(file.get_slice("tokens").get_shape()[0])
+            for reason, number in _said(path)["excluded"].items():
                 excluded[reason] = excluded.get(reason, 0) + number
+        except _DAMAGES as error:
+            raise damaged(path, error) from error
     return counts, excluded
+
+
+def bind_batches(folder: Path, widths: Mapping[str, int], of: str) -> None:
+    """Gives batches of mlxterp 0.1.0 their digests; the others are left as they are.
+
+    Raises:
+        SAEError: A file is damaged, or nothing can be written.
+    """
+    for index in range(written_batches(folder)):
+        path = folder / f"batch_{index}" / _ROWS
+        try:
+            said = _said(path)
+            if DIGEST in said:
+                continue
+            files = {name: digest_of_file(path.parent / name / _FILE) for name in widths}
+            rows = load_file(path)
+        except _DAMAGES as error:
+            raise damaged(path, error) from error
+        with written_whole(path, DRAFT, SAEError, _STAYS) as draft:
+            _write_rows(draft, rows, said["excluded"], files, of)
+
+
+def _write_rows(
+    path: Path, rows: Mapping[str, np.ndarray], excluded: Mapping[str, int], files: Mapping[str, str], of: str
+) -> None:
+    said = {"excluded": dict(excluded), "files": dict(files), "arrays": digest_of_arrays(rows), "of": of}
+    # One key: several would stand in another order each time.
+    save_file(dict(rows), path, metadata={_BATCH: json.dumps(sealed(said))})
+
+
+def damaged_batches(
+    folder: Path, widths: Mapping[str, int], dtype: str, meta: Mapping[str, Any]
+) -> list[int]:
+    """Numbers of the batches that are missing between others, or not as they were written; all are read."""
+    numbers = [int(p.name[6:]) for p in folder.glob("batch_*") if p.name[6:].isdecimal()]
+    said = dict(enumerate(meta.get("rows_sha256", [])))
+    last = max([*numbers, *said], default=-1)
+    return [i for i in range(last + 1) if not _is_whole(folder / f"batch_{i}", widths, dtype, said.get(i))]
+
+
+def _is_whole(batch: Path, widths: Mapping[str, int], dtype: str, digest: str | None) -> bool:
+    path = batch / _ROWS
+    try:
+        if digest is not None:
+            same_file(path, digest)
+        rows, said = load_file(path), _said(path)
+        if check_seal(said) and said["arrays"] != digest_of_arrays(rows):
+            return False
+        for component, width in widths.items():
+            _mapped(batch / component / _FILE, dtype, (len(rows["tokens"]), width))
+            if DIGEST in said:
+                same_file(batch / component / _FILE, said["files"][component])
+    except (SAEError, *_DAMAGES):
+        return False
+    return True
+
+
+def collections_in(folder: Path) -> set[str]:
+    """Of which collections the batches are that can be read (`write_batch` was told)."""
+    found = set()
+    for path in folder.glob(f"batch_*/{_ROWS}"):
+        with suppress(*_DAMAGES):
+            said = _said(path)
+            found.add(str(said["of"]) if check_seal(said) else "")
+    return found
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What the header of a batch's rows says: tokens left out, and digests (mlxterp 0.1.0 wrote none)."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+    if _BATCH in metadata:
+        return strict_json(metadata[_BATCH])
+    return {"excluded": strict_json(metadata["excluded"])}
+
+
+def damaged(path: Path, why: object) -> SAEError:
+    """The error for a file that is not as it was written."""
+    return SAEError(f"{path} is not as the store describes it: {why}. {_AGAIN}")
 
 
 def as_stored(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
@@ -246,36 +402,18 @@ def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
     return np.asarray(stored, dtype=np.float32)
 
 
-def _whole(folder: Path, write: Any, move: Any) -> None:
-    draft = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft.", dir=folder))
-        write(draft)
-        for path in draft.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        draft.chmod(0o755)  # mkdtemp makes folders that only their owner can enter
-        move(draft)
-    except OSError as error:
-        raise SAEError(
-            f"Nothing can be written to {folder}: {error}. What is there already is whole; make room or choose another"
-            " folder, then run the same again."
-        ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _write_tensor(path: Path, array: np.ndarray, code: str) -> None:
-    """A safetensors file of one tensor; the library's own writer for NumPy has no bfloat16."""
+def _write_tensor(path: Path, array: np.ndarray, code: str) -> str:
+    """A safetensors file of one tensor, and its sha256; the library's own writer for NumPy has no bfloat16."""
     entry = {"dtype": code, "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
     header = json.dumps({_TENSOR: entry}).encode()
     header += b" " * (-len(header) % 8)  # data starts at a multiple of 8
+    head, data = len(header).to_bytes(8, "little") + header, array.reshape(-1).view(np.uint8).data
     with open(path, "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.write(array.data)
+        file.write(head)
+        file.write(data)
+    found = hashlib.sha256(head)
+    found.update(data)
+    return found.hexdigest()
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, int]) -> np.ndarray:
@@ -290,7 +428,7 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, int]) -> np.ndarray:
             length = int.from_bytes(file.read(8), "little")
             if length > _HEADER_LIMIT:
                 raise ValueError("its header is too long")
-            entry = json.loads(file.read(length))[_TENSOR]
+            entry = strict_json(file.read(length))[_TENSOR]
         begin, end = entry["data_offsets"]
         size = shape[0] * shape[1] * kind.itemsize
         if entry["dtype"] != code or entry["shape"] != list(shape) or (begin, end) != (0, size):
@@ -301,9 +439,7 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, int]) -> np.ndarray:
             return np.zeros(shape, dtype=kind)
         return np.memmap(path, dtype=kind, mode="r", offset=8 + length, shape=shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SAEError(
-            f"{path} is not as the store describes it: {error}. Collect these activations again."
-        ) from error
+        raise damaged(path, error) from error
 
 
 def _is_name(name: Any) -> bool:

@@ -67,11 +67,8 @@ def write(path: str | os.PathLike, text: str) -> Path:
             f"{target} is not written: {around!r} has half of a character (a lone surrogate), which UTF-8 cannot"
             " hold."
         ) from None
-    try:
-        with written_whole(target) as draft:
-            draft.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error}") from error
+    with written_whole(target) as draft:
+        draft.write_bytes(data)
     return target
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..contexts import open_contexts
+from ..core.digests import DIGEST, digest_of
 from ..dataset import check_readable, open_texts
 from ..errors import InputError, SAEError, warn
 from ..local_store import LocalStore
@@ -18,14 +19,20 @@ from ..progress import hidden
 from ..sites import Component
 from ..store import (
     DTYPES,
+    META,
     ActivationStore,
+    DamagedError,
+    bind_batches,
+    collections_in,
     counted,
+    damaged_batches,
     read_meta,
     write_batch,
     write_meta,
     written_batches,
 )
 from ..tokens import TokenBatch
+from ..whole import DRAFT, remove_drafts
 from .collect import rows_of
 from .exclusions import OF_TRAINING, check_exclusions
 from .identity import is_same, probed, same_probe, same_weights
@@ -94,36 +101,49 @@ def collect_activations(
         "context_length": _length(anatomy, context_length),
     }
     widths = dict(zip(rows.names, rows.widths, strict=True))
-    done, complete = _there(anatomy, folder, widths, dtype, settings)
-    if complete:
+    of = digest_of(
+        {"dtype": dtype, "components": widths, **{k: settings[k] for k in settings if k != "probe"}}
+    )
+    meta = _there(anatomy, folder, widths, dtype, settings, of)
+    damaged = damaged_batches(folder, widths, dtype, meta) if meta is not None else []
+    if meta is not None and meta["complete"] and not damaged and DIGEST in meta:
         store = ActivationStore.open(folder)
         check_store(anatomy, store, components)
         return store
-    write_meta(folder, widths, dtype, settings, [], False, facts)
-    _write(rows, folder, done, dtype, seed, progress)
-    counts, facts["excluded"] = counted(folder, written_batches(folder))
+    if damaged:
+        shown = ", ".join(f"batch_{i}" for i in damaged[:5]) + ", …" * (len(damaged) > 5)
+        warn(f"Of the activations in {folder} {shown} was damaged or missing and is made again.")
+    if meta is None or not meta["complete"]:
+        write_meta(folder, widths, dtype, settings, [], False, facts)
+    remove_drafts(folder)
+    _write(rows, folder, damaged, dtype, seed, progress, of)
+    bind_batches(folder, widths, of)
+    counts, facts["excluded"] = counted(folder, range(written_batches(folder)))
     if not sum(counts):
         raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
     write_meta(folder, widths, dtype, settings, counts, True, facts)
     return ActivationStore.open(folder)
 
 
-def _write(rows: ModelRows, folder: Path, done: int, dtype: str, seed: int, progress: bool) -> None:
-    """Every batch that is not there yet."""
+def _write(
+    rows: ModelRows, folder: Path, damaged: Sequence[int], dtype: str, seed: int, progress: bool, of: str
+) -> None:
+    """Every batch that is damaged, or not there yet."""
     from tqdm.auto import tqdm
 
+    whole = [i for i in range(rows.blocks(0)) if (folder / f"batch_{i}").is_dir() and i not in damaged]
     bar = tqdm(
-        total=rows.total, initial=sum(counted(folder, done)[0]), unit="tok", unit_scale=True,
+        total=rows.total, initial=sum(counted(folder, whole)[0]), unit="tok", unit_scale=True,
         desc="Collecting activations", disable=hidden(progress),
     )  # fmt: skip
-    for index in range(done, rows.blocks(0)):
+    for index in (i for i in range(rows.blocks(0)) if i not in whole):
         before = dict(rows.excluded)
         values, kinds = _mixed(rows, list(rows.token_rows(0, index)), seed, index)
         left_out = {reason: number - before[reason] for reason, number in rows.excluded.items()}
         if not len(kinds["tokens"]) and not sum(left_out.values()):
             warn(f"The stream ended after {index} of {rows.blocks(0)} batches.")
             break
-        write_batch(folder, index, values, kinds, dtype, left_out)
+        write_batch(folder, index, values, kinds, dtype, left_out, of)
         bar.update(len(kinds["tokens"]))
     bar.close()
 
@@ -200,18 +220,28 @@ def _default_path(components: Sequence[Component]) -> Path:
 
 
 def _there(
-    anatomy: Anatomy, folder: Path, widths: Mapping[str, int], dtype: str, settings: Mapping[str, Any]
-) -> tuple[int, bool]:
-    """How many batches of this very collection are there, and whether it is complete.
+    anatomy: Anatomy, folder: Path, widths: Mapping[str, int], dtype: str, settings: Mapping[str, Any],
+    of: str,
+) -> dict[str, Any] | None:  # fmt: skip
+    """What `meta.json` says of this very collection, as far as it is there; None where nothing of it can be used.
 
     Raises:
         SAEError: Another one is there.
     """
-    meta = read_meta(folder)
+    try:
+        meta = read_meta(folder)
+    except DamagedError as error:
+        if collections_in(folder) != {of}:
+            raise
+        warn(f"The batches that are whole are kept, the others are collected again: {error}")
+        return {"complete": False}
     if meta is None:
-        if folder.is_dir() and any(not p.name.startswith(".draft.") for p in folder.iterdir()):
-            raise SAEError(f"{folder} holds something else. Choose another path or remove it first.")
-        return 0, False
+        if folder.is_dir() and any(not p.name.startswith(DRAFT) for p in folder.iterdir()):
+            if collections_in(folder) != {of}:
+                raise SAEError(f"{folder} holds something else. Choose another path or remove it first.")
+            warn(f"{folder / META} is missing: the batches that are whole are kept.")
+            return {"complete": False}
+        return None
     before = {"dtype": meta["dtype"], "components": meta["components"], "probe": None, **meta["settings"]}
     now = {"dtype": dtype, "components": dict(widths), **settings}
     parts = [
@@ -228,7 +258,7 @@ def _there(
             f"Another collection is in {folder}: {'; '.join(differing)[:600]}. Give the same settings and texts to go"
             " on with it, or choose another path."
         )
-    return written_batches(folder), bool(meta["complete"])
+    return meta
 
 
 def _same_model(anatomy: Anatomy, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..errors import BackendError, InputError
+from ..plotting import write_figure
 from ..sae import SAE
 from .measuring import measure
 from .subject import Subject
@@ -154,7 +155,7 @@ class SAEEvaluation:
         right.set(ylabel="nats per token", title=f"loss; {self.loss_recovered_mean:.1%} of mean's recovered")
         figure.suptitle(f"SAE at {self.component}, {self.tokens} tokens")
         if path is not None:
-            figure.savefig(path)
+            write_figure(figure, path)
         return figure
 
 

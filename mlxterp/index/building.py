@@ -7,26 +7,34 @@ the summary is made from them. What is on disk depends on texts, model and SAE o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.digests import digest_of_file
 from ..dataset import ListedTexts, Texts, check_readable, open_texts
 from ..errors import FeatureIndexError, InputError, warn
 from ..features.collect import collect
-from ..features.exclusions import Rule, prose, rule_for
+from ..features.exclusions import prose, rule_for
 from ..features.search import encode_activations
 from ..progress import hidden
 from .alike import settled
 from .counting import EncodedShard, encode_shard
+from .files import root_of
 from .folder import (
+    META,
+    PIECES,
+    SUMMARY,
+    DamagedError,
     IndexMeta,
     ShardRecord,
     clean,
     read_meta,
+    remains,
+    remove_others,
     shard_path,
     write_meta,
 )
@@ -34,7 +42,16 @@ from .plan import ShardPlan, hash_texts, shard_plans
 from .ray_workers import encoded_by_ray
 from .shard import Shard, write_shard
 from .source import Source
-from .summary import read_pieces, read_summary, summarize, write_pieces, write_summary
+from .summary import (
+    check_summary,
+    open_shard,
+    packed_pieces,
+    packed_summary,
+    read_pieces,
+    shards_of,
+    summarize,
+    write_figures,
+)
 
 _SHARD_TOKENS = 1 << 16
 _SHARD_PAIRS = 1 << 22
@@ -67,7 +84,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> None:
-    """Builds an index in a folder, or goes on with one that was interrupted there.
+    """Builds an index in a folder, or goes on with one that was interrupted there; what is damaged is made again.
 
     Raises:
         InputError: No texts, no tokens, or a setting that cannot be.
@@ -76,16 +93,16 @@ def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> 
     """
     texts = _opened(source, dataset)
     meta = _fresh_meta(source, options)
-    found = _there(folder, meta, source, options.shard_tokens is not None)
-    if found is not None and found.complete:
-        _check_texts(texts, replace(found, appended_from=0), folder, whole=True)
-        return
+    found = _there(folder, meta, source, texts, options.shard_tokens is not None)
     if found is not None:
-        meta = replace(found, appended_from=0)
-        _check_texts(texts, meta, folder, whole=False)
-        write_meta(folder, meta)
-    else:
-        write_meta(folder, meta)
+        found = replace(found, appended_from=0, coming={})
+        _check_texts(texts, found, folder, whole=found.complete)
+        meta = _repaired(source, folder, found, texts, options)
+        if meta.complete:
+            if meta != found:
+                write_meta(folder, meta)
+            return
+    write_meta(folder, meta)
     clean(folder)
     finish(folder, _write_shards(source, folder, meta, texts, options), source.pieces)
 
@@ -103,6 +120,7 @@ def extend(source: Source, folder: Path, dataset: Any, options: BuildOptions) ->
         )
     source.check(meta, folder)
     texts = _opened(source, dataset)
+    meta = _bound(folder, meta)
     if meta.complete:
         meta = replace(meta, appended_from=len(meta.shards))
     else:
@@ -143,7 +161,9 @@ def _shard_tokens(source: Source) -> int:
     return int(np.clip(_SHARD_PAIRS * rows / max(pairs, 1), 2048, _SHARD_TOKENS))
 
 
-def _there(folder: Path, fresh: IndexMeta, source: Source, shard_tokens_given: bool) -> IndexMeta | None:
+def _there(
+    folder: Path, fresh: IndexMeta, source: Source, texts: Texts, shard_tokens_given: bool
+) -> IndexMeta | None:
     """The index that a folder holds already, if it is this one, as far as its files are whole.
 
     Args:
@@ -153,10 +173,20 @@ def _there(folder: Path, fresh: IndexMeta, source: Source, shard_tokens_given: b
     Raises:
         FeatureIndexError: It is another one, or something else.
     """
-    found = read_meta(folder)
+    try:
+        found = read_meta(folder)
+    except DamagedError as error:
+        if not _remains(folder, fresh, texts):
+            raise
+        warn(f"The whole index is made again: {error}")
+        return None
     if found is None:
         if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
-            raise FeatureIndexError(f"{folder} holds something else. Choose another path or remove it first.")
+            if not _remains(folder, fresh, texts):
+                raise FeatureIndexError(
+                    f"{folder} holds something else. Choose another path or remove it first."
+                )
+            warn(f"{folder / META} is missing: the whole index is made again.")
         return None
     source.check(found, folder)
     if not shard_tokens_given:
@@ -172,33 +202,85 @@ def _there(folder: Path, fresh: IndexMeta, source: Source, shard_tokens_given: b
             f"Another index is in {folder}: {'; '.join(differing)}. Give the same settings to go on with it, or choose"
             " another path."
         )
-    return _as_far_as_whole(folder, found)
+    return found
 
 
-def _as_far_as_whole(folder: Path, meta: IndexMeta) -> IndexMeta:
-    """The index without the first damaged shard and those after it; incomplete where anything has to be made again."""
+def _remains(folder: Path, fresh: IndexMeta, texts: Texts) -> bool:
+    """Whether a folder holds what is left of this very index, as far as its first shard tells, and nothing else."""
+    if not remains(folder):
+        return False
+    try:
+        shard = Shard(shard_path(folder, 0), None)
+        held = [shard.text(i) for i in range(shard.n_texts)]
+        d_hidden = len(shard.indptr) - 1
+    except FeatureIndexError:
+        return True
+    return held == _from_to(texts, 0, len(held)) and d_hidden == fresh.sae["d_hidden"]
+
+
+def _from_to(texts: Texts, begin: int, end: int) -> list[str]:
+    if isinstance(texts, ListedTexts):
+        return [texts[i] for i in range(begin, min(end, len(texts)))]
+    return list(itertools.islice(texts, begin, end))
+
+
+def _repaired(
+    source: Source, folder: Path, meta: IndexMeta, texts: Texts, options: BuildOptions
+) -> IndexMeta:
+    """The index with what was damaged made again, but for its summary; incomplete where that is to be made."""
+    damaged = {}
     for number, record in enumerate(meta.shards):
         try:
-            _check_shard(Shard(shard_path(folder, number)), number, record, folder)
+            open_shard(folder, number, record).check()
         except FeatureIndexError as error:
-            warn(f"Shard {number} and those after it are made again: {error}")
-            return replace(meta, shards=meta.shards[:number], complete=False)
+            damaged[number] = error
+    for number in list(damaged):
+        warn(f"Shard {number} is made again: {damaged[number]}")
+        plan = _plan_again(source, meta, texts, number)
+        if plan is None:  # it was cut in another way, as in a merged index
+            warn(f"Shards {number} and all after it are made again.")
+            return _bound(folder, replace(meta, shards=meta.shards[:number], complete=False))
+        encoded = _encoder(source, meta, options)([plan])
+        for _, shard in settled(encoded, _shards(folder, meta.shards[:number]), acts=bool(source.acts)):
+            record = _written(folder, plan, shard, meta.shards[number].first_text - plan.first_text)
+            changed = record != meta.shards[number]
+            shards = (*meta.shards[:number], record, *meta.shards[number + 1 :])
+            meta = replace(meta, shards=shards, complete=meta.complete and not changed)
     if meta.complete:
         try:
-            read_summary(folder, int(meta.sae["d_hidden"]))
-            read_pieces(folder)
+            check_summary(folder, int(meta.sae["d_hidden"]), meta.files.get(SUMMARY))
+            read_pieces(folder, meta)
         except FeatureIndexError as error:
             warn(f"The summary is made again: {error}")
-            return replace(meta, complete=False)
-    return meta
+            meta = replace(meta, complete=False)
+    return _bound(folder, meta)
 
 
-def _check_shard(shard: Shard, number: int, record: ShardRecord, folder: Path) -> None:
-    if shard.n_tokens != record.tokens or len(shard.values) != record.pairs:
-        raise FeatureIndexError(
-            f"Shard {number} in {folder} is not the one that index.json describes. Remove it and run the same"
-            " build_index again: it makes what is missing."
-        )
+def _plan_again(source: Source, meta: IndexMeta, texts: Texts, number: int) -> ShardPlan | None:
+    """The plan of one shard, from its texts alone; None where they make another one now."""
+    record = meta.shards[number]
+    first = max(i for i in range(number + 1) if meta.shards[i].begins == meta.shards[i].first_text)
+    begin, end = meta.shards[first].first_text, record.begins + record.texts
+    own = ListedTexts(_from_to(texts, begin, end))
+    plans = shard_plans(
+        own, source.anatomy.model.tokenize, meta.model["positions"], meta.shard_tokens, 0, first
+    )
+    plan = next((plan for plan in plans if plan.number == number), None)
+    if plan is None or plan.n_tokens != record.tokens or plan.data_hash() != record.data:
+        return None
+    return plan
+
+
+def _bound(folder: Path, meta: IndexMeta) -> IndexMeta:
+    """The same with a digest for every file: those of an index of mlxterp 0.1.0 are taken from its files."""
+    shards = tuple(
+        record if record.file else replace(record, file=root_of(shard_path(folder, number)))
+        for number, record in enumerate(meta.shards)
+    )
+    files = meta.files
+    if meta.complete and not files:
+        files = {SUMMARY: root_of(folder / SUMMARY), PIECES: digest_of_file(folder / PIECES)}
+    return replace(meta, shards=shards, files=files)
 
 
 def _check_texts(texts: Texts, meta: IndexMeta, folder: Path, whole: bool) -> None:
@@ -236,22 +318,22 @@ def _write_shards(
         first_number,
     )  # fmt: skip
     missing = (plan for plan in plans if plan.number >= len(meta.shards))
-    encode = _encoded_here(source, meta.rule)
-    if options.workers is not None:
-        encode = encoded_by_ray(source, meta.rule, options.workers)
+    encode = _encoder(source, meta, options)
     bar = tqdm(
         total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
         disable=hidden(options.verbose),
     )  # fmt: skip
-    shards = (Shard(shard_path(folder, number)) for number in range(len(meta.shards)))
-    for plan, shard in settled(encode(missing), shards, acts=bool(source.acts)):
-        write_shard(shard_path(folder, plan.number), plan, shard.by_feature)
-        meta = meta.with_shard(_record(plan, shard, before))
+    for plan, shard in settled(encode(missing), _shards(folder, meta.shards), acts=bool(source.acts)):
+        meta = meta.with_shard(_written(folder, plan, shard, before))
         write_meta(folder, meta)
         bar.update(len(plan.texts))
         bar.set_postfix_str(f"{_rate(bar, meta, known)} tok/s, {meta.n_tokens} tokens")
     bar.close()
     return meta
+
+
+def _shards(folder: Path, records: Sequence[ShardRecord]) -> Iterator[Shard]:
+    return (open_shard(folder, number, record) for number, record in enumerate(records))
 
 
 def _next(meta: IndexMeta) -> tuple[int, int]:
@@ -277,18 +359,23 @@ def _number_of(texts: Texts) -> int | None:
     return len(texts) if isinstance(texts, ListedTexts) else None
 
 
-def _record(plan: ShardPlan, shard: EncodedShard, before: int) -> ShardRecord:
+def _written(folder: Path, plan: ShardPlan, shard: EncodedShard, before: int) -> ShardRecord:
+    """Writes a shard; returns what `index.json` says of it."""
+    digest = write_shard(shard_path(folder, plan.number), plan, shard.by_feature)
     first = plan.first_text + before
     return ShardRecord(
         first, first + plan.continues, len(plan.texts), plan.n_tokens, len(shard.by_feature.values), shard.excluded,
-        plan.data_hash(), plan.windowed, plan.ends,
+        plan.data_hash(), plan.windowed, plan.ends, digest,
     )  # fmt: skip
 
 
-def _encoded_here(source: Source, rule: Rule) -> Encode:
+def _encoder(source: Source, meta: IndexMeta, options: BuildOptions) -> Encode:
+    if options.workers is not None:
+        return encoded_by_ray(source, meta.rule, options.workers)
+
     def encode(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
         for plan in plans:
-            yield plan, encode_shard(source.anatomy.model, plan, source.sae, source.component, rule)
+            yield plan, encode_shard(source.anatomy.model, plan, source.sae, source.component, meta.rule)
 
     return encode
 
@@ -305,12 +392,16 @@ def finish(folder: Path, meta: IndexMeta, pieces_of: Callable[[list[int]], list[
         raise InputError(
             f"No token counts: all were left out {meta.excluded}. Give longer texts, or build with exclude=()."
         )
-    shards = [Shard(shard_path(folder, number)) for number in range(len(meta.shards))]
-    for number, (shard, record) in enumerate(zip(shards, meta.shards, strict=True)):
-        _check_shard(shard, number, record, folder)
-    write_pieces(folder, shards, pieces_of)
-    write_summary(folder, summarize(shards, int(meta.sae["d_hidden"]), meta.seed))
-    write_meta(folder, replace(meta, complete=True, appended_from=0))
+    shards = shards_of(folder, meta)
+    pieces, pieces_digest = packed_pieces(shards, pieces_of)
+    summary, summary_digest = packed_summary(summarize(shards, int(meta.sae["d_hidden"]), meta.seed))
+    files = {SUMMARY: summary_digest, PIECES: pieces_digest}
+    if meta.appended_from:  # until the last write below, the index from before can be opened
+        meta = replace(meta, coming=files)
+        write_meta(folder, meta)
+    write_figures(folder, pieces, summary)
+    write_meta(folder, replace(meta, complete=True, appended_from=0, files=files, coming={}))
+    remove_others(folder, len(meta.shards))
     with_tokens = sum(int((np.asarray(shard.piece_start) == 0).sum()) for shard in shards)
     if with_tokens < meta.n_texts:
         warn(

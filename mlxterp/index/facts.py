@@ -145,7 +145,7 @@ class IndexFacts:
 
     @cached_property
     def _pieces(self) -> dict[int, str]:
-        return read_pieces(self.path)
+        return read_pieces(self.path, self._meta)
 
     def _piece(self, token: int) -> str:
         return self._pieces.get(token, "�")

@@ -32,7 +32,7 @@ from .merging import merge
 from .plan import hash_texts
 from .remote import copied, fetched, is_url
 from .stats import FeatureStats, commonest, log_histogram
-from .summary import read_summary, summary_of
+from .summary import summary_of
 
 _BEFORE, _AFTER = 16, 8
 _TOP_TOKENS = 10
@@ -81,6 +81,11 @@ class FeatureIndex(IndexFacts):
             warn(
                 f"Appending to the index in {folder} was interrupted. It answers with the {meta.n_texts} texts from"
                 " before; index.add of the texts that were being appended goes on."
+            )
+        if not meta.bound:
+            warn(
+                f"The index in {folder} was written by mlxterp 0.1.0, without digests of its files, so damage to them"
+                " would not be seen. The build_index that made it, called again, writes them."
             )
         index = FeatureIndex(folder, meta, summary_of(folder, meta))
         if is_url(path):
@@ -332,7 +337,7 @@ class FeatureIndex(IndexFacts):
         extend(self._with_source(), self.path, texts, options)
         meta = read_meta(self.path)
         assert meta is not None
-        self._load(meta, read_summary(self.path, self.d_hidden))
+        self._load(meta, summary_of(self.path, meta))
         return self
 
     def save(self, path: str | os.PathLike) -> Path | str:

@@ -12,8 +12,9 @@ import numpy as np
 from ..features.ranking import Firings
 from ..strongest import Strongest
 from .examples import Window
-from .folder import IndexMeta, shard_path
+from .folder import IndexMeta
 from .shard import Shard
+from .summary import open_shard
 
 
 class Reader:
@@ -33,7 +34,7 @@ class Reader:
     def shard(self, number: int) -> Shard:
         """A shard."""
         if number not in self._open:
-            self._open[number] = Shard(shard_path(self._folder, number))
+            self._open[number] = open_shard(self._folder, number, self._meta.shards[number])
         return self._open[number]
 
     def shards(self) -> list[Shard]:

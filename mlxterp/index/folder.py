@@ -5,23 +5,28 @@
     <folder>/summary.safetensors      figures of every feature (once it is complete)
     <folder>/pieces.json              the text of each token id
 
-`index.json` is written again whenever a shard is whole, so what is there can be used at any moment.
+`index.json` is written again whenever a shard is whole, so what is there can be used at any moment. It binds the other
+files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.digests import check_seal, sealed
 from ..errors import FeatureIndexError
 from ..features.exclusions import Rule
-from .files import remove_drafts, write_whole
+from ..whole import remove_drafts, strict_json
+from .files import write_whole
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"
 _FORMAT, VERSION = "mlxterp-index", 1
+_SHARD_NAME = re.compile(r"\d{6,}\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class ShardRecord:
     """Texts that begin here and run in windows."""
     ends: bool
     """Whether its last text ends here."""
+    file: str | None = None
+    """Digest of its file (`files.packed`); None of an index of mlxterp 0.1.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,15 @@ class IndexMeta:
     complete: bool = False
     appended_from: int = 0
     """Shards that were there when the texts last given began to be added."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of `SUMMARY` and `PIECES`, of the shards that were there when it was last complete."""
+    coming: dict[str, str] = field(default_factory=dict)
+    """The same of those that appending is about to write."""
+
+    @property
+    def bound(self) -> bool:
+        """Whether every file has a digest."""
+        return all(shard.file for shard in self.shards) and (bool(self.files) or not self.complete)
 
     @property
     def n_texts(self) -> int:
@@ -103,39 +119,73 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / SHARDS / f"{number:06d}.safetensors"
 
 
+class DamagedError(FeatureIndexError):
+    """`index.json` is not what was written there."""
+
+
 def write_meta(folder: Path, meta: IndexMeta) -> None:
     """Writes `index.json`, whole or not at all."""
     described = {"format": _FORMAT, "version": VERSION, **asdict(meta), "rule": meta.rule.to_json()}
-    write_whole(folder / META, [json.dumps(described, indent=1).encode()])
+    write_whole(folder / META, [json.dumps(sealed(described), indent=1).encode()])
 
 
 def read_meta(folder: Path) -> IndexMeta | None:
     """What `index.json` says; None where there is none.
 
     Raises:
-        FeatureIndexError: It is no index, is damaged, or was written by another version of mlxterp.
+        DamagedError: It is damaged.
+        FeatureIndexError: It is no index, or was written by another version of mlxterp.
     """
     path = folder / META
     if not path.is_file():
         return None
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(described, dict) or described.get("format") != _FORMAT:
-            raise ValueError("it is something else")
-        version = described["version"]
-    except (OSError, ValueError, KeyError, RecursionError) as error:
-        raise FeatureIndexError(f"{path} is not the description of an index: {error}.") from error
+        described = strict_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} is not the description of an index: {error}. {_AGAIN}") from error
+    if not isinstance(described, dict) or described.get("format") != _FORMAT:
+        raise DamagedError(f"{path} is not the description of an index: it is something else. {_AGAIN}")
+    try:
+        check_seal(described)
+        whole = ""
+    except ValueError as error:
+        whole = str(error)
+    version = described.get("version")
     if version != VERSION:
-        raise FeatureIndexError(
+        message = (
             f"The index in {folder} has format version {version!r}, this mlxterp reads version {VERSION}. Build it"
             " again (build_index with another path), or open it with the mlxterp that made it."
         )
+        raise (
+            DamagedError(f"{message} Or {path} is damaged: {whole}") if whole else FeatureIndexError(message)
+        )
+    if whole:
+        raise DamagedError(f"{path} is damaged: {whole} {_AGAIN}")
     try:
         return _meta(described)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FeatureIndexError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Remove the folder and build the index again."
-        ) from error
+        raise DamagedError(f"{path} is damaged ({type(error).__name__}: {error}). {_AGAIN}") from error
+
+
+_AGAIN = "Run the same build_index again: it builds the index anew."
+
+
+def remains(folder: Path) -> bool:
+    """Whether a folder holds shards of an index, and nothing but its files: what is damaged can be made again."""
+    shards = _names(folder / SHARDS) if (folder / SHARDS).is_dir() else set()
+    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES} and all(map(_SHARD_NAME.fullmatch, shards))
+    return only and bool(shards)
+
+
+def _names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+
+
+def remove_others(folder: Path, shards: int) -> None:
+    """Removes shards of an earlier index beyond the first ones."""
+    for name in _names(folder / SHARDS):
+        if _SHARD_NAME.fullmatch(name) and int(name.partition(".")[0]) >= shards:
+            (folder / SHARDS / name).unlink(missing_ok=True)
 
 
 def _meta(described: Mapping[str, Any]) -> IndexMeta:
@@ -150,6 +200,7 @@ def _meta(described: Mapping[str, Any]) -> IndexMeta:
             str(record["data"]),
             _count(record["windowed"]),
             bool(record["ends"]),
+            record.get("file"),
         )
         for record in described["shards"]
     )
@@ -161,7 +212,7 @@ def _meta(described: Mapping[str, Any]) -> IndexMeta:
     return IndexMeta(
         sae, model, str(described["component"]), Rule.from_json(described["rule"]), _count(described["n_examples"]),
         _count(described["shard_tokens"]), _count(described["seed"]), shards, bool(described["complete"]),
-        _count(described["appended_from"]),
+        _count(described["appended_from"]), dict(described.get("files", {})), dict(described.get("coming", {})),
     )  # fmt: skip
 
 

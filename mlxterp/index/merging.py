@@ -11,9 +11,13 @@ from typing import Any
 from ..backends.state import WeightsDigest
 from ..errors import FeatureIndexError, InputError
 from ..features.identity import same_probe
+from ..whole import written_folder
 from .building import finish
-from .folder import IndexMeta, clean, read_meta, shard_path, write_meta
-from .summary import read_pieces
+from .files import root_of
+from .folder import IndexMeta, read_meta, shard_path, write_meta
+from .summary import open_shard, read_pieces
+
+_AGAIN = "Nothing of it is left there; make room or choose another path, and merge again."
 
 
 def merge(parts: Sequence[Path], folder: Path) -> None:
@@ -30,16 +34,26 @@ def merge(parts: Sequence[Path], folder: Path) -> None:
     described = [_meta(part) for part in parts]
     for part, own in zip(parts, described, strict=True):
         _check(described[0], own, part)
-    meta = replace(described[0], shards=(), complete=False)
+    with written_folder(folder, error=FeatureIndexError, remedy=_AGAIN) as draft:
+        _fill(draft, parts, described)
+
+
+def _fill(folder: Path, parts: Sequence[Path], described: Sequence[IndexMeta]) -> None:
+    meta = replace(described[0], shards=(), complete=False, files={})
     pieces: dict[int, str] = {}
-    clean(folder)
     for part, own in zip(parts, described, strict=True):
         before = meta.n_texts
         for number, record in enumerate(own.shards):
-            _copy(shard_path(part, number), shard_path(folder, len(meta.shards)))
-            moved = replace(record, first_text=record.first_text + before, begins=record.begins + before)
+            open_shard(part, number, record).check()  # damage is told where it lies
+            copied = shard_path(folder, len(meta.shards))
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copyfile(shard_path(part, number), copied)
+            moved = replace(
+                record, first_text=record.first_text + before, begins=record.begins + before,
+                file=record.file or root_of(copied),
+            )  # fmt: skip
             meta = meta.with_shard(moved)
-        pieces |= read_pieces(part)
+        pieces |= read_pieces(part, own)
     write_meta(folder, meta)
     finish(folder, meta, lambda ids: [pieces[i] for i in ids])
 
@@ -80,13 +94,3 @@ def _same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     digest = WeightsDigest.from_json(kept)
     same = None if digest is None else digest.equals(others)
     return same if same is not None else same_probe(one["probe"], other["probe"])
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise FeatureIndexError(
-            f"Nothing can be written to {target}: {error}. Make room and merge again."
-        ) from error

@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendError, FeatureIndexError
+from ..errors import BackendError, FeatureIndexError, IndexWriteError
+from ..whole import DRAFT, written_folder
 from .folder import META
+
+_AGAIN = "Nothing of it is left there; make room or choose another path, and save again."
 
 
 def is_url(path: Any) -> bool:
@@ -58,7 +61,8 @@ def refuse_index(url: str) -> None:
 def copied(folder: Path, target: str | os.PathLike) -> Path | str:
     """Copies an index's folder to a new folder or URL; `index.json` last, so that half a copy is no index."""
     names = sorted(
-        (p.relative_to(folder) for p in folder.rglob("*") if p.is_file()), key=lambda p: str(p) == META
+        (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and not p.name.startswith(DRAFT)),
+        key=lambda p: str(p) == META,
     )
     if is_url(target):
         refuse_index(str(target))
@@ -68,19 +72,18 @@ def copied(folder: Path, target: str | os.PathLike) -> Path | str:
                 files.makedirs(f"{root}/{name.parent.as_posix()}", exist_ok=True)
                 files.put_file(str(folder / name), f"{root}/{name.as_posix()}")
         except (OSError, ValueError) as error:
-            raise FeatureIndexError(f"Nothing can be written to {target}: {error}") from error
+            raise IndexWriteError(
+                f"Nothing can be written to {target}: {error}. Half a copy is no index: make room there or choose"
+                " another place, and save again."
+            ) from error
         return str(target)
     place = Path(target).expanduser()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FeatureIndexError(f"{place} holds something already. Choose another path or remove it first.")
-    try:
+    with written_folder(place, error=FeatureIndexError, remedy=_AGAIN) as draft:
         for name in names:
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, place / name)
-    except OSError as error:
-        raise FeatureIndexError(
-            f"Nothing can be written to {place}: {error}. Make room and save again."
-        ) from error
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, draft / name)
     return place
 
 
@@ -97,7 +100,9 @@ def write_at(url: str, parts: Iterable[bytes]) -> str:
             for part in parts:
                 file.write(part)
     except (OSError, ValueError) as error:
-        raise FeatureIndexError(f"Nothing can be written to {url}: {error}") from error
+        raise IndexWriteError(
+            f"Nothing can be written to {url}: {error}. Make room there or choose another place, and write again."
+        ) from error
     return url
 
 

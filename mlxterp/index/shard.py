@@ -7,21 +7,15 @@ reads a slice.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..errors import FeatureIndexError
 from ..sparse import SparseFeatures
-from .files import write_whole
+from .files import ArrayFile, damaged, packed, write_whole
 from .plan import ShardPlan
 
-_HEADER_LIMIT = 1 << 24
-_TYPES = {"U8": np.uint8, "I32": np.int32, "U32": np.uint32, "F32": np.float32, "F64": np.float64, "I64": np.int64,
-          "U64": np.uint64}  # fmt: skip
 _ARRAYS = {
     "tokens": "I32", "prefixes": "U64", "offsets": "I64", "piece_text": "I64", "piece_start": "I64",
     "text_bytes": "U8", "text_ends": "I64", "indptr": "I64", "rows": "U32", "values": "F32",
@@ -29,7 +23,14 @@ _ARRAYS = {
 
 
 class Shard:
-    """A shard that is on disk. Arrays are memory-mapped and read-only."""
+    """A shard that is on disk. Arrays are memory-mapped, read-only, and checked when they are first used.
+
+    Args:
+        digest: What `index.json` says of the file; None for an index of mlxterp 0.1.0.
+
+    Raises:
+        FeatureIndexError: The file is missing or damaged; so does every later use of what is damaged.
+    """
 
     tokens: np.ndarray
     """int32, (n,): token ids of all pieces."""
@@ -52,26 +53,69 @@ class Shard:
     values: np.ndarray
     """float32, (pairs,): its activations there."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, digest: str | None):
         self.path = path
-        arrays = _mapped(path)
-        for name in _ARRAYS:
-            setattr(self, name, arrays[name])
+        self._file = ArrayFile(path, tuple(_ARRAYS), digest)
+        _check_lengths(self._file)
+        if digest is None:
+            self._check_offsets()
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name not in _ARRAYS:
+            raise AttributeError(name)
+        array = self._file[name]
+        setattr(self, name, array)  # it is compared once
+        return array
 
     @property
     def n_tokens(self) -> int:
         """Tokens, those that were left out included."""
-        return len(self.tokens)
+        return self._file.length("tokens")
+
+    @property
+    def n_pairs(self) -> int:
+        """Active features of all tokens."""
+        return self._file.length("values")
+
+    @property
+    def n_texts(self) -> int:
+        """Texts that begin here."""
+        return self._file.length("text_ends")
 
     @property
     def by_feature(self) -> SparseFeatures:
         """Row f: the tokens (numbers in the shard) where feature f is active."""
         return SparseFeatures(self.indptr, self.rows, self.values, self.n_tokens)
 
+    def check(self) -> None:
+        """Compares all of the file with its digests.
+
+        Raises:
+            FeatureIndexError: It is damaged.
+        """
+        self._file.check()
+
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (numbers in the shard) where a feature is active, ascending, and its activations."""
         start, end = int(self.indptr[feature_id]), int(self.indptr[feature_id + 1])
-        return self.rows[start:end], self.values[start:end]
+        return self._file.part("rows", start, end), self._file.part("values", start, end)
+
+    def _check_offsets(self) -> None:
+        """Raises FeatureIndexError where numbers that no digest binds would lead out of the arrays."""
+        ends = {
+            "indptr": self.n_pairs,
+            "offsets": self.n_tokens,
+            "text_ends": self._file.length("text_bytes"),
+        }
+        fits = all(
+            (int(array[-1]) if len(array) else 0) == end and _ascends(array)
+            for array, end in ((getattr(self, name), end) for name, end in ends.items())
+        )
+        starts = int(self.piece_start.min(initial=0)) >= 0
+        if not (
+            fits and starts and _ascends(self.piece_text) and int(self.rows.max(initial=0)) <= self.n_tokens
+        ):
+            raise damaged(self.path, "its arrays do not belong together")
 
     def pieces_of(self, rows: np.ndarray) -> np.ndarray:
         """int64: the piece of each token."""
@@ -81,11 +125,14 @@ class Shard:
         """A text that begins here; `number` counts those."""
         start = int(self.text_ends[number - 1]) if number else 0
         data = self.text_bytes[start : int(self.text_ends[number])].tobytes()
-        return data.decode("utf-8", "surrogatepass")
+        try:
+            return data.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, error) from error
 
 
-def write_shard(path: Path, plan: ShardPlan, by_feature: SparseFeatures) -> None:
-    """Writes a shard, whole or not at all.
+def write_shard(path: Path, plan: ShardPlan, by_feature: SparseFeatures) -> str:
+    """Writes a shard, whole or not at all; returns its digest.
 
     Args:
         by_feature: Row f: the tokens where feature f is active, as they are counted in the plan.
@@ -104,94 +151,22 @@ def write_shard(path: Path, plan: ShardPlan, by_feature: SparseFeatures) -> None
         "rows": by_feature.indices.view(np.uint32),
         "values": by_feature.values,
     }
-    write_arrays(path, arrays)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A safetensors file, whole or not at all; arrays go straight to disk, aligned to 8 bytes."""
-    codes = {np.dtype(kind).str.lstrip("<|"): code for code, kind in _TYPES.items()}
-    arrays = {
-        name: np.ascontiguousarray(array)
-        for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
-    }
-    header: dict[str, Any] = {}
-    end = 0
-    for name, array in arrays.items():
-        header[name] = {
-            "dtype": codes[array.dtype.str.lstrip("<|")],
-            "shape": list(array.shape),
-            "data_offsets": [end, end + array.nbytes],
-        }
-        end += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    parts = [len(text).to_bytes(8, "little") + text, *(array.data for array in arrays.values() if array.size)]
+    parts, digest = packed(arrays)
     write_whole(path, parts)
+    return digest
 
 
-def read_arrays(path: Path, expected: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays that `write_arrays` wrote, memory-mapped.
-
-    Raises:
-        FeatureIndexError: The file is missing, cut short, or holds something else.
-    """
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _HEADER_LIMIT:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(length))
-        data = _memory_of(path, 8 + length) if _has_data(header) else None
-        found = {name: _array(header[name], data) for name in expected}
-        size = max(entry["data_offsets"][1] for entry in header.values())
-        if path.stat().st_size != 8 + length + size:
-            raise ValueError("it was cut short")
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FeatureIndexError(
-            f"{path} is not a file of this index: {type(error).__name__}: {error}. Remove it and run the same"
-            " build_index again: it makes what is missing."
-        ) from error
+def _check_lengths(file: ArrayFile) -> None:
+    """Raises FeatureIndexError where arrays of a shard do not belong together."""
+    pieces, tokens, pairs = (file.length(name) for name in ("piece_text", "tokens", "rows"))
+    expected = {"prefixes": tokens, "offsets": pieces + 1, "piece_start": pieces, "values": pairs}
+    kinds = all(file.kind(name) == code for name, code in _ARRAYS.items())
+    if not kinds or any(file.length(name) != length for name, length in expected.items()):
+        raise damaged(file.path, "its arrays do not belong together")
 
 
-def _memory_of(path: Path, offset: int) -> np.ndarray:
-    """The file from there on, mapped: slices of a plain array are made faster than those of np.memmap."""
-    return np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=offset))
-
-
-def _has_data(header: Mapping[str, Any]) -> bool:
-    return any(entry["data_offsets"][1] for entry in header.values())
-
-
-def _array(entry: Mapping[str, Any], data: np.ndarray | None) -> np.ndarray:
-    kind = np.dtype(_TYPES[entry["dtype"]])
-    begin, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(n) for n in entry["shape"])
-    if min((0, *shape)) < 0 or end - begin != int(np.prod(shape, dtype=object)) * kind.itemsize or begin < 0:
-        raise ValueError("its header contradicts itself")
-    if data is None or begin == end:
-        return np.zeros(shape, dtype=kind)
-    if end > len(data):
-        raise ValueError("it was cut short")
-    return data[begin:end].view(kind).reshape(shape)
-
-
-def _mapped(path: Path) -> dict[str, np.ndarray]:
-    arrays = read_arrays(path, tuple(_ARRAYS))
-    pairs, pieces, texts = len(arrays["rows"]), len(arrays["piece_text"]), arrays["text_ends"]
-    fits = (
-        all(arrays[name].dtype == _TYPES[code] and arrays[name].ndim == 1 for name, code in _ARRAYS.items())
-        and len(arrays["values"]) == pairs == int(arrays["indptr"][-1])
-        and len(arrays["offsets"]) == pieces + 1 == len(arrays["piece_start"]) + 1
-        and len(arrays["tokens"]) == len(arrays["prefixes"]) == int(arrays["offsets"][-1])
-        and (int(texts[-1]) if len(texts) else 0) == len(arrays["text_bytes"])
-    )
-    if not fits:
-        raise FeatureIndexError(
-            f"{path} is not a shard of an index: its arrays do not belong together. Remove it and run the same"
-            " build_index again: it makes what is missing."
-        )
-    return arrays
+def _ascends(array: np.ndarray) -> bool:
+    return int(array.min(initial=0)) >= 0 and bool((np.diff(array) >= 0).all())
 
 
 def _joined(arrays: Sequence[np.ndarray], kind: type) -> np.ndarray:

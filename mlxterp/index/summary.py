@@ -5,9 +5,9 @@ Made from the shards when they are all there, in their order, so it is the same 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,23 @@ import numpy as np
 
 from ..core.texts import shown_ids
 from ..corpus import scatter
-from ..errors import FeatureIndexError
 from ..text import token_after
-from .files import write_whole
-from .folder import PIECES, SUMMARY, IndexMeta, shard_path
-from .shard import Shard, read_arrays, write_arrays
+from ..whole import strict_json
+from .files import ArrayFile, damaged, packed, root_of, write_whole
+from .folder import PIECES, SUMMARY, IndexMeta, ShardRecord, shard_path
+from .shard import Shard
 
 SAMPLE = 100_000
 """Tokens that co-activation is counted on."""
 _NAMES = ("count", "total", "maximum", "sample_count", "sample_indptr", "sample_features")
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class Summary:
-    """Figures of every feature."""
+    """Figures of every feature.
+
+    Args:
+        arrays: By name; one of a file is asked for, and so checked, when it is first used.
+    """
 
     count: np.ndarray
     """int64, (d_hidden,): tokens where the feature is active."""
@@ -42,6 +45,16 @@ class Summary:
     """int64, (sampled + 1,): where each sampled token starts in `sample_features`."""
     sample_features: np.ndarray
     """int32: features active on each sampled token, ascending."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self._arrays = arrays
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name not in _NAMES:
+            raise AttributeError(name)
+        array = self._arrays[name]
+        setattr(self, name, array)
+        return array
 
     @property
     def n_sampled(self) -> int:
@@ -66,28 +79,65 @@ def summarize(shards: Iterable[Shard], d_hidden: int, seed: int) -> Summary:
             found = reduce.reduceat(values, starts)
             maximum[active] = np.where(np.abs(found) > np.abs(maximum[active]), found, maximum[active])
     indptr, features = _sample(shards, seed)
-    return Summary(count, total, maximum, np.bincount(features, minlength=d_hidden), indptr, features)
+    sampled = np.bincount(features, minlength=d_hidden)
+    return Summary(dict(zip(_NAMES, (count, total, maximum, sampled, indptr, features), strict=True)))
 
 
-def write_summary(folder: Path, summary: Summary) -> None:
-    """Writes `summary.safetensors`."""
-    write_arrays(folder / SUMMARY, {name: getattr(summary, name) for name in _NAMES})
+def packed_summary(summary: Summary) -> tuple[list[bytes | memoryview], str]:
+    """What `summary.safetensors` consists of, and its digest."""
+    return packed({name: getattr(summary, name) for name in _NAMES})
 
 
-def read_summary(folder: Path, d_hidden: int) -> Summary:
-    """What `write_summary` wrote, memory-mapped.
+def packed_pieces(shards: Iterable[Shard], pieces_of: Callable[[list[int]], list[str]]) -> tuple[bytes, str]:
+    """What `pieces.json` holds, the text of every token id that occurs, and its digest."""
+    used = np.unique(np.concatenate([np.zeros(0, np.int32), *(np.unique(shard.tokens) for shard in shards)]))
+    pieces = pieces_of(used.tolist())
+    described = {str(token): piece for token, piece in zip(used.tolist(), pieces, strict=True)}
+    data = json.dumps(described, ensure_ascii=True).encode()
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def write_figures(folder: Path, pieces: bytes, summary: Iterable[bytes | memoryview]) -> None:
+    """Writes `pieces.json` and `summary.safetensors`, each whole or not at all."""
+    write_whole(folder / PIECES, [pieces])
+    write_whole(folder / SUMMARY, summary)
+
+
+def read_summary(folder: Path, d_hidden: int, digest: str | None) -> Summary:
+    """What was written of a summary, memory-mapped; each array is checked when it is first used.
 
     Raises:
         FeatureIndexError: It is missing or damaged.
     """
-    arrays = read_arrays(folder / SUMMARY, _NAMES)
-    sizes = {len(arrays[name]) for name in _NAMES[:4]}
-    if sizes != {d_hidden}:
-        raise FeatureIndexError(
-            f"{folder / SUMMARY} describes {sizes} features, the index has {d_hidden}. Remove it and run the same"
-            " build_index again."
-        )
-    return Summary(**arrays)
+    path = folder / SUMMARY
+    arrays = ArrayFile(path, _NAMES, digest)
+    lengths = {name: arrays.length(name) for name in _NAMES}
+    if {lengths[name] for name in _NAMES[:4]} != {d_hidden} or not lengths["sample_indptr"]:
+        raise damaged(path, f"it describes {lengths['count']} features, the index has {d_hidden}")
+    found = Summary(arrays)
+    if digest is None:
+        _check_sample(path, found)
+    return found
+
+
+def check_summary(folder: Path, d_hidden: int, digest: str | None) -> str:
+    """Compares all of a summary with its digests; returns the digest that binds it.
+
+    Raises:
+        FeatureIndexError: It is missing or damaged.
+    """
+    read_summary(folder, d_hidden, digest)
+    ArrayFile(folder / SUMMARY, _NAMES, digest).check()
+    return root_of(folder / SUMMARY)
+
+
+def _check_sample(path: Path, summary: Summary) -> None:
+    """Raises FeatureIndexError where numbers that no digest binds would lead out of the arrays."""
+    indptr, features = summary.sample_indptr, summary.sample_features
+    ascends = int(indptr[0]) == 0 and bool((np.diff(indptr) >= 0).all()) and int(indptr[-1]) == len(features)
+    outside = int(features.min(initial=0)) < 0 or int(features.max(initial=0)) >= len(summary.count)
+    if not ascends or outside or int(summary.count.min(initial=0)) < 0:
+        raise damaged(path, "its arrays do not belong together")
 
 
 def summary_of(folder: Path, meta: IndexMeta) -> Summary:
@@ -96,34 +146,52 @@ def summary_of(folder: Path, meta: IndexMeta) -> Summary:
     Raises:
         FeatureIndexError: It is missing or damaged, or a shard is.
     """
-    summary = read_summary(folder, int(meta.sae["d_hidden"]))
-    if int(summary.count.sum()) == sum(shard.pairs for shard in meta.shards):
-        return summary
-    shards = [Shard(shard_path(folder, number)) for number in range(len(meta.shards))]
-    return summarize(shards, int(meta.sae["d_hidden"]), meta.seed)
+    d_hidden, digest = int(meta.sae["d_hidden"]), meta.files.get(SUMMARY)
+    if SUMMARY not in meta.coming or root_of(folder / SUMMARY) != meta.coming[SUMMARY]:
+        summary = read_summary(folder, d_hidden, digest)
+        if digest is not None or int(summary.count.sum()) == sum(shard.pairs for shard in meta.shards):
+            return summary
+    return summarize(shards_of(folder, meta), d_hidden, meta.seed)
 
 
-def write_pieces(folder: Path, shards: Iterable[Shard], pieces_of: Callable[[list[int]], list[str]]) -> None:
-    """Writes the text of every token id that occurs."""
-    used = np.unique(np.concatenate([np.zeros(0, np.int32), *(np.unique(shard.tokens) for shard in shards)]))
-    pieces = pieces_of(used.tolist())
-    described = {str(token): piece for token, piece in zip(used.tolist(), pieces, strict=True)}
-    write_whole(folder / PIECES, [json.dumps(described, ensure_ascii=True).encode()])
+def shards_of(folder: Path, meta: IndexMeta) -> list[Shard]:
+    """All shards of an index.
+
+    Raises:
+        FeatureIndexError: One is missing, damaged, or not the one that `index.json` describes.
+    """
+    return [open_shard(folder, number, record) for number, record in enumerate(meta.shards)]
 
 
-def read_pieces(folder: Path) -> dict[int, str]:
-    """What `write_pieces` wrote.
+def open_shard(folder: Path, number: int, record: ShardRecord) -> Shard:
+    """A shard of an index.
+
+    Raises:
+        FeatureIndexError: It is missing, damaged, or not the one that `index.json` describes.
+    """
+    path = shard_path(folder, number)
+    shard = Shard(path, record.file)
+    if shard.n_tokens != record.tokens or shard.n_pairs != record.pairs or shard.n_texts != record.texts:
+        raise damaged(path, "it is not the shard that index.json describes")
+    return shard
+
+
+def read_pieces(folder: Path, meta: IndexMeta) -> dict[int, str]:
+    """The text of each token id, at least of those of the index's shards.
 
     Raises:
         FeatureIndexError: It is missing or damaged.
     """
+    path = folder / PIECES
+    known = {files[PIECES] for files in (meta.files, meta.coming) if PIECES in files}
     try:
-        described = json.loads((folder / PIECES).read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        if known and hashlib.sha256(data).hexdigest() not in known:
+            raise ValueError("its sha256 is not the one in index.json: it is damaged, or another file")
+        described = strict_json(data)
         return {int(token): str(piece) for token, piece in described.items()}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise FeatureIndexError(
-            f"{folder / PIECES} cannot be read: {error}. Run the same build_index again: it makes what is missing."
-        ) from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise damaged(path, f"it cannot be read ({error})") from error
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -1,14 +1,14 @@
 """Writing an SAE: a folder of weights and settings, ours or SAELens's, whole or not at all.
 
-A folder is made beside its place under another name first, then moved there.
+In ours `config.json` binds the weights and the names of features, which lie beside it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
-import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ..errors import InputError, SAEError
+from ..concepts.exporting import nested_names
+from ..core.digests import sealed
+from ..errors import InputError, SAEError, warn
 from ..variants import activation_to_dict
 from ..weights import SAEWeights
+from ..whole import written_folder
 from .export import as_saelens
 from .formats import own, saelens
 from .formats.settings import read_config
@@ -26,16 +29,19 @@ from .formats.settings import read_config
 if TYPE_CHECKING:
     from .sae import SAE
 
-_NAMES = {own.WEIGHTS, own.CONFIG, saelens.WEIGHTS, saelens.CONFIG}
+_NAMES = {own.WEIGHTS, own.CONFIG, own.NAMES_FILE, saelens.WEIGHTS, saelens.CONFIG}
 _DTYPES = ("float32", "float16")
 
 
-def write_sae(path: str | os.PathLike, sae: SAE, format: str, dtype: str = "float32") -> Path:
+def write_sae(
+    path: str | os.PathLike, sae: SAE, format: str, dtype: str = "float32", names: bool = True
+) -> Path:
     """Makes or replaces the folder `path`; returns it.
 
     Raises:
         SAEError: Something else is at `path`, the metadata cannot be written as JSON, the format cannot
             hold this variant or `dtype`, or a weight lies outside float16's range.
+        WriteError: Nothing can be written there; what was there is unchanged.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"Expected the path of a folder to save in, got {path!r}.")
@@ -43,31 +49,30 @@ def write_sae(path: str | os.PathLike, sae: SAE, format: str, dtype: str = "floa
     _check_target(target)
     if dtype not in _DTYPES:
         raise SAEError(f"Unknown dtype {dtype!r}. SAEs are saved as: {', '.join(_DTYPES)}.")
+    given = sae.concepts.names if names else {}
+    texts: dict[str, str] = {}
     if format == "mlxterp":
         weights = _as_float16(sae.weights) if dtype == "float16" else sae.weights
-        names, config, arrays = (own.WEIGHTS, own.CONFIG), _own_config(sae, weights), weights.arrays()
+        if given:
+            texts[own.NAMES_FILE] = nested_names(given)
+        arrays, stored = weights.arrays(), own.WEIGHTS
+        texts[own.CONFIG] = _as_json(_own_config(sae, weights, texts))
     elif format == "saelens":
         if dtype != "float32":
             raise SAEError(f"{dtype} is for format='mlxterp'; SAELens's folders are written in float32.")
-        names = (saelens.WEIGHTS, saelens.CONFIG)
         config, arrays = as_saelens(sae)
+        texts[saelens.CONFIG], stored = _as_json(config), saelens.WEIGHTS
+        if given:
+            warn(
+                f"SAELens's folders have no place for names: those of {len(given)} features are not saved with this"
+                " SAE. sae.concepts.export_json(path) writes them; names=False says that they are not wanted."
+            )
     else:
         raise SAEError(f"Unknown format {format!r}. SAEs are saved as: mlxterp, saelens.")
-    text = _as_json(config)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".sae.", dir=target.parent))
-    except OSError as error:
-        raise SAEError(f"Nothing can be saved at {target}: {error}. Choose another path.") from error
-    try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft / names[0])
-        (draft / names[1]).write_text(text, encoding="utf-8")
-        for name in names:
-            _settle(draft / name)
-        draft.chmod(0o755)  # mkdtemp makes folders that only their owner can enter
-        _move(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with written_folder(target, ".sae.", SAEError) as draft:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft / stored)
+        for name, text in texts.items():
+            (draft / name).write_text(text, encoding="utf-8", newline="\n")
     return target
 
 
@@ -93,7 +98,8 @@ def _check_target(target: Path) -> None:
 def _is_ours(folder: Path) -> bool:
     """Whether the folder holds what `write_sae` writes, in either format, and not another library's SAE."""
     for weights, config in ((own.WEIGHTS, own.CONFIG), (saelens.WEIGHTS, saelens.CONFIG)):
-        if {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {weights, config}:
+        names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+        if names - {own.NAMES_FILE} == {weights, config}:
             return config == saelens.CONFIG or read_config(folder / config).get("format") == own.FORMAT
     return False
 
@@ -112,8 +118,8 @@ def _as_float16(weights: SAEWeights) -> SAEWeights:
     return rounded
 
 
-def _own_config(sae: SAE, weights: SAEWeights) -> dict[str, Any]:
-    """Settings beside these weights, which may be sae's own in another dtype."""
+def _own_config(sae: SAE, weights: SAEWeights, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Settings beside these weights, which may be sae's own in another dtype, and other files."""
     return {
         "format": own.FORMAT,
         "version": own.VERSION,
@@ -124,14 +130,16 @@ def _own_config(sae: SAE, weights: SAEWeights) -> dict[str, Any]:
         "d_out": sae.d_out,
         "subtract_b_dec": sae.subtract_b_dec,
         "sha256": own.digest(weights),
+        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
         "metadata": sae.metadata,
     }
 
 
 def _as_json(config: dict[str, Any]) -> str:
     try:
-        return json.dumps(config, indent=2, default=_plain) + "\n"
-    except (TypeError, ValueError) as error:
+        plain = json.loads(json.dumps(config, default=_plain, allow_nan=False))
+        return json.dumps(sealed(plain) if config.get("format") == own.FORMAT else plain, indent=2) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
         raise SAEError(f"The metadata cannot be written as JSON: {error}. Remove that entry.") from error
 
 
@@ -143,24 +151,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} is not a JSON value")
-
-
-def _settle(path: Path) -> None:
-    """On disk, and readable by others (safetensors writes files that only their owner can read)."""
-    path.chmod(0o644)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _move(draft: Path, target: Path) -> None:
-    if not target.exists():
-        os.replace(draft, target)
-        return
-    old = draft.with_name(draft.name + ".old")
-    os.replace(target, old)
-    try:
-        os.replace(draft, target)
-    except BaseException:
-        os.replace(old, target)
-        raise
-    shutil.rmtree(old)

@@ -6,6 +6,7 @@ out, or arrays of MLX or PyTorch, which are computed with where they lie.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
-from ..errors import InputError, SAEError
+from ..errors import InputError, SAEError, warn
 from ..sites import Array
 from ..sparse import SparseFeatures
 from ..variants import Activation, InputForm, Temporal
@@ -277,10 +278,10 @@ class SAE:
     # -- where it is --------------------------------------------------------------------------
 
     def on(self, backend: str, device: str | None = None) -> SAE:
-        """The same SAE, computing NumPy input with "mlx" or "torch" on that device."""
+        """The same SAE, computing NumPy input with "mlx" or "torch" on that device; it has its own `concepts`."""
         get_backend(backend)
-        return SAE(
-            self.weights, self.activation, self.metadata, form=self.form, backend=backend, device=device
+        return self._named(
+            SAE(self.weights, self.activation, self.metadata, form=self.form, backend=backend, device=device)
         )
 
     def replace(
@@ -289,15 +290,35 @@ class SAE:
         activation: Activation | None = None,
         form: InputForm | None = None,
     ) -> SAE:
-        """A copy with other parts; its metadata can be changed without changing this one's."""
+        """A copy with other parts; its metadata and `concepts` can be changed without changing this one's.
+
+        Weights of another number of features leave the names behind, with a warning.
+        """
         backend, device = self._placement.asked_for
-        return SAE(
-            weights or self.weights, activation or self.activation, dict(self.metadata),
-            form=form or self.form, backend=backend, device=device,
+        return self._named(
+            SAE(
+                weights or self.weights, activation or self.activation, dict(self.metadata),
+                form=form or self.form, backend=backend, device=device,
+            )
         )  # fmt: skip
 
-    def save(self, path: str | os.PathLike, format: str = "mlxterp", dtype: str = "float32") -> Path:
-        """Writes the folder `path` (weights and config), whole or not at all; returns it.
+    def _named(self, other: SAE) -> SAE:
+        """Another SAE of these features, with a copy of their names, texts and scales."""
+        if self._concepts is None:
+            return other
+        if other.d_hidden == self.d_hidden:
+            other._concepts = copy.deepcopy(self._concepts)
+        elif self._concepts.names:
+            warn(
+                f"The new weights have {other.d_hidden} features instead of {self.d_hidden}, so names and scales of"
+                " features are not taken over. sae.concepts.load_concepts(…) names the new ones."
+            )
+        return other
+
+    def save(
+        self, path: str | os.PathLike, format: str = "mlxterp", dtype: str = "float32", names: bool = True
+    ) -> Path:
+        """Writes the folder `path` (weights, config and names), whole or not at all; returns it.
 
         An SAE that was saved there before is replaced.
 
@@ -308,12 +329,15 @@ class SAE:
                 digits: features change by about a thousandth, near ties another one may be among the k, and
                 what is smaller than 3e-8 becomes 0. Loading gives float32 again, of the rounded numbers, so
                 the fingerprint is another.
+            names: Keep the names of features (`concepts.names`) in `names.json` beside the weights, where `load` finds
+                them. Other libraries' formats have no place for names: a warning says so where there are some.
 
         Raises:
             SAEError: Something else is there, the metadata is not JSON, the format cannot hold this variant
                 or dtype, or a weight lies outside float16's range.
+            WriteError: Nothing can be written there; an SAE that was there is unchanged.
         """
-        return write_sae(path, self, format, dtype)
+        return write_sae(path, self, format, dtype, names)
 
     @staticmethod
     def load(
@@ -342,11 +366,14 @@ class SAE:
             get_backend(backend)
         parts = read(path, format, k, norm_scaling_factor)
         try:
-            return SAE(
+            sae = SAE(
                 parts.weights, parts.activation, parts.metadata,
                 form=parts.form, backend=backend, device=device,
             )  # fmt: skip
-        except SAEError as error:
+            if parts.names:
+                sae.concepts.load_concepts(parts.names)
+            return sae
+        except (SAEError, InputError) as error:
             raise SAEError(f"{path}: {error}") from error
 
     @staticmethod

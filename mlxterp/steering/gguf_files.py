@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError, InputError
+from ..whole import strict_json
 from .vectors import SteeringVector
 
 _ARCHITECTURE = "controlvector"
@@ -173,6 +174,6 @@ def _string(reader: Any, key: str) -> str | None:
 def parse_json(text: str) -> Any:
     """What a header's JSON says; raises InputError where it is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return strict_json(text)
+    except ValueError as error:
         raise InputError(f"its metadata are no JSON: {error}") from error

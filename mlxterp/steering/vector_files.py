@@ -3,7 +3,8 @@
 The suffix decides. A file is written whole or not at all; nothing that is read is executed.
 
 A `.safetensors` file keeps any vectors, with their metadata, in their order: tensors `vector.0`, … of float32
-(width,), and in its header "format": "mlxterp.steering" and "vectors", a JSON list of component and metadata.
+(width,), and in its header "format": "mlxterp.steering", "vectors", a JSON list of component and metadata, and
+"digest", the sha256 of both.
 
 A `.gguf` file keeps vectors at block outputs: see `gguf_files`.
 """
@@ -20,6 +21,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..core.digests import DIGEST, digest_of_arrays
 from ..errors import InputError
 from ..whole import written_whole
 from .gguf_files import gguf_writer, parse_json, read_gguf
@@ -51,8 +53,9 @@ def save_vectors(vectors: SteeringVector | Sequence[SteeringVector], path: str |
     if target.suffix.lower() == ".gguf":
         return _write(target, gguf_writer(given))
     entries = [{"component": v.component, "metadata": v.metadata} for v in given]
-    header = {"format": FORMAT, "version": VERSION, "vectors": json.dumps(entries, allow_nan=False)}
     arrays = {f"vector.{i}": v.vector for i, v in enumerate(given)}
+    header = {"format": FORMAT, "version": VERSION, "vectors": json.dumps(entries, allow_nan=False)}
+    header[DIGEST] = digest_of_arrays(arrays, header["vectors"])
     return _write(target, lambda draft: save_file(arrays, draft, header))
 
 
@@ -97,11 +100,8 @@ def _said(vectors: Any) -> str:
 
 def _write(target: Path, produce: Callable[[Path], None]) -> Path:
     """Makes a file under another name beside its place, then moves it there."""
-    try:
-        with written_whole(target) as draft:
-            produce(draft)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{target} cannot be written: {error}") from error
+    with written_whole(target) as draft:
+        produce(draft)
     return target
 
 
@@ -120,6 +120,9 @@ def _read_safetensors(file: Path) -> list[SteeringVector]:
             if header.get("version") != VERSION:
                 raise InputError(f"it is of version {header.get('version')!r}; this mlxterp reads {VERSION}.")
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        found = digest_of_arrays(arrays, header.get("vectors", "null"))
+        if header.get(DIGEST, found) != found:  # mlxterp 0.1.0 wrote none
+            raise InputError("its digest is not that of its contents: it is damaged. Get or make it again.")
         entries = parse_json(header.get("vectors", "null"))
     except (OSError, SafetensorError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):

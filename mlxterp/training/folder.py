@@ -1,4 +1,4 @@
-"""A run's folder: its checkpoint and its history, each written whole or not at all."""
+"""A run's folder: its checkpoint and its history, each written whole or not at all, with a digest of its contents."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..errors import SAEError
-from ..whole import written_whole
+from ..core.digests import DIGEST, digest_of_arrays, sealed
+from ..errors import SAEError, warn
+from ..local_store import HISTORY, read_history
+from ..whole import strict_json, written_whole
 
 CHECKPOINT = "checkpoint.safetensors"
-HISTORY = "training_history.json"
 _FACTS = "run"
+_STAYS = (
+    "What was there before is still there; make room, or choose another folder, then go on with resume=True."
+)
 
 
 class RunFolder:
@@ -41,26 +45,43 @@ class RunFolder:
             SAEError: The disk is full or read-only; the checkpoint that was there stays.
         """
         arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        metadata = {_FACTS: json.dumps(facts)}
+        said = json.dumps(facts)
+        metadata = {_FACTS: said, DIGEST: digest_of_arrays(arrays, said)}
         self._replace(CHECKPOINT, lambda draft: save_file(arrays, draft, metadata=metadata))
 
     def checkpoint(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Arrays and facts of the last checkpoint; None where there is none.
 
         Raises:
-            SAEError: It cannot be read.
+            SAEError: It cannot be read, or is not as it was written.
         """
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="numpy") as file:
-                facts = json.loads(file.metadata()[_FACTS])
-                return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise SAEError(
-                f"{path} is no checkpoint of a run, or it is damaged: {error}. Remove it to start over."
-            ) from error
+                metadata = file.metadata() or {}
+                said = metadata[_FACTS]
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if DIGEST in metadata and metadata[DIGEST] != digest_of_arrays(arrays, said):
+                raise ValueError("its digest is not that of its contents")
+            facts = strict_json(said)
+            if not isinstance(facts, dict):
+                raise ValueError("it does not say which run it is of")
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self.damaged(error) from error
+        if DIGEST not in metadata:
+            warn(
+                f"{path} was written by mlxterp 0.1.0, without a digest, so damage to it would not be seen. The next"
+                " checkpoint has one."
+            )
+        return arrays, facts
+
+    def damaged(self, why: object) -> SAEError:
+        """The error for a checkpoint from which no run can go on."""
+        return SAEError(
+            f"{self.path / CHECKPOINT} is no checkpoint of a run, or it is damaged: {why}. Remove it to start over."
+        )
 
     def write_history(self, history: Mapping[str, Any]) -> None:
         """Replaces `training_history.json`.
@@ -68,7 +89,7 @@ class RunFolder:
         Raises:
             SAEError: The disk is full or read-only; the history that was there stays.
         """
-        text = json.dumps(history, indent=1) + "\n"
+        text = json.dumps(sealed(history), indent=1) + "\n"
         self._replace(HISTORY, lambda draft: draft.write_text(text, encoding="utf-8"))
 
     def history(self) -> dict[str, Any] | None:
@@ -77,27 +98,12 @@ class RunFolder:
         Raises:
             SAEError: It cannot be read.
         """
-        path = self.path / HISTORY
-        if not path.exists():
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SAEError(f"{path} cannot be read: {error}. Remove it to start over.") from error
-        if not isinstance(found, dict):
-            raise SAEError(f"{path} is no history of a run. Remove it to start over.")
-        return found
+        return read_history(self.path)
 
     def clear_checkpoint(self) -> None:
         """The run is over: nothing needs to go on."""
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def _replace(self, name: str, write: Any) -> None:
-        try:
-            with written_whole(self.path / name) as draft:
-                write(draft)
-        except (OSError, SafetensorError) as error:
-            raise SAEError(
-                f"{self.path / name} cannot be written: {error}. What was there before is still there; make room,"
-                " or choose another folder, then go on with resume=True."
-            ) from error
+        with written_whole(self.path / name, error=SAEError, remedy=_STAYS) as draft:
+            write(draft)

@@ -142,13 +142,23 @@ class MixingBuffer:
         return place | {f"carry.{i}": carry for i, carry in enumerate(self._carry)}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Goes on from what `state` gave."""
+        """Goes on from what `state` gave.
+
+        Raises:
+            KeyError, ValueError: It is not of this buffer.
+        """
         epoch, block, at = (int(number) for number in state["cursor"])
         self._carry = tuple(np.array(state[f"carry.{i}"]) for i in range(len(self._rows.widths)))
+        if epoch >= 0 and not (epoch < self._epochs and 0 <= block < self._rows.blocks(epoch)):
+            raise ValueError(f"there is no block {block} in epoch {epoch}")
+        if [carry.shape[1:] for carry in self._carry] != [(width,) for width in self._rows.widths]:
+            raise ValueError("the rows that are left over are not as wide as the component")
         self._held, self._at, self._now = self._carry, 0, None
         self._coming = self._start((epoch, block) if epoch >= 0 else self._after(None))
         if epoch >= 0:
             self._next_block()
+        if not 0 <= at <= len(self._held[0]):
+            raise ValueError(f"there is no row {at} in a block of {len(self._held[0])}")
         self._at = at
 
     def _fill(self, n: int) -> None:

@@ -101,19 +101,53 @@ class _Run:
         paths = {name: job.save_path for name, job in self.jobs.items()}
         if any(path is None or not path.exists() for path in paths.values()):
             return None
-        return {
-            name: SAE.load(path, backend=self.backend.name, device=self.options.device)
-            for name, path in paths.items() if path is not None
-        }  # fmt: skip
+        try:
+            return {
+                name: SAE.load(path, backend=self.backend.name, device=self.options.device)
+                for name, path in paths.items() if path is not None
+            }  # fmt: skip
+        except SAEError as error:
+            raise SAEError(
+                f"The run in {self.folder.path} is finished, and what it saved is damaged: {error} Remove the damaged"
+                " SAE, and the same call trains it again."
+            ) from error
 
     def _go_on(self) -> None:
-        found = self.folder.checkpoint() if self.folder and self.options.resume else None
-        if found is None:
+        folder = self.folder
+        found = folder.checkpoint() if folder and self.options.resume else None
+        if folder is None or found is None:
             return
         arrays, said = found
         self._check_identity(said.get("identity"))
-        self.step = int(said["step"])
-        self.seen = int(said["seen"])
+        try:
+            self._take_up(arrays, said)
+        except KeyError as error:
+            raise folder.damaged(f"it lacks {error}") from error
+        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise folder.damaged(error) from error
+
+    def _take_up(self, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint of this very run.
+
+        Raises:
+            KeyError, TypeError, ValueError, …: It is damaged.
+        """
+        step, seen = said["step"], said["seen"]
+        if not isinstance(step, int) or not 0 <= step < self.steps:
+            raise ValueError(f"it says step {step!r}, of a run of {self.steps} steps")
+        if not isinstance(seen, int) or not step <= seen <= self.plan.tokens:
+            raise ValueError(f"it says that {seen!r} tokens were seen, of {self.plan.tokens}")
+        known = ["buffer.cursor", *(f"buffer.carry.{i}" for i in range(len(self.rows.widths)))]
+        for name, trainer in self.trainers.items():
+            for key, array in trainer.state.state().items():
+                known.append(f"jobs.{name}.{key}")
+                if arrays[known[-1]].shape != array.shape:
+                    raise ValueError(
+                        f"{known[-1]} has shape {arrays[known[-1]].shape}, expected {array.shape}"
+                    )
+        if unknown := sorted(arrays.keys() - set(known)):
+            raise ValueError(f"it holds {unknown[0]}, which this run does not have")
+        self.step, self.seen = step, seen
         self.buffer.load(_below(arrays, "buffer"))
         for name, trainer in self.trainers.items():
             trainer.state.load(_below(arrays, f"jobs.{name}"))

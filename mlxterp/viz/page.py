@@ -69,7 +69,7 @@ def write_page(path: str | os.PathLike, document: str) -> Path:
 
     Raises:
         InputError: The folder does not exist, or `path` is a folder.
-        OSError: It cannot be written (no space, no permission).
+        WriteError: It cannot be written (no space, no permission); what was there is unchanged.
     """
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir():

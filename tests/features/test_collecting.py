@@ -25,6 +25,7 @@ from mlxterp import (
     load_demo,
     train_sae,
 )
+from mlxterp.core.digests import sealed
 from mlxterp.store import as_float32, as_stored
 from mlxterp.training.store_rows import StoreRows
 
@@ -256,7 +257,7 @@ def test_a_store_of_another_model_is_refused(opened, tmp_path):
     meta_path = tmp_path / "store/meta.json"
     meta = json.loads(meta_path.read_text())
     meta["settings"]["probe"][AT[0]] = [1.3 * n for n in meta["settings"]["probe"][AT[0]]]
-    meta_path.write_text(json.dumps(meta))
+    meta_path.write_text(json.dumps(sealed(meta)))
     with pytest.raises(SAEError, match=r"holds activations of another model"):
         opened.model.train_sae(
             1, ActivationStore.open(store.path), "residual", SAETrainConfig(k=2), verbose=False

@@ -1,20 +1,24 @@
-"""Our own folders: `sae.safetensors` (weights) and `config.json` (everything else)."""
+"""Our own folders: `sae.safetensors` (weights), `names.json` (names of features, where there are some), and
+`config.json` (everything else), which binds the others by digests."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...errors import SAEError
-from ...variants import EXTRA, InputForm, Temporal, TopK, activation_from_dict
+from ...core.digests import DIGEST, check_seal, same_file
+from ...errors import SAEError, warn
+from ...variants import EXTRA, InputForm, Temporal, TopK, activation_from_dict, check_activation
 from ...weights import NAMES, SAEWeights
+from ...whole import strict_json
 from .settings import Settings, setting
 from .source import Files, Parts, the_k
 
-CONFIG, WEIGHTS = "config.json", "sae.safetensors"
+CONFIG, WEIGHTS, NAMES_FILE = "config.json", "sae.safetensors", "names.json"
 FORMAT = "mlxterp"
 VERSION = 2
 
@@ -51,7 +55,11 @@ def read(files: Files) -> Parts:
         **taken, subtract_b_dec=setting(config, "subtract_b_dec", bool, ..., CONFIG), extra=extra
     )
     _check_digest(files, config, weights)
-    return _parts(files, config, weights)
+    parts = _parts(files, config, weights)
+    check_activation(parts.activation, weights.W_enc.shape[1])  # what cannot be is told by name
+    for key in (DIGEST, "files"):
+        config.get(key)  # read below
+    return replace(parts, names=_names(files))
 
 
 def _parts(files: Files, config: Settings, weights: SAEWeights) -> Parts:
@@ -98,4 +106,34 @@ def _check_digest(files: Files, config: Mapping[str, Any], weights: SAEWeights) 
         )
 
 
-__all__ = ["CONFIG", "FORMAT", "NAMES", "VERSION", "WEIGHTS", "digest", "matches", "read"]
+def _names(files: Files) -> dict[str, Any] | None:
+    """Names of features that were saved with the SAE, once `config.json` was found to be as it was written.
+
+    Raises:
+        SAEError: It is damaged, or the names are not those that were saved.
+    """
+    path = files.folder / CONFIG
+    try:
+        config = strict_json(path.read_bytes())
+        if not check_seal(config) and "sha256" not in config:  # mlxterp 0.1.0 bound the weights at least
+            warn(
+                f"{path} has no digests, neither of itself nor of the weights, so damage would not be seen. Saving the"
+                " SAE again (sae.save) writes them."
+            )
+    except (OSError, ValueError) as error:
+        raise SAEError(f"{path} is damaged: {error}") from error
+    said = (config.get("files") or {}).get(NAMES_FILE)
+    if said is None:
+        return None
+    place = files.folder / NAMES_FILE
+    try:
+        same_file(place, said)
+        return strict_json(place.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SAEError(
+            f"{place} is not the file of names that was saved with this SAE: {error}. Get it again. To load without"
+            f" names, remove 'files' and 'digest' from {CONFIG}; sae.concepts.load_concepts reads a changed file."
+        ) from error
+
+
+__all__ = ["CONFIG", "FORMAT", "NAMES", "NAMES_FILE", "VERSION", "WEIGHTS", "digest", "matches", "read"]

@@ -34,6 +34,8 @@ class Parts:
     activation: Activation
     metadata: dict[str, Any]
     form: InputForm = field(default_factory=InputForm)
+    names: Mapping[str, Any] | None = None
+    """Names of features, as `Concepts.load_concepts` takes them."""
 
 
 @dataclass(frozen=True, slots=True)
