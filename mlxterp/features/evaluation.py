@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..anatomy import Anatomy
+from ..core import checks
 from ..errors import BackendError, InputError
 from ..sae import SAE
 from .measuring import measure
@@ -93,10 +94,11 @@ class SAEEvaluation:
         Raises:
             InputError: A number below 1, or edges that do not ascend.
         """
-        if isinstance(bins, int) and bins >= 1:
+        if np.ndim(bins) == 0:
+            bins = checks.count(bins, "bins", hint="Or give edges that ascend.")
             lowest = min(-1, math.floor(-math.log10(self.tokens)))  # with one token there would be no range
             edges = np.linspace(lowest, 0, bins + 1)
-        elif isinstance(bins, int) or np.ndim(bins) != 1 or len(bins) < 2 or (np.diff(bins) <= 0).any():
+        elif np.ndim(bins) != 1 or len(bins) < 2 or (np.diff(bins) <= 0).any():
             raise InputError(f"bins is {bins!r}; it must be a number of at least 1, or edges that ascend.")
         else:
             edges = np.asarray(bins, dtype=np.float64)
