@@ -9,11 +9,14 @@ import pytest
 
 from mlxterp import (
     SAE,
+    Controller,
+    Detector,
     InputError,
     InterpretableModel,
     MlxterpError,
     NotFiniteError,
     SAEError,
+    collect_activations,
     interventions,
     steering,
 )
@@ -234,3 +237,32 @@ def test_large_activations_that_have_features_are_encoded(backend):
     x = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
     small, large = sae.encode(x), sae.encode(x * np.float32(1e36))
     np.testing.assert_allclose(large / 1e36, small, rtol=1e-4)
+
+
+# -- figures ------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_of_a_model_without_logits_is_refused(model):
+    with pytest.raises(NotFiniteError, match="evaluation's texts"):
+        damaged(model).evaluate_sae(sae_of(model), ["the cat sat", "a dog"], PLACE)
+
+
+def test_a_detector_leaves_out_tokens_that_are_not_finite_and_says_how_many(model):
+    spoil = interventions.Intervention(lambda x, where: x * float("inf"), positions=[2])
+    detector = Detector(PLACE, statistics=True)
+    with model.add_hook(Controller(PLACE, spoil)), model.add_hook(detector):
+        model(PROMPT)
+    found = detector.statistics
+    assert found.count == len(model.tokenize(PROMPT)) - 1 and found.not_finite == 1
+    assert np.isfinite(found.mean).all() and "1 left out" in repr(found)
+
+
+def test_activations_that_are_not_finite_are_not_collected(model, tmp_path):
+    whole: Any = model.language_model.model  # type: ignore[attr-defined]
+    table = whole.model.embed_tokens.weight
+    table = table if model.language_model.backend.name == "mlx" else table.data
+    table[LetterTokenizer().encode("t")[1]] = float("inf")
+    with pytest.raises(SAEError, match="NaN or infinite"):
+        collect_activations(model, [PROMPT] * 4, PLACE, tmp_path / "store", exclude=(), progress=False)
+    with pytest.raises(SAEError):
+        model.get_top_features_for_text(PROMPT, sae_of(model), 1, "resid_post")

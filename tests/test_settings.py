@@ -301,6 +301,27 @@ def _none() -> None:
     raise InputError("there is no such call")
 
 
+def test_numbers_of_numpy_are_numbers_everywhere(tmp_path):
+    model = llama_of_mlx()
+    sae = random_sae(model.d_model, d_hidden=24)
+    two, many, none = np.int64(2), np.int32(200), np.uint64(0)
+    settings = config(k=two, d_hidden=np.int16(32), lr=np.float32(1e-3), seed=none, batch_size=np.int64(64))
+    assert type(settings.k) is int and type(settings.lr) is float
+    store = collect_activations(
+        model, TEXTS, PLACE, tmp_path / "store", progress=False, tokens=many, context_length=np.int8(20),
+        batch_tokens=many, seed=none,
+    )  # fmt: skip
+    trained = train_sae(store, settings, progress=False, checkpoint_every=two, save_path=tmp_path / "sae")
+    assert trained.k == 2
+    assert len(model.get_top_features_for_text(PROMPT, sae, np.int64(1), top_k=two)) == 2
+    assert model.evaluate_sae(sae, TEXTS, PLACE, max_tokens=many).tokens > 0
+    index = model.build_index(
+        sae, TEXTS, tmp_path / "index", two, component=PLACE, seed=none, shard_tokens=many, verbose=False
+    )
+    assert index.n_examples == 2 and FeatureIndex.open(tmp_path / "index").n_examples == 2
+    assert len(sae.similar(two, two)) == 2
+
+
 # -- the checks themselves ----------------------------------------------------------------------
 
 
