@@ -4,7 +4,8 @@
     ├── ComponentError (KeyError)          no such component, or more than one
     │   └── NeverCalledError               the module exists, the forward pass never calls it
     ├── InputError (ValueError)            texts, token ids or arguments that cannot be run
-    │   └── NoTokenizerError               text was given to a model without a tokenizer
+    │   ├── NoTokenizerError               text was given to a model without a tokenizer
+    │   └── NotFiniteError                 logits or a loss that are NaN or infinite
     ├── EditError (ValueError)             a value that does not fit where it is assigned
     ├── TraceError (RuntimeError)          a value was asked for outside its trace
     ├── GradientError (ArithmeticError)    a gradient that is not finite
@@ -45,6 +46,10 @@ class InputError(MlxterpError, ValueError):
 
 class NoTokenizerError(InputError):
     """Text was given, and the model has no tokenizer."""
+
+
+class NotFiniteError(InputError, ArithmeticError):
+    """Logits, or a number made of them, that are NaN or infinite."""
 
 
 class EditError(MlxterpError, ValueError):

@@ -12,6 +12,7 @@ from .acting import for_texts
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
 from .backends.conversion import to_numpy
+from .core import checks
 from .edits import Interventions, as_interventions, declared_edits
 from .errors import InputError
 from .interventions import restrict
@@ -36,23 +37,24 @@ class Request:
     prefill_step_size: int = 2048
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise InputError(f"max_tokens={self.max_tokens}: at least one token is generated.")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise InputError(
-                f"temperature={self.temperature} must be at least 0 and top_p={self.top_p} in (0, 1]."
-            )
-        if self.prefill_step_size < 1:
-            raise InputError(f"prefill_step_size={self.prefill_step_size}: at least one token a step.")
-        if any(not s for s in self.stops):
-            raise InputError("stop= holds an empty string, which every text begins with.")
+        seed = self.seed
+        checked = {
+            "max_tokens": checks.count(self.max_tokens, "max_tokens"),
+            "temperature": checks.temperature(self.temperature),
+            "top_p": checks.finite(self.top_p, "top_p", above=0.0, most=1.0),
+            "seed": None if seed is None else checks.seed(seed),
+            "stop": checks.strings(self.stop, "stop"),
+            "chat": checks.flag(self.chat, "chat"),
+            "prefill_step_size": checks.count(self.prefill_step_size, "prefill_step_size"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The strings that end the text."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        assert isinstance(self.stop, tuple)
+        return self.stop
 
 
 def generate(anatomy: Anatomy, prompt: Any, request: Request) -> Any:

@@ -17,6 +17,8 @@ import numpy as np
 
 from .backends import backend_of
 from .backends.conversion import is_native, to_native, to_numpy
+from .backends.finite import check_fits
+from .core import checks
 from .core.integers import number
 from .errors import EditError, InputError
 from .positions import Positions, full_mask, position_axis
@@ -118,24 +120,36 @@ def zero_out(positions: Positions = None, heads: Positions = None) -> Interventi
 
 def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Multiplies the activation by `factor`: a number, or an array that broadcasts to it."""
-    factor = _limit(factor, "factor")
-    if isinstance(factor, (int, float)):
-        return Intervention(lambda x, where: x * factor, positions, heads, f"scale({factor})")
-    return Intervention(lambda x, where: x * _fitting(factor, x, "scale"), positions, heads, "scale")
+    if factor is None:
+        raise InputError("scale(None): expected a number, or an array that broadcasts to the activation.")
+    factor, known = _limit(factor, "factor"), set[str]()
+    if not isinstance(factor, float):
+        return Intervention(
+            lambda x, where: x * _fitting(factor, x, "scale", known), positions, heads, "scale"
+        )
+
+    def function(x: Array, where: Where) -> Array:
+        check_fits(factor, x, f"scale({factor:g})")
+        return x * factor
+
+    return Intervention(function, positions, heads, f"scale({factor:g})")
 
 
 def add_vector(vector: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Adds `vector`, which broadcasts to the activation (usually (d_model,))."""
+    known: set[str] = set()
     return Intervention(
-        lambda x, where: x + _fitting(vector, x, "add_vector"), positions, heads, "add_vector"
+        lambda x, where: x + _fitting(vector, x, "add_vector", known), positions, heads, "add_vector"
     )
 
 
 def replace_with(value: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Puts `value`, which broadcasts to the activation, in its place."""
 
+    known: set[str] = set()
+
     def function(x: Array, where: Where) -> Array:
-        return backend_of(x).where(np.array(False), x, _fitting(value, x, "replace_with"))
+        return backend_of(x).where(np.array(False), x, _fitting(value, x, "replace_with", known))
 
     return Intervention(function, positions, heads, "replace_with")
 
@@ -156,8 +170,11 @@ def clamp(
     def function(x: Array, where: Where) -> Array:
         backend, plain = backend_of(x), (int, float, type(None))
         if isinstance(low, plain) and isinstance(high, plain):
+            check_fits([limit for limit in (low, high) if limit is not None], x, "clamp")
             return backend.clip(x, low, high)
-        limits = [None if one is None else backend.get(_fitting(one, x, "clamp")) for one in (low, high)]
+        limits = [
+            None if one is None else backend.get(_fitting(one, x, "clamp", set())) for one in (low, high)
+        ]
         old = backend.get(x)
         for limit, is_out in zip(limits, (np.less, np.greater), strict=True):
             if limit is not None:
@@ -175,8 +192,8 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
     The noise at a position depends on `seed` and the position alone, so it is the same in both
     backends, in every row of a batch, and whether a text is run whole or token by token.
     """
-    if std < 0:
-        raise InputError(f"noise({std}): a standard deviation is not negative.")
+    std = checks.finite(std, "noise: std (a standard deviation is not negative)", 0.0, checks.LARGEST)
+    seed = checks.seed(seed, "noise: seed")
 
     def function(x: Array, where: Where) -> Array:
         axis = position_axis(x.shape, where)
@@ -186,6 +203,7 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
         draws = [np.random.Generator(np.random.Philox(key=[seed, int(p)])) for p in where.positions]
         values = np.stack([g.standard_normal(rest, dtype=np.float32) for g in draws])
         values = np.moveaxis(values, 0, max(axis - 1, 0)) * np.float32(std)
+        check_fits(values, x, f"noise({std:g})")
         return x + backend_of(x).put(values if axis == 0 else values[None], x)
 
     return Intervention(function, positions, heads, f"noise({std}, seed={seed})")
@@ -214,7 +232,7 @@ def _limit(given: Any, what: str) -> Any:
     if given is None or is_native(given):
         return given
     array = to_numpy(given, what)
-    return float(array) if array.ndim == 0 else array
+    return checks.number(float(array), what) if array.ndim == 0 else array
 
 
 def as_list(changes: Any, name: str) -> Sequence[Callable[[Array], Array]]:
@@ -242,8 +260,15 @@ def _check_takes_one(change: Callable[..., Any], name: str) -> None:
         return
 
 
-def _fitting(value: Any, x: Array, who: str) -> Array:
-    """A value given by the user, as an array of x's library, dtype and device that broadcasts to x."""
+def _fitting(value: Any, x: Array, who: str, known: set[str]) -> Array:
+    """A value given by the user, as an array of x's library, dtype and device that broadcasts to x.
+
+    Args:
+        known: Dtypes that were found to hold the value.
+    """
+    if str(x.dtype) not in known:
+        check_fits(to_numpy(value, f"What {who} is given", EditError), x, who)
+        known.add(str(x.dtype))
     array = to_native(value, x, f"What {who} is given", EditError)
     try:
         fits = np.broadcast_shapes(tuple(array.shape), tuple(x.shape)) == tuple(x.shape)

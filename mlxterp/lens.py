@@ -21,6 +21,7 @@ import numpy as np
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .core import checks
 from .core.feature_ids import feature_id, is_several
 from .core.numeric import largest, moments
 from .errors import InputError, SAEError, warn
@@ -144,8 +145,7 @@ def feature_logits(
     Features go through the head a few at a time: memory does not grow with their number.
     """
     ids = _checked_ids(sae, feature_ids)
-    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-        raise InputError(f"top_k is {top_k!r}; it must be an integer of at least 1.")
+    top_k = checks.count(top_k, "top_k")
     norms = np.sqrt(np.einsum("ij,ij->i", sae.W_dec, sae.W_dec, dtype=np.float64))
     typical = norms.mean() or 1.0  # nothing but zeros
     texts = _TokenTexts(anatomy.model, tokenize)
@@ -163,9 +163,7 @@ def random_direction_baseline(
     anatomy: Anatomy, sae: SAE, n: int = 100, seed: int = 0, *, component: str | None = None
 ) -> RandomDirections:
     """See `InterpretableModel.random_direction_baseline`."""
-    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name} is {value!r}; it must be an integer of at least {least}.")
+    n, seed = checks.count(n, "n"), checks.seed(seed)
     directions = np.random.default_rng(seed).normal(size=(n, sae.d_out))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     rows = [
@@ -173,7 +171,7 @@ def random_direction_baseline(
         for logits, _ in _lens(anatomy, sae, directions, component)
         for row in logits
     ]
-    return RandomDirections(int(n), int(seed), *(np.sort(column) for column in np.array(rows).T))
+    return RandomDirections(n, seed, *(np.sort(column) for column in np.array(rows).T))
 
 
 # -- the lens -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .backends import backend_of
+from .core import checks
 from .errors import InputError
 from .sites import Array
 from .tokens import TokenBatch
@@ -30,7 +31,8 @@ class LogitDifference:
     """A function of logits (batch, positions, vocabulary), made by `logit_difference`."""
 
     def __init__(self, correct: int | str, wrong: int | str, position: int):
-        self.correct, self.wrong, self.position = correct, wrong, position
+        self.correct, self.wrong = _token(correct, "correct"), _token(wrong, "wrong")
+        self.position = checks.integer(position, "position")
         self._rows: list[int] | None = None
 
     def bind(self, batch: TokenBatch, tokenizer: Any) -> LogitDifference:
@@ -59,6 +61,12 @@ class LogitDifference:
             for i, row in enumerate(rows)
         ]
         return sum(terms[1:], terms[0])
+
+
+def _token(given: Any, name: str) -> int | str:
+    if isinstance(given, str):
+        return given
+    return checks.count(given, name, 0, hint="It is a token id, or text that is one token.")
 
 
 def _token_id(token: int | str, tokenizer: Any) -> int:

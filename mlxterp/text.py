@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .backends.base import LanguageModel
+from .backends.finite import not_finite
 from .core.texts import shown_ids
 from .errors import InputError, warn
 from .tokens import TokenBatch
@@ -141,6 +142,10 @@ def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:
     total, count = 0.0, 0
     for row, n in enumerate(batch.lengths):
         losses = model.backend.token_losses(logits[row, : n - 1], batch.ids[row, 1:n])
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if bad.size:
+            where = f"at position {int(bad[0])} of text {row}"
+            raise not_finite("The logits", where, bool(getattr(model, "is_acting", False)))
         total += float(losses.sum(dtype=np.float64))
         count += int(n - 1)
     return total / count

@@ -92,6 +92,10 @@ class Backend(Protocol):
         """float32, (n,): Euclidean length of each row of x (n, width), summed in float32."""
         ...
 
+    def largest(self, x: Array) -> float:
+        """The largest finite number of x's dtype."""
+        ...
+
     def all_finite(self, x: Array) -> bool:
         """Whether no value is NaN or infinite."""
         ...

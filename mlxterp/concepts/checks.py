@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
 import numpy as np
 
-from ..core import feature_ids
+from ..core import checks, feature_ids
 from ..core.texts import listed
 from ..errors import InputError
 
@@ -33,13 +32,7 @@ def finite(given: Any, what: str) -> float:
     Raises:
         InputError: It is none.
     """
-    number = isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool)
-    try:
-        if number and math.isfinite(given):
-            return float(given)
-    except OverflowError:
-        pass
-    raise InputError(f"{what} is {given!r}; expected a finite number.")
+    return checks.finite(given, what)
 
 
 def at_least_one(given: Any, what: str) -> int:

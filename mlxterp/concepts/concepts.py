@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import checks
 from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis
@@ -93,12 +94,13 @@ class Concepts(ConceptTables):
             BackendError: scikit-learn is not installed.
         """
         n = at_least_one(n_clusters, "n_clusters")
-        if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 1 << 32:
-            raise InputError(f"seed is {seed!r}; expected a whole number in [0, 2**32).")
+        seed = checks.seed(seed)
+        if seed >= 1 << 32:  # more than scikit-learn takes
+            seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         made = (
             matrix_of_top_texts(self.get_top_texts()) if texts is None else matrix_of(self._encoded(texts)[1])
         )
-        return clusters(*made, n, int(seed))
+        return clusters(*made, n, seed)
 
     # -- questions about held-out texts -------------------------------------------------------
 

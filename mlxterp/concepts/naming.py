@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ..core import checks
 from ..core.csv_cells import text_of_cell
 from ..errors import InputError, UnknownFeatureError
 from .checks import feature_id
@@ -162,7 +161,4 @@ def _name(given: Any) -> str:
 
 
 def _confidence(given: Any) -> float:
-    number = isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool)
-    if not number or not 0 <= given <= 1:  # neither holds for NaN
-        raise InputError(f"the confidence is {given!r}; expected a number in [0, 1].")
-    return float(given)
+    return checks.fraction(given, "the confidence")

@@ -17,6 +17,11 @@ from ..errors import InputError
 GREEDY = 1e-6
 """Below this temperature the likeliest token is taken."""
 
+FLOAT32 = 3.4028234663852886e38
+"""The largest float32."""
+LARGEST = math.sqrt(FLOAT32)
+"""The largest length of an activation: norms square it, and what overflows there comes out as 0."""
+
 _T = TypeVar("_T")
 
 
@@ -85,16 +90,16 @@ def finite(
     error: type[Exception] = InputError,
 ) -> float:
     """A finite number in [least, most] (or (above, below)), as a Python float."""
-    number = _number(given)
+    found = _number(given)
     fits = (
-        number is not None
-        and (least is None or number >= least)
-        and (most is None or number <= most)
-        and (above is None or number > above)
-        and (below is None or number < below)
+        found is not None
+        and (least is None or found >= least)
+        and (most is None or found <= most)
+        and (above is None or found > above)
+        and (below is None or found < below)
     )
-    if fits and number is not None:
-        return number
+    if fits and found is not None:
+        return found
     bounds = [
         f"{word} {bound:g}"
         for word, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
@@ -104,6 +109,11 @@ def finite(
     raise error(_message(given, name, wanted, hint))
 
 
+def number(given: Any, name: str, *, error: type[Exception] = InputError) -> float:
+    """A finite number that activations can be changed by: float32 holds its square, which norms take."""
+    return finite(given, name, -LARGEST, LARGEST, error=error)
+
+
 def fraction(given: Any, name: str, *, error: type[Exception] = InputError) -> float:
     """A share: a number in [0, 1]."""
     return finite(given, name, 0.0, 1.0, error=error)
@@ -111,8 +121,8 @@ def fraction(given: Any, name: str, *, error: type[Exception] = InputError) -> f
 
 def temperature(given: Any, name: str = "temperature") -> float:
     """How much chance has a say in sampling: at least 0; what is near 0 is 0, which takes the likeliest token."""
-    number = finite(given, name, 0.0)
-    return 0.0 if number < GREEDY else number
+    found = finite(given, name, 0.0)
+    return 0.0 if found < GREEDY else found
 
 
 def flag(given: Any, name: str, *, error: type[Exception] = InputError) -> bool:

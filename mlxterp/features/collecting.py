@@ -11,6 +11,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..contexts import open_contexts
+from ..core import checks
 from ..core.digests import DIGEST, digest_of
 from ..dataset import check_readable, open_texts
 from ..errors import InputError, SAEError, warn
@@ -79,6 +80,11 @@ def collect_activations(
         ComponentError: No such component, or it has no single value for each token.
         SAEError: Another collection is in the folder; nothing can be written there.
     """
+    tokens, context_length = (
+        checks.count_or_none(tokens, "tokens"),
+        checks.count_or_none(context_length, "context_length"),
+    )
+    batch_tokens, seed = checks.count(batch_tokens, "batch_tokens"), checks.seed(seed)
     model.warn_of_acts("its activations are collected")
     anatomy: Anatomy = model.anatomy
     names = [at] if isinstance(at, str) else list(at)
@@ -157,9 +163,8 @@ def model_rows(
     Raises:
         InputError: No texts, or a setting that cannot be.
     """
-    for name, value in (("tokens", tokens), ("batch_tokens", block_tokens)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"{name} is {value!r}; it must be a number of tokens, at least 1.")
+    tokens = checks.count_or_none(tokens, "tokens")
+    block_tokens, seed = checks.count(block_tokens, "batch_tokens"), checks.seed(seed)
     exclude = check_exclusions(exclude, OF_TRAINING)
     length = _length(anatomy, context_length)
     texts = open_texts(dataset, anatomy.model)
@@ -204,10 +209,7 @@ def _length(anatomy: Anatomy, context_length: int | None) -> int:
     most = anatomy.model.max_positions
     if context_length is None:
         return min(_CONTEXT, most or _CONTEXT)
-    if isinstance(context_length, bool) or not isinstance(context_length, int) or context_length < 1:
-        raise InputError(
-            f"context_length is {context_length!r}; it must be a number of tokens, at least 1, or None."
-        )
+    context_length = checks.count(context_length, "context_length")
     if most is not None and context_length > most:
         raise InputError(f"context_length={context_length}, but this model was made for {most} positions.")
     return context_length

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..anatomy import Anatomy
+from ..backends.conversion import to_numpy
+from ..core import checks
 from ..errors import BackendError, InputError
 from ..plotting import write_figure
 from ..sae import SAE
@@ -94,13 +96,16 @@ class SAEEvaluation:
         Raises:
             InputError: A number below 1, or edges that do not ascend.
         """
-        if isinstance(bins, int) and bins >= 1:
+        if np.ndim(bins) == 0:
+            count = checks.count(bins, "bins", hint="Or give edges that ascend.")
             lowest = min(-1, math.floor(-math.log10(self.tokens)))  # with one token there would be no range
-            edges = np.linspace(lowest, 0, bins + 1)
-        elif isinstance(bins, int) or np.ndim(bins) != 1 or len(bins) < 2 or (np.diff(bins) <= 0).any():
-            raise InputError(f"bins is {bins!r}; it must be a number of at least 1, or edges that ascend.")
+            edges = np.linspace(lowest, 0, count + 1)
         else:
-            edges = np.asarray(bins, dtype=np.float64)
+            edges = to_numpy(bins, "bins").astype(np.float64)
+            if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+                raise InputError(
+                    f"bins is {bins!r}; it must be a number of at least 1, or edges that ascend."
+                )
         return np.histogram(np.log10(self.density[self.density > 0]), edges)
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..backends.base import Backend
+from ..backends.finite import not_finite
 from ..core.numeric import log_softmax
 from ..edits import declared_edits
 from ..errors import InputError
@@ -114,7 +115,10 @@ def _add_batch(subject: Subject, batch: TokenBatch, sums: Sums) -> None:
     replacement[real] = rebuilt
     kept = features.take(np.flatnonzero(counted[real]))
     sums.add(y[counted].astype(np.float64), replacement[counted].astype(np.float64), kept)
-    sums.losses["clean"] += _loss(backend, run.logits, batch)
+    clean = _loss(backend, run.logits, batch)
+    if not np.isfinite(clean):
+        raise not_finite("The logits", "on the evaluation's texts", bool(getattr(model, "described", ())))
+    sums.losses["clean"] += clean
     for key, value in (("sae", replacement), ("zero", np.zeros_like(sums.mean)), ("mean", sums.mean)):
         new = np.broadcast_to(value.astype(np.float32), replacement.shape)
         edits = declared_edits(anatomy, {target.name: _putting(backend, new, counted)})

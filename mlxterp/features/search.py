@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import LanguageModel
-from ..core import feature_ids
+from ..core import checks, feature_ids
 from ..core.alike import MARKS, first_alike
 from ..corpus import Corpus
 from ..dataset import text_of, texts_of
-from ..errors import InputError, SAEError
+from ..errors import SAEError
 from ..sae import SAE
 from ..sites import Component
 from ..sparse import SparseFeatures
@@ -205,5 +205,4 @@ def _strongest(
 
 def check_top_k(top_k: int, name: str = "top_k") -> None:
     """Raises InputError where it is no number of things to give back."""
-    if not isinstance(top_k, (int, np.integer)) or isinstance(top_k, bool) or top_k < 1:
-        raise InputError(f"{name} is {top_k!r}; it must be an integer of at least 1.")
+    checks.count(top_k, name)

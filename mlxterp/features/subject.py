@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..anatomy import Anatomy
+from ..core import checks
 from ..dataset import check_readable, open_texts
 from ..errors import InputError, SAEError
 from ..sae import SAE
@@ -55,8 +56,7 @@ class Subject:
             raise InputError("This SAE does not say where it was trained. Name the component: component='…'.")
         if not isinstance(name, str):
             raise InputError(f"A component is named by a path such as 'layers.3.mlp', got {name!r}.")
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 2:
-            raise InputError(f"max_tokens is {max_tokens!r}; it must be an integer of at least 2.")
+        max_tokens = checks.count(max_tokens, "max_tokens", 2)
         place = resolve(anatomy, sae, name)
         out_name = sae.metadata.get("component_out")
         target = resolve(anatomy, sae, out_name) if isinstance(out_name, str) else place

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..anatomy import Anatomy
+from ..core import checks
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Component
@@ -38,6 +39,10 @@ class TrainOptions:
     checkpoint_every: int | None = None
     log: Log | Sequence[Log] | None = None
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "checkpoint_every"):
+            object.__setattr__(self, name, checks.count_or_none(getattr(self, name), name))
 
 
 def train_on_texts(

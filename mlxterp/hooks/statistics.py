@@ -18,9 +18,12 @@ class ActivationStatistics:
     """Of these tokens as they are: the sum of squares is divided by `count`."""
     min: np.ndarray
     max: np.ndarray
+    not_finite: int = 0
+    """Tokens that were left out, because a number of their activation is NaN or infinite."""
 
     def __repr__(self) -> str:
-        return f"ActivationStatistics({self.count} tokens of width {len(self.mean)})"
+        left_out = f"; {self.not_finite} left out, not finite" if self.not_finite else ""
+        return f"ActivationStatistics({self.count} tokens of width {len(self.mean)}{left_out})"
 
 
 class RunningStatistics:
@@ -28,15 +31,18 @@ class RunningStatistics:
 
     def __init__(self) -> None:
         self.width: int | None = None
-        self._count = 0
+        self._count = self._not_finite = 0
         self._mean = self._squares = self._min = self._max = np.zeros(0)
 
     def add(self, rows: np.ndarray) -> None:
         """Takes rows (n, width) into account."""
-        n = len(rows)
+        wide = rows.astype(np.float64)
+        finite = np.isfinite(wide).all(axis=1)
+        self._not_finite += int((~finite).sum())
+        wide = wide[finite]
+        n = len(wide)
         if not n:
             return
-        wide = rows.astype(np.float64)
         mean = wide.mean(axis=0)
         squares = ((wide - mean) ** 2).sum(axis=0)
         if not self._count:
@@ -57,4 +63,5 @@ class RunningStatistics:
         if not self._count:
             return None
         std = np.sqrt(self._squares / self._count)
-        return ActivationStatistics(self._count, self._mean.copy(), std, self._min.copy(), self._max.copy())
+        extremes = self._min.copy(), self._max.copy()
+        return ActivationStatistics(self._count, self._mean.copy(), std, *extremes, self._not_finite)

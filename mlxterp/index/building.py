@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import checks
 from ..core.digests import digest_of_file
 from ..dataset import ListedTexts, Texts, check_readable, open_texts
 from ..errors import FeatureIndexError, InputError, warn
@@ -71,16 +72,10 @@ class BuildOptions:
     """Processes, by Ray; None runs here."""
 
     def __post_init__(self) -> None:
-        for name in ("n_examples", "shard_tokens", "workers"):
-            value = getattr(self, name)
-            if value is not None and (not _is_integer(value) or value < 1):
-                raise InputError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        if not _is_integer(self.seed) or not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed!r}; it must be an integer of at least 0, below 2**63.")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        object.__setattr__(self, "n_examples", checks.count(self.n_examples, "n_examples"))
+        object.__setattr__(self, "seed", checks.seed(self.seed))
+        for name in ("shard_tokens", "workers"):
+            object.__setattr__(self, name, checks.count_or_none(getattr(self, name), name))
 
 
 def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core import checks
 from ..corpus import Corpus
 from ..dataset import text_of, texts_of
 from ..errors import FeatureIndexError, InputError, warn
@@ -147,8 +148,7 @@ class FeatureIndex(IndexFacts):
         n = self.n_examples if n is None else n
         check_top_k(n, "n")
         for name, tokens in (("before", before), ("after", after)):
-            if not isinstance(tokens, (int, np.integer)) or isinstance(tokens, bool) or tokens < 0:
-                raise InputError(f"{name} is {tokens!r}; it must be an integer of at least 0.")
+            checks.count(tokens, name, 0)
         if quantile is not None and (isinstance(quantile, bool) or quantile not in range(10)):
             raise InputError(
                 f"quantile is {quantile!r}; it must be 0 (the weakest tenth) to 9 (the strongest)."

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy import Anatomy
-from ..errors import InputError
+from ..core import checks
 from ..positions import Positions
 from ..progress import hidden
 from ..sites import Array
@@ -101,9 +101,7 @@ def _per_pass(vocab_size: int, tokens: int, batch_size: int | None) -> int:
     """How many patches run together."""
     if batch_size is None:
         return max(1, min(_TOKENS // tokens, _LOGITS // (tokens * vocab_size)))
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r}: it is the number of patches in one pass, at least 1.")
-    return int(batch_size)
+    return checks.count(batch_size, "batch_size", hint="It is the number of patches in one pass.")
 
 
 def _run(anatomy: Anatomy, question: Question, patches: Sequence[_Patch]) -> Array:

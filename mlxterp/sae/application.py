@@ -21,6 +21,12 @@ from ..variants import FIXED_K, Activation, BatchTopK, InputForm, MatchingPursui
 from . import iterative
 from .placement import Placement
 
+_TOO_LARGE = (
+    "A feature's activation is not finite: these activations, or the weights, are too large for float32."
+)
+_CHECKED = 256
+"""Rows whose pre-activations are looked at together."""
+
 
 class Application:
     """Activations x on their way through an SAE.
@@ -45,17 +51,33 @@ class Application:
         self.backend, self.weights, native = placement.of(x)
         self.raw = native.reshape((math.prod(self._shape), d_model))
         """The activations as rows (n, d_model)."""
-        if check and not self.backend.all_finite(self.raw):
-            raise SAEError(
-                f"Activations of shape {tuple(x.shape)} hold NaN or infinite values, which have no features."
-                " Run the model in float32 or bfloat16, or drop those tokens."
-            )
+        if check:
+            self._check_range(tuple(x.shape), placement.reach)
         if isinstance(activation, BatchTopK):
             warn(
                 "This BatchTopK SAE stores no threshold, so the largest k x n activations of the n rows of one"
                 " call are kept: a token's features depend on the rows it is encoded with."
             )
         self._native = not isinstance(x, np.ndarray)
+
+    def _check_range(self, shape: tuple[int, ...], reach: float) -> None:
+        """Raises SAEError where activations are not finite, or so large that pre-activations are not.
+
+        Args:
+            reach: No pre-activation is farther from 0 than this times the largest activation, biases aside.
+        """
+        wide = self.backend.cast(self.raw, self.weights.b_dec)
+        if self.backend.all_finite(wide * max(2.0, reach)):
+            return
+        if not self.backend.all_finite(self.raw):
+            raise SAEError(
+                f"Activations of shape {shape} hold NaN or infinite values, which have no features."
+                " Run the model in float32 or bfloat16, or drop those tokens."
+            )
+        rows = self.backend.cast(self._rows, self.weights.b_dec)
+        rows = rows - self.weights.b_dec if self.weights.subtract_b_dec else rows
+        for start in range(0, len(rows), _CHECKED):
+            self._checked(rows[start : start + _CHECKED] @ self.weights.W_enc)
 
     # -- features -----------------------------------------------------------------------------
 
@@ -69,9 +91,7 @@ class Application:
 
     def _checked(self, dense: Array) -> Array:
         if not self.backend.all_finite(dense):
-            raise SAEError(
-                "A feature's activation is not finite: these activations, or the weights, are too large for float32."
-            )
+            raise SAEError(_TOO_LARGE)
         return dense
 
     def _dense(self) -> Array:
@@ -87,7 +107,10 @@ class Application:
             return self._pursued
         if isinstance(self.activation, Temporal):
             return SparseFeatures.from_dense(self._temporal[0])
-        return self.backend.encode_sparse(self._rows, self.weights, self.activation)
+        found = self.backend.encode_sparse(self._rows, self.weights, self.activation)
+        if not np.isfinite(found.values).all():
+            raise SAEError(_TOO_LARGE)
+        return found
 
     def features(self, ids: np.ndarray) -> Array:
         """The given features (n, len(ids)), native; not checked. `ids` are distinct."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import feature_ids
+from ..core import checks, feature_ids
 from ..errors import InputError, warn
 
 _CELLS = 1 << 24
@@ -21,8 +21,7 @@ _CELLS = 1 << 24
 def similar(W_dec: np.ndarray, feature_id: Any, top_k: int) -> list[tuple[int, float]]:
     """See `SAE.similar`."""
     feature = feature_ids.feature_id(feature_id, len(W_dec))
-    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-        raise InputError(f"top_k is {top_k!r}; it must be an integer of at least 1.")
+    top_k = checks.count(top_k, "top_k")
     cosines = _cosines(W_dec, _unit(W_dec[[feature]])[0])
     cosines[feature] = np.nan
     order = np.lexsort((np.arange(len(cosines)), -cosines))  # NaN last
@@ -31,11 +30,8 @@ def similar(W_dec: np.ndarray, feature_id: Any, top_k: int) -> list[tuple[int, f
 
 def select_diverse(W_dec: np.ndarray, n: int, max_cos: float, among: Any = None) -> list[int]:
     """See `SAE.select_diverse`."""
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise InputError(f"n is {n!r}; it must be an integer of at least 1.")
-    number = isinstance(max_cos, (int, float, np.floating)) and not isinstance(max_cos, bool)
-    if not number or not -1 < max_cos <= 1:
-        raise InputError(f"max_cos is {max_cos!r}; a cosine to stay below lies in (-1, 1].")
+    n = checks.count(n, "n")
+    max_cos = checks.finite(max_cos, "max_cos", above=-1, most=1, hint="It is a cosine to stay below.")
     if among is not None and (isinstance(among, (str, bytes)) or not hasattr(among, "__iter__")):
         raise InputError(f"among is {among!r}; expected feature ids, in the order to try them.")
     candidates: Sequence[int] = range(len(W_dec))

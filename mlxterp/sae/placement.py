@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from ..backends import backend_of, get_backend
@@ -26,6 +28,12 @@ class Placement:
         """NumPy, read-only; where NumPy can look at the native arrays, those."""
         self._backend, self.device = backend, device
         self._native: dict[tuple[str, str | None], SAEWeights] = {}
+
+    @cached_property
+    def reach(self) -> float:
+        """No pre-activation is farther from 0 than this times the largest activation, biases aside."""
+        W_enc = self.weights.W_enc
+        return max(float(W_enc.max(initial=0.0)), -float(W_enc.min(initial=0.0))) * W_enc.shape[0]
 
     @property
     def backend(self) -> str:

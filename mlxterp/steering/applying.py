@@ -16,6 +16,7 @@ import numpy as np
 
 from ..backends import backend_of
 from ..backends.base import Backend
+from ..backends.finite import check_fits
 from ..errors import EditError, InputError, SAEError
 from ..positions import position_mask
 from ..sae import SAE
@@ -178,6 +179,23 @@ class Constant:
         return self._native[key]
 
 
+class Range:
+    """Whether an activation's dtype holds what edits add; looked at once for each dtype."""
+
+    def __init__(self, edits: Sequence[Edit]):
+        self._edits = tuple(edits)
+        self._known: set[str] = set()
+
+    def check(self, x: Array) -> None:
+        """Raises InputError where it does not."""
+        if str(x.dtype) in self._known:
+            return
+        for edit in self._edits:
+            if edit.pushes is not None:
+                check_fits(edit.pushes, x, repr(edit))
+        self._known.add(str(x.dtype))
+
+
 class FeatureStep:
     """All edits of one SAE at one component.
 
@@ -199,10 +217,12 @@ class FeatureStep:
         one = self._phases[0] if len(self._phases) == 1 and not self._encodes else None
         vector = one.constant(self._rows) if one is not None else None
         self._constant = None if vector is None else Constant(vector)
+        self._range = Range(self._edits)
 
     def __call__(self, x: Array, moment: Moment) -> Array:
         if not self._edits and not self._whole:
             return x
+        self._range.check(x)
         if self._constant is not None and not self._keeping and x.ndim == 3:
             self._check(int(x.shape[2]), moment)
             return x + self._constant.like(x)
@@ -271,6 +291,7 @@ class DirectionStep:
         self._constant = (
             Constant(edit.vector * np.float32(edit.number)) if plain and not edit.preserve_norm else None
         )
+        self._range = Range([edit])
 
     def __call__(self, x: Array, moment: Moment) -> Array:
         edit = self._edit
@@ -283,6 +304,7 @@ class DirectionStep:
                 f"{moment.component} is {width} wide, the vector {len(edit.vector)}. Choose the component"
                 " that it was made for: at=…"
             )
+        self._range.check(x)
         if self._constant is not None and x.ndim == 3:
             return x + self._constant.like(x)
         mask = rows.mask(edit.positions, edit.when)

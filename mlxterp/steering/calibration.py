@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..backends.finite import not_finite
+from ..core import checks
 from ..core.numeric import log_softmax
 from ..errors import InputError
 from ..features.exclusions import PROSE
@@ -86,7 +88,11 @@ def calibrate(
     maximum = None if index is None and MAXIMA not in sae.metadata else max_activation(sae, feature, index)
     units = units or ("norm" if maximum is None else "max")
     given = _check_strengths(strengths, units, method)
-    _check_limits(max_tokens, temperature, max_perplexity, max_repetition, min_effect)
+    max_tokens, temperature, seed = (
+        checks.count(max_tokens, "max_tokens"), checks.temperature(temperature), checks.seed(seed)
+    )  # fmt: skip
+    for limit in (max_perplexity, max_repetition, min_effect):
+        check_number(limit, "A limit (max_perplexity, max_repetition, min_effect)")
 
     edit = _editor(sae, feature, units, method, index, at)
     [first] = checked(model.anatomy, [edit(1.0)])
@@ -187,7 +193,12 @@ def output_score(model: Any, sae: SAE, feature: int, edit: Edit, *, at: str | No
 
 
 def _next(model: Any, prompt: str) -> np.ndarray:
-    return np.exp(log_softmax(model.language_model.backend.get(model(prompt))[0, -1]))
+    found = log_softmax(model.language_model.backend.get(model(prompt))[0, -1])
+    if np.isnan(found).any():
+        raise not_finite(
+            "The logits", f"after {prompt!r}", bool(getattr(model.language_model, "described", ()))
+        )
+    return np.exp(found)
 
 
 def _rank_score(probabilities: np.ndarray, ids: np.ndarray) -> float:
@@ -224,16 +235,6 @@ def _check_strengths(strengths: Any, units: str, method: str) -> list[float] | N
     if not found:
         raise InputError("strengths= is empty. Give numbers, or None for a search.")
     return found
-
-
-def _check_limits(max_tokens: Any, temperature: Any, *limits: Any) -> None:
-    for value in limits:
-        check_number(value, "A limit (max_perplexity, max_repetition, min_effect)")
-    whole = isinstance(max_tokens, (int, np.integer)) and not isinstance(max_tokens, bool)
-    if not whole or max_tokens < 1 or check_number(temperature, "temperature") < 0:
-        raise InputError(
-            f"max_tokens is an integer of at least 1 and temperature at least 0; got {max_tokens!r}, {temperature!r}."
-        )
 
 
 def _check_asking(asking: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
 import numpy as np
 
 from ..backends.conversion import to_vector
+from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import number
 from ..errors import InputError, SAEError
@@ -18,16 +18,12 @@ from ..variants import Temporal
 
 
 def check_number(value: Any, what: str) -> float:
-    """A finite number (or an array of one, without axes) as a float.
+    """A finite number (or an array of one, without axes) as a float, whose square float32 can hold.
 
     Raises:
         InputError: It is none.
     """
-    value = number(value)
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
-        raise InputError(f"{what} is {value!r}; it must be a finite number.")
-    return float(value)
+    return checks.number(number(value), what)
 
 
 def check_feature(sae: Any, feature: Any) -> int:
@@ -57,6 +53,15 @@ def check_vector(vector: Any) -> np.ndarray:
     if not array.any():
         raise InputError("The vector holds only zeros: it has no direction.")
     return array
+
+
+def check_float32(pushes: np.ndarray | None, what: str) -> None:
+    """Raises InputError where an edit adds what is no activation any more."""
+    if pushes is not None and not (size := float(np.linalg.norm(pushes))) <= checks.LARGEST:
+        raise InputError(
+            f"{what} adds a vector of length {size:.6g}; its square, which the model's norms take, is more than float32"
+            " holds. Give a smaller strength."
+        )
 
 
 def check_positions(positions: Any) -> Any:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core import checks
 from ..errors import InputError
 from ..interventions import Intervention
 from ..positions import Positions
 from ..sae import SAE
 from ..sites import Array, Where
-from .checks import check_positions
+from .checks import check_float32, check_positions
 from .conditions import Condition
 
 SteeringPositions = Positions | Literal["all", "prompt", "generated"]
@@ -60,6 +61,11 @@ class Edit(Intervention):
         raise AttributeError("Edits are made by the functions of mlxterp.steering.")
 
     @property
+    def pushes(self) -> np.ndarray | None:
+        """float64, (width,): the most that it adds, where activations have no part in that."""
+        return None
+
+    @property
     def is_nothing(self) -> bool:
         """Whether it changes nothing, whatever the activation."""
         return False
@@ -81,6 +87,19 @@ class FeatureEdit(Edit):
     kind: Literal["amplify", "clamp", "at_least", "add", "add_norm"]
     number: float
     """A factor; an activation; or, for "add_norm", a multiple of each token's length."""
+
+    def __post_init__(self) -> None:
+        Edit.__post_init__(self)
+        if not self.kind.endswith("norm"):
+            checks.number(self.number, f"The {self.kind} of feature {self.feature}")
+            check_float32(self.pushes, repr(self))
+
+    @property
+    def pushes(self) -> np.ndarray | None:
+        """float64, (d_out,): the most that it adds, where activations have no part in that."""
+        if self.kind in ("add", "clamp", "at_least"):
+            return self.sae.W_dec[self.feature].astype(np.float64) * self.number
+        return None
 
     @property
     def does(self) -> str:
@@ -108,6 +127,15 @@ class DirectionEdit(Edit):
     """A strength; for "project_out" the share that stays."""
     threshold: float | None = None
     """For "threshold_add": h·v/‖v‖ below which it acts."""
+
+    def __post_init__(self) -> None:
+        Edit.__post_init__(self)
+        check_float32(self.pushes, repr(self))
+
+    @property
+    def pushes(self) -> np.ndarray | None:
+        """float64, (width,): what it adds, where activations have no part in that."""
+        return self.vector.astype(np.float64) * self.number if self.kind in ("add", "threshold_add") else None
 
     @property
     def does(self) -> str:

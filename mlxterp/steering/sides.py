@@ -15,6 +15,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..backends.base import LanguageModel
+from ..core import checks
 from ..corpus import Corpus
 from ..dataset import texts_of
 from ..errors import InputError
@@ -64,8 +65,7 @@ def run_sides(
     """
     if position not in _POSITIONS:
         raise InputError(f"position={position!r}; there are: {', '.join(_POSITIONS)}.")
-    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
-        raise InputError(f"batch_tokens is {batch_tokens!r}; it must be a number of tokens, at least 1.")
+    batch_tokens = checks.count(batch_tokens, "batch_tokens")
     getattr(model, "_refresh", lambda: None)()  # notices replaced modules, as `trace` does
     anatomy: Anatomy = model.anatomy
     lm = anatomy.model

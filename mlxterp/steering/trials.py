@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy import Anatomy
+from ..backends.finite import not_finite
 from ..core.numeric import log_softmax
 from ..core.texts import listed
 from ..errors import InputError
@@ -113,6 +114,8 @@ class Trials:
             repetition[i] = repeated(new)
             if new:
                 losses = model.backend.token_losses(run.logits[i, begin - 1 : len(row) - 1], np.array(new))
+                if not np.isfinite(losses).all():
+                    raise not_finite("The logits", f"on what was written after {self.prompts[i]!r}", False)
                 loss[i] = losses.mean(dtype=np.float64)
         return Written(tuple(texts), readout, concept, loss, repetition)
 
@@ -149,7 +152,14 @@ def steered(model: Any, edits: Sequence[Edit]) -> Iterator[Anatomy]:
 def next_tokens(model: Any, edits: Sequence[Edit], texts: Sequence[str]) -> list[np.ndarray]:
     """log p of the next token after every token of each text, float64, (tokens, vocabulary)."""
     with steered(model, edits):
-        return [log_softmax(model.language_model.backend.get(model(text))[0]) for text in texts]
+        return [_log_probabilities(model, text, bool(edits)) for text in texts]
+
+
+def _log_probabilities(model: Any, text: str, edited: bool) -> np.ndarray:
+    found = log_softmax(model.language_model.backend.get(model(text))[0])
+    if np.isnan(found).any():
+        raise not_finite("The logits", f"of the text {text[:40]!r}", edited)
+    return found
 
 
 def divergence(clean: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:

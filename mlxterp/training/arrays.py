@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import backend_of, get_backend
+from ..core import checks
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Array
@@ -143,9 +144,7 @@ def check_skip(config: SAETrainConfig, transcodes: bool) -> None:
 
 def checked_every(steps: int | None) -> int | None:
     """Raises InputError where `checkpoint_every` is not a number of steps."""
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise InputError(f"checkpoint_every is {steps!r}; it must be a number of steps, at least 1, or None.")
-    return steps
+    return checks.count_or_none(steps, "checkpoint_every")
 
 
 def kept_in(

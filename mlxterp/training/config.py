@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
-from ..errors import SAEError
+from ..core import checks
+from ..core.integers import integer
+from ..errors import InputError, SAEError
 from .recipe import ARCHITECTURES, TOPK_FAMILY
 
 _DEFAULT_EXPANSION = 16
@@ -72,8 +74,7 @@ class SAETrainConfig:
             )
         for name in ("d_hidden", "k", "tokens", "epochs", "batch_size"):
             _check_count(name, getattr(self, name))
-        if not _is_int(self.seed) or self.seed < 0:
-            raise SAEError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
+        checks.seed(self.seed, error=SAEError)
         if self.d_hidden is not None and self.expansion_factor is not None:
             raise SAEError(
                 f"d_hidden={self.d_hidden} and expansion_factor={self.expansion_factor} say the same thing"
@@ -93,8 +94,17 @@ class SAETrainConfig:
             if not (_is_number(value) and 0 <= value <= 1):
                 raise SAEError(f"{name} is {value!r}; it is a share of the run, from 0 to 1.")
         self._check_kinds()
+        self._keep_plain_numbers()
         if self.d_hidden is not None:
             self._check_against(self.d_hidden)
+
+    def _keep_plain_numbers(self) -> None:
+        """Numbers of other libraries become Python's, which files can hold."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "prefixes" and not isinstance(value, (bool, str, type(None))):
+                whole = integer(value)
+                object.__setattr__(self, field.name, float(value) if whole is None else whole)
 
     def width(self, d_model: int) -> int:
         """d_hidden for activations of this width.
@@ -159,11 +169,15 @@ def learning_rate(d_hidden: int, steps: int, architecture: str = "topk") -> floa
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return integer(value) is not None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        checks.finite(value, "")
+    except InputError:
+        return False
+    return True
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -80,6 +80,9 @@ class MLXBackend:
     def lengths(self, x: mx.array) -> np.ndarray:
         return np.array(mx.linalg.norm(x.astype(mx.float32), axis=-1))
 
+    def largest(self, x: mx.array) -> float:
+        return float(mx.finfo(x.dtype).max if self.is_floating(x) else mx.iinfo(x.dtype).max)
+
     def all_finite(self, x: mx.array) -> bool:
         return bool(mx.isfinite(x).all().item())
 

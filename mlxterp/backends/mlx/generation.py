@@ -11,7 +11,11 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..finite import not_finite
 from ..text_stream import TextStream, with_text
+
+_NONE = -1
+"""Instead of a token that cannot be chosen."""
 
 
 class _Steps:
@@ -39,6 +43,7 @@ def stream_tokens(
     top_p: float,
     seed: int | None,
     prefill_step_size: int,
+    edited: bool,
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     ends = end_tokens(tokenizer)
@@ -51,7 +56,16 @@ def stream_tokens(
         prefill_step_size=prefill_step_size,
     )
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
-        yield from with_text((int(token) for token, _ in steps), text, ends)
+        yield from with_text(_checked((int(token) for token, _ in steps), len(prompt), edited), text, ends)
+
+
+def _checked(tokens: Iterator[int], prompt: int, edited: bool) -> Iterator[int]:
+    """The tokens; a sampler's `_NONE` raises, where the one before it has been used."""
+    for number, token in enumerate(tokens):
+        if token == _NONE:
+            where = f"for token {number} of the continuation (position {prompt + number})"
+            raise not_finite("The logits", where, edited)
+        yield token
 
 
 def end_tokens(tokenizer: Any) -> set[int]:
@@ -65,16 +79,21 @@ def end_tokens(tokenizer: Any) -> set[int]:
 def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.array], mx.array]:
     """Samples from log probabilities with a random state of its own."""
     if temperature == 0:
-        return lambda logprobs: mx.argmax(logprobs, axis=-1)
+        return lambda logprobs: _or_none(mx.argmax(logprobs, axis=-1), logprobs)
     state = [mx.random.key(seed) if seed is not None else mx.random.split(mx.random.key(_entropy()))[0]]
 
     def sample(logprobs: mx.array) -> mx.array:
         state[0], key = mx.random.split(state[0])
-        if top_p < 1:
-            logprobs = apply_top_p(logprobs, top_p)
-        return mx.random.categorical(logprobs / temperature, key=key)
+        kept = apply_top_p(logprobs, top_p) if top_p < 1 else logprobs
+        return _or_none(mx.random.categorical(kept.astype(mx.float32) / temperature, key=key), logprobs)
 
     return sample
+
+
+def _or_none(tokens: mx.array, logprobs: mx.array) -> mx.array:
+    """The tokens, or `_NONE` where probabilities are no numbers: seen with the token, without waiting twice."""
+    finite = mx.isfinite(mx.logsumexp(logprobs.astype(mx.float32), axis=-1))
+    return mx.where(finite, tokens.astype(mx.int32), _NONE)
 
 
 def _entropy() -> int:

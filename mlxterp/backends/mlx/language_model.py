@@ -263,6 +263,7 @@ class MLXLanguageModel:
             top_p=top_p,
             seed=seed,
             prefill_step_size=prefill_step_size,
+            edited=bool(edits),
         )
 
     def gradients(

@@ -79,6 +79,9 @@ class TorchBackend:
     def lengths(self, x: torch.Tensor) -> np.ndarray:
         return self.get(torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32))
 
+    def largest(self, x: torch.Tensor) -> float:
+        return float(torch.finfo(x.dtype).max if x.is_floating_point() else torch.iinfo(x.dtype).max)
+
     def all_finite(self, x: torch.Tensor) -> bool:
         return bool(torch.isfinite(x).all())
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..finite import not_finite
 from ..text_stream import TextStream, with_text
 from .values import logits_of
 
@@ -73,14 +74,18 @@ def stream_tokens(
     top_p: float,
     seed: int | None,
     prefill_step_size: int,
+    edited: bool,
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     sample = _sampler(temperature, top_p, seed)
 
     def tokens() -> Iterator[int]:
         last: list[int] = []
-        for _ in range(max_tokens):
+        for number in range(max_tokens):
             logits = passes.advance(last) if last else passes.prefill(prompt, prefill_step_size)
+            if not torch.isfinite(logits.detach().float().logsumexp(-1)):
+                where = f"for token {number} of the continuation (position {len(prompt) + number})"
+                raise not_finite("The logits", where, edited)
             last = [sample(logits)]
             yield last[0]
 

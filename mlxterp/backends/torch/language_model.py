@@ -219,6 +219,7 @@ class TorchLanguageModel:
             top_p=top_p,
             seed=seed,
             prefill_step_size=prefill_step_size,
+            edited=bool(edits),
         )
 
     def _stepper(self, edits: Sequence[SiteEdit]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from ... import dataset
+from ...core import checks
 from ...dataset import HuggingFaceDataset
 
 __all__ = ["HuggingFaceDataset", "TextDataset", "texts_of"]
@@ -34,6 +35,7 @@ class TextDataset(Sequence[str]):
 
     def iter_batches(self, batch_size: int) -> Iterator[list[str]]:
         """The texts in portions of `batch_size`."""
+        batch_size = checks.count(batch_size, "batch_size")
         for start in range(0, len(self.texts), batch_size):
             yield self.texts[start : start + batch_size]
 

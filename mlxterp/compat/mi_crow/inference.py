@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core import checks
 from ...errors import InputError
 from ...model import InterpretableModel
 from ...sites import Array
@@ -91,10 +92,9 @@ class InferenceEngine:
                 "infer_texts saves nothing here: lm.activations.save(texts, …, run_name=…) does."
             )
         given = texts_of(texts)
+        batch_size = checks.count_or_none(batch_size, "batch_size")
         if batch_size is None or batch_size >= len(given):
             return self.execute_inference(given, **options)
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}; expected a number of texts.")
         pairs = [
             self.execute_inference(given[i : i + batch_size], **options)
             for i in range(0, len(given), batch_size)

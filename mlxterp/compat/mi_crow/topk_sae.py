@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...backends import backend_of, read_torch_file
-from ...errors import InputError, SAEError, warn
+from ...core import checks
+from ...errors import SAEError, warn
 from ...sae import SAE
 from ...sae.application import Application
 from ...sae.formats.pickled import mi_crow_parts
@@ -44,8 +45,7 @@ class TopKSae(SAE):
 
     def __init__(self, n_latents: int, n_inputs: int, k: int | None = None, device: Any = "cpu"):
         for name, size in (("n_latents", n_latents), ("n_inputs", n_inputs), ("k", 1 if k is None else k)):
-            if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-                raise InputError(f"{name}={size!r}; expected a whole number of at least 1.")
+            checks.count(size, name)
         self._asked_k, self._wing = k, wing_for(device)
         self._loaded = False
         d, n = int(n_inputs), int(n_latents)

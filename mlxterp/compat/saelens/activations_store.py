@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core import checks
 from ...dataset import HuggingFaceDataset, ListedTexts, StreamedTexts, open_texts
 from ...errors import InputError
 from ...sites import Array
@@ -36,15 +37,10 @@ class ActivationsStore:
         self, model: HookedTransformer, dataset: Any, hook_name: str, context_size: int, prepend_bos: bool = True,
         streaming: bool = True, store_batch_size_prompts: int = 8,
     ):  # fmt: skip
-        if (
-            not isinstance(context_size, int)
-            or context_size < 1 + prepend_bos
-            or store_batch_size_prompts < 1
-        ):
-            raise InputError(
-                f"context_size={context_size!r}, store_batch_size_prompts={store_batch_size_prompts!r}: both are"
-                " positive integers, and a context has room for more than BOS."
-            )
+        context_size = checks.count(
+            context_size, "context_size", 1 + bool(prepend_bos), hint="A context has room for more than BOS."
+        )
+        store_batch_size_prompts = checks.count(store_batch_size_prompts, "store_batch_size_prompts")
         self.model, self.hook_name = model, hook_name
         self.context_size, self.prepend_bos = context_size, prepend_bos
         self.store_batch_size_prompts = store_batch_size_prompts
@@ -95,6 +91,7 @@ class ActivationsStore:
             StopIteration: The data set ended and `raise_at_epoch_end` is set; the next call begins anew.
             InputError: The data set has no whole context.
         """
+        batch_size = checks.count_or_none(batch_size, "batch_size")
         rows: list[list[int]] = []
         fresh = False
         while len(rows) < (batch_size or self.store_batch_size_prompts):

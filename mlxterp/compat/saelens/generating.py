@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...core import checks
 from ...edits import declared_edits
 from ...errors import ComponentError, InputError
 from ...model import InterpretableModel
@@ -66,11 +67,17 @@ class GenerationMethods(TextMethods):
         if isinstance(input, (list, tuple)) and input and isinstance(input[0], str):
             texts = list(input)
         ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+        max_new_tokens, top_k = (
+            checks.count(max_new_tokens, "max_new_tokens"),
+            checks.count_or_none(top_k, "top_k"),
+        )
+        temperature = checks.temperature(temperature)
+        freq_penalty = checks.finite(freq_penalty, "freq_penalty")
         greedy = not do_sample or temperature == 0
         sampling = {
             "temperature": 0.0 if greedy else temperature,
-            "top_p": 1.0 if top_p is None else top_p,
-            "seed": seed,
+            "top_p": 1.0 if top_p is None else checks.finite(top_p, "top_p", above=0.0, most=1.0),
+            "seed": None if seed is None else checks.seed(seed),
         }
         found: list[tuple[list[int], str]] = []
         for row, n in zip(batch.ids, batch.lengths, strict=True):
@@ -96,8 +103,6 @@ class GenerationMethods(TextMethods):
         logits: dict[str, Change] | None,
     ) -> tuple[list[int], str]:
         """New tokens and their text."""
-        if count < 1:
-            raise InputError(f"max_new_tokens={count}: at least one token is generated.")
         anatomy = self.interpretable.anatomy
         check_length(anatomy.model, len(ids) + count, f"The prompt and max_new_tokens={count} make")
         edits = declared_edits(anatomy, self._interventions(set(), {}))
@@ -126,8 +131,6 @@ def _logit_change(
     """Interventions that count the tokens that are run, and change the logits of the next one."""
     if top_k is None and penalty == 0:
         return None
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k={top_k}: at least one token must be left.")
     lm, ids_at = model.interpretable.language_model, _embedding(model.interpretable)
     counts, seen = np.zeros(lm.vocab_size, np.float32), 0
 

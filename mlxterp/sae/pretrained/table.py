@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...core import checks
 from ...errors import InputError, SAEError
 
 TABLE = Path(__file__).with_name("table.json.gz")
@@ -99,8 +100,7 @@ def pretrained_saes(
     for name, value in (("query", query), ("model", model), ("release", release)):
         if not (value is None or isinstance(value, str)):
             raise InputError(f"{name} is to be a str or None, got {type(value).__name__} ({value!r}).")
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise InputError(f"limit is to be an int of at least 1, or None for all; got {limit!r}.")
+    limit = checks.count_or_none(limit, "limit", hint="None gives all.")
     words = (query or "").lower().split()
     chosen = (
         entry
