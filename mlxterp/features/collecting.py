@@ -11,6 +11,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..contexts import open_contexts
+from ..core.options import names_options
 from ..dataset import check_readable, open_texts
 from ..errors import InputError, SAEError, warn
 from ..local_store import LocalStore
@@ -34,6 +35,7 @@ from .model_rows import ModelRows, TokenRows
 _CONTEXT = 128
 
 
+@names_options
 def collect_activations(
     model: Any,
     dataset: Any,

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
+from ..core.options import checks_options
 from ..errors import InputError, SAEError
 from ..sites import Array
 from ..sparse import SparseFeatures
@@ -32,6 +33,7 @@ from .pretrained.fetch import fetch
 from .validation import check_weights
 
 
+@checks_options
 class SAE:
     """A sparse autoencoder or transcoder of any variant.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.numeric import log_softmax
+from ..core.options import names_options
 from ..errors import InputError
 from ..features.exclusions import PROSE
 from ..progress import hidden
@@ -42,6 +43,7 @@ _COMMON = 0.2
 """Tokens that a feature fires on so much as often as on the commonest are its concept's."""
 
 
+@names_options
 def calibrate(
     model: Any, sae: SAE, feature: int, strengths: Sequence[float] | None = None,
     units: Literal["raw", "max", "norm"] | None = None, *, index: Any = None, method: Literal["add", "clamp"] = "add",
