@@ -107,7 +107,9 @@ def test_a_width_that_is_not_asked_for_is_named():
         to_vector(ROW, width=32)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("column", "vector")])
+@pytest.mark.parametrize(
+    "form", [form for form in FORMS if form not in ("column", "vector", "token of a trace")]
+)
 def test_interventions_and_assignments_take_every_form(form, model):
     backend = model.language_model.backend
 
