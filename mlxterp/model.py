@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from . import generation
 from .backends import load_language_model, wrap_language_model
 from .components import GLOBAL, ROOTS
+from .core.options import check_options, checks_options
 from .edits import Interventions
 from .gradients import gradients
 from .model_hooks import HookMethods
@@ -25,6 +27,7 @@ from .tokens import TokenBatch, held, several, to_batch
 from .trace import Trace
 
 
+@checks_options
 class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMethods, HookMethods):
     """A language model whose components can be seen and edited by path.
 
@@ -234,6 +237,8 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
     ) -> Iterator[Any]:
         """As `generate` for one prompt, but yields the text piece by piece."""
         self._refresh()
+        known = [field.name for field in fields(generation.Request)]
+        check_options(options, [*known, "prompt", "steer"], "InterpretableModel.stream_generate")
         request = generation.Request(max_tokens, **options)
         return generation.stream(self._steered(prompt, steer, request.positions), prompt, request)
 

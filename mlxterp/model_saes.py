@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
 from .core.feature_ids import is_several
+from .core.options import check_options
 from .errors import ComponentError, InputError
 from .features.check import SAECheck, check
 from .features.evaluation import SAEEvaluation, evaluate
@@ -20,7 +22,7 @@ from .model_core import ModelCore
 from .model_index import texts_from_index
 from .sae import SAE
 from .sites import Component
-from .training.config import SAETrainConfig
+from .training.config import SAETrainConfig, config_of
 from .viz.of_text import view_of_text
 from .viz.token_view import TokenView
 
@@ -107,7 +109,7 @@ class SAEMethods(ModelCore):
         layer: int,
         dataset: Any,
         component: str = "mlp",
-        config: SAETrainConfig | None = None,
+        config: SAETrainConfig | Mapping[str, Any] | None = None,
         save_path: str | os.PathLike | None = None,
         verbose: bool = True,
         **options: Any,
@@ -119,8 +121,10 @@ class SAEMethods(ModelCore):
         saves) the SAE as it is.
 
         Args:
-            dataset: A list of texts; the path of a text file; a Hugging Face data set or its streaming form; a
-                `HuggingFaceDataset`; or an `ActivationStore` of this model.
+            dataset: A list, column, array or generator of texts, or of rows of token ids; a table with one column of
+                text; the path of a text file; a Hugging Face data set or its streaming form; a `HuggingFaceDataset`; or
+                an `ActivationStore` of this model.
+            config: Settings, as `SAETrainConfig` or a dictionary.
             component: Name below the layer; "residual" is the residual stream after it.
             save_path: The folder to save it in.
             verbose: Show a bar where the output is a terminal.
@@ -133,6 +137,8 @@ class SAEMethods(ModelCore):
             checkpoint_every: Steps; None makes about twenty checkpoints over the run.
             log: Where a row of figures goes now and then: "wandb", "tensorboard", or a function of the row.
             device: Where the SAE is trained (torch).
+            options: These, and settings of the config beside it: `train_sae(3, texts, d_hidden=128)`. They win over
+                the config's.
 
         Raises:
             InputError: No texts, or a setting that cannot be.
@@ -140,7 +146,11 @@ class SAEMethods(ModelCore):
             SAEError: k does not fit, activations are not finite, training diverges, a run that goes on had
                 other settings, or a store is of another model.
         """
-        jobs = {"sae": (_path(self.anatomy.names.layer(layer), component), config or SAETrainConfig())}
+        settings, options = _sorted(
+            options, "train_sae", ("layer", "dataset", "component", "config", "save_path", "verbose")
+        )
+        made = config_of(config, settings)
+        jobs = {"sae": (_path(self.anatomy.names.layer(layer), component), made)}
         return self._train(jobs, dataset, {"sae": save_path}, verbose, options)["sae"]
 
     def train_saes(
@@ -159,8 +169,11 @@ class SAEMethods(ModelCore):
             dataset, verbose, options: As in `train_sae`.
             save_path: Each SAE is saved in the folder save_path / name.
         """
+        settings, options = _sorted(options, "train_saes", ("jobs", "dataset", "save_path", "verbose"))
         asked = {
-            name: (job, SAETrainConfig()) if isinstance(job, str) else (job[0], job[1])
+            name: (job, config_of(None, settings))
+            if isinstance(job, str)
+            else (job[0], config_of(job[1], settings))
             for name, job in jobs.items()
         }
         folder = None if save_path is None else Path(save_path)
@@ -376,6 +389,20 @@ class SAEMethods(ModelCore):
                 else f"layers.{self.anatomy.names.layer(layer)}.{component or 'mlp'}"
             )
             return self.load_sae(sae, component=name)  # type: ignore[arg-type]
+
+
+def _sorted(
+    options: dict[str, Any], call: str, others: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was given beside the config: its settings, and how to train.
+
+    Raises:
+        InputError: It is neither.
+    """
+    settings = [field.name for field in fields(SAETrainConfig)]
+    run = [field.name for field in fields(TrainOptions) if field.name != "verbose"]
+    check_options(options, [*run, *settings, *others], call)
+    return {n: v for n, v in options.items() if n in settings}, {n: v for n, v in options.items() if n in run}
 
 
 def _path(layer: int, component: str) -> str:

@@ -107,7 +107,8 @@ def as_array(given: Any, where: str) -> np.ndarray:
         array = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where} is {_shown(given)}; expected a text or token ids.") from error
-    if array.dtype.kind == "O" and array.size and not isinstance(given, np.ndarray):
+    held = isinstance(given, np.ndarray) or hasattr(given, "iloc")  # which may hold texts
+    if array.dtype.kind == "O" and array.size and not held:
         raise InputError(f"{where} is {_shown(given)}; expected a text or token ids.")
     return array
 

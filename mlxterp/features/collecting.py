@@ -13,6 +13,7 @@ from ..anatomy import Anatomy
 from ..contexts import open_contexts
 from ..core import checks
 from ..core.digests import DIGEST, digest_of
+from ..core.options import names_options
 from ..dataset import check_readable, open_texts
 from ..errors import InputError, SAEError, warn
 from ..local_store import LocalStore
@@ -42,6 +43,7 @@ from .model_rows import ModelRows, TokenRows
 _CONTEXT = 128
 
 
+@names_options
 def collect_activations(
     model: Any,
     dataset: Any,

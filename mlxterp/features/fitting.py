@@ -27,6 +27,7 @@ from .collect import rows_of
 
 _CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "attn", "mlp")
 _PROBE_TOKENS = 8
+_ELSEWHERE = " (of another model)"
 _FIT = 1e-3
 """A gain is believed where it explains the norm's output to this share."""
 
@@ -61,10 +62,14 @@ def warn_of_another_place(anatomy: Anatomy, sae: SAE, used_on: str) -> None:
     """Says so where an SAE is used on another component than it was trained on."""
     trained_on = trained_elsewhere(anatomy, sae, used_on)
     if trained_on is not None:
+        own = ""
+        if not trained_on.endswith(_ELSEWHERE):
+            own = (
+                f" For its own place leave layer= and component= out, or call with component={trained_on!r}."
+            )
         warn(
             f"This SAE was trained on {trained_on}, and is used on {used_on} as asked. Its features mean something"
-            " there only if the two carry the same activations. To use it on its own place leave layer= and component="
-            f" out, or call with component={trained_on.partition(' ')[0]!r}."
+            f" there only if the two carry the same activations.{own}"
         )
 
 
@@ -93,7 +98,11 @@ def place_of(
         assert own is not None
         return resolve(anatomy, sae, own)
     place = anatomy.component(name)
-    if not quiet:
+    if not quiet and trained_elsewhere(anatomy, sae, place.name) is not None:
+        if (
+            found := int(read(anatomy, [place])[0].shape[-1])
+        ) != sae.d_model:  # an error says more than a warning
+            raise other_width(sae, place, found)
         warn_of_another_place(anatomy, sae, place.name)
     return place
 
@@ -173,7 +182,7 @@ def trained_elsewhere(anatomy: Anatomy, sae: SAE, used_on: str) -> str | None:
         place = resolve(anatomy, sae, trained_on)
         trained_on = place.name
     except ComponentError:
-        place, trained_on = None, f"{sae.component} (of another model)"
+        place, trained_on = None, f"{sae.component}{_ELSEWHERE}"
     elsewhere = trained_on not in (used_on, f"{used_on}.resid_post") or (
         trained_on != used_on and place is not None and place.sites != anatomy.component(used_on).sites
     )  # a block's output is the residual stream after it
@@ -224,6 +233,15 @@ def _check_width(anatomy: Anatomy, sae: SAE, place: Component, width: int, does:
             f"{place.name} puts out {found} numbers for each token, this SAE {does} {width}. Choose the model"
             f" and component that it was trained on{_trained_on(sae)}, or an SAE of this width."
         )
+
+
+def other_width(sae: SAE, place: Component, found: int) -> SAEError:
+    """What is raised where a component is `found` wide and the SAE is not."""
+    return SAEError(
+        f"{place.name} puts out {found} numbers for each token, this SAE takes {sae.d_model}"
+        f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"
+        " component that the SAE was trained on, or an SAE of this width."
+    )
 
 
 def resolve(anatomy: Anatomy, sae: SAE, name: str) -> Component:

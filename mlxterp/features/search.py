@@ -25,6 +25,7 @@ from ..variants import Temporal
 from .cache import FeatureCache
 from .collect import Activations, collect
 from .exclusions import Rule, check_exclusions, rule_for
+from .fitting import other_width
 from .marks import marks
 from .ranking import Firings
 
@@ -168,11 +169,7 @@ def encode_activations(sae: SAE, part: Activations, component: Component) -> Spa
     """
     width = int(part.values.shape[-1])
     if width != sae.d_model:
-        raise SAEError(
-            f"{component.name} puts out {width} numbers for each token, this SAE takes {sae.d_model}"
-            f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"
-            " component that the SAE was trained on, or an SAE of this width."
-        )
+        raise other_width(sae, component, width)
     if not isinstance(sae.activation, Temporal):
         return sae.encode_sparse(part.values)
     new = (np.diff(part.text_ids, prepend=-1) != 0) | (np.diff(part.positions, prepend=-1) != 1)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core import checks
+from ..core.options import checks_options
 from ..corpus import Corpus
 from ..dataset import text_of, texts_of
 from ..errors import FeatureIndexError, InputError, warn
@@ -48,6 +49,7 @@ class FeatureHit(NamedTuple):
     why: str
 
 
+@checks_options
 class FeatureIndex(IndexFacts):
     """Which texts activate a feature, for all features of an SAE; what is asked is read from disk.
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
+from ..core.options import checks_options
 from ..errors import InputError, SAEError, warn
 from ..sites import Array
 from ..sparse import SparseFeatures
@@ -33,6 +34,7 @@ from .pretrained.fetch import fetch
 from .validation import check_weights
 
 
+@checks_options
 class SAE:
     """A sparse autoencoder or transcoder of any variant.
 

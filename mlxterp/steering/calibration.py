@@ -15,6 +15,7 @@ import numpy as np
 from ..backends.finite import not_finite
 from ..core import checks
 from ..core.numeric import log_softmax
+from ..core.options import names_options
 from ..errors import InputError
 from ..features.exclusions import PROSE
 from ..progress import hidden
@@ -44,6 +45,7 @@ _COMMON = 0.2
 """Tokens that a feature fires on so much as often as on the commonest are its concept's."""
 
 
+@names_options
 def calibrate(
     model: Any, sae: SAE, feature: int, strengths: Sequence[float] | None = None,
     units: Literal["raw", "max", "norm"] | None = None, *, index: Any = None, method: Literal["add", "clamp"] = "add",

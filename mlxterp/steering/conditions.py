@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE
 from .checks import check_by_token, check_feature, check_number, check_vector
@@ -85,6 +86,7 @@ class Condition:
         )
 
 
+@names_options
 def feature(sae: SAE, feature_id: int, at: str | None = None) -> FeatureReadout:
     """A feature's activation on each token, to compare: `when=feature(sae, 12) > 0.5`.
 
@@ -100,6 +102,7 @@ def feature(sae: SAE, feature_id: int, at: str | None = None) -> FeatureReadout:
     return FeatureReadout(sae=sae, feature=feature_id, component=at or sae.component)
 
 
+@names_options
 def direction(vector: Any, at: str | None = None) -> DirectionReadout:
     """The activation's part along a vector, h·v/‖v‖, on each token, to compare: `when=direction(v) > 0`.
 

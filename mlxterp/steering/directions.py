@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
+from ..core.options import names_options
 from ..errors import InputError
 from .checks import check_number, check_vector
 from .conditions import Condition
@@ -21,6 +22,7 @@ from .features import check_condition
 E = TypeVar("E", bound=Edit)
 
 
+@names_options
 def add_direction(
     vector: Any, strength: float = 1.0, at: str | None = None, *, units: Literal["raw", "norm"] = "raw",
     positions: SteeringPositions = None, when: Condition | None = None, preserve_norm: bool = False,
@@ -43,6 +45,7 @@ def add_direction(
     )  # fmt: skip
 
 
+@names_options
 def project_out(
     vector: Any, at: str | None = None, *, keep: float = 0.0, positions: SteeringPositions = None,
     when: Condition | None = None, preserve_norm: bool = False,
@@ -59,6 +62,7 @@ def project_out(
     )  # fmt: skip
 
 
+@names_options
 def threshold_add(
     vector: Any, strength: float, threshold: float, at: str | None = None, *, positions: SteeringPositions = None,
     when: Condition | None = None, preserve_norm: bool = False,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE
 from .checks import check_by_token, check_feature, check_number
@@ -29,6 +30,7 @@ MAXIMA = "max_activations"
 """Key of an SAE's metadata: {feature: its maximum}, or a list of all."""
 
 
+@names_options
 def amplify(
     sae: SAE, feature: int, factor: float, *, at: str | None = None, positions: SteeringPositions = None,
     when: Condition | None = None, preserve_norm: bool = False,
@@ -50,6 +52,7 @@ def amplify(
     )  # fmt: skip
 
 
+@names_options
 def ablate(
     sae: SAE, feature: int, *, at: str | None = None, positions: SteeringPositions = None,
     when: Condition | None = None,
@@ -62,6 +65,7 @@ def ablate(
     return amplify(sae, feature, 0.0, at=at, positions=positions, when=when)
 
 
+@names_options
 def clamp(
     sae: SAE, feature: int, value: float, *, units: Literal["raw", "max"] = "raw", index: Any = None,
     at_least: bool = False, at: str | None = None, positions: SteeringPositions = None,
@@ -88,6 +92,7 @@ def clamp(
     )  # fmt: skip
 
 
+@names_options
 def add_feature(
     sae: SAE, feature: int, strength: float, units: Literal["raw", "max", "norm"] = "raw", *, index: Any = None,
     at: str | None = None, positions: SteeringPositions = None, when: Condition | None = None,

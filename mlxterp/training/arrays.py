@@ -11,11 +11,12 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..core import checks
+from ..core.options import names_options
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Array
 from ..store import ActivationStore
-from .config import SAETrainConfig
+from .config import SAETrainConfig, config_of
 from .history import Log
 from .rows import ArrayRows, Rows, check_finite
 from .run import RunOptions, run
@@ -29,6 +30,7 @@ _ARRAY_BATCHES = 2
 """The same of an array, whose rows are mixed before."""
 
 
+@names_options
 def train_sae(
     x: Array | ActivationStore,
     config: SAETrainConfig | None = None,
@@ -68,7 +70,7 @@ def train_sae(
         SAEError: x is not (n, d_model), holds NaN or infinite values, k does not fit, the loss stops being
             finite, or a run that goes on had other settings or data.
     """
-    config = config or SAETrainConfig()
+    config = config_of(config, {})
     engine = get_backend(backend)
     block = BLOCK_BATCHES * config.batch_size
     facts = dict(metadata or {})

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeGuard
 
 from ..core import checks
 from ..core.integers import integer
+from ..core.options import check_options, checks_options
 from ..errors import InputError, SAEError
 from .recipe import ARCHITECTURES, TOPK_FAMILY
 
 _DEFAULT_EXPANSION = 16
+_COUNTS = ("d_hidden", "k", "tokens", "epochs", "batch_size")
 _SHORTEST, _LONGEST = 200, 20_000
 """Steps between which the learning rate follows the length of the run."""
 _HIGHEST = 0.015
 
 
+@checks_options
 @dataclass(frozen=True, slots=True)
 class SAETrainConfig:
     """Settings of one SAE's training. The defaults suit a laptop: up to some millions of tokens.
@@ -68,11 +72,14 @@ class SAETrainConfig:
     """A transcoder with a linear path from input to output beside the features."""
 
     def __post_init__(self) -> None:
+        for name in (*_COUNTS, "seed"):  # whole numbers of NumPy and others become Python's
+            if (found := integer(getattr(self, name))) is not None:
+                object.__setattr__(self, name, found)
         if self.architecture not in ARCHITECTURES:
             raise SAEError(
                 f"Unknown architecture {self.architecture!r}. There are: {', '.join(ARCHITECTURES)}."
             )
-        for name in ("d_hidden", "k", "tokens", "epochs", "batch_size"):
+        for name in _COUNTS:
             _check_count(name, getattr(self, name))
         checks.seed(self.seed, error=SAEError)
         if self.d_hidden is not None and self.expansion_factor is not None:
@@ -154,6 +161,25 @@ class SAETrainConfig:
             )
         if max(self.prefixes or (1,)) > d_hidden:
             raise SAEError(f"prefixes={self.prefixes} reach beyond d_hidden={d_hidden}.")
+
+
+def config_of(config: Any, settings: Mapping[str, Any], call: str = "SAETrainConfig") -> SAETrainConfig:
+    """The config of a call: what was given as one (or as a dictionary), and settings given beside it, which win.
+
+    Raises:
+        InputError: It is something else, or a setting is unknown.
+        SAEError: A setting cannot be used.
+    """
+    known = [field.name for field in fields(SAETrainConfig)]
+    if isinstance(config, SAETrainConfig):
+        return replace(config, **settings) if settings else config
+    if config is not None and not isinstance(config, Mapping):
+        raise InputError(
+            f"config is {type(config).__name__}; expected SAETrainConfig(…), or a dictionary of its settings."
+        )
+    merged = {**(config or {}), **settings}
+    check_options(merged, known, call)
+    return SAETrainConfig(**merged)
 
 
 def learning_rate(d_hidden: int, steps: int, architecture: str = "topk") -> float:
