@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .store import ActivationStore
 
 
-class LocalStore:
+class LocalStore(PublicNames):
     """Where a project's activations, runs and SAEs lie: `activations/`, `runs/` and `sae_models/` in one folder."""
 
     def __init__(self, base_path: str | os.PathLike = "./store"):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.feature_ids import named_feature
+from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .whole import strict_json, written_whole
 
@@ -29,7 +30,7 @@ _BOUND = "sae"
 Entry = dict[str, Any]
 
 
-class FeatureRegistry(MutableMapping[int, Entry]):
+class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
     """Names and notes of features, by feature id; iterates in ascending order.
 
     An entry is a dictionary: "name", "description" and "notes" (strings), "examples" (a list of strings), and

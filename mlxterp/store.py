@@ -24,6 +24,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from .core.public_names import PublicNames
 from .errors import SAEError
 
 META = "meta.json"
@@ -41,7 +42,7 @@ DTYPES = tuple(_CODES)
 _HEADER_LIMIT = 1 << 20
 
 
-class ActivationStore:
+class ActivationStore(PublicNames):
     """Activations of one or more components for the same tokens, in a folder.
 
     Rows are mixed within a batch, and the batches are of contexts in random order.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.public_names import PublicNames
 from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis, exporting
@@ -22,7 +23,7 @@ from .tracking import TopTexts
 What = Literal["concepts", "texts"]
 
 
-class ConceptTables:
+class ConceptTables(PublicNames):
     """Names, top texts and scales of the features of one SAE: see `Concepts`.
 
     Args:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
+from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
 from ..sites import Array
 from ..sparse import SparseFeatures
@@ -32,7 +33,7 @@ from .pretrained.fetch import fetch
 from .validation import check_weights
 
 
-class SAE:
+class SAE(PublicNames):
     """A sparse autoencoder or transcoder of any variant.
 
     Args:
