@@ -67,6 +67,16 @@ class Anatomy:
                 rows[path.name] = component.note or self._describe(path)
         return rows
 
+    def has(self, name: str) -> bool:
+        """Whether there is a component of that name, and the model computes it."""
+        try:
+            path, component = self.names.resolve(name), self.component(name)
+        except ComponentError:
+            return False
+        if path.kind == "head":
+            return self._probe.passes(component.sites)
+        return path.kind != "module" or self._probe.calls(path.module)
+
     def answering(self) -> list[str]:
         """The names of `table` that have a value."""
         return [name for name, what in self.table().items() if not what.endswith("(never called)")]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .core.quiet import quiet_loading
 from .core.texts import (
     NO_TOKENIZER,
     Decode,
@@ -58,7 +59,10 @@ class HuggingFaceDataset:
                 'Data sets of the hub need `datasets`: pip install "mlxterp[datasets]".'
             ) from error
         try:
-            return datasets.load_dataset(self.name, self.config, split=self.split, streaming=self.streaming)
+            with quiet_loading():
+                return datasets.load_dataset(
+                    self.name, self.config, split=self.split, streaming=self.streaming
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"The data set {self.name!r} (config {self.config!r}, split {self.split!r}) cannot be loaded: {error}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.digests import DIGEST, check_seal
+from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .store import ActivationStore
 from .whole import strict_json
@@ -15,7 +16,7 @@ from .whole import strict_json
 HISTORY = "training_history.json"
 
 
-class LocalStore:
+class LocalStore(PublicNames):
     """Where a project's activations, runs and SAEs lie: `activations/`, `runs/` and `sae_models/` in one folder."""
 
     def __init__(self, base_path: str | os.PathLike = "./store"):

@@ -8,12 +8,13 @@ from typing import Any
 from .acting import Acts, Watch, acting
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .core.public_names import PublicNames
 from .errors import warn
 from .features.cache import FeatureCache
 from .standing import Standing
 
 
-class ModelCore:
+class ModelCore(PublicNames):
     """Base of the methods of `InterpretableModel`."""
 
     name: str | None = None  # the repo or folder it was loaded from

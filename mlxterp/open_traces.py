@@ -25,10 +25,14 @@ def innermost_trace(anatomy: Anatomy) -> Trace:
     for trace in reversed(OPEN.get()):
         if trace.anatomy.origin is anatomy.origin:
             return trace
-    raise TraceError(
+    raise _OutsideTrace(
         "Values of components exist only inside a trace: use `with model.trace(inputs) as t:` and read"
         " or assign them there. After it, t.activations[path] answers."
     )
+
+
+class _OutsideTrace(TraceError, AttributeError):
+    """To tab completion a value that cannot be had is no attribute."""
 
 
 class Listener:

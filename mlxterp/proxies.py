@@ -10,13 +10,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from .anatomy import Anatomy
-from .components import RESIDUAL
+from .components import FURTHER, RESIDUAL
+from .core.public_names import PublicNames
 from .errors import ComponentError
 from .open_traces import innermost_trace
 from .sites import ATTENTION_PORTS
 
 _PORTS = ("output", "input")
-_LEAVES = frozenset((*RESIDUAL, *ATTENTION_PORTS))
+_LEAVES = frozenset((*RESIDUAL, FURTHER, *ATTENTION_PORTS))
+_CANONICAL = (
+    *RESIDUAL,
+    FURTHER,
+    "attn",
+    "mlp",
+    *(f"attn.{port}" for port in ATTENTION_PORTS),
+    *ATTENTION_PORTS,
+)
+"""Names that may stand below a layer, or below its attention."""
 
 
 class ComponentProxy:
@@ -75,20 +85,25 @@ class ComponentProxy:
         except ComponentError:
             return False
 
-    def __dir__(self) -> list[str]:
+    def _modules(self) -> list[str]:
+        """Names of the modules right below this one."""
         try:
             module = self._anatomy.names.resolve(self._path).module
         except ComponentError:
-            return [*_PORTS]
+            return []
         inside = [m[len(module) + 1 :] for m in self._anatomy.model.modules if m.startswith(module + ".")]
-        return sorted({m.partition(".")[0] for m in inside} | set(_PORTS))
+        return sorted({m.partition(".")[0] for m in inside})
+
+    def __dir__(self) -> list[str]:
+        below = (name for name in _CANONICAL if self._anatomy.has(f"{self._path}.{name}"))
+        return sorted({*self._modules(), *below, *_PORTS})
 
     def __repr__(self) -> str:
         try:
             path = self._anatomy.names.resolve(self._path)
         except ComponentError:
             return f"<{self._path}: no such component>"
-        inside = ", ".join(n for n in dir(self) if n not in _PORTS)
+        inside = ", ".join(self._modules())
         kind = self._anatomy.model.modules.get(path.module, path.kind)
         return f"<{path.name}: {kind}{' with ' if inside else ''}{inside}>"
 
@@ -119,7 +134,7 @@ class ComponentCall:
         innermost_trace(self._anatomy).assign(self._name("input"), value)
 
 
-class LayerList(Sequence[ComponentProxy]):
+class LayerList(PublicNames, Sequence[ComponentProxy]):
     """The decoder blocks, in order; negative numbers count from the end."""
 
     def __init__(self, anatomy: Anatomy):

@@ -20,6 +20,7 @@ from typing import Any
 
 from .core.digests import DIGEST, check_seal, sealed
 from .core.feature_ids import named_feature
+from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .whole import strict_json, written_whole
 
@@ -31,7 +32,7 @@ _BOUND = "sae"
 Entry = dict[str, Any]
 
 
-class FeatureRegistry(MutableMapping[int, Entry]):
+class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
     """Names and notes of features, by feature id; iterates in ascending order.
 
     An entry is a dictionary: "name", "description" and "notes" (strings), "examples" (a list of strings), and

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from .core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
+from .core.public_names import PublicNames
 from .errors import SAEError, warn
 from .whole import DRAFT, strict_json, written_folder, written_whole
 
@@ -61,7 +62,7 @@ class DamagedError(SAEError):
     """`meta.json` is not what was written there."""
 
 
-class ActivationStore:
+class ActivationStore(PublicNames):
     """Activations of one or more components for the same tokens, in a folder.
 
     Rows are mixed within a batch, and the batches are of contexts in random order.

@@ -9,6 +9,7 @@ import numpy as np
 
 from .backends.base import LanguageModel
 from .backends.finite import not_finite
+from .core.quiet import quiet
 from .core.texts import shown_ids
 from .errors import InputError, warn
 from .tokens import TokenBatch
@@ -43,7 +44,8 @@ def check_length(model: LanguageModel, tokens: int, what: str = "The text has") 
 
 def token_after(tokenizer: Any, before: list[int], token: int) -> str:
     """The text of a token as it appears after others (a leading space is kept)."""
-    return _after(_decoder(tokenizer), before, [token])
+    with quiet:
+        return _after(_decoder(tokenizer), before, [token])
 
 
 def pieces_of(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
@@ -56,8 +58,9 @@ def pieces_of(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
         return tuple(shown_ids([token]) for token in ids)
     ids = [int(i) for i in ids]
     decoded = _decoder(tokenizer)
-    pieces, whole = _by_characters(decoded, ids), decoded(ids)
-    return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
+    with quiet:
+        pieces, whole = _by_characters(decoded, ids), decoded(ids)
+        return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
 
 
 Decoded = Callable[[list[int]], str]
@@ -126,7 +129,8 @@ def decode(tokenizer: Any, tokens: Any) -> str:
     array = np.array(tokens)
     if array.dtype.kind not in "iu" or array.squeeze().ndim > 1:
         raise InputError(f"decode takes token ids of one text, got {array.dtype} of shape {array.shape}.")
-    return tokenizer.decode([int(i) for i in array.reshape(-1)])
+    with quiet:
+        return tokenizer.decode([int(i) for i in array.reshape(-1)])
 
 
 def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .core.quiet import quiet
 from .core.texts import NO_TOKENIZER, TokenText, as_array, is_row, listed, token_row
 from .errors import InputError, NoTokenizerError
 
@@ -53,7 +54,8 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     if tokenizer is None:
         raise NoTokenizerError(NO_TOKENIZER)
     try:
-        ids = tokenizer.encode(text)
+        with quiet:
+            ids = tokenizer.encode(text)
     except (TypeError, UnicodeEncodeError) as error:
         at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
         if at is None:

@@ -30,6 +30,7 @@ from .array_methods import (
 )
 from .backends.conversion import to_numpy
 from .core.integers import number
+from .core.public_names import PublicNames
 from .edits import Interventions, declared_edits
 from .errors import ComponentError, EditError, TraceError, warn
 from .open_traces import OPEN, Listener
@@ -38,7 +39,7 @@ from .sites import Array, Component, Run, SiteEdit, Where, unique_sites
 from .tokens import TokenBatch
 
 
-class Trace:
+class Trace(PublicNames):
     """One batch of texts run through a model, made by `model.trace`.
 
     Without `capture` every component can be read inside the block and, by running again with the same

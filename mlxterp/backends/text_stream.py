@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
+from ..core.quiet import quiet
+
 
 class Detokenizer(Protocol):
     """Tokens in, text out; some of it only when the next token, or the end, is there."""
@@ -51,8 +53,9 @@ class TextStream:
     def _advance(self, final: bool) -> str:
         if self._tokenizer is None or self._done == len(self._tokens):
             return ""
-        before = self._tokenizer.decode(self._tokens[self._from : self._done])
-        text = self._tokenizer.decode(self._tokens[self._from :])
+        with quiet:
+            before = self._tokenizer.decode(self._tokens[self._from : self._done])
+            text = self._tokenizer.decode(self._tokens[self._from :])
         unfinished = text.endswith("\ufffd") or len(text) <= len(before)
         if unfinished and not final:
             return ""

@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from ..core.quiet import quiet_loading
 from ..errors import MlxterpWarning
 from ..viz.escaping import in_line, one_line, token_line, visible_pieces
 
@@ -97,7 +98,7 @@ def notes() -> Iterator[None]:
             seen.add(str(message))
             complain(f"note: {message}")
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_loading():
         warnings.simplefilter("always", MlxterpWarning)
         warnings.showwarning = show
         yield

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.alike import Beginnings
+from ..core.public_names import PublicNames
 from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis, exporting
@@ -25,7 +26,7 @@ from .tracking import TopTexts
 What = Literal["concepts", "texts"]
 
 
-class ConceptTables:
+class ConceptTables(PublicNames):
     """Names, top texts and scales of the features of one SAE: see `Concepts`.
 
     Args:

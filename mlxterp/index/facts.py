@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core import feature_ids
+from ..core.public_names import PublicNames
 from ..errors import FeatureIndexError
 from ..registry import FeatureRegistry
 from ..text import pieces_of
@@ -25,7 +26,7 @@ _CONTEXT = 8
 """Tokens on both sides of a window that decide how its own are written."""
 
 
-class IndexFacts:
+class IndexFacts(PublicNames):
     """Base of `FeatureIndex`."""
 
     def __init__(self, path: Path, meta: IndexMeta, summary: Summary, source: Source | None = None):

@@ -19,6 +19,7 @@ import numpy as np
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
 from ..core.options import checks_options
+from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError, warn
 from ..sites import Array
 from ..sparse import SparseFeatures
@@ -35,7 +36,7 @@ from .validation import check_weights
 
 
 @checks_options
-class SAE:
+class SAE(PublicNames):
     """A sparse autoencoder or transcoder of any variant.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from typing import Any
 
 import pytest
@@ -194,3 +196,47 @@ def test_a_character_is_told_once_it_is_whole():
 
 def test_text_becomes_the_tokenizers_ids(llama):
     assert saying([1], Letters()).tokenize("bad") == [1, 0, 3]
+
+
+class Old:
+    """An output of transformers before it called the cache "cache"."""
+
+    past_key_values = "kept"
+
+
+class New:
+    cache = "kept"
+
+    @property
+    def past_key_values(self) -> str:
+        raise AssertionError("the older name is asked for")
+
+
+@pytest.mark.parametrize(
+    ("out", "parameters", "expected"),
+    [
+        (New(), ("input_ids", "cache", "use_cache"), {"cache": "kept"}),
+        (New(), ("input_ids", "past_key_values"), {"past_key_values": "kept"}),
+        (New(), ("input_ids", "kwargs"), {"cache": "kept"}),
+        (Old(), ("input_ids", "past_key_values"), {"past_key_values": "kept"}),
+        (Old(), ("input_ids", "kwargs"), {"past_key_values": "kept"}),
+        (object(), ("input_ids", "cache"), {}),
+    ],
+)
+def test_the_cache_goes_by_the_name_that_the_model_takes(out, parameters, expected):
+    from mlxterp.backends.torch.generation import CachedPasses, _cache_of
+
+    passes = CachedPasses(lambda *_: out, torch.nn.Linear(1, 1), parameters, False)
+    assert _cache_of(out, passes._names) == expected
+
+
+def test_no_name_is_used_that_transformers_gives_up(llama, caplog):
+    import logging
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlxterp.backends.torch.modes.quiet", contextlib.nullcontext())
+        patch.setattr(logging.getLogger("transformers"), "propagate", True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tokens(llama, 5)
+    assert "deprecated" not in caplog.text

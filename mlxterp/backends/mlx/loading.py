@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...core.quiet import quiet_loading
 from ...errors import BackendError, ConfigWarning, InputError, warn
 from ..hub import asking, place_of
 from .language_model import MLXLanguageModel
@@ -47,10 +48,11 @@ def load_language_model(source: str | os.PathLike, tokenizer: Any = None) -> MLX
         ) from error
     place = place_of(source)
     try:
-        with asking(place):
+        with quiet_loading(), asking(place):
             folder = Path(download(place))
         changes = lifted_settings(load_config(folder))
-        model, config = load_model(folder, model_config=changes)
+        with quiet_loading():
+            model, config = load_model(folder, model_config=changes)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         if isinstance(error, InputError):
             raise
@@ -58,7 +60,8 @@ def load_language_model(source: str | os.PathLike, tokenizer: Any = None) -> MLX
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = _tokenizer(place_of(tokenizer))
     elif tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        with quiet_loading():
+            tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     return MLXLanguageModel(model, tokenizer)
 
 
@@ -68,11 +71,12 @@ def _tokenizer(place: str) -> Any:
     from mlx_lm.utils import load_tokenizer
 
     try:
-        with asking(place):
+        with quiet_loading(), asking(place):
             folder = Path(
                 download(place, allow_patterns=["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"])
             )
-        return load_tokenizer(folder)
+        with quiet_loading():
+            return load_tokenizer(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

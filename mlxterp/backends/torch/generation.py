@@ -16,8 +16,8 @@ from ..finite import not_finite
 from ..text_stream import TextStream, with_text
 from .values import logits_of
 
-_CACHES = ("past_key_values", "cache_params", "state")
-"""What transformers' models call the cache that they return and take."""
+_CACHES = ("cache", "past_key_values", "cache_params", "state")
+"""What transformers' models call the cache that they return and take; newer ones "cache" (or "state")."""
 
 Step = Callable[[Sequence[int], np.ndarray, dict[str, Any]], Any]
 """(token ids, their absolute positions, keyword arguments) -> what the model returned"""
@@ -37,6 +37,7 @@ class CachedPasses:
         self._options: dict[str, Any] = {"use_cache": True} if "use_cache" in parameters else {}
         if last_only and "logits_to_keep" in parameters:
             self._options["logits_to_keep"] = 1
+        self._names = [name for name in _CACHES if name in parameters] or list(_CACHES)
         self._cache: dict[str, Any] = {}
         self._text: list[int] = []
 
@@ -58,9 +59,21 @@ class CachedPasses:
         ids = self._text[start:]
         positions = np.arange(start, len(self._text))
         out = self._step(ids, positions, {**self._options, **self._cache})
-        found = {name: getattr(out, name, None) for name in _CACHES}
-        self._cache = {name: cache for name, cache in found.items() if cache is not None}
+        self._cache = _cache_of(out, self._names)
         return logits_of(out)[0, -1]
+
+
+def _cache_of(out: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The cache that a model returned, under the name that it takes.
+
+    An output that calls it "cache" is not asked for an older name: transformers warns of those.
+    """
+    given = getattr(out, "cache", None)
+    for name in names:
+        cache = given if given is not None and name != "state" else getattr(out, name, None)
+        if cache is not None:
+            return {name: cache}
+    return {}
 
 
 def stream_tokens(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...core.quiet import quiet_loading
 from ...errors import BackendError, InputError
 from ..hub import asking, place_of
 from .devices import find_device
@@ -38,7 +39,7 @@ def load_language_model(
         ) from error
     place = place_of(source)
     try:
-        with asking(place):
+        with quiet_loading(), asking(place):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 place, dtype="auto", use_safetensors=True, trust_remote_code=False
             )
@@ -61,7 +62,7 @@ def _tokenizer(tokenizer: Any, place: str) -> Any:
     if tokenizer is None and Path(where).is_dir() and not _has_tokenizer(Path(where)):
         return None
     try:
-        with asking(where):
+        with quiet_loading(), asking(where):
             return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import nn
 
+from ...core.quiet import quiet
 from ..modes import EvaluationMode
 from .tree import ModuleTree
 
@@ -33,7 +34,7 @@ _EVALUATION: EvaluationMode[nn.Module] = EvaluationMode(
 @contextmanager
 def settled(tree: ModuleTree, *, gradients: bool = False) -> Iterator[None]:
     """Runs the model without dropout and, unless asked for, without gradients."""
-    with _EVALUATION.of(tree.every), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+    with quiet, _EVALUATION.of(tree.every), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         yield
 
 
