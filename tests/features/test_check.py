@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlxterp import SAE, SAETrainConfig, cli, load_demo, train_sae
+from mlxterp import SAE, MlxterpWarning, SAETrainConfig, cli, load_demo, train_sae
 from mlxterp.demo import FOLDER
 from mlxterp.features.check import SAECheck
 from mlxterp.features.judging import Judgement, stated, without_sinks
@@ -46,7 +47,12 @@ def good(place: str) -> SAE:
 
 
 def check(sae: SAE, place: str | None = None) -> SAECheck:
-    return demo().model.check_sae(sae, demo().texts[-8:], place, max_tokens=400)
+    return demo().model.check_sae(sae, demo().texts[-8:], component=place, max_tokens=400)
+
+
+def check_elsewhere(sae: SAE | Path, place: str) -> SAECheck:
+    with pytest.warns(MlxterpWarning, match="was trained on"):
+        return demo().model.check_sae(sae, demo().texts[-8:], component=place, max_tokens=400)
 
 
 def changed(sae: SAE, **arrays: np.ndarray) -> SAE:
@@ -164,7 +170,7 @@ def test_a_decoder_of_other_features_is_named():
 )
 def test_away_from_its_place_an_saes_own_place_is_named_first(own, there):
     sae = good(PLACES[own])
-    report = check(sae, there)
+    report = check_elsewhere(sae, there)
     own_name = demo().model.anatomy.component(PLACES[own]).name
     assert report.poor and report.own_place == own_name
     assert f"reconstructs {own_name} far better" in report.findings[0]
@@ -173,14 +179,14 @@ def test_away_from_its_place_an_saes_own_place_is_named_first(own, there):
 
 def test_files_checked_elsewhere_name_their_own_place_too(tmp_path):
     path = good(PLACES[0]).save(tmp_path / "sae")
-    report = demo().model.check_sae(path, demo().texts[-8:], "layers.2.resid_post", max_tokens=400)
+    report = check_elsewhere(path, "layers.2.resid_post")
     assert report.poor and report.own_place == PLACES[0] and PLACES[0] in report.findings[0]
 
 
 def test_a_place_that_the_metadata_contradicts_is_told_where_the_sae_does_as_well_there():
     """Bad at both: which is its own is said all the same."""
     sae = random_sae(PLACES[0])
-    report = check(sae, "layers.2.resid_post")
+    report = check_elsewhere(sae, "layers.2.resid_post")
     assert "trained on layers.0.resid_post, not on layers.2.resid_post" in " ".join(report.findings)
 
 
