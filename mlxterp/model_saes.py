@@ -75,7 +75,9 @@ class SAEMethods(ModelCore):
     ) -> SAECheck:
         """How well an SAE fits a component, with the likely cause where it does not.
 
-        Explained variance, L0, dead share, loss recovered; and whether another place would fit far better.
+        Explained variance, L0, dead share, loss recovered; a verdict, "good" or "poor", beside an untrained SAE of the
+        same shape and the SAE's own figures (`features.check.check` has the rule); and whether another place would
+        fit far better. The place that the SAE's metadata names is tried and named first.
 
         Args:
             layer, component: Where it is measured, as in `get_top_features_for_text`; None takes the SAE's own.
@@ -114,11 +116,13 @@ class SAEMethods(ModelCore):
         verbose: bool = True,
         **options: Any,
     ) -> SAE:
-        """Trains an SAE on a component's activations over texts, in one pass by default.
+        """Trains an SAE on a component's activations over texts.
 
-        The model runs while the SAE trains: activations are mixed in a buffer of some batches, never all
-        held. With `config.target` the SAE is a transcoder. Ctrl-C stops after the step under way and returns (and
-        saves) the SAE as it is.
+        Epochs, batch size and learning rate follow the amount of text where the config leaves them open: little text
+        is seen several times. The last line of a run, `sae.metadata["training"]["summary"]`, says how good the SAE is
+        and what would help. The model runs while the SAE trains: activations are mixed in a buffer of some batches,
+        never all held. With `config.target` the SAE is a transcoder. Ctrl-C stops after the step under way and returns
+        (and saves) the SAE as it is.
 
         Args:
             dataset: A list, column, array or generator of texts, or of rows of token ids; a table with one column of

@@ -163,10 +163,8 @@ def _train(p: Parser) -> None:
     settings.add_argument("--d-hidden", type=int, help="number of features (default: 16 x d_model)")
     settings.add_argument("--expansion-factor", type=float, help="the same as a multiple of d_model")
     settings.add_argument("--tokens", type=int, help="use at most so many (default: all)")
-    settings.add_argument("--epochs", type=int, default=defaults.epochs, help="(default: %(default)s)")
-    settings.add_argument(
-        "--batch-size", type=int, default=defaults.batch_size, help="(default: %(default)s)"
-    )
+    settings.add_argument("--epochs", type=int, help="passes over the text (default: by its length)")
+    settings.add_argument("--batch-size", type=int, help="tokens in one step (default: by the text's length)")
     settings.add_argument("--lr", type=float, help="peak learning rate (default: by width and length)")
     settings.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     settings.add_argument("--target", metavar="COMPONENT", help="train a transcoder that predicts this path")

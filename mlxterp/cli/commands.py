@@ -154,6 +154,7 @@ def train(options: Namespace, screen: Screen) -> int | None:
         exclude=options.exclude, context_length=options.context_length, device=options.device,
     )  # fmt: skip
     screen.line(f"{options.save_path}: {sae}")
+    screen.line(sae.metadata.get("training", {}).get("summary", ""))
     if sae.metadata.get("training", {}).get("interrupted"):
         complain("interrupted. The SAE is saved as it is; the same command with --resume goes on.")
         return INTERRUPTED
@@ -172,7 +173,10 @@ def check(options: Namespace, screen: Screen) -> int | None:
     else:
         screen.ansi(str(found))
         if found.ok:
-            screen.line("It belongs here: no other layer, component or normalisation fits far better.")
+            screen.line(
+                f"It belongs here: it explains {found.judged_variance:.2f} of the variance, an untrained SAE"
+                f" {found.untrained_variance:.2f}; no other layer, component or normalisation fits far better."
+            )
     return None if found.ok else NOT_WELL
 
 

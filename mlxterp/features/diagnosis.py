@@ -16,6 +16,7 @@ from ..sae import SAE
 from ..sites import Component
 from ..variants import InputForm
 from .fitting import read
+from .judging import explained, without_sinks
 
 _TOKENS = 1024
 """At most about so many are looked at."""
@@ -24,15 +25,22 @@ _MARGIN = 0.7
 _LEAVES = (
     "mlp", "attn", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp.input", "attn.z",
 )  # fmt: skip
-_SCALES = (0.01, 0.03, 0.1, 0.3, 3.0, 10.0, 30.0, 100.0)
+_SCALES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 
 
-def likely_cause(anatomy: Anatomy, sae: SAE, place: Component, contexts: list[list[int]]) -> str | None:
-    """The neighbour that fits far better than this place, as a sentence."""
+def likely_cause(
+    anatomy: Anatomy, sae: SAE, place: Component, contexts: list[list[int]]
+) -> tuple[str, bool] | None:
+    """The neighbour that fits far better than this place, as a sentence, and whether it speaks against the SAE here.
+
+    Sinks count nowhere: a few of them would decide everything.
+    """
     ids = [np.array(row) for row in contexts[: max(1, _TOKENS // max(map(len, contexts)))]]
     neighbours = list(_neighbours(anatomy, sae, place))
     whole, *others = _samples(anatomy, [place, *neighbours], ids)
     x, *others = (np.concatenate([rows[1:] for rows in contexts]) for contexts in (whole, *others))
+    kept = without_sinks(x)
+    x, *others = (rows[kept] for rows in (x, *others))
     here = _fvu(sae, x)
     candidates: list[tuple[float, str]] = []
     for other, values in zip(neighbours, others, strict=True):
@@ -49,9 +57,11 @@ def likely_cause(anatomy: Anatomy, sae: SAE, place: Component, contexts: list[li
         candidates.append((fvu, f"Missing normalisation: the SAE expects {words}"))
     best, sentence = min(candidates, key=lambda c: c[0])
     if best < _MARGIN * here:
-        return f"{sentence}: FVU {best:.2f} there, {here:.2f} here."
-    if _fvu(sae, np.concatenate(whole)) > 1 >= here:
-        return "BOS: each text's first token alone raises FVU above 1. Leave first tokens out, as this report does."
+        return f"{sentence}: FVU {best:.2f} there, {here:.2f} here.", True
+    if _fvu(sae, np.concatenate(whole)) > 1 >= _fvu(sae, np.concatenate([rows[1:] for rows in whole])):
+        return (
+            "BOS: each text's first token alone raises FVU above 1. Leave first tokens out, as this report does."
+        ), False
     return None
 
 
@@ -62,13 +72,7 @@ def _samples(anatomy: Anatomy, places: list[Component], ids: list[np.ndarray]) -
 
 
 def _fvu(sae: SAE, x: np.ndarray) -> float:
-    if x.shape[1] != sae.d_model:
-        return float("inf")
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = ((x.astype(np.float64) - sae.reconstruct(x)) ** 2).sum()
-        total = ((x.astype(np.float64) - x.mean(axis=0)) ** 2).sum()
-    fvu = float(error / total) if total > 0 else float("inf")
-    return fvu if np.isfinite(fvu) else float("inf")
+    return 1 - explained(sae, x, x)
 
 
 def _neighbours(anatomy: Anatomy, sae: SAE, place: Component) -> Iterator[Component]:

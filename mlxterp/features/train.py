@@ -17,6 +17,7 @@ from ..store import ActivationStore
 from ..training.arrays import BLOCK_BATCHES, check_skip, checked_every, kept_in, stored_facts
 from ..training.config import SAETrainConfig
 from ..training.history import Log
+from ..training.plan import buffered
 from ..training.run import RunOptions, run
 from ..training.store_rows import StoreRows
 from ..training.trainer import Job
@@ -105,7 +106,7 @@ def train_on_texts(
 def _rows(
     anatomy: Anatomy, dataset: Any, components: list[Component], config: SAETrainConfig, options: TrainOptions
 ) -> ModelRows | StoreRows:
-    block = BLOCK_BATCHES * config.batch_size
+    block = buffered(config, BLOCK_BATCHES)
     if isinstance(dataset, ActivationStore):
         check_store(anatomy, dataset, components)
         rows = StoreRows(dataset, [c.name for c in components], block, config.seed, config.tokens)

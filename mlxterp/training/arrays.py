@@ -18,6 +18,7 @@ from ..sites import Array
 from ..store import ActivationStore
 from .config import SAETrainConfig, config_of
 from .history import Log
+from .plan import buffered
 from .rows import ArrayRows, Rows, check_finite
 from .run import RunOptions, run
 from .store_rows import StoreRows
@@ -49,6 +50,10 @@ def train_sae(
 ) -> SAE:
     """Trains an SAE on activations (n, d_model), one pass over them for each epoch.
 
+    Batch size, epochs and learning rate follow the number of rows where the config leaves them open
+    (`plan.run_length`); `sae.metadata["training"]` says what they were, and in its "summary" how good the SAE is and
+    what would help.
+
     Ctrl-C stops after the step under way and returns (and saves) the SAE as it is. Processes started by
     `mlx.launch` or `torchrun` train one SAE together, each on its share of every batch.
 
@@ -72,7 +77,7 @@ def train_sae(
     """
     config = config_of(config, {})
     engine = get_backend(backend)
-    block = BLOCK_BATCHES * config.batch_size
+    block = buffered(config, BLOCK_BATCHES)
     facts = dict(metadata or {})
     if isinstance(x, ActivationStore):
         source, predicted = _names_in(x, component, config, target)
@@ -81,7 +86,7 @@ def train_sae(
     else:
         arrays = _arrays(x, target, config)
         source, predicted = "the activations", "the target" if len(arrays) > 1 else None
-        block = _ARRAY_BATCHES * config.batch_size
+        block = buffered(config, _ARRAY_BATCHES)
         names = ("the activations", "the target")[: len(arrays)]
         rows = ArrayRows(arrays, names, block, config.seed, config.tokens)
     check_skip(config, predicted is not None)

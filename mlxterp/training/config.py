@@ -23,7 +23,7 @@ _HIGHEST = 0.015
 @checks_options
 @dataclass(frozen=True, slots=True)
 class SAETrainConfig:
-    """Settings of one SAE's training. The defaults suit a laptop: up to some millions of tokens.
+    """Settings of one SAE's training. The defaults follow the amount of text (`plan.run_length`) and suit a laptop.
 
     Raises:
         SAEError: A setting cannot be used; the message says what can.
@@ -40,10 +40,11 @@ class SAETrainConfig:
     """"topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "relu" or "gated"."""
     tokens: int | None = None
     """At most this many tokens are used; None uses all."""
-    epochs: int = 1
-    """How often each token is seen."""
-    batch_size: int = 4096
-    """Tokens in one step."""
+    epochs: int | None = None
+    """How often each token is seen; None takes it from the number of tokens (`plan.run_length`): 16 times where there
+    is little text, once from 1.04 million tokens on, and once where `batch_size` is given."""
+    batch_size: int | None = None
+    """Tokens in one step; None takes it from the number of tokens (`plan.run_length`): 4096 in long runs."""
     lr: float | None = None
     """Peak learning rate of Adam; None takes it from width and length of the run (`learning_rate`)."""
     seed: int = 0
@@ -182,16 +183,17 @@ def config_of(config: Any, settings: Mapping[str, Any], call: str = "SAETrainCon
     return SAETrainConfig(**merged)
 
 
-def learning_rate(d_hidden: int, steps: int, architecture: str = "topk") -> float:
+def learning_rate(d_hidden: int, steps: int, architecture: str = "topk", epochs: int = 1) -> float:
     """Peak learning rate of Adam that was measured to work: narrower SAEs and shorter runs take more.
 
     2e-4 / sqrt(d_hidden / 16384) * (20000 / steps)^0.6, for 200 to 20,000 steps (beyond, as at the end), and
     0.015 at most. In shorter runs a smaller rate leaves more unexplained, a larger one leaves features dead.
-    Architectures that do not fix each token's number of features take half as much again.
+    Architectures that do not fix each token's number of features take half as much again, and so do runs that see
+    their tokens several times.
     """
     length = min(max(steps, _SHORTEST), _LONGEST)
     rate = 2e-4 * math.sqrt(16_384 / d_hidden) * (_LONGEST / length) ** 0.6
-    return min(_HIGHEST, rate if architecture == "topk" else 1.5 * rate)
+    return min(_HIGHEST, rate if architecture == "topk" and epochs == 1 else 1.5 * rate)
 
 
 def _is_int(value: Any) -> bool:
@@ -207,7 +209,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _check_count(name: str, value: Any) -> None:
-    optional = name in ("d_hidden", "tokens")
+    optional = name != "k"
     if value is None and optional:
         return
     if value is None or not _is_int(value) or value < 1:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from .config import SAETrainConfig
 from .finish import CALIBRATION_TOKENS
 from .folder import RunFolder
 from .history import Log, open_logs
+from .plan import run_length
 from .rows import MixingBuffer, Rows, check_finite
 from .trainer import SAMPLE, Job, Seen, Trainer
 
@@ -55,19 +57,24 @@ class _Run:
     def __init__(self, jobs: Mapping[str, Job], rows: Rows, backend: Backend, options: RunOptions):
         self.jobs, self.rows, self.backend, self.options = jobs, rows, backend, options
         self.config = _shared([job.config for job in jobs.values()])
+        self.batch_size, self.epochs = run_length(self.config, rows.total)
         for job in jobs.values():
             job.config.width(rows.widths[rows.names.index(job.source)])  # refused before a model runs
         self.leads = backend.group().rank == 0
         self.folder = RunFolder(options.run_dir) if options.run_dir is not None else None
         self.identity = {
             "backend": backend.name,
-            "configs": {name: _as_json(asdict(job.config)) for name, job in jobs.items()},
+            "configs": {name: self._settled(job) for name, job in jobs.items()},
             "components": {name: [job.source, job.target] for name, job in jobs.items()},
             "data": _as_json(rows.identity()),
         }
-        self.buffer = MixingBuffer(rows, self.config.epochs, self.config.seed)
+        self.buffer = MixingBuffer(rows, self.epochs, self.config.seed)
         self.step = 0
         self.interrupted = False
+
+    def _settled(self, job: Job) -> dict[str, Any]:
+        """A job's settings, as JSON, with what the rule chose where the config leaves it open."""
+        return _as_json(asdict(job.config) | {"batch_size": self.batch_size, "epochs": self.epochs})
 
     def result(self) -> dict[str, SAE]:
         done = self._finished_before()
@@ -168,9 +175,7 @@ class _Run:
     # -- before the first step ----------------------------------------------------------------
 
     def _prepare(self) -> None:
-        sample = dict(
-            zip(self.rows.names, self.buffer.peek(max(SAMPLE, self.config.batch_size)), strict=True)
-        )
+        sample = dict(zip(self.rows.names, self.buffer.peek(max(SAMPLE, self.batch_size)), strict=True))
         if not len(next(iter(sample.values()))):
             raise SAEError("There are no activations to train on. Give more texts, or exclude fewer tokens.")
         for name, rows in sample.items():
@@ -246,7 +251,7 @@ class _Run:
         )
         self._write_history(finished=False)
 
-    def _write_history(self, finished: bool) -> None:
+    def _write_history(self, finished: bool, summaries: Mapping[str, str] | None = None) -> None:
         if self.folder is None or not self.leads:
             return
         self.folder.write_history(
@@ -256,6 +261,10 @@ class _Run:
                 "steps": self.steps,
                 "tokens": self.seen,
                 "identity": self.identity,
+                "settings": {
+                    name: trainer.plan.settings(trainer.job.config) for name, trainer in self.trainers.items()
+                },
+                **({"summaries": dict(summaries)} if summaries else {}),
                 "rows": {name: trainer.history.rows for name, trainer in self.trainers.items()},
             }
         )
@@ -272,8 +281,18 @@ class _Run:
             saes[name] = sae
             if trainer.job.save_path is not None and self.leads:
                 sae.save(trainer.job.save_path)
-        self._write_history(finished=not self.interrupted)
+        summaries = {name: sae.metadata["training"]["summary"] for name, sae in saes.items()}
+        self._write_history(not self.interrupted, summaries)
+        self._show(summaries.values())
         return saes
+
+    def _show(self, lines: Iterable[str]) -> None:
+        """The run's last lines, where its bar was shown."""
+        silent = hidden(self.options.progress and self.leads)
+        if silent is None:
+            silent = not sys.stderr.isatty()
+        for line in () if silent else lines:
+            sys.stderr.write(line + "\n")
 
     def _calibration_rows(self, source: int) -> Iterator[np.ndarray]:
         """Rows to calibrate on: from the start of the data, or, when there is no time, those at hand."""

@@ -21,6 +21,7 @@ from .plan import Plan
 from .recipe import TrainRecipe
 from .rows import check_finite
 from .state import StepReport, TrainState
+from .summary import summary
 
 SAMPLE = 8192
 """Rows from which means, scales and variances are taken."""
@@ -126,11 +127,9 @@ class Trainer:
             {**metadata, **self.job.metadata},
         )  # fmt: skip
         sae.metadata["training"] = {
-            "tokens": seen.tokens if seen.interrupted else seen.tokens // config.epochs,
-            "epochs": config.epochs,
+            "tokens": seen.tokens if seen.interrupted else seen.tokens // self.plan.epochs,
             "steps": seen.steps,
-            "batch_size": self.plan.batch_size,
-            "lr": self.plan.lr,
+            **self.plan.settings(config),
             "seed": config.seed,
             "backend": self._backend.name,
             "final_loss": self.last.loss if self.last else None,
@@ -138,6 +137,7 @@ class Trainer:
             **({"interrupted": True} if seen.interrupted else {}),
             **facts(sae, *self._sample),
         }
+        sae.metadata["training"]["summary"] = summary(sae, self.plan, self.recipe, *self._sample)
         return sae
 
     def _stop(self, report: StepReport, batch: np.ndarray, step: int) -> None:

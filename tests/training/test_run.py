@@ -222,7 +222,7 @@ def test_fewer_tokens_than_asked_for_are_told():
     with pytest.warns(MlxterpWarning, match="tokens=99 asked for, 64 are there"):
         train("torch", sparse_sums(64), SAETrainConfig(d_hidden=8, k=2, batch_size=32, tokens=99))
     with pytest.warns(MlxterpWarning, match="64 tokens are fewer than batch_size=4096"):
-        sae = train("torch", sparse_sums(64), SAETrainConfig(d_hidden=8, k=2))
+        sae = train("torch", sparse_sums(64), SAETrainConfig(d_hidden=8, k=2, batch_size=4096))
     assert sae.metadata["training"]["batch_size"] == 64
 
 
