@@ -66,3 +66,7 @@ def test_an_sae_used_elsewhere_than_it_was_trained_is_told(demo):
     ):
         demo.model.get_top_features_for_text("One day", demo.sae, 2, "resid_post")
     demo.model.get_top_features_for_text("One day", demo.sae, 1, "residual")
+
+
+def test_the_demo_prints_as_one_line(demo):
+    assert len(repr(demo)) < 300 and f"{len(demo.texts)} texts" in repr(demo)

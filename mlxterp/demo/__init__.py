@@ -24,6 +24,9 @@ class Demo(NamedTuple):
     texts: list[str]
     """Stories that neither the model nor the SAE was trained on."""
 
+    def __repr__(self) -> str:
+        return f"Demo({self.model!r}, {self.sae!r}, {len(self.texts)} texts)"
+
     @property
     def place(self) -> tuple[int, str]:
         """Layer and component that the SAE belongs to, as the model's methods take them."""
