@@ -46,9 +46,14 @@ class StoredArray:
         return found if dtype is None else found.astype(dtype)
 
     @property
+    def itemtype(self) -> str:
+        """As which type its numbers are read."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
+
+    @property
     def kind(self) -> str:
         """NumPy's letter: "f" float, "i" and "u" integers, "b" bool, "c" complex."""
-        return "f" if self.dtype == "bfloat16" else np.dtype(self.dtype).kind
+        return np.dtype(self.itemtype).kind
 
 
 def open_safetensors(path: Path) -> dict[str, StoredArray]:
@@ -91,6 +96,20 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
     if begin + expected != size:
         raise ValueError(f"its arrays claim {expected} bytes, the file has {size - begin}")
     return found
+
+
+def check_safetensors(path: Path) -> None:
+    """Compares what a safetensors file claims with the file and the machine, before another reader opens it.
+
+    The safetensors library ends in an exception that no `except Exception` catches where a file claims too much.
+
+    Raises:
+        ValueError: The header is damaged or does not fit the file.
+        SAEError: The arrays are larger than the machine's memory.
+    """
+    check_holes(path)
+    arrays = open_safetensors(path).values()
+    check_memory(sum(math.prod(array.shape) * np.dtype(array.itemtype).itemsize for array in arrays), path)
 
 
 def _shape(given: Any, name: str) -> tuple[int, ...]:
@@ -222,7 +241,7 @@ def check_memory(claimed: int, path: Path) -> None:
     has = _memory()
     if has is not None and claimed > has:
         raise SAEError(
-            f"{path} holds weights of {claimed / 2**30:.1f} GiB as float32, and this machine has {has / 2**30:.1f} GiB."
+            f"{path} holds numbers of {claimed / 2**30:.1f} GiB as float32, and this machine has {has / 2**30:.1f} GiB."
             " Load it on a larger machine, or take a narrower SAE."
         )
 

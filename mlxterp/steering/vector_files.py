@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..core.digests import DIGEST, digest_of_arrays
+from ..core.tensor_files import check_safetensors
 from ..errors import InputError
 from ..whole import written_whole
 from .gguf_files import gguf_writer, parse_json, read_gguf
@@ -110,6 +111,7 @@ def _write(target: Path, produce: Callable[[Path], None]) -> Path:
 
 def _read_safetensors(file: Path) -> list[SteeringVector]:
     try:
+        check_safetensors(file)
         with safe_open(file, framework="np") as opened:
             header = opened.metadata() or {}
             if header.get("format") != FORMAT:

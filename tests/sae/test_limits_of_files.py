@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlxterp import SAE, MlxterpError, SAEError
+from mlxterp import SAE, InputError, MlxterpError, SAEError
 from mlxterp.core import tensor_files
 from tests.sae.test_format_settings import B_DEC, B_ENC, W_DEC, W_ENC, D, N, saelens, write
 
@@ -264,3 +264,17 @@ def test_damage_within_the_numbers_of_a_torch_file_is_found(tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises(SAEError, match="CRC"):
         SAE.load(path, k=3)
+
+
+def test_a_sparse_file_of_steering_vectors_is_an_error_of_ours(tmp_path):
+    from mlxterp.steering.vector_files import FORMAT, VERSION, load_vectors
+
+    path, n = tmp_path / "v.safetensors", 3 * 10**9
+    entry = {"dtype": "F32", "shape": [n], "data_offsets": [0, 4 * n]}
+    header = {"__metadata__": {"format": FORMAT, "version": VERSION, "vectors": "[{}]"}, "vector.0": entry}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + 4 * n)
+    with within(5, 8), pytest.raises(InputError, match=r"the rest is a hole|GiB"):
+        load_vectors(path)
