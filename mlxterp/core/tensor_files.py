@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
     begin, found, strange = 8 + length, {}, {}
     places = []
     for name, entry in header.items():
-        kind, shape, (start, end) = entry["dtype"], _shape(entry["shape"], name), entry["data_offsets"]
+        kind, shape, start, end = _described(name, entry)
         places.append((start, end))
         if kind not in _SAFETENSORS:
             strange[name] = kind
@@ -112,10 +113,19 @@ def check_safetensors(path: Path) -> None:
     check_memory(sum(math.prod(array.shape) * np.dtype(array.itemtype).itemsize for array in arrays), path)
 
 
-def _shape(given: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(given, list) or not all(type(n) is int and 0 <= n < 2**62 for n in given):
-        raise ValueError(f"{name} has shape {given!r}, expected a list of sizes")
-    return tuple(given)
+def _described(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, and where the numbers begin and end."""
+    entry = entry if isinstance(entry, dict) else {}
+    kind, shape, place = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not _are_sizes(shape):
+        raise ValueError(f"{name} has shape {reprlib.repr(shape)}, expected a list of sizes")
+    if not isinstance(kind, str) or not _are_sizes(place) or len(place) != 2:
+        raise ValueError(f"{name} lies at {reprlib.repr(place)} as {reprlib.repr(kind)}, expected two places")
+    return kind, tuple(shape), place[0], place[1]
+
+
+def _are_sizes(given: Any) -> TypeGuard[list[int]]:
+    return isinstance(given, list) and all(type(n) is int and 0 <= n < 2**62 for n in given)
 
 
 def _from_place(
