@@ -112,6 +112,8 @@ def flat(tmp_path: Path, arrays: dict[str, np.ndarray] | None = None, **config: 
         ({"reshape_activations": "hook_q"}, "unknown reshape_activations"),
         ({"architecture": "temporal", "sae_diff_type": "nullify"}, "unknown sae_diff_type"),
         ({"activation_fn_str": "topk"}, "lacks 'k'"),
+        ({"architecture": "temporal", "sae_diff_type": "topk"}, "lacks 'kval_topk'"),
+        ({"architecture": "transcoder", "finetuning_scaling_factor": True}, "is not known of transcoder"),
     ],
 )
 def test_a_value_that_saelens_does_not_have_is_refused(tmp_path, config, message):
@@ -122,8 +124,10 @@ def test_a_value_that_saelens_does_not_have_is_refused(tmp_path, config, message
 def test_a_k_that_the_activation_does_not_use_is_named(tmp_path):
     with pytest.warns(MlxterpWarning, match=r"cfg\.json: activation_fn_kwargs\.k\)"):
         SAE.load(flat(tmp_path / "flat", activation_fn_str="relu", activation_fn_kwargs={"k": 4}))
-    with pytest.warns(MlxterpWarning, match=r"cfg\.json: k, rescale_acts_by_decoder_norm\)"):
-        SAE.load(saelens(tmp_path / "six", k=4, rescale_acts_by_decoder_norm=True))
+    with pytest.warns(MlxterpWarning, match=r"cfg\.json: k\)"):
+        SAE.load(saelens(tmp_path / "six", k=4, rescale_acts_by_decoder_norm=False))
+    with pytest.raises(SAEError, match="rescale_acts_by_decoder_norm is not known of standard SAEs"):
+        SAE.load(saelens(tmp_path / "seven", rescale_acts_by_decoder_norm=True))
 
 
 def test_scaling_factors_that_are_not_all_one_need_the_setting(tmp_path):
@@ -182,6 +186,7 @@ def test_two_different_k_of_dictionary_learning_are_refused(tmp_path):
         ("hub_gemma_scope2_transcoder_affine", "config.json", {"affine_connection": False}, "holds affine_s"),
         ("hub_gemma_scope2_resid", "config.json", {"width": "64"}, "'width' is '64'"),
         ("hub_llama_scope", "hyperparams.json", {"use_glu_encoder": True}, "gated linear encoder"),
+        ("hub_llama_scope", "hyperparams.json", {"jump_relu_threshold": -0.1}, "below 0"),
         ("hub_llama_scope", "hyperparams.json", {"norm_activation": "batch-wise"}, "unknown norm_act"),
         ("hub_llama_scope_r1", "config.json", {"use_glu_encoder": True}, "gated linear encoder"),
         ("hub_llama_scope_r1", "config.json", {"use_decoder_bias": False}, "holds decoder.bias"),
@@ -208,6 +213,19 @@ def test_a_value_that_changes_numbers_is_read_or_refused(tmp_path, name, file, c
     path.write_text(json.dumps(config))
     with pytest.raises(SAEError, match=message):
         load(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"), [(None, "lacks activation"), ("GELU", "unknown activation")]
+)
+@needs_fixtures
+def test_an_openai_sae_says_what_it_is(tmp_path, activation, message):
+    folder = copied("openai_topk", tmp_path)
+    held = torch.load(folder / "3.pt", weights_only=True)
+    del held["activation"]
+    torch.save(held | ({} if activation is None else {"activation": activation}), folder / "3.pt")
+    with pytest.raises(SAEError, match=message):
+        SAE.load(folder)
 
 
 @needs_fixtures

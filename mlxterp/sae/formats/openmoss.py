@@ -101,6 +101,8 @@ def read_llama_scope(files: Files) -> Parts:
     kind = setting(config, "act_fn", str, ..., _HYPER)
     if kind == "jumprelu":
         theta = setting(config, "jump_relu_threshold", float, ..., _HYPER)
+        if theta < 0:
+            raise SAEError(f"{_HYPER}: jump_relu_threshold is {theta}; below 0 negative features would pass.")
         weights = replace(weights, extra={"threshold": np.full(weights.b_enc.size, theta, np.float32)})
         activation = JumpReLU()
     elif kind == "topk":

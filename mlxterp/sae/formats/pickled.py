@@ -64,7 +64,11 @@ def read_openai(files: Files) -> Parts:
     shapes = {"pre_bias": "d", "latent_bias": "n", "encoder.weight": "n d", "decoder.weight": "d n"}
     a = arrays.take(shapes)
     weights = SAEWeights(a["encoder.weight"].T, a["latent_bias"], a["decoder.weight"].T, a["pre_bias"])
-    kind, state = arrays.get("activation", "ReLU"), arrays.settings("activation_state_dict")
+    if "activation" not in arrays:
+        raise SAEError(
+            f"{arrays.path} lacks activation, which says how this SAE works. Known: ReLU, TopK, Identity."
+        )
+    kind, state = arrays["activation"], arrays.settings("activation_state_dict")
     form, activation = InputForm(), _openai_activation(files, kind, state, a["latent_bias"].size)
     if isinstance(kind, str) and kind == "TopK":
         form = InputForm("layer_norm")

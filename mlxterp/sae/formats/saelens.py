@@ -43,6 +43,12 @@ _OLD_NAMES = {
     "hook_point_layer": "hook_layer",
     "activation_fn": "activation_fn_str",
 }
+_ONLY_OF = {
+    "finetuning_scaling_factor": ("standard", "tanh-relu", "gated", "jumprelu", "topk", "abstopk", "batchtopk",
+                                  "matryoshka_batchtopk"),
+    "rescale_acts_by_decoder_norm": ("topk", "abstopk", "batchtopk", "matryoshka_batchtopk"),
+}  # fmt: skip
+"""Settings that mean something with these architectures only."""
 _NORMALISATIONS = {
     "none": "none",
     "layer_norm": "layer_norm",
@@ -74,6 +80,7 @@ def read(files: Files) -> Parts:
         )
     check_dtype(config, CONFIG)
     normalise = one_of(config, "normalize_activations", tuple(_NORMALISATIONS), "none", CONFIG)
+    _check_meaningless(config, architecture)
     weights, activation = reader(files.arrays(WEIGHTS), config, files.k)
     if normalise == "expected_average_only_in":
         weights = _scaled(weights, _scale(files))
@@ -84,6 +91,15 @@ def read(files: Files) -> Parts:
     heads = one_of(config, "reshape_activations", ("none", "hook_z"), "none", CONFIG) == "hook_z"
     form = InputForm(_NORMALISATIONS[normalise], heads=heads, restore="transcoder" not in architecture)
     return Parts(weights, activation, _metadata(config, facts, architecture), form)
+
+
+def _check_meaningless(config: Settings, architecture: str) -> None:
+    """Passes over settings that say no to what an architecture does not have, and refuses those that say yes."""
+    for name, having in _ONLY_OF.items():
+        if architecture not in having and setting(config, name, bool, False, CONFIG):
+            raise SAEError(
+                f"{CONFIG}: {name} is not known of {architecture} SAEs. Known: {', '.join(having)}."
+            )
 
 
 def _version(text: Any) -> int:
@@ -262,7 +278,7 @@ def _matching_pursuit(arrays: Arrays, config: Settings, k: int | None) -> tuple[
     n, d = a["W_dec"].shape
     weights = SAEWeights(a["W_dec"].T, np.zeros(n, np.float32), a["W_dec"], b_dec, subtracts)
     return weights, MatchingPursuit(
-        setting(config, "max_iterations", int, None, CONFIG) or d,
+        setting(config, "max_iterations", int, d, CONFIG),
         setting(config, "residual_threshold", float, 0.01, CONFIG),
         setting(config, "stop_on_duplicate_support", bool, True, CONFIG),
     )
@@ -291,8 +307,10 @@ def temporal_k(config: Settings, k: int | None, default: str, where: str) -> int
     if one_of(config, "sae_diff_type", ("topk", "relu"), default, where) == "relu":
         config.pass_over("kval_topk")
         return None
-    said = setting(config, "kval_topk", int, None, where)
-    return k if k is not None else said
+    if k is not None:
+        config.get("kval_topk")  # what the user says is instead of it
+        return k
+    return setting(config, "kval_topk", int, ..., where)
 
 
 def temporal_weights(
