@@ -118,6 +118,8 @@ def written_folder(
                     _settle(path)
             draft.chmod(0o755)  # mkdtemp makes folders that only their owner can enter
             _put_in_place(draft, target)
+        except WriteError as inner:  # of a file within, under a name that nobody will see
+            raise (inner.__cause__ or inner) from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

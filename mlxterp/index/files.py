@@ -114,7 +114,8 @@ class ArrayFile(Mapping[str, np.ndarray]):
             end = max(entry["data_offsets"][1] for entry in header.values())
             if path.stat().st_size != len(head) + end:
                 raise ValueError("it was cut short, or something was added")
-            self._blocks = [bytes.fromhex(said[i : i + 64]) for i in range(0, len(said or ""), 64)]
+            leaves = said or ""
+            self._blocks = [bytes.fromhex(leaves[i : i + 64]) for i in range(0, len(leaves), 64)]
             if said is not None and len(self._blocks) != -(-end // BLOCK):
                 raise ValueError("its header contradicts itself")
             self._data = _memory_of(path, len(head)) if end else np.zeros(0, np.uint8)
@@ -163,7 +164,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         for block in range(begin // BLOCK, -(-end // BLOCK)):
             if self._checked[block]:
                 continue
-            found = hashlib.sha256(self._data[block * BLOCK : (block + 1) * BLOCK]).digest()
+            found = hashlib.sha256(self._data[block * BLOCK : (block + 1) * BLOCK].data).digest()
             if found != self._blocks[block]:
                 raise damaged(
                     self.path, f"bytes after {block * BLOCK} of its data are not those that were written"

@@ -58,7 +58,7 @@ def read(files: Files) -> Parts:
     parts = _parts(files, config, weights)
     check_activation(parts.activation, weights.W_enc.shape[1])  # what cannot be is told by name
     for key in (DIGEST, "files"):
-        config.get(key)  # read below
+        config.whole(key)  # read below
     return replace(parts, names=_names(files))
 
 
