@@ -13,6 +13,7 @@ SAE Features with the Logit Lens" (2024).
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .core.numeric import largest, moments
 from .errors import InputError, SAEError, warn
 from .features.writing import stream_directions, written_component
 from .generation import unembed
-from .linear_part import LinearPart, Shape, find_shape
+from .linear_part import LinearPart, Shape, find_shape, probes
 from .sae import SAE
 from .text import token_after
 
@@ -37,7 +38,8 @@ _ROWS = 2048
 """Decoder rows held at once."""
 _NOT_LINEAR = 0.05
 """How far from additive a head may look: rounding gives up to 0.005 in 16 bit, 0.02 with 4-bit weights."""
-_SHAPES: weakref.WeakKeyDictionary[LanguageModel, Shape] = weakref.WeakKeyDictionary()
+_SHAPES: weakref.WeakKeyDictionary[LanguageModel, tuple[bytes, Shape]] = weakref.WeakKeyDictionary()
+"""What stands around each model's head, with a digest of what the head said of two directions at that time."""
 
 TokenLogits = tuple[tuple[str, float], ...]
 
@@ -200,14 +202,17 @@ def _head(model: LanguageModel) -> LinearPart:
     def function(rows: np.ndarray) -> np.ndarray:
         return model.backend.get(unembed(model, rows)).astype(np.float32)
 
-    if model not in _SHAPES:
-        _SHAPES[model] = find_shape(function, model.d_model)
-        if (error := _SHAPES[model].error) > _NOT_LINEAR:
+    said = hashlib.sha256(function(probes(model.d_model, 2).astype(np.float32)).tobytes()).digest()
+    known, shape = _SHAPES.get(model, (b"", None))
+    if shape is None or known != said:  # norm or head are others than they were
+        shape = find_shape(function, model.d_model)
+        _SHAPES[model] = said, shape
+        if (error := shape.error) > _NOT_LINEAR:
             warn(
                 f"What this {model.model_type} model does after its last block is not linear but for a norm (off by"
                 f" {error:.0%}), so the logits of a direction are those it has alone at a root mean square of 1."
             )
-    return LinearPart.of(function, model.d_model, _SHAPES[model])
+    return LinearPart.of(function, model.d_model, shape)
 
 
 def _describe(

@@ -50,7 +50,7 @@ class LinearPart:
     @staticmethod
     def of(function: Function, width: int, shape: Shape | None = None) -> LinearPart:
         """Finds it; with `shape` from an earlier call on the same model, in eight rows."""
-        probe = _probes(width, 4)
+        probe = probes(width, 4)
         shape = shape or find_shape(function, width)
         capless = _without_cap(function, shape.cap)
         bias = (capless(probe) + capless(-probe)).mean(axis=0) / 2
@@ -68,7 +68,7 @@ class LinearPart:
 
 def find_shape(function: Function, width: int) -> Shape:
     """What stands around the linear map of a function, from about eighty of its rows."""
-    x = _probes(width, 2)
+    x = probes(width, 2)
     base = _odd(function, x)
     normed = _apart(_odd(function, 2 * x), base) < 0.1
     centred = normed and _apart(_odd(function, x + 3 * _SIZE), base) < 0.1
@@ -84,7 +84,7 @@ def _find_cap(odd: Function, width: int) -> float | None:
     Small values hardly feel a cap, so directions are made that some outputs depend on strongly: what
     random directions give tells roughly which those are.
     """
-    random = _probes(width, _DIRECTIONS + _STRONG)
+    random = probes(width, _DIRECTIONS + _STRONG)
     tried, other = random[:_DIRECTIONS], random[_DIRECTIONS:]
     found = odd(tried)
     columns = np.unique(np.abs(found).argmax(axis=1))[:_STRONG]
@@ -121,7 +121,7 @@ def _odd(function: Function, rows: np.ndarray) -> np.ndarray:
     return (function(rows).astype(np.float64) - function(-rows)) / 2
 
 
-def _probes(width: int, n: int) -> np.ndarray:
+def probes(width: int, n: int) -> np.ndarray:
     """Seeded random rows (n, width) with mean 0."""
     rows = np.random.default_rng(0).normal(size=(n, width))
     return _sized(rows - rows.mean(axis=1, keepdims=True))

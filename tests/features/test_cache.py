@@ -385,3 +385,22 @@ def test_what_acts_on_a_model_is_noticed(model):
     with model.steer(steering.add_direction(push, at="layers.0.mlp")):
         assert everything(model, sae) != plain
     assert everything(model, sae) == plain
+
+
+def test_the_lens_looks_again_at_a_norm_or_head_that_was_changed():
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    model = llama_of_mlx()
+    sae, whole = random_sae(32, d_hidden=24), parts(model)
+    sae.metadata["component"] = "layers.1.resid_post"
+    before = model.feature_logits(sae, FEATURE).promoted
+    norm = nn.LayerNorm(32)
+    norm.weight = whole.model.norm.weight + mx.linspace(0, 1, 32)
+    whole.model.norm = norm
+    changed = model.feature_logits(sae, FEATURE).promoted
+    whole.model.embed_tokens.weight[:100] = 0
+    halved = model.feature_logits(sae, FEATURE).promoted
+    fresh = InterpretableModel(whole, tokenizer=LetterTokenizer())
+    assert before != changed != halved
+    assert halved == fresh.feature_logits(sae, FEATURE).promoted
