@@ -192,7 +192,7 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
     The noise at a position depends on `seed` and the position alone, so it is the same in both
     backends, in every row of a batch, and whether a text is run whole or token by token.
     """
-    std = checks.finite(std, "noise: std (a standard deviation is not negative)", 0.0, checks.LARGEST)
+    std = checks.finite(number(std), "noise: std (a standard deviation is not negative)", 0.0, checks.LARGEST)
     seed = checks.seed(seed, "noise: seed")
 
     def function(x: Array, where: Where) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
-from .core.feature_ids import is_several
+from .core.feature_ids import Feature, is_several
 from .core.options import check_options
 from .errors import ComponentError, InputError
 from .features.check import SAECheck, check
@@ -231,7 +231,7 @@ class SAEMethods(ModelCore):
 
     def get_top_texts_for_feature(
         self,
-        feature_id: int,
+        feature_id: Feature,
         sae: SAE | str | Path,
         texts: Any,
         layer: int | None = None,

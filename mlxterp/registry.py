@@ -183,8 +183,8 @@ def _entry(feature: int, entry: Any) -> Entry:
         entry = max(entry, key=_sureness)
     if isinstance(entry, str):
         entry = {"name": entry}
-    elif isinstance(getattr(entry, "name", None), str):  # a `Concept`
-        entry = {"name": entry.name, "confidence": _sureness(entry)}
+    elif isinstance(name := getattr(entry, "name", None), str):  # a `Concept`
+        entry = {"name": name, "confidence": _sureness(entry)}
     if not isinstance(entry, Mapping):
         raise InputError(f"Feature {feature}: expected a name or {{'name': …}}, got {entry!r}.")
     if unknown := [key for key in entry if key not in FIELDS]:

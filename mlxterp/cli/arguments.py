@@ -95,7 +95,7 @@ def _demo(p: Parser) -> None:
 def _features(p: Parser) -> None:
     p.add_argument("text", metavar="TEXT", help="the text; - reads it from standard input")
     _top_k(p, "features")
-    _exclude(p, ("bos",), ("bos", "sinks", "none"))
+    _exclude(p, ("bos", "sinks"), ("bos", "sinks", "none"))
     _model(p)
     _place(p)
     _json(p)
@@ -108,6 +108,7 @@ def _texts(p: Parser) -> None:
         "--index", metavar="PATH", help="answer from this index, without running the model over texts"
     )
     _top_k(p, "texts")
+    _exclude(p, ("bos", "sinks"), ("bos", "sinks", "none"))
     _model(p)
     _place(p)
     _json(p)

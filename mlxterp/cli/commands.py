@@ -13,13 +13,8 @@ from tempfile import mkdtemp
 import numpy as np
 from rich.text import Text
 
-from ..corpus import Corpus
 from ..errors import InputError
-from ..features.exclusions import rule_for
-from ..features.search import check_top_k, strongest_features
-from ..index.counting import counted
 from ..model import InterpretableModel
-from ..sparse import SparseFeatures
 from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView
 from . import as_json, opening
@@ -87,8 +82,9 @@ def texts(options: Namespace, screen: Screen) -> None:
         subject = opening.open_subject(options)
         corpus = opening.read_texts(options.texts, None if subject.demo is None else subject.demo.texts)
         rows = subject.model.get_top_texts_for_feature(
-            options.feature, subject.sae, corpus, subject.layer, subject.component, options.top_k
-        )
+            options.feature, subject.sae, corpus, subject.layer, subject.component, options.top_k,
+            exclude=options.exclude,
+        )  # fmt: skip
         windows = [_window(subject.model, text, position) for text, _, position in rows]
     if options.json:
         return screen.json(as_json.feature_texts(options.feature, rows))
@@ -126,7 +122,7 @@ def show(options: Namespace, screen: Screen) -> None:
             raise InputError("--text shows a text by the model and SAE; it takes no --index.")
         subject, text = opening.open_subject(options), opening.read_text(options.text)
         ids = options.features or [
-            feature for feature, _ in _strongest(subject, text, options.top_k, ("bos",))
+            feature for feature, _ in _strongest(subject, text, options.top_k, ("bos", "sinks"))
         ]
         shown: list[FeatureCard | TokenView] = [_view(subject, text, ids or None)]
     else:
@@ -184,12 +180,7 @@ def _strongest(
     subject: opening.Subject, text: str, top_k: int, exclude: Sequence[str]
 ) -> list[tuple[int, float]]:
     """The features most active on a text, by an index's rule of which tokens count."""
-    check_top_k(top_k)
-    source = subject.model.index_source(subject.sae, subject.component, subject.layer)
-    model = subject.model.language_model
-    corpus = Corpus.from_texts([text], subject.model.tokenize)
-    parts = counted(model, corpus, subject.sae, source.component, rule_for(model, source.component, exclude))
-    return strongest_features(SparseFeatures.concat([part.features for part in parts]), top_k)
+    return subject.model.get_top_features_for_text(text, *subject.place, top_k, exclude=exclude)
 
 
 def _view(subject: opening.Subject, text: str, ids: list[int] | None) -> TokenView:

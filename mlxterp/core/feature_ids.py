@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol, SupportsIndex
 
 from ..errors import InputError, UnknownFeatureError
 from .integers import integer, number
 
+
+class HasFeature(Protocol):
+    """What a search, an example or a card is: something that says which feature it is of."""
+
+    @property
+    def feature_id(self) -> int: ...
+
+
+Feature = SupportsIndex | HasFeature | tuple[int, float]
+"""A feature as calls take it: its id, what a search returned, or a pair (feature id, activation)."""
 _HINT = (
     " One feature is given by its id, an integer; or by what a search returned. For several give a list, where one is"
     " taken. index.search('ball') finds features by word."

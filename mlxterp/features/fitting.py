@@ -123,6 +123,7 @@ def _named_place(
             )
         return None
     if layer is None:
+        assert component is not None
         return component if _is_whole(anatomy, component) else _in_own_layer(anatomy, sae, component, own)
     number = anatomy.names.layer(layer)
     if component is not None and _is_whole(anatomy, component):

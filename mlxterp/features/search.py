@@ -15,6 +15,7 @@ import numpy as np
 from ..backends.base import LanguageModel
 from ..core import checks, feature_ids
 from ..core.alike import MARKS, first_alike
+from ..core.feature_ids import Feature
 from ..corpus import Corpus
 from ..dataset import text_of, texts_of
 from ..errors import SAEError
@@ -70,7 +71,7 @@ def strongest_features(features: SparseFeatures, top_k: int) -> list[tuple[int, 
 
 def top_texts(
     model: LanguageModel,
-    feature_id: int,
+    feature_id: Feature,
     sae: SAE,
     texts: Sequence[str],
     component: Component,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core import feature_ids
+from ..core.feature_ids import Feature
 from ..core.public_names import PublicNames
 from ..errors import FeatureIndexError
 from ..registry import FeatureRegistry
@@ -54,15 +55,11 @@ class IndexFacts(PublicNames):
             self.check_feature(feature)
         self._labels = registry
 
-    def label(self, feature_id: int) -> str | None:
+    def label(self, feature_id: Feature) -> str | None:
         """The feature's name in `labels`, or else in its SAE's `concepts`; None without one."""
-        feature_id = self.check_feature(feature_id)
-        said = self.labels.label(feature_id)
-        return (
-            said
-            if said is not None or self._source is None
-            else self._source.sae.concepts.name_of(feature_id)
-        )
+        found = self.check_feature(feature_id)
+        said = self.labels.label(found)
+        return said if said is not None or self._source is None else self._source.sae.concepts.name_of(found)
 
     def _named(self, query: str) -> list[int]:
         """Features whose name holds the query's words: by `labels`, then by the SAE's `concepts`."""
@@ -188,7 +185,7 @@ class IndexFacts(PublicNames):
             )
         return self._source
 
-    def check_feature(self, feature_id: int) -> int:
+    def check_feature(self, feature_id: Feature) -> int:
         """The id as an integer; what a search returned stands for its feature.
 
         Raises:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core import checks
+from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..corpus import Corpus
 from ..dataset import text_of, texts_of
@@ -112,7 +113,7 @@ class FeatureIndex(IndexFacts):
 
     # -- texts of a feature -------------------------------------------------------------------
 
-    def top_texts(self, feature_id: int, top_k: int = 10) -> list[tuple[str, float, int]]:
+    def top_texts(self, feature_id: Feature, top_k: int = 10) -> list[tuple[str, float, int]]:
         """Texts on which a feature is most active: (text, activation, position of the token), strongest first.
 
         A text counts once, at its strongest token (the earliest of equals); among equals the earlier text comes
@@ -128,7 +129,7 @@ class FeatureIndex(IndexFacts):
         return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
 
     def examples(
-        self, feature_id: int, n: int | None = None, quantile: int | None = None, *, before: int = _BEFORE,
+        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = _BEFORE,
         after: int = _AFTER,
     ) -> list[FeatureExample]:  # fmt: skip
         """Places where a feature is active, with the tokens around them.
@@ -185,7 +186,7 @@ class FeatureIndex(IndexFacts):
         check_top_k(n)
         return self._reader.strongest(self.d_hidden, n)
 
-    def stats(self, feature_id: int) -> FeatureStats:
+    def stats(self, feature_id: Feature) -> FeatureStats:
         """How often and how strongly a feature fires, and on which tokens.
 
         Raises:
@@ -250,7 +251,7 @@ class FeatureIndex(IndexFacts):
 
     # -- features of a feature ----------------------------------------------------------------
 
-    def similar(self, feature_id: int, top_k: int = 10, by: str = "decoder") -> list[tuple[int, float]]:
+    def similar(self, feature_id: Feature, top_k: int = 10, by: str = "decoder") -> list[tuple[int, float]]:
         """Features most like this one: (feature id, likeness), the most like first.
 
         Args:
@@ -263,7 +264,7 @@ class FeatureIndex(IndexFacts):
             raise InputError(f"by={by!r}; there are: decoder, coactivation.")
         return self._with_source().sae.similar(feature_id, top_k)
 
-    def coactivation(self, feature_id: int, other: int | None = None, top_k: int = 10) -> Any:
+    def coactivation(self, feature_id: Feature, other: Feature | None = None, top_k: int = 10) -> Any:
         """How often features fire on the same token, from a sample of 100,000 tokens (chosen by a seeded hash).
 
         Args:
@@ -291,7 +292,7 @@ class FeatureIndex(IndexFacts):
             among = self.live[np.argsort(-self._summary.count[self.live], kind="stable")]
         return self._with_source().sae.select_diverse(n, max_cos, [self.check_feature(f) for f in among])
 
-    def feature(self, feature_id: int, n: int | None = None) -> Any:
+    def feature(self, feature_id: Feature, n: int | None = None) -> Any:
         """Everything about one feature on a card (`FeatureCard`): shown in a notebook, printed, or saved as HTML."""
         from .cards import card
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
+from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError, warn
@@ -263,7 +264,7 @@ class SAE(PublicNames):
 
     # -- directions ---------------------------------------------------------------------------
 
-    def similar(self, feature_id: int, top_k: int = 10) -> list[tuple[int, float]]:
+    def similar(self, feature_id: Feature, top_k: int = 10) -> list[tuple[int, float]]:
         """Features whose decoder rows are most alike: (feature id, cosine), most alike first, then the lower id.
 
         Empty for a feature whose row is zero; such features are no one's neighbours.

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backends.finite import not_finite
 from ..core import checks
+from ..core.feature_ids import Feature
 from ..core.numeric import log_softmax
 from ..core.options import names_options
 from ..errors import InputError
@@ -47,7 +48,7 @@ _COMMON = 0.2
 
 @names_options
 def calibrate(
-    model: Any, sae: SAE, feature: int, strengths: Sequence[float] | None = None,
+    model: Any, sae: SAE, feature: Feature, strengths: Sequence[float] | None = None,
     units: Literal["raw", "max", "norm"] | None = None, *, index: Any = None, method: Literal["add", "clamp"] = "add",
     at: str | None = None, prompts: Sequence[str] = PROMPTS, neutral: Sequence[str] | None = None,
     concept: str | Sequence[str] | None = None, asking: str = "{words}.\n", max_tokens: int = 40,

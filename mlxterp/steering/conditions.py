@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE
@@ -87,7 +88,7 @@ class Condition:
 
 
 @names_options
-def feature(sae: SAE, feature_id: int, at: str | None = None) -> FeatureReadout:
+def feature(sae: SAE, feature_id: Feature, at: str | None = None) -> FeatureReadout:
     """A feature's activation on each token, to compare: `when=feature(sae, 12) > 0.5`.
 
     Args:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE
@@ -32,7 +33,7 @@ MAXIMA = "max_activations"
 
 @names_options
 def amplify(
-    sae: SAE, feature: int, factor: float, *, at: str | None = None, positions: SteeringPositions = None,
+    sae: SAE, feature: Feature, factor: float, *, at: str | None = None, positions: SteeringPositions = None,
     when: Condition | None = None, preserve_norm: bool = False,
 ) -> FeatureEdit:  # fmt: skip
     """Multiplies a feature's activation: 0 removes it, 1 changes nothing, -1 turns it round.
@@ -54,7 +55,7 @@ def amplify(
 
 @names_options
 def ablate(
-    sae: SAE, feature: int, *, at: str | None = None, positions: SteeringPositions = None,
+    sae: SAE, feature: Feature, *, at: str | None = None, positions: SteeringPositions = None,
     when: Condition | None = None,
 ) -> FeatureEdit:  # fmt: skip
     """Takes a feature's part out, where it is active.
@@ -67,7 +68,7 @@ def ablate(
 
 @names_options
 def clamp(
-    sae: SAE, feature: int, value: float, *, units: Literal["raw", "max"] = "raw", index: Any = None,
+    sae: SAE, feature: Feature, value: float, *, units: Literal["raw", "max"] = "raw", index: Any = None,
     at_least: bool = False, at: str | None = None, positions: SteeringPositions = None,
     when: Condition | None = None, preserve_norm: bool = False,
 ) -> FeatureEdit:  # fmt: skip
@@ -94,7 +95,7 @@ def clamp(
 
 @names_options
 def add_feature(
-    sae: SAE, feature: int, strength: float, units: Literal["raw", "max", "norm"] = "raw", *, index: Any = None,
+    sae: SAE, feature: Feature, strength: float, units: Literal["raw", "max", "norm"] = "raw", *, index: Any = None,
     at: str | None = None, positions: SteeringPositions = None, when: Condition | None = None,
     preserve_norm: bool = False,
 ) -> FeatureEdit:  # fmt: skip
@@ -120,7 +121,7 @@ def add_feature(
     )  # fmt: skip
 
 
-def max_activation(sae: SAE, feature: int, index: Any = None) -> float:
+def max_activation(sae: SAE, feature: Feature, index: Any = None) -> float:
     """A feature's largest activation: from an index of this SAE, or from its metadata.
 
     Raises:

@@ -59,11 +59,11 @@ def test_a_name_of_another_library_is_told_by_ours(call, name, meant, model):
 
 def test_what_is_done_otherwise_is_said_and_else_what_there_is():
     with pytest.raises(InputError, match=r"takes no device_map=\. A model is placed by its library"):
-        InterpretableModel("somewhere", device_map="auto")
+        InterpretableModel("somewhere", device_map="auto")  # type: ignore[call-arg]
     with pytest.raises(
         InputError, match=r"SAETrainConfig takes no zebra=\. There are: d_hidden, expansion_factor"
     ):
-        SAETrainConfig(zebra=1)
+        SAETrainConfig(zebra=1)  # type: ignore[call-arg]
     assert hint("zebra", ["a", "_b"]) == " There are: a."
     check_options({"a": 1}, ["a"], "call")
 

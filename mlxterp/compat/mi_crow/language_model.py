@@ -108,12 +108,13 @@ class LanguageModel:
             return self.model.generate(prompts, max_tokens, **options)
 
     def attach_sae(
-        self, sae: SAE, layer_signature: str, mode: Literal["change", "replace"] = "change"
+        self, sae: SAE, layer_signature: str | None = None, mode: Literal["change", "replace"] = "change"
     ) -> AttachedSAE:
         """Lets an SAE act on every pass, until `handle.detach()`; see `InterpretableModel.attach_sae`.
 
         Args:
-            layer_signature: A path ("transformer.h.0.attn.c_proj"), or Mi-Crow's joined name.
+            layer_signature: A path ("transformer.h.0.attn.c_proj"), or Mi-Crow's joined name; None takes the component
+                that the SAE was trained on.
             mode: "change": the output changes only by what `sae.concepts` manipulates. "replace": the reconstruction
                 takes its place, as in Mi-Crow.
 
@@ -121,4 +122,5 @@ class LanguageModel:
             ComponentError: No such layer.
             SAEError: The layer is not as wide as the SAE.
         """
-        return self.model.attach_sae(sae, component_of(self.model, layer_signature), mode=mode)
+        path = None if layer_signature is None else component_of(self.model, layer_signature)
+        return self.model.attach_sae(sae, path, mode=mode)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ...core.texts import listed
 from ...errors import InputError, NoTokenizerError, warn
 from ...model import InterpretableModel
 from ...sites import Array
-from ...tokens import TokenBatch, to_batch
+from ...tokens import TokenBatch, several, to_batch
 from .config import HookedTransformerConfig
 
 
@@ -119,9 +120,10 @@ class TextMethods:
         self, input: Any, prepend_bos: bool | None = None, padding_side: str | None = None
     ) -> TokenBatch:
         """Text with BOS, or token ids as they are."""
-        several = isinstance(input, (list, tuple)) and bool(input) and isinstance(input[0], str)
-        if isinstance(input, str) or several:
-            return self._texts(input, prepend_bos, padding_side)
+        found = several(input)
+        if isinstance(input, str) or (found is not None and all(type(one) is str for one in found)):
+            return self._texts(input if found is None else found, prepend_bos, padding_side)
+        input = input if found is None else found
         return to_batch(input, None, self.interpretable.vocab_size)
 
     def _texts(
@@ -132,7 +134,7 @@ class TextMethods:
             raise InputError(
                 f"padding_side={padding_side!r}: texts are padded on the right here; results are the same."
             )
-        texts = [input] if isinstance(input, str) else list(input)
+        texts = [input] if isinstance(input, str) else listed(input)
         rows = [self._with_bos(text, prepend_bos) for text in texts]
         longest, limit = max((len(row) for row in rows), default=0), self.cfg.n_ctx
         if truncate and limit is not None and longest > limit:
