@@ -177,6 +177,55 @@ def test_an_sae_is_trained_and_checked(corpus, tmp_path, says, capsys):
     assert found["component"] == "layers.1.resid_post" and status == (0 if found["ok"] else 1)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def written(tmp_path) -> dict[str, list[object]]:
+    """Commands that would write over something, each with what is there."""
+    (tmp_path / "sae").mkdir()
+    (tmp_path / "sae" / "sae.safetensors").write_bytes(b"precious")
+    for name in ("card.html", "demo.html"):
+        (tmp_path / name).write_text("precious")
+    return {
+        "sae/sae.safetensors": ["train", "--layer", 1, "--save-path", tmp_path / "sae"],
+        "card.html": ["show", "--text", "A cat", "--html", tmp_path / "card.html"],
+        "demo.html": ["demo", "--report", tmp_path / "demo.html"],
+    }
+
+
+def test_nothing_is_written_over_without_a_terminal_to_ask_in(fails, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlxterp.InterpretableModel, "train_sae", lambda *_, **__: pytest.fail("it trains"))
+    for name, command in written.items():
+        assert "is there already" in (said := fails(*command)) and "--overwrite" in said
+        assert (tmp_path / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("answered", ["", "n\n", "nay\n", "\n"])
+def test_in_a_terminal_it_is_asked_and_only_yes_writes(written, tmp_path, monkeypatch, answered):
+    for name, command in written.items():
+        monkeypatch.setattr(sys, "stdin", Terminal(answered))
+        monkeypatch.setattr(sys, "stderr", screen := Terminal())
+        assert main([str(part) for part in command]) == 2
+        assert "Write over it? [y/N]" in screen.getvalue() and "stays as it was" in screen.getvalue()
+        assert (tmp_path / name).read_text() == "precious"
+
+
+def test_yes_and_overwrite_write(says, written, tmp_path, monkeypatch):
+    says(*written["card.html"], "--overwrite")
+    page = (tmp_path / "card.html").read_text()
+    assert "mlxterp-view" in page
+    says("show", "--text", "A dog", "--html", tmp_path / "card.html")  # its own pages are made anew
+    assert (tmp_path / "card.html").read_text() != page
+    (tmp_path / "card.html").write_text("precious")
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main([str(part) for part in written["card.html"]]) == 0
+    assert "mlxterp-view" in (tmp_path / "card.html").read_text()
+
+
 # -- what is wrong ----------------------------------------------------------------------------
 
 

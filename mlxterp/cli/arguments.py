@@ -89,6 +89,7 @@ def _demo(p: Parser) -> None:
         metavar="FILE",
         help="HTML page to write (default: %(default)s)",
     )
+    _overwrite(p)
     _backend(p)
 
 
@@ -141,6 +142,7 @@ def _show(p: Parser) -> None:
     _top_k(p, "features of a text", 5)
     p.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
     p.add_argument("--open", action="store_true", help="show the page in the browser")
+    _overwrite(p)
     _model(p)
     _place(p)
     _json(p)
@@ -153,6 +155,7 @@ def _train(p: Parser) -> None:
     p.add_argument("--component", default="mlp", help="name below the layer (default: %(default)s)")
     p.add_argument("--save-path", required=True, metavar="FOLDER", help="where the SAE is saved")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    _overwrite(p)
     _exclude(p, ("bos", "sinks"), ("bos", "first", "sinks", "none"))
     p.add_argument("--context-length", type=int, help="longer texts are cut (default: 128 at most)")
     p.add_argument("--device", help="where the SAE is trained (torch)")
@@ -236,6 +239,12 @@ def _exclude(p: Parser, default: tuple[str, ...], choices: tuple[str, ...]) -> N
 
 def _top_k(p: Parser, what: str, default: int = 10) -> None:
     p.add_argument("--top-k", type=int, default=default, help=f"{what}, at most (default: %(default)s)")
+
+
+def _overwrite(p: Parser) -> None:
+    p.add_argument(
+        "--overwrite", "--force", action="store_true", help="write over what is there without asking"
+    )
 
 
 def _json(p: Parser) -> None:

@@ -19,6 +19,7 @@ from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView
 from . import as_json, opening
 from .output import Screen, around, complain
+from .overwriting import check_folder, check_page
 
 _BEFORE, _AFTER = 24, 12
 """Tokens shown on both sides of the one where a feature is strongest."""
@@ -44,6 +45,7 @@ def demo(options: Namespace, screen: Screen) -> None:
         raise InputError(
             f"No page can be written at {report}: --report takes the path of a file in a folder."
         )
+    check_page(report, options)
     text = None if options.text is None else opening.read_text(options.text)
     run_tour(screen, text, options.backend, report)
 
@@ -117,6 +119,8 @@ def show(options: Namespace, screen: Screen) -> None:
     """`mlxterp show`."""
     if options.text is None and not options.features:
         raise InputError('Name a feature (mlxterp show 12), or a text (mlxterp show --text "…").')
+    if options.html is not None:
+        check_page(options.html.expanduser(), options)
     if options.text is not None:
         if options.index is not None:
             raise InputError("--text shows a text by the model and SAE; it takes no --index.")
@@ -143,6 +147,8 @@ def train(options: Namespace, screen: Screen) -> int | None:
     """`mlxterp train`."""
     known = {field.name for field in fields(SAETrainConfig)}
     config = SAETrainConfig(**{name: value for name, value in vars(options).items() if name in known})
+    if not options.resume:
+        check_folder(Path(options.save_path).expanduser(), options, "an SAE")
     own = opening.stories() if options.model is None else None
     corpus = opening.read_texts(options.texts, own)
     sae = opening.open_model(options).train_sae(

@@ -1,0 +1,52 @@
+"""Before a command writes over what is there: it asks in a terminal, and elsewhere needs --overwrite.
+
+Pages that mlxterp wrote are made anew without a question.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from ..errors import InputError
+
+_OURS = b'class="mlxterp-page"'
+
+
+def check_folder(target: Path, options: Namespace, what: str) -> None:
+    """Sees to it that an artefact may be written into a folder.
+
+    Args:
+        what: What it would be, for the question: "an SAE".
+
+    Raises:
+        InputError: Something is there, and is to stay.
+    """
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    _check(target, options, f"{target} is there already, and training anew would write over it with {what}.")
+
+
+def check_page(target: Path, options: Namespace) -> None:
+    """Sees to it that a page may be written to a file.
+
+    Raises:
+        InputError: Something else than a page of mlxterp's is there, and is to stay.
+    """
+    if target.is_file():
+        with open(target, "rb") as file:
+            if _OURS in file.read(1 << 16):
+                return
+    if not target.is_dir():  # the writer says what is wrong then
+        _check(target, options, f"{target} is there already and is no page of mlxterp's.")
+
+
+def _check(target: Path, options: Namespace, said: str) -> None:
+    if options.overwrite or not target.exists():
+        return
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        raise InputError(f"{said} Add --overwrite to write over it, or choose another place.")
+    print(f"{said} Write over it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+        raise InputError(f"{target} stays as it was.")
