@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import BackendError, InputError, NotALanguageModelError
 from .base import Backend, LanguageModel
+from .forking import check_process
 
 _PACKAGES = {"mlx": "mlx", "torch": "torch"}
 _EXTRAS = {
@@ -56,6 +57,7 @@ def backend_of(array: Any) -> Backend:
 def load_language_model(source: str, tokenizer: Any = None, backend: str | None = None) -> LanguageModel:
     """A model from a hub repo or folder: by mlx-lm where MLX is installed, else by transformers."""
     name = get_backend(backend).name
+    check_process(name)
     loading = importlib.import_module(f".{name}.loading", __package__)
     return loading.load_language_model(source, tokenizer)
 
