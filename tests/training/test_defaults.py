@@ -94,13 +94,13 @@ def test_metadata_and_history_say_what_the_rule_chose(tmp_path):
 
 
 def test_saes_that_train_together_share_what_the_rule_chose(demo):
-    narrow, wide = (SAETrainConfig(d_hidden=width, k=4) for width in (32, 96))
+    narrow, wide = (SAETrainConfig(d_hidden=width, k=4) for width in (64, 512))
     found = demo.model.train_saes(
         {"narrow": ("layers.1.mlp", narrow), "wide": ("layers.1.mlp", wide)}, demo.texts[:3], verbose=False
     )
     facts = [found[name].metadata["training"] for name in ("narrow", "wide")]
     assert facts[0]["batch_size"] == facts[1]["batch_size"] and facts[0]["epochs"] == facts[1]["epochs"] == 16
-    assert facts[0]["lr"] > facts[1]["lr"]
+    assert facts[0]["lr"] > facts[1]["lr"]  # the widths differ
 
 
 def test_a_run_over_texts_that_the_rule_planned_goes_on_with_the_same_rows(demo, tmp_path):
@@ -148,7 +148,7 @@ def test_the_last_line_gives_the_figures_beside_their_controls():
     assert "the mean explains 0, an untrained SAE 0." in said
     assert (
         "3.0 of 32 features active" in said
-        and f"{facts['steps']} steps on 4,000 tokens, 16 times each" in said
+        and f"{facts['steps']:,} steps on 4,000 tokens, 16 times each" in said
     )
     assert "poor" not in said and "steps are few" not in said
 
