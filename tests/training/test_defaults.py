@@ -94,9 +94,9 @@ def test_metadata_and_history_say_what_the_rule_chose(tmp_path):
 
 
 def test_saes_that_train_together_share_what_the_rule_chose(demo):
-    narrow, wide = (SAETrainConfig(d_hidden=width, k=4) for width in (64, 512))
+    narrow, wide = (SAETrainConfig(d_hidden=width, k=4) for width in (64, 2048))
     found = demo.model.train_saes(
-        {"narrow": ("layers.1.mlp", narrow), "wide": ("layers.1.mlp", wide)}, demo.texts[:3], verbose=False
+        {"narrow": ("layers.1.mlp", narrow), "wide": ("layers.1.mlp", wide)}, demo.texts[:8], verbose=False
     )
     facts = [found[name].metadata["training"] for name in ("narrow", "wide")]
     assert facts[0]["batch_size"] == facts[1]["batch_size"] and facts[0]["epochs"] == facts[1]["epochs"] == 16
