@@ -122,6 +122,16 @@ def test_a_run_over_texts_that_the_rule_planned_goes_on_with_the_same_rows(demo,
     assert again.metadata["training"]["tokens"] == facts["tokens"]
 
 
+def test_a_stream_is_read_again_in_every_epoch(demo):
+    datasets = pytest.importorskip("datasets")
+    stream = datasets.Dataset.from_dict({"text": demo.texts[:8]}).to_iterable_dataset()
+    config = SAETrainConfig(d_hidden=64, k=4, tokens=900)
+    sae = demo.model.train_sae(1, stream, "mlp", config, verbose=False)
+    facts, left_out = sae.metadata["training"], sum(sae.metadata["excluded_tokens"].values())
+    assert facts["epochs"] == 16 and facts["batch_size"] == 64
+    assert facts["tokens"] == pytest.approx(900 - left_out / 16, abs=1)
+
+
 def test_a_run_that_was_planned_otherwise_does_not_go_on(tmp_path):
     def interrupt(row):
         if row["step"] == 5:
