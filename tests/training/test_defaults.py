@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mlxterp.training.config import learning_rate
 from mlxterp.training.plan import Plan, run_length
 from tests.training.test_run import sparse_sums
 
-SMALL = {"d_hidden": 32, "k": 3}
+SMALL: dict[str, Any] = {"d_hidden": 32, "k": 3}
 
 
 def train(x: np.ndarray, backend: str = "torch", **settings):
@@ -137,7 +138,7 @@ def test_a_run_that_was_planned_otherwise_does_not_go_on(tmp_path):
         if row["step"] == 5:
             signal.raise_signal(signal.SIGINT)
 
-    options = {"run_dir": tmp_path, "progress": False, "device": "cpu"}
+    options: dict[str, Any] = {"run_dir": tmp_path, "progress": False, "device": "cpu"}
     with pytest.warns(MlxterpWarning, match="Interrupted"):
         train_sae(sparse_sums(1000), SAETrainConfig(**SMALL, epochs=2), "torch", log=interrupt, **options)
     with pytest.raises(SAEError, match="epochs was 2 and is 16"):
