@@ -48,7 +48,7 @@ class SAECheck:
     verdict: str = "good"
     """"good" or "poor" on this component and these texts; see `check`."""
     judged_variance: float = float("nan")
-    """Explained variance on up to 2048 tokens without sinks (more than ten times as long as the median): what the
+    """Explained variance on up to 2048 tokens without sinks (`features.exclusions`): what the
     verdict is about."""
     untrained_variance: float = float("nan")
     """Its control: the same of an SAE of this shape and L0 with random directions. The mean has 0."""

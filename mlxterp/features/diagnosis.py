@@ -39,7 +39,7 @@ def likely_cause(
     neighbours = list(_neighbours(anatomy, sae, place))
     whole, *others = _samples(anatomy, [place, *neighbours], ids)
     x, *others = (np.concatenate([rows[1:] for rows in contexts]) for contexts in (whole, *others))
-    kept = without_sinks(x)
+    kept = without_sinks(anatomy, place, x)
     x, *others = (rows[kept] for rows in (x, *others))
     here = _fvu(sae, x)
     candidates: list[tuple[float, str]] = []

@@ -17,14 +17,12 @@ from ..errors import ComponentError
 from ..sae import SAE
 from ..sae.untrained import untrained_variance
 from ..sites import Component
+from .exclusions import longest_of
 from .fitting import read, trained_elsewhere
 from .subject import Subject
 
 _TOKENS = 2048
 """At most so many are judged by."""
-_SINK = 10.0
-"""Tokens whose input is more than so many times as long as the median's are left out: a few of them hold most of the
-variance, and SAEs are usually trained without them."""
 _LEFT = 0.85
 """An SAE that leaves more than this share of what an untrained one leaves has hardly learnt anything."""
 _LEFT_EARLY = 0.45
@@ -69,7 +67,7 @@ class Judgement:
         place = None if own is None else _known(anatomy, own)
         places = [subject.place, subject.target, *([place] if place is not None else [])]
         x, y, *others = _rows(anatomy, places, subject.contexts)
-        kept = without_sinks(x)
+        kept = without_sinks(anatomy, subject.place, x)
         x, y, *others = (rows[kept] for rows in (x, y, *others))
         same = others and others[0].shape == x.shape and np.array_equal(others[0], x)
         if same:  # two names of one value
@@ -187,10 +185,13 @@ def _scaled(sae: SAE, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return scale, 1 - float(((wanted - scale * rebuilt) ** 2).sum()) / total
 
 
-def without_sinks(x: np.ndarray) -> np.ndarray:
-    """Booleans (tokens,): which are not more than ten times as long as the median."""
-    norms = np.linalg.norm(x, axis=1)
-    return norms <= _SINK * np.median(norms)
+def without_sinks(anatomy: Anatomy, place: Component, x: np.ndarray) -> np.ndarray:
+    """Booleans (tokens,): which of a place's activations are no attention sinks, by the rule of all calls.
+
+    A few sinks hold most of the variance of some models, and SAEs are usually trained without them.
+    """
+    kept = np.linalg.norm(x, axis=1) <= longest_of(anatomy.model, place)
+    return kept if kept.any() else ~kept
 
 
 def _rows(anatomy: Anatomy, places: list[Component], contexts: list[list[int]]) -> list[np.ndarray]:

@@ -261,9 +261,11 @@ def test_a_transcoders_control_follows_the_best_linear_map():
 
 
 def test_a_few_tokens_of_extreme_length_do_not_decide():
-    x = np.random.default_rng(3).standard_normal((50, 8))
+    anatomy, x = demo().model.anatomy, rows(PLACES[1])[:50].copy()
     x[[3, 30]] *= 1000
-    assert np.flatnonzero(~without_sinks(x)).tolist() == [3, 30]
+    place = anatomy.component(PLACES[1])
+    assert np.flatnonzero(~without_sinks(anatomy, place, x)).tolist() == [3, 30]
+    assert without_sinks(anatomy, place, x[[3, 30]]).all()  # where all are, none is
 
 
 def test_what_is_left_is_a_share_of_what_the_control_leaves():

@@ -202,7 +202,8 @@ def test_an_sae_where_it_belongs_has_no_findings(trained):
 
 def test_a_wrong_layer_is_named(trained):
     model, sae, texts = trained
-    report = model.check_sae(sae, texts, component="layers.0.mlp")
+    with pytest.warns(MlxterpWarning, match="was trained on layers.1.mlp"):
+        report = model.check_sae(sae, texts, component="layers.0.mlp")
     assert (
         "Wrong layer: this SAE reconstructs layers.1.mlp far better than layers.0.mlp" in report.findings[0]
     )
@@ -211,7 +212,8 @@ def test_a_wrong_layer_is_named(trained):
 def test_a_wrong_component_is_named(trained):
     model, sae, texts = trained
     for component in ("resid_pre", "attn"):
-        findings = model.check_sae(sae, texts, component=f"layers.1.{component}").findings
+        with pytest.warns(MlxterpWarning, match="was trained on layers.1.mlp"):
+            findings = model.check_sae(sae, texts, component=f"layers.1.{component}").findings
         assert "Wrong component: this SAE reconstructs layers.1.mlp far better" in findings[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mlxterp.training.config import learning_rate
 from mlxterp.training.plan import Plan, run_length
 from tests.training.test_run import sparse_sums
 
-SMALL = {"d_hidden": 32, "k": 3}
+SMALL: dict[str, Any] = {"d_hidden": 32, "k": 3}
 
 
 def train(x: np.ndarray, backend: str = "torch", **settings):
@@ -94,13 +95,13 @@ def test_metadata_and_history_say_what_the_rule_chose(tmp_path):
 
 
 def test_saes_that_train_together_share_what_the_rule_chose(demo):
-    narrow, wide = (SAETrainConfig(d_hidden=width, k=4) for width in (32, 96))
+    narrow, wide = (SAETrainConfig(d_hidden=width, k=4) for width in (64, 2048))
     found = demo.model.train_saes(
-        {"narrow": ("layers.1.mlp", narrow), "wide": ("layers.1.mlp", wide)}, demo.texts[:3], verbose=False
+        {"narrow": ("layers.1.mlp", narrow), "wide": ("layers.1.mlp", wide)}, demo.texts[:8], verbose=False
     )
     facts = [found[name].metadata["training"] for name in ("narrow", "wide")]
     assert facts[0]["batch_size"] == facts[1]["batch_size"] and facts[0]["epochs"] == facts[1]["epochs"] == 16
-    assert facts[0]["lr"] > facts[1]["lr"]
+    assert facts[0]["lr"] > facts[1]["lr"]  # the widths differ
 
 
 def test_a_run_over_texts_that_the_rule_planned_goes_on_with_the_same_rows(demo, tmp_path):
@@ -122,12 +123,22 @@ def test_a_run_over_texts_that_the_rule_planned_goes_on_with_the_same_rows(demo,
     assert again.metadata["training"]["tokens"] == facts["tokens"]
 
 
+def test_a_stream_is_read_again_in_every_epoch(demo):
+    datasets = pytest.importorskip("datasets")
+    stream = datasets.Dataset.from_dict({"text": demo.texts[:8]}).to_iterable_dataset()
+    config = SAETrainConfig(d_hidden=64, k=4, tokens=900)
+    sae = demo.model.train_sae(1, stream, "mlp", config, verbose=False)
+    facts, left_out = sae.metadata["training"], sum(sae.metadata["excluded_tokens"].values())
+    assert facts["epochs"] == 16 and facts["batch_size"] == 64
+    assert facts["tokens"] == pytest.approx(900 - left_out / 16, abs=1)
+
+
 def test_a_run_that_was_planned_otherwise_does_not_go_on(tmp_path):
     def interrupt(row):
         if row["step"] == 5:
             signal.raise_signal(signal.SIGINT)
 
-    options = {"run_dir": tmp_path, "progress": False, "device": "cpu"}
+    options: dict[str, Any] = {"run_dir": tmp_path, "progress": False, "device": "cpu"}
     with pytest.warns(MlxterpWarning, match="Interrupted"):
         train_sae(sparse_sums(1000), SAETrainConfig(**SMALL, epochs=2), "torch", log=interrupt, **options)
     with pytest.raises(SAEError, match="epochs was 2 and is 16"):
@@ -148,7 +159,7 @@ def test_the_last_line_gives_the_figures_beside_their_controls():
     assert "the mean explains 0, an untrained SAE 0." in said
     assert (
         "3.0 of 32 features active" in said
-        and f"{facts['steps']} steps on 4,000 tokens, 16 times each" in said
+        and f"{facts['steps']:,} steps on 4,000 tokens, 16 times each" in said
     )
     assert "poor" not in said and "steps are few" not in said
 
