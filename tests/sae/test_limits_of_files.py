@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlxterp import SAE, InputError, MlxterpError, SAEError
 from mlxterp.core import tensor_files
-from tests.sae.test_format_settings import B_DEC, B_ENC, W_DEC, W_ENC, D, N, saelens, write
+from tests.sae.test_format_settings import B_DEC, B_ENC, W_DEC, W_ENC, D, N, numbers, saelens, write
 
 MANY = 200_000
 
@@ -278,3 +278,17 @@ def test_a_sparse_file_of_steering_vectors_is_an_error_of_ours(tmp_path):
         file.truncate(8 + len(text) + 4 * n)
     with within(5, 8), pytest.raises(InputError, match=r"the rest is a hole|GiB"):
         load_vectors(path)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path, kind):
+    n = 16_384
+    arrays = {"W_enc": numbers(128, n), "W_dec": numbers(n, 128), "b_enc": numbers(n), "b_dec": numbers(128)}
+    if kind == "npz":
+        np.savez(tmp_path / "params.npz", threshold=np.ones(n, np.float32), **arrays)  # type: ignore[arg-type]
+    else:
+        write(tmp_path, {"architecture": "standard"}, arrays, ("cfg.json", "sae_weights.safetensors"))
+    whole = sum(array.nbytes for array in arrays.values()) / 2**20
+    del arrays
+    with within(60, 1.7 * whole):
+        assert SAE.load(tmp_path).d_hidden == n

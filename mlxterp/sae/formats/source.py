@@ -184,7 +184,10 @@ class Arrays(Mapping[str, Any]):
             numbers = array.load()
         except Exception as error:
             raise _damaged(self.path, error) from error
-        numbers.flags.writeable = False  # nobody else holds it, so an SAE need not copy it
+        whole: Any = numbers
+        while isinstance(whole, np.ndarray):  # nobody else holds it, so an SAE need not copy it
+            whole.flags.writeable = False
+            whole = whole.base
         return numbers
 
     def shape(self, name: str) -> tuple[int, ...] | None:
