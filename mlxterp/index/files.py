@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.digests import digest_of_file
 from ..errors import FeatureIndexError
-from ..whole import DRAFT, written_whole
+from ..whole import DRAFT, strict_json, written_whole
 
 BLOCK = 1 << 16
 """Bytes of data with a digest of their own."""
@@ -106,7 +106,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         try:
             with open(path, "rb") as file:
                 head = _head(file)
-            header = json.loads(head[8:])
+            header = strict_json(head[8:])
             said = (header.pop("__metadata__", None) or {}).get(_DIGESTS)
             if digest is not None and digest != _root(path, head, said):
                 raise ValueError("its digest is not the one in index.json: it is damaged, or another file")
@@ -119,7 +119,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
             if said is not None and len(self._blocks) != -(-end // BLOCK):
                 raise ValueError("its header contradicts itself")
             self._data = _memory_of(path, len(head)) if end else np.zeros(0, np.uint8)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(path, f"{type(error).__name__}: {error}") from error
         self._checked = bytearray(len(self._blocks))
 
@@ -181,9 +181,9 @@ def root_of(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             head = _head(file)
-        metadata = json.loads(head[8:]).get("__metadata__") or {}
+        metadata = strict_json(head[8:]).get("__metadata__") or {}
         return _root(path, head, metadata.get(_DIGESTS))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
