@@ -207,7 +207,11 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         return Trace(self._anatomy_for(inputs), batch, interventions, capture, stop_after)
 
     def loss(self, inputs: Any) -> float:
-        """Mean cross-entropy in nats per predicted token (every token but each text's first)."""
+        """Mean cross-entropy in nats per predicted token (every token but each text's first).
+
+        Raises:
+            NotFiniteError: It is NaN or infinite at some token.
+        """
         inputs = held(inputs)
         batch = self._batch(inputs)
         return cross_entropy(self._anatomy_for(inputs).model, batch)
@@ -238,13 +242,18 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
             positions: Where they act: "all", "prompt", "generated", or absolute positions as a slice
                 or list (0 is the prompt's first token). A generated token is edited when it is read.
             steer: Edits of `mlxterp.steering`, as in `model.steer`; `positions` is for those that name none.
-            temperature: 0 takes the likeliest token.
-            seed: Makes sampling repeatable; the libraries' own random states are left alone.
+            temperature: 0, or anything below 1e-6, takes the likeliest token.
+            seed: An integer in [0, 2**64) that makes sampling repeatable; the libraries' own random states are left
+                alone.
             stop: Ends the text before the first of these strings.
             chat: Puts the prompt into the tokenizer's chat template, as the user's turn.
 
         Returns:
             str, or the list of token ids where the model has no tokenizer.
+
+        Raises:
+            InputError: A setting cannot be, before anything runs.
+            NotFiniteError: The logits of a token are NaN or infinite; it says of which, and whether an edit acted.
         """
         self._refresh()
         prompt = held(prompt)
