@@ -20,7 +20,7 @@ import numpy as np
 from .backends import backend_of
 from .backends.base import Backend
 from .backends.conversion import is_native, to_native
-from .core.integers import integer, number
+from .core.integers import as_integer, number
 from .errors import EditError, InputError, MlxterpError, warn
 from .sites import Array, Component
 from .tokens import TokenBatch
@@ -97,10 +97,10 @@ def own_key(key: Any, like: Array, backend: Backend) -> Any:
         return tuple(own_key(part, like, backend) for part in key)
     if isinstance(key, slice):
         parts = (key.start, key.stop, key.step)
-        return slice(*(part if integer(part) is None else integer(part) for part in parts))
+        return slice(*(part if as_integer(part) is None else as_integer(part) for part in parts))
     if isinstance(key, backend.array_type) or key is None or key is ... or isinstance(key, bool):
         return key
-    if (number := integer(key)) is not None:
+    if (number := as_integer(key)) is not None:
         return number
     if isinstance(key, (list, np.ndarray)) or is_native(key):
         array = np.asarray(backend_of(key).get(key) if is_native(key) else key)

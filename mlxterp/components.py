@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .core.integers import integer
+from .core.integers import as_integer
 from .errors import ComponentError
 from .sites import ATTENTION_PORTS
 
@@ -144,7 +144,7 @@ class ComponentNames:
             ComponentError: There is no such layer.
         """
         count = len(self._layers)
-        number = integer(index)
+        number = as_integer(index)
         if number is None or not -count <= number < count:
             raise ComponentError(
                 f"There is no layer {index!r}: this model has {count}, numbered 0 to {count - 1}"

@@ -19,7 +19,7 @@ import numpy as np
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
-from .core.integers import integer
+from .core.integers import as_integer
 from .core.numeric import largest, log_softmax
 from .errors import ComponentError, InputError
 from .features.search import check_top_k
@@ -216,12 +216,12 @@ def chosen_layers(anatomy: Anatomy, layers: int | Iterable[int] | None) -> tuple
     """
     if layers is None:
         return tuple(range(len(anatomy.model.layers)))
-    if integer(layers) is None and not hasattr(layers, "__iter__"):
+    if as_integer(layers) is None and not hasattr(layers, "__iter__"):
         raise ComponentError(
             f"layers={layers!r}: expected layer numbers, one or several; this model has 0 to"
             f" {len(anatomy.model.layers) - 1}."
         )
-    given: list[Any] = [layers] if integer(layers) is not None else list(layers)  # type: ignore[arg-type]
+    given: list[Any] = [layers] if as_integer(layers) is not None else list(layers)  # type: ignore[arg-type]
     if not given:
         raise InputError("layers= is empty. Name at least one layer, or leave it out for all.")
     return tuple(dict.fromkeys(anatomy.names.layer(n) for n in given))
@@ -230,7 +230,7 @@ def chosen_layers(anatomy: Anatomy, layers: int | Iterable[int] | None) -> tuple
 def _positions(position: int | None, length: int) -> tuple[int, ...]:
     if position is None:
         return tuple(range(length))
-    at = integer(position)
+    at = as_integer(position)
     if at is None or not -length <= at < length:
         raise InputError(
             f"position={position!r}: this text has positions 0 to {length - 1}, or -{length} to -1 from its end."

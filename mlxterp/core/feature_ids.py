@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any, Protocol, SupportsIndex
 
 from ..errors import InputError, UnknownFeatureError
-from .integers import integer, number
+from .integers import as_integer, number
 
 
 class HasFeature(Protocol):
@@ -37,16 +37,16 @@ def named_feature(given: Any) -> int | None:
     """
     for name in ("feature_id", "neuron_idx"):
         if hasattr(given, name):
-            return integer(getattr(given, name))
+            return as_integer(getattr(given, name))
     if isinstance(given, tuple) and len(given) == 2 and _is_measured(given[1]):
-        return integer(given[0])
-    return integer(given)
+        return as_integer(given[0])
+    return as_integer(given)
 
 
 def _is_measured(given: Any) -> bool:
     """Whether it is a real number that is no integer by its type: an activation, a likeness."""
     found = number(given)
-    return isinstance(found, Real) and integer(found) is None and not isinstance(found, bool)
+    return isinstance(found, Real) and as_integer(found) is None and not isinstance(found, bool)
 
 
 def feature_id(given: Any, d_hidden: int, hint: str = _HINT, whose: str = "this SAE") -> int:

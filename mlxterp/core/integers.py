@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 
-def integer(given: Any) -> int | None:
+def as_integer(given: Any) -> int | None:
     """The number, where `given` has an `__index__` and is no truth value; else None."""
     if isinstance(given, bool) or "bool" in str(getattr(given, "dtype", "")):
         return None

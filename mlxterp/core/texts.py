@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .integers import integer
+from .integers import as_integer
 
 Decode = Callable[[list[int]], str]
 _TOP = 2**31
@@ -71,7 +71,7 @@ def token_row(given: Any, where: str, vocab_size: int | None = None) -> np.ndarr
         InputError: Something else, no ids, an id that is no whole number, or one outside.
     """
     if isinstance(given, (list, tuple, range)):
-        ids = [integer(i) for i in given]
+        ids = [as_integer(i) for i in given]
         bad = next((i for i, found in enumerate(ids) if found is None), None)
         if bad is not None:
             raise InputError(f"{where}: token id {bad} is {given[bad]!r:.80}; token ids must be integers.")
@@ -150,7 +150,7 @@ def one_text(given: Any, decode: Decode | None = None, vocab_size: int | None = 
     """
     if getattr(given, "ndim", None) == 2 and len(given) == 1:
         given = given[0]
-    several = isinstance(given, (list, tuple)) and any(integer(i) is None for i in given)
+    several = isinstance(given, (list, tuple)) and any(as_integer(i) is None for i in given)
     if not isinstance(given, str) and (several or not is_row(given)):
         raise InputError(
             f"Expected one text as a string, got {type(given).__name__}. (Its token ids do, too.)"
@@ -168,7 +168,9 @@ def listed(
     """
     try:
         found = [
-            as_text(item, where, decode, vocab_size, _ROW if i == 0 and integer(item) is not None else _LIST)
+            as_text(
+                item, where, decode, vocab_size, _ROW if i == 0 and as_integer(item) is not None else _LIST
+            )
             for i, (where, item) in enumerate(_items(given))
         ]
     except InputError as error:

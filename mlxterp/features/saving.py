@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..anatomy import Anatomy
-from ..core.integers import integer
+from ..core.integers import as_integer
 from ..errors import InputError, SAEError
 from ..local_store import LocalStore
 from ..store import ActivationStore
@@ -91,7 +91,9 @@ def _names(anatomy: Anatomy, layers: Layers | None, component: str | Sequence[st
         if not parts:
             raise InputError("Name what to save: layers=[3], or component='layers.3.mlp'.")
         return parts
-    several: list[Any] = [layers] if isinstance(layers, str) or integer(layers) is not None else list(layers)  # type: ignore[arg-type]
+    several: list[Any] = (
+        [layers] if isinstance(layers, str) or as_integer(layers) is not None else list(layers)
+    )  # type: ignore[arg-type]
     if not several:
         raise InputError("layers=[] names no layer. Name at least one: layers=[3].")
     names: list[str] = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeGuard
 
 from ..core import checks
-from ..core.integers import integer
+from ..core.integers import as_integer
 from ..core.options import check_options, checks_options
 from ..errors import InputError, SAEError
 from .recipe import ARCHITECTURES, TOPK_FAMILY
@@ -74,7 +74,7 @@ class SAETrainConfig:
 
     def __post_init__(self) -> None:
         for name in (*_COUNTS, "seed"):  # whole numbers of NumPy and others become Python's
-            if (found := integer(getattr(self, name))) is not None:
+            if (found := as_integer(getattr(self, name))) is not None:
                 object.__setattr__(self, name, found)
         if self.architecture not in ARCHITECTURES:
             raise SAEError(
@@ -111,7 +111,7 @@ class SAETrainConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "prefixes" and not isinstance(value, (bool, str, type(None))):
-                whole = integer(value)
+                whole = as_integer(value)
                 object.__setattr__(self, field.name, float(value) if whole is None else whole)
 
     def width(self, d_model: int) -> int:
@@ -197,7 +197,7 @@ def learning_rate(d_hidden: int, steps: int, architecture: str = "topk", epochs:
 
 
 def _is_int(value: Any) -> bool:
-    return integer(value) is not None
+    return as_integer(value) is not None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

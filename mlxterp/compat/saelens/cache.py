@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...backends import backend_of
-from ...core.integers import integer
+from ...core.integers import as_integer
 from ...errors import ComponentError, InputError
 from ...sites import Array
 from .names import get_act_name
@@ -36,7 +36,7 @@ class ActivationCache(Mapping[str, Any]):
             name = key if key in self.cache_dict else get_act_name(key)
         else:
             short, layer, *part = key
-            number = integer(layer)
+            number = as_integer(layer)
             if number is not None:
                 layer = number + self.model.cfg.n_layers if number < 0 else number
             name = get_act_name(short, layer, *part)
