@@ -235,21 +235,37 @@ def _write_shards(
         first_number,
     )  # fmt: skip
     missing = (plan for plan in plans if plan.number >= len(meta.shards))
-    encode = _encoded_here(source, meta.rule)
-    if options.workers is not None:
-        encode = encoded_by_ray(source, meta.rule, options.workers)
     bar = tqdm(
         total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
         disable=hidden(options.verbose),
     )  # fmt: skip
+    moved = _Within(bar)
+    encode = _encoded_here(source, meta.rule, moved)
+    if options.workers is not None:
+        encode = encoded_by_ray(source, meta.rule, options.workers)
     for plan, shard in encode(missing):
         write_shard(shard_path(folder, plan.number), plan, shard.by_feature)
         meta = meta.with_shard(_record(plan, shard, before))
         write_meta(folder, meta)
-        bar.update(len(plan.texts))
+        moved.to(len(plan.texts))
+        moved.shown = 0
         bar.set_postfix_str(f"{_rate(bar, meta, known)} tok/s, {meta.n_tokens} tokens")
     bar.close()
     return meta
+
+
+class _Within:
+    """Moves a bar of texts while a shard's tokens run."""
+
+    def __init__(self, bar: Any):
+        self._bar = bar
+        self.shown = 0
+        """Texts of this shard that the bar has."""
+
+    def to(self, texts: int) -> None:
+        """The bar has so many of the shard's texts."""
+        self._bar.update(texts - self.shown)
+        self.shown = texts
 
 
 def _next(meta: IndexMeta) -> tuple[int, int]:
@@ -283,10 +299,14 @@ def _record(plan: ShardPlan, shard: EncodedShard, before: int) -> ShardRecord:
     )  # fmt: skip
 
 
-def _encoded_here(source: Source, rule: Rule) -> Encode:
+def _encoded_here(source: Source, rule: Rule, moved: _Within) -> Encode:
     def encode(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
         for plan in plans:
-            yield plan, encode_shard(source.anatomy.model, plan, source.sae, source.component, rule)
+            texts = len(plan.texts)
+            yield plan, encode_shard(
+                source.anatomy.model, plan, source.sae, source.component, rule,
+                lambda share, texts=texts: moved.to(int(share * texts)),
+            )  # fmt: skip
 
     return encode
 
