@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def collect_activations(
         dataset: A list of texts; the path of a text file; a Hugging Face data set or its streaming form; or a
             `HuggingFaceDataset`.
         at: Paths of components ("layers.3.mlp").
-        path: The folder; by default a new one in `LocalStore()`, named after the components.
+        path: The folder; by default one in `LocalStore()`, named after the components, which is printed.
         dtype: "float16", "bfloat16" or "float32".
         tokens: At most so many tokens, of texts chosen at random (of a stream: the first ones).
         context_length: Longer texts are cut into contexts of this length; None takes the smaller of 128 and
@@ -99,7 +100,7 @@ def collect_activations(
     rows = model_rows(
         anatomy, dataset, components, tokens, context_length, exclude, batch_tokens, seed, progress
     )
-    folder = Path(path).expanduser() if path is not None else _default_path(components)
+    folder = Path(path).expanduser() if path is not None else _default_path(components, progress)
     settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
     acts = list(getattr(anatomy.model, "described", ()))
     if acts:
@@ -217,10 +218,13 @@ def _length(anatomy: Anatomy, context_length: int | None) -> int:
     return context_length
 
 
-def _default_path(components: Sequence[Component]) -> Path:
-    return LocalStore().activations_path(
-        "+".join(component.name for component in components).replace("+", "-")
-    )
+def _default_path(components: Sequence[Component], progress: bool) -> Path:
+    from tqdm.auto import tqdm
+
+    folder = LocalStore().activations_path("-".join(component.name for component in components))
+    if progress:
+        tqdm.write(f"The activations are kept in {folder}; path=… keeps them elsewhere.", file=sys.stderr)
+    return folder
 
 
 def _there(

@@ -313,15 +313,17 @@ def _write_shards(
         first_number,
     )  # fmt: skip
     missing = (plan for plan in plans if plan.number >= len(meta.shards))
-    encode = _encoder(source, meta, options)
     bar = tqdm(
         total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
         disable=hidden(options.verbose),
     )  # fmt: skip
+    moved = _Within(bar)
+    encode = _encoder(source, meta, options, moved)
     for plan, shard in settled(encode(missing), _shards(folder, meta.shards), acts=bool(source.acts)):
         meta = meta.with_shard(_written(folder, plan, shard, before))
         write_meta(folder, meta)
-        bar.update(len(plan.texts))
+        moved.to(len(plan.texts))
+        moved.shown = 0
         bar.set_postfix_str(f"{_rate(bar, meta, known)} tok/s, {meta.n_tokens} tokens")
     bar.close()
     return meta
@@ -329,6 +331,20 @@ def _write_shards(
 
 def _shards(folder: Path, records: Sequence[ShardRecord]) -> Iterator[Shard]:
     return (open_shard(folder, number, record) for number, record in enumerate(records))
+
+
+class _Within:
+    """Moves a bar of texts while a shard's tokens run."""
+
+    def __init__(self, bar: Any):
+        self._bar = bar
+        self.shown = 0
+        """Texts of this shard that the bar has."""
+
+    def to(self, texts: int) -> None:
+        """The bar has so many of the shard's texts."""
+        self._bar.update(texts - self.shown)
+        self.shown = texts
 
 
 def _next(meta: IndexMeta) -> tuple[int, int]:
@@ -364,13 +380,18 @@ def _written(folder: Path, plan: ShardPlan, shard: EncodedShard, before: int) ->
     )  # fmt: skip
 
 
-def _encoder(source: Source, meta: IndexMeta, options: BuildOptions) -> Encode:
+def _encoder(source: Source, meta: IndexMeta, options: BuildOptions, moved: _Within | None = None) -> Encode:
     if options.workers is not None:
         return encoded_by_ray(source, meta.rule, options.workers)
 
     def encode(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
         for plan in plans:
-            yield plan, encode_shard(source.anatomy.model, plan, source.sae, source.component, meta.rule)
+
+            def ran(share: float, texts: int = len(plan.texts)) -> None:
+                if moved is not None:
+                    moved.to(int(share * texts))
+
+            yield plan, encode_shard(source.anatomy.model, plan, source.sae, source.component, meta.rule, ran)
 
     return encode
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +58,13 @@ def counted(
 
 
 def encode_shard(
-    model: LanguageModel, plan: ShardPlan, sae: SAE, component: Component, rule: Rule
-) -> EncodedShard:
+    model: LanguageModel, plan: ShardPlan, sae: SAE, component: Component, rule: Rule,
+    ran: Callable[[float], object] = lambda share: None,
+) -> EncodedShard:  # fmt: skip
     """Runs the model over a shard's pieces.
+
+    Args:
+        ran: Told, batch by batch, which share of the tokens has run.
 
     Raises:
         SAEError: The component is not as wide as the SAE's input.
@@ -70,8 +74,10 @@ def encode_shard(
         return EncodedShard(nothing.transpose(), dict.fromkeys(rule.exclude, 0))
     corpus = Corpus.from_token_ids([piece.ids for piece in plan.pieces])
     own = _own_numbers(plan)
-    numbers, parts, reasons, marked = [], [], [], []
+    numbers, parts, reasons, marked, done = [], [], [], [], 0
     for part in counted(model, corpus, sae, component, rule, quiet=True):
+        done += len(part.tokens)
+        ran(min(done / len(own), 1.0))
         mine = np.flatnonzero(own[part.tokens] >= 0)
         numbers.append(own[part.tokens[mine]])
         parts.append(part.features if len(mine) == len(part.tokens) else part.features.take(mine))

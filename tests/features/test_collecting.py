@@ -282,3 +282,12 @@ def test_a_local_store_says_where_things_lie(opened, tmp_path):
     for name in ("../x", "a/b", "", ".."):
         with pytest.raises(InputError, match="cannot name a folder"):
             store.sae_path(name)
+
+
+def test_without_a_path_it_says_where_the_activations_are(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    store = collect_activations(demo.model, demo.texts[:5], "layers.1.mlp")
+    assert store.path.is_dir() and str(store.path) in capsys.readouterr().err
+    collect_activations(demo.model, demo.texts[:5], "layers.1.mlp", path=tmp_path / "mine")
+    collect_activations(demo.model, demo.texts[:5], "layers.2.mlp", progress=False)
+    assert "kept in" not in capsys.readouterr().err

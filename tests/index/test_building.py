@@ -6,7 +6,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -397,3 +397,30 @@ def test_shards_hold_every_token_once_in_order(lengths, size, shard_tokens, firs
         assert [(p.number, p.first_text, p.texts, p.ends) for p in again] == [
             (p.number, p.first_text, p.texts, p.ends) for p in plans[some[0].number :]
         ]
+
+
+def test_the_bar_moves_within_a_shard_and_ends_at_all_texts(demo, tmp_path, monkeypatch):
+    moves: list[int] = []
+
+    class Bar:
+        format_dict: ClassVar = {"elapsed": 1.0}
+
+        def __init__(self, **settings):
+            self.total = settings["total"]
+
+        def update(self, n):
+            moves.append(n)
+
+        def set_postfix_str(self, text):
+            """Says nothing."""
+
+        close = lambda self: None  # noqa: E731
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    texts = [text[:400] for text in demo.texts[:60]]
+    index = demo.model.build_index(demo.sae, texts, tmp_path / "one shard", shard_tokens=1 << 20)
+    assert len(index._meta.shards) == 1 and sum(moves) == len(texts)
+    assert len([n for n in moves if n > 0]) > 2 and min(moves) >= 0
+    moves.clear()
+    index = demo.model.build_index(demo.sae, texts, tmp_path / "several", shard_tokens=2048)
+    assert len(index._meta.shards) > 1 and sum(moves) == len(texts)
