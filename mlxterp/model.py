@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from . import generation
 from .backends import load_language_model, wrap_language_model
 from .components import GLOBAL, ROOTS
 from .core.options import check_options, checks_options
 from .edits import Interventions
+from .errors import BackendError, InputError
 from .gradients import gradients
 from .model_hooks import HookMethods
 from .model_index import IndexMethods
@@ -101,6 +102,26 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
             innermost_trace(self._plain).assign(name, value)
         else:
             object.__setattr__(self, name, value)
+
+    def __copy__(self) -> InterpretableModel:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """`copy.deepcopy` and `pickle` take the wrapped model as it is now, all its weights, and the tokenizer.
+
+        Raises:
+            InputError: Something is attached, which belongs to this one.
+        """
+        if self._standing.attached:
+            raise InputError(
+                f"{len(self._standing.attached)} attached SAEs or hooks act on this model; they are not copied with it."
+                " Detach them first, and attach to the copy. For other processes it is cheaper to open the model there:"
+                " InterpretableModel(name_or_folder)."
+            )
+        wrapped: Any = self._plain.model
+        return _rebuilt, (type(self), wrapped.model, self.tokenizer, getattr(self, "name", None))
 
     def __repr__(self) -> str:
         lm = self._plain.model
@@ -262,3 +283,33 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         inputs = held(inputs)
         batch = self._batch(inputs)
         return gradients(self._anatomy_for(inputs), batch, objective, at, interventions)
+
+
+class _Unusable:
+    """In place of a model that was unpickled where it cannot run: whatever is asked of it raises."""
+
+    def __init__(self, reason: str):
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise BackendError(self._reason)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        raise BackendError(self._reason)
+
+
+def _rebuilt(
+    cls: type[InterpretableModel], model: Any, tokenizer: Any, name: str | None
+) -> InterpretableModel:
+    """What `pickle` makes of an `InterpretableModel`."""
+    try:
+        made = cls(model, tokenizer)
+    except (
+        BackendError
+    ) as error:  # raised here it would end a pool's worker, and its master would wait for ever
+        return cast(Any, _Unusable(str(error)))
+    if name is not None:
+        object.__setattr__(made, "name", name)
+    return made

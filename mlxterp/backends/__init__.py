@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import BackendError, InputError, NotALanguageModelError
 from .base import Backend, LanguageModel
+from .forking import check_process
 
 _PACKAGES = {"mlx": "mlx", "torch": "torch"}
 _EXTRAS = {
@@ -59,6 +60,7 @@ def load_language_model(
 ) -> LanguageModel:
     """A model from a hub repo or folder: by mlx-lm where MLX is installed, else by transformers."""
     name = get_backend(backend).name
+    check_process(name)
     loading = importlib.import_module(f".{name}.loading", __package__)
     return loading.load_language_model(source, tokenizer)
 

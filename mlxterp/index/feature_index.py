@@ -7,6 +7,7 @@ same rule as the search without an index (`features.ranking`).
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..corpus import Corpus
 from ..dataset import text_of, texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..features.search import check_top_k, strongest_features
+from ..registry import FeatureRegistry
 from ..sae import SAE
 from ..sparse import SparseFeatures
 from . import searching
@@ -96,6 +98,21 @@ class FeatureIndex(IndexFacts):
         if model is not None or sae is not None:
             index.attach(model, sae)
         return index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """`pickle` keeps where the index lies and its labels, not the model and SAE: `attach` gives it those again."""
+        return _reopened, (self._url or str(self.path.absolute()), self._labels)
+
+    def __copy__(self) -> FeatureIndex:
+        """Another index over the same folder, with the same model and SAE; `copy.deepcopy` gives the same."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, _original=self)  # whose end may delete a temporary folder
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureIndex:
+        twin = self.__copy__()
+        twin._labels = copy.deepcopy(self._labels, memo)
+        return twin
 
     def attach(self, model: Any, sae: SAE | str | Path | None) -> FeatureIndex:
         """Gives the index its model and SAE; returns the index.
@@ -389,3 +406,10 @@ class FeatureIndex(IndexFacts):
             n: Examples of each, at most; None takes `n_examples`.
         """
         return write_csv(self, path, features, n)
+
+
+def _reopened(path: str, labels: FeatureRegistry) -> FeatureIndex:
+    """What `pickle` makes of a `FeatureIndex`."""
+    index = FeatureIndex.open(path)
+    index.labels = labels
+    return index

@@ -12,6 +12,7 @@ from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights
 from ..base import Backend, Group, Optimizer
+from ..forking import refuse_in_children
 from . import auxiliary, backward, decoding, encoding, group, optimizing, pairs
 
 
@@ -168,6 +169,7 @@ def _check_device(device: str | None) -> None:
 
 
 BACKEND: Backend = MLXBackend()
+refuse_in_children("mlx", MLXBackend)
 
 
 def _sum_in_blocks(x: mx.array) -> mx.array:

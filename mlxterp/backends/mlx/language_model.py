@@ -13,6 +13,7 @@ from ...errors import ComponentError, InputError, NeverCalledError, NotALanguage
 from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...tokens import TokenBatch, encode_text
 from ..base import Backend
+from ..forking import refuse_in_children
 from ..state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
@@ -300,6 +301,9 @@ class MLXLanguageModel:
         logits = self.run(batch, edits=[SiteEdit(Site(self.layers[-1]), replace)]).logits
         assert logits is not None
         return logits[:, 0]
+
+
+refuse_in_children("mlx", MLXLanguageModel)
 
 
 def _carry_over(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ...core.quiet import quiet_loading
 from ...errors import BackendError, ConfigWarning, InputError, warn
 from ..hub import asking, place_of
+from ..settings import ROPE, mentioned, rope_of, rope_type, unread, window_ignored, window_of, windowed_layers
 from .language_model import MLXLanguageModel
 
 TOKENIZER_FILES = (
@@ -21,7 +24,6 @@ TOKENIZER_FILES = (
     "tiktoken.model",
 )
 """A folder with none of these holds a model without a tokenizer, which takes token ids."""
-_NESTED = ("rope_parameters", "rope_scaling")
 _RENAMED = {
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
@@ -50,7 +52,8 @@ def load_language_model(source: str | os.PathLike, tokenizer: Any = None) -> MLX
     try:
         with quiet_loading(), asking(place):
             folder = Path(download(place))
-        changes = lifted_settings(load_config(folder))
+        given = load_config(folder)
+        changes = lifted_settings(given)
         with quiet_loading():
             model, config = load_model(folder, model_config=changes)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -62,6 +65,7 @@ def load_language_model(source: str | os.PathLike, tokenizer: Any = None) -> MLX
     elif tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
         with quiet_loading():
             tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    report_ignored(model, given)
     return MLXLanguageModel(model, tokenizer)
 
 
@@ -89,19 +93,23 @@ def _tokenizer(place: str) -> Any:
 def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Settings that newer checkpoints nest where mlx-lm's class for this model does not look.
 
-    transformers 5 writes `rope_theta` under `rope_parameters`; a class of mlx-lm that reads only the
-    top level would take its default without a word. Such settings are put where the class reads them,
-    with a `ConfigWarning` that says so.
+    transformers 5 writes `rope_theta` and the scaling under `rope_parameters`; a class of mlx-lm that reads
+    only the top level would take its default without a word. Such settings are put where the class reads
+    them, with a `ConfigWarning` that says so.
     """
     from mlx_lm.utils import _get_classes
 
     _, args = _get_classes(config)
-    reads = set(inspect.signature(args).parameters)
+    reads = inspect.signature(args).parameters
     lifted: dict[str, Any] = {}
-    for nest in _NESTED:
-        inner = config.get(nest)
-        if not isinstance(inner, dict) or nest in reads:
+    for nest in ROPE:
+        inner = rope_of(config, nest)
+        if not inner or nest in reads:
             continue
+        scaling = reads.get("rope_scaling")
+        wanted = scaling is not None and (rope_type(inner) != "default" or scaling.default is scaling.empty)
+        if wanted and config.get("rope_scaling") is None:
+            lifted["rope_scaling"] = dict(inner)
         for key, names in _RENAMED.items():
             name = next((n for n in names if n in reads), None)
             if key in inner and name is not None and name not in config:
@@ -114,3 +122,37 @@ def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
             ConfigWarning,
         )
     return lifted
+
+
+def report_ignored(model: Any, config: dict[str, Any]) -> None:
+    """Warns of settings that change numbers and that mlx-lm's code for this model does not read."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    found = unread(config, mentioned(_architecture(type(model))))
+    window = window_of(config)
+    windows = sum(hasattr(cache, "max_size") for cache in make_prompt_cache(model))
+    if window is not None and (windows == 0 or windows != (windowed_layers(config) or windows)):
+        found.append(window_ignored(window))
+    if found:
+        warn(
+            f"mlx-lm's {config.get('model_type')} does not read these settings of the checkpoint, so its numbers differ"
+            f" from those of other libraries: {'; '.join(found)}.",
+            ConfigWarning,
+        )
+
+
+def _architecture(cls: type) -> list[ModuleType]:
+    """The module that a model's class is written in, and those of other architectures that it builds on."""
+    found: dict[str, ModuleType] = {}
+
+    def add(module: ModuleType) -> None:
+        found[module.__name__] = module
+        for value in list(vars(module).values()):
+            home = value if isinstance(value, ModuleType) else inspect.getmodule(value)
+            if home is None or home.__name__ in found or not hasattr(home, "ModelArgs"):
+                continue
+            if home.__name__.startswith("mlx_lm.models."):
+                add(home)
+
+    add(sys.modules[cls.__module__])
+    return list(found.values())

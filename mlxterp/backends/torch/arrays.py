@@ -11,6 +11,7 @@ from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights
 from ..base import Backend, Group, Optimizer
+from ..forking import in_children
 from . import auxiliary, backward, decoding, encoding, group, optimizing, pairs
 
 
@@ -162,3 +163,4 @@ class TorchBackend:
 
 
 BACKEND: Backend = TorchBackend()
+in_children(lambda: torch.set_num_threads(1))  # others would wait for threads that were not forked along

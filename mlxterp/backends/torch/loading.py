@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from ...core.quiet import quiet_loading
-from ...errors import BackendError, InputError
+from ...errors import BackendError, ConfigWarning, InputError, warn
 from ..hub import asking, place_of
+from ..settings import mentioned, unread, window_ignored, window_of, windowed_layers
 from .devices import find_device
 from .language_model import TorchLanguageModel
 
+_MASKS = {
+    "create_sliding_window_causal_mask": "sliding_window",
+    "create_masks_for_generate": "sliding_window",
+    "create_chunked_causal_mask": "attention_chunk_size",
+}
+"""Functions of transformers that read a setting for those who call them."""
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
 
 
@@ -32,7 +40,7 @@ def load_language_model(
         InputError: There is no such folder or repository, or it holds no model that can be read.
     """
     try:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, PretrainedConfig
     except ImportError as error:
         raise BackendError(
             'Loading a PyTorch model needs transformers: pip install "mlxterp[torch]".'
@@ -40,9 +48,11 @@ def load_language_model(
     place = place_of(source)
     try:
         with quiet_loading(), asking(place):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                place, dtype="auto", use_safetensors=True, trust_remote_code=False
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                place, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
+            model, found = loaded
+            given, _ = PretrainedConfig.get_config_dict(place)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -50,7 +60,46 @@ def load_language_model(
             f"No causal language model could be loaded from {place!r}. Expected a folder or a Hugging Face"
             f" repository with config.json and safetensors weights. transformers says: {error}"
         ) from error
+    report_weights(model, found)
+    report_ignored(model, given)
     return TorchLanguageModel(model.to(find_device(device)).eval(), _tokenizer(tokenizer, place))
+
+
+def report_weights(model: Any, found: dict[str, Any]) -> None:
+    """Warns of weights that the checkpoint lacks, which are random, and of those that nothing uses."""
+    for key, what in (("missing_keys", "lacks"), ("unexpected_keys", "has, and nothing uses,")):
+        names = sorted(found.get(key) or ())
+        if names:
+            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            warn(
+                f"The checkpoint {what} weights of transformers' {model.config.model_type}: {shown}. What it computes"
+                " differs from the model that was saved.",
+                ConfigWarning,
+            )
+
+
+def report_ignored(model: Any, config: dict[str, Any]) -> None:
+    """Warns of settings that change numbers and that transformers' code for this model does not read."""
+    inner = model.config.get_text_config()
+    classes = {type(model), type(model.config), type(inner), *(type(m) for m in model.modules())}
+    homes = {cls.__module__ for cls in classes if cls.__module__.startswith("transformers.models.")}
+    reads = set(mentioned(sys.modules[name] for name in sorted(homes)))
+    for function, setting in _MASKS.items():
+        reads |= {setting} if function in reads else set()
+    for other, name in (inner.attribute_map or {}).items():
+        reads |= {other, name} if {other, name} & reads else set()
+    ignored = unread(config, reads)
+    window = window_of(config)
+    code = mentioned(sys.modules[name] for name in sorted(homes) if ".modeling_" in name)
+    mixed = windowed_layers(config) not in (None, inner.num_hidden_layers) and "layer_types" not in code
+    if window is not None and ("sliding_window" not in reads or mixed):
+        ignored.append(window_ignored(window))
+    if ignored:
+        warn(
+            f"transformers' {model.config.model_type} does not read these settings of the checkpoint, so its numbers"
+            f" may differ from those of other libraries: {'; '.join(ignored)}.",
+            ConfigWarning,
+        )
 
 
 def _tokenizer(tokenizer: Any, place: str) -> Any:
