@@ -93,7 +93,7 @@ def find_rule(
         return BlockRule("single", None, single, None)
     pair = _together(pre, post, outputs, precision, 2)
     if pair:
-        return BlockRule("parallel", None, *pair)
+        return BlockRule("parallel", None, pair[0], pair[1])
     if halves:
         halves.sort(key=lambda rule: [b is None or b.scale != 1.0 for b in (rule.mlp, rule.attn)])
         return _told_apart(halves[0], post, inputs, outputs, precision)

@@ -192,8 +192,8 @@ def _activation(own: Mapping[str, Any], reads: Collection[str]) -> list[str]:
     if not given or any(name in reads for name in (*_ACTIVATIONS, "ACT2FN")):
         return []
     name, value = next(reversed(given.items()))
-    kind = _SAME.get(value, value)
-    names = _FUNCTIONS.get(kind, {kind})
+    kind: str = _SAME.get(str(value), str(value))
+    names: set[str] = _FUNCTIONS.get(kind, {kind})
     if kind == "relu" and _FUNCTIONS["relu2"] & {*reads}:
         names = set()  # it is a part of the square
     return [] if names & {*reads} else [f"{name}={value!r} (the MLP has another activation)"]

@@ -104,7 +104,7 @@ def test_what_is_no_state_of_this_sae_is_refused(demo, tmp_path):
         sae.load_state_dict({**plain(demo.sae), "W_enc": demo.sae.W_enc.T})
     with pytest.raises(SAEError, match="got list"):
         sae.load_state_dict([])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match="n_latents=0"):
+    with pytest.raises(InputError, match="n_latents is 0"):
         TopKSae(0, 3)
     with pytest.raises(SAEError, match="k"):
         TopKSae(4, 3, 5, device=None)

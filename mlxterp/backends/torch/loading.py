@@ -48,10 +48,10 @@ def load_language_model(
     place = place_of(source)
     try:
         with quiet_loading(), asking(place):
-            model: Any
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 place, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
+            model, found = loaded
             given, _ = PretrainedConfig.get_config_dict(place)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
