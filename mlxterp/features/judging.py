@@ -74,6 +74,8 @@ class Judgement:
             own, others = None, []
         target = None if subject.target is subject.place else y
         own_value = explained(sae, others[0], others[0] if target is None else y) if others else None
+        if own_value == float("-inf"):  # of another width: nothing can be said of it
+            own_value = None
         untrained = untrained_variance(x, target, sae.d_hidden, l0)
         return Judgement(explained(sae, x, y), untrained, own, own_value, *_scaled(sae, x, y))
 
