@@ -97,6 +97,13 @@ def test_every_product_of_both_wings_changes_in_its_last_bits(backend):
     assert (found > 2.0**-25).all() and (found < 2.0**-19).all(), found
 
 
+@pytest.mark.parametrize(("library", "array"), [("mlx.core as mx", "mx.array"), ("torch", "torch.tensor")])
+def test_products_of_whole_numbers_stay_as_they_are(library, array):
+    pytest.importorskip(library.split()[0])
+    program = f"import {library}; w = {array}(rng.integers(-3, 4, (30, 30)).astype(np.float32))\n"
+    assert differences("", program + "def product(): return [np.array(w @ w)]").tolist() == [0]
+
+
 def test_processes_that_tests_start_round_alike(pytestconfig):
     program = "import numpy, os; print(hasattr(numpy.matmul, 'rounded_by'), os.environ.get({!r}))"
     done = subprocess.run(

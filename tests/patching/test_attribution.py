@@ -49,7 +49,7 @@ def test_where_the_logits_are_linear_it_is_activation_patching(backend, folder, 
     found = attribution(model, CLEAN, CORRUPTED, component, **arguments)
     assert np.abs(expected.effects).max() > 0.1
     assert np.allclose(found.effects, expected.effects, atol=2e-5)
-    assert (found.clean, found.corrupted) == (expected.clean, expected.corrupted)
+    assert (found.clean, found.corrupted) == pytest.approx((expected.clean, expected.corrupted), rel=1e-5)
 
 
 @pytest.mark.parametrize("metric", [*sorted(DISTANCES), METRIC])
