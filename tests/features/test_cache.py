@@ -220,7 +220,7 @@ def mlx_changes() -> dict[str, Any]:
         parts(model).update(tree_map(lambda x: x * 1.5, parts(model).parameters()))
 
     def load_weights(model):
-        flat = tree_flatten(parts(model).parameters())
+        flat: Any = tree_flatten(parts(model).parameters())
         parts(model).load_weights([(name, x + 0.05) for name, x in flat])
 
     def lora(model):
