@@ -298,8 +298,8 @@ def test_the_plot_shows_the_random_direction_and_the_limit_and_its_legend_hides_
     figure = found.plot()
     names = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"readout, random direction", "perplexity, random direction", "limit of perplexity"} <= names
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()
-    assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+    assert not any(box.overlaps(axes.bbox) for axes in figure.axes)
     ticks = [label.get_text() for label in figure.axes[1].get_yticklabels()]
     assert all("^" not in tick for tick in ticks) and "5" in ticks
