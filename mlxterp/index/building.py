@@ -317,13 +317,10 @@ def _write_shards(
         total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
         disable=hidden(options.verbose),
     )  # fmt: skip
-    moved = _Within(bar)
-    encode = _encoder(source, meta, options, moved)
+    encode = _encoder(source, meta, options, _Within(bar))
     for plan, shard in settled(encode(missing), _shards(folder, meta.shards), acts=bool(source.acts)):
         meta = meta.with_shard(_written(folder, plan, shard, before))
         write_meta(folder, meta)
-        moved.to(len(plan.texts))
-        moved.shown = 0
         bar.set_postfix_str(f"{_rate(bar, meta, known)} tok/s, {meta.n_tokens} tokens")
     bar.close()
     return meta
@@ -334,17 +331,21 @@ def _shards(folder: Path, records: Sequence[ShardRecord]) -> Iterator[Shard]:
 
 
 class _Within:
-    """Moves a bar of texts while a shard's tokens run."""
+    """Moves a bar of texts while the tokens of their shards run."""
 
     def __init__(self, bar: Any):
         self._bar = bar
-        self.shown = 0
-        """Texts of this shard that the bar has."""
+        self._shown = self._done = 0
 
     def to(self, texts: int) -> None:
-        """The bar has so many of the shard's texts."""
-        self._bar.update(texts - self.shown)
-        self.shown = texts
+        """So many texts of this shard have run."""
+        self._bar.update(self._done + texts - self._shown)
+        self._shown = self._done + texts
+
+    def done(self, texts: int) -> None:
+        """All the texts of this shard have run."""
+        self.to(texts)
+        self._done += texts
 
 
 def _next(meta: IndexMeta) -> tuple[int, int]:
@@ -381,19 +382,21 @@ def _written(folder: Path, plan: ShardPlan, shard: EncodedShard, before: int) ->
 
 
 def _encoder(source: Source, meta: IndexMeta, options: BuildOptions, moved: _Within | None = None) -> Encode:
-    if options.workers is not None:
-        return encoded_by_ray(source, meta.rule, options.workers)
-
     def encode(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
         for plan in plans:
+            yield plan, encode_shard(
+                source.anatomy.model, plan, source.sae, source.component, meta.rule,
+                lambda share, plan=plan: moved and moved.to(int(share * len(plan.texts))),
+            )  # fmt: skip
 
-            def ran(share: float, texts: int = len(plan.texts)) -> None:
-                if moved is not None:
-                    moved.to(int(share * texts))
+    def told(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
+        run = encode if options.workers is None else encoded_by_ray(source, meta.rule, options.workers)
+        for plan, shard in run(plans):
+            if moved is not None:
+                moved.done(len(plan.texts))
+            yield plan, shard
 
-            yield plan, encode_shard(source.anatomy.model, plan, source.sae, source.component, meta.rule, ran)
-
-    return encode
+    return told
 
 
 def finish(folder: Path, meta: IndexMeta, pieces_of: Callable[[list[int]], list[str]]) -> None:

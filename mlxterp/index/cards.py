@@ -8,6 +8,7 @@ from ..lens import feature_logits
 from ..viz import FeatureCard
 
 if TYPE_CHECKING:
+    from .examples import FeatureExample
     from .feature_index import FeatureIndex
 
 _SIMILAR = 5
@@ -18,14 +19,13 @@ _PER_LEVEL = 3
 
 def card(index: FeatureIndex, feature_id: int, n: int | None) -> FeatureCard:
     """The card of one feature; what needs the model is left out where the index was opened without it."""
-    groups = [("Strongest", index.examples(feature_id, n))]
-    groups += [
-        (
-            f"{title} (ranks {quantile}0 to {quantile}9 % of its texts)",
-            index.examples(feature_id, _PER_LEVEL, quantile),
-        )
-        for quantile, title in _LEVELS
-    ]
+    strongest = index.examples(feature_id, n)
+    groups, shown = [("Strongest", strongest)], {_place(example) for example in strongest}
+    for quantile, title in _LEVELS:
+        found = index.examples(feature_id, _PER_LEVEL + len(shown), quantile)
+        others = [example for example in found if _place(example) not in shown][:_PER_LEVEL]
+        shown |= {_place(example) for example in others}
+        groups.append((f"{title} (ranks {quantile}0 to {quantile}9 % of its texts)", others))
     facts = {
         "index": f"{index.n_texts} texts, {index.n_tokens} tokens counted",
         "left out": ", ".join(f"{n} {reason}" for reason, n in index.excluded.items()) or "nothing",
@@ -45,3 +45,8 @@ def card(index: FeatureIndex, feature_id: int, n: int | None) -> FeatureCard:
         coactive=index.coactivation(feature_id, top_k=_SIMILAR), sae_name=name or str(index.sae_name),
         component=index.component, facts=facts,
     )  # fmt: skip
+
+
+def _place(example: FeatureExample) -> tuple[object, ...]:
+    """Equal for examples that look alike."""
+    return example.tokens, example.position - example.start

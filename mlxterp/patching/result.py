@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _SAME = 1e-6
 """A clean and a corrupted value closer than this share of their size are called equal: that is rounding."""
 
+_ROUNDING = 16
+"""Roundings that a repeated run may differ by."""
+_SEEN = 16
+"""The full colour is for an effect so many times the noise, at least."""
+
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
 class PatchingResult:
@@ -56,6 +61,8 @@ class PatchingResult:
     """"activation patching" or "attribution patching"."""
     tokens: tuple[str, ...] = ()
     """Text of the token at each position: the corrupted one, or "clean → corrupted" where they differ."""
+    eps: float = float(np.finfo(np.float32).eps)
+    """Rounding of one number in the model's dtype, relative."""
 
     @property
     def effects(self) -> np.ndarray:
@@ -154,13 +161,24 @@ class PatchingResult:
         tokens = self.tokens or ("",) * len(self.columns)
         return [(str(n), token) for n, token in zip(self.columns, tokens, strict=True)]
 
+    @property
+    def noise(self) -> float:
+        """Effects below this are rounding of the metric, as large as it is, in the model's dtype."""
+        if not differ(self.clean, self.corrupted):
+            return 0.0
+        size = max(abs(self.clean), abs(self.corrupted), float(np.nanmax(np.abs(self.raw), initial=0.0)))
+        return _ROUNDING * self.eps * size / abs(self.clean - self.corrupted)
+
     def _scale(self) -> float:
+        """The effect that gets the full colour: the largest, but not so small that rounding would be seen."""
         effects = np.abs(self.effects)
-        return float(np.max(effects, where=np.isfinite(effects), initial=0.0)) or 1.0
+        largest = float(np.max(effects, where=np.isfinite(effects), initial=0.0))
+        return max(largest, _SEEN * self.noise) or 1.0
 
     def _grid(self) -> Grid:
         effects = self.effects.reshape(len(self.layers), -1)
-        steps = np.where(np.isfinite(effects), steps_of(np.nan_to_num(effects), self._scale()), 0)
+        above = np.isfinite(effects) & (np.abs(effects) > self.noise)
+        steps = np.where(above, steps_of(np.nan_to_num(effects), self._scale()), 0)
         raw = self.raw.reshape(effects.shape)
         rows = [
             (

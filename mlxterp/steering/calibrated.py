@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plotting import finished, new_figure
+from ..plotting import finished, new_figure, plain_log_ticks
 from ..viz.escaping import escaped, one_line
 from .trials import Written
 
@@ -183,7 +183,7 @@ class Calibration:
         Raises:
             BackendError: matplotlib is not installed.
         """
-        figure = new_figure(7, 4, show)
+        figure = new_figure(7.5, 5.2, show)
         effect = figure.subplots()
         cost = effect.twinx()
         at = [row.strength for row in self.strengths]
@@ -191,19 +191,30 @@ class Calibration:
         effect.plot(at, [row["readout"] for row in rows], "o-", color="tab:blue", label="readout / maximum")
         effect.plot(at, [row["concept"] for row in rows], "s--", color="tab:cyan", label="concept's tokens")
         cost.plot(at, [row["perplexity"] for row in rows], "^-", color="tab:red", label="perplexity")
-        cost.axhline(self.max_perplexity * self.unsteered.perplexity, color="tab:red", linestyle=":")
+        limit = self.max_perplexity * self.unsteered.perplexity
+        cost.axhline(limit, color="tab:red", linestyle=":", label="limit of perplexity")
+        if self.random is not None and self.best is not None:
+            random = self._row("", None, self.random, None)
+            marks = {"color": "black", "linestyle": "none", "markersize": 9, "fillstyle": "none"}
+            effect.plot(
+                [self.best], [random["readout"]], marker="D", label="readout, random direction", **marks
+            )
+            cost.plot(
+                [self.best], [random["perplexity"]], marker="v", label="perplexity, random direction", **marks
+            )
         prompt = self._row("", None, self.prompting, None)
         effect.axhline(prompt["readout"], color="tab:blue", linestyle=":", label="readout, prompt instead")
         if self.range is not None:
             effect.axvspan(*self.range, color="tab:green", alpha=0.12, label="works")
         cost.set_yscale("log")
+        plain_log_ticks(cost.yaxis)
         effect.set_xlabel(f"strength ({self.units})")
         effect.set_ylabel("effect")
-        cost.set_ylabel("perplexity of the unsteered model")
+        cost.set_ylabel("perplexity to the unsteered model (log scale)")
         effect.set_title(f"feature {self.feature}")
         lines, names = effect.get_legend_handles_labels()
         more, others = cost.get_legend_handles_labels()
-        effect.legend([*lines, *more], [*names, *others], fontsize=7)
+        figure.legend([*lines, *more], [*names, *others], fontsize=8, ncols=3, loc="outside lower center")
         return finished(figure, path, show)
 
 

@@ -242,3 +242,11 @@ def test_the_strongest_tokens_of_all_features_are_those_of_each(index: FeatureIn
         assert text_ids[feature, : len(order)].tolist() == firings.text_ids[order].tolist()
         assert positions[feature, : len(order)].tolist() == firings.positions[order].tolist()
         assert (text_ids[feature, len(order) :] == -1).all() and not values[feature, len(order) :].any()
+
+
+def test_no_example_stands_twice_on_a_card(index: FeatureIndex):
+    for feature in index.live[:20].tolist():
+        shown = [
+            (e.tokens, e.position - e.start) for _, group in index.feature(feature).groups() for e in group
+        ]
+        assert len(shown) == len(set(shown))

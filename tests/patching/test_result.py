@@ -107,3 +107,11 @@ def test_a_window_is_opened_where_it_is_asked_for(monkeypatch):
     figure = result().plot(show=True)
     pyplot.close(figure)
     assert len(shown) == 1 and len(shown[0]) == 1
+
+
+def test_rounding_gets_no_colour_and_what_is_small_but_real_does():
+    noise = result(raw=np.array([[1.0 + 1e-6, 1.0], [1.0, 1.0 - 2e-6]]))
+    assert [cell.step for _, row in noise._grid().rows for cell in row] == [0, 0, 0, 0]
+    small = result(raw=np.array([[1.02, 1.0], [1.0, 1.0 - 2e-6]]))
+    assert [cell.step for _, row in small._grid().rows for cell in row] == [8, 0, 0, 0]
+    assert noise._scale() > 10 * np.abs(noise.effects).max()

@@ -290,3 +290,16 @@ def test_a_wrong_model_or_feature_is_refused(demo):
         calibrate(model, sae, sae.d_hidden)
     with pytest.raises(InputError, match="needs a tokenizer"):
         calibrate(mlxterp.InterpretableModel(model.language_model.model), sae, feature)
+
+
+def test_the_plot_shows_the_random_direction_and_the_limit_and_its_legend_hides_nothing():
+    pytest.importorskip("matplotlib")
+    found = made((1, 0.1, 3), (2, 0.5, 5), (4, 0.8, 9), (8, 0.9, 50))
+    figure = found.plot()
+    names = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"readout, random direction", "perplexity, random direction", "limit of perplexity"} <= names
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert not any(box.overlaps(axes.bbox) for axes in figure.axes)
+    ticks = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert all("^" not in tick for tick in ticks) and "5" in ticks
