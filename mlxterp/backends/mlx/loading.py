@@ -109,7 +109,7 @@ def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
         scaling = reads.get("rope_scaling")
         wanted = scaling is not None and (rope_type(inner) != "default" or scaling.default is scaling.empty)
         if wanted and config.get("rope_scaling") is None:
-            lifted["rope_scaling"] = dict(inner)
+            lifted["rope_scaling"] = {"type": rope_type(inner), **inner}
         for key, names in _RENAMED.items():
             name = next((n for n in names if n in reads), None)
             if key in inner and name is not None and name not in config:
