@@ -90,4 +90,5 @@ class Beginnings:
 
 def _close(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """bool, (n,): whether marks are those of one activation."""
-    return (np.abs(some[:, :-1] - others[:, :-1]) <= np.maximum(some, others)[:, -1:]).all(axis=1)
+    near = np.abs(some[:, :-1] - others[:, :-1]) <= np.maximum(some, others)[:, -1:]
+    return np.all(near, axis=1)
