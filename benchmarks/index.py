@@ -30,7 +30,6 @@ import numpy as np
 from common import RESULTS, peak_memory, report
 from index_stages import STAGES, Stages
 
-from mlxterp.features import cache
 from mlxterp.weights import SAEWeights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -154,7 +153,7 @@ def questions(args: argparse.Namespace) -> dict[str, Any]:
     answers = seconds_of(lambda: [index.top_texts(f) for f in thousand])
     scans = []
     for feature in features[: args.scans]:
-        cache.clear()
+        subject.model.feature_cache.clear()
         scans.append(seconds_of(lambda f=feature: subject.scan(f)))
     cached = [seconds_of(lambda f=feature: subject.scan(f)) for feature in features[:10]]
     scan = float(np.median(scans))

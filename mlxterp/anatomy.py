@@ -75,7 +75,7 @@ class Anatomy:
             return False
         if path.kind == "head":
             return self._probe.passes(component.sites)
-        return path.kind != "module" or self._probe.calls(path.module)
+        return path.kind != "module" or self._probe.calls(path.module) > 0
 
     def answering(self) -> list[str]:
         """The names of `table` that have a value."""

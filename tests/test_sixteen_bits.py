@@ -28,7 +28,8 @@ class Sixteen:
     """A model in one dtype."""
 
     def __init__(self, model: InterpretableModel, dtype: str):
-        native: Any = model.language_model.model
+        language_model: Any = model.language_model
+        native: Any = language_model.model
         if model.language_model.backend.name == "mlx":
             import mlx.core as mx
 

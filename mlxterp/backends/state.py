@@ -178,4 +178,4 @@ class StateHash:
 
 
 def _bytes(data: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..anatomy import Anatomy
 from ..core.integers import as_integer
@@ -91,9 +91,8 @@ def _names(anatomy: Anatomy, layers: Layers | None, component: str | Sequence[st
         if not parts:
             raise InputError("Name what to save: layers=[3], or component='layers.3.mlp'.")
         return parts
-    several: list[Any] = (
-        [layers] if isinstance(layers, str) or as_integer(layers) is not None else list(layers)
-    )  # type: ignore[arg-type]
+    single = isinstance(layers, str) or as_integer(layers) is not None
+    several: list[Any] = [layers] if single else list(cast("Sequence[int | str]", layers))
     if not several:
         raise InputError("layers=[] names no layer. Name at least one: layers=[3].")
     names: list[str] = []
