@@ -20,7 +20,7 @@ import numpy as np
 from .backends import backend_of
 from .backends.base import Backend
 from .backends.conversion import is_native, to_native
-from .core.integers import as_integer, number
+from .core.integers import as_integer, scalar
 from .errors import EditError, InputError, MlxterpError, warn
 from .sites import Array, Component
 from .tokens import TokenBatch
@@ -97,11 +97,11 @@ def own_key(key: Any, like: Array, backend: Backend) -> Any:
         return tuple(own_key(part, like, backend) for part in key)
     if isinstance(key, slice):
         parts = (key.start, key.stop, key.step)
-        return slice(*(part if as_integer(part) is None else as_integer(part) for part in parts))
+        return slice(*(part if (found := as_integer(part)) is None else found for part in parts))
     if isinstance(key, backend.array_type) or key is None or key is ... or isinstance(key, bool):
         return key
-    if (number := as_integer(key)) is not None:
-        return number
+    if (found := as_integer(key)) is not None:
+        return found
     if isinstance(key, (list, np.ndarray)) or is_native(key):
         array = np.asarray(backend_of(key).get(key) if is_native(key) else key)
         if array.dtype.kind in "iub" and array.size:
@@ -115,7 +115,7 @@ def own_value(value: Any, like: Array, backend: Backend) -> Any:
     Raises:
         EditError: It is no number and no array of numbers.
     """
-    value = number(value) if not isinstance(value, backend.array_type) else value
+    value = scalar(value) if not isinstance(value, backend.array_type) else value
     if isinstance(value, (backend.array_type, int, float)):
         return value
     return to_native(value, like, "What is written into an activation", EditError)

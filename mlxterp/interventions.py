@@ -19,7 +19,7 @@ from .backends import backend_of
 from .backends.conversion import is_native, to_native, to_numpy
 from .backends.finite import check_fits
 from .core import checks
-from .core.integers import number
+from .core.integers import scalar
 from .errors import EditError, InputError
 from .positions import Positions, full_mask, position_axis
 from .sites import Array, Where
@@ -192,7 +192,7 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
     The noise at a position depends on `seed` and the position alone, so it is the same in both
     backends, in every row of a batch, and whether a text is run whole or token by token.
     """
-    std = checks.finite(number(std), "noise: std (a standard deviation is not negative)", 0.0, checks.LARGEST)
+    std = checks.finite(scalar(std), "noise: std (a standard deviation is not negative)", 0.0, checks.LARGEST)
     seed = checks.seed(seed, "noise: seed")
 
     def function(x: Array, where: Where) -> Array:
@@ -228,7 +228,7 @@ def _limit(given: Any, what: str) -> Any:
     Raises:
         InputError: It is neither.
     """
-    given = number(given)
+    given = scalar(given)
     if given is None or is_native(given):
         return given
     array = to_numpy(given, what)

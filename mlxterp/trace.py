@@ -29,7 +29,7 @@ from .array_methods import (
     same_key,
 )
 from .backends.conversion import to_numpy
-from .core.integers import number
+from .core.integers import scalar
 from .core.public_names import PublicNames
 from .edits import Interventions, declared_edits
 from .errors import ComponentError, EditError, TraceError, warn
@@ -228,7 +228,7 @@ class Trace(PublicNames):
 
     def _fitting(self, value: Any, current: Array, name: str) -> Array:
         backend = self._backend
-        given = number(value) if not isinstance(value, backend.array_type) else value
+        given = scalar(value) if not isinstance(value, backend.array_type) else value
         if isinstance(given, (int, float)) and not isinstance(given, bool):
             value = np.full(current.shape, given, np.float32)
         kind = str(getattr(value, "dtype", type(value).__name__))

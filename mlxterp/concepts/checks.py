@@ -1,13 +1,11 @@
-"""What everything about concepts checks where it enters: features, numbers, texts."""
+"""What everything about concepts checks where it enters: features and texts."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import numpy as np
-
-from ..core import checks, feature_ids
+from ..core import feature_ids
 from ..core.texts import listed
 from ..errors import InputError
 
@@ -24,26 +22,6 @@ def feature_id(given: Any, d_hidden: int) -> int:
     if feature_ids.named_feature(given) is None:
         raise InputError(f"{given!r} is no feature; expected a whole number in [0, {d_hidden}).")
     return feature_ids.feature_id(given, d_hidden)
-
-
-def finite(given: Any, what: str) -> float:
-    """A finite number.
-
-    Raises:
-        InputError: It is none.
-    """
-    return checks.finite(given, what)
-
-
-def at_least_one(given: Any, what: str) -> int:
-    """A whole number of at least 1.
-
-    Raises:
-        InputError: It is none.
-    """
-    if not isinstance(given, (int, np.integer)) or isinstance(given, bool) or given < 1:
-        raise InputError(f"{what} is {given!r}; expected a whole number of at least 1.")
-    return int(given)
 
 
 def list_of_texts(given: Any) -> list[str]:

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis
 from .analysis import ActiveConcept, ConceptConsistency, ConceptReview
-from .checks import at_least_one, feature_id, finite, list_of_texts
+from .checks import feature_id, list_of_texts
 from .clusters import clusters, matrix_of, matrix_of_top_texts
 from .tables import ConceptTables
 
@@ -51,7 +51,7 @@ class Concepts(ConceptTables):
         Raises:
             InputError: `n` is below 1, or no text was recorded.
         """
-        return analysis.most_active(self.get_top_texts(), at_least_one(n, "n"))
+        return analysis.most_active(self.get_top_texts(), checks.count(n, "n"))
 
     def filter_texts(self, threshold: float) -> dict[int, list[tuple[str, float]]]:
         """Top texts with an activation above `threshold` (in magnitude); features left without any are dropped.
@@ -59,7 +59,7 @@ class Concepts(ConceptTables):
         Raises:
             InputError: `threshold` is no finite number, or no text was recorded.
         """
-        return analysis.above(self.get_top_texts(), finite(threshold, "threshold"))
+        return analysis.above(self.get_top_texts(), checks.finite(threshold, "threshold"))
 
     def review(self, neurons: Iterable[int] | None = None, n_texts: int = 3) -> list[ConceptReview]:
         """Names of features beside their first top texts, to see whether they fit; `print` shows each.
@@ -71,7 +71,7 @@ class Concepts(ConceptTables):
             InputError: `n_texts` is below 1, or no text was recorded.
             UnknownFeatureError: There is no such feature.
         """
-        n, texts = at_least_one(n_texts, "n_texts"), self.get_top_texts()
+        n, texts = checks.count(n_texts, "n_texts"), self.get_top_texts()
         if neurons is not None and (isinstance(neurons, str) or not isinstance(neurons, Iterable)):
             raise InputError(f"neurons is {neurons!r}; expected a list of features.")
         chosen = (self._names or texts) if neurons is None else neurons
@@ -93,7 +93,7 @@ class Concepts(ConceptTables):
             InputError: There are fewer active features than clusters, or nothing was recorded or attached.
             BackendError: scikit-learn is not installed.
         """
-        n = at_least_one(n_clusters, "n_clusters")
+        n = checks.count(n_clusters, "n_clusters")
         seed = checks.seed(seed)
         if seed >= 1 << 32:  # more than scikit-learn takes
             seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -146,7 +146,7 @@ class Concepts(ConceptTables):
         Raises:
             InputError: No names are loaded, the SAE is not attached, or no list of texts.
         """
-        least, names = finite(threshold, "threshold"), self._checked_names()
+        least, names = checks.finite(threshold, "threshold"), self._checked_names()
         return analysis.active(names, self._encoded(texts)[1], least)
 
     def consistency(
@@ -163,7 +163,7 @@ class Concepts(ConceptTables):
             InputError: No names are loaded, no feature has one of these names, a concept has no texts, or the SAE is
                 not attached.
         """
-        least, names = finite(threshold, "threshold"), self._checked_names()
+        least, names = checks.finite(threshold, "threshold"), self._checked_names()
         groups = analysis.groups_of_texts(texts, names, self.d_hidden)
         distinct, by_text = self._encoded(list(dict.fromkeys(t for group in groups.values() for t in group)))
         row_of = {text: row for row, text in enumerate(distinct)}

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from ..core import checks
 from ..errors import InputError
-from .checks import feature_id, finite
+from .checks import feature_id
 from .naming import Names
 
 
@@ -24,7 +25,7 @@ def scales_of(config: Any, d_hidden: int) -> dict[int, float]:
     for key, scale in config.items():
         if (feature := feature_id(key, d_hidden)) in found:
             raise InputError(f"Feature {feature} comes twice.")
-        found[feature] = finite(scale, f"The scale of feature {feature}")
+        found[feature] = checks.finite(scale, f"The scale of feature {feature}")
     return {feature: found[feature] for feature in sorted(found) if found[feature] != 1.0}
 
 

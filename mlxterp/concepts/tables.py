@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core import checks
 from ..core.alike import Beginnings
 from ..core.public_names import PublicNames
 from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis, exporting
-from .checks import at_least_one, feature_id, finite, list_of_texts
+from .checks import feature_id, list_of_texts
 from .naming import Concept, Names, named
 from .scales import features_of, scales_of
 from .tracking import TopTexts
@@ -37,7 +38,7 @@ class ConceptTables(PublicNames):
     """
 
     def __init__(self, d_hidden: int):
-        self.d_hidden = at_least_one(d_hidden, "d_hidden")
+        self.d_hidden = checks.count(d_hidden, "d_hidden")
         self._tracking = False
         self._texts: TopTexts | None = None
         self._beginnings = Beginnings()
@@ -70,7 +71,7 @@ class ConceptTables(PublicNames):
         Raises:
             InputError: `top_k` is below 1.
         """
-        top_k = at_least_one(top_k, "top_k")
+        top_k = checks.count(top_k, "top_k")
         if self._texts is None:
             self._texts = TopTexts(self.d_hidden, top_k)
         elif self._texts.top_k != top_k:
@@ -249,7 +250,7 @@ class ConceptTables(PublicNames):
             InputError: `scale` is no finite number, or no feature has that name.
             UnknownFeatureError: There is no such feature.
         """
-        factor = finite(scale, "scale")
+        factor = checks.finite(scale, "scale")
         for feature in features_of(neuron_idx, self._names, self.d_hidden):
             self._scales[feature] = factor
             if factor == 1.0:

@@ -8,11 +8,11 @@ strings are no numbers. Errors say what came, what was expected, and (`hint`) wh
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from ..errors import InputError
+from .integers import as_integer, is_truth_value
 
 GREEDY = 1e-6
 """Below this temperature the likeliest token is taken."""
@@ -36,13 +36,9 @@ def integer(
 ) -> int:
     """An integer in [least, most], as a Python int."""
     wanted = "an integer" + _range(least, most)
-    if not _is_truth_value(given):
-        try:
-            number = operator.index(given)
-        except Exception:  # arrays of other libraries raise what they like
-            number = None
-        if number is not None and (least is None or number >= least) and (most is None or number <= most):
-            return number
+    found = as_integer(given)
+    if found is not None and (least is None or found >= least) and (most is None or found <= most):
+        return found
     raise error(_message(given, name, wanted, hint))
 
 
@@ -68,13 +64,9 @@ def count_or_none(
 
 def seed(given: Any, name: str = "seed", *, error: type[Exception] = InputError) -> int:
     """The start of a random sequence: an integer in [0, 2**64)."""
-    if not _is_truth_value(given):
-        try:
-            number = operator.index(given)
-        except Exception:
-            number = -1
-        if 0 <= number < 2**64:
-            return number
+    found = as_integer(given)
+    if found is not None and 0 <= found < 2**64:
+        return found
     raise error(_message(given, name, "an integer in [0, 2**64)", ""))
 
 
@@ -127,7 +119,7 @@ def temperature(given: Any, name: str = "temperature") -> float:
 
 def flag(given: Any, name: str, *, error: type[Exception] = InputError) -> bool:
     """True or False."""
-    if not _is_truth_value(given):
+    if not is_truth_value(given):
         raise error(_message(given, name, "True or False", ""))
     return bool(given)
 
@@ -158,17 +150,13 @@ def strings(given: Any, name: str, *, error: type[Exception] = InputError) -> tu
 
 
 def _number(given: Any) -> float | None:
-    if _is_truth_value(given) or isinstance(given, (str, bytes, bytearray, complex)):
+    if is_truth_value(given) or isinstance(given, (str, bytes, bytearray, complex)):
         return None
     try:
         number = float(given)
     except Exception:  # arrays of other libraries raise what they like
         return None
     return number if math.isfinite(number) else None
-
-
-def _is_truth_value(given: Any) -> bool:
-    return isinstance(given, bool) or str(getattr(given, "dtype", "")).rpartition(".")[2].startswith("bool")
 
 
 def _range(least: int | None, most: int | None) -> str:

@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any, Protocol, SupportsIndex
 
 from ..errors import InputError, UnknownFeatureError
-from .integers import as_integer, number
+from .integers import as_integer, scalar
 
 
 class HasFeature(Protocol):
@@ -45,7 +45,7 @@ def named_feature(given: Any) -> int | None:
 
 def _is_measured(given: Any) -> bool:
     """Whether it is a real number that is no integer by its type: an activation, a likeness."""
-    found = number(given)
+    found = scalar(given)
     return isinstance(found, Real) and as_integer(found) is None and not isinstance(found, bool)
 
 

@@ -1,4 +1,7 @@
-"""Whole numbers as users hold them: Python's, NumPy's, arrays of one number; truth values are none."""
+"""Whole numbers as users hold them: Python's, NumPy's, arrays of one number; truth values are none.
+
+`checks` refuses by these what is no number; calls that take other things beside numbers ask here which it is.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,20 @@ from typing import Any
 
 def as_integer(given: Any) -> int | None:
     """The number, where `given` has an `__index__` and is no truth value; else None."""
-    if isinstance(given, bool) or "bool" in str(getattr(given, "dtype", "")):
+    if is_truth_value(given):
         return None
     try:
         return operator.index(given)
-    except TypeError:
+    except Exception:  # arrays of other libraries raise what they like
         return None
 
 
-def number(given: Any) -> Any:
+def is_truth_value(given: Any) -> bool:
+    """Whether it is True or False: Python's, NumPy's, or an array of any library that holds some."""
+    return isinstance(given, bool) or str(getattr(given, "dtype", "")).rpartition(".")[2].startswith("bool")
+
+
+def scalar(given: Any) -> Any:
     """An array of a single number without axes (0-d, of any library) as that number; else what was given."""
     if getattr(given, "ndim", None) == 0 and hasattr(given, "item"):
         return given.item()

@@ -169,13 +169,13 @@ class FeatureIndex(IndexFacts):
         check_top_k(n, "n")
         for name, tokens in (("before", before), ("after", after)):
             checks.count(tokens, name, 0)
-        if quantile is not None and (isinstance(quantile, bool) or quantile not in range(10)):
-            raise InputError(
-                f"quantile is {quantile!r}; it must be 0 (the weakest tenth) to 9 (the strongest)."
+        if quantile is not None:
+            quantile = checks.integer(
+                quantile, "quantile", 0, 9, hint="0 is the weakest tenth, 9 the strongest."
             )
         ranked = self._reader.firings(feature_id).strongest_of_each_text()
         if quantile is not None:
-            ranked = of_quantile(ranked, int(quantile))
+            ranked = of_quantile(ranked, quantile)
 
         def window(text: int, position: int, left: int, right: int):
             return self._reader.window(feature_id, text, position, left, right)

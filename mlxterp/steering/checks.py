@@ -10,7 +10,7 @@ import numpy as np
 from ..backends.conversion import to_vector
 from ..core import checks
 from ..core.feature_ids import feature_id
-from ..core.integers import number
+from ..core.integers import scalar
 from ..errors import InputError, SAEError
 from ..positions import integers
 from ..sae import SAE
@@ -23,7 +23,7 @@ def check_number(value: Any, what: str) -> float:
     Raises:
         InputError: It is none.
     """
-    return checks.number(number(value), what)
+    return checks.number(scalar(value), what)
 
 
 def check_feature(sae: Any, feature: Any) -> int:

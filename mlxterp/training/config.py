@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeGuard
+from functools import partial
+from typing import Any
 
 from ..core import checks
 from ..core.integers import as_integer
@@ -14,7 +15,15 @@ from ..errors import InputError, SAEError
 from .recipe import ARCHITECTURES, TOPK_FAMILY
 
 _DEFAULT_EXPANSION = 16
-_COUNTS = ("d_hidden", "k", "tokens", "epochs", "batch_size")
+_OPTIONAL = ("d_hidden", "expansion_factor", "tokens", "epochs", "batch_size", "lr", "sparsity")
+_NUMBERS: dict[str, Callable[[Any, str], float]] = {
+    **dict.fromkeys(("d_hidden", "k", "tokens", "epochs", "batch_size"), partial(checks.count, error=SAEError)),
+    "seed": partial(checks.seed, error=SAEError),
+    **dict.fromkeys(("expansion_factor", "lr", "bandwidth"), partial(checks.finite, above=0.0, error=SAEError)),
+    **dict.fromkeys(("auxk", "sparsity"), partial(checks.finite, least=0.0, error=SAEError)),
+    **dict.fromkeys(("dead_window", "warmup", "decay"), partial(checks.fraction, error=SAEError)),
+}  # fmt: skip
+"""How each is checked; those of `_OPTIONAL` may be None."""
 _SHORTEST, _LONGEST = 200, 20_000
 """Steps between which the learning rate follows the length of the run."""
 _HIGHEST = 0.015
@@ -73,46 +82,27 @@ class SAETrainConfig:
     """A transcoder with a linear path from input to output beside the features."""
 
     def __post_init__(self) -> None:
-        for name in (*_COUNTS, "seed"):  # whole numbers of NumPy and others become Python's
-            if (found := as_integer(getattr(self, name))) is not None:
-                object.__setattr__(self, name, found)
         if self.architecture not in ARCHITECTURES:
             raise SAEError(
                 f"Unknown architecture {self.architecture!r}. There are: {', '.join(ARCHITECTURES)}."
             )
-        for name in _COUNTS:
-            _check_count(name, getattr(self, name))
-        checks.seed(self.seed, error=SAEError)
+        self._check_numbers()
         if self.d_hidden is not None and self.expansion_factor is not None:
             raise SAEError(
                 f"d_hidden={self.d_hidden} and expansion_factor={self.expansion_factor} say the same thing"
                 " in two ways. Give one of them."
             )
-        for name in ("expansion_factor", "lr", "bandwidth"):
-            value = getattr(self, name)
-            optional = name != "bandwidth"
-            if not (value is None and optional) and not (_is_number(value) and value > 0):
-                raise SAEError(f"{name} is {value!r}; it must be a positive number{' or None' * optional}.")
-        for name in ("auxk", "sparsity"):
-            value = getattr(self, name)
-            if not (value is None and name == "sparsity") and not (_is_number(value) and value >= 0):
-                raise SAEError(f"{name} is {value!r}; it must be 0 or a positive number.")
-        for name in ("dead_window", "warmup", "decay"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value <= 1):
-                raise SAEError(f"{name} is {value!r}; it is a share of the run, from 0 to 1.")
         self._check_kinds()
-        self._keep_plain_numbers()
         if self.d_hidden is not None:
             self._check_against(self.d_hidden)
 
-    def _keep_plain_numbers(self) -> None:
-        """Numbers of other libraries become Python's, which files can hold."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "prefixes" and not isinstance(value, (bool, str, type(None))):
-                whole = as_integer(value)
-                object.__setattr__(self, field.name, float(value) if whole is None else whole)
+    def _check_numbers(self) -> None:
+        """Checks every number and keeps it as Python's, which files can hold."""
+        for name, check in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            object.__setattr__(self, name, check(value, name))
 
     def width(self, d_model: int) -> int:
         """d_hidden for activations of this width.
@@ -149,7 +139,7 @@ class SAETrainConfig:
             return
         if self.architecture != "matryoshka_batchtopk":
             raise SAEError(f"prefixes belong to 'matryoshka_batchtopk', not to {self.architecture!r}.")
-        if not self.prefixes or not all(_is_int(p) and p >= 1 for p in self.prefixes):
+        if not self.prefixes or not all((as_integer(p) or 0) >= 1 for p in self.prefixes):
             raise SAEError(
                 f"prefixes is {self.prefixes!r}; it must hold numbers of features, at least 1 each."
             )
@@ -194,23 +184,3 @@ def learning_rate(d_hidden: int, steps: int, architecture: str = "topk", epochs:
     length = min(max(steps, _SHORTEST), _LONGEST)
     rate = 2e-4 * math.sqrt(16_384 / d_hidden) * (_LONGEST / length) ** 0.6
     return min(_HIGHEST, rate if architecture == "topk" and epochs == 1 else 1.5 * rate)
-
-
-def _is_int(value: Any) -> bool:
-    return as_integer(value) is not None
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    try:
-        checks.finite(value, "")
-    except InputError:
-        return False
-    return True
-
-
-def _check_count(name: str, value: Any) -> None:
-    optional = name != "k"
-    if value is None and optional:
-        return
-    if value is None or not _is_int(value) or value < 1:
-        raise SAEError(f"{name} is {value!r}; it must be an integer of at least 1{' or None' * optional}.")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core import checks
 from ...core.places import looks_like_path, near
 from ...errors import InputError, MlxterpError, SAEError, warn
 from . import (
@@ -109,7 +110,9 @@ def read(
     """
     if format is not None and format not in FORMATS:
         raise SAEError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
-    path, k, scale = _checked_path(path), _checked_k(k), _checked_scale(scale)
+    path, k = _checked_path(path), checks.count_or_none(k, "k", error=SAEError)
+    if scale is not None:
+        scale = checks.finite(scale, "norm_scaling_factor", above=0.0, error=SAEError)
     name, files = _found(path, format, k, scale)
     files.forget()
     try:
@@ -171,22 +174,6 @@ def _checked_path(path: str | os.PathLike) -> Path:
         )
         raise SAEError(f"There is no SAE at {path}: no such file or folder.{near(path)}{published}")
     return found
-
-
-def _checked_k(k: int | None) -> int | None:
-    if k is None:
-        return None
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise SAEError(f"k is {k!r}; it must be an integer of at least 1.")
-    return int(k)
-
-
-def _checked_scale(scale: float | None) -> float | None:
-    if scale is None:
-        return None
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
-        raise SAEError(f"norm_scaling_factor is {scale!r}; it must be a positive number.")
-    return float(scale)
 
 
 def _found(path: Path, format: str | None, k: int | None, scale: float | None) -> tuple[str, Files]:
