@@ -191,6 +191,11 @@ def _entry(feature: int, entry: Any) -> Entry:
         raise InputError(f"Feature {feature}: unknown field {unknown[0]!r}. There are: {', '.join(FIELDS)}.")
     if "name" not in entry:
         raise InputError(f"Feature {feature} has no name.")
+    _check_fields(feature, entry)
+    return {key: list(value) if key == "examples" else value for key, value in entry.items()}
+
+
+def _check_fields(feature: int, entry: Mapping[str, Any]) -> None:
     for field in _TEXTS:
         if not isinstance(entry.get(field, ""), str):
             raise InputError(f"Feature {feature}: {field} is {entry[field]!r}, expected a string.")
@@ -203,7 +208,6 @@ def _entry(feature: int, entry: Any) -> Entry:
         raise InputError(
             f"Feature {feature}: confidence is {confidence!r}, expected a word such as 'high', or a number."
         )
-    return {key: list(value) if key == "examples" else value for key, value in entry.items()}
 
 
 def _sureness(entry: Any) -> float:

@@ -53,7 +53,9 @@ class SAEWeights:
                 raise SAEError(
                     f"Unknown array {name!r} in extra. There are: {', '.join(_EXTRA)}, attention.…."
                 )
-        shapes = {name: tuple(array.shape) for name, array in self.arrays().items()}
+        self._check_shapes({name: tuple(array.shape) for name, array in self.arrays().items()})
+
+    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if len(shapes["W_enc"]) != 2 or len(shapes["W_dec"]) != 2:
             raise SAEError(f"W_enc and W_dec must have two dimensions, got {shapes}.")
         d_model, d_hidden = shapes["W_enc"]

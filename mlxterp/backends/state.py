@@ -155,26 +155,32 @@ class StateHash:
             kind, data = found
             self._say(f"{kind} {tuple(getattr(value, 'shape', ()))}:")
             self._digest.update(_bytes(data))
-        elif depth and isinstance(value, Mapping):
+        elif not (depth and self._add_inside(value, depth - 1)):
+            self._held.append(value)
+            self._say(f"{type(value).__qualname__} at {id(value)};")
+
+    def _add_inside(self, value: Any, depth: int) -> bool:
+        """What a container or an object holds; False where it is neither."""
+        if isinstance(value, Mapping):
             self._say(f"{type(value).__name__}{{")
             for key, item in value.items():
-                self._add(key, depth - 1)
-                self._add(item, depth - 1)
+                self._add(key, depth)
+                self._add(item, depth)
             self._say("}")
-        elif depth and isinstance(value, (list, tuple, set, frozenset)):
+        elif isinstance(value, (list, tuple, set, frozenset)):
             self._say(f"{type(value).__name__}[")
             for item in value:
-                self._add(item, depth - 1)
+                self._add(item, depth)
             self._say("]")
-        elif depth and not callable(value) and hasattr(value, "__dict__"):
+        elif not callable(value) and hasattr(value, "__dict__"):
             self._say(f"{type(value).__qualname__}(")
             for key, item in vars(value).items():
                 self._say(f"{key}=")
-                self._add(item, depth - 1)
+                self._add(item, depth)
             self._say(")")
         else:
-            self._held.append(value)
-            self._say(f"{type(value).__qualname__} at {id(value)};")
+            return False
+        return True
 
 
 def _bytes(data: np.ndarray) -> memoryview:
