@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from .core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
 from .core.public_names import PublicNames
+from .core.tensor_files import read_head, safetensors_head, widened
 from .errors import SAEError, warn
 from .whole import DRAFT, strict_json, written_folder, written_whole
 
@@ -398,17 +399,13 @@ def as_stored(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
 
 def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
     """What `as_stored` made, as float32."""
-    if dtype == "bfloat16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return np.asarray(stored, dtype=np.float32)
+    return np.asarray(widened(stored, dtype), dtype=np.float32)
 
 
 def _write_tensor(path: Path, array: np.ndarray, code: str) -> str:
     """A safetensors file of one tensor, and its sha256; the library's own writer for NumPy has no bfloat16."""
     entry = {"dtype": code, "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
-    header = json.dumps({_TENSOR: entry}).encode()
-    header += b" " * (-len(header) % 8)  # data starts at a multiple of 8
-    head, data = len(header).to_bytes(8, "little") + header, array.reshape(-1).view(np.uint8).data
+    head, data = safetensors_head({_TENSOR: entry}), array.reshape(-1).view(np.uint8).data
     with open(path, "wb") as file:
         file.write(head)
         file.write(data)
@@ -426,19 +423,17 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, int]) -> np.ndarray:
     code, kind = _CODES[dtype]
     try:
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _HEADER_LIMIT:
-                raise ValueError("its header is too long")
-            entry = strict_json(file.read(length))[_TENSOR]
+            head = read_head(file, _HEADER_LIMIT)
+        entry = strict_json(head[8:])[_TENSOR]
         begin, end = entry["data_offsets"]
         size = shape[0] * shape[1] * kind.itemsize
         if entry["dtype"] != code or entry["shape"] != list(shape) or (begin, end) != (0, size):
             raise ValueError(f"it holds {entry['dtype']} {entry['shape']}, expected {code} {list(shape)}")
-        if path.stat().st_size != 8 + length + size:
+        if path.stat().st_size != len(head) + size:
             raise ValueError("it was cut short")
         if 0 in shape:
             return np.zeros(shape, dtype=kind)
-        return np.memmap(path, dtype=kind, mode="r", offset=8 + length, shape=shape)
+        return np.memmap(path, dtype=kind, mode="r", offset=len(head), shape=shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
 

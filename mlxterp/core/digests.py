@@ -44,7 +44,12 @@ def digest_of(described: Mapping[str, Any]) -> str:
     """sha256 of what a JSON object says, but for its digest; white space and the order of keys do not count."""
     kept = {key: value for key, value in described.items() if key != DIGEST}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of_bytes(text.encode())
+
+
+def digest_of_bytes(data: bytes | memoryview) -> str:
+    """sha256 of what a file holds, or will hold."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def digest_of_file(path: Path) -> str:

@@ -7,11 +7,12 @@ or that unpacks to many times its size, is refused before any memory is asked fo
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import reprlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -65,14 +66,12 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise ValueError(f"its header claims {length} bytes, the file has {size}")
-        header = strict_json(file.read(length).decode("utf-8"))
+        head = read_head(file)
+    header = strict_json(head[8:].decode("utf-8"))
     if not isinstance(header, dict):
         raise ValueError(f"its header is a {type(header).__name__}, expected an object")
     header.pop("__metadata__", None)
-    begin, found, strange = 8 + length, {}, {}
+    begin, found, strange = len(head), {}, {}
     places = []
     for name, entry in header.items():
         kind, shape, start, end = _described(name, entry)
@@ -97,6 +96,27 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
     if begin + expected != size:
         raise ValueError(f"its arrays claim {expected} bytes, the file has {size - begin}")
     return found
+
+
+def safetensors_head(header: Mapping[str, Any]) -> bytes:
+    """What a safetensors file begins with: the header's length, and the header; data follows at a multiple of 8."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_head(file: IO[bytes], most: int = _LARGEST_HEADER) -> bytes:
+    """What `safetensors_head` made, from the beginning of a file.
+
+    Raises:
+        ValueError: The header is longer than `most` bytes, or than the file.
+    """
+    size = file.read(8)
+    length = int.from_bytes(size, "little")
+    text = file.read(length) if length <= most else b""
+    if len(size) < 8 or len(text) < length:
+        raise ValueError(f"its header claims {length} bytes, which is more than a header or this file has")
+    return size + text
 
 
 def check_safetensors(path: Path) -> None:

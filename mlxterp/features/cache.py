@@ -9,7 +9,6 @@ nor while something acts on the model (steering, an attached SAE).
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 
 from ..backends.base import LanguageModel
 from ..backends.state import StateDigest
+from ..core.digests import digest_of_arrays
 from ..corpus import Corpus
 from ..sae import SAE
 from ..sites import Component
@@ -106,7 +106,8 @@ class FeatureCache:
         """What is asked of these tokens, with the entry that answers it; None where nothing is to be kept."""
         if not self._enabled or getattr(model, "is_acting", False):
             return None
-        key = (component.name, component.call, sae.fingerprint, _tokens_digest(corpus))
+        tokens = digest_of_arrays({"offsets": corpus.offsets, "tokens": corpus.tokens})
+        key = (component.name, component.call, sae.fingerprint, tokens)
         with self._lock:
             entry = self._entries.pop(key, None)
             if entry is not None:
@@ -178,9 +179,3 @@ class CorpusQuestion:
         order = np.argsort(np.concatenate(self._tokens))
         by_feature = SparseFeatures.concat(self._parts).take(order[alike]).transpose()
         self._cache._keep(self._key, Entry(by_feature, prefixes, self._state), seconds)
-
-
-def _tokens_digest(corpus: Corpus) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(corpus.offsets).data)
-    digest.update(np.ascontiguousarray(corpus.tokens).data)
-    return digest.hexdigest()

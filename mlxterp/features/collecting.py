@@ -83,23 +83,16 @@ def collect_activations(
         ComponentError: No such component, or it has no single value for each token.
         SAEError: Another collection is in the folder; nothing can be written there.
     """
-    tokens, context_length = (
-        checks.count_or_none(tokens, "tokens"),
-        checks.count_or_none(context_length, "context_length"),
-    )
     batch_tokens, seed = checks.count(batch_tokens, "batch_tokens"), checks.seed(seed)
-    model.warn_of_acts("its activations are collected")
-    anatomy: Anatomy = model.anatomy
-    names = [at] if isinstance(at, str) else list(at)
-    if not names:
-        raise InputError("at=[] names no component. Name at least one, such as 'layers.3.mlp'.")
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}; activations are stored as: {', '.join(DTYPES)}.")
-    components = [anatomy.component(name) for name in dict.fromkeys(names)]
-    probe = probed(anatomy, components)
+    model.warn_of_acts("its activations are collected")
+    anatomy: Anatomy = model.anatomy
+    components = _components(anatomy, at)
     rows = model_rows(
         anatomy, dataset, components, tokens, context_length, exclude, batch_tokens, seed, progress
     )
+    probe = probed(anatomy, components)
     folder = Path(path).expanduser() if path is not None else _default_path(components, progress)
     settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
     acts = list(getattr(anatomy.model, "described", ()))
@@ -132,6 +125,13 @@ def collect_activations(
         raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
     write_meta(folder, widths, dtype, settings, counts, True, facts)
     return ActivationStore.open(folder)
+
+
+def _components(anatomy: Anatomy, at: str | Sequence[str]) -> list[Component]:
+    names = [at] if isinstance(at, str) else list(at)
+    if not names:
+        raise InputError("at=[] names no component. Name at least one, such as 'layers.3.mlp'.")
+    return [anatomy.component(name) for name in dict.fromkeys(names)]
 
 
 def _write(

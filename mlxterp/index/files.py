@@ -7,14 +7,14 @@ header stands in `index.json`, so all is bound to it, and a question compares on
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.digests import digest_of_file
+from ..core.digests import digest_of_bytes, digest_of_file
+from ..core.tensor_files import read_head, safetensors_head
 from ..errors import FeatureIndexError
 from ..whole import DRAFT, strict_json, written_whole
 
@@ -68,10 +68,8 @@ def packed(arrays: Mapping[str, np.ndarray]) -> tuple[list[bytes | memoryview], 
         end += array.nbytes
     data = [array.reshape(-1).view(np.uint8).data for array in arrays.values() if array.size]
     header["__metadata__"] = {_DIGESTS: "".join(_digests(data))}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    return [head, *data], hashlib.sha256(head).hexdigest()
+    head = safetensors_head(header)
+    return [head, *data], digest_of_bytes(head)
 
 
 def _digests(parts: Sequence[memoryview]) -> Iterator[str]:
@@ -105,7 +103,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         self.path = path
         try:
             with open(path, "rb") as file:
-                head = _head(file)
+                head = read_head(file, _HEADER_LIMIT)
             header = strict_json(head[8:])
             said = (header.pop("__metadata__", None) or {}).get(_DIGESTS)
             if digest is not None and digest != _root(path, head, said):
@@ -180,25 +178,16 @@ def root_of(path: Path) -> str:
     """
     try:
         with open(path, "rb") as file:
-            head = _head(file)
+            head = read_head(file, _HEADER_LIMIT)
         metadata = strict_json(head[8:]).get("__metadata__") or {}
         return _root(path, head, metadata.get(_DIGESTS))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-def _head(file: Any) -> bytes:
-    """The length of a safetensors header, and the header."""
-    size = file.read(8)
-    length = int.from_bytes(size, "little")
-    if length > _HEADER_LIMIT:
-        raise ValueError("its header is too long")
-    return size + file.read(length)
-
-
 def _root(path: Path, head: bytes, said: str | None) -> str:
     """sha256 of the header, where that has digests of the data; else of the whole file, as mlxterp 0.1.0 wrote it."""
-    return digest_of_file(path) if said is None else hashlib.sha256(head).hexdigest()
+    return digest_of_file(path) if said is None else digest_of_bytes(head)
 
 
 def _entry(entry: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ...], int, int]:

@@ -5,7 +5,6 @@ Made from the shards when they are all there, in their order, so it is the same 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.digests import digest_of_bytes
 from ..core.texts import shown_ids
 from ..corpus import scatter
 from ..text import token_after
@@ -94,7 +94,7 @@ def packed_pieces(shards: Iterable[Shard], pieces_of: Callable[[list[int]], list
     pieces = pieces_of(used.tolist())
     described = {str(token): piece for token, piece in zip(used.tolist(), pieces, strict=True)}
     data = json.dumps(described, ensure_ascii=True).encode()
-    return data, hashlib.sha256(data).hexdigest()
+    return data, digest_of_bytes(data)
 
 
 def write_figures(folder: Path, pieces: bytes, summary: Iterable[bytes | memoryview]) -> None:
@@ -186,7 +186,7 @@ def read_pieces(folder: Path, meta: IndexMeta) -> dict[int, str]:
     known = {files[PIECES] for files in (meta.files, meta.coming) if PIECES in files}
     try:
         data = path.read_bytes()
-        if known and hashlib.sha256(data).hexdigest() not in known:
+        if known and digest_of_bytes(data) not in known:
             raise ValueError("its sha256 is not the one in index.json: it is damaged, or another file")
         described = strict_json(data)
         return {int(token): str(piece) for token, piece in described.items()}

@@ -5,7 +5,6 @@ In ours `config.json` binds the weights and the names of features, which lie bes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ..concepts.exporting import nested_names
-from ..core.digests import sealed
+from ..core.digests import digest_of_bytes, sealed
 from ..errors import InputError, SAEError, warn
 from ..variants import activation_to_dict
 from ..weights import SAEWeights
@@ -130,7 +129,7 @@ def _own_config(sae: SAE, weights: SAEWeights, texts: Mapping[str, str]) -> dict
         "d_out": sae.d_out,
         "subtract_b_dec": sae.subtract_b_dec,
         "sha256": own.digest(weights),
-        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+        "files": {name: digest_of_bytes(text.encode()) for name, text in texts.items()},
         "metadata": sae.metadata,
     }
 

@@ -1,7 +1,7 @@
 """Settings of strangers' files: read strictly, and with a memory of what was asked for.
 
 `read_config` opens a JSON or YAML file. What it gives, `Settings`, is a dictionary that remembers which of its keys a
-reader asked for, so that none that could change a number is passed over in silence (see `ledger`). `setting` and
+reader asked for, so that none that could change a number is passed over in silence (see `passed_over`). `setting` and
 `one_of` check a value's type and meaning.
 """
 
