@@ -12,7 +12,7 @@ import numpy as np
 
 from .acting import Acts, Watch
 from .backends import backend_of
-from .core.alike import first_alike
+from .core.beginnings import first_alike
 from .corpus import Corpus
 from .dataset import texts_of
 from .errors import InputError, warn

@@ -19,7 +19,7 @@ from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView
 from . import as_json, opening
 from .output import Screen, around, complain
-from .overwriting import check_folder, check_page
+from .overwrite import check_folder, check_page
 
 _BEFORE, _AFTER = 24, 12
 """Tokens shown on both sides of the one where a feature is strongest."""

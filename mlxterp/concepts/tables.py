@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core import checks
-from ..core.alike import Beginnings
+from ..core.beginnings import Beginnings
 from ..core.public_names import PublicNames
 from ..errors import InputError
 from ..sparse import SparseFeatures

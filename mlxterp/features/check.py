@@ -1,6 +1,6 @@
 """Is this SAE any good, and does it belong here? Its figures on a component, and the likely cause where they are bad.
 
-`check` takes the figures of `evaluate` and judges them (`judging`): beside the mean, an untrained SAE, the SAE's
+`check` takes the figures of `evaluate` and judges them (`judgement`): beside the mean, an untrained SAE, the SAE's
 own figures and its own place. Then it tries the neighbours: other layers and components, other normalisations of
 the input, the same without each text's first token. Where one of them fits far better, the report says so.
 """
@@ -15,7 +15,7 @@ from ..anatomy import Anatomy
 from ..sae import SAE
 from .diagnosis import likely_cause
 from .evaluation import SAEEvaluation, evaluation_of
-from .judging import Judgement, stated
+from .judgement import Judgement, stated
 from .subject import Subject
 
 

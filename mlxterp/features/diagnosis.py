@@ -16,7 +16,7 @@ from ..sae import SAE
 from ..sites import Component
 from ..variants import InputForm
 from .fitting import read
-from .judging import explained, without_sinks
+from .judgement import explained, without_sinks
 
 _TOKENS = 1024
 """At most about so many are looked at."""

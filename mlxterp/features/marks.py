@@ -1,4 +1,4 @@
-"""Marks of activations, by which `core.alike` tells rounding from a difference."""
+"""Marks of activations, by which `core.beginnings` tells rounding from a difference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..backends import backend_of
-from ..core.alike import MARKS
+from ..core.beginnings import MARKS
 from ..sites import Array
 
 _NARROW, _WIDE = 0.02, 1e-4

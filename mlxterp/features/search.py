@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backends.base import LanguageModel
 from ..core import checks, feature_ids
-from ..core.alike import MARKS, first_alike
+from ..core.beginnings import MARKS, first_alike
 from ..core.feature_ids import Feature
 from ..corpus import Corpus
 from ..dataset import text_of, texts_of

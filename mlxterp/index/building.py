@@ -22,7 +22,7 @@ from ..features.collect import collect
 from ..features.exclusions import prose, rule_for
 from ..features.search import encode_activations
 from ..progress import hidden
-from .alike import settled
+from .beginnings import settled
 from .counting import EncodedShard, encode_shard
 from .files import root_of
 from .folder import (

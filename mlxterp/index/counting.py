@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import LanguageModel
-from ..core.alike import first_alike
+from ..core.beginnings import first_alike
 from ..corpus import Corpus
 from ..features.collect import collect
 from ..features.exclusions import Rule

@@ -12,7 +12,7 @@ from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights
 from ..base import Backend, Group, Optimizer
-from ..forking import refuse_in_children
+from ..fork import refuse_in_children
 from . import auxiliary, backward, decoding, encoding, group, optimizing, pairs
 
 

@@ -13,7 +13,7 @@ from ...errors import ComponentError, InputError, NeverCalledError, NotALanguage
 from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...tokens import TokenBatch, encode_text
 from ..base import Backend
-from ..forking import refuse_in_children
+from ..fork import refuse_in_children
 from ..state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen, head_component

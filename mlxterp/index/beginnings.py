@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..core.alike import MARKS, Beginnings
+from ..core.beginnings import MARKS, Beginnings
 from .counting import EncodedShard
 from .plan import ShardPlan
 from .shard import Shard

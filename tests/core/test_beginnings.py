@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxterp import SparseFeatures
-from mlxterp.core.alike import MARKS, Beginnings, first_alike
+from mlxterp.core.beginnings import MARKS, Beginnings, first_alike
 
 N, WIDTH = 12, 5
 
