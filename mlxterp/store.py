@@ -12,7 +12,6 @@ its activations, and one of their own, so that a batch can be checked while the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,26 +24,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from .core.activation_files import DTYPES, as_float32, as_stored, mapped_activations, write_activations
 from .core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
 from .core.public_names import PublicNames
-from .core.tensor_files import read_head, safetensors_head, widened
 from .errors import SAEError, warn
 from .whole import DRAFT, strict_json, written_folder, written_whole
 
 META = "meta.json"
 _FORMAT, _VERSION = "mlxterp-activations", 1
-_TENSOR = "activations"
 _ROWS = "rows.safetensors"
 _BATCH = "batch"
 _FILE = "activations.safetensors"
-_CODES = {
-    "float16": ("F16", np.dtype("<f2")),
-    "bfloat16": ("BF16", np.dtype("<u2")),
-    "float32": ("F32", np.dtype("<f4")),
-}
-DTYPES = tuple(_CODES)
-"""What activations can be stored as."""
-_HEADER_LIMIT = 1 << 20
 _AGAIN = "Run the same collect_activations again: it makes again what is damaged or missing."
 _STAYS = "What is there already is whole; make room or choose another folder, then run the same again."
 _DAMAGES = (
@@ -145,7 +135,10 @@ class ActivationStore(PublicNames):
     def _mapped(self, index: int, component: str) -> np.ndarray:
         width = self.width(component)
         path = self.path / f"batch_{index}" / component / _FILE
-        return _mapped(path, self.dtype, (self.counts[index], width))
+        try:
+            return mapped_activations(path, self.dtype, (self.counts[index], width))
+        except _DAMAGES as error:
+            raise damaged(path, error) from error
 
     def _check_file(self, index: int, component: str) -> None:
         """Compares a file with its digest, when it is first used."""
@@ -214,7 +207,7 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
                 f"{said} it has format version {meta.get('version')!r}, this mlxterp reads version {_VERSION}. Open it"
                 " with the mlxterp that made it."
             )
-        known = {"complete", "settings"} <= set(meta) and meta["dtype"] in _CODES
+        known = {"complete", "settings"} <= set(meta) and meta["dtype"] in DTYPES
         names = all(_is_name(name) and _is_count(width) for name, width in meta["components"].items())
         if not (known and names and all(_is_count(count) for count in meta["batches"])):
             raise ValueError("its fields are not those of a store of this version")
@@ -272,7 +265,7 @@ def write_batch(
         digests = {}
         for name, array in stored.items():
             (draft / name).mkdir()
-            digests[name] = _write_tensor(draft / name / _FILE, array, _CODES[dtype][0])
+            digests[name] = write_activations(draft / name / _FILE, array, dtype)
         _write_rows(draft / _ROWS, rows, excluded, digests, of)
 
 
@@ -350,7 +343,7 @@ def _is_whole(batch: Path, widths: Mapping[str, int], dtype: str, digest: str | 
         if check_seal(said) and said["arrays"] != digest_of_arrays(rows):
             return False
         for component, width in widths.items():
-            _mapped(batch / component / _FILE, dtype, (len(rows["tokens"]), width))
+            mapped_activations(batch / component / _FILE, dtype, (len(rows["tokens"]), width))
             if DIGEST in said:
                 same_file(batch / component / _FILE, said["files"][component])
     except (SAEError, *_DAMAGES):
@@ -380,62 +373,6 @@ def _said(path: Path) -> dict[str, Any]:
 def damaged(path: Path, why: object) -> SAEError:
     """The error for a file that is not as it was written."""
     return SAEError(f"{path} is not as the store describes it: {why}. {_AGAIN}")
-
-
-def as_stored(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """float32 as it is stored; bfloat16 as its bits, rounded to the nearest."""
-    if dtype == "float32":
-        return np.ascontiguousarray(array, dtype="<f4")
-    if dtype == "float16":
-        peak = float(np.abs(array).max(initial=0))
-        if peak > float(np.finfo(np.float16).max):
-            raise SAEError(
-                f"An activation of {name} is {peak:.3g}, too large for float16. Use dtype='bfloat16'."
-            )
-        return np.ascontiguousarray(array, dtype="<f2")
-    bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-
-
-def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """What `as_stored` made, as float32."""
-    return np.asarray(widened(stored, dtype), dtype=np.float32)
-
-
-def _write_tensor(path: Path, array: np.ndarray, code: str) -> str:
-    """A safetensors file of one tensor, and its sha256; the library's own writer for NumPy has no bfloat16."""
-    entry = {"dtype": code, "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
-    head, data = safetensors_head({_TENSOR: entry}), array.reshape(-1).view(np.uint8).data
-    with open(path, "wb") as file:
-        file.write(head)
-        file.write(data)
-    found = hashlib.sha256(head)
-    found.update(data)
-    return found.hexdigest()
-
-
-def _mapped(path: Path, dtype: str, shape: tuple[int, int]) -> np.ndarray:
-    """The one tensor of a safetensors file, without reading it.
-
-    Raises:
-        SAEError: The file is missing, cut short, or holds something else.
-    """
-    code, kind = _CODES[dtype]
-    try:
-        with open(path, "rb") as file:
-            head = read_head(file, _HEADER_LIMIT)
-        entry = strict_json(head[8:])[_TENSOR]
-        begin, end = entry["data_offsets"]
-        size = shape[0] * shape[1] * kind.itemsize
-        if entry["dtype"] != code or entry["shape"] != list(shape) or (begin, end) != (0, size):
-            raise ValueError(f"it holds {entry['dtype']} {entry['shape']}, expected {code} {list(shape)}")
-        if path.stat().st_size != len(head) + size:
-            raise ValueError("it was cut short")
-        if 0 in shape:
-            return np.zeros(shape, dtype=kind)
-        return np.memmap(path, dtype=kind, mode="r", offset=len(head), shape=shape)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error) from error
 
 
 def _is_name(name: Any) -> bool:

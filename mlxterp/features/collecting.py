@@ -13,6 +13,7 @@ import numpy as np
 from ..anatomy import Anatomy
 from ..contexts import open_contexts
 from ..core import checks
+from ..core.activation_files import DTYPES
 from ..core.digests import DIGEST, digest_of
 from ..core.options import names_options
 from ..dataset import check_readable, open_texts
@@ -21,7 +22,6 @@ from ..local_store import LocalStore
 from ..progress import hidden
 from ..sites import Component
 from ..store import (
-    DTYPES,
     META,
     ActivationStore,
     DamagedError,

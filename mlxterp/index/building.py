@@ -6,7 +6,6 @@ the summary is made from them. What is on disk depends on texts, model and SAE o
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
-from ..core.digests import digest_of_file
 from ..dataset import ListedTexts, Texts, check_readable, open_texts
 from ..errors import FeatureIndexError, InputError, warn
 from ..features.collect import collect
@@ -24,22 +22,19 @@ from ..features.search import encode_activations
 from ..progress import hidden
 from .beginnings import settled
 from .counting import EncodedShard, encode_shard
-from .files import root_of
 from .folder import (
-    META,
     PIECES,
     SUMMARY,
-    DamagedError,
     IndexMeta,
     ShardRecord,
     clean,
     read_meta,
-    remains,
     remove_others,
     shard_path,
     write_meta,
 )
-from .plan import ShardPlan, hash_texts, shard_plans
+from .plan import ShardPlan, shard_plans
+from .previous import bound, check_texts, index_there, texts_between
 from .ray_workers import encoded_by_ray
 from .shard import Shard, write_shard
 from .source import Source
@@ -88,10 +83,10 @@ def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> 
     """
     texts = _opened(source, dataset)
     meta = _fresh_meta(source, options)
-    found = _there(folder, meta, source, texts, options.shard_tokens is not None)
+    found = index_there(folder, meta, source, texts, options.shard_tokens is not None)
     if found is not None:
         found = replace(found, appended_from=0, coming={})
-        _check_texts(texts, found, folder, whole=found.complete)
+        check_texts(texts, found, folder, whole=found.complete)
         meta = _repaired(source, folder, found, texts, options)
         if meta.complete:
             if meta != found:
@@ -115,11 +110,11 @@ def extend(source: Source, folder: Path, dataset: Any, options: BuildOptions) ->
         )
     source.check(meta, folder)
     texts = _opened(source, dataset)
-    meta = _bound(folder, meta)
+    meta = bound(folder, meta)
     if meta.complete:
         meta = replace(meta, appended_from=len(meta.shards))
     else:
-        _check_texts(texts, meta, folder, whole=False)
+        check_texts(texts, meta, folder, whole=False)
     clean(folder)
     finish(folder, _write_shards(source, folder, meta, texts, options), source.pieces)
 
@@ -156,69 +151,6 @@ def _shard_tokens(source: Source) -> int:
     return int(np.clip(_SHARD_PAIRS * rows / max(pairs, 1), 2048, _SHARD_TOKENS))
 
 
-def _there(
-    folder: Path, fresh: IndexMeta, source: Source, texts: Texts, shard_tokens_given: bool
-) -> IndexMeta | None:
-    """The index that a folder holds already, if it is this one, as far as its files are whole.
-
-    Args:
-        shard_tokens_given: Else the folder's own number is kept: the default is measured, and another machine's
-            rounding can change it.
-
-    Raises:
-        FeatureIndexError: It is another one, or something else.
-    """
-    try:
-        found = read_meta(folder)
-    except DamagedError as error:
-        if not _remains(folder, fresh, texts):
-            raise
-        warn(f"The whole index is made again: {error}")
-        return None
-    if found is None:
-        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
-            if not _remains(folder, fresh, texts):
-                raise FeatureIndexError(
-                    f"{folder} holds something else. Choose another path or remove it first."
-                )
-            warn(f"{folder / META} is missing: the whole index is made again.")
-        return None
-    source.check(found, folder)
-    if not shard_tokens_given:
-        fresh = replace(fresh, shard_tokens=found.shard_tokens)
-    differing = [
-        f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
-        for before, now, names in ((found, fresh, ("n_examples", "shard_tokens", "seed")),
-                                   (found.rule, fresh.rule, ("exclude", "bos")))
-        for name in names if getattr(before, name) != getattr(now, name)
-    ]  # fmt: skip
-    if differing:
-        raise FeatureIndexError(
-            f"Another index is in {folder}: {'; '.join(differing)}. Give the same settings to go on with it, or choose"
-            " another path."
-        )
-    return found
-
-
-def _remains(folder: Path, fresh: IndexMeta, texts: Texts) -> bool:
-    """Whether a folder holds what is left of this very index, as far as its first shard tells, and nothing else."""
-    if not remains(folder):
-        return False
-    try:
-        shard = Shard(shard_path(folder, 0), None)
-        held = [shard.text(i) for i in range(shard.n_texts)]
-        d_hidden = len(shard.indptr) - 1
-    except FeatureIndexError:
-        return True
-    return held == _from_to(texts, 0, len(held)) and d_hidden == fresh.sae["d_hidden"]
-
-
-def _from_to(texts: Texts, begin: int, end: int) -> list[str]:
-    if isinstance(texts, ListedTexts):
-        return [texts[i] for i in range(begin, min(end, len(texts)))]
-    return list(itertools.islice(texts, begin, end))
-
-
 def _repaired(
     source: Source, folder: Path, meta: IndexMeta, texts: Texts, options: BuildOptions
 ) -> IndexMeta:
@@ -234,7 +166,7 @@ def _repaired(
         plan = _plan_again(source, meta, texts, number)
         if plan is None:  # it was cut in another way, as in a merged index
             warn(f"Shards {number} and all after it are made again.")
-            return _bound(folder, replace(meta, shards=meta.shards[:number], complete=False))
+            return bound(folder, replace(meta, shards=meta.shards[:number], complete=False))
         encoded = _encoder(source, meta, options)([plan])
         for _, shard in settled(encoded, _shards(folder, meta.shards[:number]), acts=bool(source.acts)):
             record = _written(folder, plan, shard, meta.shards[number].first_text - plan.first_text)
@@ -248,7 +180,7 @@ def _repaired(
         except FeatureIndexError as error:
             warn(f"The summary is made again: {error}")
             meta = replace(meta, complete=False)
-    return _bound(folder, meta)
+    return bound(folder, meta)
 
 
 def _plan_again(source: Source, meta: IndexMeta, texts: Texts, number: int) -> ShardPlan | None:
@@ -256,7 +188,7 @@ def _plan_again(source: Source, meta: IndexMeta, texts: Texts, number: int) -> S
     record = meta.shards[number]
     first = max(i for i in range(number + 1) if meta.shards[i].begins == meta.shards[i].first_text)
     begin, end = meta.shards[first].first_text, record.begins + record.texts
-    own = ListedTexts(_from_to(texts, begin, end))
+    own = ListedTexts(texts_between(texts, begin, end))
     plans = shard_plans(
         own, source.anatomy.model.tokenize, meta.model["positions"], meta.shard_tokens, 0, first
     )
@@ -264,39 +196,6 @@ def _plan_again(source: Source, meta: IndexMeta, texts: Texts, number: int) -> S
     if plan is None or plan.n_tokens != record.tokens or plan.data_hash() != record.data:
         return None
     return plan
-
-
-def _bound(folder: Path, meta: IndexMeta) -> IndexMeta:
-    """The same with a digest for every file: those of an index of mlxterp 0.1.0 are taken from its files."""
-    shards = tuple(
-        record if record.file else replace(record, file=root_of(shard_path(folder, number)))
-        for number, record in enumerate(meta.shards)
-    )
-    files = meta.files
-    if meta.complete and not files:
-        files = {SUMMARY: root_of(folder / SUMMARY), PIECES: digest_of_file(folder / PIECES)}
-    return replace(meta, shards=shards, files=files)
-
-
-def _check_texts(texts: Texts, meta: IndexMeta, folder: Path, whole: bool) -> None:
-    """Raises FeatureIndexError where the texts are not those that an index began with."""
-    given = iter(texts) if not isinstance(texts, ListedTexts) else (texts[i] for i in range(len(texts)))
-    for number, shard in list(enumerate(meta.shards))[meta.appended_from :]:
-        if hash_texts(tuple(itertools.islice(given, shard.texts))) != shard.data:
-            remedy = (
-                "Appending was interrupted: give the texts that were being appended, and it goes on."
-                if meta.appended_from
-                else "Choose another path; or append texts to it: FeatureIndex.open(path, model=…, sae=…).add(texts)."
-            )
-            raise FeatureIndexError(
-                f"The index in {folder} holds other texts than the ones given (they differ in"
-                f" texts {shard.begins} to {shard.begins + shard.texts - 1}, of shard {number}). {remedy}"
-            )
-    if whole and next(given, None) is not None:
-        raise FeatureIndexError(
-            f"The index in {folder} is complete with its {meta.n_texts} texts, and more are given. Append the others:"
-            " FeatureIndex.open(path, model=…, sae=…).add(texts); or choose another path."
-        )
 
 
 def _write_shards(

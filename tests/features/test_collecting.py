@@ -25,8 +25,8 @@ from mlxterp import (
     load_demo,
     train_sae,
 )
+from mlxterp.core.activation_files import as_float32, as_stored
 from mlxterp.core.digests import sealed
-from mlxterp.store import as_float32, as_stored
 from mlxterp.training.store_rows import StoreRows
 
 AT = ["layers.1.resid_post", "layers.2.mlp"]
