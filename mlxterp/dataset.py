@@ -21,6 +21,7 @@ from .core.texts import (
     Decode,
     TokenText,
     as_text,
+    cell_of,
     is_row,
     is_textual,
     listed,
@@ -103,7 +104,8 @@ class Reader:
         if not isinstance(found, str) and not is_row(found):
             kind = type(found).__name__
             raise InputError(f"Row {number} of the data set has no text in {name!r}, but {kind}.")
-        return self.text(found, f"Row {number} of the data set")
+        where = f"Row {number} of the data set"
+        return self.text(cell_of(row, name, where, found), where)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from .backends.base import LanguageModel
 from .backends.finite import not_finite
 from .core.quiet import quiet
-from .core.texts import shown_ids
+from .core.texts import as_array, shown_ids, token_row
 from .errors import InputError, warn
 from .tokens import TokenBatch
 
@@ -125,12 +125,17 @@ def _after(decoded: Decoded, before: list[int], ids: list[int]) -> str:
 
 
 def decode(tokenizer: Any, tokens: Any) -> str:
-    """The text of token ids given as an integer, a list or an array (positions,) or (1, positions)."""
-    array = np.array(tokens)
+    """The text of token ids given as an integer, a list or an array (positions,) or (1, positions).
+
+    Raises:
+        InputError: Something else, or a number that no vocabulary has.
+    """
+    array = as_array(tokens, "What is to decode")
     if array.dtype.kind not in "iu" or array.squeeze().ndim > 1:
         raise InputError(f"decode takes token ids of one text, got {array.dtype} of shape {array.shape}.")
+    row = token_row(array.reshape(-1), "What is to decode")
     with quiet:
-        return tokenizer.decode([int(i) for i in array.reshape(-1)])
+        return tokenizer.decode(row.tolist())
 
 
 def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:

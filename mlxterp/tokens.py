@@ -101,8 +101,10 @@ def several(inputs: Any) -> list[Any] | None:
     if isinstance(inputs, (list, tuple)):
         if not inputs:
             raise InputError("An empty list was given. Give at least one text or token id.")
+        if any(isinstance(x, Mapping) for x in inputs):
+            return list(listed(inputs))  # rows of a table
         return list(inputs) if any(isinstance(x, str) or is_row(x) for x in inputs) else None
-    if isinstance(inputs, (bytes, Mapping)):
+    if isinstance(inputs, bytes):
         raise InputError(_expected(inputs))
     found = _of_other(inputs)
     single = len(found) == 1 and not isinstance(found[0], str) and getattr(inputs, "ndim", 1) == 1
@@ -123,11 +125,13 @@ def _rows(
 ) -> list[Sequence[int]]:
     if isinstance(inputs, (str, TokenBatch)):
         given: list[Any] = [inputs] if isinstance(inputs, str) else _of_batch(inputs)
-    elif isinstance(inputs, (bytes, Mapping)) or inputs is None:
+    elif isinstance(inputs, bytes) or inputs is None:
         raise InputError(_expected(inputs))
     elif isinstance(inputs, (list, tuple)):
         if not inputs:
             raise InputError("An empty list was given. Give at least one text or token id.")
+        if any(isinstance(x, Mapping) for x in inputs):
+            inputs = listed(inputs)  # rows of a table
         texts = [isinstance(x, str) for x in inputs]
         if any(texts) and not all(texts):
             raise InputError("Texts and token ids cannot be mixed in one list.")
@@ -150,6 +154,8 @@ def _of_batch(batch: TokenBatch) -> list[np.ndarray]:
 def _of_other(inputs: Any) -> list[Any]:
     """Texts or rows of an array, a column, a generator."""
     shape = getattr(inputs, "shape", None)
+    if isinstance(inputs, Mapping) or hasattr(inputs, "column_names"):
+        return list(listed(inputs))
     if shape is not None:
         array = as_array(inputs, "What is to run")
         if array.dtype.kind in "iu" or not array.size:
@@ -162,7 +168,7 @@ def _of_other(inputs: Any) -> list[Any]:
             )
         if array.dtype.kind in "fcb":
             raise InputError(_expected(inputs))
-    if shape is None and not hasattr(inputs, "__iter__"):
+    if shape is None and not hasattr(inputs, "__iter__") and not hasattr(inputs, "__getitem__"):
         raise InputError(_expected(inputs))
     return list(listed(inputs))
 

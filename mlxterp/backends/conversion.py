@@ -6,6 +6,7 @@ Everything that takes a vector or an array of numbers goes through here: `to_num
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ def to_numpy(given: Any, what: str = "The value", error: type[MlxterpError] = In
     array = _read(given, what, error)
     if array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat16", "float8", "int4", "uint4")):
         array = array.astype(np.float32)  # of ml_dtypes
+    if (
+        array.dtype.kind == "O"
+        and array.size
+        and all(isinstance(x, Real) and not isinstance(x, bool) for x in array.flat)
+    ):
+        array = array.astype(np.float64)  # a row of a table whose columns are of several types
     if array.dtype.kind not in "fiu":
         said = "text" if array.dtype.kind in "UST" else str(array.dtype)
         raise error(f"{what} holds {said}; expected real numbers.")

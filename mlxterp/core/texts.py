@@ -20,6 +20,8 @@ Decode = Callable[[list[int]], str]
 _TOP = 2**31
 """Token ids are kept as int32."""
 _COLUMNS_OF_IDS = ("input_ids", "tokens", "token_ids")
+_MASK = "attention_mask"
+"""The column beside token ids that says which of them are padding."""
 _TEXTUAL = ("string", "large_string", "string_view")
 """What Arrow calls columns of text."""
 
@@ -107,8 +109,7 @@ def as_array(given: Any, where: str) -> np.ndarray:
         array = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where} is {_shown(given)}; expected a text or token ids.") from error
-    held = isinstance(given, np.ndarray) or hasattr(given, "iloc")  # which may hold texts
-    if array.dtype.kind == "O" and array.size and not held:
+    if array.dtype.kind == "O" and array.size and not (array.ndim and hasattr(given, "__array__")):
         raise InputError(f"{where} is {_shown(given)}; expected a text or token ids.")
     return array
 
@@ -219,7 +220,10 @@ def _items(given: Any) -> Iterator[Item] | list[Item]:
     if items and isinstance(items[0], Mapping):
         first = items[0]
         column = text_column(list(first), [n for n, value in first.items() if isinstance(value, str)])
-        return [(f"Row {i}", _cell(row, column, i)) for i, row in enumerate(items)]
+        return [
+            (f"Row {i}", cell_of(row, column, f"Row {i}", _cell(row, column, i)))
+            for i, row in enumerate(items)
+        ]
     return [(f"Text {i}", item) for i, item in enumerate(items)]
 
 
@@ -229,6 +233,8 @@ def _array_items(given: Any) -> Iterable[Any]:
             raise InputError(f"An array of texts has shape {given.shape}; expected (texts,).")
         return given.tolist() if given.dtype.kind in "UT" else given
     array = as_array(given, "The array")
+    if array.dtype.kind in "OUT":  # pandas' index, or what its columns are made of
+        return _array_items(array)
     if array.ndim == 1:
         return array.tolist() if array.dtype.kind != "S" else array
     if array.ndim != 2:
@@ -242,7 +248,7 @@ def _array_items(given: Any) -> Iterable[Any]:
 def table_of(given: Any) -> tuple[list[Any], Callable[[Any], Any]] | None:
     """Names of a table's columns, and what gives a column; None where `given` is no table.
 
-    A mapping of columns, a data frame (pandas, polars), or a table of Arrow.
+    A mapping of columns, a data frame (pandas, polars), a table of Arrow, or a Hugging Face data set.
     """
     if isinstance(given, Mapping):
         if given and all(isinstance(value, str) for value in given.values()):
@@ -257,6 +263,10 @@ def table_of(given: Any) -> tuple[list[Any], Callable[[Any], Any]] | None:
     names = getattr(given, "column_names", None)
     if names is not None and hasattr(given, "to_pydict"):
         return list(names), given.__getitem__
+    if (
+        names is not None and hasattr(given, "with_format") and hasattr(given, "__len__")
+    ):  # a Hugging Face data set
+        return list(names), given.with_format(None).__getitem__
     return None
 
 
@@ -296,13 +306,39 @@ def _column(names: list[Any], take: Callable[[Any], Any]) -> list[Item]:
     column = take(chosen)
     if isinstance(column, np.ndarray) and column.ndim == 0:
         raise InputError(f"Column {chosen!r} is {_shown(column)}; expected a list of texts.")
-    return [(f"{where} in column {chosen!r}", item) for where, item in _items(column)]
+    items = [(f"{where} in column {chosen!r}", item) for where, item in _items(column)]
+    if chosen not in _COLUMNS_OF_IDS or _MASK not in names:
+        return items
+    masks = _items(take(_MASK))
+    return [
+        (where, unpadded(item, mask, where)) for (where, item), (_, mask) in zip(items, masks, strict=True)
+    ]
 
 
 def _first(column: Any) -> Any:
     """The first thing in a column that is not missing."""
     values = column.to_pylist() if hasattr(column, "to_pylist") else column
     return next((value for value in values if not is_missing(value)), None)
+
+
+def unpadded(ids: Any, mask: Any, where: str) -> Any:
+    """Token ids without those that their attention mask calls padding.
+
+    What beside the ids is not a 0 or 1 for each of them is no such mask.
+    """
+    if isinstance(ids, str) or not is_row(ids) or not is_row(mask):
+        return ids
+    keep = as_array(mask, f"{where}: {_MASK}")
+    if keep.shape != (len(ids),) or keep.dtype.kind not in "biu" or not np.isin(keep, (0, 1)).all():
+        return ids
+    return [token for token, real in zip(ids, keep.tolist(), strict=True) if real]
+
+
+def cell_of(row: Mapping[Any, Any], column: Any, where: str, found: Any) -> Any:
+    """What stands in a row's column of texts; token ids without padding."""
+    if column in _COLUMNS_OF_IDS and row.get(_MASK) is not None:
+        return unpadded(found, row[_MASK], where)
+    return found
 
 
 def _cell(row: Any, column: Any, number: int) -> Any:

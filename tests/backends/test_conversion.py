@@ -42,7 +42,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     **{f"mlx {kind}": lambda kind=kind: _mlx(kind) for kind in ("float32", "bfloat16", "float16")},
     **{f"torch {kind}": lambda kind=kind: _torch(kind) for kind in ("float64", "float32", "bfloat16", "float16")},
     "gradient": lambda: _torch("bfloat16", True), "torch numbers": lambda: list(_torch("float32", True)),
-    "mlx numbers": lambda: list(_mlx("bfloat16")),
+    "mlx numbers": lambda: list(_mlx("bfloat16")), "objects": lambda: ROW.astype(object),
 }  # fmt: skip
 NONE: list[Any] = [
     "text", ["a", "b"], [1.0, None], [[1.0], [1.0, 2.0]], {"a": 1.0}, [True, False], [1j, 2.0], object(),

@@ -34,9 +34,25 @@ def _large(name: str) -> Any:
     return datasets.Dataset(arrow.table({name: arrow.array(TEXTS, arrow.large_string()), "n": [1, 2, 3]}))
 
 
+class _Sequence:
+    """Texts that are only reached by number."""
+
+    def __len__(self) -> int:
+        return len(TEXTS)
+
+    def __getitem__(self, index: int) -> str:
+        return TEXTS[index]
+
+
+def _padded(made: Callable[[Any], Any] = np.array) -> dict[str, Any]:
+    """Token ids as a tokenizer pads them, on either side."""
+    ids, mask = [[0, 1, 2], [4, 11, 12], [13, 7, 7]], [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
+    return {"input_ids": made(ids), "token_type_ids": made(mask), "attention_mask": made(mask)}
+
+
 FORMS: dict[str, Callable[[], Any]] = {
     "list": lambda: list(TEXTS), "tuple": lambda: tuple(TEXTS), "generator": lambda: (text for text in TEXTS),
-    "map": lambda: map(str, TEXTS), "values": lambda: dict(enumerate(TEXTS)).values(),
+    "map": lambda: map(str, TEXTS), "dictionary's values": lambda: dict(enumerate(TEXTS)).values(),
     "numpy": lambda: np.array(TEXTS), "numpy objects": lambda: np.array(TEXTS, dtype=object),
     "series": lambda: _pandas().Series(TEXTS, index=[7, 8, 9]),
     "string": lambda: _pandas().Series(TEXTS, dtype="string"),
@@ -49,6 +65,11 @@ FORMS: dict[str, Callable[[], Any]] = {
     "pandas rows": lambda: _datasets().with_format("pandas"), "numpy rows": lambda: _datasets().with_format("numpy"),
     "arrow column": lambda: _datasets().with_format("arrow")["text"], "large": lambda: _large("story"),
     "large text": lambda: _large("text")["text"], "array": lambda: pytest.importorskip("pyarrow").array(TEXTS),
+    "index": lambda: _pandas().Index(TEXTS), "values": lambda: _pandas().Series(TEXTS).values,
+    "extension array": lambda: _pandas().Series(TEXTS, dtype="string").array,
+    "categories": lambda: _pandas().Series(TEXTS, dtype="category").values,
+    "table": lambda: pytest.importorskip("pyarrow").table({"n": [1, 2, 3], "story": TEXTS}),
+    "sequence": lambda: _Sequence(),
 }  # fmt: skip
 IDS: dict[str, Callable[[], Any]] = {
     "lists": lambda: ROWS, "tuples": lambda: tuple(map(tuple, ROWS)), "generator": lambda: iter(ROWS),
@@ -57,6 +78,9 @@ IDS: dict[str, Callable[[], Any]] = {
     "columns": lambda: {"input_ids": ROWS, "attention_mask": ROWS}, "batch": lambda: TokenBatch.from_rows(ROWS),
     "mlx": lambda: [pytest.importorskip("mlx.core").array(row) for row in ROWS],
     "torch": lambda: [pytest.importorskip("torch").tensor(row) for row in ROWS],
+    "padded": _padded, "padded torch": lambda: _padded(pytest.importorskip("torch").tensor),
+    "padded rows": lambda: [dict(zip(_padded(), row, strict=True)) for row in zip(*_padded().values(), strict=True)],
+    "padded data set": lambda: pytest.importorskip("datasets").Dataset.from_dict(_padded()).with_format("numpy"),
 }  # fmt: skip
 
 
@@ -86,12 +110,25 @@ def test_every_form_of_token_ids_gives_texts_that_know_them(form, model):
     assert [model.tokenize(text) for text in found] == ROWS
 
 
-@pytest.mark.parametrize("form", ["generator", "series", "numpy", "objects", "column"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_model_runs_columns_and_generators_of_texts(form, model):
     assert np.array_equal(to_batch(FORMS[form](), model.tokenize).ids, to_batch(TEXTS, model.tokenize).ids)
-    assert several(FORMS[form]()) == TEXTS == held(FORMS[form]())
+    assert list(several(FORMS[form]()) or ()) == TEXTS == texts_of(held(FORMS[form]()))
     assert model.generate(FORMS[form](), max_tokens=2) == model.generate(TEXTS, max_tokens=2)
     assert model.to_str_tokens(FORMS[form]()) == model.to_str_tokens(TEXTS)
+
+
+@pytest.mark.parametrize("form", IDS)
+def test_a_model_runs_token_ids_in_every_form(form, model):
+    assert np.array_equal(to_batch(IDS[form](), None).ids, to_batch(ROWS, None).ids)
+    assert model.generate(IDS[form](), max_tokens=2) == model.generate(ROWS, max_tokens=2)
+
+
+def test_padding_on_the_left_is_left_out():
+    ids, mask = [[7, 7, 13], [0, 1, 2]], [[0, 0, 1], [1, 1, 1]]
+    batch = to_batch({"input_ids": ids, "attention_mask": mask}, None)
+    assert batch.ids.tolist() == [[13, 0, 0], [0, 1, 2]]
+    assert batch.lengths.tolist() == [1, 3]
 
 
 def test_a_single_text_is_told_from_several(model):
@@ -222,3 +259,16 @@ def test_a_model_without_a_tokenizer_takes_token_ids_everywhere(bare, model, tmp
         with pytest.raises(NoTokenizerError, match="This model has no tokenizer"):
             call()
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "bad", [-1, 2**31, 2**40, 2**63, 2**64, [3, -1], [10**30], [True], [1.0], "a", None, {1}]
+)
+def test_what_no_vocabulary_has_is_not_decoded(bad, model):
+    with pytest.raises(InputError):
+        model.decode(bad)
+
+
+@pytest.mark.parametrize("good", [1, np.uint64(1), [1], (1,), range(1, 2), [[1]], np.array([[1]])])
+def test_token_ids_of_one_text_are_decoded(good, model):
+    assert model.decode(good) == "cat"
