@@ -7,13 +7,17 @@ global, unless they are to be shown in a window.
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from .errors import BackendError, InputError
 from .whole import written_whole
@@ -24,6 +28,14 @@ if TYPE_CHECKING:
 
 _LARGEST = 40.0
 """Inches of a figure's side, at most."""
+_LETTER, _SMALL_LETTER = 0.08, 0.065
+"""Inches of a letter under a heatmap, and in its cells."""
+_NARROWEST, _LEAST, _ROW = 0.26, 2.0, 0.3
+"""Inches of a heatmap's column and of all columns, at least, and of a row."""
+_BESIDE, _ABOVE_AND_BELOW, _BAR = 1.9, 1.0, 0.15
+"""Inches of what is beside a heatmap's cells, above and below them, and of its bar of colours."""
+_SHORT, _TURNED = 3, 60
+"""Names under a heatmap up to so many letters are written level, others turned by so many degrees."""
 
 
 def new_figure(width: float, height: float, show: bool = False) -> Figure:
@@ -54,7 +66,8 @@ def _shown_by_itself(kind: type[Figure]) -> type[Figure]:
     class NotebookFigure(kind):
         def _repr_png_(self) -> bytes:
             picture = io.BytesIO()
-            self.savefig(picture, format="png")
+            with _any_letters():
+                self.savefig(picture, format="png")
             return picture.getvalue()
 
     return NotebookFigure
@@ -79,19 +92,19 @@ def write_figure(figure: Figure, path: str | os.PathLike) -> None:
         WriteError: Nothing can be written there; what was there is unchanged.
     """
     if hasattr(path, "write"):  # an open file, which matplotlib takes too
-        figure.savefig(path)
+        with _any_letters():
+            figure.savefig(path)
         return
     target = Path(path).expanduser()
     target = target if target.suffix else target.with_name(f"{target.name}.png")
     kinds = figure.canvas.get_supported_filetypes()
     if (kind := target.suffix[1:].lower()) not in kinds:
         raise InputError(f"{target.name!r} is of no form that matplotlib writes: {', '.join(sorted(kinds))}.")
-    with written_whole(target) as draft:
+    with written_whole(target) as draft, _any_letters():
         figure.savefig(draft, format=kind)
 
 
 def heatmap(
-    axes: Axes,
     values: np.ndarray,
     rows: Sequence[str],
     columns: Sequence[str],
@@ -99,28 +112,63 @@ def heatmap(
     limits: tuple[float, float],
     label: str,
     texts: Sequence[Sequence[str]] | None = None,
-) -> None:
-    """Cells coloured by `values` (rows, columns), the first row at the bottom; NaN stays empty.
+    show: bool = False,
+) -> Figure:
+    """A figure of cells coloured by `values` (rows, columns), the first row at the bottom; NaN stays empty.
+
+    Each column is as wide as its longest text.
 
     Args:
         limits: What gets the first and the last colour. Where the first is negative, 0 is white.
         label: What the colours mean.
         texts: What to write into each cell.
+        show: It will be shown in a window.
+
+    Raises:
+        BackendError: matplotlib is not installed.
     """
-    signed = limits[0] < 0
-    picture = axes.imshow(
-        values, cmap="RdBu_r" if signed else "Blues", vmin=limits[0], vmax=limits[1],
-        aspect="auto", origin="lower", interpolation="nearest",
+    inside = [[_plain(text) for text in row] for row in texts or ()]
+    under = [_plain(column) for column in columns]
+    flat = all(cell_len(column) <= _SHORT for column in under)
+    wanted = [_column_width([row[j] for row in inside], name, flat) for j, name in enumerate(under)]
+    hanging = 0.0 if flat else _LETTER * max(map(cell_len, under)) * math.sin(math.radians(_TURNED))
+    width = max(sum(wanted), _LEAST) + _BESIDE
+    figure = new_figure(width, _ROW * len(rows) + hanging + _ABOVE_AND_BELOW, show)
+    share = min(1.0, _LARGEST / width)  # of the letters' size, where the page ends before the columns do
+    axes, signed = figure.subplots(), limits[0] < 0
+    edges = np.concatenate([[0.0], np.cumsum(wanted)])
+    picture = axes.pcolormesh(
+        edges, np.arange(len(rows) + 1) - 0.5, np.ma.masked_invalid(values),
+        cmap="RdBu_r" if signed else "Blues", vmin=limits[0], vmax=limits[1],
     )  # fmt: skip
-    axes.set_xticks(range(len(columns)), [_plain(c) for c in columns], rotation=60, ha="right")
+    middles = (edges[:-1] + edges[1:]) / 2
+    turned: dict[str, Any] = {} if flat else {"rotation": _TURNED, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(middles, under, fontsize=9 * share, **turned)
     axes.set_yticks(range(len(rows)), [_plain(r) for r in rows])
-    for i, row in enumerate(texts or ()):
+    for i, row in enumerate(inside):
         for j, text in enumerate(row):
-            share = abs(values[i, j]) / max(abs(limits[0]), abs(limits[1]))
-            colour = "white" if share > 0.6 else "black"
-            axes.text(j, i, _plain(text), ha="center", va="center", fontsize=7, color=colour)
-    figure: Any = axes.figure
-    figure.colorbar(picture, ax=axes, label=label)
+            strong = abs(values[i, j]) / max(abs(limits[0]), abs(limits[1])) > 0.6
+            axes.text(
+                middles[j], i, text, ha="center", va="center", fontsize=7 * share,
+                color="white" if strong else "black",
+            )  # fmt: skip
+    whole = figure.get_figwidth()
+    figure.colorbar(picture, ax=axes, label=label, fraction=_BAR / whole, pad=_BAR / whole, aspect=15)
+    return figure
+
+
+def _column_width(inside: Sequence[str], name: str, flat: bool) -> float:
+    """Inches of a column."""
+    letters = max(map(cell_len, inside), default=0)
+    return max(_NARROWEST, _SMALL_LETTER * letters + 0.12, _LETTER * cell_len(name) + 0.12 if flat else 0.0)
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """Without matplotlib's warnings of letters that its font lacks: a box stands for them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
+        yield
 
 
 def bars(axes: Axes, values: np.ndarray, names: Sequence[str], label: str) -> None:

@@ -24,11 +24,11 @@ from .core.numeric import largest, log_softmax
 from .errors import ComponentError, InputError
 from .features.search import check_top_k
 from .generation import unembed
-from .plotting import finished, heatmap, new_figure
+from .plotting import finished, heatmap
 from .sites import Array, unique_sites
 from .text import pieces_of, token_after
 from .tokens import TokenBatch
-from .viz.escaping import token_line
+from .viz.escaping import own_token, token_line
 from .viz.grid import Cell, Grid
 from .viz.page import Links, cell, page, write_page
 from .viz.palette import steps_of
@@ -143,15 +143,13 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
         Raises:
             BackendError: matplotlib is not installed.
         """
-        figure = new_figure(2.5 + 0.8 * len(self.positions), 1.8 + 0.35 * len(self.layers), show)
-        axes = figure.subplots()
-        heatmap(
-            axes, self.probabilities[..., 0], [str(n) for n in self.layers],
-            [f"{p} {token_line(t)}" for p, t in zip(self.positions, self.tokens, strict=True)],
+        figure = heatmap(
+            self.probabilities[..., 0], [str(n) for n in self.layers],
+            [f"{p} {own_token(t.strip(' ') or t)}" for p, t in zip(self.positions, self.tokens, strict=True)],
             limits=(0.0, 1.0), label="probability",
-            texts=[[token_line(cell[0]) for cell in row] for row in self.texts],
+            texts=[[token_line(cell[0].strip(" ") or cell[0]) for cell in row] for row in self.texts], show=show,
         )  # fmt: skip
-        axes.set(xlabel="token", ylabel="after layer", title="Logit lens")
+        figure.axes[0].set(xlabel="token", ylabel="after layer", title="Logit lens")
         return finished(figure, path, show)
 
     def __str__(self) -> str:
@@ -173,7 +171,7 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
                 tip = "  ".join(f"{token_line(t.text.strip() or t.text)!r} {t.probability:.1%}" for t in tops)
                 cells.append(Cell(tops[0].text, int(steps[i, j]), f"layer {layer}: {tip}"))
             rows.append((str(layer), cells))
-        columns = [(str(p), t) for p, t in zip(self.positions, self.tokens, strict=True)]
+        columns = [(str(p), t or own_token(t)) for p, t in zip(self.positions, self.tokens, strict=True)]
         return Grid("layer", columns, rows)
 
 

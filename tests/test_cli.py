@@ -353,6 +353,14 @@ def test_a_warning_is_one_line(capsys, demo, tmp_path):
     assert not any("Warning:" in line for line in errors)
 
 
+@pytest.mark.parametrize("module", ["mlxterp", "mlxterp.cli"])
+def test_python_runs_the_package_as_the_command(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: mlxterp ")
+
+
 def test_the_program_starts_without_an_array_library_and_ends_quietly_with_its_reader():
     code = (
         "import sys; from mlxterp.cli import main\n"

@@ -25,6 +25,7 @@ LEVEL = {
     "features": 4, "index": 4, "lens": 4, "generation": 4, "gradients": 4, "proxies": 4, "viz": 4,
     "steering": 4, "acting": 4, "hooks": 4, "standing": 4, "model_core": 4, "attaching": 4,
     "model": 5, "model_saes": 5, "model_index": 5, "model_steering": 5, "model_hooks": 5, "demo": 5, "cli": 5,
+    "__main__": 5,
     "plotting": 1, "stream_lens": 4, "patching": 4, "model_patching": 5,
     "compat": 6,
 }  # fmt: skip

@@ -282,3 +282,10 @@ def test_the_largest_are_those_of_a_stable_sort_in_16_bits():
     row = np.random.default_rng(0).integers(0, 9, 60).astype(np.float16)
     assert largest(row, 7).tolist() == np.argsort(-row, kind="stable")[:7].tolist()
     assert len(largest(row, 100)) == 60
+
+
+@pytest.mark.parametrize("call", ["activation_patching", "attribution_patching"])
+def test_patching_knows_how_far_the_dtype_rounds(sixteen, call):
+    found = getattr(sixteen.model, call)([1, 5, 9], [1, 7, 9], "mlp", metric=logit_difference(4, 7))
+    dtype = str(sixteen.model.trace([1, 5, 9], capture=[RESID]).activations[RESID].dtype)
+    assert found.eps == (2**-7 if "bfloat16" in dtype else 2**-10)

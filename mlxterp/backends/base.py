@@ -96,6 +96,10 @@ class Backend(Protocol):
         """The largest finite number of x's dtype."""
         ...
 
+    def rounding(self, x: Array) -> float:
+        """The distance from 1 to the next number of x's floating dtype."""
+        ...
+
     def all_finite(self, x: Array) -> bool:
         """Whether no value is NaN or infinite."""
         ...

@@ -19,7 +19,7 @@ from ..progress import hidden
 from ..sites import Array
 from ..tokens import TokenBatch
 from .metrics import Metric
-from .places import Place, clean_places
+from .places import Place, clean_places, rounding_of
 from .question import Question
 from .result import PatchingResult, results
 
@@ -77,8 +77,9 @@ def activation_patching(
                 raw[patch.index] = value()
             bar.update(len(part))
     return results(
-        anatomy, question, raw, (clean_value, corrupted_value), measured.name, "activation patching"
-    )
+        anatomy, question, raw, (clean_value, corrupted_value), measured.name, "activation patching",
+        eps=rounding_of(anatomy, places),
+    )  # fmt: skip
 
 
 def _patches(question: Question, places: Sequence[Place]) -> Iterator[_Patch]:

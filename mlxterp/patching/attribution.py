@@ -18,7 +18,7 @@ from ..gradients import gradients
 from ..positions import Positions
 from ..tokens import TokenBatch
 from .metrics import Metric
-from .places import Place, captured, clean_places
+from .places import Place, captured, clean_places, rounding_of
 from .question import Question
 from .result import PatchingResult, results
 
@@ -61,6 +61,7 @@ def attribution_patching(
         (clean_value, corrupted_value),
         measured.name,
         "attribution patching",
+        eps=rounding_of(anatomy, places),
     )
 
 

@@ -74,6 +74,12 @@ def clean_places(anatomy: Anatomy, pair: Pair, names: Sequence[str]) -> tuple[li
     return places, run.logits
 
 
+def rounding_of(anatomy: Anatomy, places: Sequence[Place]) -> float:
+    """Relative rounding of the coarsest dtype that the values of the places have."""
+    backend, least = anatomy.model.backend, float(np.finfo(np.float32).eps)  # metrics are summed in float32
+    return max(least, *(backend.rounding(place.clean) for place in places))
+
+
 def captured(anatomy: Anatomy, batch: TokenBatch, names: Sequence[str]) -> tuple[list[Component], Run]:
     """Components by name, and a pass that recorded them."""
     components = [anatomy.component(name) for name in names]

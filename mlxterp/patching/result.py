@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ..anatomy import Anatomy
 from ..errors import warn
 from ..plotting import bars, finished, heatmap, new_figure
 from ..text import pieces_of
-from ..viz.escaping import escaped, one_line, token_line
+from ..viz.escaping import escaped, one_line, own_token, token_line
 from ..viz.grid import Cell, Grid
 from ..viz.page import Links, cell, page, write_page
 from ..viz.palette import steps_of
@@ -134,11 +135,10 @@ class PatchingResult:
             bars(axes, effects, layers, "effect")
             axes.set(xlabel="layer", title=self._title())
             return finished(figure, path, show)
-        figure = new_figure(3 + 0.4 * len(self.columns), 2 + 0.3 * len(layers), show)
-        axes, scale = figure.subplots(), self._scale()
-        names = [f"{n} {token_line(t)}".strip() for n, t in self._headed()]
-        heatmap(axes, effects, layers, names, limits=(-scale, scale), label="effect")
-        axes.set(xlabel=self.by, ylabel="layer", title=self._title())
+        scale = self._scale()
+        names = [f"{n} {token_line(t.strip(' ') or t)}".strip() for n, t in self._headed()]
+        figure = heatmap(effects, layers, names, limits=(-scale, scale), label="effect", show=show)
+        figure.axes[0].set(xlabel=self.by, ylabel="layer", title=self._title())
         return finished(figure, path, show)
 
     def __str__(self) -> str:
@@ -158,7 +158,7 @@ class PatchingResult:
         )
 
     def _headed(self) -> list[tuple[str, str]]:
-        tokens = self.tokens or ("",) * len(self.columns)
+        tokens = [token or own_token(token) for token in self.tokens] or [""] * len(self.columns)
         return [(str(n), token) for n, token in zip(self.columns, tokens, strict=True)]
 
     @property
@@ -179,13 +179,16 @@ class PatchingResult:
         effects = self.effects.reshape(len(self.layers), -1)
         above = np.isfinite(effects) & (np.abs(effects) > self.noise)
         steps = np.where(above, steps_of(np.nan_to_num(effects), self._scale()), 0)
+        largest = float(np.max(np.abs(effects), where=above, initial=0.0))
+        digits = 2 if largest == 0 else min(max(2, 1 - math.floor(math.log10(largest))), 9)
+        steps[np.abs(np.nan_to_num(effects)).round(digits) == 0] = 0  # what is written as 0 has no colour
         raw = self.raw.reshape(effects.shape)
         rows = [
             (
                 str(layer),
                 [
                     Cell(
-                        "" if np.isnan(r) else f"{round(e, 2) + 0.0:+.2f}",
+                        "" if np.isnan(r) else f"{round(e, digits) + 0.0:+.{digits}f}",
                         int(s),
                         f"layer {layer}: metric {r:.6g}",
                     )
@@ -209,8 +212,13 @@ def results(
     ends: tuple[float, float],
     metric: str,
     method: str,
+    eps: float,
 ) -> dict[str, PatchingResult]:
-    """A result for each component, from metrics (components, layers, columns) and those of both runs."""
+    """A result for each component, from metrics (components, layers, columns) and those of both runs.
+
+    Args:
+        eps: Relative rounding of one number in the model's dtype.
+    """
     if not differ(*ends):
         warn(
             f"The clean and the corrupted run give the same metric ({ends[0]:.6g}), so there is nothing to restore:"
@@ -226,7 +234,7 @@ def results(
             tokens = _labels(anatomy, question, columns)
         values = rows[:, 0] if question.by == "layer" else rows
         found[name] = PatchingResult(
-            name, question.layers, question.by, columns, values, *ends, metric, method, tokens
+            name, question.layers, question.by, columns, values, *ends, metric, method, tokens, eps
         )
     return found
 
@@ -243,5 +251,6 @@ def _labels(anatomy: Anatomy, question: Question, columns: Sequence[int]) -> tup
 
 
 def _shown(token: str) -> str:
-    """A token beside another: one that is white space is marked."""
-    return token_line(token) if token.isspace() else token
+    """A token beside another: leading spaces are marked, and white space."""
+    bare = token.lstrip(" ")
+    return "·" * (len(token) - len(bare)) + bare if bare else own_token(token)

@@ -85,6 +85,11 @@ def token_line(token: str) -> str:
     return "".join(_SPACES.get(c) or _sign(c) for c in token)
 
 
+def own_token(token: str) -> str:
+    """A text's token by itself in one line: ▯ for one whose character stands with the token before."""
+    return token_line(token) or "▯"
+
+
 def _kept(text: str) -> set[int]:
     """Where unseen characters stand that belong to what is seen."""
     emoji = {i for found in _EMOJI.finditer(text) for i in range(*found.span())}

@@ -17,7 +17,11 @@ _STYLE = (
     "<style>.mlxterp-view .mxt-grid{overflow-x:auto;margin:.6em 0}"
     ".mlxterp-view .mxt-grid table.mxt-t{width:auto}"
     ".mlxterp-view .mxt-grid table.mxt-t tr>th,.mlxterp-view .mxt-grid table.mxt-t tr>td"
-    "{padding:.1em .3em;white-space:pre;overflow-wrap:normal;text-align:center}</style>"
+    "{padding:.1em .3em;white-space:pre;overflow-wrap:normal;text-align:center}"
+    ".mlxterp-view .mxt-grid th code{white-space:pre;display:block;width:max-content;margin:.1em auto}"
+    "body.mlxterp-page>.mlxterp-view:has(>.mxt-panel:only-child>.mxt-grid)"
+    "{max-width:max-content;min-width:min(66em,100%)}"
+    ".mlxterp-view>.mxt-panel:only-child:has(>.mxt-grid){max-width:none}</style>"
 )
 _WIDTH = 100
 """Columns of a terminal's line; a single column of the grid may be wider."""

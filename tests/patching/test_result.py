@@ -115,3 +115,22 @@ def test_rounding_gets_no_colour_and_what_is_small_but_real_does():
     small = result(raw=np.array([[1.02, 1.0], [1.0, 1.0 - 2e-6]]))
     assert [cell.step for _, row in small._grid().rows for cell in row] == [8, 0, 0, 0]
     assert noise._scale() > 10 * np.abs(noise.effects).max()
+
+
+def test_what_is_written_as_zero_has_no_colour():
+    cells = [
+        cell
+        for raw in ([[3.0, 1.0], [1.002, 0.998]], [[1.00013, 1.0], [1.002, 1.0]])
+        for _, row in result(raw=np.array(raw))._grid().rows
+        for cell in row
+    ]
+    assert [(cell.text, bool(cell.step)) for cell in cells[:4]] == [
+        ("+1.00", True), ("+0.00", False), ("+0.00", False), ("+0.00", False),
+    ]  # fmt: skip
+    assert [(cell.text, bool(cell.step)) for cell in cells[4:]] == [
+        ("+0.0001", True), ("+0.0000", False), ("+0.0010", True), ("+0.0000", False),
+    ]  # fmt: skip
+
+
+def test_a_token_whose_character_stands_before_it_is_marked(tmp_path):
+    assert str(result(tokens=("\u65e5", ""))).splitlines()[1].split() == ["layer", "4", "\u65e5", "5", "▯"]

@@ -84,6 +84,9 @@ class MLXBackend:
     def largest(self, x: mx.array) -> float:
         return float(mx.finfo(x.dtype).max if self.is_floating(x) else mx.iinfo(x.dtype).max)
 
+    def rounding(self, x: mx.array) -> float:
+        return float(mx.finfo(x.dtype).eps)
+
     def all_finite(self, x: mx.array) -> bool:
         return bool(mx.isfinite(x).all().item())
 

@@ -83,6 +83,9 @@ class TorchBackend:
     def largest(self, x: torch.Tensor) -> float:
         return float(torch.finfo(x.dtype).max if x.is_floating_point() else torch.iinfo(x.dtype).max)
 
+    def rounding(self, x: torch.Tensor) -> float:
+        return float(torch.finfo(x.dtype).eps)
+
     def all_finite(self, x: torch.Tensor) -> bool:
         return bool(torch.isfinite(x).all())
 
