@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
 from .core.feature_ids import Feature, is_several
-from .core.options import check_options
 from .errors import ComponentError, InputError
 from .features.check import SAECheck, check
 from .features.evaluation import SAEEvaluation, evaluate
 from .features.fitting import open_sae, place_of
 from .features.search import top_features, top_texts
-from .features.train import TrainOptions, train_on_texts
+from .features.train import TrainOptions, split_options, train_on_texts
 from .index import FeatureIndex, Source
 from .lens import FeatureLogits, RandomDirections, feature_logits, random_direction_baseline
 from .model_core import ModelCore
@@ -150,7 +148,7 @@ class SAEMethods(ModelCore):
             SAEError: k does not fit, activations are not finite, training diverges, a run that goes on had
                 other settings, or a store is of another model.
         """
-        settings, options = _sorted(
+        settings, options = split_options(
             options, "train_sae", ("layer", "dataset", "component", "config", "save_path", "verbose")
         )
         made = config_of(config, settings)
@@ -173,7 +171,7 @@ class SAEMethods(ModelCore):
             dataset, verbose, options: As in `train_sae`.
             save_path: Each SAE is saved in the folder save_path / name.
         """
-        settings, options = _sorted(options, "train_saes", ("jobs", "dataset", "save_path", "verbose"))
+        settings, options = split_options(options, "train_saes", ("jobs", "dataset", "save_path", "verbose"))
         asked = {
             name: (job, config_of(None, settings))
             if isinstance(job, str)
@@ -393,20 +391,6 @@ class SAEMethods(ModelCore):
                 else f"layers.{self.anatomy.names.layer(layer)}.{component or 'mlp'}"
             )
             return self.load_sae(sae, component=name)  # type: ignore[arg-type]
-
-
-def _sorted(
-    options: dict[str, Any], call: str, others: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What was given beside the config: its settings, and how to train.
-
-    Raises:
-        InputError: It is neither.
-    """
-    settings = [field.name for field in fields(SAETrainConfig)]
-    run = [field.name for field in fields(TrainOptions) if field.name != "verbose"]
-    check_options(options, [*run, *settings, *others], call)
-    return {n: v for n, v in options.items() if n in settings}, {n: v for n, v in options.items() if n in run}
 
 
 def _path(layer: int, component: str) -> str:

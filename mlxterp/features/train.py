@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..anatomy import Anatomy
 from ..core import checks
+from ..core.options import check_options
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Component
@@ -44,6 +45,20 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("context_length", "checkpoint_every"):
             object.__setattr__(self, name, checks.count_or_none(getattr(self, name), name))
+
+
+def split_options(
+    options: dict[str, Any], call: str, others: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was given beside the config: its settings, and how to train.
+
+    Raises:
+        InputError: It is neither.
+    """
+    settings = [field.name for field in fields(SAETrainConfig)]
+    run = [field.name for field in fields(TrainOptions) if field.name != "verbose"]
+    check_options(options, [*run, *settings, *others], call)
+    return {n: v for n, v in options.items() if n in settings}, {n: v for n, v in options.items() if n in run}
 
 
 def train_on_texts(
