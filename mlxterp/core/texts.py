@@ -270,7 +270,7 @@ def table_of(given: Any) -> tuple[list[Any], Callable[[Any], Any]] | None:
     return None
 
 
-def text_column(names: Sequence[Any], textual: Sequence[Any], ids: Sequence[Any] | None = None) -> Any:
+def text_column(names: Sequence[Any], textual: Sequence[Any]) -> Any:
     """The column that holds the texts: "text", else the only textual one, else one of token ids.
 
     Raises:

@@ -56,11 +56,6 @@ class Summary:
         setattr(self, name, array)
         return array
 
-    @property
-    def n_sampled(self) -> int:
-        """Tokens of the sample."""
-        return len(self.sample_indptr) - 1
-
 
 def summarize(shards: Iterable[Shard], d_hidden: int, seed: int) -> Summary:
     """Reads every shard twice: once for the figures, once for the sample's tokens."""
