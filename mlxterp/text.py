@@ -48,18 +48,25 @@ def token_after(tokenizer: Any, before: list[int], token: int) -> str:
         return _after(_decoder(tokenizer), before, [token])
 
 
-def pieces_of(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+def pieces_of(tokenizer: Any, ids: Sequence[int], likely: Sequence[str] = ()) -> tuple[str, ...]:
     """The text of each token as it appears after those before it; together they are what the tokens decode to.
 
     A character that is spread over several tokens stands with the first of them, and the others are "". Without a
     tokenizer each is its number, as "#17".
+
+    Args:
+        likely: The text of each token as it usually is. Where these join to the whole, they are the answer, which saves
+            decoding it token by token.
     """
     if tokenizer is None:
         return tuple(shown_ids([token]) for token in ids)
     ids = [int(i) for i in ids]
     decoded = _decoder(tokenizer)
     with quiet:
-        pieces, whole = _by_characters(decoded, ids), decoded(ids)
+        whole = decoded(ids)
+        if likely and "".join(likely) == whole and _HALF not in whole:
+            return tuple(likely)
+        pieces = _by_characters(decoded, ids)
         return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
 
 

@@ -157,14 +157,13 @@ class IndexFacts(PublicNames):
         if self._source is None:
             return [self._piece(int(token)) for token in shown.ids]
         wide, more = wider(_CONTEXT), _CONTEXT
-        while any(
-            "\ufffd" in self._piece(int(wide.ids[end])) for end in (0, -1)
-        ):  # it begins or ends in a character
+        while any("\ufffd" in self._piece(int(wide.ids[end])) for end in (0, -1)):  # within a character
             more, before = 2 * more, len(wide.ids)
             wide = wider(more)
             if len(wide.ids) == before:
                 break
-        pieces = pieces_of(self._source.anatomy.model.tokenizer, wide.ids.tolist())
+        likely = [self._piece(int(token)) for token in wide.ids]
+        pieces = pieces_of(self._source.anatomy.model.tokenizer, wide.ids.tolist(), likely)
         first = shown.start - wide.start
         return pieces[first : first + len(shown.ids)]
 
