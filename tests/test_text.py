@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxterp.index.examples import Window
+from mlxterp.index.summary import token_pieces
 from mlxterp.text import pieces_of
 
 TEXT = st.text(
@@ -71,6 +72,26 @@ def test_the_pieces_of_a_text_are_the_text(tokenizer, text):
     assert "".join(pieces) == tokenizer().decode(ids)
     if tokenizer is byte_level:
         assert "".join(pieces) == text
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level, byte_fallback])
+@given(TEXT)
+def test_the_pieces_that_tokens_usually_are_change_no_answer(tokenizer, text):
+    ids = tokenizer().encode(text).ids
+    assert pieces_of(tokenizer(), ids, token_pieces(tokenizer(), ids)) == pieces_of(tokenizer(), ids)
+
+
+def test_where_the_usual_pieces_are_the_text_it_is_decoded_once():
+    class Counting:
+        calls = 0
+
+        def decode(self, ids: list[int]) -> str:
+            self.calls += 1
+            return byte_level().decode(ids)
+
+    tokenizer, ids = Counting(), byte_level().encode("the cat sat on the mat").ids
+    usual = pieces_of(byte_level(), ids)
+    assert pieces_of(tokenizer, ids, usual) == usual and tokenizer.calls == 1
 
 
 @pytest.mark.parametrize("tokenizer", [byte_level, byte_fallback])

@@ -16,7 +16,7 @@ from .recipe import ARCHITECTURES, TOPK_FAMILY
 
 _DEFAULT_EXPANSION = 16
 _OPTIONAL = ("d_hidden", "expansion_factor", "tokens", "epochs", "batch_size", "lr", "sparsity")
-_NUMBERS: dict[str, Callable[[Any, str], float]] = {
+_NUMBERS: dict[str, Callable[..., float]] = {
     **dict.fromkeys(("d_hidden", "k", "tokens", "epochs", "batch_size"), partial(checks.count, error=SAEError)),
     "seed": partial(checks.seed, error=SAEError),
     **dict.fromkeys(("expansion_factor", "lr", "bandwidth"), partial(checks.finite, above=0.0, error=SAEError)),
