@@ -219,6 +219,14 @@ def test_every_way_to_encode_refuses_the_same_activations(backend, name, size):
             call(x)
 
 
+@pytest.mark.parametrize("number", [1e39, -1e300, np.inf, np.nan])
+def test_float64_activations_that_float32_cannot_hold_are_refused_without_another_warning(backend, number):
+    sae = random_sae(TopK(4), 32, d_hidden=40, backend=backend)
+    for call in (sae.encode, sae.encode_sparse, sae, sae.reconstruct):
+        with pytest.raises(SAEError, match="NaN or infinite"):
+            call(np.full((2, 32), number))
+
+
 def test_batch_topk_refuses_them_too(backend):
     sae = random_sae(TopK(4), 32, d_hidden=40, backend=backend).replace(activation=BatchTopK(4))
     x = np.full((4, 32), 3e38, np.float32)
