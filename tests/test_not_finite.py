@@ -159,6 +159,18 @@ def test_logits_that_are_no_numbers_do_not_become_text(model, number, options):
         model.loss(PROMPT)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_no_lens_shows_logits_that_are_no_numbers(model, number):
+    sae = sae_of(model)
+    damaged(model, number)
+    with pytest.raises(NotFiniteError, match="after a layer"):
+        model.logit_lens(PROMPT)
+    with pytest.raises(NotFiniteError, match="of a direction"):
+        model.feature_logits(sae, 3)
+    with pytest.raises(NotFiniteError, match="of a direction"):
+        model.random_direction_baseline(sae, 3)
+
+
 def test_an_edit_that_spoils_the_logits_is_named_with_the_token(model):
     def spoil(x):
         return x * float("nan")
