@@ -148,7 +148,8 @@ def unembed(model: LanguageModel, x: Any) -> Array:
     backend = model.backend
     array = x
     if not isinstance(x, backend.array_type):
-        array = backend.put(to_numpy(x, "What is to unembed").astype(np.float32))
+        with np.errstate(over="ignore"):  # infinite then, as the logits are not numbers
+            array = backend.put(to_numpy(x, "What is to unembed").astype(np.float32))
     elif not backend.is_floating(x):
         raise InputError(f"unembed takes vectors of real numbers, got {x.dtype}.")
     if array.ndim < 1 or array.shape[-1] != model.d_model:

@@ -22,6 +22,7 @@ import numpy as np
 
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
+from .backends.finite import not_finite
 from .core import checks
 from .core.feature_ids import feature_id, is_several
 from .core.numeric import largest, moments
@@ -202,7 +203,10 @@ def _head(model: LanguageModel) -> LinearPart:
     def function(rows: np.ndarray) -> np.ndarray:
         return model.backend.get(unembed(model, rows)).astype(np.float32)
 
-    said = hashlib.sha256(function(probes(model.d_model, 2).astype(np.float32)).tobytes()).digest()
+    seen = function(probes(model.d_model, 2).astype(np.float32))
+    if not np.isfinite(seen.max(axis=-1)).all():
+        raise not_finite("The logits", "of a direction", bool(getattr(model, "described", ())))
+    said = hashlib.sha256(seen.tobytes()).digest()
     known, shape = _SHAPES.get(model, (b"", None))
     if shape is None or known != said:  # norm or head are others than they were
         shape = find_shape(function, model.d_model)

@@ -42,6 +42,7 @@ class PatchingMethods(ModelCore):
 
         Raises:
             InputError: Several texts, a position outside the text, or `top_k` below 1.
+            NotFiniteError: Logits are NaN or infinite.
             ComponentError: There is no such layer, or the model has more than one residual stream.
             BackendError: A picture was asked for and matplotlib is not installed.
         """

@@ -159,6 +159,18 @@ def test_logits_that_are_no_numbers_do_not_become_text(model, number, options):
         model.loss(PROMPT)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_no_lens_shows_logits_that_are_no_numbers(model, number):
+    sae = sae_of(model)
+    damaged(model, number)
+    with pytest.raises(NotFiniteError, match="after a layer"):
+        model.logit_lens(PROMPT)
+    with pytest.raises(NotFiniteError, match="of a direction"):
+        model.feature_logits(sae, 3)
+    with pytest.raises(NotFiniteError, match="of a direction"):
+        model.random_direction_baseline(sae, 3)
+
+
 def test_an_edit_that_spoils_the_logits_is_named_with_the_token(model):
     def spoil(x):
         return x * float("nan")
@@ -217,6 +229,14 @@ def test_every_way_to_encode_refuses_the_same_activations(backend, name, size):
     for call in (sae.encode, sae.encode_sparse, sae, sae.reconstruct):
         with pytest.raises(SAEError):
             call(x)
+
+
+@pytest.mark.parametrize("number", [1e39, -1e300, np.inf, np.nan])
+def test_float64_activations_that_float32_cannot_hold_are_refused_without_another_warning(backend, number):
+    sae = random_sae(TopK(4), 32, d_hidden=40, backend=backend)
+    for call in (sae.encode, sae.encode_sparse, sae, sae.reconstruct):
+        with pytest.raises(SAEError, match="NaN or infinite"):
+            call(np.full((2, 32), number))
 
 
 def test_batch_topk_refuses_them_too(backend):

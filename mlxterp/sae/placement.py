@@ -55,7 +55,9 @@ class Placement:
             if x.dtype.kind not in "fiub":
                 raise SAEError(f"Expected an array of numbers, got {x.dtype} of shape {x.shape}.")
             backend, weights = self.home()
-            return backend, weights, backend.put(np.asarray(x, dtype=np.float32), like=weights.b_dec)
+            with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+                narrow = np.asarray(x, dtype=np.float32)
+            return backend, weights, backend.put(narrow, like=weights.b_dec)
         backend = backend_of(x)
         if "complex" in str(x.dtype):
             raise SAEError(f"Expected an array of numbers, got {x.dtype} of shape {tuple(x.shape)}.")

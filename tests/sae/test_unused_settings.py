@@ -199,6 +199,8 @@ def test_two_different_k_of_dictionary_learning_are_refused(tmp_path):
         ("hub_temporal_raw", "conf.yaml", {"sae": {"sae_diff_type": "batchtopk"}}, "unknown sae_diff_type"),
         ("mlxterp_topk", "config.json", {"normalize_input": "yes"}, "'normalize_input' is 'yes'"),
         ("hub_circuit_tracer_transcoder", "config.yaml", {"model_kind": "other"}, "unknown model_kind"),
+        ("saelens5_topk_actfn", "cfg.json", {"architecture": "crosscoder"}, "unknown architecture 'cross"),
+        ("saelens5_tanhrelu", "cfg.json", {"architecture": "crosscoder"}, "unknown architecture 'cross"),
     ],
 )
 @needs_fixtures

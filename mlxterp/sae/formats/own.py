@@ -115,10 +115,11 @@ def _names(files: Files) -> dict[str, Any] | None:
     path = files.folder / CONFIG
     try:
         config = strict_json(path.read_bytes())
-        if not check_seal(config) and "sha256" not in config:  # mlxterp 0.1.0 bound the weights at least
+        of_0_1_0 = "files" not in config and "sha256" in config  # which bound the weights at least
+        if not check_seal(config) and not of_0_1_0:
             warn(
-                f"{path} has no digests, neither of itself nor of the weights, so damage would not be seen. Saving the"
-                " SAE again (sae.save) writes them."
+                f"{path} has no digest of its own, so a setting that was edited or damaged would not be seen. Saving"
+                " the SAE again (sae.save) writes one."
             )
     except (OSError, ValueError) as error:
         raise SAEError(f"{path} is damaged: {error}") from error

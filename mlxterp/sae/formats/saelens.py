@@ -130,6 +130,7 @@ def _modernised(config: Settings) -> Settings:
     hook = new.get("hook_name")
     new.setdefault("reshape_activations", "hook_z" if isinstance(hook, str) and "hook_z" in hook else "none")
     found = Settings(new)
+    one_of(found, "architecture", tuple(_READERS), "standard", CONFIG)
     activation = one_of(found, "activation_fn_str", ("relu", "tanh-relu", "topk"), "relu", CONFIG)
     kwargs = setting(found, "activation_fn_kwargs", dict, Settings({}), CONFIG)
     if activation == "topk":
