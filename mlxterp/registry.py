@@ -20,6 +20,7 @@ from typing import Any
 
 from .core.digests import DIGEST, check_seal, sealed
 from .core.feature_ids import named_feature
+from .core.integers import number
 from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .whole import strict_json, written_whole
@@ -202,9 +203,11 @@ def _check_fields(feature: int, entry: Mapping[str, Any]) -> None:
     examples = entry.get("examples", [])
     if not isinstance(examples, (list, tuple)) or not all(isinstance(text, str) for text in examples):
         raise InputError(f"Feature {feature}: examples is {examples!r}, expected a list of strings.")
+    if not isinstance(entry.get("confidence", ""), str):
+        entry = {**entry, "confidence": number(entry["confidence"])}  # NumPy's, which JSON does not know
     confidence = entry.get("confidence", "")
-    number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
-    if not isinstance(confidence, str) and not (number and math.isfinite(confidence)):
+    is_number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
+    if not isinstance(confidence, str) and not (is_number and math.isfinite(confidence)):
         raise InputError(
             f"Feature {feature}: confidence is {confidence!r}, expected a word such as 'high', or a number."
         )

@@ -114,7 +114,10 @@ HEAD = "neuron_idx,concept_name,confidence\n"
         (HEAD + "0,a,high\n", "line 2: the confidence is 'high'"),
         (HEAD + '0,a,"0,9"\n', "line 2: the confidence is '0,9'.* with a point"),
         (HEAD + "0,a,1_0\n", "line 2: the confidence is '1_0'"),
-        (HEAD + "0,a,nan\n", "line 2: the confidence is nan; it must be a finite number, at least 0 and at most 1"),
+        (
+            HEAD + "0,a,nan\n",
+            "line 2: the confidence is nan; it must be a finite number, at least 0 and at most 1",
+        ),
         (HEAD + "0,a,inf\n", "line 2: the confidence is inf"),
         (HEAD + "0,a,1.1\n", "line 2: the confidence is 1.1"),
         (HEAD + "0,a,-0.1\n", "line 2: the confidence is -0.1"),
