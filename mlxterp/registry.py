@@ -20,7 +20,7 @@ from typing import Any
 
 from .core.digests import DIGEST, check_seal, sealed
 from .core.feature_ids import named_feature
-from .core.integers import number
+from .core.integers import scalar
 from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .whole import strict_json, written_whole
@@ -204,7 +204,7 @@ def _check_fields(feature: int, entry: Mapping[str, Any]) -> None:
     if not isinstance(examples, (list, tuple)) or not all(isinstance(text, str) for text in examples):
         raise InputError(f"Feature {feature}: examples is {examples!r}, expected a list of strings.")
     if not isinstance(entry.get("confidence", ""), str):
-        entry = {**entry, "confidence": number(entry["confidence"])}  # NumPy's, which JSON does not know
+        entry = {**entry, "confidence": scalar(entry["confidence"])}  # NumPy's, which JSON does not know
     confidence = entry.get("confidence", "")
     is_number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
     if not isinstance(confidence, str) and not (is_number and math.isfinite(confidence)):
