@@ -192,6 +192,11 @@ def _entry(feature: int, entry: Any) -> Entry:
         raise InputError(f"Feature {feature}: unknown field {unknown[0]!r}. There are: {', '.join(FIELDS)}.")
     if "name" not in entry:
         raise InputError(f"Feature {feature} has no name.")
+    if "confidence" in entry:
+        entry = {
+            **entry,
+            "confidence": scalar(entry["confidence"]),
+        }  # a number of NumPy, which JSON does not know
     _check_fields(feature, entry)
     return {key: list(value) if key == "examples" else value for key, value in entry.items()}
 
@@ -203,8 +208,6 @@ def _check_fields(feature: int, entry: Mapping[str, Any]) -> None:
     examples = entry.get("examples", [])
     if not isinstance(examples, (list, tuple)) or not all(isinstance(text, str) for text in examples):
         raise InputError(f"Feature {feature}: examples is {examples!r}, expected a list of strings.")
-    if not isinstance(entry.get("confidence", ""), str):
-        entry = {**entry, "confidence": scalar(entry["confidence"])}  # NumPy's, which JSON does not know
     confidence = entry.get("confidence", "")
     is_number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
     if not isinstance(confidence, str) and not (is_number and math.isfinite(confidence)):
