@@ -18,6 +18,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.feature_ids import Feature, is_several
+from ..core.options import checks_options
 from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis
@@ -30,6 +31,7 @@ Encode = Callable[[list[str]], SparseFeatures]
 """Row i of what it returns: each feature's strongest activation on text i."""
 
 
+@checks_options
 class Concepts(ConceptTables):
     """Names, top texts and scales of the features of one SAE, and questions about them.
 
