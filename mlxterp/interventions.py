@@ -20,6 +20,7 @@ from .backends.conversion import is_native, to_native, to_numpy
 from .backends.finite import check_fits
 from .core import checks
 from .core.integers import scalar
+from .core.options import names_options
 from .errors import EditError, InputError
 from .positions import Positions, full_mask, position_axis
 from .sites import Array, Where
@@ -108,6 +109,7 @@ def restrict(change: Callable[[Array], Array], positions: Positions, name: str) 
 # -- ready ones -------------------------------------------------------------------------------
 
 
+@names_options
 def zero_out(positions: Positions = None, heads: Positions = None) -> Intervention:
     """Sets the activation to zero."""
 
@@ -118,6 +120,7 @@ def zero_out(positions: Positions = None, heads: Positions = None) -> Interventi
     return Intervention(function, positions, heads, "zero_out")
 
 
+@names_options
 def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Multiplies the activation by `factor`: a number, or an array that broadcasts to it."""
     if factor is None:
@@ -135,6 +138,7 @@ def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> 
     return Intervention(function, positions, heads, f"scale({factor:g})")
 
 
+@names_options
 def add_vector(vector: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Adds `vector`, which broadcasts to the activation (usually (d_model,))."""
     known: set[str] = set()
@@ -143,6 +147,7 @@ def add_vector(vector: Any, positions: Positions = None, heads: Positions = None
     )
 
 
+@names_options
 def replace_with(value: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Puts `value`, which broadcasts to the activation, in its place."""
 
@@ -154,6 +159,7 @@ def replace_with(value: Any, positions: Positions = None, heads: Positions = Non
     return Intervention(function, positions, heads, "replace_with")
 
 
+@names_options
 def clamp(
     low: Any = None,
     high: Any = None,
@@ -186,6 +192,7 @@ def clamp(
     return Intervention(function, positions, heads, "clamp")
 
 
+@names_options
 def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Adds Gaussian noise of standard deviation `std`.
 
@@ -209,6 +216,7 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
     return Intervention(function, positions, heads, f"noise({std}, seed={seed})")
 
 
+@names_options
 def compose(
     *changes: Callable[[Array], Array], positions: Positions = None, heads: Positions = None
 ) -> Intervention:

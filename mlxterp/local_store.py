@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.digests import DIGEST, check_seal
+from .core.options import checks_options
 from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .store import ActivationStore
@@ -16,6 +17,7 @@ from .whole import strict_json
 HISTORY = "training_history.json"
 
 
+@checks_options
 class LocalStore(PublicNames):
     """Where a project's activations, runs and SAEs lie: `activations/`, `runs/` and `sae_models/` in one folder."""
 

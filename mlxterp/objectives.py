@@ -9,6 +9,7 @@ from typing import Any
 
 from .backends import backend_of
 from .core import checks
+from .core.options import names_options
 from .errors import InputError
 from .sites import Array
 from .tokens import TokenBatch
@@ -16,6 +17,7 @@ from .tokens import TokenBatch
 __all__ = ["LogitDifference", "logit_difference"]
 
 
+@names_options
 def logit_difference(correct: int | str, wrong: int | str, position: int = -1) -> LogitDifference:
     """The logit of one token minus that of another, summed over the texts of a batch (in float32).
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from .core.digests import DIGEST, check_seal, sealed
 from .core.feature_ids import named_feature
+from .core.integers import scalar
 from .core.public_names import PublicNames
 from .errors import InputError, SAEError
 from .whole import strict_json, written_whole
@@ -191,6 +192,11 @@ def _entry(feature: int, entry: Any) -> Entry:
         raise InputError(f"Feature {feature}: unknown field {unknown[0]!r}. There are: {', '.join(FIELDS)}.")
     if "name" not in entry:
         raise InputError(f"Feature {feature} has no name.")
+    if "confidence" in entry:
+        entry = {
+            **entry,
+            "confidence": scalar(entry["confidence"]),
+        }  # a number of NumPy, which JSON does not know
     _check_fields(feature, entry)
     return {key: list(value) if key == "examples" else value for key, value in entry.items()}
 
@@ -203,8 +209,8 @@ def _check_fields(feature: int, entry: Mapping[str, Any]) -> None:
     if not isinstance(examples, (list, tuple)) or not all(isinstance(text, str) for text in examples):
         raise InputError(f"Feature {feature}: examples is {examples!r}, expected a list of strings.")
     confidence = entry.get("confidence", "")
-    number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
-    if not isinstance(confidence, str) and not (number and math.isfinite(confidence)):
+    is_number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
+    if not isinstance(confidence, str) and not (is_number and math.isfinite(confidence)):
         raise InputError(
             f"Feature {feature}: confidence is {confidence!r}, expected a word such as 'high', or a number."
         )

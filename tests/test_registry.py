@@ -133,3 +133,9 @@ def test_names_bound_to_an_sae_are_refused_on_another(tmp_path):
         FeatureRegistry({}, sae=3)
     plain = FeatureRegistry({1: {"name": "one"}}).save(tmp_path / "g.json")
     assert FeatureRegistry.load(plain, other).fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("confidence", [np.float32(0.5), np.int64(1), np.array(0.5)])
+def test_numbers_of_any_library_are_kept_as_numbers(confidence, tmp_path):
+    registry = FeatureRegistry({3: {"name": "cats", "confidence": confidence}})
+    assert FeatureRegistry.load(registry.save(tmp_path / "names.json"))[3]["confidence"] == float(confidence)

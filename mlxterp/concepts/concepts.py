@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
+from ..core.feature_ids import Feature, is_several
+from ..core.options import checks_options
 from ..errors import InputError
 from ..sparse import SparseFeatures
 from . import analysis
@@ -29,6 +31,7 @@ Encode = Callable[[list[str]], SparseFeatures]
 """Row i of what it returns: each feature's strongest activation on text i."""
 
 
+@checks_options
 class Concepts(ConceptTables):
     """Names, top texts and scales of the features of one SAE, and questions about them.
 
@@ -61,7 +64,7 @@ class Concepts(ConceptTables):
         """
         return analysis.above(self.get_top_texts(), checks.finite(threshold, "threshold"))
 
-    def review(self, neurons: Iterable[int] | None = None, n_texts: int = 3) -> list[ConceptReview]:
+    def review(self, neurons: Iterable[Feature] | None = None, n_texts: int = 3) -> list[ConceptReview]:
         """Names of features beside their first top texts, to see whether they fit; `print` shows each.
 
         Args:
@@ -72,9 +75,9 @@ class Concepts(ConceptTables):
             UnknownFeatureError: There is no such feature.
         """
         n, texts = checks.count(n_texts, "n_texts"), self.get_top_texts()
-        if neurons is not None and (isinstance(neurons, str) or not isinstance(neurons, Iterable)):
+        chosen: Any = (self._names or texts) if neurons is None else neurons
+        if not is_several(chosen):
             raise InputError(f"neurons is {neurons!r}; expected a list of features.")
-        chosen = (self._names or texts) if neurons is None else neurons
         ids = [feature_id(neuron, self.d_hidden) for neuron in chosen]
         return [ConceptReview(f, tuple(self._names.get(f, ())), tuple(texts.get(f, ())[:n])) for f in ids]
 

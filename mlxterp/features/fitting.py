@@ -7,6 +7,7 @@ norm whose gain the hook leaves out.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,11 @@ def open_sae(
     norm_scaling_factor: float | None = None, revision: str | None = None, model_name: str | None = None,
 ) -> SAE:  # fmt: skip
     """See `InterpretableModel.load_sae`."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"Expected an SAE, its file or folder, or the name of a published one; got {type(source).__name__}."
+            " mlxterp.SAE.load(path) opens one."
+        )
     backend = anatomy.model.backend.name
     published = sae_id is not None or is_published(source)
     if published and not Path(source).expanduser().exists():

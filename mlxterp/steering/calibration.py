@@ -176,6 +176,7 @@ def next_strength(found: Calibration, first: float) -> float | None:
     return low / 2 if shows and low > first / _FACTOR else None
 
 
+@names_options
 def output_score(model: Any, sae: SAE, feature: int, edit: Edit, *, at: str | None = None) -> float:
     """Whether turning a feature up promotes the tokens that its decoder row points to, in [-1, 1].
 

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from ..core.options import names_options
 from ..errors import InputError
 from ..sites import Component
 from .sides import Texts, root_mean_square_length, run_sides, sides_of
@@ -31,6 +32,7 @@ def difference_of_means(
     model: Any, positive: Texts, negative: Texts, at: list[str] | tuple[str, ...], *,
     position: str = "last", batch_tokens: int = 2048,
 ) -> list[SteeringVector]: ...  # fmt: skip
+@names_options
 def difference_of_means(
     model: Any, positive: Texts, negative: Texts, at: Any, *,
     position: str = "last", batch_tokens: int = 2048,
@@ -89,6 +91,7 @@ def pca_direction(
     model: Any, positive: Texts, negative: Texts, at: list[str] | tuple[str, ...], *,
     form: str = "diff", position: str = "last", batch_tokens: int = 2048,
 ) -> list[SteeringVector]: ...  # fmt: skip
+@names_options
 def pca_direction(
     model: Any, positive: Texts, negative: Texts, at: Any, *,
     form: str = "diff", position: str = "last", batch_tokens: int = 2048,

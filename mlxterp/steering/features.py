@@ -121,6 +121,7 @@ def add_feature(
     )  # fmt: skip
 
 
+@names_options
 def max_activation(sae: SAE, feature: Feature, index: Any = None) -> float:
     """A feature's largest activation: from an index of this SAE, or from its metadata.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..core import checks
-from ..core.options import names_options
+from ..core.options import check_options
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..sites import Array
@@ -31,10 +33,9 @@ _ARRAY_BATCHES = 2
 """The same of an array, whose rows are mixed before."""
 
 
-@names_options
 def train_sae(
     x: Array | ActivationStore,
-    config: SAETrainConfig | None = None,
+    config: SAETrainConfig | Mapping[str, Any] | None = None,
     backend: str | None = None,
     *,
     target: Array | None = None,
@@ -47,6 +48,7 @@ def train_sae(
     resume: bool = False,
     checkpoint_every: int | None = None,
     log: Log | Sequence[Log] | None = None,
+    **settings: Any,
 ) -> SAE:
     """Trains an SAE on activations (n, d_model), one pass over them for each epoch.
 
@@ -59,6 +61,7 @@ def train_sae(
 
     Args:
         x: NumPy (a memory map is read block by block), an array of MLX or PyTorch, or an `ActivationStore`.
+        config: Settings, as `SAETrainConfig` or a dictionary.
         backend: "mlx" or "torch"; by default MLX where it is installed.
         target: What to predict instead of x, (n, d_out): the SAE becomes a transcoder. Of a store, config.target
             names it.
@@ -70,12 +73,15 @@ def train_sae(
         resume: Go on from the run's last checkpoint, if there is one, as if it had not been interrupted.
         checkpoint_every: Steps; None makes about twenty checkpoints over the run.
         log: Where a row of figures goes now and then: "wandb", "tensorboard", or a function of the row.
+        settings: Settings of the config beside it: `train_sae(x, d_hidden=128)`. They win over the config's.
 
     Raises:
+        InputError: There is no such setting.
         SAEError: x is not (n, d_model), holds NaN or infinite values, k does not fit, the loss stops being
             finite, or a run that goes on had other settings or data.
     """
-    config = config_of(config, {})
+    check_options(settings, [*_SETTINGS, *_PARAMETERS], "train_sae")
+    config = config_of(config, settings)
     engine = get_backend(backend)
     block = buffered(config, BLOCK_BATCHES)
     facts = dict(metadata or {})
@@ -96,6 +102,10 @@ def train_sae(
     job = Job(config, source, predicted, facts, paths[0])
     options = RunOptions(device, progress, paths[1], resume, checked_every(checkpoint_every), log)
     return run({"sae": job}, rows, engine, options)["sae"]
+
+
+_SETTINGS = [field.name for field in fields(SAETrainConfig)]
+_PARAMETERS = [name for name in inspect.signature(train_sae).parameters if name != "settings"]
 
 
 def stored_facts(store: ActivationStore, source: str, target: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlxterp import BackendError, InputError, SparseFeatures, UnknownFeatureError
 from mlxterp.concepts import ActiveConcept, Concept, ConceptConsistency, Concepts
+from mlxterp.index.feature_index import FeatureHit
 
 WIDTH = 5
 NAMES = {
@@ -236,3 +237,14 @@ def test_clusters_without_scikit_learn_name_the_extra(concepts, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(BackendError, match=r"pip install \"mlxterp\[clusters\]\""):
         concepts.cluster_neurons(2)
+
+
+def test_numbers_of_any_library_count_as_numbers(concepts):
+    whole = np.array(2)
+    assert concepts.review(n_texts=whole) == concepts.review(n_texts=2)
+    assert concepts.most_active_neurons(np.int16(2)) == concepts.most_active_neurons(2)
+    hit = FeatureHit(3, 1.0, "by name")
+    assert concepts.review([hit]) == concepts.review([3])
+    for single in (hit, np.array(3), (3, 1.5)):
+        with pytest.raises(InputError, match="neurons is"):
+            concepts.review(single)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxterp import (
     SAE,
+    Concepts,
     FeatureIndex,
     InputError,
     InterpretableModel,
+    LocalStore,
     SAETrainConfig,
     collect_activations,
+    interventions,
+    logit_difference,
     steering,
+    train_sae,
 )
 from mlxterp.core.options import SYNONYMS, check_options, checked_call, hint
 from tests.tiny import WordTokenizer, tiny_llama
@@ -102,3 +108,63 @@ def test_settings_beside_a_config_and_configs_as_dictionaries_are_understood(mod
         model.train_sae(1, TEXTS, "mlp", 3)
     with pytest.raises(InputError, match=r"SAETrainConfig takes no dict_size=\. Did you mean d_hidden"):
         model.train_sae(1, TEXTS, "mlp", {"dict_size": 3})
+
+
+def test_settings_beside_an_arrays_config_are_understood(backend):
+    x = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    settings: dict[str, Any] = {"d_hidden": 16, "k": 2, "batch_size": 16, "epochs": 1}
+    plain = train_sae(x, SAETrainConfig(**settings), backend, progress=False)
+    for config, beside in ((settings, {}), (None, settings), ({"d_hidden": 8, "k": 2}, settings)):
+        found = train_sae(x, config, backend, progress=False, **beside)
+        assert found.fingerprint == plain.fingerprint
+    with pytest.raises(InputError, match=r"train_sae takes no dict_size=\. Did you mean d_hidden="):
+        train_sae(x, dict_size=16)
+    with pytest.raises(InputError, match=r"train_sae takes no save_pth=\. Did you mean save_path="):
+        train_sae(x, settings, save_pth="x")
+
+
+def _untyped(given: Any) -> Any:
+    return given
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: _untyped(interventions.scale)(2.0, position=1),
+            "scale takes no position=. Did you mean positions=",
+        ),
+        (lambda: _untyped(interventions.zero_out)(head=1), "zero_out takes no head=. Did you mean heads="),
+        (
+            lambda: _untyped(interventions.noise)(1.0, random_state=1),
+            "noise takes no random_state=. Did you mean seed=",
+        ),
+        (
+            lambda: _untyped(logit_difference)("a", "b", positions=1),
+            "logit_difference takes no positions=. Did you mean",
+        ),
+        (lambda: _untyped(LocalStore)(path="x"), "LocalStore takes no path="),
+        (
+            lambda: _untyped(Concepts(4).enable_text_tracking)(k=3),
+            "enable_text_tracking takes no k=. Did you mean top_k=",
+        ),
+        (
+            lambda: _untyped(steering.difference_of_means)(None, [], [], layer=1),
+            "difference_of_means takes no layer=",
+        ),
+        (lambda: _untyped(steering.max_activation)(None, 3, idx=1), "max_activation takes no idx="),
+    ],
+)
+def test_public_functions_name_what_they_do_not_know(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_what_is_no_sae_is_named_where_one_is_expected(model):
+    for bad in (None, 3, np.zeros((4, 4)), {"W_enc": 1}):
+        with pytest.raises(InputError, match="Expected an SAE, its file or folder"):
+            model.load_sae(bad)
+        with pytest.raises(InputError, match="Expected an SAE, its file or folder"):
+            model.get_top_features_for_text("the cat", bad)
+        with pytest.raises(InputError, match="Expected an SAE, its file or folder"):
+            model.build_index(bad, TEXTS)

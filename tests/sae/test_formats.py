@@ -180,3 +180,15 @@ def test_bfloat16_weights_are_read(tmp_path):
     sae = SAE.load(tmp_path)
     for name, array in arrays.items():
         assert np.array_equal(getattr(sae, name), array.float().numpy())
+
+
+@pytest.mark.parametrize("k", [5, np.int32(5), np.array(5)])
+def test_settings_of_a_file_are_numbers_of_any_library(k, shared):
+    assert SAE.load(shared / "fixtures/sae/hub_qwen_scope", k=k).activation == TopK(5)
+    scaled = shared / "fixtures/sae/hub_llama_scope_r1"
+    expected = SAE.load(scaled, norm_scaling_factor=0.5).W_enc
+    for scale in (np.float32(0.5), np.array(0.5)):
+        assert np.array_equal(SAE.load(scaled, norm_scaling_factor=scale).W_enc, expected)  # type: ignore[arg-type]
+    for bad in (0.0, float("nan"), float("inf"), "1", True):
+        with pytest.raises(SAEError, match="norm_scaling_factor is"):
+            SAE.load(scaled, norm_scaling_factor=bad)  # type: ignore[arg-type]

@@ -112,12 +112,10 @@ class InferenceEngine:
 
     def _rows(self, texts: Sequence[str], tok_kwargs: Mapping[str, Any] | None) -> list[list[int]]:
         settings = dict(tok_kwargs or {})
-        limit = settings.pop("max_length", None)
+        limit = checks.count_or_none(settings.pop("max_length", None), "max_length")
         for name, value in settings.items():
             if name not in _IGNORED or value not in _IGNORED[name]:
                 raise InputError(f"tok_kwargs has {name}={value!r}; only max_length is known here.")
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise InputError(f"max_length={limit!r}; expected a number of tokens.")
         return [self._model.tokenize(text)[:limit] for text in texts]
 
     def _encodings(self, rows: Sequence[Sequence[int]], like: Array) -> Encodings:

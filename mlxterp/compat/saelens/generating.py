@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...core import checks
+from ...core.integers import as_integer
 from ...edits import declared_edits
 from ...errors import ComponentError, InputError
 from ...model import InterpretableModel
@@ -66,7 +67,7 @@ class GenerationMethods(TextMethods):
         texts = [input] if isinstance(input, str) else None
         if isinstance(input, (list, tuple)) and input and isinstance(input[0], str):
             texts = list(input)
-        ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+        ends = _ends(eos_token_id)
         max_new_tokens, top_k = (
             checks.count(max_new_tokens, "max_new_tokens"),
             checks.count_or_none(top_k, "top_k"),
@@ -123,6 +124,17 @@ class GenerationMethods(TextMethods):
         end = getattr(self.tokenizer, "eos_token_id", None)
         fill = 0 if end is None else int(end)
         return self._native(np.array([[*row, *[fill] * (longest - len(row))] for row in rows], np.int32))
+
+
+def _ends(given: Any) -> set[int]:
+    """Token ids that end a text, of one, of several or of none."""
+    if given is None:
+        return set()
+    one = as_integer(given)
+    ids = [given] if one is not None else given
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise InputError(f"eos_token_id is {given!r}; it must be a token id, or a list of them.")
+    return {checks.integer(i, "eos_token_id", 0) for i in ids}
 
 
 def _logit_change(
