@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxterp.text import pieces_of
+from mlxterp.text import pieces_in, pieces_of
 from mlxterp.viz.escaping import attribute, one_line, token_line, visible, visible_pieces
 from mlxterp.viz.palette import STEPS, ansi, background, class_of, contrast, foreground, steps_of
 from mlxterp.viz.spans import spans_html, spans_text, wants_color
@@ -181,6 +181,27 @@ def test_the_pieces_of_a_text_are_the_text(text):
 def test_a_character_of_several_tokens_stands_with_the_first():
     assert pieces_of(Bytes(), list("a€b".encode())) == ("a", "€", "", "", "b")
     assert pieces_of(Bytes(), [97, 0xE2, 0x82]) == ("a", "\ufffd", "")
+
+
+@given(st.text(st.sampled_from("ab .é€日本🙂\ufffd"), max_size=24), st.booleans())
+def test_pieces_of_ids_are_put_into_the_text_that_they_make(text, begins):
+    tokens = [bytes([byte]) for byte in text.encode()]
+    pieces = ["<s>"] * begins + [token.decode("utf-8", errors="replace") for token in tokens]
+    found = pieces_in(text, pieces)
+    assert found is not None and len(found) == len(pieces)
+    assert "".join(found[begins:]) == text
+    assert all(new == old for new, old in zip(found, pieces, strict=True) if "\ufffd" not in old)
+
+
+def test_each_character_stands_with_the_first_of_its_bytes():
+    half = "\ufffd"
+    assert pieces_in("a日本b", ["a", *[half] * 6, "b"]) == ["a", "日", "", "", "本", "", "", "b"]
+    assert pieces_in("a é", ["a", " " + half, half]) == ["a", " é", ""]
+
+
+def test_pieces_of_another_text_are_not_forced_into_it():
+    assert pieces_in("a€c", ["a", "\ufffd", "b"]) is None
+    assert pieces_in("Hello", ["hello"]) is None and pieces_in("ab", ["a"]) is None
 
 
 def test_hostile_text_has_no_tag_of_its_own():
