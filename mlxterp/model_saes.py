@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from .core.feature_ids import Feature, is_several
+from .core.integers import as_integer
 from .core.options import check_options
 from .errors import ComponentError, InputError
 from .features.check import SAECheck, check
@@ -153,6 +154,8 @@ class SAEMethods(ModelCore):
         settings, options = _sorted(
             options, "train_sae", ("layer", "dataset", "component", "config", "save_path", "verbose")
         )
+        if as_integer(layer) is None and as_integer(dataset) is not None:
+            raise InputError(f"train_sae takes the layer before the texts: train_sae({dataset!r}, texts, …).")
         made = config_of(config, settings)
         jobs = {"sae": (_path(self.anatomy.names.layer(layer), component), made)}
         return self._train(jobs, dataset, {"sae": save_path}, verbose, options)["sae"]
