@@ -77,8 +77,8 @@ def test_completion_at_the_prompt_works_outside_a_trace(demo):
 def test_names_of_other_libraries_are_told_where_they_are(demo, name, here):
     with pytest.raises(AttributeError, match=here):
         getattr(demo.model, name)
-    with pytest.raises(AttributeError, match="called so.$"):
-        demo.model.nothing_like_it
+    with pytest.raises(AttributeError, match=r"called so\.$"):
+        getattr(demo.model, "nothing_like_it")  # noqa: B009
 
 
 def test_exchanged_arguments_are_told_in_a_short_line(demo):
