@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,7 @@ class ComponentNames:
         number = as_integer(index)
         if number is None or not -count <= number < count:
             raise ComponentError(
-                f"There is no layer {index!r}: this model has {count}, numbered 0 to {count - 1}"
+                f"There is no layer {reprlib.repr(index)}: this model has {count}, numbered 0 to {count - 1}"
                 f" (or -{count} to -1 from the end)."
             )
         return number % count

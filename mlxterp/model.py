@@ -27,6 +27,19 @@ from .text import check_length, cross_entropy, decode, pieces_of
 from .tokens import TokenBatch, held, several, to_batch
 from .trace import Trace
 
+_COMPAT = "; mlxterp.compat.saelens has HookedSAETransformer with it"
+_ELSEWHERE = {
+    "run_with_cache": f" Here: with model.trace(text) as t: …, then t.activations[name]{_COMPAT}.",
+    "run_with_hooks": f" Here: model.trace(text, interventions={{name: function}}){_COMPAT}.",
+    "run_with_saes": f" Here: with model.attach_sae(sae, mode='replace'): model(text){_COMPAT}.",
+    "run_with_cache_with_saes": f" Here: model.attach_sae(sae), then model.trace(text){_COMPAT}.",
+    "cfg": " Here: model.d_model, model.n_layers, model.n_heads, model.vocab_size.",
+    "to_string": " Here: model.decode(tokens).",
+    "to_single_token": " Here: model.tokenize(text), a list of ids.",
+    "W_U": " Here: model.unembed(x); mlxterp.compat.saelens has the matrix.",
+}
+"""What users of TransformerLens and SAELens look for, and where it is."""
+
 
 @checks_options
 class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMethods, HookMethods):
@@ -95,6 +108,7 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
             return ComponentProxy(self._plain, name)
         raise AttributeError(
             f"InterpretableModel has no attribute {name!r}, and no module of this model is called so."
+            f"{_ELSEWHERE.get(name, '')}"
         )
 
     def __setattr__(self, name: str, value: Any) -> None:

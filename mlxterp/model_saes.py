@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from .core.feature_ids import Feature, is_several
+from .core.integers import as_integer
 from .errors import ComponentError, InputError
 from .features.check import SAECheck, check
 from .features.evaluation import SAEEvaluation, evaluate
@@ -151,6 +152,8 @@ class SAEMethods(ModelCore):
         settings, options = split_options(
             options, "train_sae", ("layer", "dataset", "component", "config", "save_path", "verbose")
         )
+        if as_integer(layer) is None and as_integer(dataset) is not None:
+            raise InputError(f"train_sae takes the layer before the texts: train_sae({dataset!r}, texts, …).")
         made = config_of(config, settings)
         jobs = {"sae": (_path(self.anatomy.names.layer(layer), component), made)}
         return self._train(jobs, dataset, {"sae": save_path}, verbose, options)["sae"]

@@ -70,6 +70,47 @@ def pieces_of(tokenizer: Any, ids: Sequence[int], likely: Sequence[str] = ()) ->
         return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
 
 
+def pieces_in(text: str, pieces: Sequence[str]) -> list[str] | None:
+    """The text of each of a text's tokens, where only the pieces of their ids are known.
+
+    What is half a character by itself gets its characters from the text: each stands with the token that it is likely
+    to begin in, and the others are "". Tokens before the text (a beginning-of-text token) keep their piece. None where
+    the pieces do not make the text, as those of a tokenizer that changes it.
+    """
+    found, at, i = list(pieces), 0, 0
+    while i < len(found):
+        if _HALF not in found[i]:
+            if text.startswith(found[i], at):
+                at += len(found[i])
+            elif at == 0 and found[i].startswith(" ") and text.startswith(found[i][1:]):
+                found[i] = found[i][1:]
+                at = len(found[i])
+            elif at:
+                return None
+            i += 1
+            continue
+        stop = next((j for j in range(i, len(found)) if _HALF not in found[j]), len(found))
+        more = next((j for j in range(stop, len(found)) if _HALF in found[j]), len(found))
+        after = "".join(found[stop:more])
+        room = range(at + 1, min(at + _LONGEST_CHARACTER * (stop - i), len(text)) + 1)
+        ends = (end for end in room if text.startswith(after, end)) if after else reversed(room)
+        if (end := next(ends, None)) is None:
+            return None
+        found[i:stop] = _shared_out(text[at:end], stop - i)
+        at, i = end, stop
+    return found if at == len(text) else None
+
+
+def _shared_out(text: str, tokens: int) -> list[str]:
+    """Each character with one of the tokens that make the text, by its place among the bytes."""
+    found, before = [""] * tokens, 0
+    size = len(text.encode("utf-8", "surrogatepass"))
+    for character in text:
+        found[before * tokens // size] += character
+        before += len(character.encode("utf-8", "surrogatepass"))
+    return found
+
+
 Decoded = Callable[[list[int]], str]
 
 

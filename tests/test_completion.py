@@ -68,3 +68,23 @@ def test_completion_at_the_prompt_works_outside_a_trace(demo):
     assert found == ["layer.resid_mid", "layer.resid_post", "layer.resid_pre"]
     with pytest.raises(TraceError, match="only inside a trace"):
         _ = demo.model.layers[1].resid_mid
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [("run_with_cache", "model.trace"), ("run_with_hooks", "interventions="), ("cfg", "d_model")],
+)
+def test_names_of_other_libraries_are_told_where_they_are(demo, name, here):
+    with pytest.raises(AttributeError, match=here):
+        getattr(demo.model, name)
+    with pytest.raises(AttributeError, match=r"called so\.$"):
+        getattr(demo.model, "nothing_like_it")  # noqa: B009
+
+
+def test_exchanged_arguments_are_told_in_a_short_line(demo):
+    texts = ["One day a girl named Lily went to the park. " * 20] * 3
+    with pytest.raises(mlxterp.InputError, match="layer before the texts"):
+        demo.model.train_sae(texts, 1)
+    with pytest.raises(ComponentError, match="no layer") as found:
+        demo.model.logit_lens("One day", layers=[texts])
+    assert len(str(found.value)) < 200

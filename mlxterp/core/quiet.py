@@ -20,6 +20,9 @@ from typing import Any
 _LIBRARIES = ("transformers", "huggingface_hub", "datasets", "mlx_lm", "tokenizers")
 _BELOW = (*_LIBRARIES, "torch", "mlx", "safetensors", "accelerate", "pyarrow", "fsspec", "mlxterp")
 _BARS = {"transformers.utils.logging": "_tqdm_active"}
+_HUB_BARS = "huggingface_hub.utils.tqdm"
+_PATIENCE = 2.0
+"""Seconds before a bar of the hub appears: files that the cache holds need less, a download more."""
 
 
 class _Dropping(logging.Filter):
@@ -85,9 +88,44 @@ quiet = Quiet()
 """`with quiet:` around what calls the libraries below."""
 
 
+class _LateBars:
+    """A context in which bars of the hub appear late, as tqdm's `delay` does; threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._kind: Any = None
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            self._kind = getattr(sys.modules.get(_HUB_BARS), "tqdm", None) if self._users == 1 else self._kind
+            if self._users > 1 or self._kind is None:
+                return
+            before = self._before = self._kind.__init__
+
+            def late(bar: Any, *args: Any, **settings: Any) -> None:
+                before(bar, *args, **{"delay": _PATIENCE} | settings)
+
+            self._kind.__init__ = late
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users and self._kind is not None:
+                self._kind.__init__ = self._before
+                self._kind = self._before = None
+
+
+_late_bars = _LateBars()
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """As `quiet`, without the bars that transformers and datasets show while they read files."""
+    """As `quiet`, without the bars that transformers and datasets show while they read files.
+
+    Bars of the hub appear after two seconds: of downloads, not of what the cache holds.
+    """
     datasets = sys.modules.get("datasets")
     hide_bars = getattr(datasets, "disable_progress_bars", None)
     shown = hide_bars is not None and not datasets.are_progress_bars_disabled()  # pyright: ignore
@@ -101,7 +139,7 @@ def quiet_loading() -> Iterator[None]:
             setattr(sys.modules[name], _BARS[name], False)
         if shown:
             hide_bars()  # pyright: ignore[reportOptionalCall]
-        with quiet:
+        with quiet, _late_bars:
             yield
     finally:
         for name, flag in before.items():

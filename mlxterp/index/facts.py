@@ -16,7 +16,7 @@ from ..core.feature_ids import Feature
 from ..core.public_names import PublicNames
 from ..errors import FeatureIndexError
 from ..registry import FeatureRegistry
-from ..text import pieces_of
+from ..text import pieces_in, pieces_of
 from .examples import Window
 from .firing import Reader
 from .folder import IndexMeta
@@ -25,6 +25,8 @@ from .summary import Summary, read_pieces
 
 _CONTEXT = 8
 """Tokens on both sides of a window that decide how its own are written."""
+_EVERY = 1 << 40
+"""More tokens than a text has."""
 
 
 class IndexFacts(PublicNames):
@@ -148,14 +150,20 @@ class IndexFacts(PublicNames):
     def _piece(self, token: int) -> str:
         return self._pieces.get(token, "�")
 
-    def _pieces_of(self, shown: Window, wider: Callable[[int], Window]) -> Sequence[str]:
-        """The text of a window's tokens, as it stands in the text where the tokenizer is at hand.
+    def _pieces_of(self, shown: Window, wider: Callable[[int], Window], text: str) -> Sequence[str]:
+        """The text of a window's tokens, as it stands in the text.
 
         Args:
             wider: Gives the window with so many more tokens on both sides.
+            text: The whole text.
         """
         if self._source is None:
-            return [self._piece(int(token)) for token in shown.ids]
+            pieces = [self._piece(int(token)) for token in shown.ids]
+            if not any("\ufffd" in piece for piece in pieces):
+                return pieces
+            every = wider(_EVERY)
+            whole = pieces_in(text, [self._piece(int(token)) for token in every.ids])
+            return pieces if whole is None else whole[shown.start : shown.start + len(pieces)]
         wide, more = wider(_CONTEXT), _CONTEXT
         while any("\ufffd" in self._piece(int(wide.ids[end])) for end in (0, -1)):  # within a character
             more, before = 2 * more, len(wide.ids)

@@ -183,11 +183,13 @@ class FeatureIndex(IndexFacts):
         found = []
         for row in distinct(ranked, window, n):
             text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
-            shown = window(text_id, position, before, after)
+            shown, text = window(text_id, position, before, after), self._reader.text(text_id)
             pieces = self._pieces_of(
-                shown, lambda more, text=text_id, at=position: window(text, at, before + more, after + more)
+                shown,
+                lambda more, text=text_id, at=position: window(text, at, before + more, after + more),
+                text,
             )
-            found.append(example(feature_id, self._reader.text(text_id), ranked, row, shown, pieces))
+            found.append(example(feature_id, text, ranked, row, shown, pieces))
         return found
 
     def strongest_tokens(self, n: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

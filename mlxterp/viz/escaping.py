@@ -130,8 +130,9 @@ def attribute(text: str) -> str:
 
 
 def with_breaks(seen: str) -> str:
-    """HTML of visible text in which the style sheet marks each line break."""
-    return html.escape(seen, quote=True).replace("\n", "<i class=mxt-n>\n</i>")
+    """HTML of visible text in which the style sheet marks each line break and tab."""
+    escaped = html.escape(seen, quote=True).replace("\n", "<i class=mxt-n>\n</i>")
+    return escaped.replace("\t", "<i class=mxt-tab>\t</i>")
 
 
 def with_marks(seen: str) -> str:

@@ -67,9 +67,22 @@ def _trimmed(counts: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _labels(edges: np.ndarray, width: float) -> str:
     """The edges' values under the axis: the ends, and some between where there is room."""
     last = len(edges) - 1
-    shown = sorted({0, last, *(np.linspace(0, last, 5).round().astype(int).tolist() if last >= 8 else ())})
+    shown = [0, *_between(edges), last]
     anchors = {0: "start", last: "end"}
     return "".join(
         f'<text x="{i * width:.1f}" y="{_HEIGHT - 5}" text-anchor="{anchors.get(i, "middle")}">{edges[i]:.3g}</text>'
         for i in shown
     )
+
+
+def _between(edges: np.ndarray) -> list[int]:
+    """Edges to name between the ends: round numbers if there are some, else evenly spread ones."""
+    last = len(edges) - 1
+    apart = max(2, -(-last // 5))  # so far from each other that their names do not touch
+    inner = range(apart, last - apart + 1)
+    round_ones = [i for i in inner if float(f"{edges[i]:.3g}") == edges[i]]
+    found: list[int] = []
+    for i in round_ones or [i for i in inner if last >= 8 and i % apart == 0]:
+        if not found or i - found[-1] >= apart:
+            found.append(i)
+    return found

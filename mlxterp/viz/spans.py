@@ -70,9 +70,9 @@ def spans_text(
             strong = "\x1b[1;4m" if strongest else ""
             parts.append(f"{ansi(step)}{strong}{shown or '▯'}\x1b[0m{end}")
         else:
-            bare = shown.lstrip(" ")
+            bare = shown.lstrip(" ") or "·" * len(shown) or "▯"
             mark = f"[{bare}{f'={value:.4g}' if strongest else ''}]"
-            parts.append(" " * (len(shown) - len(bare)) + mark + end)
+            parts.append(" " * (len(shown) - len(shown.lstrip(" ")) if shown.strip(" ") else 0) + mark + end)
     return "".join(parts)
 
 

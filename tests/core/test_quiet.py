@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
 
+import mlxterp.core.quiet as quiet_module
 from mlxterp.core.quiet import quiet, quiet_loading
 
 LIBRARIES = ["transformers", "huggingface_hub", "datasets", "mlx_lm", "tokenizers"]
@@ -93,6 +95,25 @@ def test_settings_are_as_before_also_after_errors_and_within_each_other():
         assert settings() != before
         raise KeyError
     assert settings() == before
+
+
+def test_bars_of_the_hub_are_for_what_takes_long(capsys, monkeypatch):
+    bars = pytest.importorskip("huggingface_hub.utils.tqdm")
+    before = bars.tqdm.__init__
+
+    def fetch(seconds: float) -> str:
+        with bars.tqdm(total=2, desc="Fetching 2 files", mininterval=0, name="huggingface_hub.x") as bar:
+            for _ in range(2):
+                time.sleep(seconds)
+                bar.update(1)
+        return capsys.readouterr().err
+
+    assert "Fetching" in fetch(0)
+    with quiet_loading(), quiet_loading():
+        assert fetch(0) == ""
+        monkeypatch.setattr(quiet_module, "_PATIENCE", 0.02)
+        assert "Fetching" in fetch(0.03)
+    assert bars.tqdm.__init__ is before
 
 
 def test_a_warning_given_once_is_not_given_again():

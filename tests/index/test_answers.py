@@ -54,6 +54,15 @@ def test_an_index_of_every_token_answers_as_the_direct_calls(model: Interpretabl
         assert index.top_features(text) == direct
 
 
+def test_an_index_without_its_model_shows_characters_of_several_tokens(demo, tmp_path):
+    texts = ['Tom had a café — "nice", 日本 🙂 ball.', "She said naïve 🙂🙂 and left\ufffd.", "The red ball."]
+    index = demo.model.build_index(demo.sae, texts, tmp_path / "index", exclude=())
+    alone = FeatureIndex.open(tmp_path / "index")
+    for feature in index.live.tolist():
+        found, expected = (i.examples(feature, before=3, after=30) for i in (alone, index))
+        assert ["".join(e.tokens) for e in found] == ["".join(e.tokens) for e in expected]
+
+
 def test_the_token_that_begins_a_text_is_left_out_and_told(model: InterpretableModel):
     sae = random_sae(TopK(8), model.d_model)
     index = model.build_index(sae, TEXTS)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxterp.text import pieces_of
+from mlxterp.text import pieces_in, pieces_of
 from mlxterp.viz.escaping import attribute, one_line, token_line, visible, visible_pieces
+from mlxterp.viz.histogram import histogram_svg
 from mlxterp.viz.palette import STEPS, ansi, background, class_of, contrast, foreground, steps_of
 from mlxterp.viz.spans import spans_html, spans_text, wants_color
 
@@ -181,6 +182,45 @@ def test_the_pieces_of_a_text_are_the_text(text):
 def test_a_character_of_several_tokens_stands_with_the_first():
     assert pieces_of(Bytes(), list("a€b".encode())) == ("a", "€", "", "", "b")
     assert pieces_of(Bytes(), [97, 0xE2, 0x82]) == ("a", "\ufffd", "")
+
+
+@given(st.text(st.sampled_from("ab .é€日本🙂\ufffd"), max_size=24), st.booleans())
+def test_pieces_of_ids_are_put_into_the_text_that_they_make(text, begins):
+    tokens = [bytes([byte]) for byte in text.encode()]
+    pieces = ["<s>"] * begins + [token.decode("utf-8", errors="replace") for token in tokens]
+    found = pieces_in(text, pieces)
+    assert found is not None and len(found) == len(pieces)
+    assert "".join(found[begins:]) == text
+    assert all(new == old for new, old in zip(found, pieces, strict=True) if "\ufffd" not in old)
+
+
+def test_each_character_stands_with_the_first_of_its_bytes():
+    half = "\ufffd"
+    assert pieces_in("a日本b", ["a", *[half] * 6, "b"]) == ["a", "日", "", "", "本", "", "", "b"]
+    assert pieces_in("a é", ["a", " " + half, half]) == ["a", " é", ""]
+
+
+def test_pieces_of_another_text_are_not_forced_into_it():
+    assert pieces_in("a€c", ["a", "\ufffd", "b"]) is None
+    assert pieces_in("Hello", ["hello"]) is None and pieces_in("ab", ["a"]) is None
+
+
+def test_an_active_token_of_spaces_or_a_tab_can_be_seen():
+    plain = spans_text(["a", "  ", " b", "\t"], np.array([0, 1.0, 1.0, 1.0]), 1.0, color=False)
+    assert plain == "a[··] [b][⇥]"
+    html = spans_html(["a\t", "\tb"], np.array([0, 1.0]), 1.0)
+    assert html.count("<i class=mxt-tab>\t</i>") == 2 and Reader(html).everything == "a\t\tb"
+
+
+def test_a_histogram_names_round_numbers_that_do_not_touch():
+    for first, last in ((0, 15), (-3, 9), (5, 40), (0, 3), (1, 28)):
+        edges = 2.0 ** (np.arange(first, last + 1) / 4)
+        svg = histogram_svg(np.ones(len(edges) - 1), edges)
+        places = [float(x) for x in re.findall(r'<text x="([\d.]+)"', svg)]
+        assert len(places) >= 2 and places == sorted(places)
+        assert min(np.diff(places)) >= 40 or len(places) == 2
+    names = re.findall(r">([\d.]+)</text>", histogram_svg(np.ones(15), 2.0 ** (np.arange(16) / 4)))
+    assert names == ["1", "2", "4", "8", "13.5"]
 
 
 def test_hostile_text_has_no_tag_of_its_own():
