@@ -117,6 +117,14 @@ class ComponentNames:
 
     # -- names to places ----------------------------------------------------------------------
 
+    def knows(self, name: str) -> bool:
+        """Whether `name` means a component; costs less than an error that lists near matches."""
+        text = name.strip().partition("#")[0]
+        try:
+            return bool(text) and self._resolve(text) is not None
+        except ComponentError:  # it fits several
+            return False
+
     def resolve(self, name: str) -> ComponentPath:
         """The component that `name` means.
 

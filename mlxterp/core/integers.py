@@ -11,6 +11,8 @@ from typing import Any
 
 def as_integer(given: Any) -> int | None:
     """The number, where `given` has an `__index__` and is no truth value; else None."""
+    if type(given) is int:  # as token ids are, by the thousand
+        return given
     if is_truth_value(given):
         return None
     try:

@@ -28,6 +28,8 @@ from .collect import rows_of
 
 _CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "attn", "mlp")
 _PROBE_TOKENS = 8
+_ROOTS = ("layers.", "h.", "blocks.", "model.", "transformer.")
+"""What paths begin with, also those of components that a model does not have."""
 _ELSEWHERE = " (of another model)"
 _FIT = 1e-3
 """A gain is believed where it explains the norm's output to this share."""
@@ -143,16 +145,7 @@ def _named_place(
 
 def _is_whole(anatomy: Anatomy, component: str) -> bool:
     """Whether a component is a path by itself, not the part below a layer."""
-    try:
-        return anatomy.names.resolve(component) is not None
-    except ComponentError:
-        return "." in component and component.split(".")[0] in (
-            "layers",
-            "h",
-            "blocks",
-            "model",
-            "transformer",
-        )
+    return anatomy.names.knows(component) or component.startswith(_ROOTS)
 
 
 def _in_own_layer(anatomy: Anatomy, sae: SAE, component: str, own: str | None) -> str:

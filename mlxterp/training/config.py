@@ -103,7 +103,7 @@ class SAETrainConfig:
             if value is None and name in _OPTIONAL:
                 continue
             if name in _OPTIONAL:
-                check = partial(check, hint="It is a number, or None, which leaves it open.")
+                check = partial(check, hint="Give a positive number, or None, which leaves it open.")
             object.__setattr__(self, name, check(value, name))
 
     def width(self, d_model: int) -> int:
