@@ -156,5 +156,5 @@ def test_a_window_within_a_run_of_bytes_is_read_from_where_the_run_begins():
 
     for at in range(len(ids)):
         shown = window(at, at + 2)
-        found = index._pieces_of(shown, lambda more, at=at: window(at - more, at + 2 + more))
+        found = index._pieces_of(shown, lambda more, at=at: window(at - more, at + 2 + more), text)
         assert tuple(found) == whole[at : at + 2]
