@@ -136,6 +136,30 @@ def test_a_nested_scaling_is_used_in_mlx_too(model_type, kind, tmp_path):
     assert np.abs(found - reference).max() <= 1e-4 * max(1.0, np.abs(reference).max())
 
 
+def test_the_base_of_layers_with_a_window_is_used_in_mlx_too(tmp_path):
+    """transformers 5 nests it by kind of layer, where mlx-lm does not look."""
+    pytest.importorskip("mlx.core")
+    write("gemma3_text", {"rope_local_base_freq": 77.0}, tmp_path)
+    reference, found = opened(tmp_path, "torch")[0], opened(tmp_path, "mlx")[0]
+    assert np.abs(found - reference).max() <= 1e-4 * max(1.0, np.abs(reference).max())
+
+
+@pytest.mark.filterwarnings("ignore:.*nests settings where:mlxterp.ConfigWarning")
+@pytest.mark.parametrize("failure", [SystemExit(1), AttributeError("no attribute"), ImportError("ai2-olmo")])
+def test_a_class_that_fails_while_it_loads_is_told_by_name(tmp_path, monkeypatch, failure):
+    """Some of mlx-lm's classes end the program where a library of theirs is missing."""
+    pytest.importorskip("mlx.core")
+    import mlx_lm.utils
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    write("llama", {}, tmp_path)
+    monkeypatch.setattr(mlx_lm.utils, "load_model", fail)
+    with pytest.raises(InputError, match=f"mlx-lm cannot open.*{type(failure).__name__}"):
+        InterpretableModel(tmp_path, backend="mlx")
+
+
 def test_weights_that_a_checkpoint_lacks_or_nothing_uses_are_named_in_torch(tmp_path):
     write("llama", {}, tmp_path)
     from safetensors.torch import load_file, save_file
@@ -182,6 +206,7 @@ def test_a_window_counts_only_where_it_can_be_seen():
     ):  # fmt: skip
         assert window_of({**base, **change}) is None
     mixed = {**base, "layer_types": ["full_attention", "sliding_attention"] * 2, "max_window_layers": 4}
+    assert window_of({**mixed, "use_sliding_window": False}) == 6  # what a layer is said to be counts
     assert window_of(mixed) == 6 and windowed_layers(mixed) == 2 and windowed_layers(base) is None
 
 
@@ -192,4 +217,6 @@ def test_nested_rotary_settings_are_seen():
         "rope_parameters": {"full_attention": {"rope_theta": 7.0}, "sliding_attention": {"rope_theta": 5.0}}
     }
     assert flat(by_layer)["rope_theta"] == 7.0
+    assert "rope_theta=5.0 of layers with a window" in str(unread(by_layer, {"rope_theta"}))
+    assert not unread(by_layer, {"rope_theta", "rope_local_base_freq"})
     assert json.dumps(unread(nested, {"rope_parameters"})).count("partial_rotary_factor") == 1

@@ -18,6 +18,8 @@ _INNER = ("text_config", "language_config", "llm_config")
 ROPE = ("rope_parameters", "rope_scaling")
 _NESTED = ("rope_theta", "partial_rotary_factor")
 """What newer checkpoints keep among the rotary settings."""
+LOCAL_THETA = "rope_local_base_freq"
+"""`rope_theta` of layers with a window, where it has a name of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,13 @@ def rope_of(config: Mapping[str, Any], nest: str) -> Mapping[str, Any]:
     return inner
 
 
+def local_theta(config: Mapping[str, Any], nest: str) -> float | None:
+    """`rope_theta` of the layers with a window, where the rotary settings are given by kind of layer."""
+    inner = config.get(nest)
+    local = inner.get("sliding_attention") if isinstance(inner, Mapping) else None
+    return local.get("rope_theta") if isinstance(local, Mapping) else None
+
+
 def mentioned(modules: Iterable[ModuleType]) -> frozenset[str]:
     """Names that the code of some modules reads: attributes, strings, variables, keywords.
 
@@ -143,7 +152,7 @@ def window_of(config: Mapping[str, Any]) -> int | None:
     window, kinds = own.get("sliding_window"), own.get("layer_types")
     if not isinstance(window, int) or isinstance(window, bool) or window <= 0:
         return None
-    if own.get("use_sliding_window") is False:
+    if kinds is None and own.get("use_sliding_window") is False:
         return None
     if isinstance(kinds, list) and not any("sliding" in str(kind) for kind in kinds):
         return None
@@ -205,6 +214,14 @@ def _rotary(own: Mapping[str, Any], reads: Collection[str]) -> list[str]:
         kind = rope_type(rope_of(own, nest))
         if kind != "default" and not any(n in reads for n in ROPE):
             found.append(f"{nest} of type {kind!r} (rotary positions are not scaled)")
+        local = local_theta(own, nest)
+        if (
+            local not in (None, rope_of(own, nest).get("rope_theta"))
+            and not {LOCAL_THETA, "sliding_attention", *ROPE} & {*reads}
+        ):  # fmt: skip
+            found.append(
+                f"rope_theta={local} of layers with a window (rotary positions have another base there)"
+            )
     theta = own.get("rope_theta")
     if (
         isinstance(theta, (int, float))

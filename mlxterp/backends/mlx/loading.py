@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,9 +10,20 @@ from types import ModuleType
 from typing import Any
 
 from ...core.quiet import quiet_loading
-from ...errors import BackendError, ConfigWarning, InputError, warn
+from ...errors import BackendError, ConfigWarning, InputError, MlxterpError, warn
 from ..hub import asking, place_of
-from ..settings import ROPE, mentioned, rope_of, rope_type, unread, window_ignored, window_of, windowed_layers
+from ..settings import (
+    LOCAL_THETA,
+    ROPE,
+    local_theta,
+    mentioned,
+    rope_of,
+    rope_type,
+    unread,
+    window_ignored,
+    window_of,
+    windowed_layers,
+)
 from .language_model import MLXLanguageModel
 
 TOKENIZER_FILES = (
@@ -56,8 +66,8 @@ def load_language_model(source: str | os.PathLike, tokenizer: Any = None) -> MLX
         changes = lifted_settings(given)
         with quiet_loading():
             model, config = load_model(folder, model_config=changes)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        if isinstance(error, InputError):
+    except (Exception, SystemExit) as error:  # its classes fail in many ways; one ends the program
+        if isinstance(error, (MlxterpError, Warning)):
             raise
         raise InputError(f"mlx-lm cannot open {place!r}: {type(error).__name__}: {error}") from error
     if isinstance(tokenizer, (str, os.PathLike)):
@@ -114,6 +124,9 @@ def lifted_settings(config: dict[str, Any]) -> dict[str, Any]:
             name = next((n for n in names if n in reads), None)
             if key in inner and name is not None and name not in config:
                 lifted[name] = inner[key]
+        local = local_theta(config, nest)
+        if local is not None and LOCAL_THETA in reads and LOCAL_THETA not in config:
+            lifted[LOCAL_THETA] = local
     if lifted:
         listed = ", ".join(f"{name}={value}" for name, value in lifted.items())
         warn(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.quiet import quiet_loading
-from ...errors import BackendError, ConfigWarning, InputError, warn
+from ...errors import BackendError, ConfigWarning, InputError, MlxterpError, warn
 from ..hub import asking, place_of
 from ..settings import mentioned, unread, window_ignored, window_of, windowed_layers
 from .devices import find_device
@@ -53,8 +53,8 @@ def load_language_model(
             )
             model, found = loaded
             given, _ = PretrainedConfig.get_config_dict(place)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
+    except Exception as error:  # its classes fail in many ways
+        if isinstance(error, (MlxterpError, Warning)):
             raise
         raise InputError(
             f"No causal language model could be loaded from {place!r}. Expected a folder or a Hugging Face"
