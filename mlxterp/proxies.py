@@ -11,6 +11,9 @@ from typing import Any, overload
 
 from .anatomy import Anatomy
 from .components import FURTHER, RESIDUAL
+from .core import checks
+from .core.integers import as_integer
+from .core.not_copied import NotCopied
 from .core.public_names import PublicNames
 from .errors import ComponentError
 from .open_traces import innermost_trace
@@ -29,7 +32,7 @@ _CANONICAL = (
 """Names that may stand below a layer, or below its attention."""
 
 
-class ComponentProxy:
+class ComponentProxy(NotCopied):
     """A place in the model, by path."""
 
     __slots__ = ("_anatomy", "_path")
@@ -56,9 +59,10 @@ class ComponentProxy:
         )
 
     def __getitem__(self, index: int) -> ComponentProxy:
-        if type(index) is not int:
+        number = as_integer(index)
+        if number is None:
             raise ComponentError(f"{self._path} is a module; its value is {self._path}.output[…].")
-        return ComponentProxy(self._anatomy, f"{self._path}.{index}")
+        return ComponentProxy(self._anatomy, f"{self._path}.{number}")
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise ComponentError(f"{self._path} is a module; its value is {self._path}.output[…].")
@@ -72,7 +76,7 @@ class ComponentProxy:
 
     def call(self, number: int) -> ComponentCall:
         """One call of a module that the forward pass calls several times, 0-based."""
-        return ComponentCall(self._anatomy, self._path, number)
+        return ComponentCall(self._anatomy, self._path, checks.integer(number, "number", 0))
 
     def _is_value(self, name: str) -> bool:
         """Whether this is a canonical name here, not a module that happens to be called so."""
@@ -108,7 +112,7 @@ class ComponentProxy:
         return f"<{path.name}: {kind}{' with ' if inside else ''}{inside}>"
 
 
-class ComponentCall:
+class ComponentCall(NotCopied):
     """One of several calls of a module."""
 
     def __init__(self, anatomy: Anatomy, path: str, number: int):
@@ -134,7 +138,7 @@ class ComponentCall:
         innermost_trace(self._anatomy).assign(self._name("input"), value)
 
 
-class LayerList(PublicNames, Sequence[ComponentProxy]):
+class LayerList(NotCopied, PublicNames, Sequence[ComponentProxy]):
     """The decoder blocks, in order; negative numbers count from the end."""
 
     def __init__(self, anatomy: Anatomy):

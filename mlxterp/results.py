@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .anatomy import Anatomy
+from .core.not_copied import NotCopied
 from .errors import ComponentError
 from .sites import Component
 
 
-class Activations(Mapping[str, Any]):
+class Activations(NotCopied, Mapping[str, Any]):
     """A finished trace's values by any name of a component; iterates over all canonical names.
 
     Args:

@@ -20,6 +20,7 @@ import numpy as np
 from .anatomy import Anatomy
 from .backends.base import LanguageModel
 from .backends.finite import not_finite
+from .core import checks
 from .core.integers import as_integer
 from .core.numeric import largest, log_softmax
 from .errors import ComponentError, InputError
@@ -87,6 +88,7 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
         Raises:
             InputError: The lens was not made for this layer or position.
         """
+        layer, position = checks.integer(layer, "layer"), checks.integer(position, "position")
         place = position + self.n_tokens if position < 0 else position
         number = layer + self.n_layers if layer < 0 else layer
         if number not in self.layers or place not in self.positions:

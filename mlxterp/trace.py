@@ -30,6 +30,7 @@ from .array_methods import (
 )
 from .backends.conversion import to_numpy
 from .core.integers import scalar
+from .core.not_copied import NotCopied
 from .core.public_names import PublicNames
 from .edits import Interventions, declared_edits
 from .errors import ComponentError, EditError, TraceError, warn
@@ -39,7 +40,7 @@ from .sites import Array, Component, Run, SiteEdit, Where, unique_sites
 from .tokens import TokenBatch
 
 
-class Trace(PublicNames):
+class Trace(NotCopied, PublicNames):
     """One batch of texts run through a model, made by `model.trace`.
 
     Without `capture` every component can be read inside the block and, by running again with the same

@@ -17,6 +17,7 @@ import mlxterp
 from mlxterp import FeatureIndex, FeatureIndexError, InputError
 from mlxterp.hooks import Detector
 from mlxterp.interventions import zero_out
+from tests.tiny import WordTokenizer, tiny_llama
 
 TEXT = "One day, a little girl named Lily"
 LIMIT = 120  # seconds; a hang is far beyond
@@ -177,3 +178,20 @@ def test_a_copied_index_answers_also_when_the_first_is_gone(demo, make):
     other = make(index)
     index = None
     assert other.top_texts(3) == expected and other.top_features("a ball") == hits
+
+
+@pytest.mark.parametrize("what", ["trace", "activations", "layers", "component", "call"])
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_what_belongs_to_a_trace_is_not_copied_and_says_what_to_do(what, copied):
+    pytest.importorskip("mlx_lm")
+    model = tiny_llama(2, tokenizer=WordTokenizer())
+    with model.trace("the cat") as trace:
+        pass
+    found = {
+        "trace": trace, "activations": trace.activations, "layers": model.layers, "component": model.layers[0].mlp,
+        "call": model.layers[0].mlp.call(0),
+    }  # fmt: skip
+    with pytest.raises(
+        InputError, match="belongs to a model in this process: it is neither copied nor pickled"
+    ):
+        copied(found[what])
