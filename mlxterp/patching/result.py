@@ -32,6 +32,8 @@ _SAME = 1e-6
 
 _ROUNDING = 16
 """Roundings that a repeated run may differ by."""
+_TOLD = 0.005
+"""Noise that could be seen in a table is told."""
 _SEEN = 16
 """The full colour is for an effect so many times the noise, at least."""
 
@@ -152,9 +154,10 @@ class PatchingResult:
         return f"{name} of {one_line(self.component)}, by {self.by}"
 
     def _facts(self) -> str:
+        rounding = f"; below {self.noise:.2g} an effect is rounding" if self.noise > _TOLD else ""
         return (
             f"0 is the corrupted run ({self.corrupted:.4g}), 1 the clean one ({self.clean:.4g});"
-            f" metric: {one_line(self.metric)}"
+            f" metric: {one_line(self.metric)}{rounding}"
         )
 
     def _headed(self) -> list[tuple[str, str]]:

@@ -134,3 +134,8 @@ def test_what_is_written_as_zero_has_no_colour():
 
 def test_a_token_whose_character_stands_before_it_is_marked(tmp_path):
     assert str(result(tokens=("\u65e5", ""))).splitlines()[1].split() == ["layer", "4", "\u65e5", "5", "▯"]
+
+
+def test_noise_that_a_table_would_show_is_told():
+    assert "rounding" not in str(result())
+    assert "below 0.19 an effect is rounding" in str(result(eps=2**-7)).splitlines()[-1]
