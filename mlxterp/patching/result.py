@@ -139,8 +139,11 @@ class PatchingResult:
             return finished(figure, path, show)
         scale = self._scale()
         names = [f"{n} {token_line(t.strip(' ') or t)}".strip() for n, t in self._headed()]
-        figure = heatmap(effects, layers, names, limits=(-scale, scale), label="effect", show=show)
-        figure.axes[0].set(xlabel=self.by, ylabel="layer", title=self._title())
+        figure = heatmap(
+            np.where(np.abs(effects) <= self.noise, 0.0, effects), layers, names,
+            limits=(-scale, scale), label="effect", title=self._title(), show=show,
+        )  # fmt: skip
+        figure.axes[0].set(xlabel=self.by, ylabel="layer")
         return finished(figure, path, show)
 
     def __str__(self) -> str:
@@ -176,7 +179,7 @@ class PatchingResult:
         """The effect that gets the full colour: the largest, but not so small that rounding would be seen."""
         effects = np.abs(self.effects)
         largest = float(np.max(effects, where=np.isfinite(effects), initial=0.0))
-        return max(largest, _SEEN * self.noise) or 1.0
+        return max(largest, min(_SEEN * self.noise, 1.0)) or 1.0
 
     def _grid(self) -> Grid:
         effects = self.effects.reshape(len(self.layers), -1)
