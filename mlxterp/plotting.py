@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _LARGEST = 40.0
 """Inches of a figure's side, at most."""
-_LETTER, _SMALL_LETTER = 0.08, 0.065
-"""Inches of a letter under a heatmap, and in its cells."""
+_LETTER, _SMALL_LETTER, _TITLE_LETTER = 0.08, 0.065, 0.1
+"""Inches of a letter under a heatmap, in its cells, and in its title."""
 _NARROWEST, _LEAST, _ROW = 0.26, 2.0, 0.3
 """Inches of a heatmap's column and of all columns, at least, and of a row."""
 _BESIDE, _ABOVE_AND_BELOW, _BAR = 1.9, 1.0, 0.15
@@ -50,7 +50,9 @@ def new_figure(width: float, height: float, show: bool = False) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BackendError('Plots need matplotlib: pip install "mlxterp[plot]".') from error
+        raise BackendError(
+            'Plots need matplotlib: pip install "mlxterp[plot]", or pip install matplotlib.'
+        ) from error
     size = (min(width, _LARGEST), min(height, _LARGEST))
     if not show:
         return _shown_by_itself(Figure)(figsize=size, layout="constrained")
@@ -111,6 +113,7 @@ def heatmap(
     *,
     limits: tuple[float, float],
     label: str,
+    title: str = "",
     texts: Sequence[Sequence[str]] | None = None,
     show: bool = False,
 ) -> Figure:
@@ -132,7 +135,7 @@ def heatmap(
     flat = all(cell_len(column) <= _SHORT for column in under)
     wanted = [_column_width([row[j] for row in inside], name, flat) for j, name in enumerate(under)]
     hanging = 0.0 if flat else _LETTER * max(map(cell_len, under)) * math.sin(math.radians(_TURNED))
-    width = max(sum(wanted), _LEAST) + _BESIDE
+    width = max(max(sum(wanted), _LEAST) + _BESIDE, _TITLE_LETTER * (cell_len(title) + 2))
     figure = new_figure(width, _ROW * len(rows) + hanging + _ABOVE_AND_BELOW, show)
     share = min(1.0, _LARGEST / width)  # of the letters' size, where the page ends before the columns do
     axes, signed = figure.subplots(), limits[0] < 0
@@ -152,6 +155,8 @@ def heatmap(
                 middles[j], i, text, ha="center", va="center", fontsize=7 * share,
                 color="white" if strong else "black",
             )  # fmt: skip
+    if title:
+        figure.suptitle(_plain(title), fontsize=12)
     whole = figure.get_figwidth()
     figure.colorbar(picture, ax=axes, label=label, fraction=_BAR / whole, pad=_BAR / whole, aspect=15)
     return figure

@@ -149,10 +149,10 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
         figure = heatmap(
             self.probabilities[..., 0], [str(n) for n in self.layers],
             [f"{p} {own_token(t.strip(' ') or t)}" for p, t in zip(self.positions, self.tokens, strict=True)],
-            limits=(0.0, 1.0), label="probability",
+            limits=(0.0, 1.0), label="probability", title="Logit lens",
             texts=[[token_line(cell[0].strip(" ") or cell[0]) for cell in row] for row in self.texts], show=show,
         )  # fmt: skip
-        figure.axes[0].set(xlabel="token", ylabel="after layer", title="Logit lens")
+        figure.axes[0].set(xlabel="token", ylabel="after layer")
         return finished(figure, path, show)
 
     def __str__(self) -> str:

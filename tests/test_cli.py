@@ -248,6 +248,14 @@ def test_bad_input_is_one_sentence_and_status_2(fails, tmp_path, corpus, index_p
     assert "UTF-8" in fails("features", "-")
 
 
+def test_a_text_where_a_feature_is_expected_is_told_its_option(capsys):
+    for arguments, hint in ((["show", "A cat sat."], "--text"), (["texts", "A cat sat."], "number")):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        said = capsys.readouterr().err
+        assert "'A cat sat.' is no feature's number" in said and hint in said
+
+
 def test_unknown_commands_and_missing_arguments_are_refused():
     for arguments in (
         ["nonsense"],

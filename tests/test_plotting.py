@@ -45,3 +45,11 @@ def test_letters_that_the_font_lacks_do_not_warn(tmp_path):
         figure = heatmap(np.zeros((1, 1)), ["0"], ["0 \u65e5"], limits=(0, 1), label="")
         write_figure(figure, tmp_path / "figure.png")
         assert figure._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_title_has_room():
+    pytest.importorskip("matplotlib")
+    figure = heatmap(np.zeros((1, 1)), ["0"], ["0"], limits=(0, 1), label="", title="a long title " * 6)
+    figure.draw_without_rendering()
+    box = figure._suptitle.get_window_extent()  # pyright: ignore
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1

@@ -103,7 +103,7 @@ def _features(p: Parser) -> None:
 
 
 def _texts(p: Parser) -> None:
-    p.add_argument("feature", type=int, metavar="FEATURE", help="its number")
+    p.add_argument("feature", type=_number, metavar="FEATURE", help="its number")
     _corpus(p, "--texts")
     p.add_argument(
         "--index", metavar="PATH", help="answer from this index, without running the model over texts"
@@ -132,7 +132,7 @@ def _index(p: Parser) -> None:
 
 
 def _show(p: Parser) -> None:
-    p.add_argument("features", type=int, nargs="*", metavar="FEATURE", help="their numbers")
+    p.add_argument("features", type=_number_beside_texts, nargs="*", metavar="FEATURE", help="their numbers")
     p.add_argument("--index", metavar="PATH", help="the index that knows them (mlxterp index makes one)")
     p.add_argument(
         "--text",
@@ -146,6 +146,22 @@ def _show(p: Parser) -> None:
     _model(p)
     _place(p)
     _json(p)
+
+
+def _number(given: str) -> int:
+    """A feature's number."""
+    try:
+        return int(given)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{given!r} is no feature's number") from None
+
+
+def _number_beside_texts(given: str) -> int:
+    """A feature's number, where a text could be meant too."""
+    try:
+        return _number(given)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; a text is given by --text") from None
 
 
 def _train(p: Parser) -> None:

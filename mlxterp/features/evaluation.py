@@ -19,8 +19,8 @@ import numpy as np
 from ..anatomy import Anatomy
 from ..backends.conversion import to_numpy
 from ..core import checks
-from ..errors import BackendError, InputError
-from ..plotting import write_figure
+from ..errors import InputError
+from ..plotting import finished, new_figure
 from ..sae import SAE
 from .measuring import measure
 from .subject import Subject
@@ -144,11 +144,7 @@ class SAEEvaluation:
         Raises:
             BackendError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise BackendError("Plots need matplotlib: pip install matplotlib.") from error
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        figure = new_figure(10, 3.6)
         left, right = figure.subplots(1, 2)
         counts, edges = self.density_histogram()
         left.stairs(counts, edges, fill=True)
@@ -159,9 +155,7 @@ class SAEEvaluation:
         right.margins(y=0.1)  # room for the numbers
         right.set(ylabel="nats per token", title=f"loss; {self.loss_recovered_mean:.1%} of mean's recovered")
         figure.suptitle(f"SAE at {self.component}, {self.tokens} tokens")
-        if path is not None:
-            write_figure(figure, path)
-        return figure
+        return finished(figure, path)
 
 
 def evaluate(

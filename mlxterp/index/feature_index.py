@@ -75,7 +75,8 @@ class FeatureIndex(IndexFacts):
         meta = read_meta(folder)
         if meta is None:
             raise FeatureIndexError(
-                f"There is no index in {folder}. model.build_index(sae, texts, path) makes one."
+                f"There is no index in {folder}. model.build_index(sae, texts, path) makes one, as does"
+                " `mlxterp index TEXTS --path PATH` in a shell."
             )
         if not meta.complete and not meta.appended_from:
             raise FeatureIndexError(

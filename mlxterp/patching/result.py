@@ -32,6 +32,8 @@ _SAME = 1e-6
 
 _ROUNDING = 16
 """Roundings that a repeated run may differ by."""
+_TOLD = 0.005
+"""Noise that could be seen in a table is told."""
 _SEEN = 16
 """The full colour is for an effect so many times the noise, at least."""
 
@@ -137,8 +139,11 @@ class PatchingResult:
             return finished(figure, path, show)
         scale = self._scale()
         names = [f"{n} {token_line(t.strip(' ') or t)}".strip() for n, t in self._headed()]
-        figure = heatmap(effects, layers, names, limits=(-scale, scale), label="effect", show=show)
-        figure.axes[0].set(xlabel=self.by, ylabel="layer", title=self._title())
+        figure = heatmap(
+            np.where(np.abs(effects) <= self.noise, 0.0, effects), layers, names,
+            limits=(-scale, scale), label="effect", title=self._title(), show=show,
+        )  # fmt: skip
+        figure.axes[0].set(xlabel=self.by, ylabel="layer")
         return finished(figure, path, show)
 
     def __str__(self) -> str:
@@ -152,9 +157,10 @@ class PatchingResult:
         return f"{name} of {one_line(self.component)}, by {self.by}"
 
     def _facts(self) -> str:
+        rounding = f"; below {self.noise:.2g} an effect is rounding" if self.noise > _TOLD else ""
         return (
             f"0 is the corrupted run ({self.corrupted:.4g}), 1 the clean one ({self.clean:.4g});"
-            f" metric: {one_line(self.metric)}"
+            f" metric: {one_line(self.metric)}{rounding}"
         )
 
     def _headed(self) -> list[tuple[str, str]]:
@@ -173,7 +179,7 @@ class PatchingResult:
         """The effect that gets the full colour: the largest, but not so small that rounding would be seen."""
         effects = np.abs(self.effects)
         largest = float(np.max(effects, where=np.isfinite(effects), initial=0.0))
-        return max(largest, _SEEN * self.noise) or 1.0
+        return max(largest, min(_SEEN * self.noise, 1.0)) or 1.0
 
     def _grid(self) -> Grid:
         effects = self.effects.reshape(len(self.layers), -1)

@@ -85,6 +85,7 @@ class SAETrainConfig:
         if self.architecture not in ARCHITECTURES:
             raise SAEError(
                 f"Unknown architecture {self.architecture!r}. There are: {', '.join(ARCHITECTURES)}."
+                " (SAELens's standard is relu here.)"
             )
         self._check_numbers()
         if self.d_hidden is not None and self.expansion_factor is not None:

@@ -34,7 +34,7 @@ def summary(sae: SAE, plan: Plan, recipe: TrainRecipe, x: np.ndarray, y: np.ndar
     value, dead = facts["explained_variance"], (facts["dead_features"] or 0) / sae.d_hidden
     place = sae.component or "activations"
     times = f", {plan.epochs} times each" if plan.epochs > 1 and not facts.get("interrupted") else ""
-    run = f"{facts['steps']:,} steps on {facts['tokens']:,} tokens{times}"
+    run = f"{facts['steps']:,} step{'s' * (facts['steps'] != 1)} on {facts['tokens']:,} tokens{times}"
     if value is None:
         return f"SAE of {place}: all activations are equal, so there is nothing to explain. {run}."
     l0, untrained = (
@@ -68,9 +68,10 @@ def _advice(
     if near:
         advice.append("It is poor: hardly better than untrained.")
     if facts["steps"] < _FEW_STEPS:
+        few = "1 step is" if facts["steps"] == 1 else f"{facts['steps']} steps are"
         advice.append(
-            f"{facts['steps']} steps are few: more text, more epochs or a smaller batch_size would help (left out of"
-            " the config, epochs and batch_size follow the amount of text)."
+            f"{few} few: more text, more epochs or a smaller batch_size would help (left out of the config, epochs and"
+            " batch_size follow the amount of text)."
         )
     elif tokens < _FEW_TOKENS * d_hidden:
         each = max(1, round(tokens / d_hidden))

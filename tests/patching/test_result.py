@@ -134,3 +134,15 @@ def test_what_is_written_as_zero_has_no_colour():
 
 def test_a_token_whose_character_stands_before_it_is_marked(tmp_path):
     assert str(result(tokens=("\u65e5", ""))).splitlines()[1].split() == ["layer", "4", "\u65e5", "5", "▯"]
+
+
+def test_noise_that_a_table_would_show_is_told():
+    assert "rounding" not in str(result())
+    assert "below 0.19 an effect is rounding" in str(result(eps=2**-7)).splitlines()[-1]
+
+
+def test_a_plot_in_16_bits_keeps_its_colours_and_shows_no_rounding():
+    pytest.importorskip("matplotlib")
+    figure = result(raw=np.array([[3.0, 1.0], [2.0, 1.1]]), eps=2**-7).plot()
+    cells = figure.axes[0].collections[0]
+    assert cells.get_array().ravel().tolist() == [1.0, 0.0, 0.5, 0.0] and cells.norm.vmax == 1.0
