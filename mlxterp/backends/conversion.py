@@ -38,7 +38,10 @@ def to_numpy(given: Any, what: str = "The value", error: type[MlxterpError] = In
         and array.size
         and all(isinstance(x, Real) and not isinstance(x, bool) for x in array.flat)
     ):
-        array = array.astype(np.float64)  # a row of a table whose columns are of several types
+        try:
+            array = array.astype(np.float64)  # a row of a table whose columns are of several types
+        except OverflowError as failed:  # Python's integers have no end
+            raise error(f"{what} holds a number beyond float64; expected finite numbers.") from failed
     if array.dtype.kind not in "fiu":
         said = "text" if array.dtype.kind in "UST" else str(array.dtype)
         raise error(f"{what} holds {said}; expected real numbers.")

@@ -102,6 +102,12 @@ def test_what_is_no_direction_is_named(bad, message):
             make(bad)
 
 
+def test_an_integer_beyond_float64_is_refused_by_name():
+    for call in (to_numpy, to_vector):
+        with pytest.raises(InputError, match="beyond float64"):
+            call([10**400, 1])
+
+
 def test_a_width_that_is_not_asked_for_is_named():
     with pytest.raises(InputError, match="has 64 numbers; expected 32"):
         to_vector(ROW, width=32)
