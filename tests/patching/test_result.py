@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,5 +145,5 @@ def test_noise_that_a_table_would_show_is_told():
 def test_a_plot_in_16_bits_keeps_its_colours_and_shows_no_rounding():
     pytest.importorskip("matplotlib")
     figure = result(raw=np.array([[3.0, 1.0], [2.0, 1.1]]), eps=2**-7).plot()
-    cells = figure.axes[0].collections[0]
-    assert cells.get_array().ravel().tolist() == [1.0, 0.0, 0.5, 0.0] and cells.norm.vmax == 1.0
+    cells: Any = figure.axes[0].collections[0]
+    assert np.ravel(cells.get_array()).tolist() == [1.0, 0.0, 0.5, 0.0] and cells.norm.vmax == 1.0
