@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from .core.activation_files import DTYPES, as_float32, as_stored, mapped_activations, write_activations
 from .core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
 from .core.public_names import PublicNames
+from .core.tensor_files import check_safetensors
 from .errors import SAEError, warn
 from .whole import DRAFT, strict_json, written_folder, written_whole
 
@@ -85,7 +86,7 @@ class ActivationStore(PublicNames):
                 " to them would not be seen. The collect_activations that made them, called again, writes them."
             )
         store = ActivationStore(folder, meta)
-        store.check()
+        store._check_shapes()
         return store
 
     @property
@@ -174,7 +175,14 @@ class ActivationStore(PublicNames):
             raise damaged(path, error) from error
 
     def check(self) -> None:
-        """Raises SAEError where a file is missing, or is not what `meta.json` says."""
+        """Reads every byte; raises SAEError where a file is missing, or is not what `meta.json` says."""
+        self._checked.clear()
+        for index in range(len(self.counts)):
+            for component in self.components:
+                self.batch(index, component)
+
+    def _check_shapes(self) -> None:
+        """Raises SAEError where a file is missing, or has another shape than `meta.json` says."""
         for index in range(len(self.counts)):
             for component in self.components:
                 self._mapped(index, component)
@@ -287,10 +295,10 @@ def counted(folder: Path, batches: Iterable[int]) -> tuple[list[int], dict[str, 
     for index in batches:
         path = folder / f"batch_{index}" / _ROWS
         try:
-            with safe_open(path, framework="numpy") as file:
-                counts.append(file.get_slice("tokens").get_shape()[0])
             for reason, number in _said(path)["excluded"].items():
                 excluded[reason] = excluded.get(reason, 0) + number
+            with safe_open(path, framework="numpy") as file:
+                counts.append(file.get_slice("tokens").get_shape()[0])
         except _DAMAGES as error:
             raise damaged(path, error) from error
     return counts, excluded
@@ -363,6 +371,7 @@ def collections_in(folder: Path) -> set[str]:
 
 def _said(path: Path) -> dict[str, Any]:
     """What the header of a batch's rows says: tokens left out, and digests (mlxterp 0.1.0 wrote none)."""
+    check_safetensors(path)
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
     if _BATCH in metadata:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..core.digests import DIGEST, digest_of_arrays, sealed
+from ..core.tensor_files import check_safetensors
 from ..errors import SAEError, warn
 from ..local_store import HISTORY, read_history
 from ..whole import strict_json, written_whole
@@ -59,6 +60,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
+            check_safetensors(path)
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 said = metadata[_FACTS]

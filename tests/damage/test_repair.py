@@ -26,6 +26,7 @@ from mlxterp import (
 )
 from mlxterp.variants import TopK
 from tests.index.small import TEXTS, files_of, random_sae
+from tests.sae.test_limits_of_files import sparse_file
 from tests.training.interrupted import data
 
 
@@ -221,6 +222,17 @@ def test_a_collection_with_one_damaged_batch_is_completed_by_the_same_call(demo,
     assert (store / "batch_0/rows.safetensors").stat().st_mtime_ns == kept
 
 
+def test_rows_that_claim_more_than_their_file_holds_are_named_and_made_again(demo, store):
+    files = files_of(store)
+    rows = next(store.glob("batch_*/rows.safetensors"))
+    sparse_file(rows, {"tokens": (10**10,)})
+    with pytest.raises(SAEError, match=r"rows\.safetensors"):
+        ActivationStore.open(store).check()
+    with pytest.warns(MlxterpWarning, match="made again"):
+        collect(demo, store)
+    assert files_of(store) == files
+
+
 def test_a_store_whose_description_is_damaged_keeps_its_batches_for_the_same_call_only(demo, store):
     files = files_of(store)
     (store / "meta.json").write_text("{")
@@ -275,6 +287,12 @@ def rewritten(run: Path, change) -> None:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(arrays, facts)
     save_file(arrays, path, {"run": json.dumps(facts)})
+
+
+def test_a_checkpoint_that_claims_more_than_its_file_holds_is_an_error_of_ours(run):
+    sparse_file(run / "checkpoint.safetensors", {"jobs.sae.silent": (10**10,)})
+    with pytest.raises(SAEError, match=r"checkpoint\.safetensors"):
+        train(run)
 
 
 @pytest.mark.filterwarnings("ignore:.*written by mlxterp 0.1.0:mlxterp.MlxterpWarning")
