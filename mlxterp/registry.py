@@ -3,9 +3,8 @@
     {"1234": {"name": "geographic_locations", "description": "Activates on city and country names",
               "examples": ["Paris, France"], "confidence": "high", "notes": "…"}}
 
-The file is a plain dictionary that `json` reads and writes. `save` adds the key "digest", so that damage is found (a
-file without it is read as it is); a registry bound to an SAE adds the key "sae", so that its names cannot be put on
-another SAE's features.
+The file is a plain dictionary that `json` reads and writes. A registry bound to an SAE adds two keys: "sae", so that
+its names cannot be put on another SAE's features, and "digest", so that damage is found.
 """
 
 from __future__ import annotations
@@ -102,9 +101,10 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
             InputError: An entry was changed into something that is none, or the file cannot be written.
         """
         target = Path(path).expanduser()
-        bound = {} if self.fingerprint is None else {_BOUND: self.fingerprint}
-        entries = {str(feature): _entry(feature, self._entries[feature]) for feature in self}
-        text = json.dumps(sealed({**bound, **entries}), indent=2, allow_nan=False) + "\n"
+        found: dict[str, Any] = {str(feature): _entry(feature, self._entries[feature]) for feature in self}
+        if self.fingerprint is not None:
+            found = sealed({_BOUND: self.fingerprint, **found})
+        text = json.dumps(found, indent=2, allow_nan=False) + "\n"
         with written_whole(target) as draft:
             draft.write_text(text, encoding="utf-8")
         return target

@@ -23,8 +23,9 @@ SHOWS = {
 """Cells by their id, and what kind of picture or table each shows."""
 EXPECTED = re.compile(
     r".*(TqdmWarning: IProgress not found|No optimised BLAS).*\n(  .*\n)?|\r?[^\r\n]*\[[\d:?]+[<,][^\r\n]*\]\n?"
+    r"|SAE of \S+: explained variance .*\n"
 )
-"""On stderr: what this environment lacks with the line of code that warned, and bars."""
+"""On stderr: what this environment lacks with the line of code that warned, bars, and how good a trained SAE is."""
 MOST_CODE_CELLS = 15
 
 names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

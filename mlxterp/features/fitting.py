@@ -120,8 +120,8 @@ def _named_place(
 ) -> str | None:
     """The path that a call names; None where it leaves it to the SAE."""
     if component is not None and not isinstance(component, str):
-        raise InputError(
-            f"A component is named by a path or its part below a layer, such as 'mlp', got {component!r}."
+        raise ComponentError(
+            f"A component is named by a string, a path or its part below a layer such as 'mlp', got {component!r}."
         )
     if layer is None and component is None:
         if own is None:

@@ -269,7 +269,7 @@ def test_what_cannot_be_evaluated_is_refused(model, backend):
         sae.evaluate(model, ["the cat", "the cat"])
     with pytest.raises(InputError, match="max_tokens"):
         sae.evaluate(model, TEXTS, max_tokens=1)
-    with pytest.raises(SAEError, match=r"256 numbers .* made for 64"):
+    with pytest.raises(SAEError, match=r"256 numbers .* takes 64"):
         sae.evaluate(model, TEXTS, component="layers.1.mlp.c_fc")
 
 

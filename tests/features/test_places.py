@@ -95,7 +95,7 @@ def test_an_sae_that_names_no_place_needs_one(model, call):
         ask(model, sae, layer=3)
     with pytest.raises(InputError, match="name two places"):
         ask(model, sae, layer=0, component=OWN)
-    with pytest.raises(InputError, match="A component is named by a path"):
+    with pytest.raises(ComponentError, match="A component is named by a string"):
         ask(model, sae, component=3)
 
 
