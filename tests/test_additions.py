@@ -228,11 +228,9 @@ def test_talkie_adds_the_embedding_again_after_the_mlp():
     check_identities(model, ids)
 
 
-def test_a_block_that_adds_twice_has_nothing_further():
-    pytest.importorskip("mlx.core")
-    model = InterpretableModel(build("llama"))
+def test_a_block_that_adds_twice_has_nothing_further(demo):
     with pytest.raises(ComponentError, match="nothing to the stream after mlp_out"):
-        model.trace([1, 2], capture=["layers.0.further_out"])
+        demo.model.trace([1, 2], capture=["layers.0.further_out"])
 
 
 # -- the rule, on numbers made by hand --------------------------------------------------------------

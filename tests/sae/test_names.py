@@ -134,14 +134,13 @@ def test_every_flipped_bit_of_a_folder_is_told_or_changes_nothing(tmp_path):
         path.write_bytes(before)
 
 
-def test_a_registry_and_steering_vectors_have_a_digest_of_their_own(tmp_path):
-    registry = FeatureRegistry({1: {"name": "one"}, 2: {"name": "two"}}).save(tmp_path / "names.json")
+def test_a_registry_of_an_sae_and_steering_vectors_have_a_digest_of_their_own(tmp_path):
+    registry = FeatureRegistry({1: {"name": "one"}, 2: {"name": "two"}}, make_sae()).save(tmp_path / "names.json")
+    with pytest.raises(SAEError, match="another SAE"):
+        FeatureRegistry.load(registry, "0" * 64)
     registry.write_text(registry.read_text().replace("two", "too"))
     with pytest.raises(InputError, match=r"names\.json.*digest"):
         FeatureRegistry.load(registry)
-    registry.write_text(registry.read_text().replace('"digest"', '"sae"', 1))
-    with pytest.raises(SAEError, match="another SAE"):
-        FeatureRegistry.load(registry, make_sae())
     vectors = save_vectors(
         [SteeringVector("layers.1.mlp", np.ones(64, np.float32))], tmp_path / "v.safetensors"
     )

@@ -134,6 +134,8 @@ def test_a_stream_is_read_again_in_every_epoch(demo):
 
 
 def test_a_run_that_was_planned_otherwise_does_not_go_on(tmp_path):
+    pytest.importorskip("torch")
+
     def interrupt(row):
         if row["step"] == 5:
             signal.raise_signal(signal.SIGINT)
