@@ -135,7 +135,9 @@ def test_every_flipped_bit_of_a_folder_is_told_or_changes_nothing(tmp_path):
 
 
 def test_a_registry_of_an_sae_and_steering_vectors_have_a_digest_of_their_own(tmp_path):
-    registry = FeatureRegistry({1: {"name": "one"}, 2: {"name": "two"}}, make_sae()).save(tmp_path / "names.json")
+    registry = FeatureRegistry({1: {"name": "one"}, 2: {"name": "two"}}, make_sae()).save(
+        tmp_path / "names.json"
+    )
     with pytest.raises(SAEError, match="another SAE"):
         FeatureRegistry.load(registry, "0" * 64)
     registry.write_text(registry.read_text().replace("two", "too"))
