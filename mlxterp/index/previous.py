@@ -77,6 +77,7 @@ def _remains(folder: Path, fresh: IndexMeta, texts: Texts) -> bool:
 
 
 def texts_between(texts: Texts, begin: int, end: int) -> list[str]:
+    """Texts `begin` to `end` - 1 of a data set, or as many of them as there are; a stream is read up to there."""
     if isinstance(texts, ListedTexts):
         return [texts[i] for i in range(begin, min(end, len(texts)))]
     return list(itertools.islice(texts, begin, end))
