@@ -57,7 +57,7 @@ def jobs_for(task: Task) -> Jobs:
 
 def selection(task: Task) -> dict[str, float]:
     """The top-k alone, from pre-activations that are there."""
-    from mlxterp.backends.running import RunningTopK
+    from mlxterp.backends.host.topk import RunningTopK
 
     n, k = len(task.x), task.sae.k or 1
     scores = np.random.default_rng(1).standard_normal((n, task.sae.d_hidden), dtype=np.float32)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from mlxterp.index import building, counting
+from mlxterp.index import building
+from mlxterp.index import encode as counting
 
 STAGES = (
     "tokenizing",

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from common import interleaved, ratio, report
 
-from mlxterp.strongest import Strongest
+from mlxterp.core.ranking import Strongest
 
 D_HIDDEN, K, N = 32_768, 32, 20
 SHARD = 1 << 16

@@ -20,8 +20,8 @@ from typing import Any
 from common import interleaved, ratio, report
 
 from mlxterp import InterpretableModel
+from mlxterp.core.tokens import TokenBatch
 from mlxterp.demo import FOLDER
-from mlxterp.tokens import TokenBatch
 
 import mlx.core as mx  # isort: skip  (after mlxterp, which gives it a fast BLAS)
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from common import interleaved, peak_memory, ratio, report, rounds_asked_for
 
-from mlxterp.training.recipe import TrainRecipe
+from mlxterp.training.config import TrainRecipe
 from mlxterp.training.state import TrainState
 from mlxterp.weights import SAEWeights
 

@@ -11,16 +11,20 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from .blas import preload_blas
+from .core.blas import preload_blas
 
 preload_blas()  # before anything imports mlx
 
 if TYPE_CHECKING:
     from . import interventions, steering
-    from .attaching import AttachedSAE
+    from .activations.collect import collect_activations
+    from .activations.local_store import LocalStore
+    from .activations.store import ActivationStore
     from .backends import available_backends, get_backend
     from .concepts import Concepts
-    from .dataset import HuggingFaceDataset
+    from .concepts.registry import FeatureRegistry
+    from .core.sparse import SparseFeatures
+    from .data.dataset import HuggingFaceDataset
     from .demo import load_demo
     from .errors import (
         BackendError,
@@ -41,34 +45,30 @@ if TYPE_CHECKING:
         UnknownFeatureError,
         WriteError,
     )
-    from .features.check import SAECheck
-    from .features.collecting import collect_activations
-    from .features.evaluation import SAEEvaluation
+    from .evaluation.check import SAECheck
+    from .evaluation.evaluation import SAEEvaluation
     from .hooks import Controller, Detector
+    from .hooks.attached_sae import AttachedSAE
     from .index import FeatureExample, FeatureIndex, FeatureStats
-    from .lens import FeatureLogits, RandomDirections
-    from .local_store import LocalStore
-    from .model import InterpretableModel
-    from .objectives import logit_difference
+    from .lens.feature_logits import FeatureLogits, RandomDirections
+    from .lens.logit_lens import LogitLens
+    from .model.interpretable import InterpretableModel
     from .patching import PatchingResult
-    from .registry import FeatureRegistry
     from .sae import SAE
     from .sae.pretrained import PretrainedSAE, pretrained_saes
     from .sae.sae import BatchTopKSAE, TopKSAE
-    from .sparse import SparseFeatures
-    from .store import ActivationStore
-    from .stream_lens import LogitLens
-    from .trace import Trace
+    from .tracing.objectives import logit_difference
+    from .tracing.trace import Trace
     from .training import SAETrainConfig, train_sae
     from .viz import FeatureCard, FeatureReport, TokenView
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "attaching": ("AttachedSAE",),
+    "hooks.attached_sae": ("AttachedSAE",),
     "backends": ("available_backends", "get_backend"),
     "concepts": ("Concepts",),
-    "dataset": ("HuggingFaceDataset",),
+    "data.dataset": ("HuggingFaceDataset",),
     "demo": ("load_demo",),
     "errors": (
         "BackendError",
@@ -89,24 +89,24 @@ _HOMES = {
         "UnknownFeatureError",
         "WriteError",
     ),
-    "features.check": ("SAECheck",),
-    "features.collecting": ("collect_activations",),
-    "features.evaluation": ("SAEEvaluation",),
+    "evaluation.check": ("SAECheck",),
+    "activations.collect": ("collect_activations",),
+    "evaluation.evaluation": ("SAEEvaluation",),
     "hooks": ("Controller", "Detector"),
     "index": ("FeatureExample", "FeatureIndex", "FeatureStats"),
     "lens": ("FeatureLogits", "RandomDirections"),
-    "local_store": ("LocalStore",),
+    "activations.local_store": ("LocalStore",),
     "model": ("InterpretableModel",),
-    "objectives": ("logit_difference",),
+    "tracing.objectives": ("logit_difference",),
     "patching": ("PatchingResult",),
-    "registry": ("FeatureRegistry",),
+    "concepts.registry": ("FeatureRegistry",),
     "sae": ("SAE",),
     "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),
     "sae.sae": ("BatchTopKSAE", "TopKSAE"),
-    "sparse": ("SparseFeatures",),
-    "store": ("ActivationStore",),
-    "stream_lens": ("LogitLens",),
-    "trace": ("Trace",),
+    "core.sparse": ("SparseFeatures",),
+    "activations.store": ("ActivationStore",),
+    "lens.logit_lens": ("LogitLens",),
+    "tracing.trace": ("Trace",),
     "training": ("SAETrainConfig", "train_sae"),
     "viz": ("FeatureCard", "FeatureReport", "TokenView"),
 }

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from .backends import backend_of
-from .backends.conversion import is_native, to_native, to_numpy
-from .backends.finite import check_fits
+from .backends.host.conversion import is_native, to_native, to_numpy
+from .backends.host.finite import check_fits
 from .core import checks
 from .core.integers import scalar
 from .core.options import names_options
+from .core.positions import Positions, full_mask, position_axis
+from .core.sites import Array, Where
 from .errors import EditError, InputError
-from .positions import Positions, full_mask, position_axis
-from .sites import Array, Where
 
 __all__ = ["Intervention", "add_vector", "clamp", "compose", "noise", "replace_with", "scale", "zero_out"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .core.sites import Array
 from .errors import SAEError
-from .sites import Array
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 """The arrays that every SAE has, in the order of files and fingerprints."""

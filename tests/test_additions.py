@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlxterp import ComponentError, InterpretableModel
+from mlxterp.anatomy.residual import Branch, Precision, find_rule
 from mlxterp.interventions import zero_out
-from mlxterp.residual import Branch, Precision, find_rule
 
 from .architectures import build, configs, model_types
 

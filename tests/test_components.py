@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxterp.components import ComponentNames
+from mlxterp.anatomy.names import ComponentNames
 from mlxterp.errors import ComponentError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlxterp import ConfigWarning, InputError, InterpretableModel
-from mlxterp.backends.settings import flat, mentioned, unread, window_of, windowed_layers
+from mlxterp.backends.host.settings import flat, mentioned, unread, window_of, windowed_layers
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 200, "max_position_embeddings": 128, "pad_token_id": 0,

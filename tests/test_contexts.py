@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxterp import InputError, MlxterpWarning
-from mlxterp.contexts import ListedContexts, StreamedContexts, open_contexts
-from mlxterp.dataset import ListedTexts, StreamedTexts
+from mlxterp.data.contexts import ListedContexts, StreamedContexts, open_contexts
+from mlxterp.data.dataset import ListedTexts, StreamedTexts
 
 
 def numbers(text: str) -> list[int]:

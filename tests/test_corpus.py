@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxterp import InputError, MlxterpWarning, NoTokenizerError
-from mlxterp.corpus import Corpus
+from mlxterp.data.corpus import Corpus
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 

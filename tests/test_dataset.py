@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlxterp import BackendError, HuggingFaceDataset, InputError
-from mlxterp.dataset import ListedTexts, StreamedTexts, open_texts
+from mlxterp.data.dataset import ListedTexts, StreamedTexts, open_texts
 
 
 def texts_of(dataset) -> list[str]:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxterp import EditError, InputError, get_backend
+from mlxterp.core.positions import position_mask
+from mlxterp.core.sites import Where
 from mlxterp.interventions import add_vector, clamp, compose, noise, replace_with, scale, zero_out
-from mlxterp.positions import position_mask
-from mlxterp.sites import Where
 
 X = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float32)
 HEADS = np.random.default_rng(1).standard_normal((2, 3, 5, 4)).astype(np.float32)

@@ -24,9 +24,9 @@ from mlxterp import (
     UnknownFeatureError,
 )
 from mlxterp.core.numeric import largest
-from mlxterp.generation import unembed
-from mlxterp.lens import _lens
-from mlxterp.linear_part import LinearPart, find_shape
+from mlxterp.lens.feature_logits import _lens
+from mlxterp.lens.linear_part import LinearPart, find_shape
+from mlxterp.tracing.generation import unembed
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 
@@ -252,8 +252,8 @@ def test_several_features_give_what_each_gives_alone(folders, monkeypatch):
     sae = sae_at("layers.0", model.d_model)
     alone = [model.feature_logits(sae, feature, 4) for feature in range(12)]
     for cells in (1, 700, 1 << 22):
-        monkeypatch.setattr("mlxterp.lens._CELLS", cells)
-        monkeypatch.setattr("mlxterp.lens._ROWS", 1 + cells % 11)
+        monkeypatch.setattr("mlxterp.lens.feature_logits._CELLS", cells)
+        monkeypatch.setattr("mlxterp.lens.feature_logits._ROWS", 1 + cells % 11)
         for one, other in zip(model.feature_logits(sae, range(12), 4), alone, strict=True):
             assert one.promoted_ids == other.promoted_ids and one.suppressed_ids == other.suppressed_ids
             assert one.maximum == pytest.approx(other.maximum, rel=1e-5)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlxterp import ConfigWarning, InterpretableModel, interventions, logit_difference
-from mlxterp.components import RESIDUAL
-from mlxterp.sites import ATTENTION_PORTS
+from mlxterp.anatomy.names import RESIDUAL
+from mlxterp.core.sites import ATTENTION_PORTS
 
 from .small import SHAPES, checkpoint
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from mlxterp.plotting import heatmap, new_figure, write_figure
+from mlxterp.viz.plotting import heatmap, new_figure, write_figure
 
 
 def test_a_notebook_shows_a_figure_that_pyplot_does_not_know():

@@ -52,7 +52,8 @@ def public_of(module: Any) -> dict[str, Any]:
     own = [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_") and f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
+        if not name.startswith("_")
+        and f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
     ]
     return {name: described(getattr(module, name)) for name in sorted(getattr(module, "__all__", own))}
 

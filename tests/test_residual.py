@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxterp import InterpretableModel
-from mlxterp.residual import Branch, Precision, find_rule
+from mlxterp.anatomy.residual import Branch, Precision, find_rule
 
 from .architectures import build, configs
 

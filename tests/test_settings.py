@@ -23,7 +23,7 @@ from mlxterp import (
     train_sae,
 )
 from mlxterp.core import checks
-from mlxterp.generation import Request
+from mlxterp.tracing.generation import Request
 from tests.features.test_search import LetterTokenizer, llama_of_mlx, random_sae
 from tests.small import checkpoint
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from mlxterp import BackendError, ComponentError, InputError, InterpretableModel
 from mlxterp.core.numeric import largest
-from mlxterp.stream_lens import LogitLens
+from mlxterp.lens.logit_lens import LogitLens
 
 from .architectures import build, configs
 from .patching.asking import activations_of, lens, logits_of, numpy_of, opened

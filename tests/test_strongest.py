@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mlxterp import InputError, SparseFeatures, strongest
-from mlxterp.strongest import Strongest, strongest_of_each
+from mlxterp import InputError, SparseFeatures
+from mlxterp.core import ranking as strongest
+from mlxterp.core.ranking import Strongest, strongest_of_each
 
 FEW = st.sampled_from([0.0, 0.5, 1.0, -1.0, 2.0, -3.0])
 """Activations that are often equal in magnitude."""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxterp.data.text import pieces_of
 from mlxterp.index.examples import Window
 from mlxterp.index.summary import token_pieces
-from mlxterp.text import pieces_of
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from("ab  \n.,'\ufffd€é😀👩\u200d👧\ufe0f中文\x00"),
@@ -131,7 +131,7 @@ def test_an_examples_tokens_are_part_of_its_text(demo, tmp_path):
 
 
 def test_a_window_within_a_run_of_bytes_is_read_from_where_the_run_begins():
-    from mlxterp.index.facts import IndexFacts
+    from mlxterp.index.base import IndexFacts
 
     tokenizer = byte_fallback()
     text = "the 中文中文中文中文中文中文 cat"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import BackendError, InputError, NotALanguageModelError
 from .base import Backend, LanguageModel
-from .fork import check_process
+from .host.fork import check_process
 
 _PACKAGES = {"mlx": "mlx", "torch": "torch"}
 _EXTRAS = {

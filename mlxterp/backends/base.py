@@ -11,12 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..sites import Array, Component, Run, Site, SiteEdit
-from ..sparse import SparseFeatures
-from ..tokens import TokenBatch
+from ..core.sites import Array, Component, Run, Site, SiteEdit
+from ..core.sparse import SparseFeatures
+from ..core.tokens import TokenBatch
 from ..variants import Activation, InputForm
 from ..weights import SAEWeights
-from .state import StateDigest, WeightsDigest
+from .host.state import StateDigest, WeightsDigest
 
 
 @runtime_checkable

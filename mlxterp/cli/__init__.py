@@ -19,7 +19,7 @@ WRONG, INTERRUPTED, NO_READER = 2, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (2 where mlxterp says what is wrong, 130 after ctrl-C)."""
     options = parser().parse_args(arguments)
-    from .output import complain, notes
+    from ..viz.terminal import complain, notes
 
     try:
         with notes():

@@ -6,8 +6,7 @@ import argparse
 from importlib.metadata import version
 from pathlib import Path
 
-from ..training.config import SAETrainConfig
-from ..training.recipe import ARCHITECTURES
+from ..training.config import ARCHITECTURES, SAETrainConfig
 
 Parser = argparse.ArgumentParser
 

@@ -14,11 +14,11 @@ import numpy as np
 from rich.text import Text
 
 from ..errors import InputError
-from ..model import InterpretableModel
+from ..model.interpretable import InterpretableModel
 from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView
+from ..viz.terminal import Screen, around, complain
 from . import as_json, opening
-from .output import Screen, around, complain
 from .overwrite import check_folder, check_page
 
 _BEFORE, _AFTER = 24, 12

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..dataset import open_texts, split_texts
+from ..data.dataset import open_texts, split_texts
 from ..demo import FOLDER, Demo, load_demo
 from ..demo.choosing import story_index
 from ..errors import InputError, warn
 from ..index import FeatureIndex
 from ..index.remote import is_url
-from ..model import InterpretableModel
+from ..model.interpretable import InterpretableModel
 from ..sae import SAE
 
 STDIN = "-"

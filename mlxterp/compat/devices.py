@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backends import available_backends, get_backend
 from ..errors import BackendError, InputError, warn
-from ..model import InterpretableModel
+from ..model.interpretable import InterpretableModel
 
 
 def wing_for(device: Any) -> tuple[str, str | None]:

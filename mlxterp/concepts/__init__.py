@@ -2,6 +2,6 @@
 
 from .analysis import ActiveConcept, ConceptConsistency, ConceptReview
 from .concepts import Concepts
-from .naming import Concept
+from .names import Concept
 
 __all__ = ["ActiveConcept", "Concept", "ConceptConsistency", "ConceptReview", "Concepts"]

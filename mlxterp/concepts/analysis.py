@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..core.sparse import SparseFeatures
 from ..errors import InputError
-from ..sparse import SparseFeatures
 from .checks import list_of_texts
-from .naming import Concept, Names
+from .names import Concept, Names
 from .scales import features_of
 
 TopTextsOf = Mapping[int, Sequence[tuple[str, float]]]

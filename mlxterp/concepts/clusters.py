@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..core.sparse import SparseFeatures
 from ..errors import BackendError, InputError
-from ..sparse import SparseFeatures
 
 
 def matrix_of(by_text: SparseFeatures) -> tuple[np.ndarray, SparseFeatures]:

@@ -19,8 +19,8 @@ import numpy as np
 from ..core import checks
 from ..core.feature_ids import Feature, is_several
 from ..core.options import checks_options
+from ..core.sparse import SparseFeatures
 from ..errors import InputError
-from ..sparse import SparseFeatures
 from . import analysis
 from .analysis import ActiveConcept, ConceptConsistency, ConceptReview
 from .checks import feature_id, list_of_texts

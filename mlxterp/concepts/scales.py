@@ -9,7 +9,7 @@ from typing import Any
 from ..core import checks
 from ..errors import InputError
 from .checks import feature_id
-from .naming import Names
+from .names import Names
 
 
 def scales_of(config: Any, d_hidden: int) -> dict[int, float]:

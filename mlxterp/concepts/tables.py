@@ -16,11 +16,12 @@ import numpy as np
 from ..core import checks
 from ..core.beginnings import Beginnings
 from ..core.public_names import PublicNames
+from ..core.sparse import SparseFeatures
 from ..errors import InputError
-from ..sparse import SparseFeatures
-from . import analysis, exporting
+from . import analysis
+from . import export as exporting
 from .checks import feature_id, list_of_texts
-from .naming import Concept, Names, named
+from .names import Concept, Names, named
 from .scales import features_of, scales_of
 from .tracking import TopTexts
 

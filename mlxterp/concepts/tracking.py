@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ..core.ranking import Strongest
+from ..core.sparse import SparseFeatures
 from ..errors import InputError
-from ..sparse import SparseFeatures
-from ..strongest import Strongest
 
 _PAIRS = 1 << 20
 """Of a text and a feature active on it: settled together, so that calls are few and temporaries small."""

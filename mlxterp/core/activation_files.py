@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SAEError
-from ..whole import strict_json
+from .files import strict_json
 from .tensor_files import read_head, safetensors_head, widened
 
 _TENSOR = "activations"

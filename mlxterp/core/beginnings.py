@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..sparse import SparseFeatures
+from .sparse import SparseFeatures
 
 MARKS = 6
 """Numbers that mark one activation; the last is how much rounding can change the others."""

@@ -20,7 +20,7 @@ from typing import IO, Any, TypeGuard
 import numpy as np
 
 from ..errors import SAEError
-from ..whole import strict_json
+from .files import strict_json
 
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",

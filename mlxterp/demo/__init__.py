@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ..model import InterpretableModel
+    from ..model.interpretable import InterpretableModel
     from ..sae import SAE
 
 FOLDER = Path(__file__).parent
@@ -36,7 +36,7 @@ class Demo(NamedTuple):
 
 def load_demo(backend: str | None = None) -> Demo:
     """The embedded model with its tokenizer, its SAE (`sae.metadata` says where it belongs), and stories."""
-    from ..model import InterpretableModel
+    from ..model.interpretable import InterpretableModel
     from ..sae import SAE
 
     model = InterpretableModel(FOLDER / "model", backend=backend)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..index import FeatureIndex, FeatureStats
-from ..model import InterpretableModel
+from ..model.interpretable import InterpretableModel
 from ..viz import TokenView
 from . import Demo
 

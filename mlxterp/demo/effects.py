@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model import InterpretableModel
+from ..model.interpretable import InterpretableModel
 from ..steering import Edit, ablate, add_feature
 from . import Demo
 from .choosing import Noticed

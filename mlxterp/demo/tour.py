@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.text import Text
 
-from ..cli.output import MARK, Screen, around
 from ..index import FeatureExample, FeatureIndex
 from ..viz.escaping import one_line, token_line
+from ..viz.terminal import MARK, Screen, around
 from . import Demo, load_demo
 from .choosing import Noticed, noticed, story_index
 from .effects import PROMPT, Ablation, Amplification, clearest_amplification, signs_of, strongest_ablation

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import LanguageModel
-from ..backends.state import StateDigest
+from ..backends.host.state import StateDigest
 from ..core.digests import digest_of_arrays
-from ..corpus import Corpus
+from ..core.sites import Component
+from ..core.sparse import SparseFeatures
+from ..data.corpus import Corpus
 from ..sae import SAE
-from ..sites import Component
-from ..sparse import SparseFeatures
 
 ENTRIES = 4
 LIMIT = 512 * 2**20

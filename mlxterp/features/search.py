@@ -12,23 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..activations.exclusions import Rule, check_exclusions, rule_for
+from ..activations.forward import Activations, collect
+from ..activations.marks import marks
 from ..backends.base import LanguageModel
 from ..core import checks, feature_ids
 from ..core.beginnings import MARKS, first_alike
 from ..core.feature_ids import Feature
-from ..corpus import Corpus
-from ..dataset import text_of, texts_of
+from ..core.ranking import Firings
+from ..core.sites import Component
+from ..core.sparse import SparseFeatures
+from ..data.corpus import Corpus
+from ..data.dataset import text_of, texts_of
 from ..errors import SAEError
 from ..sae import SAE
-from ..sites import Component
-from ..sparse import SparseFeatures
+from ..sae.adapt import other_width
 from ..variants import Temporal
 from .cache import FeatureCache
-from .collect import Activations, collect
-from .exclusions import Rule, check_exclusions, rule_for
-from .fitting import other_width
-from .marks import marks
-from .ranking import Firings
 
 Tokenize = Callable[[str], Sequence[int]]
 

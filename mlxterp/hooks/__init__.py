@@ -1,9 +1,8 @@
 """Hooks: what observes (`Detector`) or changes (`Controller`) a component on every pass, until it is detached."""
 
-from .attached import AttachedHook
 from .controller import Controller
 from .detector import Detector
-from .hook import Hook
+from .hook import AttachedHook, Hook
 from .statistics import ActivationStatistics
 
 __all__ = ["ActivationStatistics", "AttachedHook", "Controller", "Detector", "Hook"]

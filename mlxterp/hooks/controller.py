@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..acting import Acts
+from ..core.positions import Positions
+from ..core.sites import Array, Where
+from ..edits.compile import Hooked
 from ..errors import InputError
 from ..interventions import Intervention, apply_change, as_list, restrict
-from ..positions import Positions
-from ..sites import Array, Where
-from ..steering.program import Hooked
 from .hook import Hook
+from .hooked_model import Acts
 
 
 class Controller(Hook):

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..acting import Acts, Watch
 from ..backends import backend_of
+from ..core.sites import Array, Where
+from ..edits.steps import as_rows
 from ..errors import InputError
-from ..sites import Array, Where
-from ..steering.applying import as_rows
 from .hook import Hook
+from .hooked_model import Acts, Watch
 from .statistics import ActivationStatistics, RunningStatistics
 
 Observer = Callable[[Array], Any] | Callable[[Array, Where], Any]

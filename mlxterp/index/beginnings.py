@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core.beginnings import MARKS, Beginnings
-from .counting import EncodedShard
+from .encode import EncodedShard
 from .plan import ShardPlan
 from .shard import Shard
 

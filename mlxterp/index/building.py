@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from ..activations.exclusions import prose, rule_for
+from ..activations.forward import collect
 from ..core import checks
-from ..dataset import ListedTexts, Texts, check_readable, open_texts
+from ..core.progress import hidden
+from ..data.dataset import ListedTexts, Texts, check_readable, open_texts
 from ..errors import FeatureIndexError, InputError, warn
-from ..features.collect import collect
-from ..features.exclusions import prose, rule_for
 from ..features.search import encode_activations
-from ..progress import hidden
 from .beginnings import settled
-from .counting import EncodedShard, encode_shard
+from .encode import EncodedShard, encode_shard
 from .folder import (
     PIECES,
     SUMMARY,

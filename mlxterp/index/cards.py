@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lens import feature_logits
+from ..lens.feature_logits import feature_logits
 from ..viz import FeatureCard
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..corpus import scatter
-from ..features.ranking import Firings
+from ..core.ranking import Firings
+from ..data.corpus import scatter
 from ..viz.escaping import one_line
 
 _SAME = 5

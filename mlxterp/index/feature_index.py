@@ -15,28 +15,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..concepts.registry import FeatureRegistry
 from ..core import checks
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
-from ..corpus import Corpus
-from ..dataset import text_of, texts_of
+from ..core.sparse import SparseFeatures
+from ..data.corpus import Corpus
+from ..data.dataset import text_of, texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..features.search import check_top_k, strongest_features
-from ..registry import FeatureRegistry
 from ..sae import SAE
-from ..sparse import SparseFeatures
 from . import searching
+from .base import IndexFacts
 from .building import BuildOptions, extend
-from .coactivation import partners, share_of
-from .counting import counted
+from .encode import counted
 from .examples import FeatureExample, distinct, example, of_quantile
 from .export import as_frame, write_csv, write_json
-from .facts import IndexFacts
 from .folder import read_meta
 from .merging import merge
 from .plan import hash_texts
 from .remote import copied, fetched, is_url
-from .stats import FeatureStats, commonest, log_histogram
+from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 from .summary import summary_of
 
 _BEFORE, _AFTER = 16, 8

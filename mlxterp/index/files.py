@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..core.digests import digest_of_bytes, digest_of_file
+from ..core.files import DRAFT, strict_json, written_whole
 from ..core.tensor_files import read_head, safetensors_head
 from ..errors import FeatureIndexError
-from ..whole import DRAFT, strict_json, written_whole
 
 BLOCK = 1 << 16
 """Bytes of data with a digest of their own."""

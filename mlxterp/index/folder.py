@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..activations.exclusions import Rule
 from ..core.digests import check_seal, sealed
+from ..core.files import remove_drafts, strict_json
 from ..errors import FeatureIndexError
-from ..features.exclusions import Rule
-from ..whole import remove_drafts, strict_json
 from .files import write_whole
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"

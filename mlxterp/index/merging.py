@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.state import WeightsDigest
+from ..activations.fingerprint import same_probe
+from ..backends.host.state import WeightsDigest
+from ..core.files import written_folder
 from ..errors import FeatureIndexError, InputError
-from ..features.identity import same_probe
-from ..whole import written_folder
 from .building import finish
 from .files import root_of
 from .folder import IndexMeta, read_meta, shard_path, write_meta

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.texts import text_bytes
-from ..corpus import Corpus
-from ..dataset import Texts
+from ..data.corpus import Corpus
+from ..data.dataset import Texts
 
 Tokenize = Callable[[str], Sequence[int]]
 

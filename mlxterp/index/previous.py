@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.digests import digest_of_file
-from ..dataset import ListedTexts, Texts
+from ..data.dataset import ListedTexts, Texts
 from ..errors import FeatureIndexError, warn
 from .files import root_of
 from .folder import META, PIECES, SUMMARY, DamagedError, IndexMeta, read_meta, remains, shard_path

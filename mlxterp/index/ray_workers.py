@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..anatomy import Anatomy
+from ..activations.exclusions import Rule
+from ..activations.fingerprint import is_same, probed
+from ..anatomy.anatomy import Anatomy
 from ..backends import load_language_model
 from ..errors import BackendError, FeatureIndexError, InputError
-from ..features.exclusions import Rule
-from ..features.identity import is_same, probed
 from ..sae import SAE
-from .counting import EncodedShard, encode_shard
+from .encode import EncodedShard, encode_shard
 from .plan import ShardPlan
 
 if TYPE_CHECKING:

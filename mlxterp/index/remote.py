@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..core.files import DRAFT, written_folder
 from ..errors import BackendError, FeatureIndexError, IndexWriteError
-from ..whole import DRAFT, written_folder
 from .folder import META
 
 _AGAIN = "Nothing of it is left there; make room or choose another path, and save again."

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..errors import InputError
-from .firing import Reader
+from .reading import Reader
 from .shard import Shard
 
 Tokenize = Callable[[str], Sequence[int]] | None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..sparse import SparseFeatures
+from ..core.sparse import SparseFeatures
 from .files import ArrayFile, damaged, packed, write_whole
 from .plan import ShardPlan
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..anatomy import Anatomy
-from ..corpus import Corpus
+from ..activations.fingerprint import is_same, probed, weights_of
+from ..activations.forward import collect
+from ..anatomy.anatomy import Anatomy
+from ..core.sites import Component
+from ..data.corpus import Corpus
 from ..errors import FeatureIndexError
-from ..features.collect import collect
-from ..features.identity import is_same, probed, weights_of
 from ..sae import SAE
-from ..sites import Component
 from .folder import IndexMeta
 from .summary import token_pieces
 

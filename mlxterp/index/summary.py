@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..core.digests import digest_of_bytes
+from ..core.files import strict_json
 from ..core.texts import shown_ids
-from ..corpus import scatter
-from ..text import token_after
-from ..whole import strict_json
+from ..data.corpus import scatter
+from ..data.text import token_after
 from .files import ArrayFile, damaged, packed, root_of, write_whole
 from .folder import PIECES, SUMMARY, IndexMeta, ShardRecord, shard_path
 from .shard import Shard

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy import Anatomy
+from ..anatomy.anatomy import Anatomy
 from ..core import checks
-from ..positions import Positions
-from ..progress import hidden
-from ..sites import Array
-from ..tokens import TokenBatch
+from ..core.positions import Positions
+from ..core.progress import hidden
+from ..core.sites import Array
+from ..core.tokens import TokenBatch
 from .metrics import Metric
 from .places import Place, clean_places, rounding_of
 from .question import Question

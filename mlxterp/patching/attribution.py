@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy import Anatomy
-from ..gradients import gradients
-from ..positions import Positions
-from ..tokens import TokenBatch
+from ..anatomy.anatomy import Anatomy
+from ..core.positions import Positions
+from ..core.tokens import TokenBatch
+from ..tracing.gradients import gradients
 from .metrics import Metric
 from .places import Place, captured, clean_places, rounding_of
 from .question import Question

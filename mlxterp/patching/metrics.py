@@ -13,10 +13,10 @@ import numpy as np
 
 from ..backends.base import Backend, LanguageModel
 from ..core.numeric import log_softmax
+from ..core.sites import Array
 from ..errors import InputError
-from ..gradients import in_float32
-from ..objectives import LogitDifference
-from ..sites import Array
+from ..tracing.gradients import in_float32
+from ..tracing.objectives import LogitDifference
 from .pair import Pair
 
 Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]

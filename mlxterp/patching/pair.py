@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..core.positions import Positions, position_mask
+from ..core.sites import Where
+from ..core.tokens import TokenBatch
 from ..errors import InputError
-from ..positions import Positions, position_mask
-from ..sites import Where
-from ..tokens import TokenBatch
 
 
 @dataclass(frozen=True, eq=False, slots=True)

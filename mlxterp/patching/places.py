@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..anatomy import Anatomy
+from ..anatomy.anatomy import Anatomy
+from ..core.positions import position_axis
+from ..core.sites import Array, Component, Run, SiteEdit, Where, unique_sites
+from ..core.tokens import TokenBatch
 from ..errors import ComponentError, EditError
-from ..positions import position_axis
-from ..sites import Array, Component, Run, SiteEdit, Where, unique_sites
-from ..tokens import TokenBatch
 from .pair import Pair
 
 

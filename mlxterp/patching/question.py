@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..anatomy import Anatomy
-from ..components import ComponentPath
+from ..anatomy.anatomy import Anatomy
+from ..anatomy.names import ComponentPath
+from ..core.positions import Positions
+from ..core.tokens import TokenBatch
 from ..errors import ComponentError, InputError
-from ..positions import Positions
-from ..stream_lens import chosen_layers
-from ..tokens import TokenBatch
+from ..lens.logit_lens import chosen_layers
 from .pair import Pair
 
 BY = ("layer", "position", "head")

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..anatomy import Anatomy
+from ..anatomy.anatomy import Anatomy
+from ..data.text import pieces_of
 from ..errors import warn
-from ..plotting import bars, finished, heatmap, new_figure
-from ..text import pieces_of
 from ..viz.escaping import escaped, one_line, own_token, token_line
 from ..viz.grid import Cell, Grid
 from ..viz.page import Links, cell, page, write_page
 from ..viz.palette import steps_of
+from ..viz.plotting import bars, finished, heatmap, new_figure
 from .question import Question
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..sparse import SparseFeatures
+from ..core.sparse import SparseFeatures
 from ..variants import MatchingPursuit, Temporal
 from ..weights import SAEWeights
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..backends import backend_of
+from ..core.sites import Array
 from ..errors import InputError, SAEError
-from ..sites import Array
 from .sae import SAE
 
 _ROWS = 1024

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..backends.base import Backend
-from ..backends.conversion import to_numpy
+from ..backends.host.conversion import to_numpy
+from ..core.sites import Array
 from ..errors import SAEError
-from ..sites import Array
 from ..weights import SAEWeights
 
 

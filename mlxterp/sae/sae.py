@@ -21,19 +21,18 @@ from ..concepts import Concepts
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.public_names import PublicNames
+from ..core.sites import Array
+from ..core.sparse import SparseFeatures
 from ..errors import InputError, SAEError, warn
-from ..sites import Array
-from ..sparse import SparseFeatures
 from ..variants import Activation, InputForm, Temporal
 from ..weights import SAEWeights
-from .application import Application, as_activations
+from .call import Application, as_activations
 from .directions import select_diverse, similar
-from .files import write_sae
-from .fingerprint import fingerprint
 from .formats import read
 from .placement import Placement
 from .pretrained.fetch import fetch
-from .validation import check_weights
+from .saving import write_sae
+from .validation import check_weights, fingerprint
 
 
 @checks_options

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 
 from ..errors import SAEError
-from ..variants import EXTRA, Activation, MatchingPursuit, Temporal, check_activation
+from ..variants import (
+    EXTRA,
+    Activation,
+    InputForm,
+    MatchingPursuit,
+    Temporal,
+    activation_to_dict,
+    check_activation,
+)
 from ..weights import SAEWeights
 
 
@@ -48,3 +59,13 @@ def _check_attention(weights: SAEWeights, activation: Temporal) -> None:
                     )
         if width % heads or n % heads:
             raise SAEError(f"{heads} heads do not divide attention of width {width} over {n} features.")
+
+
+def fingerprint(weights: SAEWeights, activation: Activation, form: InputForm) -> str:
+    """sha256 of everything that features depend on."""
+    facts = [activation_to_dict(activation), weights.subtract_b_dec, repr(form)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for name, array in weights.arrays().items():
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

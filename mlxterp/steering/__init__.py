@@ -6,13 +6,13 @@ with model.steer(amplify(sae, 42, 1.5)):
 Strengths have units: `add_feature(sae, 42, 0.5, units="max")`.
 """
 
-from .calibrated import Calibration
-from .calibration import calibrate, output_score
-from .conditions import Condition, direction, feature
+from ..edits.conditions import Condition, direction, feature
+from ..edits.directions import add_direction, norm_preserving, project_out, threshold_add
+from ..edits.edits import Edit
+from ..edits.features import ablate, add_feature, amplify, clamp, max_activation
+from .calibrate import calibrate, output_score
+from .calibration import Calibration
 from .contrast import difference_of_means, pca_direction
-from .directions import add_direction, norm_preserving, project_out, threshold_add
-from .edits import Edit
-from .features import ablate, add_feature, amplify, clamp, max_activation
 from .vector_files import load_vectors, save_vectors
 from .vectors import SteeringVector
 

@@ -12,9 +12,9 @@ from typing import Any, overload
 import numpy as np
 
 from ..core.options import names_options
+from ..core.sites import Component
 from ..errors import InputError
-from ..sites import Component
-from .sides import Texts, root_mean_square_length, run_sides, sides_of
+from .contrast_pass import Texts, root_mean_square_length, run_sides, sides_of
 from .vectors import SteeringVector
 
 _FORMS = ("diff", "center")

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy import Anatomy
-from ..backends.finite import not_finite
+from ..activations.forward import rows_of
+from ..anatomy.anatomy import Anatomy
+from ..backends.host.finite import not_finite
 from ..core.numeric import log_softmax
 from ..core.texts import listed
+from ..core.tokens import TokenBatch
+from ..data.text import check_length
+from ..edits.edits import Edit
 from ..errors import InputError
-from ..features.collect import rows_of
 from ..sae import SAE
-from ..text import check_length
-from ..tokens import TokenBatch
-from .edits import Edit
 
 _NGRAM = 3
 

@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..core.digests import DIGEST, digest_of_arrays
+from ..core.files import written_whole
 from ..core.tensor_files import check_safetensors
 from ..errors import InputError
-from ..whole import written_whole
-from .gguf_files import gguf_writer, parse_json, read_gguf
+from .gguf import gguf_writer, parse_json, read_gguf
 from .vectors import SteeringVector
 
 FORMAT = "mlxterp.steering"

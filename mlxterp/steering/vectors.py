@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends.conversion import to_vector
+from ..backends.host.conversion import to_vector
 from ..errors import InputError
 
 

@@ -1,6 +1,6 @@
 """Training of sparse autoencoders and transcoders: `train_sae` for arrays; `features.train` for a model's texts."""
 
-from .arrays import train_sae
 from .config import SAETrainConfig
+from .on_arrays import train_sae
 
 __all__ = ["SAETrainConfig", "train_sae"]

@@ -12,7 +12,6 @@ from ..core import checks
 from ..core.integers import as_integer
 from ..core.options import check_options, checks_options
 from ..errors import InputError, SAEError
-from .recipe import ARCHITECTURES, TOPK_FAMILY
 
 _DEFAULT_EXPANSION = 16
 _OPTIONAL = ("d_hidden", "expansion_factor", "tokens", "epochs", "batch_size", "lr", "sparsity")
@@ -187,3 +186,35 @@ def learning_rate(d_hidden: int, steps: int, architecture: str = "topk", epochs:
     length = min(max(steps, _SHORTEST), _LONGEST)
     rate = 2e-4 * math.sqrt(16_384 / d_hidden) * (_LONGEST / length) ** 0.6
     return min(_HIGHEST, rate if architecture == "topk" and epochs == 1 else 1.5 * rate)
+
+
+TOPK_FAMILY = ("topk", "batchtopk", "matryoshka_batchtopk")
+"""Architectures whose number of active features is given."""
+ARCHITECTURES = (*TOPK_FAMILY, "jumprelu", "relu", "gated")
+"""What can be trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRecipe:
+    """One SAE's objective. Squared errors are divided by `variance`, so that the loss is near 1 at first."""
+
+    architecture: str
+    """One of `ARCHITECTURES`."""
+    k: int
+    """Active features of a token: exactly (topk), on average (batchtopk, matryoshka_batchtopk), or what the
+    penalty aims at (jumprelu, relu, gated)."""
+    variance: float
+    """Mean squared distance of the targets from their mean."""
+    dead_after: int
+    """A feature that has not fired for this many tokens is dead."""
+    aux_k: int
+    """At most this many dead features per token explain what the others left over."""
+    aux_weight: float
+    """Weight of that second error; 0 leaves it out."""
+    prefixes: tuple[int, ...] = ()
+    """matryoshka_batchtopk: numbers of first features that reconstruct on their own, ascending; the last is
+    d_hidden."""
+    sparsity: float | None = None
+    """Weight of the penalty on active features; None lets it follow k (relu, gated) or takes 1 (jumprelu)."""
+    bandwidth: float = 2.0
+    """jumprelu: width of the window around a threshold in which it feels the loss."""

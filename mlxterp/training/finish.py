@@ -13,9 +13,9 @@ from ..errors import warn
 from ..sae import SAE, explained_variance
 from ..variants import Activation, Gated, JumpReLU, ReLU, TopK
 from ..weights import SAEWeights
+from .config import TrainRecipe
 from .initial import Units
 from .losses import above
-from .recipe import TrainRecipe
 
 CALIBRATION_TOKENS = 200_000
 """Tokens from which a threshold is taken."""

@@ -12,11 +12,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..activations.local_store import HISTORY, read_history
 from ..core.digests import DIGEST, digest_of_arrays, sealed
+from ..core.files import strict_json, written_whole
 from ..core.tensor_files import check_safetensors
 from ..errors import SAEError, warn
-from ..local_store import HISTORY, read_history
-from ..whole import strict_json, written_whole
 
 CHECKPOINT = "checkpoint.safetensors"
 _FACTS = "run"

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..backends.base import Backend, Group
-from ..sites import Array
-from ..sparse import SparseFeatures
+from ..core.sites import Array
+from ..core.sparse import SparseFeatures
 from ..variants import BatchTopK, JumpReLU, ReLU, TopK
 from ..weights import SAEWeights
-from .recipe import TrainRecipe
+from .config import TrainRecipe
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import Backend
+from ..core.progress import hidden
 from ..errors import InputError, SAEError, warn
-from ..progress import hidden
 from ..sae import SAE
 from .config import SAETrainConfig
 from .finish import CALIBRATION_TOKENS

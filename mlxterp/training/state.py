@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import Backend
-from ..sites import Array
+from ..core.sites import Array
 from ..weights import SAEWeights
+from .config import TrainRecipe
 from .losses import Batch, Outcome, forward_and_backward, sum_of_squares
-from .recipe import TrainRecipe
 
 _FIRST_PRICE = 0.03
 _PRICE_RATE = 0.02

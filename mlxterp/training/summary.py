@@ -9,8 +9,8 @@ import numpy as np
 
 from ..sae import SAE
 from ..sae.untrained import untrained_variance
+from .config import TOPK_FAMILY, TrainRecipe
 from .plan import Plan
-from .recipe import TOPK_FAMILY, TrainRecipe
 
 _ROWS = 1024
 _FEW_STEPS = 200

@@ -13,12 +13,11 @@ import numpy as np
 from ..backends.base import Backend
 from ..errors import SAEError
 from ..sae import SAE
-from .config import SAETrainConfig
+from .config import SAETrainConfig, TrainRecipe
 from .finish import facts, finished
 from .history import ROWS, History, Row
 from .initial import Units, first_weights, variance
 from .plan import Plan
-from .recipe import TrainRecipe
 from .rows import check_finite
 from .state import StepReport, TrainState
 from .summary import summary

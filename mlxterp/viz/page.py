@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+from ..core.files import written_whole
 from ..errors import InputError
-from ..whole import written_whole
 from .escaping import escaped
 from .palette import declarations, rules
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlxterp import SAE, EditError, InputError, SAEError, interventions, steering
-from mlxterp.backends.conversion import to_numpy, to_vector
+from mlxterp.backends.host.conversion import to_numpy, to_vector
 from mlxterp.steering import SteeringVector
 from mlxterp.variants import ReLU
 from mlxterp.weights import SAEWeights

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxterp import InterpretableModel, logit_difference
-from mlxterp.backends.modes import EvaluationMode
+from mlxterp.backends.host.modes import EvaluationMode
 from tests.features.test_search import TEXTS, LetterTokenizer, llama_of_mlx, random_sae
 from tests.small import checkpoint
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mlxterp.core.sites import ATTENTION_PORTS, Site, SiteEdit
 from mlxterp.errors import ComponentError
-from mlxterp.sites import ATTENTION_PORTS, Site, SiteEdit
 
 from .tiny_torch import OWN_ATTENTION, TorchLanguageModel, batch, state, tiny, torch
 

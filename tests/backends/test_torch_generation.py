@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mlxterp.core.sites import Site, SiteEdit
+from mlxterp.core.tokens import TokenBatch
 from mlxterp.errors import NeverCalledError
-from mlxterp.sites import Site, SiteEdit
-from mlxterp.tokens import TokenBatch
 
 from .tiny_torch import OWN_ATTENTION, SETTINGS, TorchLanguageModel, batch, edit, plain, state, tiny, torch
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mlxterp.core.sites import Site, SiteEdit
 from mlxterp.errors import ComponentError, InputError
-from mlxterp.sites import Site, SiteEdit
 
 from .tiny_torch import SETTINGS, Counter, TorchLanguageModel, batch, tiny, torch
 

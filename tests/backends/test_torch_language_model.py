@@ -7,14 +7,9 @@ from typing import Any
 
 import pytest
 
-from mlxterp.errors import (
-    ComponentError,
-    EditError,
-    NeverCalledError,
-    NotALanguageModelError,
-)
-from mlxterp.sites import Run, Site, SiteEdit
-from mlxterp.tokens import TokenBatch
+from mlxterp.core.sites import Run, Site, SiteEdit
+from mlxterp.core.tokens import TokenBatch
+from mlxterp.errors import ComponentError, EditError, NeverCalledError, NotALanguageModelError
 
 from .tiny_torch import (
     SETTINGS,

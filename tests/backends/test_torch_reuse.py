@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mlxterp.core.sites import Site, SiteEdit
 from mlxterp.errors import InputError
-from mlxterp.sites import Site, SiteEdit
 
 from .tiny_torch import SETTINGS, Counter, TorchLanguageModel, batch, edit, plain, tiny, torch
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlxterp.sites import Site, SiteEdit
-from mlxterp.tokens import TokenBatch
+from mlxterp.core.sites import Site, SiteEdit
+from mlxterp.core.tokens import TokenBatch
 
 pytest.importorskip("torch")  # modules that import this one are skipped without it
 pytest.importorskip("transformers")

@@ -8,15 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxterp import (
-    ComponentError,
-    EditError,
-    InputError,
-    interventions,
-)
-from mlxterp.compat.saelens import (
-    get_act_name,
-)
+from mlxterp import ComponentError, EditError, InputError, interventions
+from mlxterp.compat.saelens import get_act_name
 
 from .lens import IDS, at, numpy, opened
 

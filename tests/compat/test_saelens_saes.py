@@ -17,11 +17,7 @@ from mlxterp import (
     interventions,
     steering,
 )
-from mlxterp.compat.saelens import (
-    SAE,
-    HookedSAETransformer,
-    get_pretrained_saes_directory,
-)
+from mlxterp.compat.saelens import SAE, HookedSAETransformer, get_pretrained_saes_directory
 from mlxterp.variants import InputForm, JumpReLU, ReLU
 
 from .lens import IDS, numpy, random_sae

@@ -9,18 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxterp import (
-    ConfigWarning,
-    InputError,
-    MlxterpWarning,
-    NoTokenizerError,
-)
-from mlxterp.compat.saelens import (
-    SAE,
-    ActivationsStore,
-    HookedSAETransformer,
-    get_act_name,
-)
+from mlxterp import ConfigWarning, InputError, MlxterpWarning, NoTokenizerError
+from mlxterp.compat.saelens import SAE, ActivationsStore, HookedSAETransformer, get_act_name
 from mlxterp.compat.saelens import loading as loading_module
 
 from ..tiny import WORDS, WordTokenizer

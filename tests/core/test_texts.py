@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mlxterp import InputError, InterpretableModel, NoTokenizerError
 from mlxterp.core.texts import TokenText, listed, one_text
-from mlxterp.dataset import StreamedTexts, open_texts, text_of, texts_of
-from mlxterp.tokens import TokenBatch, held, several, to_batch
+from mlxterp.core.tokens import TokenBatch, held, several, to_batch
+from mlxterp.data.dataset import StreamedTexts, open_texts, text_of, texts_of
 from tests.tiny import WordTokenizer, tiny_llama
 
 TEXTS = ["the cat sat", "a big dog", "run"]

@@ -69,7 +69,7 @@ def made(tmp_path_factory) -> dict[str, Any]:
 
 def _plot(made: dict[str, Any], path: Path) -> Any:
     pytest.importorskip("matplotlib")
-    from mlxterp.plotting import finished, new_figure
+    from mlxterp.viz.plotting import finished, new_figure
 
     return finished(new_figure(2, 2), path)
 

@@ -12,8 +12,8 @@ import pytest
 
 from mlxterp import SAE, MlxterpWarning, SAETrainConfig, cli, load_demo, train_sae
 from mlxterp.demo import FOLDER
-from mlxterp.features.check import SAECheck
-from mlxterp.features.judgement import Judgement, stated, without_sinks
+from mlxterp.evaluation.check import SAECheck
+from mlxterp.evaluation.judgement import Judgement, stated, without_sinks
 from mlxterp.sae.untrained import untrained_variance
 from mlxterp.weights import SAEWeights
 

@@ -27,7 +27,7 @@ from mlxterp import (
 )
 from mlxterp.core.activation_files import as_float32, as_stored
 from mlxterp.core.digests import sealed
-from mlxterp.training.store_rows import StoreRows
+from mlxterp.training.rows import StoreRows
 
 AT = ["layers.1.resid_post", "layers.2.mlp"]
 
@@ -188,7 +188,7 @@ def test_a_read_only_folder_is_named(opened, tmp_path):
 
 
 def test_a_full_disk_leaves_whole_batches(opened, tmp_path, monkeypatch):
-    from mlxterp import store as module
+    from mlxterp.activations import store as module
 
     real, calls = module.save_file, []
 

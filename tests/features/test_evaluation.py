@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from mlxterp import SAE, BackendError, InputError, InterpretableModel, SAEError
-from mlxterp.features import measuring, subject
-from mlxterp.features.evaluation import SAEEvaluation
+from mlxterp.evaluation import subject
+from mlxterp.evaluation import sums as measuring
+from mlxterp.evaluation.evaluation import SAEEvaluation
 from mlxterp.variants import ReLU
 from mlxterp.weights import SAEWeights
 from tests.small import checkpoint

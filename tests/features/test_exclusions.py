@@ -7,8 +7,8 @@ import pytest
 
 import mlxterp
 from mlxterp import InputError, SAETrainConfig, collect_activations
-from mlxterp.features.collect import collect
-from mlxterp.features.exclusions import SINK, Rule, longest_of, prose, rule_for
+from mlxterp.activations.exclusions import SINK, Rule, longest_of, prose, rule_for
+from mlxterp.activations.forward import collect
 from mlxterp.variants import TopK
 from tests.index.small import COMPONENT, TEXTS, random_sae
 from tests.tiny import tiny_llama
@@ -103,6 +103,6 @@ def test_a_model_without_a_tokenizer_has_a_rule_too():
 
 
 def _corpus(model, text):
-    from mlxterp.corpus import Corpus
+    from mlxterp.data.corpus import Corpus
 
     return Corpus.from_texts([text], model.tokenize)

@@ -21,8 +21,8 @@ from mlxterp import (
     SAETrainConfig,
     collect_activations,
 )
-from mlxterp.backends.state import WeightsDigest
-from mlxterp.features.identity import PROBE_TOKENS, probed, same_probe
+from mlxterp.activations.fingerprint import PROBE_TOKENS, probed, same_probe
+from mlxterp.backends.host.state import WeightsDigest
 from tests.features.test_search import LetterTokenizer, llama_of_mlx, random_sae
 from tests.small import checkpoint, open_llama
 

@@ -18,11 +18,11 @@ from mlxterp import (
     SAEError,
     UnknownFeatureError,
 )
-from mlxterp.corpus import Corpus
-from mlxterp.features.collect import collect
+from mlxterp.activations.forward import collect
+from mlxterp.core.sites import Component, Run, Site, at_site
+from mlxterp.core.tokens import TokenBatch
+from mlxterp.data.corpus import Corpus
 from mlxterp.features.search import _strongest, top_features, top_texts
-from mlxterp.sites import Component, Run, Site, at_site
-from mlxterp.tokens import TokenBatch
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 from tests import oracle

@@ -18,7 +18,7 @@ from mlxterp import (
     SAETrainConfig,
     load_demo,
 )
-from mlxterp.training.recipe import ARCHITECTURES
+from mlxterp.training.config import ARCHITECTURES
 
 CONFIG = SAETrainConfig(d_hidden=128, k=8, batch_size=256, epochs=2)
 

@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_what_is_there_and_the_build_goes_on(embedded, sae, t
         real(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlxterp.whole.os.fsync", full)
+        patch.setattr("mlxterp.core.files.os.fsync", full)
         with pytest.raises(FeatureIndexError, match="No space left"):
             embedded.build_index(sae, TEXTS, tmp_path / "index", shard_tokens=40)
     assert not list((tmp_path / "index").rglob(".draft.*"))

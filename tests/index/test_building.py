@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import mlxterp
 from mlxterp import FeatureIndex, InterpretableModel, MlxterpWarning
-from mlxterp.dataset import ListedTexts
+from mlxterp.data.dataset import ListedTexts
 from mlxterp.index.files import write_whole
 from mlxterp.index.plan import shard_plans
 from mlxterp.variants import TopK

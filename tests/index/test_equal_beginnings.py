@@ -14,7 +14,7 @@ import pytest
 
 from mlxterp import SAE, InterpretableModel
 from mlxterp.backends import backend_of
-from mlxterp.corpus import Corpus
+from mlxterp.data.corpus import Corpus
 from mlxterp.variants import JumpReLU, TopK
 from tests.index.small import COMPONENT, TEXTS, random_sae
 from tests.rounding import Factors

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlxterp import ConfigWarning, InterpretableModel
-from mlxterp.model_patching import PatchingMethods
+from mlxterp.model.patching import PatchingMethods
 
 from ..small import checkpoint
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxterp import SAE, SAEError, SAETrainConfig, train_sae
-from mlxterp.training.recipe import ARCHITECTURES
+from mlxterp.training.config import ARCHITECTURES
 from mlxterp.variants import AbsTopK, Gated, GroupMax, InputForm, JumpReLU, MatchingPursuit, ReLU, TopK
 from mlxterp.weights import SAEWeights
 from tests.sae.test_formats import ANOTHER_READING, NAMES, io_of, load

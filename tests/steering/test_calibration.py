@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlxterp
+from mlxterp.edits.edits import DirectionEdit
 from mlxterp.errors import InputError, UnknownFeatureError
 from mlxterp.steering import add_feature, calibrate, output_score
-from mlxterp.steering.calibrated import Calibration, Strength
-from mlxterp.steering.calibration import PROMPTS, _random, _sequences_of, next_strength
-from mlxterp.steering.edits import DirectionEdit
+from mlxterp.steering.calibrate import PROMPTS, _random, _sequences_of, next_strength
+from mlxterp.steering.calibration import Calibration, Strength
 from mlxterp.steering.trials import Trials, Written, divergence, log_softmax, next_tokens, repeated, shown
 
 STORIES = ("One day, a little", "Tom and Lily")

@@ -146,8 +146,8 @@ VARIANTS = [
 )
 @settings(max_examples=20)
 def test_edits_of_one_sae_act_in_order_on_one_encoding(activation, edits, seed):
-    from mlxterp.sites import Where
-    from mlxterp.steering.applying import FeatureStep, Moment
+    from mlxterp.core.sites import Where
+    from mlxterp.edits.steps import FeatureStep, Moment
 
     sae = make_sae(activation)
     h = np.random.default_rng(seed).normal(size=(7, D)).astype(np.float32) * 3

@@ -14,8 +14,9 @@ import pytest
 
 import mlxterp
 from mlxterp import InterpretableModel, variants
+from mlxterp.core.sites import Where
+from mlxterp.edits.steps import DirectionStep, FeatureStep, Moment
 from mlxterp.errors import ComponentError, EditError, InputError, SAEError
-from mlxterp.sites import Where
 from mlxterp.steering import (
     ablate,
     add_direction,
@@ -26,7 +27,6 @@ from mlxterp.steering import (
     feature,
     project_out,
 )
-from mlxterp.steering.applying import DirectionStep, FeatureStep, Moment
 
 from .. import oracle
 from ..small import llama_folder, open_llama

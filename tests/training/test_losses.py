@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mlxterp import get_backend
+from mlxterp.training.config import ARCHITECTURES, TrainRecipe
 from mlxterp.training.losses import Batch, forward_and_backward
-from mlxterp.training.recipe import ARCHITECTURES, TrainRecipe
 from mlxterp.weights import SAEWeights
 
 D_MODEL, D_HIDDEN, K, N = 9, 40, 4, 60

@@ -13,7 +13,7 @@ import pytest
 
 import mlxterp
 from mlxterp import MlxterpWarning, SAEError, SAETrainConfig, train_sae
-from mlxterp.training.recipe import ARCHITECTURES
+from mlxterp.training.config import ARCHITECTURES
 from tests.training.interrupted import data
 
 ROOT = Path(__file__).parents[2]

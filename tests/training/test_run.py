@@ -14,9 +14,8 @@ import pytest
 import mlxterp
 from mlxterp import MlxterpWarning, SAEError, SAETrainConfig, train_sae
 from mlxterp.sae import explained_variance
-from mlxterp.training.config import learning_rate
+from mlxterp.training.config import ARCHITECTURES, TrainRecipe, learning_rate
 from mlxterp.training.plan import Plan
-from mlxterp.training.recipe import ARCHITECTURES, TrainRecipe
 from mlxterp.training.rows import ArrayRows, MixingBuffer
 from mlxterp.training.state import TrainState
 from mlxterp.variants import TopK

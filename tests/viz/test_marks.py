@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxterp.text import pieces_in, pieces_of
+from mlxterp.data.text import pieces_in, pieces_of
 from mlxterp.viz.escaping import attribute, one_line, token_line, visible, visible_pieces
 from mlxterp.viz.histogram import histogram_svg
 from mlxterp.viz.palette import STEPS, ansi, background, class_of, contrast, foreground, steps_of

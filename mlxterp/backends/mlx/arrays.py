@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from ...core.sparse import SparseFeatures
 from ...errors import BackendError
-from ...sparse import SparseFeatures
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights
 from ..base import Backend, Group, Optimizer
-from ..fork import refuse_in_children
-from . import auxiliary, backward, decoding, encoding, group, optimizing, pairs
+from ..host.fork import refuse_in_children
+from . import backward, decoding, encoding, pairs
+from . import backward as auxiliary
+from . import training as group
+from . import training as optimizing
 
 
 class MLXBackend:

@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...sites import Component, Site, SiteEdit, Where, head_at_site
+from ...core.sites import Component, Site, SiteEdit, Where, head_at_site
 from .intercept import Tracer, current_tracer
 
 _lock = threading.RLock()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ...sparse import SparseFeatures
+from ...core.sparse import SparseFeatures
 from ...weights import SAEWeights
-from .. import gathering
+from ..host import gather as gathering
 from . import kernels
 
 _GATHERED = 1 << 21

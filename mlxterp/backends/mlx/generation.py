@@ -11,8 +11,8 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..finite import not_finite
-from ..text_stream import TextStream, with_text
+from ..host.finite import not_finite
+from ..host.text_stream import TextStream, with_text
 
 _NONE = -1
 """Instead of a token that cannot be chosen."""

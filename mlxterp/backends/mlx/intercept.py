@@ -20,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...sites import ATTENTION_PORTS, Run, Site, SiteEdit
+from ...core.sites import ATTENTION_PORTS, Run, Site, SiteEdit
 from .recording import Recording
 from .tree import ModuleTree, Node
 

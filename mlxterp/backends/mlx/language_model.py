@@ -9,12 +9,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
+from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
-from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
-from ...tokens import TokenBatch, encode_text
 from ..base import Backend
-from ..fork import refuse_in_children
-from ..state import StateDigest, WeightsDigest
+from ..host.fork import refuse_in_children
+from ..host.state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
 from .generation import stream_tokens

@@ -11,8 +11,8 @@ from typing import Any
 
 from ...core.quiet import quiet_loading
 from ...errors import BackendError, ConfigWarning, InputError, MlxterpError, warn
-from ..hub import asking, place_of
-from ..settings import (
+from ..host.hub import asking, place_of
+from ..host.settings import (
     LOCAL_THETA,
     ROPE,
     local_theta,

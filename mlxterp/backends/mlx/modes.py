@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import mlx.nn as nn
 
-from ..modes import EvaluationMode
+from ..host.modes import EvaluationMode
 from .tree import ModuleTree
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ...sparse import SparseFeatures
-from .. import gathering
+from ...core.sparse import SparseFeatures
+from ..host import gather as gathering
 
 _HELD = 1 << 26
 """Numbers gathered at a time on a GPU."""

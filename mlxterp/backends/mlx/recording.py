@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...sites import ATTENTION_PORTS, Site
+from ...core.sites import ATTENTION_PORTS, Site
 from .tree import Node
 
 Key = tuple[str, int]

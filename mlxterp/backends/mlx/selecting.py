@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...weights import SAEWeights
-from ..running import RunningTopK
+from ..host.topk import RunningTopK
 from . import kernels
 
 CHUNK = 4096

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..state import StateDigest, StateHash, Unreadable, WeightsDigest, WeightsHash
+from ..host.state import StateDigest, StateHash, Unreadable, WeightsDigest, WeightsHash
 from .intercept import own_class
 from .tree import ModuleTree
 

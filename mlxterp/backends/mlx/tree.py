@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...sites import ATTENTION_PORTS, Site
+from ...core.sites import ATTENTION_PORTS, Site
 
 _COMPILED: type = type(mx.compile(lambda x: x))
 

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ...sparse import SparseFeatures
+from ...core.sparse import SparseFeatures
 from ...variants import Activation, InputForm
 from ...weights import SAEWeights
 from ..base import Backend, Group, Optimizer
-from ..fork import in_children
-from . import auxiliary, backward, decoding, encoding, group, optimizing, pairs
+from ..host.fork import in_children
+from . import backward, decoding, encoding, pairs
+from . import backward as auxiliary
+from . import training as group
+from . import training as optimizing
 
 
 class TorchBackend:

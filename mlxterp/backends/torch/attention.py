@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.sites import Site
 from ...errors import ComponentError
-from ...sites import Site
 from .intercept import Tracer, current_tracer
 
 _lock = threading.RLock()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...sparse import SparseFeatures
+from ...core.sparse import SparseFeatures
 from ...weights import SAEWeights
 from . import kernels
 

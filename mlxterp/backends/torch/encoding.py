@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ...sparse import SparseFeatures
+from ...core.sparse import SparseFeatures
 from ...variants import (
     ELEMENTWISE,
     FIXED_K,
@@ -26,7 +26,7 @@ from ...variants import (
     TopK,
 )
 from ...weights import SAEWeights
-from ..selection import FEW, column_of, gathered, ranked
+from ..host.selection import FEW, column_of, gathered, ranked
 from . import decoding, selecting
 from .devices import find_device
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..finite import not_finite
-from ..text_stream import TextStream, with_text
+from ..host.finite import not_finite
+from ..host.text_stream import TextStream, with_text
 from .values import logits_of
 
 _CACHES = ("cache", "past_key_values", "cache_params", "state")

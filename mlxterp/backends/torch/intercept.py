@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.sites import ATTENTION_PORTS, Run, Site, SiteEdit
 from ...errors import EditError
-from ...sites import ATTENTION_PORTS, Run, Site, SiteEdit
 from .modes import uncompiled
-from .record import Call, Record
+from .recording import Call, Record
 from .tree import ModuleTree, Node
 from .values import Copies, copied, first_tensor, states, with_first, written_to
 

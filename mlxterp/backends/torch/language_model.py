@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, head_at_site
+from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
-from ...sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, head_at_site
-from ...tokens import TokenBatch, encode_text
 from ..base import Backend
-from ..state import StateDigest, WeightsDigest
+from ..host.state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen
 from .generation import CachedPasses, end_tokens, stream_tokens
 from .intercept import Stopped, Tracer, hooked, unobserved
 from .modes import settled
-from .record import Record
+from .recording import Record
 from .shape import Shape, measure
 from .state import state_digest, weights_digest
 from .tree import ModuleTree

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...core.quiet import quiet_loading
 from ...errors import BackendError, ConfigWarning, InputError, MlxterpError, warn
-from ..hub import asking, place_of
-from ..settings import mentioned, unread, window_ignored, window_of, windowed_layers
+from ..host.hub import asking, place_of
+from ..host.settings import mentioned, unread, window_ignored, window_of, windowed_layers
 from .devices import find_device
 from .language_model import TorchLanguageModel
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...core.quiet import quiet
-from ..modes import EvaluationMode
+from ..host.modes import EvaluationMode
 from .tree import ModuleTree
 
 _lock = threading.RLock()

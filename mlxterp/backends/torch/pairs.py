@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...sparse import SparseFeatures
+from ...core.sparse import SparseFeatures
 
 _CACHED, _HELD = 1 << 18, 1 << 26
 """Numbers gathered at a time: on a CPU they stay in the cache, a GPU wants large pieces."""

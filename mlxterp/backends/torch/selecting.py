@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from ...weights import SAEWeights
-from ..running import RunningTopK
+from ..host.topk import RunningTopK
 from . import kernels
 
 CHUNK = 4096

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...errors import NotALanguageModelError
-from .record import Record
+from .recording import Record
 from .values import first_tensor
 
 _LAYER_LISTS = ("layers", "h", "blocks", "block", "layer")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..state import StateDigest, StateHash, Unreadable, WeightsDigest, WeightsHash
+from ..host.state import StateDigest, StateHash, Unreadable, WeightsDigest, WeightsHash
 from .intercept import own_class
 from .tree import ModuleTree
 

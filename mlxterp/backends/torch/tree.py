@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ...sites import ATTENTION_PORTS, Site
+from ...core.sites import ATTENTION_PORTS, Site
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ...dataset import HuggingFaceDataset
+from ...activations.local_store import LocalStore
+from ...data.dataset import HuggingFaceDataset
 from ...errors import InputError
-from ...local_store import LocalStore
-from ...model import InterpretableModel
+from ...model.interpretable import InterpretableModel
 from .signatures import component_of
 
 _OPTIONS = ("tokens", "exclude", "batch_tokens", "seed")

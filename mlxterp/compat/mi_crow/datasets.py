@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from ... import dataset
 from ...core import checks
-from ...dataset import HuggingFaceDataset
+from ...data import dataset
+from ...data.dataset import HuggingFaceDataset
 
 __all__ = ["HuggingFaceDataset", "TextDataset", "texts_of"]
 

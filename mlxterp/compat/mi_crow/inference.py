@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...core import checks
+from ...core.sites import Array
+from ...core.tokens import TokenBatch
 from ...errors import InputError
-from ...model import InterpretableModel
-from ...sites import Array
-from ...tokens import TokenBatch
+from ...model.interpretable import InterpretableModel
 from .datasets import texts_of
 from .signatures import component_of
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
-from ...attaching import AttachedSAE
+from ...activations.local_store import LocalStore
 from ...errors import InputError
-from ...local_store import LocalStore
-from ...model import InterpretableModel
+from ...hooks.attached_sae import AttachedSAE
+from ...model.interpretable import InterpretableModel
 from ...sae import SAE
 from ..devices import opened, wing_for
 from .activations import LanguageModelActivations

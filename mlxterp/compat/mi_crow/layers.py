@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...attaching import AttachedSAE
 from ...errors import InputError
 from ...hooks import AttachedHook, Controller, Detector, Hook
-from ...model import InterpretableModel
+from ...hooks.attached_sae import AttachedSAE
+from ...model.interpretable import InterpretableModel
 from ...sae import SAE
 from .signatures import component_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...components import ROOTS
+from ...anatomy.names import ROOTS
 from ...errors import ComponentError, InputError
-from ...model import InterpretableModel
+from ...model.interpretable import InterpretableModel
 
 _BLOCK = re.compile(r"(?:^|_)(?:layers|h|blocks)_(\d+)(?:_(\w+))?$")
 

@@ -1,5 +1,5 @@
 """Mi-Crow's module of stores: `LocalStore(base_path="./store")` is mlxterp's."""
 
-from ...local_store import LocalStore
+from ...activations.local_store import LocalStore
 
 __all__ = ["LocalStore"]

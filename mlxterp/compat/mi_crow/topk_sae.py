@@ -11,13 +11,13 @@ import numpy as np
 
 from ...backends import backend_of, read_torch_file
 from ...core import checks
+from ...core.sites import Array
+from ...core.sparse import SparseFeatures
 from ...errors import SAEError, warn
 from ...sae import SAE
-from ...sae.application import Application
+from ...sae.call import Application
 from ...sae.formats.pickled import mi_crow_parts
 from ...sae.formats.source import Arrays, Parts
-from ...sites import Array
-from ...sparse import SparseFeatures
 from ...variants import TopK
 from ...weights import NAMES, SAEWeights
 from ..devices import wing_for

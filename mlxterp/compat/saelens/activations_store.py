@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...core import checks
-from ...dataset import HuggingFaceDataset, ListedTexts, StreamedTexts, open_texts
+from ...core.sites import Array
+from ...data.dataset import HuggingFaceDataset, ListedTexts, StreamedTexts, open_texts
 from ...errors import InputError
-from ...sites import Array
 from .model import HookedTransformer
 from .sae import SAE, as_compat
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...backends import backend_of
 from ...core.integers import as_integer
+from ...core.sites import Array
 from ...errors import ComponentError, InputError
-from ...sites import Array
 from .names import get_act_name
 
 

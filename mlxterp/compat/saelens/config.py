@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...components import hook_component
-from ...model import InterpretableModel
+from ...anatomy.names import hook_component
+from ...model.interpretable import InterpretableModel
 from ...sae import SAE
 from .names import HookTable, lens_name
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from ...core import checks
 from ...core.integers import as_integer
-from ...edits import declared_edits
+from ...core.sites import Array
+from ...data.text import check_length
 from ...errors import ComponentError, InputError
-from ...model import InterpretableModel
-from ...sites import Array
-from ...text import check_length
+from ...model.interpretable import InterpretableModel
+from ...tracing.declared import declared_edits
 from .text import TextMethods
 
 Change = Callable[[Array], Array]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...backends import backend_of
+from ...core.sites import Array
 from ...errors import EditError, InputError
-from ...sites import Array
 
 HookFunction = Callable[..., Any]
 """(activation, hook) -> the new activation, or None: what it did to the array in place is then the change."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ...core.sites import Array
 from ...errors import InputError, warn
-from ...linear_part import LinearPart
-from ...model import InterpretableModel
-from ...sites import Array
+from ...lens.linear_part import LinearPart
+from ...model.interpretable import InterpretableModel
 from ..devices import opened, wing_for
 from .pretrained import hub_name
 from .sae import one_place_only

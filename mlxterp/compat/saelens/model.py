@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...core.sites import Array
+from ...core.tokens import TokenBatch
 from ...errors import ComponentError, InputError
-from ...model import InterpretableModel
-from ...sites import Array
-from ...tokens import TokenBatch
+from ...model.interpretable import InterpretableModel
 from .cache import ActivationCache, moved
 from .config import HookedTransformerConfig, model_config
 from .generating import GenerationMethods

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ...anatomy import Anatomy
-from ...components import ComponentPath
+from ...anatomy.anatomy import Anatomy
+from ...anatomy.names import ComponentPath
+from ...core.sites import Array
 from ...errors import ComponentError
-from ...model import InterpretableModel
-from ...sites import Array
+from ...model.interpretable import InterpretableModel
 from .norms import Affine, find_norms
 
 _ALIASES = {

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...backends import backend_of
+from ...core.sites import Array
 from ...errors import ComponentError
-from ...model import InterpretableModel
-from ...sites import Array
+from ...model.interpretable import InterpretableModel
 
 _SIZE = 64.0
 _FIT = 0.03

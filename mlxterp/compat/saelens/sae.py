@@ -11,8 +11,8 @@ import numpy as np
 
 from ... import sae as ours
 from ...backends import get_backend
+from ...core.sites import Array
 from ...errors import InputError, SAEError, warn
-from ...sites import Array
 from ...weights import SAEWeights
 from ..devices import wing_for
 from .config import SAEConfig, sae_config

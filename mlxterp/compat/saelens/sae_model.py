@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ...core.sites import Array
 from ...errors import ComponentError, InputError
 from ...sae import SAE as OwnSAE
-from ...sites import Array
 from .hooks import HookFunction
 from .model import HookedTransformer, Name, NamesFilter
 from .names import Place

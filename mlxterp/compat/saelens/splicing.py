@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...backends import backend_of
+from ...core.sites import Array
 from ...errors import SAEError
-from ...features.fitting import fit
-from ...model import InterpretableModel
-from ...sites import Array
+from ...model.interpretable import InterpretableModel
+from ...sae.adapt import fit
 from .hooks import Hooks
 from .names import HookTable, Place
 from .sae import SAE

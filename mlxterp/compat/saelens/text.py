@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ...core.sites import Array
 from ...core.texts import listed
+from ...core.tokens import TokenBatch, several, to_batch
 from ...errors import InputError, NoTokenizerError, warn
-from ...model import InterpretableModel
-from ...sites import Array
-from ...tokens import TokenBatch, several, to_batch
+from ...model.interpretable import InterpretableModel
 from .config import HookedTransformerConfig
 
 

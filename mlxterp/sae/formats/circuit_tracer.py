@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...components import hook_component
+from ...anatomy.names import hook_component
 from ...errors import SAEError
 from ...variants import Activation, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...components import hook_component
+from ...anatomy.names import hook_component
 from ...variants import InputForm, JumpReLU
 from ...weights import SAEWeights
 from .settings import Settings, check_dtype, one_of, setting

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ...core.digests import DIGEST, check_seal, same_file
+from ...core.files import strict_json
 from ...errors import SAEError, warn
 from ...variants import EXTRA, InputForm, Temporal, TopK, activation_from_dict, check_activation
 from ...weights import NAMES, SAEWeights
-from ...whole import strict_json
 from .settings import Settings, setting
 from .source import Files, Parts, the_k
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...components import hook_component
+from ...anatomy.names import hook_component
 from ...errors import SAEError, warn
 from ...variants import (
     AbsTopK,

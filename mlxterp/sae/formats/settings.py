@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ...core.files import strict_json
 from ...errors import BackendError, SAEError
-from ...whole import strict_json
 
 _LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 64 * 2**10
 """Bytes; settings of SAEs have a few thousand."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...components import hook_component
+from ...anatomy.names import hook_component
 from ...errors import SAEError
 from ...variants import AbsTopK, Activation, GroupMax, TopK
 from ...weights import SAEWeights

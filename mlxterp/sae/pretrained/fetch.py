@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...components import hook_component
+from ...anatomy.names import hook_component
 from ...core.places import looks_like_path, near
 from ...errors import InputError, SAEError
 from .hub import download, list_files

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...backends.hub import brief, offline, unreachable
+from ...backends.host.hub import brief, offline, unreachable
 from ...errors import BackendError, InputError, SAEError, warn
 from .table import PretrainedSAE, pretrained_saes, suggestion
 

@@ -1,0 +1,208 @@
+"""Text on the way in and out of a model: lengths it can take, tokens as strings, loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backends.base import LanguageModel
+from ..backends.host.finite import not_finite
+from ..core.quiet import quiet
+from ..core.texts import as_array, shown_ids, token_row
+from ..core.tokens import TokenBatch
+from ..errors import InputError, warn
+
+_LONGEST_CHARACTER = 6
+"""Tokens that are joined at most to find a whole character; UTF-8 has at most 4 bytes, some begin with a space."""
+_BYTES = 4
+"""Bytes of a character, at most: so many tokens back decide what a token's bytes mean."""
+_HALF = "\ufffd"
+"""What decoding leaves of half a character; texts may hold it too."""
+
+
+def check_length(model: LanguageModel, tokens: int, what: str = "The text has") -> None:
+    """Refuses more tokens than a model has learned positions, and warns beyond those it was made for.
+
+    Raises:
+        InputError: The model looks positions up in a table that ends before.
+    """
+    limit = model.max_positions
+    if limit is None or tokens <= limit:
+        return
+    if model.learned_positions:
+        raise InputError(
+            f"{what} {tokens} tokens, but this {model.model_type} model has learned {limit} positions and"
+            " cannot run more. Shorten or split it; get_top_texts_for_feature and training use windows."
+        )
+    warn(
+        f"{what} {tokens} tokens; this {model.model_type} model was made for {limit}"
+        " (max_position_embeddings), so what it computes beyond may be poor."
+    )
+
+
+def token_after(tokenizer: Any, before: list[int], token: int) -> str:
+    """The text of a token as it appears after others (a leading space is kept)."""
+    with quiet:
+        return _after(_decoder(tokenizer), before, [token])
+
+
+def pieces_of(tokenizer: Any, ids: Sequence[int], likely: Sequence[str] = ()) -> tuple[str, ...]:
+    """The text of each token as it appears after those before it; together they are what the tokens decode to.
+
+    A character that is spread over several tokens stands with the first of them, and the others are "". Without a
+    tokenizer each is its number, as "#17".
+
+    Args:
+        likely: The text of each token as it usually is. Where these join to the whole, they are the answer, which saves
+            decoding it token by token.
+    """
+    if tokenizer is None:
+        return tuple(shown_ids([token]) for token in ids)
+    ids = [int(i) for i in ids]
+    decoded = _decoder(tokenizer)
+    with quiet:
+        whole = decoded(ids)
+        if likely and "".join(likely) == whole and _HALF not in whole:
+            return tuple(likely)
+        pieces = _by_characters(decoded, ids)
+        return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
+
+
+def pieces_in(text: str, pieces: Sequence[str]) -> list[str] | None:
+    """The text of each of a text's tokens, where only the pieces of their ids are known.
+
+    What is half a character by itself gets its characters from the text: each stands with the token that it is likely
+    to begin in, and the others are "". Tokens before the text (a beginning-of-text token) keep their piece. None where
+    the pieces do not make the text, as those of a tokenizer that changes it.
+    """
+    found, at, i = list(pieces), 0, 0
+    while i < len(found):
+        if _HALF not in found[i]:
+            if text.startswith(found[i], at):
+                at += len(found[i])
+            elif at == 0 and found[i].startswith(" ") and text.startswith(found[i][1:]):
+                found[i] = found[i][1:]
+                at = len(found[i])
+            elif at:
+                return None
+            i += 1
+            continue
+        stop = next((j for j in range(i, len(found)) if _HALF not in found[j]), len(found))
+        more = next((j for j in range(stop, len(found)) if _HALF in found[j]), len(found))
+        after = "".join(found[stop:more])
+        room = range(at + 1, min(at + _LONGEST_CHARACTER * (stop - i), len(text)) + 1)
+        ends = (end for end in room if text.startswith(after, end)) if after else reversed(room)
+        if (end := next(ends, None)) is None:
+            return None
+        found[i:stop] = _shared_out(text[at:end], stop - i)
+        at, i = end, stop
+    return found if at == len(text) else None
+
+
+def _shared_out(text: str, tokens: int) -> list[str]:
+    """Each character with one of the tokens that make the text, by its place among the bytes."""
+    found, before = [""] * tokens, 0
+    size = len(text.encode("utf-8", "surrogatepass"))
+    for character in text:
+        found[before * tokens // size] += character
+        before += len(character.encode("utf-8", "surrogatepass"))
+    return found
+
+
+Decoded = Callable[[list[int]], str]
+
+
+def _decoder(tokenizer: Any) -> Decoded:
+    """The tokenizer's `decode`, without removing spaces before punctuation where it would."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return tokenizer.decode
+    return lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _by_characters(decoded: Decoded, ids: list[int]) -> list[str]:
+    """Pieces, from few tokens at a time: each is the fewest that make whole characters."""
+    found: list[str] = []
+    starts: list[int] = []  # of the pieces
+    while (start := len(found)) < len(ids):
+        context = next((s for s in reversed(starts) if start - s >= _BYTES), 0)
+        before, rest = ids[context:start], ids[start:]
+        size, piece = 1, _after(decoded, before, rest[:1])
+        for longer in range(1, min(_LONGEST_CHARACTER, len(rest)) + 1):
+            joined = piece if longer == 1 else _after(decoded, before, rest[:longer])
+            if _is_whole(decoded, before, rest, longer, joined):
+                size, piece = longer, joined
+                break
+        starts.append(start)
+        found += [piece, *[""] * (size - 1)]
+    return found
+
+
+def _is_whole(decoded: Decoded, before: list[int], rest: list[int], size: int, joined: str) -> bool:
+    """Whether what follows these tokens leaves their text as it is."""
+    if not joined.endswith(_HALF):
+        return True
+    longer = range(size + 1, min(size + _BYTES, len(rest) + 1))
+    return all(_after(decoded, before, rest[:n]).startswith(joined) for n in longer)
+
+
+def _by_prefixes(decoded: Decoded, ids: list[int], whole: str) -> list[str]:
+    """Pieces of tokens that belong to no text: each is what it adds to the part of the whole that stands fast."""
+    found, begun, start, end = [""] * len(ids), 0, 0, 0
+    for i in range(len(ids)):
+        text = decoded(ids[: i + 1])
+        end = max(end, _same(text, whole)) if i + 1 < len(ids) else len(whole)
+        found[begun] += whole[start:end]
+        if len(text) <= end:  # no half character at its end
+            begun = i + 1
+        start = end
+    return found
+
+
+def _same(text: str, whole: str) -> int:
+    """Characters that two texts begin with alike."""
+    if whole.startswith(text):
+        return len(text)
+    return next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), len(whole))
+
+
+def _after(decoded: Decoded, before: list[int], ids: list[int]) -> str:
+    prefix, both = decoded(before) if before else "", decoded([*before, *ids])
+    return both[len(prefix) :] if before and both.startswith(prefix) else decoded(ids)
+
+
+def decode(tokenizer: Any, tokens: Any) -> str:
+    """The text of token ids given as an integer, a list or an array (positions,) or (1, positions).
+
+    Raises:
+        InputError: Something else, or a number that no vocabulary has.
+    """
+    array = as_array(tokens, "What is to decode")
+    if array.dtype.kind not in "iu" or array.squeeze().ndim > 1:
+        raise InputError(f"decode takes token ids of one text, got {array.dtype} of shape {array.shape}.")
+    row = token_row(array.reshape(-1), "What is to decode")
+    with quiet:
+        return tokenizer.decode(row.tolist())
+
+
+def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:
+    """Mean of -log p(token | tokens before) in nats, over all tokens but each text's first."""
+    short = np.flatnonzero(batch.lengths < 2)
+    if short.size:
+        which = "the text" if len(batch.lengths) == 1 else f"text {int(short[0])} of {len(batch.lengths)}"
+        raise InputError(
+            f"loss needs texts of at least two tokens, as the first one is not predicted; {which} has one. Leave it"
+            " out, or add to it."
+        )
+    logits = model.forward(batch)
+    total, count = 0.0, 0
+    for row, n in enumerate(batch.lengths):
+        losses = model.backend.token_losses(logits[row, : n - 1], batch.ids[row, 1:n])
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if bad.size:
+            where = f"at position {int(bad[0])} of text {row}"
+            raise not_finite("The logits", where, bool(getattr(model, "is_acting", False)))
+        total += float(losses.sum(dtype=np.float64))
+        count += int(n - 1)
+    return total / count

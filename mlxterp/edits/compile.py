@@ -1,0 +1,224 @@
+"""Changes of a model's passes, put in order: what `model.steer`, attached SAEs and hooks ask for, as `SiteEdit`s.
+
+Changes of one component act in the order given; edits of one SAE there join the first of them, so that they act
+on one encoding of the activation that this first one met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..core.positions import position_mask
+from ..core.sites import Array, Component, Run, SiteEdit, Where
+from ..errors import EditError, InputError
+from ..sae import SAE
+from .edits import DirectionEdit, Edit, FeatureEdit
+from .steps import DirectionStep, FeatureStep, Moment, Step, source_of
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Replacement:
+    """An SAE's reconstruction in the place of the activation; to gradients it is a constant."""
+
+    sae: SAE
+    component: str
+
+    def __repr__(self) -> str:
+        return f"<the reconstruction of {self.sae!r} at {self.component}>"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Hooked:
+    """A function that sees, and may change, the activation of a component."""
+
+    component: str
+    function: Callable[[Array, Where], Array]
+
+
+Change = Edit | Replacement | Hooked
+
+_RUN: ContextVar[Run | None] = ContextVar("mlxterp_steered_run", default=None)
+
+
+def site_edits(anatomy: Anatomy, changes: Sequence[Change], prompt: int | None = None) -> list[SiteEdit]:
+    """The changes as edits of one pass.
+
+    Args:
+        prompt: In generation the number of tokens of the prompt; None where whole texts are run.
+
+    Raises:
+        ComponentError: A component that the model does not have, or that cannot be edited.
+        InputError: An edit that names no component, or negative positions in generation.
+    """
+    places: dict[Any, _Place] = {}
+    for change in changes:
+        placed = _in_time(change, prompt)
+        if placed is None:
+            continue
+        component = anatomy.component(component_of(placed))
+        place = places.setdefault(component.place, _Place(component))
+        place.add(placed, anatomy)
+    return [edit for place in places.values() for edit in place.site_edits(anatomy)]
+
+
+def component_of(change: Change) -> str:
+    """The path that a change acts at.
+
+    Raises:
+        InputError: Nothing says.
+    """
+    if change.component is not None:
+        return change.component
+    if isinstance(change, FeatureEdit):
+        sae = change.sae
+        out = sae.metadata.get("component_out") if sae.is_transcoder else sae.component
+        if isinstance(out, str):
+            return out
+        raise InputError(
+            "This SAE does not say which component it writes to, so the edit needs one: at='layers.3.resid_post'."
+        )
+    raise InputError(f"{change} names no component: give at='layers.3.resid_post'.")
+
+
+def same_sae(one: SAE, other: SAE) -> bool:
+    """Whether both give equal features."""
+    return one is other or (one.W_dec.shape == other.W_dec.shape and one.fingerprint == other.fingerprint)
+
+
+def _in_time(change: Change, prompt: int | None) -> Change | None:
+    """The change with "prompt" and "generated" as positions; None where it never acts."""
+    if not isinstance(change, Edit):
+        return change
+    positions = change.positions
+    if isinstance(positions, str):
+        if prompt is None:
+            return None if positions == "generated" else replace(change, positions=None)
+        spans = {"all": None, "prompt": slice(0, prompt), "generated": slice(prompt, None)}
+        return replace(change, positions=spans[positions])
+    if prompt is not None:
+        position_mask(positions, Where(np.arange(1), None))  # refuses negative positions before running
+    return change
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """One component and what happens there."""
+
+    component: Component
+    groups: list[Any] = field(default_factory=list)
+    """Hooked changes, edits along directions, and `_Group`s, in order."""
+    reads: list[Component] = field(default_factory=list)
+
+    def add(self, change: Change, anatomy: Anatomy) -> None:
+        if isinstance(change, Edit):
+            change = self._read_by(change, anatomy)
+        if isinstance(change, (FeatureEdit, Replacement)):
+            group = next(
+                (g for g in self.groups if isinstance(g, _Group) and same_sae(g.sae, change.sae)), None
+            )
+            if group is None:
+                group = _Group(change.sae, self._source(change.sae, anatomy))
+                self.groups.append(group)
+            group.add(change)
+        else:
+            self.groups.append(change)
+
+    def _source(self, sae: SAE, anatomy: Anatomy) -> str | None:
+        name = source_of(sae)
+        return None if name is None else self._other(name, anatomy)
+
+    def _read_by(self, edit: Edit, anatomy: Anatomy) -> Edit:
+        """The edit with its condition's component by canonical name; None for this one."""
+        if edit.when is None or edit.when.readout.component is None:
+            return edit
+        readout = edit.when.readout
+        name = self._other(str(readout.component), anatomy)
+        return replace(edit, when=replace(edit.when, readout=replace(readout, component=name)))
+
+    def _other(self, name: str, anatomy: Anatomy) -> str | None:
+        component = anatomy.component(name)
+        if component.place == self.component.place:
+            return None
+        if component.name not in [known.name for known in self.reads]:
+            self.reads.append(component)
+        return component.name
+
+    def site_edits(self, anatomy: Anatomy) -> list[SiteEdit]:
+        steps = [step for group in self.groups if (step := _step(group)) is not None]
+        if not steps:
+            return []
+        name, reads = self.component.name, {component.name: component for component in self.reads}
+
+        def read(asked: str) -> Array:
+            return _value(reads[asked], name)
+
+        def change(x: Array, where: Where) -> Array:
+            moment = Moment(name, where, read)
+            for step in steps:
+                x = step(x, moment)
+            return x
+
+        edits = self.component.edits(change, self.component.call)
+        sites = [site for component in self.reads for site in component.sites]
+        return [_knowing_its_run(edit, sites) for edit in edits] if sites else list(edits)
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """What one SAE does at one component."""
+
+    sae: SAE
+    source: str | None
+    edits: list[FeatureEdit] = field(default_factory=list)
+    replace: bool = False
+
+    def add(self, change: FeatureEdit | Replacement) -> None:
+        if isinstance(change, Replacement):
+            self.replace = True
+        else:
+            self.edits.append(change)
+
+
+def _step(group: Any) -> Step | None:
+    """What acts; None for what changes nothing."""
+    if isinstance(group, Hooked):
+        return lambda x, moment: group.function(x, moment.where)
+    if isinstance(group, DirectionEdit):
+        return None if group.is_nothing else DirectionStep(group)
+    if all(edit.is_nothing for edit in group.edits) and not group.replace:
+        return None
+    return FeatureStep(group.sae, group.edits, group.source, group.replace)
+
+
+def _knowing_its_run(edit: SiteEdit, sites: Sequence[Any]) -> SiteEdit:
+    def function(x: Array, run: Run, call: int) -> Array:
+        token = _RUN.set(run)
+        try:
+            return edit.function(x, run, call)
+        finally:
+            _RUN.reset(token)
+
+    return replace(edit, function=function, reads=(*edit.reads, *sites))
+
+
+def _value(component: Component, reader: str) -> Array:
+    run = _RUN.get()
+    assert run is not None
+    try:
+        value = component.read(run)
+    except LookupError as error:
+        raise EditError(
+            f"The edit of {reader} reads {component.name}, which the model has not computed by then. Read an earlier"
+            " component, or the edited one itself."
+        ) from error
+    if isinstance(value, list):
+        raise EditError(
+            f"{component.name} is called {len(value)} times in one pass, so no one value can be read."
+        )
+    return value

@@ -1,0 +1,71 @@
+"""What every part of `InterpretableModel` stands on: the language model, its components, and what acts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.base import LanguageModel
+from ..core.public_names import PublicNames
+from ..errors import warn
+from ..features.cache import FeatureCache
+from .attachments import Standing
+from .hooked_model import Acts, Watch, acting
+
+
+class ModelCore(PublicNames):
+    """Base of the methods of `InterpretableModel`."""
+
+    name: str | None = None  # the repo or folder it was loaded from
+    _plain: Anatomy
+    _standing: Standing
+    _feature_cache: FeatureCache
+
+    def _start(self, language_model: LanguageModel) -> None:
+        object.__setattr__(self, "_plain", Anatomy(language_model))
+        object.__setattr__(self, "_standing", Standing())
+        object.__setattr__(self, "_feature_cache", FeatureCache())
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model that runs, with what is attached to it and the open `steer` blocks."""
+        return self.anatomy.model
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Its components, run likewise. Nobody watches: that is for calls that are given texts."""
+        return acting(self._plain, [act for act in self._standing.acts() if not isinstance(act, Watch)])
+
+    def _anatomy_for(self, inputs: Any, further: Sequence[Acts] = ()) -> Anatomy:
+        """Its components, for a call that runs `inputs`; `further` acts last."""
+        return acting(self._plain, [*self._standing.acts(), *further], inputs)
+
+    @property
+    def feature_cache(self) -> FeatureCache:
+        """Features of the texts last searched: `feature_cache.clear()` forgets them, `enabled = False` keeps none."""
+        return self._feature_cache
+
+    def warn_of_acts(self, what: str) -> None:
+        """Warns where something attached, or an open `steer` block, changes the model while so."""
+        acts = [act for act in self._standing.acts() if not isinstance(act, Watch)]
+        if acts:
+            shown = ", ".join(repr(act) for act in acts[:3]) + (", …" if len(acts) > 3 else "")
+            warn(
+                f"Something acts on this model while {what}: {shown}. Detach the handle or leave the block first,"
+                " unless the changed model is what you mean."
+            )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer given or loaded; None without one."""
+        return self._plain.model.tokenizer
+
+    @property
+    def _tokenize(self) -> Callable[[str], list[int]] | None:
+        return None if self.tokenizer is None else self._plain.model.tokenize
+
+    def _refresh(self) -> None:
+        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
+        if self._plain.model.refresh():
+            object.__setattr__(self, "_plain", Anatomy(self._plain.model))

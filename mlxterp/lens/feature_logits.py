@@ -1,0 +1,256 @@
+"""What a feature says in words: its decoder row through the model's final norm and head (logit lens).
+
+`feature_logits` gives the tokens that a feature promotes and suppresses, `random_direction_baseline` what
+a random direction would show in its place. The lens is linear: a direction d of the residual stream
+gives head(gain · d), for LayerNorm with d's mean taken away first. Biases are left out, a cap on the
+logits is undone, a scale of the logits is the head's, and each direction's mean over the vocabulary is
+taken away. The unit is logits per unit of the feature's activation, at a final residual stream whose root
+mean square (LayerNorm: standard deviation) is 1; divide by the stream's own to get its direct effect.
+
+The logit lens is nostalgebraist's (2020); statistics of decoder rows follow Bloom and Lin, "Understanding
+SAE Features with the Logit Lens" (2024).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.base import LanguageModel
+from ..backends.host.finite import not_finite
+from ..core import checks
+from ..core.feature_ids import feature_id, is_several
+from ..core.numeric import largest, moments
+from ..data.text import token_after
+from ..errors import InputError, SAEError, warn
+from ..sae import SAE
+from ..tracing.generation import unembed
+from .linear_part import LinearPart, Shape, find_shape, probes
+from .writing import stream_directions, written_component
+
+_CELLS = 1 << 22
+"""Logits held at once."""
+_ROWS = 2048
+"""Decoder rows held at once."""
+_NOT_LINEAR = 0.05
+"""How far from additive a head may look: rounding gives up to 0.005 in 16 bit, 0.02 with 4-bit weights."""
+_SHAPES: weakref.WeakKeyDictionary[LanguageModel, tuple[bytes, Shape]] = weakref.WeakKeyDictionary()
+"""What stands around each model's head, with a digest of what the head said of two directions at that time."""
+
+TokenLogits = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureLogits:
+    """Tokens that a feature promotes and suppresses; also unpacks as `promoted, suppressed`.
+
+    Logits are per unit of activation at a final residual stream of root mean square 1, with their mean over
+    the vocabulary taken away (see `mlxterp.lens`).
+    """
+
+    feature_id: int
+    promoted: TokenLogits
+    """(token, logit), largest first; among equals the lower token id. Empty for a direction of zeros."""
+    suppressed: TokenLogits
+    """(token, logit), smallest first."""
+    promoted_ids: tuple[int, ...]
+    """Token ids of `promoted`."""
+    suppressed_ids: tuple[int, ...]
+    """Token ids of `suppressed`."""
+    mean: float
+    """Of the logits over the vocabulary, before it was taken away."""
+    sd: float
+    """Standard deviation of the logits over the vocabulary."""
+    skew: float
+    """Third standardised moment: positive where few tokens are promoted strongly; 0 for a direction of zeros."""
+    kurtosis: float
+    """Fourth standardised moment: 3 for a normal distribution, more where a few tokens stand out."""
+    maximum: float
+    """The largest logit."""
+    minimum: float
+    """The smallest logit."""
+    strength: float
+    """Norm of the decoder row."""
+    relative_strength: float
+    """`strength` as a multiple of the mean norm of the SAE's decoder rows."""
+
+    def __iter__(self) -> Iterator[TokenLogits]:
+        return iter((self.promoted, self.suppressed))
+
+    def __str__(self) -> str:
+        rows = [f"Feature {self.feature_id}: what it promotes and suppresses, logits per unit of activation"]
+        for i in range(len(self.promoted)):
+            (up, high), (down, low) = self.promoted[i], self.suppressed[i]
+            rows.append(f"  [{high:+8.3f}] {up!r:<20} [{low:+8.3f}] {down!r}")
+        rows.append(f"  sd {self.sd:.3g}, skew {self.skew:.2f}, kurtosis {self.kurtosis:.1f} (normal: 3)")
+        strength = f"{self.relative_strength:.3f} (normalized), norm {self.strength:.3g}"
+        return "\n".join([*rows, f"  Feature Direction Strength: {strength}"])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RandomDirections:
+    """What random directions show through the lens; every array is float64 (n,), ascending.
+
+    `maximum`, `minimum` and `sd` are those of directions of norm 1; the lens is linear, so a direction of
+    another norm has that many times as much.
+    """
+
+    n: int
+    seed: int
+    maximum: np.ndarray
+    """Largest logit of each direction."""
+    minimum: np.ndarray
+    sd: np.ndarray
+    skew: np.ndarray
+    kurtosis: np.ndarray
+
+    def share_with_higher_maximum(self, feature: FeatureLogits) -> float:
+        """Share of random directions as long as the feature's whose largest logit is at least the feature's.
+
+        Near 0: the feature promotes tokens as no random direction does. Near 0.5: it is like one.
+        """
+        return float(np.mean(self.maximum * feature.strength >= feature.maximum))
+
+    def share_with_higher_kurtosis(self, feature: FeatureLogits) -> float:
+        """Share of random directions whose logits have at least the feature's kurtosis."""
+        return float(np.mean(self.kurtosis >= feature.kurtosis))
+
+    def quantiles(self, shares: Sequence[float] = (0.05, 0.5, 0.95)) -> dict[str, tuple[float, ...]]:
+        """Quantiles of each statistic over the directions."""
+        names = ("maximum", "minimum", "sd", "skew", "kurtosis")
+        return {name: tuple(np.quantile(getattr(self, name), shares).tolist()) for name in names}
+
+    def __repr__(self) -> str:
+        return f"RandomDirections({self.n} of norm 1, seed {self.seed})"
+
+    def __str__(self) -> str:
+        rows = [f"{self.n} random directions of norm 1: 5 %, median, 95 %"]
+        rows += [f"  {name:<9}" + "".join(f"{x:9.3f}" for x in q) for name, q in self.quantiles().items()]
+        return "\n".join(rows)
+
+
+def feature_logits(
+    anatomy: Anatomy,
+    sae: SAE,
+    feature_ids: Sequence[int],
+    top_k: int = 10,
+    *,
+    component: str | None = None,
+    tokenize: Callable[[str], list[int]] | None = None,
+) -> list[FeatureLogits]:
+    """What each feature promotes and suppresses; see `InterpretableModel.feature_logits`.
+
+    Features go through the head a few at a time: memory does not grow with their number.
+    """
+    ids = _checked_ids(sae, feature_ids)
+    top_k = checks.count(top_k, "top_k")
+    norms = np.sqrt(np.einsum("ij,ij->i", sae.W_dec, sae.W_dec, dtype=np.float64))
+    typical = norms.mean() or 1.0  # nothing but zeros
+    texts = _TokenTexts(anatomy.model, tokenize)
+    found: list[FeatureLogits] = []
+    for start in range(0, len(ids), _ROWS):
+        for logits, means in _lens(anatomy, sae, sae.W_dec[ids[start : start + _ROWS]], component):
+            for row, mean in zip(logits, means, strict=True):
+                feature = ids[len(found)]
+                strength = (float(norms[feature]), float(norms[feature] / typical))
+                found.append(_describe(feature, row, float(mean), int(top_k), texts, strength))
+    return found
+
+
+def random_direction_baseline(
+    anatomy: Anatomy, sae: SAE, n: int = 100, seed: int = 0, *, component: str | None = None
+) -> RandomDirections:
+    """See `InterpretableModel.random_direction_baseline`."""
+    n, seed = checks.count(n, "n"), checks.seed(seed)
+    directions = np.random.default_rng(seed).normal(size=(n, sae.d_out))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    rows = [
+        (row.max(), row.min(), *moments(row))
+        for logits, _ in _lens(anatomy, sae, directions, component)
+        for row in logits
+    ]
+    return RandomDirections(n, seed, *(np.sort(column) for column in np.array(rows).T))
+
+
+# -- the lens -------------------------------------------------------------------------------------
+
+
+def _lens(
+    anatomy: Anatomy, sae: SAE, directions: np.ndarray, component: str | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunk by chunk of decoder rows (n, d_out): centred logits (rows, vocabulary) and their means (rows,)."""
+    model = anatomy.model
+    if not np.isfinite(directions).all():
+        raise SAEError("A decoder row is not finite.")
+    place = written_component(anatomy, sae, component)
+    written = stream_directions(anatomy, place, directions)
+    head = _head(model)
+    rows = max(1, _CELLS // model.vocab_size)
+    for start in range(0, len(written), rows):
+        logits = head(written[start : start + rows])
+        means = logits.mean(axis=1)
+        yield logits - means[:, None], means
+
+
+def _head(model: LanguageModel) -> LinearPart:
+    """The linear part of final norm and head. What stands around it is found once for each model."""
+
+    def function(rows: np.ndarray) -> np.ndarray:
+        return model.backend.get(unembed(model, rows)).astype(np.float32)
+
+    seen = function(probes(model.d_model, 2).astype(np.float32))
+    if not np.isfinite(seen.max(axis=-1)).all():
+        raise not_finite("The logits", "of a direction", bool(getattr(model, "described", ())))
+    said = hashlib.sha256(seen.tobytes()).digest()
+    known, shape = _SHAPES.get(model, (b"", None))
+    if shape is None or known != said:  # norm or head are others than they were
+        shape = find_shape(function, model.d_model)
+        _SHAPES[model] = said, shape
+        if (error := shape.error) > _NOT_LINEAR:
+            warn(
+                f"What this {model.model_type} model does after its last block is not linear but for a norm (off by"
+                f" {error:.0%}), so the logits of a direction are those it has alone at a root mean square of 1."
+            )
+    return LinearPart.of(function, model.d_model, shape)
+
+
+def _describe(
+    feature: int, row: np.ndarray, mean: float, top_k: int, texts: _TokenTexts, strength: tuple[float, float]
+) -> FeatureLogits:
+    sd, skew, kurtosis = moments(row)
+    high, low = (largest(row, top_k).tolist(), largest(-row, top_k).tolist()) if sd else ([], [])
+    promoted, suppressed = (tuple((texts[t], float(row[t])) for t in ids) for ids in (high, low))
+    return FeatureLogits(
+        feature, promoted, suppressed, tuple(high), tuple(low), mean, sd, skew, kurtosis,
+        float(row.max()), float(row.min()), *strength,
+    )  # fmt: skip
+
+
+class _TokenTexts:
+    """The text of a token as it stands in a text: after another one, so that a leading space is kept."""
+
+    def __init__(self, model: LanguageModel, tokenize: Callable[[str], list[int]] | None):
+        self._tokenizer = model.tokenizer
+        before = tokenize("a") if tokenize is not None else []
+        self._before = before[-1:]
+        self._known: dict[int, str] = {}
+
+    def __getitem__(self, token: int) -> str:
+        """Its number, as "#17", where there is no tokenizer or it knows no such token."""
+        if token not in self._known:
+            text = ""
+            if self._tokenizer is not None:
+                text = token_after(self._tokenizer, self._before, token)
+            self._known[token] = text or f"#{token}"
+        return self._known[token]
+
+
+def _checked_ids(sae: SAE, feature_ids: Sequence[int]) -> list[int]:
+    if not is_several(feature_ids):
+        raise InputError(f"Expected a feature id or a list of them, got {feature_ids!r}.")
+    return [feature_id(feature, sae.d_hidden) for feature in feature_ids]

@@ -1,0 +1,292 @@
+"""The logit lens: what the residual stream after each layer would predict, were it the last one.
+
+`logit_lens` sends the stream after each layer through the model's final norm and head and keeps the likeliest
+tokens of every position, in a `LogitLens`. After the last layer these are the model's own predictions.
+`InterpretableModel.logit_lens` makes one. (`lens` asks the same of an SAE's directions.)
+
+The method is nostalgebraist's, "interpreting GPT: the logit lens" (2020).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.base import LanguageModel
+from ..backends.host.finite import not_finite
+from ..core import checks
+from ..core.integers import as_integer
+from ..core.numeric import largest, log_softmax
+from ..core.sites import Array, unique_sites
+from ..core.tokens import TokenBatch
+from ..data.text import pieces_of, token_after
+from ..errors import ComponentError, InputError
+from ..features.search import check_top_k
+from ..tracing.generation import unembed
+from ..viz.escaping import own_token, token_line
+from ..viz.grid import Cell, Grid
+from ..viz.page import Links, cell, page, write_page
+from ..viz.palette import steps_of
+from ..viz.plotting import finished, heatmap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CELLS = 1 << 23
+"""Logits held at once."""
+
+
+class LensToken(NamedTuple):
+    """A token that a layer would predict."""
+
+    text: str
+    """As it stands after the text's own token; "#17" where the model has no tokenizer."""
+    token_id: int
+    logit: float
+    probability: float
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
+    """The likeliest next tokens after each layer, at each position of one text.
+
+    A notebook shows it by itself; `print` shows it in the terminal. `lens.top(layer, position)` is the way in;
+    as a mapping it gives what the existing mlxterp does: layer → position → [(token id, logit, text)].
+    """
+
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    """Absolute positions in the text."""
+    tokens: tuple[str, ...]
+    """The text's own token at each of `positions`."""
+    ids: np.ndarray
+    """int64, (layers, positions, top_k): token ids, likeliest first; among equals the lower id."""
+    logits: np.ndarray
+    """float32, (layers, positions, top_k)."""
+    probabilities: np.ndarray
+    """float32, (layers, positions, top_k): softmax over the whole vocabulary."""
+    texts: tuple[tuple[tuple[str, ...], ...], ...]
+    """Text of each of `ids`."""
+    n_tokens: int
+    """Tokens of the text."""
+    n_layers: int
+    """Layers of the model."""
+
+    def top(self, layer: int, position: int = -1) -> list[LensToken]:
+        """The likeliest tokens after a layer, likeliest first.
+
+        Args:
+            layer: One of `layers`; negative ones count from the model's last layer.
+            position: One of `positions`; negative ones count from the text's end.
+
+        Raises:
+            InputError: The lens was not made for this layer or position.
+        """
+        layer, position = checks.integer(layer, "layer"), checks.integer(position, "position")
+        place = position + self.n_tokens if position < 0 else position
+        number = layer + self.n_layers if layer < 0 else layer
+        if number not in self.layers or place not in self.positions:
+            raise InputError(
+                f"This lens has no layer {layer} at position {position}. It has layers {list(self.layers)} and"
+                f" positions {list(self.positions)}; ask for others when it is made."
+            )
+        i, j = self.layers.index(number), self.positions.index(place)
+        rows = zip(self.texts[i][j], self.ids[i, j], self.logits[i, j], self.probabilities[i, j], strict=True)
+        return [LensToken(text, int(t), float(x), float(p)) for text, t, x, p in rows]
+
+    # -- as a mapping ---------------------------------------------------------------------------
+
+    def __getitem__(self, layer: int) -> list[list[tuple[int, float, str]]]:
+        if layer not in self.layers:
+            raise KeyError(layer)
+        return [[(t.token_id, t.logit, t.text) for t in self.top(layer, p)] for p in self.positions]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    # -- to look at -----------------------------------------------------------------------------
+
+    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
+        """HTML without style sheet, for a page; its heading is of this `level`."""
+        anchor = f' id="{element_id}"' if element_id else ""
+        return (
+            f'<section class="mxt-panel"{anchor} aria-label="Logit lens">'
+            f'<h{level} class="mxt-title">Logit lens</h{level}>{self._grid().html()}'
+            '<div class="mxt-foot">The likeliest next token after each layer; the stronger the colour, the more'
+            " probable. Point at a token for the others.</div></section>"
+        )
+
+    def to_html(self, path: str | os.PathLike) -> Path:
+        """Writes one HTML file that needs no network; returns its path.
+
+        Raises:
+            InputError: The folder does not exist, or `path` is a folder.
+        """
+        return write_page(path, page("Logit lens", self.fragment(level=1)))
+
+    def _repr_html_(self) -> str:
+        return cell(self)
+
+    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
+        """A heatmap of layers and positions: the likeliest token, coloured by its probability.
+
+        Args:
+            path: Where to save it (.png, .svg, .pdf, …).
+            show: Open a window. (A notebook shows the figure by itself.)
+
+        Raises:
+            BackendError: matplotlib is not installed.
+        """
+        figure = heatmap(
+            self.probabilities[..., 0], [str(n) for n in self.layers],
+            [f"{p} {own_token(t.strip(' ') or t)}" for p, t in zip(self.positions, self.tokens, strict=True)],
+            limits=(0.0, 1.0), label="probability", title="Logit lens",
+            texts=[[token_line(cell[0].strip(" ") or cell[0]) for cell in row] for row in self.texts], show=show,
+        )  # fmt: skip
+        figure.axes[0].set(xlabel="token", ylabel="after layer")
+        return finished(figure, path, show)
+
+    def __str__(self) -> str:
+        title = f"Logit lens: the likeliest next token after each layer ({self.n_tokens} tokens)"
+        return "\n".join([title, *self._grid().lines()])
+
+    def __repr__(self) -> str:
+        return (
+            f"LogitLens({len(self.layers)} layers, {len(self.positions)} positions, top {self.ids.shape[-1]})"
+        )
+
+    def _grid(self) -> Grid:
+        steps = np.abs(steps_of(self.probabilities[..., 0], 1.0))
+        rows = []
+        for i, layer in enumerate(self.layers):
+            cells = []
+            for j, position in enumerate(self.positions):
+                tops = self.top(layer, position)
+                tip = "  ".join(f"{token_line(t.text.strip() or t.text)!r} {t.probability:.1%}" for t in tops)
+                cells.append(Cell(tops[0].text, int(steps[i, j]), f"layer {layer}: {tip}"))
+            rows.append((str(layer), cells))
+        columns = [(str(p), t or own_token(t)) for p, t in zip(self.positions, self.tokens, strict=True)]
+        return Grid("layer", columns, rows)
+
+
+def logit_lens(
+    anatomy: Anatomy,
+    batch: TokenBatch,
+    layers: int | Iterable[int] | None = None,
+    top_k: int = 5,
+    position: int | None = None,
+) -> LogitLens:
+    """See `InterpretableModel.logit_lens`; the batch is one text."""
+    model = anatomy.model
+    check_top_k(top_k)
+    if len(batch.lengths) != 1:
+        raise InputError(f"logit_lens takes one text, got {len(batch.lengths)}. Ask for each of them.")
+    chosen = chosen_layers(anatomy, layers)
+    positions = _positions(position, int(batch.lengths[0]))
+    stream = _stream(anatomy, batch, chosen)
+    found = [_likeliest(model, x[0, positions[0] : positions[-1] + 1], top_k) for x in stream]
+    ids, logits, probabilities = (np.stack(part) for part in zip(*found, strict=True))
+    row = batch.ids[0].tolist()
+    own = _texts_of(model, row)
+    texts = _TextsAfter(model, row)
+    return LogitLens(
+        chosen, positions, tuple(own[p] for p in positions), ids, logits, probabilities,
+        tuple(
+            tuple(tuple(texts(p, int(t)) for t in ids[i, j]) for j, p in enumerate(positions))
+            for i in range(len(chosen))
+        ),
+        len(row), len(model.layers),
+    )  # fmt: skip
+
+
+def chosen_layers(anatomy: Anatomy, layers: int | Iterable[int] | None) -> tuple[int, ...]:
+    """Layer numbers, each once, in the order given; None means all.
+
+    Raises:
+        ComponentError: There is no such layer.
+        InputError: None is named.
+    """
+    if layers is None:
+        return tuple(range(len(anatomy.model.layers)))
+    if as_integer(layers) is None and not hasattr(layers, "__iter__"):
+        raise ComponentError(
+            f"layers={layers!r}: expected layer numbers, one or several; this model has 0 to"
+            f" {len(anatomy.model.layers) - 1}."
+        )
+    given: list[Any] = [layers] if as_integer(layers) is not None else list(layers)  # type: ignore[arg-type]
+    if not given:
+        raise InputError("layers= is empty. Name at least one layer, or leave it out for all.")
+    return tuple(dict.fromkeys(anatomy.names.layer(n) for n in given))
+
+
+def _positions(position: int | None, length: int) -> tuple[int, ...]:
+    if position is None:
+        return tuple(range(length))
+    at = as_integer(position)
+    if at is None or not -length <= at < length:
+        raise InputError(
+            f"position={position!r}: this text has positions 0 to {length - 1}, or -{length} to -1 from its end."
+        )
+    return (at % length,)
+
+
+def _stream(anatomy: Anatomy, batch: TokenBatch, layers: Sequence[int]) -> list[Array]:
+    """The residual stream after each layer, (1, positions, d_model), from one pass."""
+    model = anatomy.model
+    components = [anatomy.component(f"layers.{n}.resid_post") for n in layers]
+    sites = unique_sites(components)
+    run = model.run(batch, sites, stop_after=sites)
+    values = [component.read(run) for component in components]
+    for component, value in zip(components, values, strict=True):
+        shape = tuple(getattr(value, "shape", ()))
+        if shape != (1, batch.ids.shape[1], model.d_model):
+            raise ComponentError(
+                f"{component.name} of this {model.model_type} model has shape {shape}, not (1, positions,"
+                f" {model.d_model}): it is not one residual stream, so it cannot go through the head."
+            )
+    return values
+
+
+def _likeliest(model: LanguageModel, x: Array, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, logits and probabilities (positions, top_k) of vectors (positions, d_model)."""
+    k, rows = min(top_k, model.vocab_size), max(1, _CELLS // model.vocab_size)
+    parts = []
+    for start in range(0, x.shape[0], rows):
+        logits = model.backend.get(unembed(model, x[start : start + rows])).astype(np.float32)
+        if not np.isfinite(logits.max(axis=-1)).all():
+            raise not_finite("The logits", "after a layer", bool(getattr(model, "described", ())))
+        ids = np.stack([largest(row, k) for row in logits])
+        probabilities = np.exp(np.take_along_axis(log_softmax(logits), ids, axis=1))
+        parts.append((ids, np.take_along_axis(logits, ids, axis=1), probabilities.astype(np.float32)))
+    ids, logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return ids, logits, probabilities
+
+
+def _texts_of(model: LanguageModel, row: list[int]) -> list[str]:
+    if model.tokenizer is None:
+        return [f"#{token}" for token in row]
+    return list(pieces_of(model.tokenizer, row))
+
+
+class _TextsAfter:
+    """The text of a token as it stands after the text's token at a position."""
+
+    def __init__(self, model: LanguageModel, row: list[int]):
+        self._tokenizer, self._row = model.tokenizer, row
+        self._known: dict[tuple[int, int], str] = {}
+
+    def __call__(self, position: int, token: int) -> str:
+        key = (self._row[position], token)
+        if key not in self._known:
+            text = "" if self._tokenizer is None else token_after(self._tokenizer, [key[0]], token)
+            self._known[key] = text or f"#{token}"
+        return self._known[key]

@@ -1,0 +1,5 @@
+"""`InterpretableModel`: the front door."""
+
+from .interpretable import InterpretableModel
+
+__all__ = ["InterpretableModel"]

@@ -1,0 +1,149 @@
+"""What an `InterpretableModel` does with a `FeatureIndex`: build one, and answer from it. Every method delegates."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..activations.exclusions import check_exclusions
+from ..activations.fingerprint import same_weights
+from ..errors import InputError
+from ..hooks.session import ModelCore
+from ..index import BuildOptions, FeatureIndex, Source, build
+from ..index.remote import copied, is_url, refuse_index
+from ..sae import SAE
+from ..sae.adapt import open_sae, place_of
+
+
+class IndexMethods(ModelCore):
+    """Methods of `InterpretableModel`."""
+
+    def build_index(
+        self,
+        sae: SAE | str | Path,
+        texts: Any,
+        path: str | os.PathLike | None = None,
+        n_examples: int = 20,
+        exclude: Iterable[str] | str = ("bos", "sinks"),
+        *,
+        layer: int | None = None,
+        component: str | None = None,
+        seed: int = 0,
+        shard_tokens: int | None = None,
+        workers: int | None = None,
+        verbose: bool = True,
+    ) -> FeatureIndex:
+        """Runs the model over texts once, and keeps which features are active where: an answer for every feature.
+
+        The index is written shard by shard. The same call goes on where it was interrupted, and opens the index
+        where it is complete. Texts longer than the model's positions run in overlapping windows (`index.windowed`
+        says how many). Memory does not grow with the texts; on disk it takes 8 bytes for each active feature of a
+        token, about 20 for the token, and the texts.
+
+        Args:
+            texts: A list, column, array or generator of texts, or of rows of token ids; a table with one column of
+                text; the path of a text file (or its fsspec URL); a Hugging Face data set or its streaming form; or a
+                `HuggingFaceDataset`.
+            path: The folder, or an fsspec URL that the finished index is copied to; None makes a temporary folder,
+                gone with the index.
+            n_examples: Examples that are shown of a feature where nothing else is asked.
+            exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose
+                activation is over ten times as long as the median on some prose. () counts every token, as
+                `get_top_texts_for_feature` does. `index.excluded` says how many were left out.
+            layer, component: Where the SAE is used ("mlp" of layer 3; or component="layers.3.mlp"); None takes the
+                SAE's own, and a layer alone the part that the SAE was trained on in its own.
+            seed: Decides which tokens co-activation is counted on.
+            shard_tokens: Tokens of a shard, at most; None takes 65,536, or fewer for an SAE with many active features.
+            workers: So many processes, by Ray (`pip install "mlxterp[ray]"`), each with the model; the model must
+                have been loaded from a repo or folder.
+            verbose: Show a bar where the output is a terminal.
+
+        Raises:
+            InputError: No texts, or a setting that cannot be.
+            ComponentError: No such component.
+            SAEError: The component is not as wide as the SAE's input.
+            FeatureIndexError: The folder holds something else; nothing can be written there.
+        """
+        self.warn_of_acts("its features are indexed")
+        options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
+        source = self.index_source(sae, component, layer)
+        if path is not None and not is_url(path):
+            build(source, texts, Path(path).expanduser(), options)
+            return FeatureIndex.open(path).attach(self, source.sae)
+        if path is not None:
+            refuse_index(str(path))  # before the model runs over all the texts
+        folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-"))
+        try:
+            build(source, texts, folder, options)
+            index = FeatureIndex.open(folder).attach(self, source.sae)
+            if path is not None:
+                copied(folder, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
+        return index
+
+    def index_source(
+        self,
+        sae: SAE | str | Path,
+        component: str | None = None,
+        layer: int | None = None,
+        quiet: bool = False,
+    ) -> Source:
+        """The model, an SAE and the component whose features an index holds; warns where it is not the SAE's own."""
+        self._refresh()
+        if not isinstance(sae, SAE):
+            sae = open_sae(self._plain, sae, component=None, model_name=self.name)
+        return Source(
+            self.anatomy, sae, place_of(self.anatomy, sae, layer, component, quiet=quiet), self.name
+        )
+
+
+def texts_from_index(
+    index: FeatureIndex,
+    source: Source,
+    texts: Any,
+    feature_id: Any,
+    top_k: int,
+    exclude: Iterable[str] | str | None = None,
+) -> list[tuple[str, float, int]]:
+    """`index.top_texts`, where the index is of this model, SAE, component and these texts (None: whichever it holds).
+
+    Raises:
+        InputError: It is of others, or leaves other tokens out than `exclude` says.
+    """
+    if not isinstance(index, FeatureIndex):
+        raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
+    sae, component = source.sae, source.component.name
+    if index.fingerprint != sae.fingerprint or index.component != component:
+        raise InputError(
+            f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."
+            " Build an index for this SAE and component: model.build_index(sae, texts)."
+        )
+    left_out = tuple(index.excluded)
+    if exclude is not None and check_exclusions(exclude) != left_out:
+        raise InputError(
+            f"The index leaves out {left_out or 'nothing'}, asked was exclude={exclude!r}. Leave exclude= out to ask"
+            " by the index's own rule, or build an index with this one."
+        )
+    if texts is not None and not index.holds(texts):
+        raise InputError(
+            f"The index holds {index.n_texts} texts, not the ones given. Leave texts out (texts=None) to ask it about"
+            " its own, or build an index of these: model.build_index(sae, texts)."
+        )
+    kept = index._meta.model
+    if (
+        same_weights(source.anatomy.model, kept.get("weights")) is False
+        or tuple(kept.get("acts", ())) != source.acts
+    ):
+        raise InputError(
+            "The index was built with other weights, or with something else attached to the model, than there is now."
+            " Ask the index itself (index.top_texts), or build one of this model: model.build_index(sae, texts)."
+        )
+    return index.top_texts(feature_id, top_k)

@@ -1,0 +1,117 @@
+"""How an `InterpretableModel` is steered, and SAEs and hooks are attached to it. Every method delegates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..anatomy.anatomy import Anatomy
+from ..edits.edits import Edit, SteeringPositions, flattened
+from ..edits.placement import checked, placed
+from ..errors import InputError
+from ..hooks.attached_sae import AttachedSAE
+from ..hooks.attachments import SteerBlock
+from ..hooks.session import ModelCore
+from ..sae import SAE
+from ..sae.adapt import open_sae, place_of
+
+
+class SteeringMethods(ModelCore):
+    """Methods of `InterpretableModel`."""
+
+    def steer(
+        self, *edits: Edit | Sequence[Edit], at: str | None = None, positions: SteeringPositions = None
+    ) -> SteerBlock:
+        """Within `with model.steer(edit, …):` the edits act on everything the model runs.
+
+        On `model(tokens)`, `trace`, `loss`, `gradients`, `generate` and what runs many texts, in this thread.
+        Blocks nest, in any order with `trace`; outer ones act first, and edits of one SAE at one component act
+        together, in order, on one encoding of the unedited activation. They act before `interventions=`. A trace that
+        is open when the block is entered takes the edits as if they were assigned there, and keeps them to its end.
+
+        Args:
+            edits: Of `mlxterp.steering`. Each acts at its own component: that its SAE was trained on, or its `at`.
+            at: Component for edits that name none, instead of that of their SAE.
+            positions: For edits that name none: "all", "prompt", "generated", or positions.
+
+        Raises:
+            InputError: Something that is no edit, or one without a component.
+            ComponentError: No such component.
+            SAEError: A component is not as wide as the SAE or vector.
+            EditError: Two edits contradict each other.
+        """
+        self._refresh()
+        edited = checked(self._plain, placed(flattened(edits), at, positions))
+        return self._standing.steering(edited, self._plain)
+
+    def _steered(self, prompt: Any, steer: Edit | Sequence[Edit], positions: Any) -> Anatomy:
+        """The components for generation from a prompt, with further edits."""
+        edits = flattened([steer])
+        if edits:
+            edits = checked(self._plain, placed(edits, None, positions))
+        return self._anatomy_for(prompt, edits)
+
+    def attach_sae(
+        self,
+        sae: SAE | str | Path,
+        layer_signature: str | int | None = None,
+        *,
+        layer: int | None = None,
+        component: str | None = None,
+        mode: Literal["change", "replace"] = "change",
+    ) -> AttachedSAE:
+        """Lets an SAE act on every forward pass of this model, until `handle.detach()`.
+
+        What `sae.concepts` is told to do takes effect: `manipulate_concept` scales features, and text tracking keeps
+        the texts that activate them most. Attaching an SAE to a component where it is attached detaches the handle
+        from before. A trace that is open goes on without it.
+
+        Args:
+            layer_signature: Path of the component, by any of its names ("transformer.h.0.attn.c_attn"); or the number
+                of a layer.
+            layer, component: Likewise: component "mlp" of layer 3; or component="layers.3.mlp". A layer alone means
+                the component of that layer that the SAE was trained on in its own ("resid_post" where it does not
+                say); with nothing given, the component that it was trained on.
+            mode: "change": the activation changes only by what was manipulated, and is the very same where nothing
+                is. "replace": the SAE's reconstruction takes its place (to gradients it is a constant).
+
+        Raises:
+            InputError: Nothing says where, or there is no such mode.
+            ComponentError: No such component.
+            SAEError: The component is not as wide as the SAE.
+        """
+        self._refresh()
+        sae = sae if isinstance(sae, SAE) else open_sae(self._plain, sae, model_name=self.name)
+        handle = AttachedSAE(self, sae, _where(self._plain, sae, layer_signature, layer, component), mode)
+        for other in self.attached:
+            if isinstance(other, AttachedSAE) and other.sae is sae and other.component == handle.component:
+                other.detach()
+        self._standing.attach(handle)
+        sae.concepts.bind(handle.encode)
+        return handle
+
+    @property
+    def attached(self) -> tuple[Any, ...]:
+        """Handles of the SAEs and hooks that are attached, in the order in which they act."""
+        return self._standing.attached
+
+    def detach_all(self) -> None:
+        """Detaches every SAE and hook; `steer` blocks stay open."""
+        for handle in self.attached:
+            handle.detach()
+
+
+def _where(
+    anatomy: Anatomy, sae: SAE, signature: str | int | None, layer: int | None, component: str | None
+) -> str | None:
+    """The path asked for; None where nothing is."""
+    if signature is not None and (layer is not None or component is not None):
+        raise InputError("Give layer_signature=, or layer= and component=, not both.")
+    if isinstance(signature, str):
+        return signature
+    layer = layer if signature is None else signature
+    if layer is None and (component is None or sae.component is None):
+        return component  # the SAE's own place, or a path by itself
+    own = sae.metadata.get("component_out") if sae.is_transcoder else None
+    return place_of(anatomy, sae, layer, component, leaf="resid_post", own=own, quiet=True).name

@@ -1,0 +1,194 @@
+"""An SAE as SAELens 6 stores it: settings and arrays that give equal features and reconstructions there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import SAEError
+from ...variants import AbsTopK, Activation, Gated, JumpReLU, MatchingPursuit, ReLU, Temporal, TopK
+from ...weights import SAEWeights
+from .fold import without_subtraction
+
+if TYPE_CHECKING:
+    from ..sae import SAE
+
+_VERSION = "6.54.12"
+"""Of the SAELens whose layout this is."""
+_NORMALISATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": "constant_norm_rescale"}
+
+Arrays = dict[str, np.ndarray]
+Settings = dict[str, Any]
+
+
+def as_saelens(sae: SAE) -> tuple[Settings, Arrays]:
+    """`cfg.json` and the arrays of `sae_weights.safetensors`.
+
+    Raises:
+        SAEError: SAELens has no architecture that computes this.
+    """
+    writer = _WRITERS.get(type(sae.activation))
+    if not sae.is_transcoder and not sae.form.trivial and not sae.form.restore:
+        raise SAEError("SAELens 6 always undoes an SAE's normalisation. Save it with format='mlxterp'.")
+    if writer is None or sae.form.center or "value_scale" in sae.weights.extra:
+        what = "centred input" if sae.form.center else f"{sae.activation.name} features like these"
+        raise SAEError(f"SAELens 6 has no architecture with {what}. Save it with format='mlxterp'.")
+    settings, arrays = writer(sae.activation, sae.weights)
+    unfinished = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if unfinished:
+        raise SAEError(f"{unfinished[0]} has no finite form in SAELens. Save it with format='mlxterp'.")
+    if sae.is_transcoder or "W_skip" in sae.weights.extra:
+        settings, arrays = _transcoder(sae, settings, arrays)
+    common = {
+        "d_in": sae.d_model,
+        "d_sae": sae.d_hidden,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": sae.subtract_b_dec,
+        "normalize_activations": _NORMALISATIONS[sae.form.normalize],
+        "reshape_activations": "hook_z" if sae.form.heads and sae.component else "none",
+        "metadata": _metadata(sae),
+    }
+    return {**common, **settings}, arrays
+
+
+def _plain(weights: SAEWeights) -> Arrays:
+    return {"W_enc": weights.W_enc, "b_enc": weights.b_enc, "W_dec": weights.W_dec, "b_dec": weights.b_dec}
+
+
+def _relu(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
+    return {"architecture": "standard"}, _plain(weights)
+
+
+def _jumprelu(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
+    return {"architecture": "jumprelu"}, {**_plain(weights), "threshold": weights.extra["threshold"]}
+
+
+def _topk(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
+    assert isinstance(activation, (TopK, AbsTopK))
+    if isinstance(activation, TopK) and not activation.relu:
+        raise SAEError("SAELens 6 has no TopK without ReLU. Save it with format='mlxterp'.")
+    name = "topk" if isinstance(activation, TopK) else "abstopk"
+    return {"architecture": name, "k": activation.k, "rescale_acts_by_decoder_norm": False}, _plain(weights)
+
+
+def _gated(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
+    arrays = {
+        "W_enc": weights.W_enc, "b_gate": weights.b_enc, "b_mag": weights.extra["b_mag"],
+        "r_mag": _log(weights.extra["gate_scale"]), "W_dec": weights.W_dec, "b_dec": weights.b_dec,
+    }  # fmt: skip
+    return {"architecture": "gated"}, arrays
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):  # refused by name if not finite
+        return np.log(x)
+
+
+def _matching_pursuit(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
+    assert isinstance(activation, MatchingPursuit)
+    settings = {
+        "architecture": "matching_pursuit",
+        "max_iterations": activation.max_iterations,
+        "residual_threshold": activation.residual_threshold,
+        "stop_on_duplicate_support": activation.stop_on_duplicate_support,
+    }
+    return settings, {"W_dec": weights.W_dec, "b_dec": weights.b_dec}
+
+
+def _temporal(activation: Activation, weights: SAEWeights) -> tuple[Settings, Arrays]:
+    assert isinstance(activation, Temporal)
+    tied = bool(np.array_equal(weights.W_enc, weights.W_dec.T))
+    width = weights.extra["attention.0.q_target.bias"].size
+    settings = {
+        "architecture": "temporal",
+        "n_heads": activation.n_heads,
+        "n_attn_layers": activation.n_attn_layers,
+        "bottleneck_factor": weights.W_dec.shape[0] // width,
+        "sae_diff_type": "relu" if activation.k is None else "topk",
+        "kval_topk": activation.k,
+        "tied_weights": tied,
+        "activation_normalization_factor": activation.scale,
+        "normalize_activations": "constant_scalar_rescale",
+    }
+    arrays = {"W_dec": weights.W_dec, "b_dec": weights.b_dec}
+    if not tied:
+        arrays["W_enc"] = weights.W_enc
+    attention = {n.replace("attention", "attn_layers"): a for n, a in weights.extra.items()}
+    return settings, {**arrays, **attention}
+
+
+_WRITERS: dict[type, Callable[[Activation, SAEWeights], tuple[Settings, Arrays]]] = {
+    ReLU: _relu,
+    JumpReLU: _jumprelu,
+    TopK: _topk,
+    AbsTopK: _topk,
+    Gated: _gated,
+    MatchingPursuit: _matching_pursuit,
+    Temporal: _temporal,
+}
+
+
+def _transcoder(sae: SAE, settings: Settings, arrays: Arrays) -> tuple[Settings, Arrays]:
+    skip = "W_skip" in sae.weights.extra
+    if settings["architecture"] not in ("standard", "jumprelu"):
+        raise SAEError(
+            f"SAELens 6 has no transcoder with {sae.activation.name} features. Save it with format='mlxterp'."
+        )
+    if sae.form.undone:
+        raise SAEError(
+            "SAELens 6 does not undo a transcoder's normalisation, as this SAE does. Save it with format='mlxterp'."
+        )
+    arrays = {
+        **arrays,
+        "b_enc": without_subtraction(sae.weights).b_enc,
+    }  # a transcoder there does not subtract
+    prefix = "jumprelu_" if settings["architecture"] == "jumprelu" else ""
+    new = {
+        "architecture": f"{prefix}{'skip_' * skip}transcoder",
+        "d_out": sae.d_out,
+        "apply_b_dec_to_input": False,
+    }
+    return new, {**arrays, "W_skip": sae.weights.extra["W_skip"].T} if skip else arrays
+
+
+def _metadata(sae: SAE) -> Settings:
+    facts = sae.metadata
+    found = {
+        "sae_lens_version": _VERSION,
+        "sae_lens_training_version": None,
+        "model_name": facts.get("model"),
+        "hook_name": _lens_hook(facts.get("component")) or facts.get("hook"),
+        "hook_name_out": _lens_hook(facts.get("component_out")),
+        "hook_head_index": facts.get("hook_head_index"),
+        "context_size": facts.get("context_size"),
+        "prepend_bos": facts.get("prepend_bos", True),
+        "seqpos_slice": [None],
+        "dataset_path": facts.get("dataset"),
+        "model_from_pretrained_kwargs": {"center_writing_weights": True}
+        if facts.get("center_writing_weights")
+        else {},
+        "training_architecture": facts.get("training_architecture"),
+    }
+    return {name: value for name, value in found.items() if value is not None or name == "hook_head_index"}
+
+
+_LENS = {
+    "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "mlp": "hook_mlp_out", "attn": "hook_attn_out",
+    "attn.z": "attn.hook_z", "mlp.input": "mlp.hook_in",
+}  # fmt: skip
+
+
+def _lens_hook(component: str | None) -> str | None:
+    """A component by the name that TransformerLens gives it; what it has no name for stays as it is."""
+    if component is None:
+        return None
+    parts = component.split(".", 2)
+    if component == "embed":
+        return "hook_embed"
+    if len(parts) == 3 and parts[0] == "layers" and parts[2] in _LENS:
+        return f"blocks.{parts[1]}.{_LENS[parts[2]]}"
+    return component

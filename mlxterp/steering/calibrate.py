@@ -1,0 +1,286 @@
+"""How strongly a feature can be turned up: from where its effect shows to where the text falls apart.
+
+`calibrate` tries strengths, measures what the model writes with the unsteered model (`trials`), and puts a random
+direction and a plain prompt beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ..activations.exclusions import PROSE
+from ..backends.host.finite import not_finite
+from ..core import checks
+from ..core.feature_ids import Feature
+from ..core.numeric import log_softmax
+from ..core.options import names_options
+from ..core.progress import hidden
+from ..edits.checks import check_feature, check_number
+from ..edits.compile import source_of
+from ..edits.directions import add_direction
+from ..edits.edits import Edit
+from ..edits.features import MAXIMA, add_feature, clamp, max_activation
+from ..edits.placement import checked
+from ..errors import InputError
+from ..sae import SAE
+from .calibration import Calibration, Strength
+from .trials import Trials, check_texts, divergence, next_tokens
+
+PROMPTS = (
+    "I think that", "The next day,", "She looked at", "There was a", "It is", "When we", "He said", "They went to",
+    "After that", "My friend",
+)  # fmt: skip
+"""Beginnings that say nothing of any concept."""
+FIRST = {"max": 1.0, "norm": 0.2}
+"""The strength that the search begins with, by units."""
+_TRIED, _FACTOR, _KNEE = 8, 32.0, 0.2
+"""Strengths tried at most, their largest factor to the first, and how nearly the one that is too strong is found."""
+_LOUD = 4.0
+"""Of the first strength: what the output score turns a feature up by, where no strengths are given."""
+_PROMOTED = 10
+_COMMON = 0.2
+"""Tokens that a feature fires on so much as often as on the commonest are its concept's."""
+
+
+@names_options
+def calibrate(
+    model: Any, sae: SAE, feature: Feature, strengths: Sequence[float] | None = None,
+    units: Literal["raw", "max", "norm"] | None = None, *, index: Any = None, method: Literal["add", "clamp"] = "add",
+    at: str | None = None, prompts: Sequence[str] = PROMPTS, neutral: Sequence[str] | None = None,
+    concept: str | Sequence[str] | None = None, asking: str = "{words}.\n", max_tokens: int = 40,
+    temperature: float = 0.7, seed: int = 0, max_perplexity: float = 2.0, max_repetition: float = 0.3,
+    min_effect: float = 0.2, verbose: bool = True,
+) -> Calibration:  # fmt: skip
+    """Tries strengths of a feature, and says from which to which they work.
+
+    The effect shows where the feature's readout, its largest activation in the unsteered model on what was written
+    (mean over prompts), is above that of the unsteered text by `min_effect` of the feature's maximum (of the largest
+    readout, where that is not known). The text is fluent as long as the unsteered model's perplexity on it is at most
+    `max_perplexity` times that on its own text, and at most `max_repetition` more of its 3-grams repeat. The range
+    goes from the weakest strength that shows to the strongest before the text falls apart; the best is the weakest
+    of it with nine tenths of its largest readout. Beside it: a random direction as strong as the best strength (as
+    the strongest fluent one, without a range), and the unsteered model with the concept's words in the prompt.
+
+    Args:
+        model: An `InterpretableModel` with a tokenizer.
+        strengths: None searches: it doubles until the text falls apart, halves the step there twice, and goes down
+            to where no effect shows; at most eight. All that are given are tried.
+        units: None takes "max" where the maximum is known, else "norm"; see `add_feature`.
+        index: A `FeatureIndex` of this SAE: for the maximum, and for the concept's words.
+        method: "add" adds the decoder row, "clamp" sets the feature's activation.
+        at: Component; None is the SAE's own.
+        prompts: Each is continued once for each strength; best are beginnings of what the model usually writes.
+        neutral: Texts that KL to the unsteered model is measured on; None takes some prose.
+        concept: Words that show the concept; None takes the tokens that the feature fires on most often (with an
+            index), or the ten that its decoder row promotes.
+        asking: What the prompt says instead of steering, before each of the prompts; {words} are the concept's.
+        temperature, seed: Of sampling, the same for every strength.
+
+    Raises:
+        UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
+        InputError: A strength is not finite, no maximum is known for units="max", or the model has no tokenizer.
+    """
+    feature = check_feature(sae, feature)
+    _check_model(model)
+    model.warn_of_acts("a feature is calibrated")
+    _check_asking(asking)
+    maximum = None if index is None and MAXIMA not in sae.metadata else max_activation(sae, feature, index)
+    units = units or ("norm" if maximum is None else "max")
+    given = _check_strengths(strengths, units, method)
+    max_tokens, temperature, seed = (
+        checks.count(max_tokens, "max_tokens"), checks.temperature(temperature), checks.seed(seed)
+    )  # fmt: skip
+    for limit in (max_perplexity, max_repetition, min_effect):
+        check_number(limit, "A limit (max_perplexity, max_repetition, min_effect)")
+
+    edit = _editor(sae, feature, units, method, index, at)
+    [first] = checked(model.anatomy, [edit(1.0)])
+    words = _words(model, sae, feature, index, concept)
+    trials = Trials(
+        model, sae, feature, source_of(sae) or str(first.component), check_texts(prompts, "prompts"), max_tokens,
+        temperature, seed, _sequences_of(model, words),
+    )  # fmt: skip
+    texts = check_texts(neutral, "neutral") if neutral is not None else (PROSE,)
+    clean = next_tokens(model, [], texts)
+
+    def tried(strength: float) -> Strength:
+        edits = [edit(strength)]
+        return Strength(strength, trials.run(edits), divergence(clean, next_tokens(model, edits, texts)))
+
+    begun = Calibration(
+        feature=feature, units=units, method=method, component=str(first.component), maximum=maximum,
+        concept=words, unsteered=trials.run([]), strengths=(), prompting=trials.run([], _asked(asking, words)),
+        output_score=0.0, max_perplexity=max_perplexity, max_repetition=max_repetition, min_effect=min_effect,
+    )  # fmt: skip
+    found = _searched(begun, tried, given, FIRST.get(units, 1.0), verbose)
+    strongest = found.strongest_fluent or min((row.strength for row in found.strengths), key=abs)
+    strength = strongest if found.best is None else found.best
+    random = _random(sae, feature, units, strength, maximum, found, seed)
+    loud = edit(max(given) if given is not None else _LOUD * FIRST[units])
+    score = output_score(model, sae, feature, loud, at=at)
+    return replace(found, random=trials.run([random]), output_score=score)
+
+
+def _editor(
+    sae: SAE, feature: int, units: Any, method: str, index: Any, at: str | None
+) -> Callable[[float], Edit]:
+    """What makes the edit of a strength."""
+    if method == "clamp":
+        return lambda strength: clamp(sae, feature, strength, units=units, index=index, at=at)
+    return lambda strength: add_feature(sae, feature, strength, units, index=index, at=at)
+
+
+def _searched(
+    begun: Calibration, tried: Callable[[float], Strength], given: Sequence[float] | None, first: float, verbose: bool
+) -> Calibration:  # fmt: skip
+    """The calibration with all strengths given, or with those that the search came by."""
+    from tqdm.auto import tqdm
+
+    total = len(given) if given is not None else None
+    with tqdm(desc="calibrate", unit="strength", total=total, disable=hidden(verbose)) as bar:
+        found = begun
+        while total is None or len(found.strengths) < total:
+            strength = next_strength(found, first) if given is None else given[len(found.strengths)]
+            if strength is None:
+                break
+            rows = sorted((*found.strengths, tried(strength)), key=lambda row: row.strength)
+            found = replace(found, strengths=tuple(rows))
+            bar.update()
+    return found
+
+
+def next_strength(found: Calibration, first: float) -> float | None:
+    """What the search tries after the strengths that it knows; None ends it.
+
+    Doubles until the text falls apart (or halves until it does not), halves the step from the strongest fluent
+    strength to the weakest that is not, and then goes down while the effect shows.
+    """
+    fluent = {row.strength: found.fluent(row.written) for row in found.strengths}
+    if not fluent or len(fluent) >= _TRIED:
+        return None if fluent else first
+    low, high = min(fluent), max(fluent)
+    broken = min((strength for strength, holds in fluent.items() if not holds), default=None)
+    if broken is None and high < first * _FACTOR:
+        return 2 * high
+    if broken == low:
+        return low / 2 if low > first / _FACTOR else None
+    if broken is not None:
+        below = max(strength for strength in fluent if strength < broken)
+        if broken - below > _KNEE * broken:
+            return (below + broken) / 2
+    shows = found.shows(found.strengths[0].written)
+    return low / 2 if shows and low > first / _FACTOR else None
+
+
+@names_options
+def output_score(model: Any, sae: SAE, feature: int, edit: Edit, *, at: str | None = None) -> float:
+    """Whether turning a feature up promotes the tokens that its decoder row points to, in [-1, 1].
+
+    After neutral prompts: (1 - rank/vocabulary) × probability of the likeliest of the ten tokens that the logit lens
+    gives for the feature, less the same without the edit; the mean over prompts. After the output score of Arad,
+    Mueller and Belinkov (2025), who pick features to steer by it.
+
+    Args:
+        edit: What turns it up.
+        at: Component that the feature writes to; None is the SAE's own.
+    """
+    ids = np.array(model.feature_logits(sae, feature, _PROMOTED, component=at).promoted_ids)
+    before = [_next(model, prompt) for prompt in PROMPTS]
+    with model.steer(edit):
+        after = [_next(model, prompt) for prompt in PROMPTS]
+    scores = [_rank_score(a, ids) - _rank_score(b, ids) for a, b in zip(after, before, strict=True)]
+    return float(np.mean(scores))
+
+
+def _next(model: Any, prompt: str) -> np.ndarray:
+    found = log_softmax(model.language_model.backend.get(model(prompt))[0, -1])
+    if np.isnan(found).any():
+        raise not_finite(
+            "The logits", f"after {prompt!r}", bool(getattr(model.language_model, "described", ()))
+        )
+    return np.exp(found)
+
+
+def _rank_score(probabilities: np.ndarray, ids: np.ndarray) -> float:
+    best = float(probabilities[ids].max())
+    return (1 - int((probabilities > best).sum()) / len(probabilities)) * best
+
+
+def _check_model(model: Any) -> None:
+    if not hasattr(model, "feature_logits"):
+        raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
+    if model.tokenizer is None:
+        raise InputError(
+            "calibrate writes and reads text, so the model needs a tokenizer: InterpretableModel(model, tokenizer=…)."
+        )
+
+
+def _check_strengths(strengths: Any, units: str, method: str) -> list[float] | None:
+    """Those given, ascending; None where they are to be searched for.
+
+    Raises:
+        InputError: They are no finite numbers, or do not fit method and units.
+    """
+    known = {"add": ("raw", "max", "norm"), "clamp": ("raw", "max")}
+    if method not in known or units not in known[method] or (strengths is None and units not in FIRST):
+        raise InputError(
+            "method is 'add' (units raw, max, norm) or 'clamp' (units raw, max), and units='raw' needs strengths=[…]."
+            f" Got method={method!r}, units={units!r}, strengths={strengths!r}."
+        )
+    if strengths is None:
+        return None
+    if isinstance(strengths, (str, bytes)) or not isinstance(strengths, Iterable):
+        raise InputError(f"strengths= is a list of numbers, got {strengths!r}.")
+    found = sorted({check_number(strength, "A strength") for strength in strengths})
+    if not found:
+        raise InputError("strengths= is empty. Give numbers, or None for a search.")
+    return found
+
+
+def _check_asking(asking: Any) -> None:
+    if not isinstance(asking, str) or "{words}" not in asking:
+        raise InputError(f"asking= is a text with {{words}} where the words belong, got {asking!r}.")
+
+
+def _words(
+    model: Any, sae: SAE, feature: int, index: Any, concept: str | Sequence[str] | None
+) -> tuple[str, ...]:
+    if concept is not None:
+        return check_texts(concept, "concept")
+    if index is not None:
+        tokens = index.stats(feature).top_tokens
+        return tuple(token for token, count in tokens if count >= _COMMON * tokens[0][1])
+    return tuple(token for token, _ in model.feature_logits(sae, feature, _PROMOTED).promoted)
+
+
+def _sequences_of(model: Any, words: Sequence[str]) -> frozenset[tuple[int, ...]]:
+    """Token ids that write the words, with and without a space before; specials that open a text left out."""
+    opening = tuple(int(token) for token in model.tokenize(""))
+    found = set()
+    for word in words:
+        for form in {word, word.strip(), " " + word.strip()} - {"", " "}:
+            ids = tuple(int(token) for token in model.tokenize(form))
+            found.add(ids[len(opening) :] if ids[: len(opening)] == opening else ids)
+    return frozenset(found - {()})
+
+
+def _asked(asking: str, words: Sequence[str]) -> str:
+    """What a prompt says to bring a concept up."""
+    distinct = dict.fromkeys(word.strip() for word in words if word.strip())
+    return asking.replace("{words}", ", ".join(list(distinct)[:5]))
+
+
+def _random(
+    sae: SAE, feature: int, units: str, strength: float, maximum: float | None, found: Calibration, seed: int
+) -> Edit:  # fmt: skip
+    """A random direction, as long as what the strength adds."""
+    row = sae.W_dec[feature].astype(np.float64)
+    draw = np.random.default_rng([seed, feature]).normal(size=row.shape)
+    vector = draw / np.linalg.norm(draw) * np.linalg.norm(row)
+    if units == "norm":
+        return add_direction(vector, strength, found.component, units="norm")
+    return add_direction(vector, strength * (maximum or 1.0 if units == "max" else 1.0), found.component)

@@ -1,0 +1,158 @@
+"""Generation with edits, and logits of residual-stream vectors, for either backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.base import LanguageModel
+from ..backends.host.conversion import to_numpy
+from ..core import checks
+from ..core.positions import position_mask
+from ..core.sites import Array, Where
+from ..core.tokens import several, to_batch
+from ..data.text import check_length
+from ..errors import InputError
+from ..hooks.hooked_model import for_texts
+from ..interventions import restrict
+from .declared import Interventions, as_interventions, declared_edits
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How to generate; see `InterpretableModel.generate`."""
+
+    max_tokens: int = 100
+    interventions: Interventions | None = None
+    positions: Any = "all"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    chat: bool = False
+    prefill_step_size: int = 2048
+
+    def __post_init__(self) -> None:
+        seed = self.seed
+        checked = {
+            "max_tokens": checks.count(self.max_tokens, "max_tokens"),
+            "temperature": checks.temperature(self.temperature),
+            "top_p": checks.finite(self.top_p, "top_p", above=0.0, most=1.0),
+            "seed": None if seed is None else checks.seed(seed),
+            "stop": checks.strings(self.stop, "stop"),
+            "chat": checks.flag(self.chat, "chat"),
+            "prefill_step_size": checks.count(self.prefill_step_size, "prefill_step_size"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end the text."""
+        assert isinstance(self.stop, tuple)
+        return self.stop
+
+
+def generate(anatomy: Anatomy, prompt: Any, request: Request) -> Any:
+    """One continuation, or a list of them for a list of prompts."""
+    prompts = several(prompt)
+    if prompts is not None:
+        return [generate(anatomy, one, request) for one in prompts]
+    pieces = list(stream(anatomy, prompt, request))
+    return "".join(pieces) if anatomy.model.tokenizer is not None else pieces
+
+
+def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
+    """Pieces of text; token ids where there is no tokenizer. Arguments are checked at the call."""
+    model = for_texts(anatomy.model, None if request.chat else prompt)
+    ids = _prompt_ids(model, prompt, request.chat)
+    check_length(model, len(ids), "The prompt has")
+    check_length(model, len(ids) + request.max_tokens, f"The prompt and max_tokens={request.max_tokens} make")
+    if request.stops and model.tokenizer is None:
+        raise InputError("stop= needs a tokenizer to compare text with.")
+    edits = declared_edits(anatomy, _placed(request, len(ids)))
+    tokens = model.stream(
+        ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
+        seed=request.seed, prefill_step_size=request.prefill_step_size,
+    )  # fmt: skip
+    if model.tokenizer is None:
+        return (token for token, _ in tokens if token is not None)
+    return _until((text for _, text in tokens), request.stops)
+
+
+def _prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
+    if chat:
+        if not isinstance(prompt, str):
+            raise InputError("chat=True takes the user's message as a string.")
+        template = getattr(model.tokenizer, "apply_chat_template", None)
+        if template is None:
+            raise InputError("chat=True needs a tokenizer with a chat template.")
+        messages = [{"role": "user", "content": prompt}]
+        ids = template(messages, add_generation_prompt=True, tokenize=True)
+        ids = ids["input_ids"] if hasattr(ids, "keys") else ids
+        prompt = list(ids)
+    tokenize = None if model.tokenizer is None else model.tokenize
+    batch = to_batch(prompt, tokenize, model.vocab_size)
+    if len(batch.lengths) > 1:
+        raise InputError("Give several prompts as a list of strings or of lists of token ids.")
+    return batch.ids[0].tolist()
+
+
+def _placed(request: Request, prompt: int) -> Interventions:
+    """The interventions, each only at the positions asked for."""
+    spans = {"all": None, "prompt": slice(0, prompt), "generated": slice(prompt, None)}
+    positions = request.positions
+    if isinstance(positions, str):
+        if positions not in spans:
+            raise InputError(
+                f"positions={positions!r}: expected 'all', 'prompt', 'generated', a slice or a list."
+            )
+        positions = spans[positions]
+    position_mask(positions, Where(np.arange(1), None))  # refuses negative positions before running
+    interventions = as_interventions(request.interventions)
+    if positions is None:
+        return interventions
+    return {
+        name: [restrict(change, positions, name) for change in changes]
+        for name, changes in interventions.items()
+    }
+
+
+def _until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """The text before the first stop string; what could be the start of one is held back."""
+    if not stops:
+        yield from (piece for piece in pieces if piece)
+        return
+    held = ""
+    for piece in pieces:
+        held += piece
+        ends = [i for s in stops if (i := held.find(s)) >= 0]
+        if ends:
+            if held[: min(ends)]:
+                yield held[: min(ends)]
+            return
+        keep = max((n for s in stops for n in range(1, len(s)) if held.endswith(s[:n])), default=0)
+        ready, held = held[: len(held) - keep], held[len(held) - keep :]
+        if ready:
+            yield ready
+    if held:
+        yield held
+
+
+def unembed(model: LanguageModel, x: Any) -> Array:
+    """Logits (…, vocabulary) of vectors (…, d_model) as they leave the last block."""
+    backend = model.backend
+    array = x
+    if not isinstance(x, backend.array_type):
+        with np.errstate(over="ignore"):  # infinite then, as the logits are not numbers
+            array = backend.put(to_numpy(x, "What is to unembed").astype(np.float32))
+    elif not backend.is_floating(x):
+        raise InputError(f"unembed takes vectors of real numbers, got {x.dtype}.")
+    if array.ndim < 1 or array.shape[-1] != model.d_model:
+        raise InputError(f"unembed takes vectors (…, {model.d_model}), got shape {tuple(array.shape)}.")
+    logits = model.decode_stream(array.reshape(-1, model.d_model))
+    return logits.reshape(*array.shape[:-1], logits.shape[-1])

@@ -1,0 +1,355 @@
+"""`Trace`: see and change components inside a `with` block.
+
+    with model.trace("The capital of France is") as t:
+        model.layers[5].mlp.output[:, -1] += v      # values are real arrays, now
+        late = model.layers[9].resid_post.save()    # reflects the edit above
+    t.output, t.activations["layers.3.attn.pattern"], t.saved_values
+
+The model runs when the block is entered. An assignment is recorded, and the next read (or the end)
+runs the model again with all edits so far; calls that the new edit cannot reach are not run again,
+so arrays read before stay what they are and nothing is computed twice. What was read or saved is
+kept, everything else is dropped before it is ever evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import Token
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.host.conversion import to_numpy
+from ..core.integers import scalar
+from ..core.not_copied import NotCopied
+from ..core.public_names import PublicNames
+from ..core.sites import Array, Component, Run, SiteEdit, Where, unique_sites
+from ..core.tokens import TokenBatch
+from ..errors import ComponentError, EditError, TraceError, warn
+from .arrays import HandedOut, applied, array_methods, frozen, same_key
+from .context import OPEN, Listener
+from .declared import Interventions, declared_edits
+from .results import Activations, SavedValues
+
+
+class Trace(NotCopied, PublicNames):
+    """One batch of texts run through a model, made by `model.trace`.
+
+    Without `capture` every component can be read inside the block and, by running again with the same
+    inputs and edits, after it. With `capture` only those are there.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        batch: TokenBatch,
+        interventions: Interventions | None = None,
+        capture: Sequence[str] | str | None = None,
+        stop_after: str | None = None,
+    ):
+        self.anatomy = anatomy
+        self._model = anatomy.model
+        self._backend = anatomy.model.backend
+        self._batch = batch
+        self._declared = declared_edits(anatomy, interventions)
+        names = [capture] if isinstance(capture, str) else capture
+        self._capture = None if names is None else [anatomy.component(name) for name in names]
+        self._stop = () if stop_after is None else anatomy.component(stop_after).sites
+        self._edits: list[SiteEdit] = []
+        self._extra: dict = {}  # sites beyond module outputs that were asked for, in order
+        self._run: Run | None = None
+        self._dirty = False
+        self._given: dict[int, HandedOut] = {}
+        self._read: dict[str, Component] = {}
+        self._kept: dict[str, Any] = {}
+        self._saved: dict[str, Any] = {}
+        self._logits: Array | None = None
+        self._done = False
+        self._token: Token | None = None
+
+    # -- the block ----------------------------------------------------------------------------
+
+    def __enter__(self) -> Trace:
+        if self._done or self._token is not None:
+            raise TraceError("A trace runs once. Call model.trace(…) again for another.")
+        outer = [t for t in OPEN.get() if t.anatomy.origin is self.anatomy.origin]
+        self._edits = [edit for t in outer for edit in t._declared] + list(self._declared)
+        self._run_model()
+        self._methods = array_methods(self._backend, Listener())
+        self._methods.__enter__()
+        self._token = OPEN.set((*OPEN.get(), self))
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        assert self._token is not None
+        OPEN.reset(self._token)
+        self._methods.__exit__(None, None, None)
+        try:
+            if kind is None:
+                self._conclude()
+        finally:
+            self._run = None
+            self._given.clear()
+            self._done = True
+
+    def _run_model(self) -> None:
+        """Runs with all edits so far, from the earliest new one."""
+        if self._capture is not None:
+            self._run = self._model.run(
+                self._batch, unique_sites(self._capture), self._edits, stop_after=self._stop
+            )
+        else:
+            self._run = self._model.run(
+                self._batch,
+                list(self._extra),
+                self._edits,
+                everything=True,
+                reuse=self._run,
+                stop_after=self._stop,
+            )
+        self._dirty = False
+
+    def _current(self) -> Run:
+        if self._dirty:
+            self._run_model()
+        assert self._run is not None
+        return self._run
+
+    def _conclude(self) -> None:
+        run = self._current()
+        kept = self._read if self._capture is None else {c.name: c for c in self._capture}
+        for name, component in kept.items():
+            self._kept[name] = self._each(self._value(component), self._backend.compact)
+        self._logits = run.logits
+        self._warn_of_unseen_changes()
+        self._given.clear()
+        run.memory, run.values, self._run = None, {}, None  # before anything is evaluated
+        del run, kept
+        arrays = [a for v in (*self._kept.values(), *self._saved.values()) for a in _flat(v)]
+        self._backend.evaluate([*arrays, *([] if self._logits is None else [self._logits])])
+
+    def _warn_of_unseen_changes(self) -> None:
+        for given in self._given.values():
+            if given.parent is None and not given.untouched():
+                warn(
+                    f"{given.component.name} was changed in place by a method that a trace does not notice,"
+                    " which is no edit. Use *=, +=, item assignment, or assign the result."
+                )
+
+    def _results(self) -> None:
+        if self._token is None:  # never used as a block
+            with self:
+                pass
+        elif not self._done:
+            raise TraceError("Results are there after the block; inside it, read model.layers[…] directly.")
+
+    # -- inside the block ---------------------------------------------------------------------
+
+    def read(self, name: str | Component) -> Any:
+        """The component's value with the edits made so far; a list where it is called several times."""
+        component = self.anatomy.component(name)
+        value = self._value(component)
+        self._read[component.name] = component
+        if isinstance(value, list):
+            calls = [replace(component, name=f"{component.name}#{i}", call=i) for i in range(len(value))]
+            return [self._give(x, call) for x, call in zip(value, calls, strict=True)]
+        return self._give(value, component)
+
+    def _value(self, component: Component) -> Any:
+        if self._capture is not None and component.name not in {c.name for c in self._capture}:
+            raise TraceError(
+                f"{component.name} is not in this trace's capture={[c.name for c in self._capture]}. Add it"
+                " there, or leave capture out to reach everything."
+            )
+        run = self._current()
+        if self._capture is None:
+            missing = [s for s in component.sites if s.port != "output" and s not in self._extra]
+            if missing:
+                self._extra.update(dict.fromkeys(missing))
+                try:
+                    self._run_model()
+                except ComponentError:
+                    for site in missing:
+                        del self._extra[site]
+                    raise
+                run = self._current()
+        try:
+            return component.read(run)
+        except LookupError as error:
+            if not isinstance(error, ComponentError):
+                self._model.run(self._batch, component.sites, self._edits)  # says why, where there is a why
+                raise ComponentError(str(error)) from None
+            raise
+
+    def _give(self, array: Array, component: Component) -> Array:
+        alias = self._backend.alias(array)
+        self._given[id(alias)] = HandedOut(
+            alias, component, edits=len(self._edits), version=getattr(alias, "_version", 0)
+        )
+        return alias
+
+    @staticmethod
+    def _each(value: Any, function: Callable[[Array], Array]) -> Any:
+        return [function(x) for x in value] if isinstance(value, list) else function(value)
+
+    def assign(self, name: str | Component, value: Any) -> None:
+        """Puts `value` in place of the component's: a number, lists of numbers, or an array of any library.
+
+        Raises:
+            EditError: Another shape, or not floating-point numbers.
+        """
+        component = self.anatomy.component(name)
+        current = self._value(component)
+        if isinstance(current, list):
+            raise EditError(
+                f"{component.name} is called {len(current)} times in one pass; name the call, such as"
+                f" '{component.name}#0', or use interventions= to change all of them."
+            )
+        given = self._given.get(id(value))
+        if given is not None and given.component.name == component.name and self._is_live(given):
+            operations = given.take()
+            if operations:  # `….output *= 2`: an operation, not a value
+                self._add(component, lambda x, where: applied(operations, x, self._backend))
+            given.edits = len(self._edits)
+            return
+        new = self._fitting(value, current, component.name)
+        self._add(component, lambda x, where: new)
+
+    def _is_live(self, given: HandedOut) -> bool:
+        """Whether an array is still the component's value, but for the operations that were noticed on it."""
+        return given.parent is None and given.edits == len(self._edits) and given.untouched()
+
+    def _fitting(self, value: Any, current: Array, name: str) -> Array:
+        backend = self._backend
+        given = scalar(value) if not isinstance(value, backend.array_type) else value
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            value = np.full(current.shape, given, np.float32)
+        kind = str(getattr(value, "dtype", type(value).__name__))
+        if isinstance(value, backend.array_type):
+            ok = backend.is_floating(value)
+        else:
+            ok = (
+                "int" not in kind
+                and "bool" not in kind
+                and not isinstance(value, (str, bytes))
+                and value is not None
+            )
+            value = to_numpy(value, f"What is assigned to {name}", EditError) if ok else value
+        if not ok:
+            raise EditError(
+                f"Cannot assign {kind} to {name}; expected floating-point numbers of shape"
+                f" {tuple(current.shape)}, as an array or in lists."
+            )
+        if tuple(value.shape) != tuple(current.shape):
+            raise EditError(
+                f"Cannot assign shape {tuple(value.shape)} to {name}, whose shape is"
+                f" {tuple(current.shape)}. To change part of it, or to broadcast, index: ….output[:] = value."
+            )
+        native = value if isinstance(value, backend.array_type) else backend.put(value, current)
+        return backend.cast(backend.alias(native), current)
+
+    def _write_item(self, given: HandedOut, key: Any, value: Any, noticed: bool) -> None:
+        """Records `component[key] = value`; the rest of the component's value stays live."""
+        backend, item = self._backend, self._given.get(id(value))
+        live = (
+            item is not None and item.parent is given and noticed and same_key(item.key, key)
+            and not given.operations and given.edits == len(self._edits)
+        )  # fmt: skip
+        operations = item.take() if live and item is not None else ()
+        key, stored = frozen(key, backend), None if operations else frozen(value, backend)
+
+        def change(x: Array, where: Where) -> Array:
+            copy = backend.alias(x)
+            copy[key] = applied(operations, copy[key], backend) if operations else stored
+            return copy
+
+        current = given.edits == len(self._edits) and not given.operations
+        self._add(given.component, change)
+        if current:  # what was written is now the component's value
+            given.edits = len(self._edits)
+
+    def _add(self, component: Component, change: Callable[[Array, Where], Array]) -> None:
+        self._edits += component.edits(change, component.call)
+        self._dirty = True
+
+    def take(self, edits: Sequence[SiteEdit]) -> None:
+        """Lets further edits act on this trace, from now on and to its end, as if they had been assigned here."""
+        self._edits += edits
+        self._dirty = self._dirty or bool(edits)
+
+    def save(self, value: Any, name: str | None = None) -> Any:
+        """Keeps an array after the block, in `saved_values`; returns it."""
+        if name is None:
+            given = self._given.get(id(value))
+            whole = given is not None and given.parent is None
+            name = given.component.name if given and whole else f"value_{len(self._saved)}"
+        self._saved[name] = self._each(value, self._backend.compact)
+        return self._saved[name]
+
+    # -- after the block ----------------------------------------------------------------------
+
+    @property
+    def output(self) -> Array:
+        """Logits (batch, positions, vocabulary), batch 1 for one text.
+
+        Raises:
+            TraceError: The run stopped before there were any.
+        """
+        self._results()
+        if self._logits is None:
+            raise TraceError("This trace stopped early (stop_after=…), or failed, so it has no logits.")
+        return self._logits
+
+    @property
+    def activations(self) -> Activations:
+        """Values by path: kept ones at once, others by running again with the same inputs and edits."""
+        self._results()
+        captured = None if self._capture is None else [c.name for c in self._capture]
+        return Activations(self.anatomy, self._again, captured, list(self._kept))
+
+    @property
+    def saved_values(self) -> dict[str, Any]:
+        """What `.save()` was called on, by component name (or the name given)."""
+        self._results()
+        return SavedValues(self.anatomy, self._saved)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int32, (batch, longest): the token ids that were run; padding beyond `lengths`."""
+        return self._batch.ids
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64, (batch,): tokens of each text."""
+        return self._batch.lengths
+
+    @property
+    def last(self) -> Array:
+        """Native integers (batch,): the index of each text's last token, for indexing native arrays."""
+        return self._backend.put(self._batch.last.astype(np.int32))
+
+    @property
+    def last_logits(self) -> Array:
+        """Logits (batch, vocabulary) at each text's last token: what comes next."""
+        return self.output[self._backend.put(np.arange(len(self.lengths), dtype=np.int32)), self.last]
+
+    def _again(self, component: Component) -> Any:
+        """A value that was not kept, from another pass."""
+        if component.name in self._kept:
+            return self._kept[component.name]
+        if self._capture is not None:
+            return self._value(component)  # raises
+        run = self._model.run(self._batch, component.sites, self._edits, stop_after=component.sites)
+        value = component.read(run)
+        self._backend.evaluate(_flat(value))
+        return value
+
+    def __repr__(self) -> str:
+        state = "done" if self._done else "open" if self._token else "not run yet"
+        return f"<Trace of {len(self.lengths)} text(s), {int(self.lengths.sum())} tokens, {state}>"
+
+
+def _flat(value: Any) -> list[Array]:
+    return list(value) if isinstance(value, list) else [value]
