@@ -5,7 +5,7 @@
 Synthetic triples: 32,768 features whose densities are spread over five orders of magnitude, 32 of them active on
 a token. Asked of each feature: its 20 strongest tokens with their activations, how often it fires, the sum and
 the largest of its activations. Ours is what an index does: shards of 65,536 tokens, each transposed (the index
-writes the transpose down), then `Strongest` and the sums. polars and DuckDB each answer in two ways, of which the
+writes the transpose down), then `TopN` and the sums. polars and DuckDB each answer in two ways, of which the
 faster one counts; dense is a scatter into (features, 1024 tokens) and `torch.topk`, timed on some chunks and
 scaled to all. One thread, processor time.
 """
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from common import interleaved, ratio, report
 
-from mlxterp.core.ranking import Strongest
+from mlxterp.core.ranking import TopN
 
 D_HIDDEN, K, N = 32_768, 32, 20
 SHARD = 1 << 16
@@ -54,7 +54,7 @@ def triples(tokens: int, seed: int = 0) -> mlxterp.SparseFeatures:
 
 
 def ours(features: mlxterp.SparseFeatures) -> Answer:
-    strongest = Strongest(D_HIDDEN, N)
+    strongest = TopN(D_HIDDEN, N)
     count, total = np.zeros(D_HIDDEN, np.int64), np.zeros(D_HIDDEN)
     largest = np.zeros(D_HIDDEN, np.float32)
     for number, block in enumerate(features.blocks(SHARD)):

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .conftest import SHARED
+from tests.conftest import SHARED
 
 MORE = json.loads((Path(__file__).parent / "more_architectures.json").read_text())
 NOT_ON_CPU = {"bitnet", "muse_spark", "phi3small"}

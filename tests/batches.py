@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxterp import InterpretableModel  # isort: skip
 
-from .architectures import build, model_types
+from tests.architectures import build, model_types
 
 ROWS = [[3, 4, 5, 9, 8], [6, 7, 8, 9, 10, 11, 12, 13], [5, 3]]
 ONE_TOKEN_ONLY = {"olmo"}  # mlx-lm's own model runs no more than that

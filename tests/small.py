@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from mlxterp import ConfigWarning, InterpretableModel
-
-from .tiny import tiny_llama
+from tests.tiny import tiny_llama
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,

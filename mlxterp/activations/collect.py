@@ -23,7 +23,7 @@ from ..data.contexts import open_contexts
 from ..data.dataset import check_readable, open_texts
 from ..errors import InputError, SAEError, warn
 from .exclusions import OF_TRAINING, check_exclusions
-from .fingerprint import is_same, probed, same_probe, same_weights
+from .fingerprint import is_same, model_fingerprint, same_fingerprint, same_weights
 from .forward import rows_of
 from .local_store import LocalStore
 from .rows import ModelRows, TokenRows
@@ -92,7 +92,7 @@ def collect_activations(
     rows = model_rows(
         anatomy, dataset, components, tokens, context_length, exclude, batch_tokens, seed, progress
     )
-    probe = probed(anatomy, components)
+    probe = model_fingerprint(anatomy, components)
     folder = Path(path).expanduser() if path is not None else _default_path(components, progress)
     settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
     acts = list(getattr(anatomy.model, "described", ()))
@@ -178,7 +178,7 @@ def model_rows(
 
 def check_store(anatomy: Anatomy, store: ActivationStore, components: Sequence[Component]) -> None:
     """Raises SAEError where a store lacks a component, or is of another model."""
-    found = probed(anatomy, components)
+    found = model_fingerprint(anatomy, components)
     settings = store.meta["settings"]
     for component in components:
         store.width(component.name)
@@ -186,7 +186,7 @@ def check_store(anatomy: Anatomy, store: ActivationStore, components: Sequence[C
         now = found[component.name]
         if before is None or len(before) != len(now):
             raise SAEError(f"{store.path} is not a store of this model: it has no probe of {component.name}.")
-        if not same_probe(before, now):
+        if not same_fingerprint(before, now):
             raise SAEError(
                 f"{store.path} holds activations of another model ({store.meta.get('model')}), or of other weights:"
                 f" on {len(now)} fixed tokens the activations of {component.name} have other lengths than here."
@@ -272,7 +272,7 @@ def _there(
 def _same_model(anatomy: Anatomy, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a collection was begun with this model; rounding differs from machine to machine."""
     probes, mine = before["probe"] or {}, now["probe"]
-    if any(name in mine and not same_probe(probe, mine[name]) for name, probe in probes.items()):
+    if any(name in mine and not same_fingerprint(probe, mine[name]) for name, probe in probes.items()):
         return False
     return same_weights(anatomy.model, before["weights"]) is not False
 

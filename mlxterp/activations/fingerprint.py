@@ -24,7 +24,7 @@ _SAME_MODEL = 0.02
 """Share by which the lengths of a model's activations may differ where it is the same one."""
 
 
-def probed(anatomy: Anatomy, components: Sequence[Component]) -> dict[str, list[float]]:
+def model_fingerprint(anatomy: Anatomy, components: Sequence[Component]) -> dict[str, list[float]]:
     """Lengths of each component's activations on the first token ids."""
     model = anatomy.model
     ids = np.arange(1, min(PROBE_TOKENS, model.vocab_size - 1) + 1) % model.vocab_size
@@ -38,7 +38,7 @@ def probed(anatomy: Anatomy, components: Sequence[Component]) -> dict[str, list[
     return lengths
 
 
-def same_probe(before: Sequence[float], now: Sequence[float]) -> bool:
+def same_fingerprint(before: Sequence[float], now: Sequence[float]) -> bool:
     """Whether two probes are of the same model."""
     if len(before) != len(now):
         return False
@@ -62,7 +62,7 @@ def is_same(model: LanguageModel, kept: Any, probe: Sequence[float], now: Sequen
 
     Warns where only the probes could be compared.
     """
-    if not same_probe(probe, now):
+    if not same_fingerprint(probe, now):
         return False
     same = same_weights(model, kept)
     if same is None and isinstance(kept, Mapping):

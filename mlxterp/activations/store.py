@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..core.activation_files import DTYPES, as_float32, as_stored, mapped_activations, write_activations
 from ..core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
-from ..core.files import DRAFT, strict_json, written_folder, written_whole
+from ..core.files import DRAFT, atomic_folder, atomic_write, strict_json
 from ..core.public_names import PublicNames
 from ..core.tensor_files import check_safetensors
 from ..errors import SAEError, warn
@@ -249,7 +249,7 @@ def write_meta(
         "settings": dict(settings), **(facts or {}),
     }  # fmt: skip
     text = json.dumps(sealed(meta), indent=1) + "\n"
-    with written_whole(folder / META, DRAFT, SAEError, _STAYS) as draft:
+    with atomic_write(folder / META, DRAFT, SAEError, _STAYS) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
@@ -269,7 +269,7 @@ def write_batch(
         SAEError: The disk is full or read-only, or an activation is too large for float16.
     """
     stored = {name: as_stored(array, dtype, name) for name, array in values.items()}
-    with written_folder(folder / f"batch_{index}", DRAFT, SAEError, _STAYS) as draft:
+    with atomic_folder(folder / f"batch_{index}", DRAFT, SAEError, _STAYS) as draft:
         digests = {}
         for name, array in stored.items():
             (draft / name).mkdir()
@@ -320,7 +320,7 @@ def bind_batches(folder: Path, widths: Mapping[str, int], of: str) -> None:
             rows = load_file(path)
         except _DAMAGES as error:
             raise damaged(path, error) from error
-        with written_whole(path, DRAFT, SAEError, _STAYS) as draft:
+        with atomic_write(path, DRAFT, SAEError, _STAYS) as draft:
             _write_rows(draft, rows, said["excluded"], files, of)
 
 

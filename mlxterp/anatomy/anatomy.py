@@ -15,7 +15,7 @@ from ..core.sites import Array, Component, Run, Site, SiteEdit, Where, at_site
 from ..errors import ComponentError
 from .names import FURTHER, ComponentNames, ComponentPath
 from .residual import BlockRule, Branch
-from .scan import Probe
+from .scan import Scan
 
 Change = Callable[[Array, Where], Array]
 """One that gives back its very argument changes nothing: a value that is only watched stays bit-identical."""
@@ -31,7 +31,7 @@ class Anatomy:
         """The one whose model runs as it is."""
         self._known: dict[str, Component] = {}
 
-    def acting(self, model: LanguageModel) -> Anatomy:
+    def run_by(self, model: LanguageModel) -> Anatomy:
         """The same components of the same model, run by another `LanguageModel` (with steering, say)."""
         view = copy.copy(self)
         view.model = model
@@ -59,9 +59,9 @@ class Anatomy:
                 component = self.component(name)
             except ComponentError:
                 continue
-            if path.kind == "head" and not self._probe.passes(component.sites):
+            if path.kind == "head" and not self._scan.passes(component.sites):
                 continue
-            if path.kind == "module" and not self._probe.calls(path.module):
+            if path.kind == "module" and not self._scan.calls(path.module):
                 rows[path.name] = f"{self._describe(path)} (never called)"
             else:
                 rows[path.name] = component.note or self._describe(path)
@@ -74,8 +74,8 @@ class Anatomy:
         except ComponentError:
             return False
         if path.kind == "head":
-            return self._probe.passes(component.sites)
-        return path.kind != "module" or self._probe.calls(path.module) > 0
+            return self._scan.passes(component.sites)
+        return path.kind != "module" or self._scan.calls(path.module) > 0
 
     def answering(self) -> list[str]:
         """The names of `table` that have a value."""
@@ -104,31 +104,31 @@ class Anatomy:
         if path.leaf == "logits":
             return at_site("logits", Site("", "output"))
         if path.leaf == "final_norm":
-            module = self._probe.final_norm
+            module = self._scan.final_norm
             return at_site("final_norm", Site(module), note=f"output of {module}")
-        embed = self._probe.embed
+        embed = self._scan.embed
         if embed is None:
-            first = Site(self.model.layers[0], self._probe.stream_port)
+            first = Site(self.model.layers[0], self._scan.stream_port)
             return at_site("embed", first, note="input of the first block")
         return _scaled("embed", embed)
 
     def _residual(self, path: ComponentPath) -> Component:
-        pre = Site(path.module, self._probe.stream_port)
+        pre = Site(path.module, self._scan.stream_port)
         if path.leaf == "resid_pre":
             return at_site(path.name, pre, last_call_only=True)
         if path.leaf == "resid_post":
             return at_site(path.name, Site(path.module), stage=1, last_call_only=True)
         assert path.layer is not None
-        rule = self._probe.rule(path.layer)
+        rule = self._scan.rule(path.layer)
         return _Stream(path.name, path.module, pre, rule, self.model.model_type).build(path.leaf)
 
     @property
-    def _probe(self) -> Probe:
-        return self.origin._own_probe
+    def _scan(self) -> Scan:
+        return self.origin._own_scan
 
     @cached_property
-    def _own_probe(self) -> Probe:
-        return Probe(self.model)
+    def _own_scan(self) -> Scan:
+        return Scan(self.model)
 
 
 class _Stream:

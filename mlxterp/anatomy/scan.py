@@ -1,7 +1,7 @@
 """What one small forward pass shows about a model: how blocks add to the stream, where it begins and ends.
 
 Names cannot tell (`post_attention_layernorm` comes before the MLP in most architectures and after the
-attention in others), numbers can. `Anatomy` asks a `Probe` once per model and keeps it; nothing is
+attention in others), numbers can. `Anatomy` asks a `Scan` once per model and keeps it; nothing is
 computed before a name needs it.
 """
 
@@ -23,7 +23,7 @@ _STEPS = {"float64": 1e-9, "float32": 4e-6, "float16": 2e-3, "bfloat16": 1.2e-2}
 _TOKENS = 8
 
 
-class Probe:
+class Scan:
     """Answers from a pass over a few tokens with everything recorded."""
 
     def __init__(self, model: LanguageModel):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.csv_cells import csv_of
-from ..core.files import written_whole
+from ..core.files import atomic_write
 from ..errors import InputError
 from .names import Concept
 
@@ -67,7 +67,7 @@ def write(path: str | os.PathLike, text: str) -> Path:
             f"{target} is not written: {around!r} has half of a character (a lone surrogate), which UTF-8 cannot"
             " hold."
         ) from None
-    with written_whole(target) as draft:
+    with atomic_write(target) as draft:
         draft.write_bytes(data)
     return target
 

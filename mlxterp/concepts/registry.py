@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core.digests import DIGEST, check_seal, sealed
 from ..core.feature_ids import named_feature
-from ..core.files import strict_json, written_whole
+from ..core.files import atomic_write, strict_json
 from ..core.integers import scalar
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
@@ -105,7 +105,7 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
         if self.fingerprint is not None:
             found = sealed({_BOUND: self.fingerprint, **found})
         text = json.dumps(found, indent=2, allow_nan=False) + "\n"
-        with written_whole(target) as draft:
+        with atomic_write(target) as draft:
             draft.write_text(text, encoding="utf-8")
         return target
 

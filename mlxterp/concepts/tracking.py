@@ -1,7 +1,7 @@
 """The texts on which each feature was strongest, kept while a model runs.
 
 `Concepts.record` hands over what the SAE found on each text; reading gives the top texts. Texts wait until
-there are many, then all features are answered together by `Strongest`, whose tokens are here the numbers of
+there are many, then all features are answered together by `TopN`, whose tokens are here the numbers of
 recorded texts. Only features for which a text came again *stronger* are gone through one by one.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..core.ranking import Strongest
+from ..core.ranking import TopN
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
 
@@ -40,7 +40,7 @@ class TopTexts:
         """Texts so far, repeated ones counted each time."""
         self._waiting: list[tuple[list[str], SparseFeatures]] = []
         self._waiting_pairs = self._settled = 0
-        self._table = Strongest(0, top_k)
+        self._table = TopN(0, top_k)
         """Row r: numbers of recorded texts and activations of the r-th feature that became active."""
         self._features = np.empty(0, dtype=np.int64)
         """(rows in use,): the feature of each row."""

@@ -62,7 +62,7 @@ def telling(
 
 
 @contextmanager
-def written_whole(
+def atomic_write(
     target: Path, prefix: str | None = None, error: type[MlxterpError] = InputError, remedy: str = AGAIN
 ) -> Iterator[Path]:
     """Within the block an empty file beside `target` to write into; after it, that is the target.
@@ -92,7 +92,7 @@ def written_whole(
 
 
 @contextmanager
-def written_folder(
+def atomic_folder(
     target: Path, prefix: str | None = None, error: type[MlxterpError] = InputError, remedy: str = AGAIN
 ) -> Iterator[Path]:
     """Within the block an empty folder beside `target` to fill; after it, that is the target.

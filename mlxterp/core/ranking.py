@@ -63,24 +63,24 @@ _PAIRS = 1 << 20
 """Looked at together, so that temporaries stay small."""
 
 
-def strongest_of_each(by_feature: SparseFeatures, n: int) -> tuple[np.ndarray, np.ndarray]:
+def top_tokens_per_feature(by_feature: SparseFeatures, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The n tokens where each feature is strongest, by magnitude; among equals the earlier token.
 
     Args:
         by_feature: Row f: the tokens where feature f is active.
 
     Returns:
-        `tokens` and `values` of `Strongest`.
+        `tokens` and `values` of `TopN`.
 
     Raises:
         InputError: `n` is below 1.
     """
-    strongest = Strongest(by_feature.n, n)
+    strongest = TopN(by_feature.n, n)
     strongest.add(by_feature)
     return strongest.tokens, strongest.values
 
 
-class Strongest:
+class TopN:
     """The n strongest tokens of every feature, of all shards that were added.
 
     Raises:
@@ -114,7 +114,7 @@ class Strongest:
             tokens = by_feature.indices[pair] + np.int64(first_token)
             self._place(first + row, rank, tokens, by_feature.values[pair])
 
-    def resized(self, d_hidden: int, n: int) -> Strongest:
+    def resized(self, d_hidden: int, n: int) -> TopN:
         """A copy with room for other numbers of features and tokens; what has no room there is left out.
 
         Where a feature had more tokens than it had room for, a larger copy does not bring them back.
@@ -122,7 +122,7 @@ class Strongest:
         Raises:
             InputError: `n` is below 1.
         """
-        copy, rows, width = Strongest(d_hidden, n), min(d_hidden, len(self.tokens)), min(n, self._n)
+        copy, rows, width = TopN(d_hidden, n), min(d_hidden, len(self.tokens)), min(n, self._n)
         copy.tokens[:rows, :width] = self.tokens[:rows, :width]
         copy.values[:rows, :width] = self.values[:rows, :width]
         return copy

@@ -21,7 +21,7 @@ from ..core.positions import position_mask
 from ..core.sites import ATTENTION_PORTS, Array, Where
 from ..errors import EditError, InputError, SAEError
 from ..sae import SAE
-from ..sae.call import Application
+from ..sae.call import SAECall
 from ..tracing.constants import constant
 from ..variants import BatchTopK
 from .conditions import Condition, DirectionReadout, FeatureReadout
@@ -91,7 +91,7 @@ class Rows:
             self._read[component] = as_rows(self.moment.read(component), where)
         return self._read[component]
 
-    def encoded(self, sae: SAE, component: str | None) -> tuple[Application, Callable[[Array], Array]]:
+    def encoded(self, sae: SAE, component: str | None) -> tuple[SAECall, Callable[[Array], Array]]:
         """An SAE at work on rows of a component, and what brings its rows (m, …) back to these, (n, …).
 
         BatchTopK without a threshold chooses over all rows of a call, so padding stays out of it.
@@ -253,7 +253,7 @@ class FeatureStep:
             free = free * (1.0 - mask)
         return 1.0 - free
 
-    def _features(self, found: tuple[Application, Callable[[Array], Array]] | None, rows: Rows) -> Array:
+    def _features(self, found: tuple[SAECall, Callable[[Array], Array]] | None, rows: Rows) -> Array:
         """Activations (n, features) of the features that are edited; 0 where nothing reads them."""
         if found is None or not len(self._ids):
             return rows.put(np.zeros((int(rows.own.shape[0]), len(self._ids))))

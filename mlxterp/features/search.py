@@ -57,10 +57,10 @@ def top_features(
     rule = rule_of(model, component, exclude)
     corpus = Corpus.from_texts([text], tokenize)
     parts = [part.features for part in encode_corpus(model, corpus, sae, component, rule)]
-    return strongest_features(SparseFeatures.concat(parts), top_k)
+    return top_features_of(SparseFeatures.concat(parts), top_k)
 
 
-def strongest_features(features: SparseFeatures, top_k: int) -> list[tuple[int, float]]:
+def top_features_of(features: SparseFeatures, top_k: int) -> list[tuple[int, float]]:
     """(feature id, its activation of largest magnitude on any row); strongest first, then the lower id."""
     order = np.lexsort((features.indices, -np.abs(features.values)))
     ids, first = np.unique(features.indices[order], return_index=True)

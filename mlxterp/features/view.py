@@ -15,7 +15,7 @@ from ..data.dataset import text_of
 from ..data.text import pieces_of
 from ..sae import SAE
 from ..viz.token_view import TokenView
-from .search import Tokenize, check_top_k, encode_corpus, rule_of, strongest_features
+from .search import Tokenize, check_top_k, encode_corpus, rule_of, top_features_of
 
 
 def view_of_text(
@@ -50,7 +50,7 @@ def view_of_text(
         rows.append(part.tokens)
     features, tokens = SparseFeatures.concat(found), np.concatenate(rows)
     if chosen is None:
-        chosen = [feature for feature, _ in strongest_features(features, top_k)]
+        chosen = [feature for feature, _ in top_features_of(features, top_k)]
     activations = np.zeros((len(chosen), len(corpus.tokens)), dtype=np.float32)
     positions = tokens[features.row_ids]
     for i, feature in enumerate(chosen):

@@ -27,7 +27,7 @@ from ..features.search import encode_corpus
 from ..sae import SAE
 from ..sae.adapt import resolve
 from .attachments import Handle
-from .hooked_model import Acts, Watch
+from .hooked_model import Effect, Watch
 from .session import ModelCore
 
 MODES = ("change", "replace")
@@ -45,7 +45,7 @@ class AttachedSAE(Handle):
     def __init__(self, model: ModelCore, sae: SAE, component: str | None, mode: str):
         if mode not in MODES:
             raise InputError(f"mode={mode!r}; there are: {', '.join(MODES)}.")
-        self._model, self._standing, self.sae, self.mode = model, model._standing, sae, mode
+        self._model, self._attachments, self.sae, self.mode = model, model._attachments, sae, mode
         anatomy = model._plain
         written = sae.metadata.get("component_out") if sae.is_transcoder else sae.component
         name = written if component is None else component
@@ -76,9 +76,9 @@ class AttachedSAE(Handle):
         super().detach()
         self.sae.concepts.unbind(self.encode)  # so that nothing holds the model
 
-    def acts(self) -> list[Acts]:
+    def effects(self) -> list[Effect]:
         """What it changes on the next pass, and who watches."""
-        found: list[Acts] = [Watch(_TextWatcher(self.reads, self.sae))] if self.concepts.tracking else []
+        found: list[Effect] = [Watch(_TextWatcher(self.reads, self.sae))] if self.concepts.tracking else []
         if self.mode == "replace":
             found.append(Replacement(self.sae, self.component))
         found += [amplify(self.sae, f, scale, at=self.component) for f, scale in self.concepts.scales.items()]

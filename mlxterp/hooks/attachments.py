@@ -1,4 +1,4 @@
-"""`Standing`: what acts on every pass of one model until it is taken away.
+"""`Attachments`: what acts on every pass of one model until it is taken away.
 
 Attached SAEs and hooks belong to the model, in every thread; open `steer` blocks belong to the code inside them.
 Attached things act first, in the order they were attached, then blocks from the outermost on.
@@ -16,13 +16,13 @@ from ..edits.compile import site_edits
 from ..edits.edits import Edit
 from ..errors import TraceError
 from ..tracing.context import OPEN
-from .hooked_model import Acts, Watch
+from .hooked_model import Effect, Watch
 
 
 class Attached(Protocol):
     """Something that acts on every pass of a model."""
 
-    def acts(self) -> Sequence[Acts]:
+    def effects(self) -> Sequence[Effect]:
         """What it changes and who watches for it, as it is now set."""
         ...
 
@@ -30,21 +30,21 @@ class Attached(Protocol):
 class Handle:
     """What attaching returns; as `with` it detaches itself at the end of the block."""
 
-    _standing: Standing
+    _attachments: Attachments
     component: str
 
     @property
     def attached(self) -> bool:
         """Whether it is attached to the model."""
-        return self in self._standing.attached
+        return self in self._attachments.attached
 
-    def acts(self) -> Sequence[Acts]:
+    def effects(self) -> Sequence[Effect]:
         """See `Attached`."""
         return ()
 
     def detach(self) -> None:
         """Ends it; again is harmless."""
-        self._standing.detach(self)
+        self._attachments.detach(self)
 
     def _check(self) -> None:
         """Raises TraceError where it was detached."""
@@ -62,10 +62,10 @@ class Handle:
 
 
 _STEERING: ContextVar[tuple[SteerBlock, ...]] = ContextVar("mlxterp_steering", default=())
-_WATCHING_ONLY: ContextVar[tuple[Standing, ...]] = ContextVar("mlxterp_watching_only", default=())
+_WATCHING_ONLY: ContextVar[tuple[Attachments, ...]] = ContextVar("mlxterp_watching_only", default=())
 
 
-class Standing:
+class Attachments:
     """Made by `InterpretableModel`, one for each."""
 
     def __init__(self) -> None:
@@ -84,9 +84,9 @@ class Standing:
         """What is attached, in order."""
         return tuple(self._attached)
 
-    def acts(self) -> list[Acts]:
+    def effects(self) -> list[Effect]:
         """Everything that acts on a pass of the current code, in order."""
-        found: list[Acts] = [act for thing in self._attached for act in thing.acts()]
+        found: list[Effect] = [act for thing in self._attached for act in thing.effects()]
         if self in _WATCHING_ONLY.get():
             found = [act for act in found if isinstance(act, Watch)]
         for block in _STEERING.get():
@@ -111,7 +111,7 @@ class Standing:
 class SteerBlock:
     """What `model.steer` returns, for `with`; it can be entered again, also by several threads at a time."""
 
-    def __init__(self, standing: Standing, edits: Sequence[Edit], anatomy: Anatomy):
+    def __init__(self, standing: Attachments, edits: Sequence[Edit], anatomy: Anatomy):
         self.standing, self.edits, self._anatomy = standing, tuple(edits), anatomy
 
     def __enter__(self) -> SteerBlock:

@@ -11,7 +11,7 @@ from ..edits.compile import Hooked
 from ..errors import InputError
 from ..interventions import Intervention, apply_change, as_list, restrict
 from .hook import Hook
-from .hooked_model import Acts
+from .hooked_model import Effect
 
 
 class Controller(Hook):
@@ -60,7 +60,7 @@ class Controller(Hook):
         assert self._function is not None
         return self._function(activation)
 
-    def acts(self, component: str) -> list[Acts]:
+    def effects(self, component: str) -> list[Effect]:
         """See `Hook`."""
         change = self._function if isinstance(self._function, Intervention) else self.modify
         if self._positions is not None:
@@ -69,4 +69,4 @@ class Controller(Hook):
         def changed(x: Array, where: Where) -> Array:
             return apply_change(change, x, where, component)
 
-        return [Hooked(component, changed), *super().acts(component)]
+        return [Hooked(component, changed), *super().effects(component)]

@@ -14,7 +14,7 @@ from ..core.sites import Array, Where
 from ..edits.steps import as_rows
 from ..errors import InputError
 from .hook import Hook
-from .hooked_model import Acts, Watch
+from .hooked_model import Effect, Watch
 from .statistics import ActivationStatistics, RunningStatistics
 
 Observer = Callable[[Array], Any] | Callable[[Array, Where], Any]
@@ -123,9 +123,9 @@ class Detector(Hook):
                 " function, or read it in a trace."
             )
 
-    def acts(self, component: str) -> list[Acts]:
+    def effects(self, component: str) -> list[Effect]:
         """See `Hook`."""
-        return [Watch(_Observing(self, component)), *super().acts(component)]
+        return [Watch(_Observing(self, component)), *super().effects(component)]
 
     def _take(self, found: Sequence[np.ndarray], texts: Sequence[str] | None) -> None:
         """Rows of each text of one call."""

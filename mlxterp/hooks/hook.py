@@ -6,7 +6,7 @@ from ..core.sites import Array, Where
 from ..core.tokens import TokenBatch
 from ..errors import InputError
 from .attachments import Handle
-from .hooked_model import Acts
+from .hooked_model import Effect
 from .session import ModelCore
 
 
@@ -34,7 +34,7 @@ class Hook:
     def check(self, component: str) -> None:
         """Raises InputError where the hook cannot act at a component, given by its canonical name."""
 
-    def acts(self, component: str) -> list[Acts]:
+    def effects(self, component: str) -> list[Effect]:
         """What it does in one call of the model, in order, at a component given by its canonical name."""
         return []
 
@@ -63,13 +63,13 @@ class AttachedHook(Handle):
         model._plain.model.run(
             TokenBatch.from_rows([[0, 0]]), capture=sites, stop_after=sites
         )  # or is never called
-        self._standing, self.hook = model._standing, hook
+        self._attachments, self.hook = model._attachments, hook
         self.component = place.name
         """Canonical path of the component."""
 
-    def acts(self) -> list[Acts]:
+    def effects(self) -> list[Effect]:
         """What it does in the next call of the model."""
-        return self.hook.acts(self.component) if self.hook.enabled else []
+        return self.hook.effects(self.component) if self.hook.enabled else []
 
     def __repr__(self) -> str:
         return f"<{self.hook!r} {'attached' if self.attached else 'detached'}>"

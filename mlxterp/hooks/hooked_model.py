@@ -1,4 +1,4 @@
-"""`ActingModel`: a language model whose every pass is changed and watched, by what is attached to it.
+"""`HookedModel`: a language model whose every pass is changed and watched, by what is attached to it.
 
 `InterpretableModel` runs one wherever an SAE or a hook is attached, or a `steer` block is open. It lives for one
 call: what is attached is looked at when it is made, and texts are told to who watches once, also where a trace
@@ -53,10 +53,10 @@ class Watch:
     watcher: Watcher
 
 
-Acts = Change | Watch
+Effect = Change | Watch
 
 
-class ActingModel:
+class HookedModel:
     """See `LanguageModel`; what is not about passes is the model's own.
 
     Args:
@@ -64,11 +64,11 @@ class ActingModel:
         given: What was given to run, for the texts that watchers are told.
     """
 
-    is_acting = True
+    is_hooked = True
 
-    def __init__(self, anatomy: Anatomy, acts: Sequence[Acts], given: Any = None):
-        self._anatomy, self._acts = anatomy, tuple(acts)
-        self._watchers = [act.watcher for act in acts if isinstance(act, Watch)]
+    def __init__(self, anatomy: Anatomy, effects: Sequence[Effect], given: Any = None):
+        self._anatomy, self._effects = anatomy, tuple(effects)
+        self._watchers = [act.watcher for act in effects if isinstance(act, Watch)]
         self._base, self._given = anatomy.model, given
         self._told = not self._watchers
         self._held: list[tuple[Watcher, Array, Where]] = []
@@ -82,7 +82,7 @@ class ActingModel:
     def described(self) -> tuple[str, ...]:
         """What changes the passes, in words that tell one change from another."""
         found = []
-        for act in self._acts:
+        for act in self._effects:
             if not isinstance(act, Watch):
                 sae = getattr(act, "sae", None)
                 found.append(repr(act) if sae is None else f"{act!r} of SAE {sae.fingerprint[:12]}")
@@ -91,7 +91,7 @@ class ActingModel:
     def _changes(self) -> list[Change]:
         return [
             Hooked(act.watcher.component, self._showing(act.watcher)) if isinstance(act, Watch) else act
-            for act in self._acts
+            for act in self._effects
         ]
 
     def _showing(self, watcher: Watcher) -> Callable[[Array, Where], Array]:
@@ -211,15 +211,17 @@ class ActingModel:
             watcher.finish(texts, tokens)
 
 
-def acting(anatomy: Anatomy, acts: Sequence[Acts], given: Any = None) -> Anatomy:
+def with_effects(anatomy: Anatomy, effects: Sequence[Effect], given: Any = None) -> Anatomy:
     """The model's components, run with what acts; the same object where nothing does."""
-    if not acts:
+    if not effects:
         return anatomy
-    model: Any = ActingModel(anatomy, acts, given)
-    return anatomy.acting(model)
+    model: Any = HookedModel(anatomy, effects, given)
+    return anatomy.run_by(model)
 
 
 def for_texts(model: LanguageModel, inputs: Any) -> LanguageModel:
     """The model for a call that runs `inputs`, so that who watches is told their texts."""
-    fresh: Any = ActingModel(model._anatomy, model._acts, inputs) if isinstance(model, ActingModel) else model
+    fresh: Any = (
+        HookedModel(model._anatomy, model._effects, inputs) if isinstance(model, HookedModel) else model
+    )
     return fresh

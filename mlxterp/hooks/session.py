@@ -10,8 +10,8 @@ from ..backends.base import LanguageModel
 from ..core.public_names import PublicNames
 from ..errors import warn
 from ..features.cache import FeatureCache
-from .attachments import Standing
-from .hooked_model import Acts, Watch, acting
+from .attachments import Attachments
+from .hooked_model import Effect, Watch, with_effects
 
 
 class ModelCore(PublicNames):
@@ -19,12 +19,12 @@ class ModelCore(PublicNames):
 
     name: str | None = None  # the repo or folder it was loaded from
     _plain: Anatomy
-    _standing: Standing
+    _attachments: Attachments
     _feature_cache: FeatureCache
 
     def _start(self, language_model: LanguageModel) -> None:
         object.__setattr__(self, "_plain", Anatomy(language_model))
-        object.__setattr__(self, "_standing", Standing())
+        object.__setattr__(self, "_attachments", Attachments())
         object.__setattr__(self, "_feature_cache", FeatureCache())
 
     @property
@@ -35,11 +35,13 @@ class ModelCore(PublicNames):
     @property
     def anatomy(self) -> Anatomy:
         """Its components, run likewise. Nobody watches: that is for calls that are given texts."""
-        return acting(self._plain, [act for act in self._standing.acts() if not isinstance(act, Watch)])
+        return with_effects(
+            self._plain, [act for act in self._attachments.effects() if not isinstance(act, Watch)]
+        )
 
-    def _anatomy_for(self, inputs: Any, further: Sequence[Acts] = ()) -> Anatomy:
+    def _anatomy_for(self, inputs: Any, further: Sequence[Effect] = ()) -> Anatomy:
         """Its components, for a call that runs `inputs`; `further` acts last."""
-        return acting(self._plain, [*self._standing.acts(), *further], inputs)
+        return with_effects(self._plain, [*self._attachments.effects(), *further], inputs)
 
     @property
     def feature_cache(self) -> FeatureCache:
@@ -48,9 +50,9 @@ class ModelCore(PublicNames):
 
     def warn_of_acts(self, what: str) -> None:
         """Warns where something attached, or an open `steer` block, changes the model while so."""
-        acts = [act for act in self._standing.acts() if not isinstance(act, Watch)]
-        if acts:
-            shown = ", ".join(repr(act) for act in acts[:3]) + (", …" if len(acts) > 3 else "")
+        effects = [act for act in self._attachments.effects() if not isinstance(act, Watch)]
+        if effects:
+            shown = ", ".join(repr(act) for act in effects[:3]) + (", …" if len(effects) > 3 else "")
             warn(
                 f"Something acts on this model while {what}: {shown}. Detach the handle or leave the block first,"
                 " unless the changed model is what you mean."

@@ -29,7 +29,7 @@ _EVERY = 1 << 40
 """More tokens than a text has."""
 
 
-class IndexFacts(PublicNames):
+class IndexBase(PublicNames):
     """Base of `FeatureIndex`."""
 
     def __init__(self, path: Path, meta: IndexMeta, summary: Summary, source: Source | None = None):

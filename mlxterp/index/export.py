@@ -13,7 +13,7 @@ import numpy as np
 from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
 from ..errors import BackendError, InputError
-from .files import write_whole
+from .files import write_atomically
 from .remote import is_url, write_at
 
 if TYPE_CHECKING:
@@ -116,5 +116,5 @@ def _written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path | str:
     if is_url(path):
         return write_at(str(path), parts)
     target = Path(path).expanduser()
-    write_whole(target, parts)
+    write_atomically(target, parts)
     return target

@@ -23,10 +23,10 @@ from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
 from ..data.dataset import text_of, texts_of
 from ..errors import FeatureIndexError, InputError, warn
-from ..features.search import check_top_k, strongest_features
+from ..features.search import check_top_k, top_features_of
 from ..sae import SAE
 from . import searching
-from .base import IndexFacts
+from .base import IndexBase
 from .building import BuildOptions, extend
 from .encode import counted
 from .examples import FeatureExample, distinct, example, of_quantile
@@ -52,7 +52,7 @@ class FeatureHit(NamedTuple):
 
 
 @checks_options
-class FeatureIndex(IndexFacts):
+class FeatureIndex(IndexBase):
     """Which texts activate a feature, for all features of an SAE; what is asked is read from disk.
 
     `InterpretableModel.build_index` makes one.
@@ -235,7 +235,7 @@ class FeatureIndex(IndexFacts):
         source, model = self._with_source(), self._with_source().anatomy.model
         corpus = Corpus.from_texts([text_of(text, model)], model.tokenize)
         parts = counted(model, corpus, source.sae, source.component, self._meta.rule)
-        return strongest_features(SparseFeatures.concat([part.features for part in parts]), top_k)
+        return top_features_of(SparseFeatures.concat([part.features for part in parts]), top_k)
 
     def features_for_token(self, token: str, top_k: int = 10) -> list[tuple[int, float]]:
         """Features that fire on a token or word: (feature id, mean activation over all its occurrences).

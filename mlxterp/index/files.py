@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.digests import digest_of_bytes, digest_of_file
-from ..core.files import DRAFT, strict_json, written_whole
+from ..core.files import DRAFT, atomic_write, strict_json
 from ..core.tensor_files import read_head, safetensors_head
 from ..errors import FeatureIndexError
 
@@ -29,14 +29,14 @@ _STAYS = (
 )
 
 
-def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Writes a file beside its place and moves it there when it is on disk.
 
     Raises:
         FeatureIndexError: The disk is full, or nothing can be written there; what was there is unchanged.
     """
     with (
-        written_whole(path, DRAFT, FeatureIndexError, _STAYS) as draft,
+        atomic_write(path, DRAFT, FeatureIndexError, _STAYS) as draft,
         open(draft, "wb") as file,
     ):
         file.writelines(parts)

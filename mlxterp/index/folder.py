@@ -22,7 +22,7 @@ from ..activations.exclusions import Rule
 from ..core.digests import check_seal, sealed
 from ..core.files import remove_drafts, strict_json
 from ..errors import FeatureIndexError
-from .files import write_whole
+from .files import write_atomically
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"
 _FORMAT, VERSION = "mlxterp-index", 1
@@ -126,7 +126,7 @@ class DamagedError(FeatureIndexError):
 def write_meta(folder: Path, meta: IndexMeta) -> None:
     """Writes `index.json`, whole or not at all."""
     described = {"format": _FORMAT, "version": VERSION, **asdict(meta), "rule": meta.rule.to_json()}
-    write_whole(folder / META, [json.dumps(sealed(described), indent=1).encode()])
+    write_atomically(folder / META, [json.dumps(sealed(described), indent=1).encode()])
 
 
 def read_meta(folder: Path) -> IndexMeta | None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..activations.fingerprint import same_probe
+from ..activations.fingerprint import same_fingerprint
 from ..backends.host.state import WeightsDigest
-from ..core.files import written_folder
+from ..core.files import atomic_folder
 from ..errors import FeatureIndexError, InputError
 from .building import finish
 from .files import root_of
@@ -34,7 +34,7 @@ def merge(parts: Sequence[Path], folder: Path) -> None:
     described = [_meta(part) for part in parts]
     for part, own in zip(parts, described, strict=True):
         _check(described[0], own, part)
-    with written_folder(folder, error=FeatureIndexError, remedy=_AGAIN) as draft:
+    with atomic_folder(folder, error=FeatureIndexError, remedy=_AGAIN) as draft:
         _fill(draft, parts, described)
 
 
@@ -93,4 +93,4 @@ def _same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     kept, others = one.get("weights"), other.get("weights")
     digest = WeightsDigest.from_json(kept)
     same = None if digest is None else digest.equals(others)
-    return same if same is not None else same_probe(one["probe"], other["probe"])
+    return same if same is not None else same_fingerprint(one["probe"], other["probe"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..activations.exclusions import Rule
-from ..activations.fingerprint import is_same, probed
+from ..activations.fingerprint import is_same, model_fingerprint
 from ..anatomy.anatomy import Anatomy
 from ..backends import load_language_model
 from ..errors import BackendError, FeatureIndexError, InputError
@@ -43,7 +43,7 @@ class Worker:
         self._model, self._rule = language_model, rule
         anatomy = Anatomy(language_model)
         self._component = anatomy.component(component)
-        now = probed(anatomy, [self._component])[component]
+        now = model_fingerprint(anatomy, [self._component])[component]
         if not is_same(language_model, facts.get("weights"), facts["probe"], now, "The plan"):
             raise FeatureIndexError(
                 f"Workers load {model} themselves, and what they got computes something else than the model here. Was"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.ranking import Firings, Strongest
+from ..core.ranking import Firings, TopN
 from .examples import Window
 from .folder import IndexMeta
 from .shard import Shard
@@ -58,7 +58,7 @@ class Reader:
 
     def strongest(self, d_hidden: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Text, position and activation (d_hidden, n) of every feature's strongest tokens; -1, -1 and 0 where fewer."""
-        best = Strongest(d_hidden, n)
+        best = TopN(d_hidden, n)
         starts = np.cumsum([0, *(shard.tokens for shard in self._meta.shards)])
         for number, shard in enumerate(self.shards()):
             best.add(shard.by_feature, int(starts[number]))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..core.files import DRAFT, written_folder
+from ..core.files import DRAFT, atomic_folder
 from ..errors import BackendError, FeatureIndexError, IndexWriteError
 from .folder import META
 
@@ -80,7 +80,7 @@ def copied(folder: Path, target: str | os.PathLike) -> Path | str:
     place = Path(target).expanduser()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FeatureIndexError(f"{place} holds something already. Choose another path or remove it first.")
-    with written_folder(place, error=FeatureIndexError, remedy=_AGAIN) as draft:
+    with atomic_folder(place, error=FeatureIndexError, remedy=_AGAIN) as draft:
         for name in names:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, draft / name)

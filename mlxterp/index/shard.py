@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.sparse import SparseFeatures
-from .files import ArrayFile, damaged, packed, write_whole
+from .files import ArrayFile, damaged, packed, write_atomically
 from .plan import ShardPlan
 
 _ARRAYS = {
@@ -152,7 +152,7 @@ def write_shard(path: Path, plan: ShardPlan, by_feature: SparseFeatures) -> str:
         "values": by_feature.values,
     }
     parts, digest = packed(arrays)
-    write_whole(path, parts)
+    write_atomically(path, parts)
     return digest
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..activations.fingerprint import is_same, probed, weights_of
+from ..activations.fingerprint import is_same, model_fingerprint, weights_of
 from ..activations.forward import collect
 from ..anatomy.anatomy import Anatomy
 from ..core.sites import Component
@@ -49,7 +49,7 @@ class Source:
     @property
     def probe(self) -> list[float]:
         """Lengths of the component's activations on fixed tokens."""
-        return probed(self.anatomy, [self.component])[self.component.name]
+        return model_fingerprint(self.anatomy, [self.component])[self.component.name]
 
     @property
     def acts(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from ..core.files import strict_json
 from ..core.texts import shown_ids
 from ..data.corpus import scatter
 from ..data.text import token_after
-from .files import ArrayFile, damaged, packed, root_of, write_whole
+from .files import ArrayFile, damaged, packed, root_of, write_atomically
 from .folder import PIECES, SUMMARY, IndexMeta, ShardRecord, shard_path
 from .shard import Shard
 
@@ -94,8 +94,8 @@ def packed_pieces(shards: Iterable[Shard], pieces_of: Callable[[list[int]], list
 
 def write_figures(folder: Path, pieces: bytes, summary: Iterable[bytes | memoryview]) -> None:
     """Writes `pieces.json` and `summary.safetensors`, each whole or not at all."""
-    write_whole(folder / PIECES, [pieces])
-    write_whole(folder / SUMMARY, summary)
+    write_atomically(folder / PIECES, [pieces])
+    write_atomically(folder / SUMMARY, summary)
 
 
 def read_summary(folder: Path, d_hidden: int, digest: str | None) -> Summary:

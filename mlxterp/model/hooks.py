@@ -35,7 +35,7 @@ class HookMethods(ModelCore):
             )
         self._refresh()
         handle = AttachedHook(self, hook)
-        self._standing.attach(handle)
+        self._attachments.attach(handle)
         return handle
 
     def without_controllers(self) -> AbstractContextManager[None]:
@@ -44,7 +44,7 @@ class HookMethods(ModelCore):
         Attached controllers and SAEs pause, in this thread; detectors and text tracking go on. `steer` blocks and
         `interventions=` act as ever. It is what an A/B comparison runs the other half in.
         """
-        return self._standing.watching_only()
+        return self._attachments.watching_only()
 
     @property
     def activations(self) -> ModelActivations:

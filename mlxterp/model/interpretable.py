@@ -128,11 +128,11 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         Raises:
             InputError: Something is attached, which belongs to this one.
         """
-        if self._standing.attached:
+        if self._attachments.attached:
             raise InputError(
-                f"{len(self._standing.attached)} attached SAEs or hooks act on this model; they are not copied with it."
-                " Detach them first, and attach to the copy. For other processes it is cheaper to open the model there:"
-                " InterpretableModel(name_or_folder)."
+                f"{len(self._attachments.attached)} attached SAEs or hooks act on this model; they are not copied with"
+                " it. Detach them first, and attach to the copy. For other processes it is cheaper to open the model"
+                " there: InterpretableModel(name_or_folder)."
             )
         wrapped: Any = self._plain.model
         return _rebuilt, (type(self), wrapped.model, self.tokenizer, getattr(self, "name", None))

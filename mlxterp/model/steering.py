@@ -43,7 +43,7 @@ class SteeringMethods(ModelCore):
         """
         self._refresh()
         edited = checked(self._plain, placed(flattened(edits), at, positions))
-        return self._standing.steering(edited, self._plain)
+        return self._attachments.steering(edited, self._plain)
 
     def _steered(self, prompt: Any, steer: Edit | Sequence[Edit], positions: Any) -> Anatomy:
         """The components for generation from a prompt, with further edits."""
@@ -87,14 +87,14 @@ class SteeringMethods(ModelCore):
         for other in self.attached:
             if isinstance(other, AttachedSAE) and other.sae is sae and other.component == handle.component:
                 other.detach()
-        self._standing.attach(handle)
+        self._attachments.attach(handle)
         sae.concepts.bind(handle.encode)
         return handle
 
     @property
     def attached(self) -> tuple[Any, ...]:
         """Handles of the SAEs and hooks that are attached, in the order in which they act."""
-        return self._standing.attached
+        return self._attachments.attached
 
     def detach_all(self) -> None:
         """Detaches every SAE and hook; `steer` blocks stay open."""

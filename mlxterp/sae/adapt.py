@@ -1,6 +1,6 @@
 """Fitting a loaded SAE to a model: its hook becomes a component, and what the model does otherwise is made up for.
 
-SAEs are trained on what some library calls a hook. `fit` finds the component of this model that carries
+SAEs are trained on what some library calls a hook. `adapt` finds the component of this model that carries
 the same activations, and folds known differences into the SAE: weights that were centred, and a
 norm whose gain the hook leaves out.
 """
@@ -52,7 +52,7 @@ def open_sae(
         sae = SAE.from_pretrained(str(source), sae_id, backend, device, k, revision)
     else:
         sae = SAE.load(source, format, backend, device, k, norm_scaling_factor)
-    fitted = fit(anatomy, sae, component)
+    fitted = adapt(anatomy, sae, component)
     _warn_of_another(anatomy, sae, fitted, model_name)
     return fitted
 
@@ -197,7 +197,7 @@ def _same_model(one: str, other: str) -> bool:
     return short in long or short.removesuffix("small") in long
 
 
-def fit(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
+def adapt(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
     """The SAE as it works on this model, its metadata naming this model's component.
 
     Args:

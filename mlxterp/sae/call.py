@@ -1,6 +1,6 @@
 """One application of an SAE to activations: where they are computed with, in which form, and as what shape.
 
-`Application` takes what the user gave apart into rows, runs the variant, and puts results back
+`SAECall` takes what the user gave apart into rows, runs the variant, and puts results back
 together as they came. `SAE` makes one for each call.
 """
 
@@ -28,7 +28,7 @@ _CHECKED = 256
 """Rows whose pre-activations are looked at together."""
 
 
-class Application:
+class SAECall:
     """Activations x on their way through an SAE.
 
     Raises:

@@ -26,7 +26,7 @@ from ..core.sparse import SparseFeatures
 from ..errors import InputError, SAEError, warn
 from ..variants import Activation, InputForm, Temporal
 from ..weights import SAEWeights
-from .call import Application, as_activations
+from .call import SAECall, as_activations
 from .directions import select_diverse, similar
 from .formats import read
 from .placement import Placement
@@ -228,7 +228,7 @@ class SAE(PublicNames):
         out = out.reshape((*shape, self.d_out))
         return backend.get(out) if isinstance(features, np.ndarray) else out
 
-    def _decode_like(self, features: Array | SparseFeatures, call: Application, like: Array) -> Array:
+    def _decode_like(self, features: Array | SparseFeatures, call: SAECall, like: Array) -> Array:
         if isinstance(features, SparseFeatures):
             out = call.finish(call.backend.decode_sparse(features, call.weights))
             return call.backend.get(out)
@@ -257,9 +257,9 @@ class SAE(PublicNames):
         varied = "W_skip" in self.weights.extra or isinstance(self.activation, Temporal)
         return varied or self.form.undone
 
-    def apply(self, x: Array, check: bool = True) -> Application:
+    def apply(self, x: Array, check: bool = True) -> SAECall:
         """One application to activations, whose parts can be asked for one by one."""
-        return Application(self._placement, self.activation, self.form, self.component, x, check)
+        return SAECall(self._placement, self.activation, self.form, self.component, x, check)
 
     # -- directions ---------------------------------------------------------------------------
 

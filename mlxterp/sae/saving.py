@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from ..concepts.export import nested_names
 from ..core.digests import digest_of_bytes, sealed
-from ..core.files import written_folder
+from ..core.files import atomic_folder
 from ..errors import InputError, SAEError, warn
 from ..variants import activation_to_dict
 from ..weights import SAEWeights
@@ -68,7 +68,7 @@ def write_sae(
             )
     else:
         raise SAEError(f"Unknown format {format!r}. SAEs are saved as: mlxterp, saelens.")
-    with written_folder(target, ".sae.", SAEError) as draft:
+    with atomic_folder(target, ".sae.", SAEError) as draft:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft / stored)
         for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8", newline="\n")

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..core.digests import DIGEST, digest_of_arrays
-from ..core.files import written_whole
+from ..core.files import atomic_write
 from ..core.tensor_files import check_safetensors
 from ..errors import InputError
 from .gguf import gguf_writer, parse_json, read_gguf
@@ -101,7 +101,7 @@ def _said(vectors: Any) -> str:
 
 def _write(target: Path, produce: Callable[[Path], None]) -> Path:
     """Makes a file under another name beside its place, then moves it there."""
-    with written_whole(target) as draft:
+    with atomic_write(target) as draft:
         produce(draft)
     return target
 

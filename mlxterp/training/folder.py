@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from ..activations.local_store import HISTORY, read_history
 from ..core.digests import DIGEST, digest_of_arrays, sealed
-from ..core.files import strict_json, written_whole
+from ..core.files import atomic_write, strict_json
 from ..core.tensor_files import check_safetensors
 from ..errors import SAEError, warn
 
@@ -107,5 +107,5 @@ class RunFolder:
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def _replace(self, name: str, write: Any) -> None:
-        with written_whole(self.path / name, error=SAEError, remedy=_STAYS) as draft:
+        with atomic_write(self.path / name, error=SAEError, remedy=_STAYS) as draft:
             write(draft)

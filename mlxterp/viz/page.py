@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from ..core.files import written_whole
+from ..core.files import atomic_write
 from ..errors import InputError
 from .escaping import escaped
 from .palette import declarations, rules
@@ -77,7 +77,7 @@ def write_page(path: str | os.PathLike, document: str) -> Path:
         raise InputError(
             f"Cannot write {str(target)!r}: {what}. Give the path of a file, such as 'feature.html'."
         )
-    with written_whole(target) as draft:
+    with atomic_write(target) as draft:
         draft.write_text(document, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
     return target
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.cells import cell_len
 
-from ..core.files import written_whole
+from ..core.files import atomic_write
 from ..errors import BackendError, InputError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def write_figure(figure: Figure, path: str | os.PathLike) -> None:
     kinds = figure.canvas.get_supported_filetypes()
     if (kind := target.suffix[1:].lower()) not in kinds:
         raise InputError(f"{target.name!r} is of no form that matplotlib writes: {', '.join(sorted(kinds))}.")
-    with written_whole(target) as draft, _any_letters():
+    with atomic_write(target) as draft, _any_letters():
         figure.savefig(draft, format=kind)
 
 

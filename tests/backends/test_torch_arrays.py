@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .tiny_torch import BACKEND, torch
+from tests.backends.tiny_torch import BACKEND, torch
 
 
 def test_arrays_cross_to_numpy_and_back():

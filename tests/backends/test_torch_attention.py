@@ -9,8 +9,7 @@ import pytest
 
 from mlxterp.core.sites import ATTENTION_PORTS, Site, SiteEdit
 from mlxterp.errors import ComponentError
-
-from .tiny_torch import OWN_ATTENTION, TorchLanguageModel, batch, state, tiny, torch
+from tests.backends.tiny_torch import OWN_ATTENTION, TorchLanguageModel, batch, state, tiny, torch
 
 WITH_SDPA = ("llama", "gpt2", "qwen2", "gemma3_text", "gpt_neox", "opt", "mixtral", "olmo2", "phi")
 EAGER_ONLY = ("gemma2", "gpt_oss")

@@ -11,8 +11,17 @@ import pytest
 from mlxterp.core.sites import Site, SiteEdit
 from mlxterp.core.tokens import TokenBatch
 from mlxterp.errors import NeverCalledError
-
-from .tiny_torch import OWN_ATTENTION, SETTINGS, TorchLanguageModel, batch, edit, plain, state, tiny, torch
+from tests.backends.tiny_torch import (
+    OWN_ATTENTION,
+    SETTINGS,
+    TorchLanguageModel,
+    batch,
+    edit,
+    plain,
+    state,
+    tiny,
+    torch,
+)
 
 PROMPT = batch(1, 8, seed=3).ids[0].tolist()
 

@@ -8,8 +8,7 @@ import pytest
 
 from mlxterp.core.sites import Site, SiteEdit
 from mlxterp.errors import ComponentError, InputError
-
-from .tiny_torch import SETTINGS, Counter, TorchLanguageModel, batch, tiny, torch
+from tests.backends.tiny_torch import SETTINGS, Counter, TorchLanguageModel, batch, tiny, torch
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import pytest
 from mlxterp.core.sites import Run, Site, SiteEdit
 from mlxterp.core.tokens import TokenBatch
 from mlxterp.errors import ComponentError, EditError, NeverCalledError, NotALanguageModelError
-
-from .tiny_torch import (
+from tests.backends.tiny_torch import (
     SETTINGS,
     VOCABULARY,
     Plain,

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxterp.errors import BackendError, InputError
-
-from .tiny_torch import TorchLanguageModel, batch, load_language_model, tiny, torch
+from tests.backends.tiny_torch import TorchLanguageModel, batch, load_language_model, tiny, torch
 
 
 @pytest.fixture(scope="module")

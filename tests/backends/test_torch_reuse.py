@@ -6,8 +6,7 @@ import pytest
 
 from mlxterp.core.sites import Site, SiteEdit
 from mlxterp.errors import InputError
-
-from .tiny_torch import SETTINGS, Counter, TorchLanguageModel, batch, edit, plain, tiny, torch
+from tests.backends.tiny_torch import SETTINGS, Counter, TorchLanguageModel, batch, edit, plain, tiny, torch
 
 
 @pytest.fixture(scope="module", params=sorted(SETTINGS))

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlxterp.compat.saelens import HookedSAETransformer
-
-from ..small import checkpoint
-from .lens import opened
+from tests.compat.lens import opened
+from tests.small import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from mlxterp import ConfigWarning, InterpretableModel
 from mlxterp.compat.saelens import HookedSAETransformer, get_act_name
 from mlxterp.variants import InputForm, JumpReLU, TopK
 from mlxterp.weights import SAEWeights
-
-from ..tiny import WORDS, WordTokenizer
+from tests.tiny import WORDS, WordTokenizer
 
 IDS = [[3, 14, 15, 92, 65, 35, 89, 79, 32, 38]]
 BOS = 50

@@ -14,8 +14,7 @@ from mlxterp import SAE, ComponentError, InputError, InterpretableModel, Mlxterp
 from mlxterp.compat.devices import wing_for
 from mlxterp.compat.mi_crow import HuggingFaceDataset, LanguageModel, LocalStore, TextDataset, TopKSae
 from mlxterp.compat.mi_crow.hooks import Controller, Detector, HookType
-
-from .guides import state_of
+from tests.compat.guides import state_of
 
 TEXTS = ["Once upon a time there was a dog.", "The end."]
 
@@ -219,7 +218,7 @@ def test_hooks_are_registered_and_taken_away(lm, demo, capsys):
     assert len(detector.activations) == 2
     assert lm.layers.unregister_hook(first) and lm.layers.unregister_hook(doubling)
     assert lm.layers.unregister_hook(demo.sae) and not lm.layers.unregister_hook(first)
-    assert demo.model._standing.attached == ()
+    assert demo.model._attachments.attached == ()
     assert np.array_equal(np.array(demo.model(TEXTS[0])), before)
 
 

@@ -13,9 +13,8 @@ import pytest
 import mlxterp
 from mlxterp import InterpretableModel
 from mlxterp.compat.mi_crow import LanguageModel, TopKSae
+from tests.compat.guides import CORE, CSV, DISCOVERY, left_over, state_of, trained_sae
 from tests.ranking import assert_tracked
-
-from .guides import CORE, CSV, DISCOVERY, left_over, state_of, trained_sae
 
 LAYER = "transformer.h.0.attn.c_proj"
 """Where the guide's c_attn is three times as wide as any SAE of its size."""

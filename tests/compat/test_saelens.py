@@ -10,8 +10,7 @@ import pytest
 
 from mlxterp import ComponentError, EditError, InputError, interventions
 from mlxterp.compat.saelens import get_act_name
-
-from .lens import IDS, at, numpy, opened
+from tests.compat.lens import IDS, at, numpy, opened
 
 # -- caches --------------------------------------------------------------------------------------
 

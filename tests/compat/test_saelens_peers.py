@@ -15,9 +15,8 @@ import pytest
 from mlxterp import ConfigWarning, InterpretableModel
 from mlxterp.compat.saelens import SAE, HookedSAETransformer, get_act_name
 from mlxterp.variants import JumpReLU, ReLU, TopK
-
-from ..small import SHAPES, checkpoint
-from .lens import random_sae
+from tests.compat.lens import random_sae
+from tests.small import SHAPES, checkpoint
 
 sae_lens = pytest.importorskip("sae_lens", reason="pip install sae-lens, in an environment of its own")
 torch = pytest.importorskip("torch")

@@ -19,8 +19,7 @@ from mlxterp import (
 )
 from mlxterp.compat.saelens import SAE, HookedSAETransformer, get_pretrained_saes_directory
 from mlxterp.variants import InputForm, JumpReLU, ReLU
-
-from .lens import IDS, numpy, random_sae
+from tests.compat.lens import IDS, numpy, random_sae
 
 # -- SAEs in the model ---------------------------------------------------------------------------
 

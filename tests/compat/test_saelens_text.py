@@ -12,9 +12,8 @@ import pytest
 from mlxterp import ConfigWarning, InputError, MlxterpWarning, NoTokenizerError
 from mlxterp.compat.saelens import SAE, ActivationsStore, HookedSAETransformer, get_act_name
 from mlxterp.compat.saelens import loading as loading_module
-
-from ..tiny import WORDS, WordTokenizer
-from .lens import BOS, IDS, BosTokenizer, at, numpy, opened, random_sae
+from tests.compat.lens import BOS, IDS, BosTokenizer, at, numpy, opened, random_sae
+from tests.tiny import WORDS, WordTokenizer
 
 # -- text ----------------------------------------------------------------------------------------
 

@@ -92,14 +92,14 @@ def test_only_the_damaged_shard_is_made_again(demo, sae, index, monkeypatch):
     written: list[str] = []
     from mlxterp.index import files as module
 
-    real = module.write_whole
+    real = module.write_atomically
 
     def write(path, parts):
         written.append(path.name)
         real(path, parts)
 
     for name in ("shard", "folder", "summary"):
-        monkeypatch.setattr(f"mlxterp.index.{name}.write_whole", write)
+        monkeypatch.setattr(f"mlxterp.index.{name}.write_atomically", write)
     flip(index / "shards/000001.safetensors")
     with pytest.warns(MlxterpWarning, match="Shard 1 is made again"):
         demo.model.build_index(sae, TEXTS, index, shard_tokens=40)
@@ -137,7 +137,7 @@ def test_an_index_whose_appending_stops_while_it_ends_opens_as_it_was(demo, sae,
     before = everything(index)
     from mlxterp.index import summary as module
 
-    real, left = module.write_whole, [1]
+    real, left = module.write_atomically, [1]
 
     def write(path, parts):
         if not left[0]:
@@ -146,7 +146,7 @@ def test_an_index_whose_appending_stops_while_it_ends_opens_as_it_was(demo, sae,
         real(path, parts)
 
     with monkeypatch.context() as patch:  # pieces.json is the new one, summary.safetensors the old one
-        patch.setattr(module, "write_whole", write)
+        patch.setattr(module, "write_atomically", write)
         with pytest.raises(KeyboardInterrupt):
             FeatureIndex.open(index, demo.model, sae).add(["A new word: zebra."])
     with pytest.warns(MlxterpWarning, match="was interrupted"):

@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     model = mlxterp.load_demo(options.backend).model
     left = options.kill_at
-    whole = files.write_whole
+    whole = files.write_atomically
 
     def write(path, parts):
         nonlocal left
@@ -43,7 +43,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     for module in ("shard", "folder", "summary"):
-        vars(getattr(mlxterp.index, module))["write_whole"] = write
+        vars(getattr(mlxterp.index, module))["write_atomically"] = write
     sae = random_sae(TopK(8), model.d_model, backend=options.backend)
     model.build_index(sae, texts(), options.folder, shard_tokens=700, verbose=False)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import mlxterp
 from mlxterp import FeatureIndex, InterpretableModel, MlxterpWarning
 from mlxterp.data.dataset import ListedTexts
-from mlxterp.index.files import write_whole
+from mlxterp.index.files import write_atomically
 from mlxterp.index.plan import shard_plans
 from mlxterp.variants import TopK
 from tests.index.small import TEXTS, files_of, random_sae
@@ -157,10 +157,10 @@ def stopping(monkeypatch, at: int) -> None:
             yield b"half of "
             raise Interrupted
 
-        write_whole(path, stop() if next(number) == at else parts)
+        write_atomically(path, stop() if next(number) == at else parts)
 
     for module in ("shard", "folder", "summary"):
-        monkeypatch.setattr(f"mlxterp.index.{module}.write_whole", write)
+        monkeypatch.setattr(f"mlxterp.index.{module}.write_atomically", write)
 
 
 @pytest.mark.parametrize("at", range(9))

@@ -12,8 +12,7 @@ import numpy as np
 
 from mlxterp import ConfigWarning, InterpretableModel
 from mlxterp.model.patching import PatchingMethods
-
-from ..small import checkpoint
+from tests.small import checkpoint
 
 CLEAN = [3, 14, 15, 92, 65, 35, 89]
 CORRUPTED = [3, 14, 77, 92, 65, 11, 89]

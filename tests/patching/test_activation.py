@@ -10,8 +10,7 @@ import pytest
 from mlxterp import ComponentError, InputError, InterpretableModel, MlxterpWarning, logit_difference
 from mlxterp.backends.base import LanguageModel
 from mlxterp.interventions import replace_with
-
-from .asking import CLEAN, CORRUPTED, activation, activations_of, logits_of, numpy_of, opened
+from tests.patching.asking import CLEAN, CORRUPTED, activation, activations_of, logits_of, numpy_of, opened
 
 METRIC = logit_difference(5, 6)
 COMPONENTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "attn", "mlp", "attn.z", "attn.pattern")
@@ -245,7 +244,7 @@ def test_recovery_is_that_of_numpy(model):
 )  # fmt: skip
 def test_bad_requests_say_what_to_do(options, error, message):
     pytest.importorskip("mlx.core")
-    from ..tiny import tiny_llama
+    from tests.tiny import tiny_llama
 
     model = tiny_llama(layers=3, vocab_size=100)
     arguments = {"clean_text": CLEAN, "corrupted_text": CORRUPTED} | options
@@ -255,7 +254,7 @@ def test_bad_requests_say_what_to_do(options, error, message):
 
 def test_an_architecture_without_attention_says_so():
     pytest.importorskip("mlx.core")
-    from ..architectures import build, configs
+    from tests.architectures import build, configs
 
     if "mamba" not in configs():
         pytest.skip("needs the shared architectures")
@@ -268,7 +267,7 @@ def test_an_architecture_without_attention_says_so():
 )
 def test_the_stream_restores_the_clean_run_in_other_architectures(model_type):
     pytest.importorskip("mlx.core")
-    from ..architectures import build, configs
+    from tests.architectures import build, configs
 
     if model_type not in configs():
         pytest.skip("needs the shared architectures")

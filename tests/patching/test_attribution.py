@@ -10,9 +10,8 @@ import pytest
 from mlxterp import InputError, InterpretableModel, logit_difference
 from mlxterp.interventions import add_vector
 from mlxterp.patching import DISTANCES
-
-from ..architectures import build, configs
-from .asking import (
+from tests.architectures import build, configs
+from tests.patching.asking import (
     CLEAN,
     CORRUPTED,
     activation,

@@ -10,8 +10,7 @@ import pytest
 
 from mlxterp import BackendError, InputError
 from mlxterp.patching import PatchingResult
-
-from ..viz.reading import HOSTILE, assert_offline
+from tests.viz.reading import HOSTILE, assert_offline
 
 
 def result(by: str = "position", **changes) -> PatchingResult:

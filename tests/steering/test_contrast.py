@@ -19,9 +19,8 @@ from mlxterp import (
 )
 from mlxterp.steering.contrast import _first_component, difference_of_means, pca_direction
 from mlxterp.steering.vectors import SteeringVector
-
-from ..small import checkpoint
-from ..tiny import WordTokenizer, tiny_llama
+from tests.small import checkpoint
+from tests.tiny import WordTokenizer, tiny_llama
 
 POSITIVE = ["the cat sat on a mat", "a dog", "it saw one big red hat and then run", "the old cat"]
 NEGATIVE = ["the dog sat on a mat", "an old dog", "it saw the hat", "a cat and a dog"]

@@ -12,8 +12,7 @@ import pytest
 
 from mlxterp import FeatureReport, TokenView
 from mlxterp.viz import Section
-
-from .reading import HOSTILE, card
+from tests.viz.reading import HOSTILE, card
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

@@ -13,8 +13,7 @@ from mlxterp import FeatureReport, InputError, TokenView
 from mlxterp.viz import Section, cards_page, page
 from mlxterp.viz.histogram import histogram_line, histogram_svg
 from mlxterp.viz.page import write_page
-
-from .reading import HOSTILE, Example, Logits, Reader, Stats, assert_offline, card
+from tests.viz.reading import HOSTILE, Example, Logits, Reader, Stats, assert_offline, card
 
 
 def test_a_card_shows_all_that_it_holds():

@@ -8,8 +8,7 @@ from rich.cells import cell_len
 
 from mlxterp.viz.escaping import token_line
 from mlxterp.viz.grid import Cell, Grid
-
-from .reading import Reader
+from tests.viz.reading import Reader
 
 TOKENS = st.text("abé中😀-", min_size=1, max_size=140) | st.text(" \n\t\u00a0", min_size=1, max_size=8)
 

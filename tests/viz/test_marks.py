@@ -14,8 +14,7 @@ from mlxterp.viz.escaping import attribute, one_line, token_line, visible, visib
 from mlxterp.viz.histogram import histogram_svg
 from mlxterp.viz.palette import STEPS, ansi, background, class_of, contrast, foreground, steps_of
 from mlxterp.viz.spans import spans_html, spans_text, wants_color
-
-from .reading import HOSTILE, Reader
+from tests.viz.reading import HOSTILE, Reader
 
 characters = st.one_of(
     st.characters(),

@@ -10,8 +10,7 @@ import pytest
 
 import mlxterp
 from mlxterp import InputError, TokenView, UnknownFeatureError
-
-from .reading import HOSTILE, Reader, assert_offline
+from tests.viz.reading import HOSTILE, Reader, assert_offline
 
 TEXT = "Lily was sad because she lost her “red” ball 😀.\n\nTom said: don't be sad!"
 

@@ -15,7 +15,7 @@ from ...core.sites import Array
 from ...core.sparse import SparseFeatures
 from ...errors import SAEError, warn
 from ...sae import SAE
-from ...sae.call import Application
+from ...sae.call import SAECall
 from ...sae.formats.pickled import mi_crow_parts
 from ...sae.formats.source import Arrays, Parts
 from ...variants import TopK
@@ -140,7 +140,7 @@ class TopKSae(SAE):
 
     # -- only with weights --------------------------------------------------------------------
 
-    def apply(self, x: Array, check: bool = True) -> Application:
+    def apply(self, x: Array, check: bool = True) -> SAECall:
         """See `SAE.apply`."""
         self._require()
         return super().apply(x, check)

@@ -9,7 +9,7 @@ from ...backends import backend_of
 from ...core.sites import Array
 from ...errors import SAEError
 from ...model.interpretable import InterpretableModel
-from ...sae.adapt import fit
+from ...sae.adapt import adapt
 from .hooks import Hooks
 from .names import HookTable, Place
 from .sae import SAE
@@ -44,7 +44,7 @@ class Splice:
             plain.metadata.pop("hook", None)
         if "component_out" in plain.metadata:
             plain.metadata["component_out"] = self.target.component
-        self._fitted = fit(model.anatomy, plain, self.source.component)
+        self._fitted = adapt(model.anatomy, plain, self.source.component)
         if plain.d_out != plain.d_model and self.source is self.target:
             raise SAEError(
                 f"{sae.sae!r} does not give what it takes, and names no hook to write to (hook_name_out)."
