@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
+from ..anatomy.session import session_of
 from ..core import checks
 from ..core.activation_files import DTYPES
 from ..core.digests import DIGEST, digest_of
@@ -86,8 +87,9 @@ def collect_activations(
     batch_tokens, seed = checks.count(batch_tokens, "batch_tokens"), checks.seed(seed)
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}; activations are stored as: {', '.join(DTYPES)}.")
-    model.warn_of_acts("its activations are collected")
-    anatomy: Anatomy = model.anatomy
+    session = session_of(model)
+    session.warn_of_acts("its activations are collected")
+    anatomy = session.anatomy
     components = _components(anatomy, at)
     rows = model_rows(
         anatomy, dataset, components, tokens, context_length, exclude, batch_tokens, seed, progress
@@ -95,11 +97,11 @@ def collect_activations(
     probe = model_fingerprint(anatomy, components)
     folder = Path(path).expanduser() if path is not None else _default_path(components, progress)
     settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
-    acts = list(getattr(anatomy.model, "described", ()))
+    acts = list(anatomy.model.described)
     if acts:
         settings["acts"] = acts
     facts = {
-        "model": model.name or anatomy.model.model_type,
+        "model": session.name or anatomy.model.model_type,
         "context_length": _length(anatomy, context_length),
     }
     widths = dict(zip(rows.names, rows.widths, strict=True))

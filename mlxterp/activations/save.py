@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from ..anatomy.anatomy import Anatomy
+from ..anatomy.session import session_of
 from ..core.integers import as_integer
 from ..errors import InputError, SAEError
 from .collect import collect_activations
@@ -65,7 +66,7 @@ class ModelActivations:
             raise InputError(
                 "Name the folder by store= and run_id=, and components by layers= and component=."
             )
-        anatomy = self._model.anatomy
+        anatomy = session_of(self._model).anatomy
         names = [anatomy.component(name).name for name in _names(anatomy, layers, component)]
         place = store if isinstance(store, LocalStore) else LocalStore("./store" if store is None else store)
         path = place.activations_path("-".join(dict.fromkeys(names)) if run_id is None else run_id)

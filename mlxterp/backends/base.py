@@ -278,6 +278,11 @@ class LanguageModel(Protocol):
     learned_positions: bool
     """True where a longer text cannot be run at all."""
 
+    @property
+    def described(self) -> tuple[str, ...]:
+        """What changes every pass, in words that tell one change from another; () where nothing acts."""
+        ...
+
     def tokenize(self, text: str) -> list[int]: ...
 
     def refresh(self) -> bool:

@@ -42,7 +42,7 @@ def opened(source: str, tokenizer: Any, backend: str, device: str | None) -> Int
 
     loaded = load_language_model(source, tokenizer, device)
     model = InterpretableModel(loaded.model, loaded.tokenizer)
-    object.__setattr__(model, "name", source)
+    model.session.name = source
     return model
 
 

@@ -202,7 +202,7 @@ def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:
         bad = np.flatnonzero(~np.isfinite(losses))
         if bad.size:
             where = f"at position {int(bad[0])} of text {row}"
-            raise not_finite("The logits", where, bool(getattr(model, "is_hooked", False)))
+            raise not_finite("The logits", where, bool(model.described))
         total += float(losses.sum(dtype=np.float64))
         count += int(n - 1)
     return total / count

@@ -117,7 +117,7 @@ def _add_batch(subject: Subject, batch: TokenBatch, sums: Sums) -> None:
     sums.add(y[counted].astype(np.float64), replacement[counted].astype(np.float64), kept)
     clean = _loss(backend, run.logits, batch)
     if not np.isfinite(clean):
-        raise not_finite("The logits", "on the evaluation's texts", bool(getattr(model, "described", ())))
+        raise not_finite("The logits", "on the evaluation's texts", bool(model.described))
     sums.losses["clean"] += clean
     for key, value in (("sae", replacement), ("zero", np.zeros_like(sums.mean)), ("mean", sums.mean)):
         new = np.broadcast_to(value.astype(np.float32), replacement.shape)

@@ -104,7 +104,7 @@ class FeatureCache:
         self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus
     ) -> CorpusQuestion | None:
         """What is asked of these tokens, with the entry that answers it; None where nothing is to be kept."""
-        if not self._enabled or getattr(model, "is_hooked", False):
+        if not self._enabled or model.described:
             return None
         tokens = digest_of_arrays({"offsets": corpus.offsets, "tokens": corpus.tokens})
         key = (component.name, component.call, sae.fingerprint, tokens)

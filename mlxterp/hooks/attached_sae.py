@@ -28,7 +28,7 @@ from ..sae import SAE
 from ..sae.adapt import resolve
 from .attachments import Handle
 from .hooked_model import Effect, Watch
-from .session import ModelCore
+from .session import ModelSession
 
 MODES = ("change", "replace")
 _PENDING = 4096
@@ -42,11 +42,11 @@ class AttachedSAE(Handle):
         InputError, ComponentError, SAEError: See `InterpretableModel.attach_sae`.
     """
 
-    def __init__(self, model: ModelCore, sae: SAE, component: str | None, mode: str):
+    def __init__(self, model: ModelSession, sae: SAE, component: str | None, mode: str):
         if mode not in MODES:
             raise InputError(f"mode={mode!r}; there are: {', '.join(MODES)}.")
-        self._model, self._attachments, self.sae, self.mode = model, model._attachments, sae, mode
-        anatomy = model._plain
+        self._session, self._attachments, self.sae, self.mode = model, model.attachments, sae, mode
+        anatomy = model.plain
         written = sae.metadata.get("component_out") if sae.is_transcoder else sae.component
         name = written if component is None else component
         if name is None:
@@ -93,10 +93,10 @@ class AttachedSAE(Handle):
             TraceError: The handle was detached.
         """
         self._check()
-        model = self._model._plain.model
+        model = self._session.plain.model
         texts = texts_of(texts, model)
         corpus = Corpus.from_texts(texts, model.tokenize)
-        place = self._model._plain.component(self.reads)
+        place = self._session.plain.component(self.reads)
         parts = list(encode_corpus(model, corpus, self.sae, place))
         order = np.argsort(np.concatenate([part.tokens for part in parts]))
         alike = first_alike(corpus.prefixes(), np.concatenate([part.marks for part in parts])[order])

@@ -26,6 +26,10 @@ class Attached(Protocol):
         """What it changes and who watches for it, as it is now set."""
         ...
 
+    def detach(self) -> None:
+        """Ends it; again is harmless."""
+        ...
+
 
 class Handle:
     """What attaching returns; as `with` it detaches itself at the end of the block."""
@@ -66,7 +70,7 @@ _WATCHING_ONLY: ContextVar[tuple[Attachments, ...]] = ContextVar("mlxterp_watchi
 
 
 class Attachments:
-    """Made by `InterpretableModel`, one for each."""
+    """Made by `ModelSession`, one for each model."""
 
     def __init__(self) -> None:
         self._attached: list[Attached] = []
@@ -90,7 +94,7 @@ class Attachments:
         if self in _WATCHING_ONLY.get():
             found = [act for act in found if isinstance(act, Watch)]
         for block in _STEERING.get():
-            if block.standing is self:
+            if block.attachments is self:
                 found += block.edits
         return found
 
@@ -111,8 +115,8 @@ class Attachments:
 class SteerBlock:
     """What `model.steer` returns, for `with`; it can be entered again, also by several threads at a time."""
 
-    def __init__(self, standing: Attachments, edits: Sequence[Edit], anatomy: Anatomy):
-        self.standing, self.edits, self._anatomy = standing, tuple(edits), anatomy
+    def __init__(self, attachments: Attachments, edits: Sequence[Edit], anatomy: Anatomy):
+        self.attachments, self.edits, self._anatomy = attachments, tuple(edits), anatomy
 
     def __enter__(self) -> SteerBlock:
         _STEERING.set((*_STEERING.get(), self))

@@ -7,7 +7,7 @@ from ..core.tokens import TokenBatch
 from ..errors import InputError
 from .attachments import Handle
 from .hooked_model import Effect
-from .session import ModelCore
+from .session import ModelSession
 
 
 class Hook:
@@ -50,20 +50,20 @@ class AttachedHook(Handle):
         InputError, ComponentError: See `InterpretableModel.add_hook`.
     """
 
-    def __init__(self, model: ModelCore, hook: Hook):
+    def __init__(self, model: ModelSession, hook: Hook):
         if not isinstance(hook, Hook):
             raise InputError(
                 f"Expected a Detector or a Controller of mlxterp.hooks, got {type(hook).__name__}. A function on"
                 " activations: Controller('layers.3.mlp', function)."
             )
-        place = model._plain.component(hook.component)
+        place = model.plain.component(hook.component)
         hook.check(place.name)
         place.edits(_same, place.call)  # refuses what cannot be reached while the model runs
         sites = place.sites
-        model._plain.model.run(
+        model.plain.model.run(
             TokenBatch.from_rows([[0, 0]]), capture=sites, stop_after=sites
         )  # or is never called
-        self._attachments, self.hook = model._attachments, hook
+        self._attachments, self.hook = model.attachments, hook
         self.component = place.name
         """Canonical path of the component."""
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..backends import backend_of
-from ..backends.base import LanguageModel
 from ..core.sites import Array, Run, Site, SiteEdit, Where
 from ..core.tokens import TokenBatch
 from ..data.text import decode
@@ -63,8 +62,6 @@ class HookedModel:
         acts: In order; they act before what a call brings itself.
         given: What was given to run, for the texts that watchers are told.
     """
-
-    is_hooked = True
 
     def __init__(self, anatomy: Anatomy, effects: Sequence[Effect], given: Any = None):
         self._anatomy, self._effects = anatomy, tuple(effects)
@@ -217,11 +214,3 @@ def with_effects(anatomy: Anatomy, effects: Sequence[Effect], given: Any = None)
         return anatomy
     model: Any = HookedModel(anatomy, effects, given)
     return anatomy.run_by(model)
-
-
-def for_texts(model: LanguageModel, inputs: Any) -> LanguageModel:
-    """The model for a call that runs `inputs`, so that who watches is told their texts."""
-    fresh: Any = (
-        HookedModel(model._anatomy, model._effects, inputs) if isinstance(model, HookedModel) else model
-    )
-    return fresh

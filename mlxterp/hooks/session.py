@@ -1,73 +1,110 @@
-"""What every part of `InterpretableModel` stands on: the language model, its components, and what acts on them."""
+"""`ModelSession`: the language model, its components, and what is attached to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
+from ..anatomy.session import Session
 from ..backends.base import LanguageModel
-from ..core.public_names import PublicNames
+from ..core.tokens import TokenBatch, to_batch
+from ..data.text import check_length
+from ..edits.edits import Edit, SteeringPositions, flattened
+from ..edits.placement import checked, placed
 from ..errors import warn
 from ..features.cache import FeatureCache
-from .attachments import Attachments
+from .attachments import Attachments, SteerBlock
 from .hooked_model import Effect, Watch, with_effects
 
 
-class ModelCore(PublicNames):
-    """Base of the methods of `InterpretableModel`."""
+class ModelSession(Session):
+    """See `Session`; what `InterpretableModel` holds, and what the rooms below it take.
 
-    name: str | None = None  # the repo or folder it was loaded from
-    _plain: Anatomy
-    _attachments: Attachments
-    _feature_cache: FeatureCache
+    Args:
+        model: Loaded or wrapped by a backend.
+        name: The repo or folder it was loaded from.
+    """
 
-    def _start(self, language_model: LanguageModel) -> None:
-        object.__setattr__(self, "_plain", Anatomy(language_model))
-        object.__setattr__(self, "_attachments", Attachments())
-        object.__setattr__(self, "_feature_cache", FeatureCache())
+    def __init__(self, model: LanguageModel, name: str | None = None):
+        self.name = name
+        self.attachments = Attachments()
+        """SAEs and hooks that act until they are detached."""
+        self.feature_cache = FeatureCache()
+        """Features of the texts last searched."""
+        self._plain = Anatomy(model)
 
     @property
-    def language_model(self) -> LanguageModel:
-        """The model that runs, with what is attached to it and the open `steer` blocks."""
-        return self.anatomy.model
+    def plain(self) -> Anatomy:
+        """See `Session`."""
+        return self._plain
 
     @property
     def anatomy(self) -> Anatomy:
-        """Its components, run likewise. Nobody watches: that is for calls that are given texts."""
-        return with_effects(
-            self._plain, [act for act in self._attachments.effects() if not isinstance(act, Watch)]
-        )
+        """See `Session`."""
+        return with_effects(self._plain, self._changes())
 
-    def _anatomy_for(self, inputs: Any, further: Sequence[Effect] = ()) -> Anatomy:
-        """Its components, for a call that runs `inputs`; `further` acts last."""
-        return with_effects(self._plain, [*self._attachments.effects(), *further], inputs)
+    def running(self, inputs: Any, edits: Sequence[Effect] = ()) -> Anatomy:
+        """The components for one call that runs `inputs`, with what acts, then `edits`; watchers are told the texts."""
+        return with_effects(self._plain, [*self.attachments.effects(), *edits], inputs)
 
-    @property
-    def feature_cache(self) -> FeatureCache:
-        """Features of the texts last searched: `feature_cache.clear()` forgets them, `enabled = False` keeps none."""
-        return self._feature_cache
+    def edits(
+        self, edits: Edit | Sequence[Any], at: str | None = None, positions: SteeringPositions = None
+    ) -> list[Edit]:
+        """Edits as `model.steer` takes them, each with its component and positions.
+
+        Raises:
+            InputError, ComponentError, SAEError, EditError: See `InterpretableModel.steer`.
+        """
+        return checked(self._plain, placed(flattened([edits]), at, positions))
+
+    def steering(
+        self, edits: Edit | Sequence[Any], at: str | None = None, positions: SteeringPositions = None
+    ) -> SteerBlock:
+        """Within `with session.steering(edits):` they act on everything that runs, in this thread."""
+        self.refresh()
+        return self.attachments.steering(self.edits(edits, at, positions), self._plain)
+
+    def batch(self, inputs: Any, check: bool = True) -> TokenBatch:
+        """Texts or token ids as a padded batch.
+
+        Args:
+            check: Whether they are to be run, so that their length counts.
+
+        Raises:
+            InputError: Empty input, unknown token ids, or a text longer than the model's positions.
+        """
+        self.refresh()
+        model = self._plain.model
+        batch = to_batch(inputs, self.tokenize, model.vocab_size)
+        if check:
+            check_length(model, int(batch.lengths.max()))
+        return batch
+
+    def require_tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            NoTokenizerError: There is none.
+        """
+        if self.tokenizer is None:
+            to_batch("text", None)  # raises, and says what to do
+        return self.tokenizer
+
+    def refresh(self) -> None:
+        """See `Session`."""
+        if self._plain.model.refresh():
+            self._plain = Anatomy(self._plain.model)
 
     def warn_of_acts(self, what: str) -> None:
-        """Warns where something attached, or an open `steer` block, changes the model while so."""
-        effects = [act for act in self._attachments.effects() if not isinstance(act, Watch)]
-        if effects:
-            shown = ", ".join(repr(act) for act in effects[:3]) + (", …" if len(effects) > 3 else "")
+        """See `Session`."""
+        changes = self._changes()
+        if changes:
+            shown = ", ".join(repr(change) for change in changes[:3]) + (", …" if len(changes) > 3 else "")
             warn(
                 f"Something acts on this model while {what}: {shown}. Detach the handle or leave the block first,"
                 " unless the changed model is what you mean."
             )
 
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer given or loaded; None without one."""
-        return self._plain.model.tokenizer
-
-    @property
-    def _tokenize(self) -> Callable[[str], list[int]] | None:
-        return None if self.tokenizer is None else self._plain.model.tokenize
-
-    def _refresh(self) -> None:
-        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
-        if self._plain.model.refresh():
-            object.__setattr__(self, "_plain", Anatomy(self._plain.model))
+    def _changes(self) -> list[Effect]:
+        return [effect for effect in self.attachments.effects() if not isinstance(effect, Watch)]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..anatomy.session import session_of
 from ..concepts.registry import FeatureRegistry
 from ..core import checks
 from ..core.feature_ids import Feature
@@ -35,6 +36,7 @@ from .folder import read_meta
 from .merging import merge
 from .plan import hash_texts
 from .remote import copied, fetched, is_url
+from .source import source_for
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 from .summary import summary_of
 
@@ -121,9 +123,9 @@ class FeatureIndex(IndexBase):
         Raises:
             FeatureIndexError: They are not those it was built with.
         """
-        if not hasattr(model, "index_source") or sae is None:
+        if model is None or sae is None:
             raise InputError("An index takes both: an InterpretableModel, and the SAE (or its path).")
-        source = model.index_source(sae, self.component, quiet=True)
+        source = source_for(session_of(model), sae, self.component, quiet=True)
         source.check(self._meta, self.path)
         self._source = source
         return self

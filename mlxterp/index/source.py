@@ -10,10 +10,12 @@ from typing import Any
 from ..activations.fingerprint import is_same, model_fingerprint, weights_of
 from ..activations.forward import collect
 from ..anatomy.anatomy import Anatomy
+from ..anatomy.session import Session
 from ..core.sites import Component
 from ..data.corpus import Corpus
 from ..errors import FeatureIndexError
 from ..sae import SAE
+from ..sae.adapt import open_sae, place_of
 from .folder import IndexMeta
 from .summary import token_pieces
 
@@ -54,7 +56,7 @@ class Source:
     @property
     def acts(self) -> tuple[str, ...]:
         """What changes the model: attached SAEs and hooks, open `steer` blocks."""
-        return tuple(getattr(self.anatomy.model, "described", ()))
+        return tuple(self.anatomy.model.described)
 
     @property
     def on_gpu(self) -> bool:
@@ -92,3 +94,22 @@ class Source:
                 f" the digest of all parameters is another, or on {len(now)} fixed tokens the activations of"
                 f" {meta.component} have other lengths than here. Build an index with this model in another folder."
             )
+
+
+def source_for(
+    session: Session,
+    sae: SAE | str | Path,
+    component: str | None = None,
+    layer: int | None = None,
+    quiet: bool = False,
+) -> Source:
+    """A model, an SAE (opened, if need be) and the component where they meet; see `InterpretableModel.index_source`.
+
+    Args:
+        quiet: Say nothing where the component is not the SAE's own.
+    """
+    session.refresh()
+    if not isinstance(sae, SAE):
+        sae = open_sae(session.plain, sae, component=None, model_name=session.name)
+    place = place_of(session.anatomy, sae, layer, component, quiet=quiet)
+    return Source(session.anatomy, sae, place, session.name)

@@ -205,7 +205,7 @@ def _head(model: LanguageModel) -> LinearPart:
 
     seen = function(probes(model.d_model, 2).astype(np.float32))
     if not np.isfinite(seen.max(axis=-1)).all():
-        raise not_finite("The logits", "of a direction", bool(getattr(model, "described", ())))
+        raise not_finite("The logits", "of a direction", bool(model.described))
     said = hashlib.sha256(seen.tobytes()).digest()
     known, shape = _SHAPES.get(model, (b"", None))
     if shape is None or known != said:  # norm or head are others than they were

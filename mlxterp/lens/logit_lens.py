@@ -263,7 +263,7 @@ def _likeliest(model: LanguageModel, x: Array, top_k: int) -> tuple[np.ndarray, 
     for start in range(0, x.shape[0], rows):
         logits = model.backend.get(unembed(model, x[start : start + rows])).astype(np.float32)
         if not np.isfinite(logits.max(axis=-1)).all():
-            raise not_finite("The logits", "after a layer", bool(getattr(model, "described", ())))
+            raise not_finite("The logits", "after a layer", bool(model.described))
         ids = np.stack([largest(row, k) for row in logits])
         probabilities = np.exp(np.take_along_axis(log_softmax(logits), ids, axis=1))
         parts.append((ids, np.take_along_axis(logits, ids, axis=1), probabilities.astype(np.float32)))

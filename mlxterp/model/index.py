@@ -1,4 +1,4 @@
-"""What an `InterpretableModel` does with a `FeatureIndex`: build one, and answer from it. Every method delegates."""
+"""What an `InterpretableModel` does with a `FeatureIndex`: build one, and answer from it."""
 
 from __future__ import annotations
 
@@ -13,96 +13,89 @@ from typing import Any
 from ..activations.exclusions import check_exclusions
 from ..activations.fingerprint import same_weights
 from ..errors import InputError
-from ..hooks.session import ModelCore
 from ..index import BuildOptions, FeatureIndex, Source, build
 from ..index.remote import copied, is_url, refuse_index
+from ..index.source import source_for
 from ..sae import SAE
-from ..sae.adapt import open_sae, place_of
+from .facade import Facade
 
 
-class IndexMethods(ModelCore):
-    """Methods of `InterpretableModel`."""
+def build_index(
+    self: Facade,
+    sae: SAE | str | Path,
+    texts: Any,
+    path: str | os.PathLike | None = None,
+    n_examples: int = 20,
+    exclude: Iterable[str] | str = ("bos", "sinks"),
+    *,
+    layer: int | None = None,
+    component: str | None = None,
+    seed: int = 0,
+    shard_tokens: int | None = None,
+    workers: int | None = None,
+    verbose: bool = True,
+) -> FeatureIndex:
+    """Runs the model over texts once, and keeps which features are active where: an answer for every feature.
 
-    def build_index(
-        self,
-        sae: SAE | str | Path,
-        texts: Any,
-        path: str | os.PathLike | None = None,
-        n_examples: int = 20,
-        exclude: Iterable[str] | str = ("bos", "sinks"),
-        *,
-        layer: int | None = None,
-        component: str | None = None,
-        seed: int = 0,
-        shard_tokens: int | None = None,
-        workers: int | None = None,
-        verbose: bool = True,
-    ) -> FeatureIndex:
-        """Runs the model over texts once, and keeps which features are active where: an answer for every feature.
+    The index is written shard by shard. The same call goes on where it was interrupted, and opens the index
+    where it is complete. Texts longer than the model's positions run in overlapping windows (`index.windowed`
+    says how many). Memory does not grow with the texts; on disk it takes 8 bytes for each active feature of a
+    token, about 20 for the token, and the texts.
 
-        The index is written shard by shard. The same call goes on where it was interrupted, and opens the index
-        where it is complete. Texts longer than the model's positions run in overlapping windows (`index.windowed`
-        says how many). Memory does not grow with the texts; on disk it takes 8 bytes for each active feature of a
-        token, about 20 for the token, and the texts.
+    Args:
+        texts: A list, column, array or generator of texts, or of rows of token ids; a table with one column of
+            text; the path of a text file (or its fsspec URL); a Hugging Face data set or its streaming form; or a
+            `HuggingFaceDataset`.
+        path: The folder, or an fsspec URL that the finished index is copied to; None makes a temporary folder,
+            gone with the index.
+        n_examples: Examples that are shown of a feature where nothing else is asked.
+        exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose
+            activation is over ten times as long as the median on some prose. () counts every token, as
+            `get_top_texts_for_feature` does. `index.excluded` says how many were left out.
+        layer, component: Where the SAE is used ("mlp" of layer 3; or component="layers.3.mlp"); None takes the
+            SAE's own, and a layer alone the part that the SAE was trained on in its own.
+        seed: Decides which tokens co-activation is counted on.
+        shard_tokens: Tokens of a shard, at most; None takes 65,536, or fewer for an SAE with many active features.
+        workers: So many processes, by Ray (`pip install "mlxterp[ray]"`), each with the model; the model must
+            have been loaded from a repo or folder.
+        verbose: Show a bar where the output is a terminal.
 
-        Args:
-            texts: A list, column, array or generator of texts, or of rows of token ids; a table with one column of
-                text; the path of a text file (or its fsspec URL); a Hugging Face data set or its streaming form; or a
-                `HuggingFaceDataset`.
-            path: The folder, or an fsspec URL that the finished index is copied to; None makes a temporary folder,
-                gone with the index.
-            n_examples: Examples that are shown of a feature where nothing else is asked.
-            exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose
-                activation is over ten times as long as the median on some prose. () counts every token, as
-                `get_top_texts_for_feature` does. `index.excluded` says how many were left out.
-            layer, component: Where the SAE is used ("mlp" of layer 3; or component="layers.3.mlp"); None takes the
-                SAE's own, and a layer alone the part that the SAE was trained on in its own.
-            seed: Decides which tokens co-activation is counted on.
-            shard_tokens: Tokens of a shard, at most; None takes 65,536, or fewer for an SAE with many active features.
-            workers: So many processes, by Ray (`pip install "mlxterp[ray]"`), each with the model; the model must
-                have been loaded from a repo or folder.
-            verbose: Show a bar where the output is a terminal.
-
-        Raises:
-            InputError: No texts, or a setting that cannot be.
-            ComponentError: No such component.
-            SAEError: The component is not as wide as the SAE's input.
-            FeatureIndexError: The folder holds something else; nothing can be written there.
-        """
-        self.warn_of_acts("its features are indexed")
-        options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
-        source = self.index_source(sae, component, layer)
-        if path is not None and not is_url(path):
-            build(source, texts, Path(path).expanduser(), options)
-            return FeatureIndex.open(path).attach(self, source.sae)
+    Raises:
+        InputError: No texts, or a setting that cannot be.
+        ComponentError: No such component.
+        SAEError: The component is not as wide as the SAE's input.
+        FeatureIndexError: The folder holds something else; nothing can be written there.
+    """
+    self.session.warn_of_acts("its features are indexed")
+    options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
+    source = source_for(self.session, sae, component, layer)
+    if path is not None and not is_url(path):
+        build(source, texts, Path(path).expanduser(), options)
+        return FeatureIndex.open(path).attach(self.session, source.sae)
+    if path is not None:
+        refuse_index(str(path))  # before the model runs over all the texts
+    folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-"))
+    try:
+        build(source, texts, folder, options)
+        index = FeatureIndex.open(folder).attach(self.session, source.sae)
         if path is not None:
-            refuse_index(str(path))  # before the model runs over all the texts
-        folder = Path(tempfile.mkdtemp(prefix="mlxterp-index-"))
-        try:
-            build(source, texts, folder, options)
-            index = FeatureIndex.open(folder).attach(self, source.sae)
-            if path is not None:
-                copied(folder, path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
-        return index
+            copied(folder, path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
+    return index
 
-    def index_source(
-        self,
-        sae: SAE | str | Path,
-        component: str | None = None,
-        layer: int | None = None,
-        quiet: bool = False,
-    ) -> Source:
-        """The model, an SAE and the component whose features an index holds; warns where it is not the SAE's own."""
-        self._refresh()
-        if not isinstance(sae, SAE):
-            sae = open_sae(self._plain, sae, component=None, model_name=self.name)
-        return Source(
-            self.anatomy, sae, place_of(self.anatomy, sae, layer, component, quiet=quiet), self.name
-        )
+
+def index_source(
+    self: Facade,
+    sae: SAE | str | Path,
+    component: str | None = None,
+    layer: int | None = None,
+    quiet: bool = False,
+) -> Source:
+    """The model, an SAE and the component whose features an index holds; warns where it is not the SAE's own."""
+    return source_for(self.session, sae, component, layer, quiet)
 
 
 def texts_from_index(

@@ -1,155 +1,167 @@
-"""What an `InterpretableModel` shows of its own predictions: the logit lens, and patching. Every method delegates."""
+"""What an `InterpretableModel` shows of its own predictions: the logit lens, and patching."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
+from .. import patching
 from ..core.positions import Positions
-from ..core.tokens import TokenBatch
-from ..hooks.session import ModelCore
-from ..lens.logit_lens import LogitLens, logit_lens
-from ..patching import PatchingResult, activation_patching, attribution_patching
+from ..lens import LogitLens
+from ..lens.logit_lens import logit_lens as logit_lens_of
+from ..patching import PatchingResult
+from .facade import Facade
 
 Several = list[str] | tuple[str, ...]
 
 
-class PatchingMethods(ModelCore):
-    """Methods of `InterpretableModel`."""
+def logit_lens(
+    self: Facade,
+    text: Any,
+    layers: int | Iterable[int] | None = None,
+    top_k: int = 5,
+    position: int | None = None,
+    plot: bool = False,
+) -> LogitLens:
+    """What each layer would predict next, at each position: the residual stream through final norm and head.
 
-    _batch: Callable[..., TokenBatch]
+    After the last layer these are the model's own predictions. `lens.top(layer, position)` lists tokens; a
+    notebook shows the lens by itself, `print` shows it in the terminal, `.plot()` and `.to_html(path)` draw it.
+    As a mapping it gives layer → position → [(token id, logit, text)]. One pass; nostalgebraist (2020).
 
-    def logit_lens(
-        self,
-        text: Any,
-        layers: int | Iterable[int] | None = None,
-        top_k: int = 5,
-        position: int | None = None,
-        plot: bool = False,
-    ) -> LogitLens:
-        """What each layer would predict next, at each position: the residual stream through final norm and head.
+    Args:
+        text: One text, or its token ids.
+        layers: Layer numbers, negative ones from the end; None means all.
+        top_k: Tokens kept at each place.
+        position: Only this one; negative ones count from the text's end.
+        plot: Show a picture in a window at once.
 
-        After the last layer these are the model's own predictions. `lens.top(layer, position)` lists tokens; a
-        notebook shows the lens by itself, `print` shows it in the terminal, `.plot()` and `.to_html(path)` draw it.
-        As a mapping it gives layer → position → [(token id, logit, text)]. One pass; nostalgebraist (2020).
+    Raises:
+        InputError: Several texts, a position outside the text, or `top_k` below 1.
+        NotFiniteError: Logits are NaN or infinite.
+        ComponentError: There is no such layer, or the model has more than one residual stream.
+        BackendError: A picture was asked for and matplotlib is not installed.
+    """
+    batch = self.session.batch(text)
+    lens = logit_lens_of(self.session.anatomy, batch, layers, top_k, position)
+    if plot:
+        lens.plot(show=True)
+    return lens
 
-        Args:
-            text: One text, or its token ids.
-            layers: Layer numbers, negative ones from the end; None means all.
-            top_k: Tokens kept at each place.
-            position: Only this one; negative ones count from the text's end.
-            plot: Show a picture in a window at once.
 
-        Raises:
-            InputError: Several texts, a position outside the text, or `top_k` below 1.
-            NotFiniteError: Logits are NaN or infinite.
-            ComponentError: There is no such layer, or the model has more than one residual stream.
-            BackendError: A picture was asked for and matplotlib is not installed.
-        """
-        batch = self._batch(text)
-        lens = logit_lens(self.anatomy, batch, layers, top_k, position)
-        if plot:
-            lens.plot(show=True)
-        return lens
+@overload
+def activation_patching(
+    self: Facade,
+    clean_text: Any,
+    corrupted_text: Any,
+    component: str | None = None,
+    *args: Any,
+    **options: Any,
+) -> PatchingResult: ...
 
-    @overload
-    def activation_patching(
-        self, clean_text: Any, corrupted_text: Any, component: str | None = None, *args: Any, **options: Any
-    ) -> PatchingResult: ...
 
-    @overload
-    def activation_patching(
-        self, clean_text: Any, corrupted_text: Any, component: Several, *args: Any, **options: Any
-    ) -> dict[str, PatchingResult]: ...
+@overload
+def activation_patching(
+    self: Facade, clean_text: Any, corrupted_text: Any, component: Several, *args: Any, **options: Any
+) -> dict[str, PatchingResult]: ...
 
-    def activation_patching(
-        self,
-        clean_text: Any,
-        corrupted_text: Any,
-        component: str | Several | None = None,
-        layers: int | Iterable[int] | None = None,
-        metric: Any = "l2",
-        *,
-        by: str = "layer",
-        positions: Positions = None,
-        batch_size: int | None = None,
-        plot: bool = False,
-        verbose: bool = False,
-    ) -> PatchingResult | dict[str, PatchingResult]:
-        """How much of the clean run comes back when its activations are put into the corrupted run, place by place.
 
-        `result.effects` is (layers,), (layers, positions) or (layers, heads): 0 is the corrupted run, 1 the clean
-        one, below 0 is further away. `result.raw` holds the metric itself. Lists of texts are patched together,
-        and the metric is that of the whole batch.
+def activation_patching(
+    self: Facade,
+    clean_text: Any,
+    corrupted_text: Any,
+    component: str | Several | None = None,
+    layers: int | Iterable[int] | None = None,
+    metric: Any = "l2",
+    *,
+    by: str = "layer",
+    positions: Positions = None,
+    batch_size: int | None = None,
+    plot: bool = False,
+    verbose: bool = False,
+) -> PatchingResult | dict[str, PatchingResult]:
+    """How much of the clean run comes back when its activations are put into the corrupted run, place by place.
 
-        Args:
-            clean_text, corrupted_text: Texts or token ids, or as many of each; equally many tokens, unless
-                `positions` are named.
-            component: Name below a layer: "resid_pre", "resid_post", "attn_out", "mlp_out", "attn", "mlp", "attn.z",
-                …; several give a dict of results. None takes "mlp", or "attn.z" by head.
-            layers: Layer numbers; None means all.
-            metric: `mlxterp.logit_difference(…)`; a function of float32 logits (texts, positions, vocabulary) that
-                returns one number; or the distance of what is predicted after the last token to the clean run's: "l2",
-                "mse", "cosine", "kl" (nats).
-            by: "layer" patches a component as a whole; "position" each token of it; "head" each head.
-            positions: Only these tokens; negative ones count from each text's own end.
-            batch_size: Patches run in one pass; None takes what fits about 4,096 tokens. 1 gives what a run alone
-                gives, bit for bit; more round differently in the last bits.
-            plot: Show a picture in a window at once.
-            verbose: Show a bar where the output is a terminal.
+    `result.effects` is (layers,), (layers, positions) or (layers, heads): 0 is the corrupted run, 1 the clean
+    one, below 0 is further away. `result.raw` holds the metric itself. Lists of texts are patched together,
+    and the metric is that of the whole batch.
 
-        Raises:
-            InputError: Texts that do not correspond, or an argument that cannot be.
-            ComponentError: No such component, or one that cannot be edited in this architecture.
-            BackendError: A picture was asked for and matplotlib is not installed.
-        """
-        clean, corrupted = self._batch(clean_text), self._batch(corrupted_text)
-        found = activation_patching(
-            self.anatomy, clean, corrupted, component, layers, metric,
-            by=by, positions=positions, batch_size=batch_size, verbose=verbose,
-        )  # fmt: skip
-        return _given(found, component, plot)
+    Args:
+        clean_text, corrupted_text: Texts or token ids, or as many of each; equally many tokens, unless
+            `positions` are named.
+        component: Name below a layer: "resid_pre", "resid_post", "attn_out", "mlp_out", "attn", "mlp", "attn.z",
+            …; several give a dict of results. None takes "mlp", or "attn.z" by head.
+        layers: Layer numbers; None means all.
+        metric: `mlxterp.logit_difference(…)`; a function of float32 logits (texts, positions, vocabulary) that
+            returns one number; or the distance of what is predicted after the last token to the clean run's: "l2",
+            "mse", "cosine", "kl" (nats).
+        by: "layer" patches a component as a whole; "position" each token of it; "head" each head.
+        positions: Only these tokens; negative ones count from each text's own end.
+        batch_size: Patches run in one pass; None takes what fits about 4,096 tokens. 1 gives what a run alone
+            gives, bit for bit; more round differently in the last bits.
+        plot: Show a picture in a window at once.
+        verbose: Show a bar where the output is a terminal.
 
-    @overload
-    def attribution_patching(
-        self, clean_text: Any, corrupted_text: Any, component: str | None = None, *args: Any, **options: Any
-    ) -> PatchingResult: ...
+    Raises:
+        InputError: Texts that do not correspond, or an argument that cannot be.
+        ComponentError: No such component, or one that cannot be edited in this architecture.
+        BackendError: A picture was asked for and matplotlib is not installed.
+    """
+    clean, corrupted = self.session.batch(clean_text), self.session.batch(corrupted_text)
+    found = patching.activation_patching(
+        self.session.anatomy, clean, corrupted, component, layers, metric,
+        by=by, positions=positions, batch_size=batch_size, verbose=verbose,
+    )  # fmt: skip
+    return _given(found, component, plot)
 
-    @overload
-    def attribution_patching(
-        self, clean_text: Any, corrupted_text: Any, component: Several, *args: Any, **options: Any
-    ) -> dict[str, PatchingResult]: ...
 
-    def attribution_patching(
-        self,
-        clean_text: Any,
-        corrupted_text: Any,
-        component: str | Several | None = None,
-        layers: int | Iterable[int] | None = None,
-        metric: Any = "l2",
-        *,
-        by: str = "layer",
-        positions: Positions = None,
-        plot: bool = False,
-    ) -> PatchingResult | dict[str, PatchingResult]:
-        """What `activation_patching` would give, to first order, for all places from one backward pass.
+@overload
+def attribution_patching(
+    self: Facade,
+    clean_text: Any,
+    corrupted_text: Any,
+    component: str | None = None,
+    *args: Any,
+    **options: Any,
+) -> PatchingResult: ...
 
-        (clean − corrupted) activation · gradient of the metric at the corrupted run, summed over each place (Nanda
-        2023). Exact where the metric is linear in the component; check what it finds with `activation_patching`.
 
-        Args:
-            clean_text, corrupted_text, component, layers, by, positions, plot: As in `activation_patching`.
-            metric: As there; a function must return a native number that has a gradient.
+@overload
+def attribution_patching(
+    self: Facade, clean_text: Any, corrupted_text: Any, component: Several, *args: Any, **options: Any
+) -> dict[str, PatchingResult]: ...
 
-        Raises:
-            GradientError: A gradient is not finite.
-            InputError, ComponentError, BackendError: As in `activation_patching`.
-        """
-        clean, corrupted = self._batch(clean_text), self._batch(corrupted_text)
-        found = attribution_patching(
-            self.anatomy, clean, corrupted, component, layers, metric, by=by, positions=positions
-        )
-        return _given(found, component, plot)
+
+def attribution_patching(
+    self: Facade,
+    clean_text: Any,
+    corrupted_text: Any,
+    component: str | Several | None = None,
+    layers: int | Iterable[int] | None = None,
+    metric: Any = "l2",
+    *,
+    by: str = "layer",
+    positions: Positions = None,
+    plot: bool = False,
+) -> PatchingResult | dict[str, PatchingResult]:
+    """What `activation_patching` would give, to first order, for all places from one backward pass.
+
+    (clean − corrupted) activation · gradient of the metric at the corrupted run, summed over each place (Nanda
+    2023). Exact where the metric is linear in the component; check what it finds with `activation_patching`.
+
+    Args:
+        clean_text, corrupted_text, component, layers, by, positions, plot: As in `activation_patching`.
+        metric: As there; a function must return a native number that has a gradient.
+
+    Raises:
+        GradientError: A gradient is not finite.
+        InputError, ComponentError, BackendError: As in `activation_patching`.
+    """
+    clean, corrupted = self.session.batch(clean_text), self.session.batch(corrupted_text)
+    found = patching.attribution_patching(
+        self.session.anatomy, clean, corrupted, component, layers, metric, by=by, positions=positions
+    )
+    return _given(found, component, plot)
 
 
 def _given(

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..activations.exclusions import PROSE
-from ..backends.host.finite import not_finite
+from ..anatomy.session import session_of
 from ..core import checks
 from ..core.feature_ids import Feature
-from ..core.numeric import log_softmax
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..edits.checks import check_feature, check_number
@@ -26,6 +25,8 @@ from ..edits.edits import Edit
 from ..edits.features import MAXIMA, add_feature, clamp, max_activation
 from ..edits.placement import checked
 from ..errors import InputError
+from ..hooks.session import ModelSession
+from ..lens import FeatureLogits, feature_logits
 from ..sae import SAE
 from .calibration import Calibration, Strength
 from .trials import Trials, check_texts, divergence, next_tokens
@@ -85,8 +86,8 @@ def calibrate(
         InputError: A strength is not finite, no maximum is known for units="max", or the model has no tokenizer.
     """
     feature = check_feature(sae, feature)
-    _check_model(model)
-    model.warn_of_acts("a feature is calibrated")
+    session = _session(model)
+    session.warn_of_acts("a feature is calibrated")
     _check_asking(asking)
     maximum = None if index is None and MAXIMA not in sae.metadata else max_activation(sae, feature, index)
     units = units or ("norm" if maximum is None else "max")
@@ -98,18 +99,18 @@ def calibrate(
         check_number(limit, "A limit (max_perplexity, max_repetition, min_effect)")
 
     edit = _editor(sae, feature, units, method, index, at)
-    [first] = checked(model.anatomy, [edit(1.0)])
-    words = _words(model, sae, feature, index, concept)
+    [first] = checked(session.anatomy, [edit(1.0)])
+    words = _words(session, sae, feature, index, concept)
     trials = Trials(
-        model, sae, feature, source_of(sae) or str(first.component), check_texts(prompts, "prompts"), max_tokens,
-        temperature, seed, _sequences_of(model, words),
+        session, sae, feature, source_of(sae) or str(first.component), check_texts(prompts, "prompts"), max_tokens,
+        temperature, seed, _sequences_of(session, words),
     )  # fmt: skip
     texts = check_texts(neutral, "neutral") if neutral is not None else (PROSE,)
-    clean = next_tokens(model, [], texts)
+    clean = next_tokens(session, [], texts)
 
     def tried(strength: float) -> Strength:
         edits = [edit(strength)]
-        return Strength(strength, trials.run(edits), divergence(clean, next_tokens(model, edits, texts)))
+        return Strength(strength, trials.run(edits), divergence(clean, next_tokens(session, edits, texts)))
 
     begun = Calibration(
         feature=feature, units=units, method=method, component=str(first.component), maximum=maximum,
@@ -121,7 +122,7 @@ def calibrate(
     strength = strongest if found.best is None else found.best
     random = _random(sae, feature, units, strength, maximum, found, seed)
     loud = edit(max(given) if given is not None else _LOUD * FIRST[units])
-    score = output_score(model, sae, feature, loud, at=at)
+    score = output_score(session, sae, feature, loud, at=at)
     return replace(found, random=trials.run([random]), output_score=score)
 
 
@@ -188,21 +189,23 @@ def output_score(model: Any, sae: SAE, feature: int, edit: Edit, *, at: str | No
         edit: What turns it up.
         at: Component that the feature writes to; None is the SAE's own.
     """
-    ids = np.array(model.feature_logits(sae, feature, _PROMOTED, component=at).promoted_ids)
-    before = [_next(model, prompt) for prompt in PROMPTS]
-    with model.steer(edit):
-        after = [_next(model, prompt) for prompt in PROMPTS]
+    session = session_of(model, ModelSession)
+    ids = np.array(_promoted(session, sae, feature, at).promoted_ids)
+    before = [_next(session, prompt) for prompt in PROMPTS]
+    with session.steering(edit):
+        after = [_next(session, prompt) for prompt in PROMPTS]
     scores = [_rank_score(a, ids) - _rank_score(b, ids) for a, b in zip(after, before, strict=True)]
     return float(np.mean(scores))
 
 
-def _next(model: Any, prompt: str) -> np.ndarray:
-    found = log_softmax(model.language_model.backend.get(model(prompt))[0, -1])
-    if np.isnan(found).any():
-        raise not_finite(
-            "The logits", f"after {prompt!r}", bool(getattr(model.language_model, "described", ()))
-        )
-    return np.exp(found)
+def _promoted(session: ModelSession, sae: SAE, feature: int, at: str | None = None) -> FeatureLogits:
+    return feature_logits(session.plain, sae, [feature], _PROMOTED, component=at, tokenize=session.tokenize)[
+        0
+    ]
+
+
+def _next(session: ModelSession, prompt: str) -> np.ndarray:
+    return np.exp(next_tokens(session, (), [prompt])[0][-1])
 
 
 def _rank_score(probabilities: np.ndarray, ids: np.ndarray) -> float:
@@ -210,13 +213,18 @@ def _rank_score(probabilities: np.ndarray, ids: np.ndarray) -> float:
     return (1 - int((probabilities > best).sum()) / len(probabilities)) * best
 
 
-def _check_model(model: Any) -> None:
-    if not hasattr(model, "feature_logits"):
-        raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
-    if model.tokenizer is None:
+def _session(model: Any) -> ModelSession:
+    """What `calibrate` runs.
+
+    Raises:
+        InputError: It is no model, or has no tokenizer.
+    """
+    session = session_of(model, ModelSession)
+    if session.tokenizer is None:
         raise InputError(
             "calibrate writes and reads text, so the model needs a tokenizer: InterpretableModel(model, tokenizer=…)."
         )
+    return session
 
 
 def _check_strengths(strengths: Any, units: str, method: str) -> list[float] | None:
@@ -247,23 +255,24 @@ def _check_asking(asking: Any) -> None:
 
 
 def _words(
-    model: Any, sae: SAE, feature: int, index: Any, concept: str | Sequence[str] | None
+    session: ModelSession, sae: SAE, feature: int, index: Any, concept: str | Sequence[str] | None
 ) -> tuple[str, ...]:
     if concept is not None:
         return check_texts(concept, "concept")
     if index is not None:
         tokens = index.stats(feature).top_tokens
         return tuple(token for token, count in tokens if count >= _COMMON * tokens[0][1])
-    return tuple(token for token, _ in model.feature_logits(sae, feature, _PROMOTED).promoted)
+    return tuple(token for token, _ in _promoted(session, sae, feature).promoted)
 
 
-def _sequences_of(model: Any, words: Sequence[str]) -> frozenset[tuple[int, ...]]:
+def _sequences_of(session: ModelSession, words: Sequence[str]) -> frozenset[tuple[int, ...]]:
     """Token ids that write the words, with and without a space before; specials that open a text left out."""
-    opening = tuple(int(token) for token in model.tokenize(""))
+    tokenize = session.plain.model.tokenize
+    opening = tuple(int(token) for token in tokenize(""))
     found = set()
     for word in words:
         for form in {word, word.strip(), " " + word.strip()} - {"", " "}:
-            ids = tuple(int(token) for token in model.tokenize(form))
+            ids = tuple(int(token) for token in tokenize(form))
             found.add(ids[len(opening) :] if ids[: len(opening)] == opening else ids)
     return frozenset(found - {()})
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..activations.forward import run_batch
-from ..anatomy.anatomy import Anatomy
+from ..anatomy.session import session_of
 from ..backends.base import LanguageModel
 from ..core import checks
 from ..core.sites import Array, Component
@@ -66,8 +66,9 @@ def run_sides(
     if position not in _POSITIONS:
         raise InputError(f"position={position!r}; there are: {', '.join(_POSITIONS)}.")
     batch_tokens = checks.count(batch_tokens, "batch_tokens")
-    getattr(model, "_refresh", lambda: None)()  # notices replaced modules, as `trace` does
-    anatomy: Anatomy = model.anatomy
+    session = session_of(model)
+    session.refresh()  # notices replaced modules, as `trace` does
+    anatomy = session.anatomy
     lm = anatomy.model
     one = isinstance(at, (str, Component))
     if not one and (not isinstance(at, Sequence) or not at):
@@ -84,8 +85,8 @@ def run_sides(
     for name, values in rows.items():
         _check_finite(values, name, sides)
     facts = {"position": position, "model_type": lm.model_type}
-    if isinstance(source := getattr(model, "name", None), str):
-        facts["model"] = source
+    if session.name is not None:
+        facts["model"] = session.name
     return Sides([c.name for c in components], rows, sides[0], sides[1], not one, facts)
 
 
@@ -95,7 +96,7 @@ def sides_of(model: Any, positive: Texts, negative: Texts) -> tuple[list[str], l
     Raises:
         InputError: One of them holds no texts.
     """
-    lm = model.language_model
+    lm = session_of(model).language_model
     return texts_of(positive, lm, "positive"), texts_of(negative, lm, "negative")
 
 

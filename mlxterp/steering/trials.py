@@ -23,6 +23,7 @@ from ..core.tokens import TokenBatch
 from ..data.text import check_length
 from ..edits.edits import Edit
 from ..errors import InputError
+from ..hooks.session import ModelSession
 from ..sae import SAE
 
 _NGRAM = 3
@@ -58,8 +59,8 @@ class Trials:
         InputError: Prompts that are not texts, or with the tokens to write longer than the model's positions.
     """
 
-    model: Any
-    """An `InterpretableModel`."""
+    session: ModelSession
+    """The model, its tokenizer and what acts on it."""
     sae: SAE
     feature: int
     component: str
@@ -74,7 +75,7 @@ class Trials:
     def run(self, edits: Sequence[Edit], prefix: str = "") -> Written:
         """Continues every prompt, with `prefix` before it; what is written is measured after the prompt alone."""
         rows, begins, texts = [], [], []
-        with steered(self.model, edits) as anatomy:
+        with steered(self.session, edits) as anatomy:
             for i, prompt in enumerate(self.prompts):
                 ids = self._ids(anatomy, prefix + prompt if prefix else prompt)
                 written, text = self._continue(anatomy, ids, self.seed + i)
@@ -98,7 +99,7 @@ class Trials:
         return tokens, text
 
     def _measured(self, rows: list[list[int]], begins: list[int], texts: list[str]) -> Written:
-        anatomy = self.model.anatomy
+        anatomy = self.session.anatomy
         model, place = anatomy.model, anatomy.component(self.component)
         batch = TokenBatch.from_rows(rows)
         run = model.run(batch, place.sites)
@@ -143,22 +144,23 @@ def repeated(tokens: Sequence[int]) -> float:
 
 
 @contextmanager
-def steered(model: Any, edits: Sequence[Edit]) -> Iterator[Anatomy]:
+def steered(session: ModelSession, edits: Sequence[Edit]) -> Iterator[Anatomy]:
     """The model's components, run with the edits."""
-    with model.steer(*edits) if edits else nullcontext():
-        yield model.anatomy
+    with session.steering(edits) if edits else nullcontext():
+        yield session.anatomy
 
 
-def next_tokens(model: Any, edits: Sequence[Edit], texts: Sequence[str]) -> list[np.ndarray]:
+def next_tokens(session: ModelSession, edits: Sequence[Edit], texts: Sequence[str]) -> list[np.ndarray]:
     """log p of the next token after every token of each text, float64, (tokens, vocabulary)."""
-    with steered(model, edits):
-        return [_log_probabilities(model, text, bool(edits)) for text in texts]
+    with steered(session, edits):
+        return [_log_probabilities(session, text) for text in texts]
 
 
-def _log_probabilities(model: Any, text: str, edited: bool) -> np.ndarray:
-    found = log_softmax(model.language_model.backend.get(model(text))[0])
+def _log_probabilities(session: ModelSession, text: str) -> np.ndarray:
+    batch, model = session.batch(text), session.running(text).model
+    found = log_softmax(model.backend.get(model.forward(batch))[0])
     if np.isnan(found).any():
-        raise not_finite("The logits", f"of the text {text[:40]!r}", edited)
+        raise not_finite("The logits", f"of the text {text[:40]!r}", bool(model.described))
     return found
 
 

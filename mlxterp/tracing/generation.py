@@ -14,10 +14,9 @@ from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.positions import position_mask
 from ..core.sites import Array, Where
-from ..core.tokens import several, to_batch
+from ..core.tokens import to_batch
 from ..data.text import check_length
 from ..errors import InputError
-from ..hooks.hooked_model import for_texts
 from ..interventions import restrict
 from .declared import Interventions, as_interventions, declared_edits
 
@@ -57,18 +56,9 @@ class Request:
         return self.stop
 
 
-def generate(anatomy: Anatomy, prompt: Any, request: Request) -> Any:
-    """One continuation, or a list of them for a list of prompts."""
-    prompts = several(prompt)
-    if prompts is not None:
-        return [generate(anatomy, one, request) for one in prompts]
-    pieces = list(stream(anatomy, prompt, request))
-    return "".join(pieces) if anatomy.model.tokenizer is not None else pieces
-
-
 def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     """Pieces of text; token ids where there is no tokenizer. Arguments are checked at the call."""
-    model = for_texts(anatomy.model, None if request.chat else prompt)
+    model = anatomy.model
     ids = _prompt_ids(model, prompt, request.chat)
     check_length(model, len(ids), "The prompt has")
     check_length(model, len(ids) + request.max_tokens, f"The prompt and max_tokens={request.max_tokens} make")

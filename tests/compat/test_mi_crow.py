@@ -218,7 +218,7 @@ def test_hooks_are_registered_and_taken_away(lm, demo, capsys):
     assert len(detector.activations) == 2
     assert lm.layers.unregister_hook(first) and lm.layers.unregister_hook(doubling)
     assert lm.layers.unregister_hook(demo.sae) and not lm.layers.unregister_hook(first)
-    assert demo.model._attachments.attached == ()
+    assert demo.model.session.attachments.attached == ()
     assert np.array_equal(np.array(demo.model(TEXTS[0])), before)
 
 

@@ -76,7 +76,7 @@ def test_an_exception_in_a_hook_leaves_the_model_as_it_was(model, kind):
         assert watching.activations == []  # what a failed call had shown is not kept
         assert same(logits(model), before)
     assert len(watching.activations) == len(TEXTS)
-    assert model._attachments.attached == ()
+    assert model.session.attachments.attached == ()
 
 
 def test_a_stream_that_is_left_early_is_seen_as_far_as_it_went(model):
@@ -131,7 +131,7 @@ def test_what_cannot_work_is_refused_where_it_enters(demo):
         _ = Detector("layers.1.mlp").activations
     with pytest.raises(InputError, match="statistics=True"):
         _ = Detector("layers.1.mlp").statistics
-    assert model._attachments.attached == ()
+    assert model.session.attachments.attached == ()
 
 
 def test_a_controller_that_returns_something_else_is_told_what_was_expected(demo):

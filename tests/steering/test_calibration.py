@@ -56,7 +56,7 @@ def test_what_is_written_is_measured_by_the_unsteered_model_after_the_prompt_alo
     model, sae, index, feature = demo
     edit = add_feature(sae, feature, 1.0, units="max", index=index)
     ball = tuple(model.tokenize(" ball")[-1:])
-    trials = Trials(model, sae, feature, sae.component, STORIES, 12, 0.0, 0, frozenset({ball}))
+    trials = Trials(model.session, sae, feature, sae.component, STORIES, 12, 0.0, 0, frozenset({ball}))
     for edits, prefix in (([edit], ""), ([], "Ball.\n")):
         written = trials.run(edits, prefix)
         for i, prompt in enumerate(STORIES):
@@ -97,7 +97,7 @@ def test_the_output_score_is_that_of_the_promoted_tokens(demo):
 
 def test_divergence_is_that_of_next_tokens(demo):
     model = demo[0]
-    [clean] = next_tokens(model, [], ["Tom ran home."])
+    [clean] = next_tokens(model.session, [], ["Tom ran home."])
     assert clean.shape[0] == len(model.tokenize("Tom ran home."))
     assert np.allclose(np.exp(clean).sum(axis=1), 1)
     assert divergence([clean], [clean]) == 0.0

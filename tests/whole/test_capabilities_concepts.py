@@ -28,8 +28,8 @@ def sae(demo) -> mlxterp.SAE:
 def lm(demo, tmp_path):
     """Mi-Crow's model; whatever was attached is taken away afterwards."""
     yield LanguageModel(demo.model, store=LocalStore(base_path=tmp_path / "store"))
-    for thing in demo.model._attachments.attached:
-        demo.model._attachments.detach(thing)
+    for thing in demo.model.session.attachments.attached:
+        demo.model.session.attachments.detach(thing)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ class TestEveryArchitecture:
         raw = build(model_type)
         model, ids = InterpretableModel(raw), tokens_for(model_type)
         expected = calls_by_profile(raw, lambda: raw(mx.array([ids])))
-        run = model.language_model.run(model._batch(ids), everything=True)
+        run = model.language_model.run(model.session.batch(ids), everything=True)
         seen: Counter[int] = Counter()
         for path, count in run.calls.items():
             seen[id(model.language_model.tree.by_path[path].module)] += count  # type: ignore[attr-defined]

@@ -35,6 +35,7 @@ class MLXLanguageModel:
     """
 
     backend: Backend = BACKEND
+    described: tuple[str, ...] = ()
 
     def __init__(self, model: nn.Module, tokenizer: Any = None):
         if not isinstance(model, nn.Module):

@@ -38,6 +38,7 @@ class TorchLanguageModel:
     """
 
     backend: Backend = BACKEND
+    described: tuple[str, ...] = ()
 
     def __init__(self, model: nn.Module, tokenizer: Any = None):
         if not isinstance(model, nn.Module):

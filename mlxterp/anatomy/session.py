@@ -1,0 +1,70 @@
+"""`Session`: a model as the rooms below the front door take it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+from ..backends.base import LanguageModel
+from ..errors import InputError
+from .anatomy import Anatomy
+
+
+class Session(ABC):
+    """A language model, its components, and what acts on it. `InterpretableModel` holds one, as `session`."""
+
+    name: str | None
+    """The repo or folder that the model was loaded from."""
+
+    @property
+    @abstractmethod
+    def plain(self) -> Anatomy:
+        """The model's components, run as if nothing acted on it."""
+
+    @property
+    @abstractmethod
+    def anatomy(self) -> Anatomy:
+        """The model's components, run with what acts on it. Nobody watches: that is for calls that are given texts."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
+
+    @abstractmethod
+    def warn_of_acts(self, what: str) -> None:
+        """Warns where something that acts changes the model while so."""
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model that runs, with what acts on it."""
+        return self.anatomy.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer given or loaded; None without one."""
+        return self.plain.model.tokenizer
+
+    @property
+    def tokenize(self) -> Callable[[str], list[int]] | None:
+        """Text → token ids, as the tokenizer's `encode` gives them; None without a tokenizer."""
+        return None if self.tokenizer is None else self.plain.model.tokenize
+
+
+S = TypeVar("S", bound=Session)
+
+
+@overload
+def session_of(model: Any) -> Session: ...
+@overload
+def session_of(model: Any, kind: type[S]) -> S: ...
+def session_of(model: Any, kind: type[Any] = Session) -> Any:
+    """The session that an `InterpretableModel` holds; a session is its own.
+
+    Raises:
+        InputError: It is something else.
+    """
+    held = model if isinstance(model, Session) else getattr(model, "session", None)
+    if not isinstance(held, kind):
+        raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
+    return held
