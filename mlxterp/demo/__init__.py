@@ -35,7 +35,13 @@ class Demo(NamedTuple):
 
 
 def load_demo(backend: str | None = None) -> Demo:
-    """The embedded model with its tokenizer, its SAE (`sae.metadata` says where it belongs), and stories."""
+    """The embedded model with its tokenizer, its SAE (`sae.metadata` says where it belongs), and stories.
+
+    Examples:
+        >>> model, sae, stories = mlxterp.load_demo()
+        >>> model.n_layers, model.d_model, sae.component, sae.d_hidden
+        (4, 192, 'layers.1.resid_post', 2048)
+    """
     from ..model.interpretable import InterpretableModel
     from ..sae import SAE
 

@@ -97,6 +97,11 @@ def feature(sae: SAE, feature_id: Feature, at: str | None = None) -> FeatureRead
     Raises:
         UnknownFeatureError: `feature_id` lies outside [0, sae.d_hidden).
         SAEError: The SAE is temporal.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> steering.amplify(sae, ball, 2.0, when=steering.feature(sae, 1470) > 0.5)
+        <amplify 2 of feature 741, when feature 1470 > 0.5>
     """
     feature_id = check_feature(sae, feature_id)
     check_by_token(sae)

@@ -26,6 +26,13 @@ class HookMethods(ModelCore):
                 `Controller(path, function)`.
             ComponentError: No such component, the model never calls it, or it can be read but not reached while the
                 model runs.
+
+        Examples:
+            >>> detector = mlxterp.Detector("layers.1.mlp", keep=True)
+            >>> with model.add_hook(detector):  # or handle = model.add_hook(detector), then handle.detach()
+            ...     logits = model("Lily lost her red ball.")
+            >>> detector.activations[0].shape
+            (7, 192)
         """
         if further or isinstance(hook, str):
             path = hook if isinstance(hook, str) else "layers.3.mlp"

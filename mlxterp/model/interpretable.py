@@ -54,6 +54,12 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         NotALanguageModelError: The object is not a language model.
         InputError: The folder or repo cannot be found or read.
         BackendError: The library that would run it is not installed.
+
+    Examples:
+        >>> from mlxterp.demo import FOLDER
+        >>> model = mlxterp.InterpretableModel(FOLDER / "model")  # or "hub/repo", or (mlx_model, tokenizer)
+        >>> model.n_layers, model.d_model
+        (4, 192)
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, backend: str | None = None):
@@ -96,7 +102,12 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         return self._plain.model.vocab_size
 
     def components(self) -> dict[str, str]:
-        """Every component's canonical name → what it is (a module's class, or how it was found)."""
+        """Every component's canonical name → what it is (a module's class, or how it was found).
+
+        Examples:
+            >>> [name for name in model.components() if name.startswith("layers.3.resid")]
+            ['layers.3.resid_pre', 'layers.3.resid_mid', 'layers.3.resid_post']
+        """
         return self._plain.table()
 
     def __getattr__(self, name: str) -> Any:
@@ -149,7 +160,12 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
     # -- text and tokens ----------------------------------------------------------------------
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text, as the tokenizer's `encode` gives them: nothing added or removed."""
+        """Token ids of a text, as the tokenizer's `encode` gives them: nothing added or removed.
+
+        Examples:
+            >>> model.tokenize("Lily lost her red ball.")
+            [0, 609, 1344, 317, 809, 557, 14]
+        """
         return to_batch(text, self._tokenize).ids[0].tolist() if text else self._require_tokenize(text)
 
     def to_tokens(self, inputs: Any) -> Array:
@@ -160,6 +176,10 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         """The text of each token: a list for one text, a list of lists for several. Joined, they are the text.
 
         A character that is spread over several tokens stands with the first of them; the others are "".
+
+        Examples:
+            >>> model.to_str_tokens("Lily lost her red ball.")
+            ['<|endoftext|>', 'Lily', ' lost', ' her', ' red', ' ball', '.']
         """
         tokenizer, texts = self._require_tokenizer(), several(inputs)
         batch = self._batch(inputs if texts is None else texts, check=False)
@@ -168,7 +188,12 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         return pieces[0] if texts is None else pieces
 
     def decode(self, tokens: Any) -> str:
-        """The text of token ids."""
+        """The text of token ids.
+
+        Examples:
+            >>> model.decode([609, 1344])
+            'Lily lost'
+        """
         return decode(self._require_tokenizer(), tokens)
 
     def _require_tokenize(self, text: str) -> list[int]:
@@ -190,7 +215,13 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
     # -- running ------------------------------------------------------------------------------
 
     def __call__(self, inputs: Any) -> Array:
-        """Logits (batch, positions, vocabulary), with what is attached and the open `steer` blocks; no trace acts."""
+        """Logits (batch, positions, vocabulary), with what is attached and the open `steer` blocks; no trace acts.
+
+        Examples:
+            >>> logits = model("Lily lost her red")  # (batch, positions, vocabulary)
+            >>> model.decode(int(logits[0, -1].argmax()))
+            ' ball'
+        """
         inputs = held(inputs)
         batch = self._batch(inputs)
         return self._anatomy_for(inputs).model.forward(batch)
@@ -215,6 +246,15 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         Raises:
             ComponentError: A path that is unknown, ambiguous or never called.
             InputError: Empty input, unknown token ids, or a text longer than learned positions.
+
+        Examples:
+            >>> with model.trace("Lily lost her red") as t:
+            ...     model.layers[0].mlp.output[:, -1] *= 0  # switches the MLP off at the last token
+            ...     late = model.layers[3].resid_post.save()  # reflects the edit
+            >>> tuple(late.shape), tuple(t.output.shape)
+            ((1, 5, 192), (1, 5, 4096))
+            >>> tuple(t.activations["layers.2.attn.pattern"].shape)  # any other, after the block
+            (1, 6, 5, 5)
         """
         inputs = held(inputs)
         batch = self._batch(inputs)  # first: it notices replaced modules
@@ -225,6 +265,10 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
 
         Raises:
             NotFiniteError: It is NaN or infinite at some token.
+
+        Examples:
+            >>> model.loss("Lily lost her red ball.") < model.loss("ball red her lost Lily.")
+            True
         """
         inputs = held(inputs)
         batch = self._batch(inputs)
@@ -268,6 +312,10 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
         Raises:
             InputError: A setting cannot be, before anything runs.
             NotFiniteError: The logits of a token are NaN or infinite; it says of which, and whether an edit acted.
+
+        Examples:
+            >>> model.generate("Once upon a time there was a little", max_tokens=3)
+            'girl named Lily'
         """
         self._refresh()
         prompt = held(prompt)
@@ -302,6 +350,12 @@ class InterpretableModel(SAEMethods, IndexMethods, SteeringMethods, PatchingMeth
 
         Raises:
             GradientError: A gradient is not finite.
+
+        Examples:
+            >>> objective = mlxterp.logit_difference(" ball", " doll")
+            >>> found = model.gradients("Lily lost her red", objective, ["layers.1.mlp", "layers.3.attn.z"])
+            >>> {path: tuple(gradient.shape) for path, gradient in found.items()}
+            {'layers.1.mlp': (1, 5, 192), 'layers.3.attn.z': (1, 6, 5, 32)}
         """
         inputs = held(inputs)
         batch = self._batch(inputs)

@@ -56,6 +56,12 @@ class SAEMethods(ModelCore):
         Raises:
             SAEError: It cannot be found or read, or is not as wide as the component.
             ComponentError: This model has no such component.
+
+        Examples:
+            >>> from mlxterp.demo import FOLDER
+            >>> sae = model.load_sae(FOLDER / "sae")  # or ("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+            >>> sae.component, sae.d_hidden
+            ('layers.1.resid_post', 2048)
         """
         self._refresh()
         return open_sae(
@@ -148,6 +154,12 @@ class SAEMethods(ModelCore):
             ComponentError: No such component, or it has no single value for each token.
             SAEError: k does not fit, activations are not finite, training diverges, a run that goes on had
                 other settings, or a store is of another model.
+
+        Examples:
+            >>> config = mlxterp.SAETrainConfig(d_hidden=256, k=8, epochs=1)
+            >>> trained = model.train_sae(2, texts, "resid_post", config, verbose=False)
+            >>> print(trained)
+            SAE(topk of layers.2.resid_post: d_model 192, 256 features, k 8)
         """
         settings, options = split_options(
             options, "train_sae", ("layer", "dataset", "component", "config", "save_path", "verbose")
@@ -224,6 +236,11 @@ class SAEMethods(ModelCore):
                 not say.
             exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose activation
                 is over ten times as long as the median on some prose.
+
+        Examples:
+            >>> found = model.get_top_features_for_text("Lily lost her red ball.", sae, exclude=("bos", "sinks"))
+            >>> [feature for feature, activation in found[:5]]
+            [1257, 1641, 1676, 1586, 741]
         """
         sae, place = self._place(sae, layer, component)
         return top_features(
@@ -256,6 +273,12 @@ class SAEMethods(ModelCore):
             index: Answers from this index (of the same SAE, component and texts) without running the model, by its
                 rule of which tokens count.
             exclude: Tokens that do not count, as in `get_top_features_for_text`; without an index None counts all.
+
+        Examples:
+            >>> for text, activation, position in model.get_top_texts_for_feature(ball, sae, texts, top_k=2):
+            ...     print(round(activation), repr(model.to_str_tokens(text)[position]))
+            11 ' ball'
+            4 ' toys'
         """
         sae, place = self._place(sae, layer, component)
         if index is not None:
@@ -288,6 +311,13 @@ class SAEMethods(ModelCore):
             feature_ids: One feature or several (ids, or what a search returned), in the order shown; None takes the
                 text's `top_k` strongest.
             exclude: Tokens that stay without colour and do not count, as in `get_top_features_for_text`.
+
+        Examples:
+            >>> view = model.visualize_feature_activations("Lily lost her red ball.", sae, feature_ids=[ball])
+            >>> view.tokens[int(view.activations[0].argmax())]
+            ' ball'
+            >>> view.to_html("view.html").name  # one file, for any browser
+            'view.html'
         """
         sae, place = self._place(sae, layer, component)
         return view_of_text(
@@ -340,6 +370,11 @@ class SAEMethods(ModelCore):
             SAEError: The decoder rows are not as wide as the component, or it does not reach the residual
                 stream by a linear map.
             ComponentError: No such component, or the model has more than one residual stream.
+
+        Examples:
+            >>> promoted, suppressed = model.feature_logits(sae, ball, top_k=3)
+            >>> [token for token, logit in promoted]
+            [' rolled', ' jump', ' hard']
         """
         sae, several = self._open(sae), is_several(feature_id)
         ids: Any = feature_id if several else [feature_id]

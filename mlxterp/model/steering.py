@@ -40,6 +40,14 @@ class SteeringMethods(ModelCore):
             ComponentError: No such component.
             SAEError: A component is not as wide as the SAE or vector.
             EditError: Two edits contradict each other.
+
+        Examples:
+            >>> from mlxterp import steering
+            >>> model.generate("She saw a", max_tokens=1)
+            'big'
+            >>> with model.steer(steering.add_feature(sae, ball, 2.0, units="max", index=index)):
+            ...     model.generate("She saw a", max_tokens=1)
+            'ball'
         """
         self._refresh()
         edited = checked(self._plain, placed(flattened(edits), at, positions))
@@ -80,6 +88,13 @@ class SteeringMethods(ModelCore):
             InputError: Nothing says where, or there is no such mode.
             ComponentError: No such component.
             SAEError: The component is not as wide as the SAE.
+
+        Examples:
+            >>> sae.concepts.enable_text_tracking(top_k=5)
+            >>> with model.attach_sae(sae):  # or handle = model.attach_sae(sae), then handle.detach()
+            ...     logits = model(["Lily lost her red ball.", "The dog was happy."])
+            >>> [text for text, activation in sae.concepts.get_top_texts(ball)[ball]]
+            ['Lily lost her red ball.']
         """
         self._refresh()
         sae = sae if isinstance(sae, SAE) else open_sae(self._plain, sae, model_name=self.name)

@@ -83,6 +83,14 @@ def calibrate(
     Raises:
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
         InputError: A strength is not finite, no maximum is known for units="max", or the model has no tokenizer.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> found = steering.calibrate(
+        ...     model, sae, ball, [1.0, 2.0], index=index, prompts=["She saw a"], max_tokens=10, verbose=False
+        ... )
+        >>> [row["what"] for row in found.table]  # print(found) shows it, with what was written
+        ['unsteered', 'steered', 'steered', 'random direction', 'prompt']
     """
     feature = check_feature(sae, feature)
     _check_model(model)

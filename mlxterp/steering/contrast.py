@@ -58,6 +58,13 @@ def difference_of_means(
             finite, a text is longer than the model's learned positions (one longer than the positions a
             model was made for is run, with a warning, as in `trace`), or an unknown position.
         ComponentError: No such component, or it has no single value for each token.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> happy, sad = ["The girl was happy.", "Tom laughed."], ["The girl was sad.", "Tom cried."]
+        >>> v = steering.difference_of_means(model, happy, sad, at="layers.2.resid_post")
+        >>> model.generate("The little girl was very", max_tokens=1, steer=steering.add_direction(v, -2.0))
+        'sad'
     """
     positive, negative = sides_of(model, positive, negative)
     sides = run_sides(model, positive, negative, at, position, batch_tokens)

@@ -35,6 +35,11 @@ class SAETrainConfig:
 
     Raises:
         SAEError: A setting cannot be used; the message says what can.
+
+    Examples:
+        >>> config = mlxterp.SAETrainConfig(expansion_factor=4, k=8, architecture="batchtopk")
+        >>> config.width(d_model=192)
+        768
     """
 
     d_hidden: int | None = None

@@ -96,6 +96,11 @@ def pretrained_saes(
 
     Raises:
         InputError: An argument is of another type, or `limit` is below 1.
+
+    Examples:
+        >>> [found] = mlxterp.pretrained_saes("blocks.8.hook_resid_pre", release="gpt2-small-res-jb")
+        >>> found.sae_id, found.repo_id  # model.load_sae(found.release, found.sae_id) brings it
+        ('blocks.8.hook_resid_pre', 'jbloom/GPT2-Small-SAEs-Reformatted')
     """
     for name, value in (("query", query), ("model", model), ("release", release)):
         if not (value is None or isinstance(value, str)):
