@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ast
 import doctest
+import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import is_dataclass
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 import pytest
 
 import mlxterp
+from tests.test_public_snapshot import MODULES
 
 ROOT = Path(mlxterp.__file__).parent
 
@@ -38,6 +42,14 @@ FIRST_CALLS = (
     "steering.clamp", "steering.difference_of_means",
 )  # fmt: skip
 """What README and the guides call first."""
+
+HELD = (
+    "compat.mi_crow.inference.InferenceOutput", "compat.saelens.model.Output", "core.sites.Where",
+    "edits.conditions.DirectionReadout", "edits.conditions.FeatureReadout", "edits.edits.DirectionEdit",
+    "edits.edits.FeatureEdit", "lens.logit_lens.LensToken", "steering.calibration.Strength",
+    "steering.trials.Written",
+)  # fmt: skip
+"""Values that public calls hand out, by names that are not public."""
 
 
 def docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str, int]]:
@@ -100,3 +112,26 @@ def test_examples_go_on_from_the_names_that_the_package_makes():
 @pytest.mark.parametrize("call", FIRST_CALLS)
 def test_the_calls_that_users_meet_first_show_an_example(call):
     assert "\nExamples:\n    >>> " in (inspect.getdoc(attrgetter(call)(mlxterp)) or "")
+
+
+def public_values() -> set[type]:
+    """Every dataclass and named tuple of a public module, with those that they derive from, and those of `HELD`."""
+    modules = [mlxterp, *(importlib.import_module(f"mlxterp.{path}") for path in MODULES)]
+    found = [getattr(module, name) for module in modules for name in getattr(module, "__all__", vars(module))]
+    for path in HELD:
+        module, _, name = path.rpartition(".")
+        found.append(getattr(importlib.import_module(f"mlxterp.{module}"), name))
+    bases = {base for thing in found if inspect.isclass(thing) for base in inspect.getmro(thing)}
+    return {base for base in bases if base.__module__.startswith("mlxterp") and _has_fields(base)}
+
+
+def _has_fields(value: type) -> bool:
+    return is_dataclass(value) or hasattr(value, "_fields")
+
+
+def test_help_says_what_each_field_of_a_public_value_means():
+    for value in public_values():
+        _, _, told = (inspect.getdoc(value) or "").partition("\nAttributes:\n")
+        for name, kind in inspect.get_annotations(value).items():
+            shown = re.search(rf"^    {name}: \S", told, re.MULTILINE)
+            assert shown or name.startswith("_") or "ClassVar" in str(kind), f"{value.__name__}.{name}"

@@ -43,11 +43,17 @@ _TOP_TOKENS = 10
 
 
 class FeatureHit(NamedTuple):
-    """A feature that `FeatureIndex.search` found."""
+    """A feature that `FeatureIndex.search` found.
+
+    Attributes:
+        feature_id: The feature.
+        score: 1 for a name that was given; else how nearly the feature fires on the words and nowhere else, in [0,
+            1].
+        why: What was found: its name, or the words it fires on.
+    """
 
     feature_id: int
     score: float
-    """1 for a name that was given; else how nearly the feature fires on the words and nowhere else, in [0, 1]."""
     why: str
 
 

@@ -30,18 +30,21 @@ _NGRAM = 3
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Written:
-    """Continuations under some edits, measured by the unsteered model."""
+    """Continuations under some edits, measured by the unsteered model.
+
+    Attributes:
+        texts: Continuations, one for each prompt.
+        readout: float64, (prompts,): the feature's largest activation on the tokens written.
+        concept: float64, (prompts,): share of the tokens written that are the concept's; NaN where none were named.
+        loss: float64, (prompts,): mean -log p of the tokens written, nats.
+        repetition: float64, (prompts,): share of the 3-grams written that were there before.
+    """
 
     texts: tuple[str, ...]
-    """Continuations, one for each prompt."""
     readout: np.ndarray
-    """float64, (prompts,): the feature's largest activation on the tokens written."""
     concept: np.ndarray
-    """float64, (prompts,): share of the tokens written that are the concept's; NaN where none were named."""
     loss: np.ndarray
-    """float64, (prompts,): mean -log p of the tokens written, nats."""
     repetition: np.ndarray
-    """float64, (prompts,): share of the 3-grams written that were there before."""
 
     @property
     def perplexity(self) -> float:
