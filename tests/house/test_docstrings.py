@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import mlxterp
-from tests.test_public_snapshot import MODULES
+from tests.house.test_public_snapshot import MODULES
 
 ROOT = Path(mlxterp.__file__).parent
 
