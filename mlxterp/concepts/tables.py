@@ -101,10 +101,10 @@ class ConceptTables(PublicNames):
         return self._beginnings.settled(features, prefixes, marks)
 
     def record(self, texts: Sequence[str], by_text: SparseFeatures) -> None:
-        """Takes texts into account that were run; does nothing while tracking is off.
+        """Takes into account the texts that were run; does nothing while tracking is off.
 
         The result is the same however texts are cut into calls. A text that comes again counts once, with its
-        strongest activation; where that is no stronger than by rounding (1e-5 of it), the first one stays.
+        strongest activation; where it is stronger by rounding only (1e-5 of it), the first one stays.
 
         Args:
             by_text: Row i: each feature's strongest activation (by magnitude, with its sign) on text i.

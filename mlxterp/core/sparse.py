@@ -217,7 +217,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
 
 
 def _stable_order(ids: np.ndarray, limit: int) -> np.ndarray:
-    """What sorts ids in [0, limit), equal ones in the order they have; NumPy sorts 16-bit keys by radix."""
+    """The order that sorts ids in [0, limit), equal ones as they stand; NumPy sorts 16-bit keys by radix."""
     order = np.argsort(ids.astype(np.uint16), kind="stable")  # the low 16 bits
     if limit <= 1 << 16:
         return order

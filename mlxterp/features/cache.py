@@ -103,7 +103,7 @@ class FeatureCache:
     def question(
         self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus
     ) -> CorpusQuestion | None:
-        """What is asked of these tokens, with the entry that answers it; None where nothing is to be kept."""
+        """The question about these tokens, with the entry that answers it; None where nothing is kept."""
         if not self._enabled or getattr(model, "is_hooked", False):
             return None
         tokens = digest_of_arrays({"offsets": corpus.offsets, "tokens": corpus.tokens})
@@ -146,7 +146,7 @@ class FeatureCache:
 
 
 class CorpusQuestion:
-    """One corpus that features are asked of: its entry, or what gathers one from a pass."""
+    """A corpus whose features are asked for: holds its entry, or gathers one from a pass."""
 
     def __init__(self, cache: FeatureCache, key: Key, state: StateDigest, entry: Entry | None):
         self.entry = entry

@@ -43,7 +43,7 @@ class Handle:
         return ()
 
     def detach(self) -> None:
-        """Ends it; again is harmless."""
+        """Detaches it; a second time is harmless."""
         self._attachments.detach(self)
 
     def _check(self) -> None:
@@ -66,7 +66,7 @@ _WATCHING_ONLY: ContextVar[tuple[Attachments, ...]] = ContextVar("mlxterp_watchi
 
 
 class Attachments:
-    """Made by `InterpretableModel`, one for each."""
+    """What is attached to one model; each `InterpretableModel` makes one."""
 
     def __init__(self) -> None:
         self._attached: list[Attached] = []
@@ -76,7 +76,7 @@ class Attachments:
         self._attached.append(thing)
 
     def detach(self, thing: Attached) -> None:
-        """Ends that; nothing happens where it does not act."""
+        """Ends that; does nothing where it does not act."""
         self._attached = [other for other in self._attached if other is not thing]
 
     @property
@@ -95,12 +95,12 @@ class Attachments:
         return found
 
     def steering(self, edits: Sequence[Edit], anatomy: Anatomy) -> SteerBlock:
-        """Within `with` of what this returns, the edits act."""
+        """A block for `with`, within which the edits act."""
         return SteerBlock(self, edits, anatomy)
 
     @contextmanager
     def watching_only(self) -> Iterator[None]:
-        """Within this block attached things change nothing, and those that watch go on."""
+        """Within this block nothing attached changes the model; detectors and text tracking go on."""
         token = _WATCHING_ONLY.set((*_WATCHING_ONLY.get(), self))
         try:
             yield

@@ -34,7 +34,7 @@ class ModelCore(PublicNames):
 
     @property
     def anatomy(self) -> Anatomy:
-        """Its components, run likewise. Nobody watches: that is for calls that are given texts."""
+        """Its components, run likewise. Detectors and text tracking see only calls that are given texts."""
         return with_effects(
             self._plain, [act for act in self._attachments.effects() if not isinstance(act, Watch)]
         )
@@ -49,7 +49,11 @@ class ModelCore(PublicNames):
         return self._feature_cache
 
     def warn_of_acts(self, what: str) -> None:
-        """Warns where something attached, or an open `steer` block, changes the model while so."""
+        """Warns where an attached SAE or hook, or an open `steer` block, changes the model.
+
+        Args:
+            what: What happens meanwhile ("its features are indexed").
+        """
         effects = [act for act in self._attachments.effects() if not isinstance(act, Watch)]
         if effects:
             shown = ", ".join(repr(act) for act in effects[:3]) + (", …" if len(effects) > 3 else "")

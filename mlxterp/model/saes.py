@@ -43,8 +43,8 @@ class SAEMethods(ModelCore):
     ) -> SAE:
         """Loads an SAE of any known format and fits it to this model.
 
-        Its hook is resolved to a component of this model, and what its own library's model does otherwise
-        (centred weights, a norm without its gain) is made up for.
+        Finds the component of this model that its hook means, and corrects for what its own library's model does
+        otherwise (centred weights, a norm without its gain).
 
         Args:
             source: A file or folder; or, where there is none of that name, a release of

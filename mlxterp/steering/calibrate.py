@@ -136,7 +136,7 @@ def calibrate(
 def _editor(
     sae: SAE, feature: int, units: Any, method: str, index: Any, at: str | None
 ) -> Callable[[float], Edit]:
-    """What makes the edit of a strength."""
+    """A function that makes the edit of a strength."""
     if method == "clamp":
         return lambda strength: clamp(sae, feature, strength, units=units, index=index, at=at)
     return lambda strength: add_feature(sae, feature, strength, units, index=index, at=at)

@@ -171,7 +171,7 @@ def _check_pairs(positive: list[str], negative: list[str], form: str) -> None:
 
 
 def _first_component(d: np.ndarray, form: str, length: float, name: str) -> tuple[np.ndarray, float, float]:
-    """Of differences (pairs, width): direction (width,), explained ratio, share of pairs it agrees with."""
+    """The main direction of differences (pairs, width): (width,), explained ratio, share of pairs that agree."""
     limit = _ROUNDING * length
     if not np.any(np.linalg.norm(d, axis=1) > limit):
         raise InputError(

@@ -124,7 +124,7 @@ class Trials:
 
 
 def _largest(values: np.ndarray) -> float:
-    """Of largest magnitude, with its sign; 0 of none."""
+    """The value of largest magnitude, with its sign; 0 where there is none."""
     return float(values[np.abs(values).argmax()]) if len(values) else 0.0
 
 
