@@ -26,9 +26,10 @@ from tests.house.test_public_snapshot import MODULES
 ROOT = Path(mlxterp.__file__).parent
 
 FIRST_CALLS = (
-    "load_demo", "InterpretableModel", "InterpretableModel.components", "InterpretableModel.to_str_tokens",
-    "InterpretableModel.trace", "InterpretableModel.loss", "InterpretableModel.generate",
-    "InterpretableModel.gradients", "InterpretableModel.logit_lens", "InterpretableModel.activation_patching",
+    "load_demo", "InterpretableModel", "InterpretableModel.components", "InterpretableModel.tokenize",
+    "InterpretableModel.to_str_tokens", "InterpretableModel.decode", "InterpretableModel.trace",
+    "InterpretableModel.loss", "InterpretableModel.generate", "InterpretableModel.gradients",
+    "InterpretableModel.logit_lens", "InterpretableModel.activation_patching",
     "InterpretableModel.attribution_patching", "InterpretableModel.load_sae", "InterpretableModel.train_sae",
     "InterpretableModel.get_top_features_for_text", "InterpretableModel.get_top_texts_for_feature",
     "InterpretableModel.visualize_feature_activations", "InterpretableModel.feature_logits",
@@ -60,7 +61,7 @@ def docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str, int]]:
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
         text = ast.get_docstring(node)
         if text is not None and ">>> " in text:
-            yield name, text, node.body[0].lineno
+            yield name, text, node.body[0].lineno - 1
 
 
 EXAMPLES = [
@@ -102,9 +103,8 @@ def test_the_examples_of_a_docstring_run(name, text, line, backend, tmp_path, mo
 
 
 def test_examples_go_on_from_the_names_that_the_package_makes():
-    made: dict[str, Any] = {}
-    run("mlxterp", inspect.getdoc(mlxterp) or "", 1, made)
-    ready = names(made["model"].language_model.backend.name)
+    ready, made = names(mlxterp.get_backend().name), dict[str, Any]()
+    run("mlxterp", inspect.getdoc(mlxterp) or "", 0, made)
     assert {name for name in made if not name.startswith("_")} == set(ready)
     assert (made["texts"], made["ball"]) == (ready["texts"], ready["ball"])
 
