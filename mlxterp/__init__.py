@@ -1,10 +1,14 @@
 """Interpretability of language models on your own machine.
 
-import mlxterp
-model = mlxterp.InterpretableModel("mlx-community/Llama-3.2-1B-Instruct-4bit")
-with model.trace("Paris is the capital of") as t:
-    model.layers[5].mlp.output[:, -1] *= 2
-t.output
+Examples in docstrings go on from these lines; they run offline, on the model that comes with the package:
+
+    >>> import mlxterp
+    >>> model, sae, stories = mlxterp.load_demo()  # or InterpretableModel("hub/repo") and model.load_sae(…)
+    >>> texts = [story for story in stories if len(model.tokenize(story)) <= 256][:40]
+    >>> index = model.build_index(sae, texts, verbose=False)
+    >>> ball = index.search("ball")[0].feature_id  # a feature that fires on the word
+    >>> model.generate("Lily lost her red", max_tokens=1)
+    'ball'
 """
 
 import importlib

@@ -111,7 +111,15 @@ def restrict(change: Callable[[Array], Array], positions: Positions, name: str) 
 
 @names_options
 def zero_out(positions: Positions = None, heads: Positions = None) -> Intervention:
-    """Sets the activation to zero."""
+    """Sets the activation to zero.
+
+    Examples:
+        >>> from mlxterp import interventions
+        >>> with model.trace("Lily lost her red", {"layers.3.attn.z": interventions.zero_out(heads=[0, 1])}) as t:
+        ...     z = model.layers[3].attn.z  # (batch, heads, positions, width)
+        >>> float(abs(z[:, :2]).sum()), tuple(z.shape)
+        (0.0, (1, 6, 5, 32))
+    """
 
     def function(x: Array, where: Where) -> Array:
         backend = backend_of(x)
@@ -122,7 +130,13 @@ def zero_out(positions: Positions = None, heads: Positions = None) -> Interventi
 
 @names_options
 def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
-    """Multiplies the activation by `factor`: a number, or an array that broadcasts to it."""
+    """Multiplies the activation by `factor`: a number, or an array that broadcasts to it.
+
+    Examples:
+        >>> from mlxterp import interventions
+        >>> model.generate("Lily lost her red", max_tokens=2, interventions={"layers.0.mlp": interventions.scale(0.0)})
+        'to to'
+    """
     if factor is None:
         raise InputError("scale(None): expected a number, or an array that broadcasts to the activation.")
     factor, known = _limit(factor, "factor"), set[str]()

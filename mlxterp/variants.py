@@ -44,17 +44,25 @@ class JumpReLU:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """ReLU, then only the k largest of each token; among equals the lowest feature id wins."""
+    """ReLU, then only the k largest of each token; among equals the lowest feature id wins.
+
+    Attributes:
+        k: Features kept of each token.
+        relu: Whether negative ones become 0; False keeps the k largest h as they are.
+    """
 
     k: int
     relu: bool = True
-    """False keeps the k largest h as they are, negative ones too."""
     name: ClassVar[str] = "topk"
 
 
 @dataclass(frozen=True, slots=True)
 class AbsTopK:
-    """The k of largest |h| of each token, with their sign."""
+    """The k of largest |h| of each token, with their sign.
+
+    Attributes:
+        k: Features kept of each token.
+    """
 
     k: int
     name: ClassVar[str] = "abs_topk"
@@ -65,6 +73,9 @@ class BatchTopK:
     """ReLU, then the k * n largest of the n rows of one call; earlier rows win among equals.
 
     For files that store no threshold: what a token shows depends on the rows it is encoded with.
+
+    Attributes:
+        k: Features active on each token, on average.
     """
 
     k: int
@@ -73,7 +84,11 @@ class BatchTopK:
 
 @dataclass(frozen=True, slots=True)
 class GroupMax:
-    """ReLU, then the largest of each of k equal groups of neighbouring features."""
+    """ReLU, then the largest of each of k equal groups of neighbouring features.
+
+    Attributes:
+        k: Number of groups, a divisor of d_hidden.
+    """
 
     k: int
     name: ClassVar[str] = "group_max"
@@ -84,6 +99,12 @@ class MatchingPursuit:
     """Greedily the decoder row that explains most of what is left, again and again (SAELens).
 
     A token is done when its set of features did not change, or when what is left is short.
+
+    Attributes:
+        max_iterations: Rounds at most.
+        residual_threshold: A token is done when what is left is shorter than this; 0 never ends it.
+        stop_on_duplicate_support: Whether a token is done when a round takes a feature that it has already; else
+            when a round adds nothing.
     """
 
     max_iterations: int
@@ -94,14 +115,19 @@ class MatchingPursuit:
 
 @dataclass(frozen=True, slots=True)
 class Temporal:
-    """What attention over earlier tokens does not predict (SAELens); needs whole texts (…, positions, d_model)."""
+    """What attention over earlier tokens does not predict (SAELens); needs whole texts (…, positions, d_model).
+
+    Attributes:
+        n_heads: Heads of the attention over earlier tokens.
+        n_attn_layers: Layers of it.
+        k: Features kept of what is not predicted; None keeps all that are positive.
+        scale: Activations are multiplied by it first, and the reconstruction divided.
+    """
 
     n_heads: int
     n_attn_layers: int
     k: int | None
-    """Features kept of what is not predicted; None keeps all that are positive."""
     scale: float = 1.0
-    """Activations are multiplied by it first, and the reconstruction divided."""
     name: ClassVar[str] = "temporal"
 
 
@@ -124,17 +150,21 @@ NORMALISATIONS = ("none", "layer_norm", "constant_norm")
 
 @dataclass(frozen=True, slots=True)
 class InputForm:
-    """What happens to activations before the encoder, and is undone after the decoder, token by token."""
+    """What happens to activations before the encoder, and is undone after the decoder, token by token.
+
+    Attributes:
+        normalize: "none"; "layer_norm" (x - mean) / (std + 1e-5) with ddof 1; "constant_norm" x * sqrt(d_model) /
+            |x|.
+        center: Whether each token's mean is subtracted first: the SAE was trained on a model whose writing weights
+            were centred.
+        heads: Whether activations may come as (…, heads, d_head), which are flattened head by head.
+        restore: Whether the reconstruction is brought back to the units of x; SAELens's transcoders do not.
+    """
 
     normalize: str = "none"
-    """"none"; "layer_norm" (x - mean) / (std + 1e-5) with ddof 1; "constant_norm" x * sqrt(d_model) / |x|."""
     center: bool = False
-    """Whether each token's mean is subtracted first: the SAE was trained on a model whose writing weights
-    were centred."""
     heads: bool = False
-    """Whether activations may come as (…, heads, d_head), which are flattened head by head."""
     restore: bool = True
-    """Whether the reconstruction is brought back to the units of x; SAELens's transcoders do not."""
 
     def __post_init__(self) -> None:
         for name in ("center", "heads", "restore"):

@@ -24,22 +24,25 @@ _EXTRA = ("threshold", "gate_scale", "b_mag", "value_scale", "W_skip")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SAEWeights:
-    """features = activation((x - b_dec) @ W_enc + b_enc); reconstruction = features @ W_dec + b_dec."""
+    """features = activation((x - b_dec) @ W_enc + b_enc); reconstruction = features @ W_dec + b_dec.
+
+    Attributes:
+        W_enc: float32, (d_model, d_hidden).
+        b_enc: float32, (d_hidden,).
+        W_dec: float32, (d_hidden, d_out): row f is the direction that feature f adds.
+        b_dec: float32, (d_out,).
+        subtract_b_dec: Whether the encoder subtracts b_dec from its input.
+        extra: What a variant adds: "threshold", "gate_scale", "b_mag" (d_hidden,); "value_scale" (d_hidden,), which
+            features are multiplied by once they are selected; "W_skip" (d_model, d_out), for which the
+            reconstruction gains x @ W_skip; "attention.…" of a temporal SAE.
+    """
 
     W_enc: Array
-    """float32, (d_model, d_hidden)."""
     b_enc: Array
-    """float32, (d_hidden,)."""
     W_dec: Array
-    """float32, (d_hidden, d_out): row f is the direction that feature f adds."""
     b_dec: Array
-    """float32, (d_out,)."""
     subtract_b_dec: bool = True
-    """Whether the encoder subtracts b_dec from its input."""
     extra: Mapping[str, Array] = field(default_factory=dict)
-    """What a variant adds: "threshold", "gate_scale", "b_mag" (d_hidden,); "value_scale" (d_hidden,), which
-    features are multiplied by once they are selected; "W_skip" (d_model, d_out), for which the
-    reconstruction gains x @ W_skip; "attention.…" of a temporal SAE."""
 
     def __post_init__(self) -> None:
         """Raises SAEError where shapes do not belong together."""

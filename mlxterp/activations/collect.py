@@ -83,6 +83,11 @@ def collect_activations(
         InputError: No texts, or a setting that cannot be.
         ComponentError: No such component, or it has no single value for each token.
         SAEError: Another collection is in the folder; nothing can be written there.
+
+    Examples:
+        >>> store = mlxterp.collect_activations(model, texts, ["layers.2.mlp"], "store", progress=False)
+        >>> store.components, len(store)
+        (('layers.2.mlp',), 7267)
     """
     batch_tokens, seed = checks.count(batch_tokens, "batch_tokens"), checks.seed(seed)
     if dtype not in DTYPES:

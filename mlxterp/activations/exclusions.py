@@ -88,7 +88,7 @@ def rule_for(model: LanguageModel, component: Component, exclude: Iterable[str] 
 
 
 def check_exclusions(exclude: Any, known: Sequence[str] = EXCLUSIONS) -> tuple[str, ...]:
-    """In the order of `known`.
+    """The names of exclusions, each once, in the order of `known`.
 
     Raises:
         InputError: There is no such exclusion.
@@ -111,7 +111,7 @@ def bos_of(model: LanguageModel) -> int | None:
 
 
 def longest_of(model: LanguageModel, component: Component) -> float:
-    """How long an activation may be that is no sink: ten times the median on the prose, its first token left out."""
+    """The length above which an activation is a sink: ten times the median on the prose, without its first token."""
     found = [model.backend.lengths(part.values) for part in collect(model, prose(model), component)]
     return SINK * float(np.median(np.concatenate(found)[1:]))
 

@@ -360,7 +360,7 @@ def _is_whole(batch: Path, widths: Mapping[str, int], dtype: str, digest: str | 
 
 
 def collections_in(folder: Path) -> set[str]:
-    """Of which collections the batches are that can be read (`write_batch` was told)."""
+    """The collections that the readable batches belong to, by what `write_batch` was told."""
     found = set()
     for path in folder.glob(f"batch_*/{_ROWS}"):
         with suppress(*_DAMAGES):

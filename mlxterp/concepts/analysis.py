@@ -23,41 +23,56 @@ TopTextsOf = Mapping[int, Sequence[tuple[str, float]]]
 
 @dataclass(frozen=True, slots=True)
 class ActiveConcept:
-    """A named feature that is active on a text."""
+    """A named feature that is active on a text.
+
+    Attributes:
+        neuron_idx: The feature, in [0, d_hidden).
+        name: One of its names.
+        confidence: How sure the person is of the name, in [0, 1].
+        activation: The feature's strongest on the text, in the SAE's own scale.
+    """
 
     neuron_idx: int
-    """The feature, in [0, d_hidden)."""
     name: str
     confidence: float
-    """The person's, in [0, 1]."""
     activation: float
-    """The feature's strongest on the text, in the SAE's own scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptConsistency:
-    """How well a concept's features tell its held-out texts from other concepts' texts."""
+    """How well a concept's features tell its held-out texts from other concepts' texts.
+
+    Attributes:
+        hit_rate: Share of its own texts on which one of its features is active.
+        false_alarm_rate: Share of the other concepts' texts on which one of its features is active; None where
+            there are none.
+        n_texts: Number of its own texts.
+        n_hits: Those of its own texts on which one of its features is active.
+        n_other_texts: Number of texts of the other concepts that are not also its own.
+        n_false_alarms: Those of the other concepts' texts on which one of its features is active.
+    """
 
     hit_rate: float
-    """Share of its own texts on which one of its features is active."""
     false_alarm_rate: float | None
-    """Share of the other concepts' texts on which one of its features is active; None where there are none."""
     n_texts: int
-    """Its own texts."""
     n_hits: int
     n_other_texts: int
-    """Texts of the other concepts that are not also its own."""
     n_false_alarms: int
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptReview:
-    """A feature's names beside its first top texts; `print` shows them."""
+    """A feature's names beside its first top texts; `print` shows them.
+
+    Attributes:
+        neuron_idx: The feature, in [0, d_hidden).
+        names: Its names, as they were given.
+        texts: Text and activation, the strongest first.
+    """
 
     neuron_idx: int
     names: tuple[Concept, ...]
     texts: tuple[tuple[str, float], ...]
-    """Text and activation, the strongest first."""
 
     def __str__(self) -> str:
         names = ", ".join(f"{c.name!r} ({c.confidence:g})" for c in self.names) or "no name"

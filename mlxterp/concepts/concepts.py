@@ -108,7 +108,7 @@ class Concepts(ConceptTables):
     # -- questions about held-out texts -------------------------------------------------------
 
     def bind(self, encode: Encode | None) -> None:
-        """Says how texts are encoded; None: not any more. What attaches the SAE to a model calls this.
+        """Sets the function that encodes texts; None removes it. Attaching the SAE to a model calls this.
 
         Args:
             encode: Takes texts; row i of what it returns holds each feature's strongest activation on text i.
@@ -118,7 +118,7 @@ class Concepts(ConceptTables):
         self._encode = encode
 
     def unbind(self, encode: Encode) -> None:
-        """Forgets how texts are encoded, if that is how."""
+        """Removes the function that encodes texts, if it is this one."""
         if self._encode == encode:
             self._encode = None
 

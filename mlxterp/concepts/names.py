@@ -27,12 +27,15 @@ Names = dict[int, list["Concept"]]
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """A person's name for a feature."""
+    """A person's name for a feature.
+
+    Attributes:
+        name: At least one character that is not white space; kept as it was given.
+        confidence: In [0, 1]: how sure the person is.
+    """
 
     name: str
-    """At least one character that is not white space; kept as it was given."""
     confidence: float = 1.0
-    """In [0, 1]: how sure the person is."""
 
 
 def named(concepts: Any, d_hidden: int) -> Names:

@@ -46,6 +46,14 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
     Raises:
         InputError: An id that is no feature id, or an entry of another form.
         SAEError: An id outside `sae`, or `entries` are bound to another SAE.
+
+    Examples:
+        >>> registry = mlxterp.FeatureRegistry({ball: {"name": "ball", "confidence": "high"}})
+        >>> registry.save("sae_features.json").name
+        'sae_features.json'
+        >>> index.labels = mlxterp.FeatureRegistry.load("sae_features.json")
+        >>> index.label(ball)
+        'ball'
     """
 
     def __init__(self, entries: Mapping[Any, Any] | None = None, sae: Any = None):

@@ -71,6 +71,13 @@ class ConceptTables(PublicNames):
 
         Raises:
             InputError: `top_k` is below 1.
+
+        Examples:
+            >>> sae.concepts.enable_text_tracking(top_k=5)
+            >>> with model.attach_sae(sae):
+            ...     logits = model(["Lily lost her red ball.", "The dog was happy."])
+            >>> len(sae.concepts.get_top_texts()) > 100  # features that were active on one of them
+            True
         """
         top_k = checks.count(top_k, "top_k")
         if self._texts is None:
@@ -94,10 +101,10 @@ class ConceptTables(PublicNames):
         return self._beginnings.settled(features, prefixes, marks)
 
     def record(self, texts: Sequence[str], by_text: SparseFeatures) -> None:
-        """Takes texts into account that were run; does nothing while tracking is off.
+        """Takes into account the texts that were run; does nothing while tracking is off.
 
         The result is the same however texts are cut into calls. A text that comes again counts once, with its
-        strongest activation; where that is no stronger than by rounding (1e-5 of it), the first one stays.
+        strongest activation; where it is stronger by rounding only (1e-5 of it), the first one stays.
 
         Args:
             by_text: Row i: each feature's strongest activation (by magnitude, with its sign) on text i.
@@ -171,6 +178,11 @@ class ConceptTables(PublicNames):
             InputError: Anything else, with its line: a file that is no UTF-8 or empty, other columns, no number,
                 a confidence outside [0, 1], an empty name, a feature's name given twice.
             UnknownFeatureError: A feature outside [0, d_hidden).
+
+        Examples:
+            >>> sae.concepts.load_concepts({ball: [{"name": "ball", "confidence": 0.9}], 1470: "dog"})
+            >>> sae.concepts.name_of(1470)
+            'dog'
         """
         self._names = named(concepts, self.d_hidden)
 
@@ -250,6 +262,12 @@ class ConceptTables(PublicNames):
         Raises:
             InputError: `scale` is no finite number, or no feature has that name.
             UnknownFeatureError: There is no such feature.
+
+        Examples:
+            >>> sae.concepts.load_concepts({ball: "ball"})
+            >>> sae.concepts.manipulate_concept("ball", 1.5)  # acts wherever the SAE is attached
+            >>> sae.concepts.scales
+            {741: 1.5}
         """
         factor = checks.finite(scale, "scale")
         for feature in features_of(neuron_idx, self._names, self.d_hidden):

@@ -230,7 +230,7 @@ class TopTexts:
 
 
 def _stronger(group: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of pairs in order: whether each is the first of its group, and whether it exceeds all before it there."""
+    """For pairs in order: whether each is the first of its group, and whether it exceeds all earlier ones there."""
     order = np.argsort(group, kind="stable")
     ordered = group[order]
     first, stronger = np.ones(len(group), dtype=bool), np.ones(len(group), dtype=bool)

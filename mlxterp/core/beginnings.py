@@ -19,7 +19,7 @@ _PAIRS = 64
 
 
 def first_alike(prefixes: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """int64, (n,): the first token that began and was computed as each did; itself, where it is the first.
+    """int64, (n,): for each token the first one with the same beginning and the same computation, perhaps itself.
 
     Args:
         prefixes: uint64, (n,): as `Corpus.prefixes` gives them.

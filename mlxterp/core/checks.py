@@ -112,7 +112,7 @@ def fraction(given: Any, name: str, *, error: type[Exception] = InputError) -> f
 
 
 def temperature(given: Any, name: str = "temperature") -> float:
-    """How much chance has a say in sampling: at least 0; what is near 0 is 0, which takes the likeliest token."""
+    """The temperature of sampling: at least 0. Below 1e-6 it becomes 0, which takes the likeliest token."""
     found = finite(given, name, 0.0)
     return 0.0 if found < GREEDY else found
 

@@ -37,7 +37,7 @@ def cell_of_text(text: str) -> str:
 
 
 def text_of_cell(cell: str) -> str:
-    """The text of which `cell_of_text` made a cell; what it would not have made stays as it is."""
+    """Undoes `cell_of_text`; what that would not have written stays as it is."""
     if cell.startswith("'") and _FORMULA.match(cell, 1):
         cell = cell[1:]
     return _ESCAPE.sub(_character, cell)

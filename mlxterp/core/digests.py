@@ -73,7 +73,7 @@ def digest_of_arrays(arrays: Mapping[str, np.ndarray], *texts: str) -> str:
 
 
 def same_file(path: Path, digest: str) -> None:
-    """Nothing, where a file is the one with this digest.
+    """Compares a file with its digest.
 
     Raises:
         ValueError: It is another one.

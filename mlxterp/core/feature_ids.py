@@ -15,7 +15,7 @@ from .integers import as_integer, scalar
 
 
 class HasFeature(Protocol):
-    """What a search, an example or a card is: something that says which feature it is of."""
+    """Something that names its feature: what a search returned, an example, a card."""
 
     @property
     def feature_id(self) -> int: ...
@@ -44,7 +44,7 @@ def named_feature(given: Any) -> int | None:
 
 
 def _is_measured(given: Any) -> bool:
-    """Whether it is a real number that is no integer by its type: an activation, a likeness."""
+    """Whether its type is of real numbers, not of integers: an activation, a likeness."""
     found = scalar(given)
     return isinstance(found, Real) and as_integer(found) is None and not isinstance(found, bool)
 

@@ -40,14 +40,17 @@ class Site:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Where:
-    """Which tokens of the texts the values of a forward pass belong to."""
+    """Which tokens of the texts the values of a forward pass belong to.
+
+    Attributes:
+        positions: int64, (positions,): absolute position of each column (a chunk of a prompt starts later).
+        lengths: int64, (batch,): tokens of each whole text; None in generation, where the end is open.
+        heads_first: Whether values are per head, (batch, heads, positions, …), instead of (batch, positions, …).
+    """
 
     positions: np.ndarray
-    """int64, (positions,): absolute position of each column (a chunk of a prompt starts later)."""
     lengths: np.ndarray | None
-    """int64, (batch,): tokens of each whole text; None in generation, where the end is open."""
     heads_first: bool = False
-    """Whether values are per head, (batch, heads, positions, …), instead of (batch, positions, …)."""
 
     @classmethod
     def whole(cls, length: int, lengths: np.ndarray) -> Where:

@@ -17,16 +17,19 @@ from ..errors import InputError, UnknownFeatureError
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SparseFeatures:
-    """Active features of n tokens (compressed sparse rows, ids ascending within a row)."""
+    """Active features of n tokens (compressed sparse rows, ids ascending within a row).
+
+    Attributes:
+        indptr: int64, (n + 1,): where each row starts; the last entry is the number of pairs.
+        indices: int32, (pairs,): feature ids in [0, d_hidden), ascending and distinct within a row.
+        values: float32, (pairs,): activations, never 0, in the SAE's own scale.
+        d_hidden: Number of columns: features of the SAE (in a transpose: tokens).
+    """
 
     indptr: np.ndarray
-    """int64, (n + 1,): where each row starts; the last entry is the number of pairs."""
     indices: np.ndarray
-    """int32, (pairs,): feature ids in [0, d_hidden), ascending and distinct within a row."""
     values: np.ndarray
-    """float32, (pairs,): activations, never 0, in the SAE's own scale."""
     d_hidden: int
-    """Number of columns: features of the SAE (in a transpose: tokens)."""
 
     def __post_init__(self) -> None:
         fits = (
@@ -214,7 +217,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
 
 
 def _stable_order(ids: np.ndarray, limit: int) -> np.ndarray:
-    """What sorts ids in [0, limit), equal ones in the order they have; NumPy sorts 16-bit keys by radix."""
+    """The order that sorts ids in [0, limit), equal ones as they stand; NumPy sorts 16-bit keys by radix."""
     order = np.argsort(ids.astype(np.uint16), kind="stable")  # the low 16 bits
     if limit <= 1 << 16:
         return order

@@ -49,7 +49,7 @@ class StoredArray:
 
     @property
     def itemtype(self) -> str:
-        """As which type its numbers are read."""
+        """The type that its numbers are read as."""
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
     @property

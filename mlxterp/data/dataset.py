@@ -36,15 +36,21 @@ END = "<|endoftext|>"
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceDataset:
-    """A data set of the Hugging Face hub, or a local one that `datasets` reads; loaded when it is used."""
+    """A data set of the Hugging Face hub, or a local one that `datasets` reads; loaded when it is used.
+
+    Attributes:
+        name: Repository or folder ("roneneldan/TinyStories").
+        split: Which part of it.
+        text_field: The column that holds the texts.
+        config: Which of its configurations ("wikitext-2-raw-v1").
+        streaming: Read it piece by piece instead of downloading it first; the run then needs `tokens`.
+    """
 
     name: str
     split: str = "train"
     text_field: str = "text"
     config: str | None = None
-    """Which of its configurations ("wikitext-2-raw-v1")."""
     streaming: bool = False
-    """Read it piece by piece instead of downloading it first; the run then needs `tokens`."""
 
     def load(self) -> Any:
         """The `datasets` object.

@@ -17,12 +17,17 @@ FOLDER = Path(__file__).parent
 
 
 class Demo(NamedTuple):
-    """What `load_demo` returns; also unpacks as `model, sae, texts`."""
+    """What `load_demo` returns; also unpacks as `model, sae, texts`.
+
+    Attributes:
+        model: The language model, with its tokenizer.
+        sae: An SAE of the model's residual stream after layer 1.
+        texts: Stories that neither the model nor the SAE was trained on.
+    """
 
     model: InterpretableModel
     sae: SAE
     texts: list[str]
-    """Stories that neither the model nor the SAE was trained on."""
 
     def __repr__(self) -> str:
         return f"Demo({self.model!r}, {self.sae!r}, {len(self.texts)} texts)"
@@ -35,7 +40,13 @@ class Demo(NamedTuple):
 
 
 def load_demo(backend: str | None = None) -> Demo:
-    """The embedded model with its tokenizer, its SAE (`sae.metadata` says where it belongs), and stories."""
+    """The embedded model with its tokenizer, its SAE (`sae.metadata` says where it belongs), and stories.
+
+    Examples:
+        >>> model, sae, stories = mlxterp.load_demo()
+        >>> model.n_layers, model.d_model, sae.component, sae.d_hidden
+        (4, 192, 'layers.1.resid_post', 2048)
+    """
     from ..model.interpretable import InterpretableModel
     from ..sae import SAE
 

@@ -56,7 +56,7 @@ def check_vector(vector: Any) -> np.ndarray:
 
 
 def check_float32(pushes: np.ndarray | None, what: str) -> None:
-    """Raises InputError where an edit adds what is no activation any more."""
+    """Raises InputError where an edit adds more than an activation can hold."""
     if pushes is not None and not (size := float(np.linalg.norm(pushes))) <= checks.LARGEST:
         raise InputError(
             f"{what} adds a vector of length {size:.6g}; its square, which the model's norms take, is more than float32"

@@ -22,10 +22,13 @@ from .checks import check_by_token, check_feature, check_number, check_vector
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Readout:
-    """A number for each token; compare it with a threshold to make a condition."""
+    """A number for each token; compare it with a threshold to make a condition.
+
+    Attributes:
+        component: Where it is read; None is where the edit acts (for a feature: where its SAE was trained).
+    """
 
     component: str | None = None
-    """Where it is read; None is where the edit acts (for a feature: where its SAE was trained)."""
 
     def __gt__(self, threshold: float) -> Condition:
         return Condition(self, check_number(threshold, "The threshold"), True)
@@ -49,7 +52,12 @@ class Readout:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FeatureReadout(Readout):
-    """A feature's activation."""
+    """A feature's activation.
+
+    Attributes:
+        sae: The SAE that encodes.
+        feature: The feature, in [0, sae.d_hidden).
+    """
 
     sae: SAE
     feature: int
@@ -60,10 +68,13 @@ class FeatureReadout(Readout):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DirectionReadout(Readout):
-    """The activation's part along a direction, h·v/‖v‖."""
+    """The activation's part along a direction, h·v/‖v‖.
+
+    Attributes:
+        unit: float32, (width,), of length 1.
+    """
 
     unit: np.ndarray
-    """float32, (width,), of length 1."""
 
     def __repr__(self) -> str:
         return "a direction"
@@ -71,7 +82,13 @@ class DirectionReadout(Readout):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a readout must exceed, or stay below."""
+    """What a readout must exceed, or stay below.
+
+    Attributes:
+        readout: What is read on each token.
+        threshold: The number that it is compared with.
+        above: Whether the edit acts above the threshold; else it acts below.
+    """
 
     readout: Readout
     threshold: float
@@ -97,6 +114,11 @@ def feature(sae: SAE, feature_id: Feature, at: str | None = None) -> FeatureRead
     Raises:
         UnknownFeatureError: `feature_id` lies outside [0, sae.d_hidden).
         SAEError: The SAE is temporal.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> steering.amplify(sae, ball, 2.0, when=steering.feature(sae, 1470) > 0.5)
+        <amplify 2 of feature 741, when feature 1470 > 0.5>
     """
     feature_id = check_feature(sae, feature_id)
     check_by_token(sae)

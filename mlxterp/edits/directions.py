@@ -35,6 +35,12 @@ def add_direction(
 
     Raises:
         InputError: The vector has no direction, or `strength` is not a finite number.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> edit = steering.add_direction(sae.W_dec[ball], 20.0, at="layers.1.resid_post")
+        >>> model.generate("She saw a", max_tokens=1, steer=edit)  # 'big' without it
+        'ball'
     """
     if units not in ("raw", "norm"):
         raise InputError(f"units={units!r}; there are: raw, norm.")

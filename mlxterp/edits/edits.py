@@ -27,16 +27,19 @@ SteeringPositions = Positions | Literal["all", "prompt", "generated"]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Edit(Intervention):
-    """A change of the activation at one component."""
+    """A change of the activation at one component.
+
+    Attributes:
+        component: Path; None leaves it to the SAE's own, or to where the edit is used.
+        positions: Where it acts; None and "all" mean every token, BOS included.
+        when: Acts only on tokens where this holds.
+        preserve_norm: Whether the activation of each token where it acts keeps its length.
+    """
 
     component: str | None = None
-    """Path; None leaves it to the SAE's own, or to where the edit is used."""
     positions: SteeringPositions = None
-    """Where it acts; None and "all" mean every token, BOS included."""
     when: Condition | None = None
-    """Acts only on tokens where this holds."""
     preserve_norm: bool = False
-    """Whether the activation of each token where it acts keeps its length."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", check_positions(self.positions))
@@ -80,13 +83,19 @@ class Edit(Intervention):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FeatureEdit(Edit):
-    """A change of one feature of an SAE: `h + (new - old activation) × W_dec[feature]`, the error kept."""
+    """A change of one feature of an SAE: `h + (new - old activation) × W_dec[feature]`, the error kept.
+
+    Attributes:
+        sae: The SAE whose feature changes.
+        feature: The feature, in [0, sae.d_hidden).
+        kind: What becomes of the feature's activation.
+        number: A factor; an activation; or, for "add_norm", a multiple of each token's length.
+    """
 
     sae: SAE
     feature: int
     kind: Literal["amplify", "clamp", "at_least", "add", "add_norm"]
     number: float
-    """A factor; an activation; or, for "add_norm", a multiple of each token's length."""
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
@@ -118,15 +127,19 @@ class FeatureEdit(Edit):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DirectionEdit(Edit):
-    """A change along a vector: added, projected out, or added where the activation has too little of it."""
+    """A change along a vector: added, projected out, or added where the activation has too little of it.
+
+    Attributes:
+        vector: float32, (width,): the vector.
+        kind: What is done along the vector.
+        number: A strength; for "project_out" the share that stays.
+        threshold: For "threshold_add": h·v/‖v‖ below which it acts.
+    """
 
     vector: np.ndarray
-    """float32, (width,)."""
     kind: Literal["add", "add_norm", "project_out", "threshold_add"]
     number: float
-    """A strength; for "project_out" the share that stays."""
     threshold: float | None = None
-    """For "threshold_add": h·v/‖v‖ below which it acts."""
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)

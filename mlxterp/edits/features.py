@@ -44,6 +44,12 @@ def amplify(
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
         InputError: `factor` is not a finite number.
         SAEError: The SAE is temporal.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> edit = steering.amplify(sae, ball, 3.0)
+        >>> model.generate("Lily has a ball. She likes to", max_tokens=3, steer=edit)  # 'play with it' without it
+        'play with her'
     """
     feature = check_feature(sae, feature)
     check_by_token(sae)
@@ -83,6 +89,12 @@ def clamp(
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
         InputError: `value` is not a finite number, or "max" has no maximum to go by.
         SAEError: The SAE is temporal.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> edit = steering.clamp(sae, ball, 2.0, units="max", index=index)
+        >>> model.generate("She saw a", max_tokens=1, steer=edit)  # 'big' without it
+        'ball'
     """
     feature = check_feature(sae, feature)
     check_by_token(sae)
@@ -110,6 +122,12 @@ def add_feature(
     Raises:
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
         InputError: `strength` is not a finite number; there are no such units; or "max" has no maximum.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> edit = steering.add_feature(sae, ball, 2.0, units="max", index=index)
+        >>> model.generate("She saw a", max_tokens=1, steer=edit)  # 'big' without it
+        'ball'
     """
     feature = check_feature(sae, feature)
     number = check_number(strength, "strength") * _unit(sae, feature, units, index, ("raw", "max", "norm"))

@@ -33,7 +33,7 @@ class Phase:
 
     @staticmethod
     def nothing(edit: FeatureEdit, n: int, floor: np.ndarray | None) -> Phase:
-        """On the tokens of an edit, with nothing done yet to n features."""
+        """A phase on the tokens of an edit that does nothing yet to n features."""
         plus, rows, lengths = np.zeros((3, n), dtype=np.float32)
         return Phase(edit.positions, edit.when, np.ones(n, dtype=np.float32), plus, rows, lengths, floor)
 

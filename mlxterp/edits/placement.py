@@ -80,7 +80,7 @@ def check_width(anatomy: Anatomy, place: Component, width: int, sae: SAE | None 
 
 
 def warn_of_place(anatomy: Anatomy, sae: SAE, component: str) -> None:
-    """Says so where an SAE acts elsewhere than it was trained, with its FVU there."""
+    """Warns where an SAE acts at another component than it was trained on, with its FVU there."""
     if source_of(sae) is not None:
         _warn_of_target(anatomy, sae, component)
         return
@@ -145,7 +145,7 @@ def _name(place: Component) -> str:
 
 
 def check_conflicts(edits: Sequence[Edit]) -> None:
-    """Raises `EditError` where the earlier of two edits would be overwritten by the later.
+    """Raises `EditError` where a later edit would overwrite an earlier one.
 
     Ablating and then amplifying is no conflict (it is ablating), nor are edits with a condition.
     """

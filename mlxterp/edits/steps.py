@@ -164,7 +164,7 @@ class Rows:
 
 
 class Constant:
-    """A vector that is added to every token, kept as native arrays of the dtypes it was asked for in."""
+    """A vector that is added to every token, kept as a native array for each dtype that was asked for."""
 
     def __init__(self, vector: np.ndarray):
         self._vector = vector.astype(np.float32)

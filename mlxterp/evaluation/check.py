@@ -21,39 +21,45 @@ from .subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class SAECheck:
-    """How well an SAE fits a component of a model."""
+    """How well an SAE fits a component of a model.
+
+    Attributes:
+        component: Path of the component.
+        tokens: Number of tokens that count.
+        explained_variance: 1 - sum |x - r|² / sum |x - mean x|², over all tokens but each context's first.
+        fvu: 1 - explained_variance.
+        l0: Active features of a token, on average.
+        dead_share: Share of features active on none of these tokens (few tokens leave many features silent).
+        loss: Cross-entropy of the model, nats for each token.
+        loss_with_sae: The same with the reconstruction in the component's place.
+        loss_recovered_zero: (loss with zeros - loss with SAE) / (loss with zeros - loss); 1 is perfect.
+        loss_recovered_mean: The same against the mean activation, which is the harder comparison.
+        expected: Published or trained figures that the metadata has: l0, explained_variance, loss_recovered_mean, …
+        findings: What is wrong, and the likely cause; empty where all is well.
+        verdict: "good" or "poor" on this component and these texts; see `check`.
+        judged_variance: Explained variance on up to 2048 tokens without sinks (`features.exclusions`): what the
+            verdict is about.
+        untrained_variance: Its control: the same of an SAE of this shape and L0 with random directions. The mean
+            has 0.
+        own_place: The component that the SAE's metadata names, where it is another than `component`.
+    """
 
     component: str
     tokens: int
     explained_variance: float
-    """1 - sum |x - r|² / sum |x - mean x|², over all tokens but each context's first."""
     fvu: float
-    """1 - explained_variance."""
     l0: float
-    """Active features of a token, on average."""
     dead_share: float
-    """Share of features active on none of these tokens (few tokens leave many features silent)."""
     loss: float
-    """Cross-entropy of the model, nats for each token."""
     loss_with_sae: float
-    """The same with the reconstruction in the component's place."""
     loss_recovered_zero: float
-    """(loss with zeros - loss with SAE) / (loss with zeros - loss); 1 is perfect."""
     loss_recovered_mean: float
-    """The same against the mean activation, which is the harder comparison."""
     expected: dict[str, float] = field(default_factory=dict)
-    """Published or trained figures that the metadata has: l0, explained_variance, loss_recovered_mean, …"""
     findings: tuple[str, ...] = ()
-    """What is wrong, and the likely cause; empty where all is well."""
     verdict: str = "good"
-    """"good" or "poor" on this component and these texts; see `check`."""
     judged_variance: float = float("nan")
-    """Explained variance on up to 2048 tokens without sinks (`features.exclusions`): what the
-    verdict is about."""
     untrained_variance: float = float("nan")
-    """Its control: the same of an SAE of this shape and L0 with random directions. The mean has 0."""
     own_place: str | None = None
-    """The component that the SAE's metadata names, where it is another than `component`."""
 
     @property
     def ok(self) -> bool:

@@ -33,51 +33,56 @@ _BINS = 20
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SAEEvaluation:
-    """Figures of an SAE at a component of a model."""
+    """Figures of an SAE at a component of a model.
+
+    Attributes:
+        component: Path of the component.
+        tokens: Number of tokens that count.
+        explained_variance: 1 - sum |y - r|² / sum |y - mean y|², over all tokens at once.
+        fvu: 1 - explained_variance.
+        l0: Active features of a token, on average.
+        l1: Sum of |f| of a token, on average; in the SAE's own scale.
+        cosine: cos(y, r), on average; a token where either is 0 has 0.
+        l2_ratio: |r| / |y|, on average.
+        shrinkage: Relative reconstruction bias, E|r|² / E<y, r>: below 1, reconstructions are too short (NaN where
+            they are 0).
+        dead_share: Share of features active on none of these tokens (few tokens leave many features silent).
+        density: float64, (d_hidden,): share of tokens on which each feature is active.
+        loss: Cross-entropy of the model, nats for each predicted token.
+        loss_with_sae: The same with the reconstruction in the component's place.
+        loss_zero: The same with zeros there.
+        loss_mean: The same with the component's mean over these tokens there.
+        loss_recovered_zero: (loss_zero - loss_with_sae) / (loss_zero - loss); 1 is perfect.
+        loss_recovered_mean: The same against the mean, which is the harder comparison.
+        kl_with_sae: KL(p || p with the reconstruction), nats, on average over what is predicted at replaced tokens.
+        kl_zero: KL(p || p with zeros).
+        kl_mean: KL(p || p with the mean).
+        kl_recovered_zero: (kl_zero - kl_with_sae) / kl_zero; 1 is perfect.
+        kl_recovered_mean: The same against the mean.
+    """
 
     component: str
     tokens: int
-    """How many count."""
     explained_variance: float
-    """1 - sum |y - r|² / sum |y - mean y|², over all tokens at once."""
     fvu: float
-    """1 - explained_variance."""
     l0: float
-    """Active features of a token, on average."""
     l1: float
-    """Sum of |f| of a token, on average; in the SAE's own scale."""
     cosine: float
-    """cos(y, r), on average; a token where either is 0 has 0."""
     l2_ratio: float
-    """|r| / |y|, on average."""
     shrinkage: float
-    """Relative reconstruction bias, E|r|² / E<y, r>: below 1, reconstructions are too short (NaN where they are 0)."""
     dead_share: float
-    """Share of features active on none of these tokens (few tokens leave many features silent)."""
     density: np.ndarray
-    """float64, (d_hidden,): share of tokens on which each feature is active."""
     loss: float
-    """Cross-entropy of the model, nats for each predicted token."""
     loss_with_sae: float
-    """The same with the reconstruction in the component's place."""
     loss_zero: float
-    """The same with zeros there."""
     loss_mean: float
-    """The same with the component's mean over these tokens there."""
     loss_recovered_zero: float
-    """(loss_zero - loss_with_sae) / (loss_zero - loss); 1 is perfect."""
     loss_recovered_mean: float
-    """The same against the mean, which is the harder comparison."""
     kl_with_sae: float
-    """KL(p || p with the reconstruction), nats, on average over what is predicted at replaced tokens."""
     kl_zero: float
-    """KL(p || p with zeros)."""
     kl_mean: float
-    """KL(p || p with the mean)."""
     kl_recovered_zero: float
-    """(kl_zero - kl_with_sae) / kl_zero; 1 is perfect."""
     kl_recovered_mean: float
-    """The same against the mean."""
 
     def denser_than(self, share: float) -> float:
         """Share of features that are active on more than this share of tokens."""

@@ -57,7 +57,7 @@ class Judgement:
 
     @staticmethod
     def of(subject: Subject, l0: float) -> Judgement:
-        """By up to 2048 tokens.
+        """Judges an SAE by up to 2048 tokens.
 
         Args:
             l0: Active features of a token, as measured.

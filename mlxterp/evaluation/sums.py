@@ -31,7 +31,7 @@ _BLOCK = 2**22
 
 
 class Sums:
-    """Added up batch by batch in float64, over all tokens but each context's first.
+    """Sums that grow batch by batch, in float64, over all tokens but each context's first.
 
     y is what the component puts out for a token, r its reconstruction.
     """

@@ -103,7 +103,7 @@ class FeatureCache:
     def question(
         self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus
     ) -> CorpusQuestion | None:
-        """What is asked of these tokens, with the entry that answers it; None where nothing is to be kept."""
+        """The question about these tokens, with the entry that answers it; None where nothing is kept."""
         if not self._enabled or model.described:
             return None
         tokens = digest_of_arrays({"offsets": corpus.offsets, "tokens": corpus.tokens})

@@ -72,7 +72,7 @@ class AttachedSAE(Handle):
         return self.sae.concepts
 
     def detach(self) -> None:
-        """Ends it. Names, texts and scales stay in `sae.concepts`; again is harmless."""
+        """Detaches it; a second time is harmless. Names, texts and scales stay in `sae.concepts`."""
         super().detach()
         self.sae.concepts.unbind(self.encode)  # so that nothing holds the model
 

@@ -29,6 +29,11 @@ class Controller(Hook):
 
     Raises:
         InputError: There is neither a function nor a `modify`, or the function does not take one activation.
+
+    Examples:
+        >>> with model.add_hook(mlxterp.Controller("layers.0.mlp", lambda activation: activation * 0)):
+        ...     model.generate("Lily lost her red", max_tokens=2)
+        'to to'
     """
 
     def __init__(

@@ -38,6 +38,13 @@ class Detector(Hook):
 
     Raises:
         InputError: `function` cannot be called with one or two arguments.
+
+    Examples:
+        >>> detector = mlxterp.Detector("layers.1.mlp", keep=True, statistics=True)
+        >>> with model.add_hook(detector):
+        ...     logits = model(["Lily lost her red ball.", "Tom ran."])
+        >>> [kept.shape for kept in detector.activations], detector.statistics.count
+        ([(7, 192), (4, 192)], 11)
     """
 
     def __init__(

@@ -9,17 +9,23 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ActivationStatistics:
-    """Figures of a component's activations over tokens, for each of its dimensions; all float64, (width,)."""
+    """Figures of a component's activations over tokens, for each of its dimensions; all float64, (width,).
+
+    Attributes:
+        count: Number of tokens.
+        mean: Mean over the tokens.
+        std: Standard deviation of these tokens as they are: the sum of squares is divided by `count`.
+        min: Smallest value.
+        max: Largest value.
+        not_finite: Tokens that were left out, because a number of their activation is NaN or infinite.
+    """
 
     count: int
-    """Tokens."""
     mean: np.ndarray
     std: np.ndarray
-    """Of these tokens as they are: the sum of squares is divided by `count`."""
     min: np.ndarray
     max: np.ndarray
     not_finite: int = 0
-    """Tokens that were left out, because a number of their activation is NaN or infinite."""
 
     def __repr__(self) -> str:
         left_out = f"; {self.not_finite} left out, not finite" if self.not_finite else ""

@@ -56,7 +56,16 @@ Encode = Callable[[Iterable[ShardPlan]], Iterator[tuple[ShardPlan, EncodedShard]
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """See `InterpretableModel.build_index`."""
+    """See `InterpretableModel.build_index`.
+
+    Attributes:
+        n_examples: Examples that are shown of a feature where nothing else is asked.
+        exclude: Tokens that do not count: "bos", "sinks".
+        seed: Decides which tokens co-activation is counted on.
+        shard_tokens: Tokens of a shard, at most; None takes 65,536, or fewer for an SAE with many active features.
+        verbose: Whether a bar is shown where the output is a terminal.
+        workers: Number of processes, by Ray; None runs here.
+    """
 
     n_examples: int = 20
     exclude: Iterable[str] | str = ("bos", "sinks")
@@ -64,7 +73,6 @@ class BuildOptions:
     shard_tokens: int | None = None
     verbose: bool = True
     workers: int | None = None
-    """Processes, by Ray; None runs here."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_examples", checks.count(self.n_examples, "n_examples"))

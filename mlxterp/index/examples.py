@@ -17,23 +17,27 @@ _SAME = 5
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FeatureExample:
-    """A place where a feature is active, with the tokens around it."""
+    """A place where a feature is active, with the tokens around it.
+
+    Attributes:
+        feature_id: The feature.
+        text: The whole text.
+        text_id: Number of the text in the index.
+        position: Position in the text of the token where the feature is strongest.
+        activation: How strongly the feature fires at `position`.
+        tokens: The tokens around that one, as text; itself included.
+        activations: float32, (len(tokens),): how strongly the feature fires on each; 0 where it is not active.
+        start: Position in the text of the first of `tokens`.
+    """
 
     feature_id: int
     text: str
-    """The whole text."""
     text_id: int
-    """Its number in the index."""
     position: int
-    """Position in the text of the token where the feature is strongest."""
     activation: float
-    """How strongly it fires there."""
     tokens: tuple[str, ...]
-    """The tokens around that one, as text; itself included."""
     activations: np.ndarray
-    """float32, (len(tokens),): how strongly the feature fires on each; 0 where it is not active."""
     start: int
-    """Position in the text of the first of `tokens`."""
 
     def to_str(self, mark_toks: bool = True) -> str:
         """The tokens as one line; with `mark_toks`, <<those>> where the feature is active."""

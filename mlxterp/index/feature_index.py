@@ -45,11 +45,17 @@ _TOP_TOKENS = 10
 
 
 class FeatureHit(NamedTuple):
-    """A feature that `FeatureIndex.search` found."""
+    """A feature that `FeatureIndex.search` found.
+
+    Attributes:
+        feature_id: The feature.
+        score: 1 for a name that was given; else how nearly the feature fires on the words and nowhere else, in [0,
+            1].
+        why: What was found: its name, or the words it fires on.
+    """
 
     feature_id: int
     score: float
-    """1 for a name that was given; else how nearly the feature fires on the words and nowhere else, in [0, 1]."""
     why: str
 
 
@@ -71,6 +77,11 @@ class FeatureIndex(IndexBase):
         Raises:
             FeatureIndexError: There is none, it is damaged, incomplete or of another version; or model or SAE
                 are not those it was built with. (Where `add` was interrupted, the index from before opens.)
+
+        Examples:
+            >>> again = mlxterp.FeatureIndex.open(index.path, model, sae)
+            >>> again.top_texts(ball) == index.top_texts(ball)
+            True
         """
         folder = fetched(str(path)) if is_url(path) else Path(path).expanduser()
         meta = read_meta(folder)
@@ -141,6 +152,12 @@ class FeatureIndex(IndexBase):
 
         Raises:
             UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
+
+        Examples:
+            >>> for text, activation, position in index.top_texts(ball, top_k=2):
+            ...     print(round(activation), repr(model.to_str_tokens(text)[position]))
+            11 ' ball'
+            4 ' toys'
         """
         check_top_k(top_k)
         best = self._reader.firings(self.check_feature(feature_id)).strongest_of_each_text()
@@ -165,6 +182,11 @@ class FeatureIndex(IndexBase):
         Raises:
             UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
             InputError: There is no such quantile.
+
+        Examples:
+            >>> [strongest] = index.examples(ball, 1, before=4, after=3)
+            >>> strongest.to_str()
+            ', then gave the<< ball>> a big kick'
         """
         feature_id = self.check_feature(feature_id)
         n = self.n_examples if n is None else n
@@ -212,6 +234,11 @@ class FeatureIndex(IndexBase):
 
         Raises:
             UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
+
+        Examples:
+            >>> stats = index.stats(ball)
+            >>> stats.count, stats.n_tokens, stats.n_texts, stats.top_tokens
+            (6, 7267, 3, ((' toys', 4), (' ball', 2)))
         """
         feature_id = self.check_feature(feature_id)
         firings = self._reader.firings(feature_id)
@@ -232,6 +259,10 @@ class FeatureIndex(IndexBase):
 
         Raises:
             FeatureIndexError: The index was opened without its model and SAE.
+
+        Examples:
+            >>> [feature for feature, activation in index.top_features("Lily lost her red ball.", top_k=5)]
+            [1257, 1641, 1676, 1586, 741]
         """
         check_top_k(top_k)
         source, model = self._with_source(), self._with_source().anatomy.model
@@ -247,6 +278,10 @@ class FeatureIndex(IndexBase):
 
         Raises:
             InputError: The token does not occur in the index.
+
+        Examples:
+            >>> [feature for feature, activation in index.features_for_token("ball", top_k=2)]
+            [741, 1377]
         """
         check_top_k(top_k)
         return searching.features_for_token(self._reader, self._pieces, token, self._tokenize, self.d_hidden)[
@@ -258,6 +293,10 @@ class FeatureIndex(IndexBase):
 
         Raises:
             InputError: The query is empty.
+
+        Examples:
+            >>> [(hit.feature_id, hit.why) for hit in index.search("ball", top_k=2)]
+            [(741, "fires on 'ball'"), (705, "fires on 'ball'")]
         """
         check_top_k(top_k)
         if not isinstance(query, str) or not query.strip():
@@ -277,6 +316,10 @@ class FeatureIndex(IndexBase):
 
         Args:
             by: "decoder": cosine of the decoder rows (needs the SAE); "coactivation": see `coactivation`.
+
+        Examples:
+            >>> [feature for feature, cosine in index.similar(ball, top_k=3)]
+            [691, 986, 972]
         """
         feature_id = self.check_feature(feature_id)
         if by == "coactivation":
@@ -314,7 +357,15 @@ class FeatureIndex(IndexBase):
         return self._with_source().sae.select_diverse(n, max_cos, [self.check_feature(f) for f in among])
 
     def feature(self, feature_id: Feature, n: int | None = None) -> Any:
-        """Everything about one feature on a card (`FeatureCard`): shown in a notebook, printed, or saved as HTML."""
+        """Everything about one feature on a card (`FeatureCard`): shown in a notebook, printed, or saved as HTML.
+
+        Examples:
+            >>> card = index.feature(ball)
+            >>> card.logits.promoted[0][0], card.similar[0][0]
+            (' rolled', 691)
+            >>> card.to_html("card.html").name  # one file, for any browser
+            'card.html'
+        """
         from .cards import card
 
         return card(self, self.check_feature(feature_id), n)

@@ -60,7 +60,7 @@ class Worker:
 def encoded_by_ray(
     source: Source, rule: Rule, workers: int
 ) -> Callable[[Iterable[ShardPlan]], Iterator[tuple[ShardPlan, EncodedShard]]]:
-    """How plans become shards: each is computed by one of the workers; they come back in order.
+    """A function that has workers compute the shards of plans, and gives them back in order.
 
     Raises:
         BackendError: Ray is not installed.

@@ -22,13 +22,19 @@ from .summary import token_pieces
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Source:
-    """What an index is built with."""
+    """What an index is built with.
+
+    Attributes:
+        anatomy: The model's components.
+        sae: The SAE.
+        component: The component that the SAE reads.
+        name: The repo or folder that the model was loaded from.
+    """
 
     anatomy: Anatomy
     sae: SAE
     component: Component
     name: str | None
-    """The repo or folder that the model was loaded from."""
 
     @property
     def model_name(self) -> str | None:

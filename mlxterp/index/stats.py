@@ -15,24 +15,28 @@ _LARGEST_BINS = 64
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FeatureStats:
-    """How often and how strongly a feature fires. Activations of signed SAEs count by magnitude."""
+    """How often and how strongly a feature fires. Activations of signed SAEs count by magnitude.
+
+    Attributes:
+        feature_id: The feature.
+        count: Number of tokens on which it is active.
+        n_tokens: Number of tokens that were counted.
+        n_texts: Number of texts in which it is active.
+        mean: Mean activation where it is active; 0 where it never is.
+        maximum: Activation of largest magnitude; 0 where it is never active.
+        histogram: (int64 (bins,), float64 (bins + 1,)): tokens by activation, and the edges of the bins: four to a
+            doubling, 64 at most. Empty for a feature that is never active.
+        top_tokens: Tokens it fires on most often, and how often.
+    """
 
     feature_id: int
     count: int
-    """Tokens where it is active."""
     n_tokens: int
-    """Tokens that were counted."""
     n_texts: int
-    """Texts in which it is active."""
     mean: float
-    """Mean activation where it is active; 0 where it never is."""
     maximum: float
-    """Activation of largest magnitude; 0 where it is never active."""
     histogram: tuple[np.ndarray, np.ndarray]
-    """(int64 (bins,), float64 (bins + 1,)): tokens by activation, and the edges of the bins: four to a doubling,
-    64 at most. Empty for a feature that is never active."""
     top_tokens: tuple[tuple[str, int], ...]
-    """Tokens it fires on most often, and how often."""
 
     @property
     def density(self) -> float:

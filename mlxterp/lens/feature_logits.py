@@ -51,33 +51,37 @@ class FeatureLogits:
 
     Logits are per unit of activation at a final residual stream of root mean square 1, with their mean over
     the vocabulary taken away (see `mlxterp.lens`).
+
+    Attributes:
+        feature_id: The feature.
+        promoted: (token, logit), largest first; among equals the lower token id. Empty for a direction of zeros.
+        suppressed: (token, logit), smallest first.
+        promoted_ids: Token ids of `promoted`.
+        suppressed_ids: Token ids of `suppressed`.
+        mean: Of the logits over the vocabulary, before it was taken away.
+        sd: Standard deviation of the logits over the vocabulary.
+        skew: Third standardised moment: positive where few tokens are promoted strongly; 0 for a direction of
+            zeros.
+        kurtosis: Fourth standardised moment: 3 for a normal distribution, more where a few tokens stand out.
+        maximum: The largest logit.
+        minimum: The smallest logit.
+        strength: Norm of the decoder row.
+        relative_strength: `strength` as a multiple of the mean norm of the SAE's decoder rows.
     """
 
     feature_id: int
     promoted: TokenLogits
-    """(token, logit), largest first; among equals the lower token id. Empty for a direction of zeros."""
     suppressed: TokenLogits
-    """(token, logit), smallest first."""
     promoted_ids: tuple[int, ...]
-    """Token ids of `promoted`."""
     suppressed_ids: tuple[int, ...]
-    """Token ids of `suppressed`."""
     mean: float
-    """Of the logits over the vocabulary, before it was taken away."""
     sd: float
-    """Standard deviation of the logits over the vocabulary."""
     skew: float
-    """Third standardised moment: positive where few tokens are promoted strongly; 0 for a direction of zeros."""
     kurtosis: float
-    """Fourth standardised moment: 3 for a normal distribution, more where a few tokens stand out."""
     maximum: float
-    """The largest logit."""
     minimum: float
-    """The smallest logit."""
     strength: float
-    """Norm of the decoder row."""
     relative_strength: float
-    """`strength` as a multiple of the mean norm of the SAE's decoder rows."""
 
     def __iter__(self) -> Iterator[TokenLogits]:
         return iter((self.promoted, self.suppressed))
@@ -98,12 +102,20 @@ class RandomDirections:
 
     `maximum`, `minimum` and `sd` are those of directions of norm 1; the lens is linear, so a direction of
     another norm has that many times as much.
+
+    Attributes:
+        n: Number of directions.
+        seed: What decided them.
+        maximum: Largest logit of each direction.
+        minimum: Smallest logit of each direction.
+        sd: Standard deviation of each direction's logits.
+        skew: Third standardised moment of each direction's logits.
+        kurtosis: Fourth standardised moment of each direction's logits.
     """
 
     n: int
     seed: int
     maximum: np.ndarray
-    """Largest logit of each direction."""
     minimum: np.ndarray
     sd: np.ndarray
     skew: np.ndarray

@@ -43,10 +43,16 @@ _CELLS = 1 << 23
 
 
 class LensToken(NamedTuple):
-    """A token that a layer would predict."""
+    """A token that a layer would predict.
+
+    Attributes:
+        text: As it stands after the text's own token; "#17" where the model has no tokenizer.
+        token_id: Its id.
+        logit: What the layer gives it.
+        probability: Its softmax over the whole vocabulary.
+    """
 
     text: str
-    """As it stands after the text's own token; "#17" where the model has no tokenizer."""
     token_id: int
     logit: float
     probability: float
@@ -58,25 +64,28 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
 
     A notebook shows it by itself; `print` shows it in the terminal. `lens.top(layer, position)` is the way in;
     as a mapping it gives what the existing mlxterp does: layer → position → [(token id, logit, text)].
+
+    Attributes:
+        layers: Numbers of the layers, in the order given.
+        positions: Absolute positions in the text.
+        tokens: The text's own token at each of `positions`.
+        ids: int64, (layers, positions, top_k): token ids, likeliest first; among equals the lower id.
+        logits: float32, (layers, positions, top_k).
+        probabilities: float32, (layers, positions, top_k): softmax over the whole vocabulary.
+        texts: Text of each of `ids`.
+        n_tokens: Tokens of the text.
+        n_layers: Layers of the model.
     """
 
     layers: tuple[int, ...]
     positions: tuple[int, ...]
-    """Absolute positions in the text."""
     tokens: tuple[str, ...]
-    """The text's own token at each of `positions`."""
     ids: np.ndarray
-    """int64, (layers, positions, top_k): token ids, likeliest first; among equals the lower id."""
     logits: np.ndarray
-    """float32, (layers, positions, top_k)."""
     probabilities: np.ndarray
-    """float32, (layers, positions, top_k): softmax over the whole vocabulary."""
     texts: tuple[tuple[tuple[str, ...], ...], ...]
-    """Text of each of `ids`."""
     n_tokens: int
-    """Tokens of the text."""
     n_layers: int
-    """Layers of the model."""
 
     def top(self, layer: int, position: int = -1) -> list[LensToken]:
         """The likeliest tokens after a layer, likeliest first.

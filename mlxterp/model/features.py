@@ -45,6 +45,11 @@ def get_top_features_for_text(
             not say.
         exclude: Tokens that do not count: "bos", the tokenizer's beginning-of-text token; "sinks", whose activation
             is over ten times as long as the median on some prose.
+
+    Examples:
+        >>> found = model.get_top_features_for_text("Lily lost her red ball.", sae, exclude=("bos", "sinks"))
+        >>> [feature for feature, activation in found[:5]]
+        [1257, 1641, 1676, 1586, 741]
     """
     sae, place = sae_at(self.session, sae, layer, component)
     return top_features(
@@ -84,6 +89,12 @@ def get_top_texts_for_feature(
         index: Answers from this index (of the same SAE, component and texts) without running the model, by its
             rule of which tokens count.
         exclude: Tokens that do not count, as in `get_top_features_for_text`; without an index None counts all.
+
+    Examples:
+        >>> for text, activation, position in model.get_top_texts_for_feature(ball, sae, texts, top_k=2):
+        ...     print(round(activation), repr(model.to_str_tokens(text)[position]))
+        11 ' ball'
+        4 ' toys'
     """
     sae, place = sae_at(self.session, sae, layer, component)
     if index is not None:
@@ -117,6 +128,13 @@ def visualize_feature_activations(
         feature_ids: One feature or several (ids, or what a search returned), in the order shown; None takes the
             text's `top_k` strongest.
         exclude: Tokens that stay without colour and do not count, as in `get_top_features_for_text`.
+
+    Examples:
+        >>> view = model.visualize_feature_activations("Lily lost her red ball.", sae, feature_ids=[ball])
+        >>> view.tokens[int(view.activations[0].argmax())]
+        ' ball'
+        >>> view.to_html("view.html").name  # one file, for any browser
+        'view.html'
     """
     sae, place = sae_at(self.session, sae, layer, component)
     return view_of_text(
@@ -172,6 +190,11 @@ def feature_logits(
         SAEError: The decoder rows are not as wide as the component, or it does not reach the residual
             stream by a linear map.
         ComponentError: No such component, or the model has more than one residual stream.
+
+    Examples:
+        >>> promoted, suppressed = model.feature_logits(sae, ball, top_k=3)
+        >>> [token for token, logit in promoted]
+        [' rolled', ' jump', ' hard']
     """
     sae, several = opened(self.session, sae), is_several(feature_id)
     ids: Any = feature_id if several else [feature_id]

@@ -65,6 +65,11 @@ def build_index(
         ComponentError: No such component.
         SAEError: The component is not as wide as the SAE's input.
         FeatureIndexError: The folder holds something else; nothing can be written there.
+
+    Examples:
+        >>> index = model.build_index(sae, texts, "story_index", verbose=False)
+        >>> index.n_texts, index.n_tokens, index.excluded
+        (40, 7267, {'bos': 40, 'sinks': 0})
     """
     self.session.warn_of_acts("its features are indexed")
     options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)

@@ -56,6 +56,12 @@ class InterpretableModel(Facade):
         NotALanguageModelError: The object is not a language model.
         InputError: The folder or repo cannot be found or read.
         BackendError: The library that would run it is not installed.
+
+    Examples:
+        >>> from mlxterp.demo import FOLDER
+        >>> model = mlxterp.InterpretableModel(FOLDER / "model")  # or "hub/repo", or (mlx_model, tokenizer)
+        >>> model.n_layers, model.d_model
+        (4, 192)
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, backend: str | None = None):
@@ -116,7 +122,7 @@ class InterpretableModel(Facade):
 
     @property
     def anatomy(self) -> Anatomy:
-        """Its components, run likewise. Nobody watches: that is for calls that are given texts."""
+        """Its components, run likewise. Detectors and text tracking see only calls that are given texts."""
         return self.session.anatomy
 
     @property
@@ -125,7 +131,12 @@ class InterpretableModel(Facade):
         return ModelActivations(self)
 
     def components(self) -> dict[str, str]:
-        """Every component's canonical name → what it is (a module's class, or how it was found)."""
+        """Every component's canonical name → what it is (a module's class, or how it was found).
+
+        Examples:
+            >>> [name for name in model.components() if name.startswith("layers.3.resid")]
+            ['layers.3.resid_pre', 'layers.3.resid_mid', 'layers.3.resid_post']
+        """
         return self.session.plain.table()
 
     def __getattr__(self, name: str) -> Any:
@@ -178,7 +189,12 @@ class InterpretableModel(Facade):
     # -- text and tokens ----------------------------------------------------------------------
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text, as the tokenizer's `encode` gives them: nothing added or removed."""
+        """Token ids of a text, as the tokenizer's `encode` gives them: nothing added or removed.
+
+        Examples:
+            >>> model.tokenize("Lily lost her red ball.")
+            [0, 609, 1344, 317, 809, 557, 14]
+        """
         tokenize = self.session.require_tokenizer() and self.session.tokenize
         return to_batch(text, tokenize).ids[0].tolist() if text else self.session.plain.model.tokenize(text)
 
@@ -190,6 +206,10 @@ class InterpretableModel(Facade):
         """The text of each token: a list for one text, a list of lists for several. Joined, they are the text.
 
         A character that is spread over several tokens stands with the first of them; the others are "".
+
+        Examples:
+            >>> model.to_str_tokens("Lily lost her red ball.")
+            ['<|endoftext|>', 'Lily', ' lost', ' her', ' red', ' ball', '.']
         """
         tokenizer, texts = self.session.require_tokenizer(), several(inputs)
         batch = self.session.batch(inputs if texts is None else texts, check=False)
@@ -198,13 +218,24 @@ class InterpretableModel(Facade):
         return pieces[0] if texts is None else pieces
 
     def decode(self, tokens: Any) -> str:
-        """The text of token ids."""
+        """The text of token ids.
+
+        Examples:
+            >>> model.decode([609, 1344])
+            'Lily lost'
+        """
         return decode(self.session.require_tokenizer(), tokens)
 
     # -- running ------------------------------------------------------------------------------
 
     def __call__(self, inputs: Any) -> Array:
-        """Logits (batch, positions, vocabulary), with what is attached and the open `steer` blocks; no trace acts."""
+        """Logits (batch, positions, vocabulary), with what is attached and the open `steer` blocks; no trace acts.
+
+        Examples:
+            >>> logits = model("Lily lost her red")  # (batch, positions, vocabulary)
+            >>> model.decode(int(logits[0, -1].argmax()))
+            ' ball'
+        """
         inputs = held(inputs)
         batch = self.session.batch(inputs)
         return self.session.running(inputs).model.forward(batch)
@@ -250,7 +281,11 @@ class InterpretableModel(Facade):
         return self.session.attachments.attached
 
     def warn_of_acts(self, what: str) -> None:
-        """Warns where something attached, or an open `steer` block, changes the model while so."""
+        """Warns where an attached SAE or hook, or an open `steer` block, changes the model.
+
+        Args:
+            what: What happens meanwhile ("its features are indexed").
+        """
         self.session.warn_of_acts(what)
 
     # -- what it shows of its predictions -----------------------------------------------------

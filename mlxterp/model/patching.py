@@ -41,6 +41,11 @@ def logit_lens(
         NotFiniteError: Logits are NaN or infinite.
         ComponentError: There is no such layer, or the model has more than one residual stream.
         BackendError: A picture was asked for and matplotlib is not installed.
+
+    Examples:
+        >>> lens = model.logit_lens("Tom was sad because he lost his")
+        >>> [lens.top(layer, -1)[0].text for layer in lens.layers]  # after each layer, at the last token
+        [' mom', ' mom', ' mom', ' toy']
     """
     batch = self.session.batch(text)
     lens = logit_lens_of(self.session.anatomy, batch, layers, top_k, position)
@@ -106,6 +111,13 @@ def activation_patching(
         InputError: Texts that do not correspond, or an argument that cannot be.
         ComponentError: No such component, or one that cannot be edited in this architecture.
         BackendError: A picture was asked for and matplotlib is not installed.
+
+    Examples:
+        >>> clean, corrupted = "Lily lost her ball because", "Tom lost his ball because"
+        >>> she = mlxterp.logit_difference(" she", " he")
+        >>> result = model.activation_patching(clean, corrupted, "resid_post", metric=she, by="position")
+        >>> [result.tokens[place] for place in result.effects.argmax(axis=1)]  # what matters most after each layer
+        ['Lily → Tom', 'Lily → Tom', 'Lily → Tom', ' because']
     """
     clean, corrupted = self.session.batch(clean_text), self.session.batch(corrupted_text)
     found = patching.activation_patching(
@@ -156,6 +168,13 @@ def attribution_patching(
     Raises:
         GradientError: A gradient is not finite.
         InputError, ComponentError, BackendError: As in `activation_patching`.
+
+    Examples:
+        >>> clean, corrupted = "Lily lost her ball because", "Tom lost his ball because"
+        >>> she = mlxterp.logit_difference(" she", " he")
+        >>> result = model.attribution_patching(clean, corrupted, "resid_post", metric=she, by="position")
+        >>> result.effects.shape  # layers, positions
+        (4, 6)
     """
     clean, corrupted = self.session.batch(clean_text), self.session.batch(corrupted_text)
     found = patching.attribution_patching(

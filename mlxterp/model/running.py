@@ -40,6 +40,15 @@ def trace(
     Raises:
         ComponentError: A path that is unknown, ambiguous or never called.
         InputError: Empty input, unknown token ids, or a text longer than learned positions.
+
+    Examples:
+        >>> with model.trace("Lily lost her red") as t:
+        ...     model.layers[0].mlp.output[:, -1] *= 0  # switches the MLP off at the last token
+        ...     late = model.layers[3].resid_post.save()  # reflects the edit
+        >>> tuple(late.shape), tuple(t.output.shape)
+        ((1, 5, 192), (1, 5, 4096))
+        >>> tuple(t.activations["layers.2.attn.pattern"].shape)  # any other, after the block
+        (1, 6, 5, 5)
     """
     inputs = held(inputs)
     batch = self.session.batch(inputs)  # first: it notices replaced modules
@@ -51,6 +60,10 @@ def loss(self: Facade, inputs: Any) -> float:
 
     Raises:
         NotFiniteError: It is NaN or infinite at some token.
+
+    Examples:
+        >>> model.loss("Lily lost her red ball.") < model.loss("ball red her lost Lily.")
+        True
     """
     inputs = held(inputs)
     batch = self.session.batch(inputs)
@@ -96,6 +109,10 @@ def generate(
     Raises:
         InputError: A setting cannot be, before anything runs.
         NotFiniteError: The logits of a token are NaN or infinite; it says of which, and whether an edit acted.
+
+    Examples:
+        >>> model.generate("Once upon a time there was a little", max_tokens=3)
+        'girl named Lily'
     """
     self.session.refresh()
     prompt = held(prompt)
@@ -138,6 +155,12 @@ def gradients(
 
     Raises:
         GradientError: A gradient is not finite.
+
+    Examples:
+        >>> objective = mlxterp.logit_difference(" ball", " doll")
+        >>> found = model.gradients("Lily lost her red", objective, ["layers.1.mlp", "layers.3.attn.z"])
+        >>> {path: tuple(gradient.shape) for path, gradient in found.items()}
+        {'layers.1.mlp': (1, 5, 192), 'layers.3.attn.z': (1, 6, 5, 32)}
     """
     inputs = held(inputs)
     batch = self.session.batch(inputs)

@@ -34,8 +34,8 @@ def load_sae(
 ) -> SAE:
     """Loads an SAE of any known format and fits it to this model.
 
-    Its hook is resolved to a component of this model, and what its own library's model does otherwise
-    (centred weights, a norm without its gain) is made up for.
+    Finds the component of this model that its hook means, and corrects for what its own library's model does
+    otherwise (centred weights, a norm without its gain).
 
     Args:
         source: A file or folder; or, where there is none of that name, a release of
@@ -47,6 +47,12 @@ def load_sae(
     Raises:
         SAEError: It cannot be found or read, or is not as wide as the component.
         ComponentError: This model has no such component.
+
+    Examples:
+        >>> from mlxterp.demo import FOLDER
+        >>> sae = model.load_sae(FOLDER / "sae")  # or ("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+        >>> sae.component, sae.d_hidden
+        ('layers.1.resid_post', 2048)
     """
     self.session.refresh()
     return open_sae(
@@ -142,6 +148,12 @@ def train_sae(
         ComponentError: No such component, or it has no single value for each token.
         SAEError: k does not fit, activations are not finite, training diverges, a run that goes on had
             other settings, or a store is of another model.
+
+    Examples:
+        >>> config = mlxterp.SAETrainConfig(d_hidden=256, k=8, epochs=1)
+        >>> trained = model.train_sae(2, texts, "resid_post", config, verbose=False)
+        >>> print(trained)
+        SAE(topk of layers.2.resid_post: d_model 192, 256 features, k 8)
     """
     settings, options = split_options(
         options, "train_sae", ("layer", "dataset", "component", "config", "save_path", "verbose")

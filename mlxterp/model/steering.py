@@ -38,6 +38,14 @@ def steer(
         ComponentError: No such component.
         SAEError: A component is not as wide as the SAE or vector.
         EditError: Two edits contradict each other.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> model.generate("She saw a", max_tokens=1)
+        'big'
+        >>> with model.steer(steering.add_feature(sae, ball, 2.0, units="max", index=index)):
+        ...     model.generate("She saw a", max_tokens=1)
+        'ball'
     """
     return self.session.steering(edits, at, positions)
 
@@ -70,6 +78,13 @@ def attach_sae(
         InputError: Nothing says where, or there is no such mode.
         ComponentError: No such component.
         SAEError: The component is not as wide as the SAE.
+
+    Examples:
+        >>> sae.concepts.enable_text_tracking(top_k=5)
+        >>> with model.attach_sae(sae):  # or handle = model.attach_sae(sae), then handle.detach()
+        ...     logits = model(["Lily lost her red ball.", "The dog was happy."])
+        >>> [text for text, activation in sae.concepts.get_top_texts(ball)[ball]]
+        ['Lily lost her red ball.']
     """
     self.session.refresh()
     sae = sae if isinstance(sae, SAE) else open_sae(self.session.plain, sae, model_name=self.session.name)
@@ -102,6 +117,13 @@ def add_hook(self: Facade, hook: Hook, *further: Any) -> AttachedHook:
             `Controller(path, function)`.
         ComponentError: No such component, the model never calls it, or it can be read but not reached while the
             model runs.
+
+    Examples:
+        >>> detector = mlxterp.Detector("layers.1.mlp", keep=True)
+        >>> with model.add_hook(detector):  # or handle = model.add_hook(detector), then handle.detach()
+        ...     logits = model("Lily lost her red ball.")
+        >>> detector.activations[0].shape
+        (7, 192)
     """
     if further or isinstance(hook, str):
         path = hook if isinstance(hook, str) else "layers.3.mlp"

@@ -43,29 +43,33 @@ class PatchingResult:
     """The metric with each place of one component patched.
 
     A notebook shows it by itself; `print` shows it in the terminal.
+
+    Attributes:
+        component: Name below a layer.
+        layers: Numbers of the layers, in the order given.
+        by: "layer", "position" or "head".
+        columns: Positions of the corrupted text, or heads; empty by layer.
+        raw: float64, (layers,), or (layers, columns): the metric of the patched run (by attribution: its estimate).
+            NaN where a layer has fewer heads than another.
+        clean: The metric of the clean run.
+        corrupted: The metric of the corrupted run.
+        metric: What was measured, in words.
+        method: "activation patching" or "attribution patching".
+        tokens: Text of the token at each position: the corrupted one, or "clean → corrupted" where they differ.
+        eps: Rounding of one number in the model's dtype, relative.
     """
 
     component: str
-    """Name below a layer."""
     layers: tuple[int, ...]
     by: str
-    """"layer", "position" or "head"."""
     columns: tuple[int, ...]
-    """Positions of the corrupted text, or heads; empty by layer."""
     raw: np.ndarray
-    """float64, (layers,), or (layers, columns): the metric of the patched run (by attribution: its estimate).
-    NaN where a layer has fewer heads than another."""
     clean: float
-    """The metric of the clean run."""
     corrupted: float
-    """The metric of the corrupted run."""
     metric: str
     method: str
-    """"activation patching" or "attribution patching"."""
     tokens: tuple[str, ...] = ()
-    """Text of the token at each position: the corrupted one, or "clean → corrupted" where they differ."""
     eps: float = float(np.finfo(np.float32).eps)
-    """Rounding of one number in the model's dtype, relative."""
 
     @property
     def effects(self) -> np.ndarray:

@@ -67,7 +67,7 @@ def _warn_of_another(anatomy: Anatomy, sae: SAE, fitted: SAE, model_name: str | 
 
 
 def warn_of_another_place(anatomy: Anatomy, sae: SAE, used_on: str) -> None:
-    """Says so where an SAE is used on another component than it was trained on."""
+    """Warns where an SAE is used on another component than it was trained on."""
     trained_on = trained_elsewhere(anatomy, sae, used_on)
     if trained_on is not None:
         own = ""
@@ -236,7 +236,7 @@ def _check_width(anatomy: Anatomy, sae: SAE, place: Component, width: int, does:
 
 
 def other_width(sae: SAE, place: Component, found: int) -> SAEError:
-    """What is raised where a component is `found` wide and the SAE is not."""
+    """The error for an SAE on a component of another width, `found`."""
     return SAEError(
         f"{place.name} puts out {found} numbers for each token, this SAE takes {sae.d_model}"
         f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"

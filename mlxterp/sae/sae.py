@@ -182,6 +182,12 @@ class SAE(PublicNames):
 
         Raises:
             SAEError: The width is not d_model, or an activation is not finite.
+
+        Examples:
+            >>> x = model.trace("Lily lost her red ball.").activations["layers.1.resid_post"]
+            >>> features = sae.encode(x)  # (batch, positions, features)
+            >>> tuple(features.shape), int(features[0, 5].argmax()) == ball
+            ((1, 7, 2048), True)
         """
         call = self.apply(x)
         return call.as_given(call.dense())
@@ -190,6 +196,13 @@ class SAE(PublicNames):
         """As `encode`, with only the active features kept; a row for each token, (…) flattened.
 
         Tokens x d_hidden is never held.
+
+        Examples:
+            >>> x = model.trace("Lily lost her red ball.").activations["layers.1.resid_post"]
+            >>> features = sae.encode_sparse(x)
+            >>> ids, activations = features.row(5)  # the active features of token 5
+            >>> features.n, len(ids), int(ids[activations.argmax()]) == ball
+            (7, 16, True)
         """
         return self.apply(x).sparse()
 
@@ -205,6 +218,11 @@ class SAE(PublicNames):
         Raises:
             SAEError: The features are not this SAE's: their number is not d_hidden; or `like` is
                 needed and missing.
+
+        Examples:
+            >>> x = model.trace("Lily lost her red ball.").activations["layers.1.resid_post"]
+            >>> tuple(sae.decode(sae.encode(x)).shape)
+            (1, 7, 192)
         """
         if not isinstance(features, SparseFeatures):
             features = as_activations(features)
@@ -267,6 +285,10 @@ class SAE(PublicNames):
         """Features whose decoder rows are most alike: (feature id, cosine), most alike first, then the lower id.
 
         Empty for a feature whose row is zero; such features are no one's neighbours.
+
+        Examples:
+            >>> [feature for feature, cosine in sae.similar(ball, top_k=3)]
+            [691, 986, 972]
         """
         return similar(self.W_dec, feature_id, top_k)
 
@@ -339,6 +361,12 @@ class SAE(PublicNames):
             SAEError: Something else is there, the metadata is not JSON, the format cannot hold this variant
                 or dtype, or a weight lies outside float16's range.
             WriteError: Nothing can be written there; an SAE that was there is unchanged.
+
+        Examples:
+            >>> sae.save("my_sae").name
+            'my_sae'
+            >>> mlxterp.SAE.load("my_sae").fingerprint == sae.fingerprint
+            True
         """
         return write_sae(path, self, format, dtype, names)
 
@@ -364,6 +392,11 @@ class SAE(PublicNames):
         Raises:
             SAEError: There is none, its format is not known, it is damaged, or it needs `k`.
             BackendError: A `.pt` file, and PyTorch is not installed.
+
+        Examples:
+            >>> from mlxterp.demo import FOLDER
+            >>> print(mlxterp.SAE.load(FOLDER / "sae"))
+            SAE(topk of layers.1.resid_post: d_model 192, 2048 features, k 16)
         """
         if backend is not None:
             get_backend(backend)
@@ -409,11 +442,22 @@ class SAE(PublicNames):
         return sae
 
     def check(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
-        """`model.check_sae(sae, texts)`: how well it fits a component, with the likely cause where it does not."""
+        """`model.check_sae(sae, texts)`: how well it fits a component, with the likely cause where it does not.
+
+        Examples:
+            >>> sae.check(model, texts[:3]).verdict
+            'good'
+        """
         return _checked_model(model).check_sae(self, texts, component=component, **options)
 
     def evaluate(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
-        """`model.evaluate_sae(sae, texts)`: how good its reconstruction of a component is."""
+        """`model.evaluate_sae(sae, texts)`: how good its reconstruction of a component is.
+
+        Examples:
+            >>> evaluation = sae.evaluate(model, texts[:3])
+            >>> evaluation.l0, round(evaluation.explained_variance, 1)
+            (16.0, 0.9)
+        """
         return _checked_model(model).evaluate_sae(self, texts, component=component, **options)
 
 

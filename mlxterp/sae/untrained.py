@@ -58,7 +58,7 @@ def _rebuilt(x: np.ndarray, d_hidden: int, l0: int, seed: int) -> np.ndarray:
 
 
 def _explained(seen: np.ndarray, judged: np.ndarray, of_seen: np.ndarray, of_judged: np.ndarray) -> float:
-    """Of `judged`, with the mean of `seen` and the scale that suits it best."""
+    """Explained variance of `judged`, with the mean of `seen` and the scale that suits `seen` best."""
     mean = seen.mean(axis=0)
     square = float((of_seen**2).sum())
     scale = float((of_seen * (seen - mean)).sum()) / square if square else 0.0

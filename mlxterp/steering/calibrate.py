@@ -84,6 +84,14 @@ def calibrate(
     Raises:
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
         InputError: A strength is not finite, no maximum is known for units="max", or the model has no tokenizer.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> found = steering.calibrate(
+        ...     model, sae, ball, [1.0, 2.0], index=index, prompts=["She saw a"], max_tokens=10, verbose=False
+        ... )
+        >>> [row["what"] for row in found.table]  # print(found) shows it, with what was written
+        ['unsteered', 'steered', 'steered', 'random direction', 'prompt']
     """
     feature = check_feature(sae, feature)
     session = _session(model)
@@ -129,7 +137,7 @@ def calibrate(
 def _editor(
     sae: SAE, feature: int, units: Any, method: str, index: Any, at: str | None
 ) -> Callable[[float], Edit]:
-    """What makes the edit of a strength."""
+    """A function that makes the edit of a strength."""
     if method == "clamp":
         return lambda strength: clamp(sae, feature, strength, units=units, index=index, at=at)
     return lambda strength: add_feature(sae, feature, strength, units, index=index, at=at)

@@ -24,36 +24,52 @@ _ENOUGH = 0.9
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Strength:
-    """One strength that was tried."""
+    """One strength that was tried.
+
+    Attributes:
+        strength: The strength, in the calibration's units.
+        written: What the model writes with it.
+        kl: KL(unsteered ‖ steered) on neutral text, nats per token.
+    """
 
     strength: float
-    """In the calibration's units."""
     written: Written
     kl: float
-    """KL(unsteered ‖ steered) on neutral text, nats per token."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
 class Calibration:
-    """How strongly a feature can be steered; made by `calibrate`. `print` and notebooks show the table."""
+    """How strongly a feature can be steered; made by `calibrate`. `print` and notebooks show the table.
+
+    Attributes:
+        feature: The feature.
+        units: What strengths are in: "raw", "max" or "norm".
+        method: "add" or "clamp".
+        component: Path of the component that is steered.
+        maximum: The feature's largest activation; None where it was not known.
+        concept: Words that show the concept.
+        strengths: What was tried, the smallest strength first.
+        unsteered: What the model writes by itself.
+        prompting: What the unsteered model writes with the concept's words in front of the prompt.
+        random: What is written along a random direction, as strong as the best strength (as the largest, where none
+            works).
+        output_score: See `steering.output_score`.
+        max_perplexity: How many times as large as that of the unsteered text the perplexity may be.
+        max_repetition: How much larger the share of repeated 3-grams may be.
+        min_effect: How far the readout must rise to count as an effect, as a share of `scale`.
+    """
 
     feature: int
     units: str
     method: str
     component: str
     maximum: float | None
-    """The feature's largest activation; None where it was not known."""
     concept: tuple[str, ...]
-    """Words that show the concept."""
     strengths: tuple[Strength, ...]
-    """Ascending."""
     unsteered: Written
     prompting: Written
-    """The unsteered model, with the concept's words in front of the prompt."""
     random: Written | None = None
-    """A random direction, as strong as the best strength (as the largest, where none works)."""
     output_score: float
-    """See `output_score`."""
     max_perplexity: float
     max_repetition: float
     min_effect: float

@@ -58,6 +58,13 @@ def difference_of_means(
             finite, a text is longer than the model's learned positions (one longer than the positions a
             model was made for is run, with a warning, as in `trace`), or an unknown position.
         ComponentError: No such component, or it has no single value for each token.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> happy, sad = ["The girl was happy.", "Tom laughed."], ["The girl was sad.", "Tom cried."]
+        >>> v = steering.difference_of_means(model, happy, sad, at="layers.2.resid_post")
+        >>> model.generate("The little girl was very", max_tokens=1, steer=steering.add_direction(v, -2.0))
+        'sad'
     """
     positive, negative = sides_of(model, positive, negative)
     sides = run_sides(model, positive, negative, at, position, batch_tokens)
@@ -164,7 +171,7 @@ def _check_pairs(positive: list[str], negative: list[str], form: str) -> None:
 
 
 def _first_component(d: np.ndarray, form: str, length: float, name: str) -> tuple[np.ndarray, float, float]:
-    """Of differences (pairs, width): direction (width,), explained ratio, share of pairs it agrees with."""
+    """The main direction of differences (pairs, width): (width,), explained ratio, share of pairs that agree."""
     limit = _ROUNDING * length
     if not np.any(np.linalg.norm(d, axis=1) > limit):
         raise InputError(

@@ -172,7 +172,7 @@ def _string(reader: Any, key: str) -> str | None:
 
 
 def parse_json(text: str) -> Any:
-    """What a header's JSON says; raises InputError where it is none."""
+    """Reads a header's JSON; raises InputError where it is not JSON."""
     try:
         return strict_json(text)
     except ValueError as error:

@@ -31,18 +31,21 @@ _NGRAM = 3
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Written:
-    """Continuations under some edits, measured by the unsteered model."""
+    """Continuations under some edits, measured by the unsteered model.
+
+    Attributes:
+        texts: Continuations, one for each prompt.
+        readout: float64, (prompts,): the feature's largest activation on the tokens written.
+        concept: float64, (prompts,): share of the tokens written that are the concept's; NaN where none were named.
+        loss: float64, (prompts,): mean -log p of the tokens written, nats.
+        repetition: float64, (prompts,): share of the 3-grams written that were there before.
+    """
 
     texts: tuple[str, ...]
-    """Continuations, one for each prompt."""
     readout: np.ndarray
-    """float64, (prompts,): the feature's largest activation on the tokens written."""
     concept: np.ndarray
-    """float64, (prompts,): share of the tokens written that are the concept's; NaN where none were named."""
     loss: np.ndarray
-    """float64, (prompts,): mean -log p of the tokens written, nats."""
     repetition: np.ndarray
-    """float64, (prompts,): share of the 3-grams written that were there before."""
 
     @property
     def perplexity(self) -> float:
@@ -122,7 +125,7 @@ class Trials:
 
 
 def _largest(values: np.ndarray) -> float:
-    """Of largest magnitude, with its sign; 0 of none."""
+    """The value of largest magnitude, with its sign; 0 where there is none."""
     return float(values[np.abs(values).argmax()]) if len(values) else 0.0
 
 

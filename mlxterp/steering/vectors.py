@@ -23,17 +23,20 @@ from ..errors import InputError
 class SteeringVector:
     """A vector to add to what a component puts out; `numpy.asarray(it)` is the vector.
 
+    Attributes:
+        component: Path of the component whose activations it lives in: `layers.10.resid_post`.
+        vector: float32, (width,), read-only, in the scale of the activations. Given as any array or list of
+            numbers.
+        metadata: How it was made: "method", "model_type", …; whatever JSON can hold.
+
     Raises:
         InputError: No component is named, the vector is not a row of finite numbers, or the metadata is
             no dictionary that JSON can hold.
     """
 
     component: str
-    """Path of the component whose activations it lives in: `layers.10.resid_post`."""
     vector: np.ndarray
-    """float32, (width,), read-only, in the scale of the activations. Given as any array or list of numbers."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """How it was made: "method", "model_type", …; whatever JSON can hold."""
 
     if TYPE_CHECKING:  # any array or list of numbers is taken
 

@@ -74,7 +74,7 @@ class HandedOut:
         return getattr(self.array, "_version", 0) == self.version
 
     def take(self) -> tuple[Operation, ...]:
-        """The operations so far, which are from now on done."""
+        """Hands over the operations so far, which count as done from now on."""
         done = tuple(self.operations)
         self.operations.clear()
         return done

@@ -25,6 +25,12 @@ def logit_difference(correct: int | str, wrong: int | str, position: int = -1) -
         correct: A token id, or text that is one token.
         wrong: Likewise.
         position: Whose prediction is meant; negative ones count from each text's own end.
+
+    Examples:
+        >>> she = mlxterp.logit_difference(" she", " he")
+        >>> found = model.gradients("Lily lost her ball because", she, "layers.1.resid_post")
+        >>> tuple(found["layers.1.resid_post"].shape)
+        (1, 6, 192)
     """
     return LogitDifference(correct, wrong, position)
 

@@ -31,54 +31,62 @@ _HIGHEST = 0.015
 @checks_options
 @dataclass(frozen=True, slots=True)
 class SAETrainConfig:
-    """Settings of one SAE's training. The defaults follow the amount of text (`plan.run_length`) and suit a laptop.
+    """Settings of one SAE's training. The defaults follow the amount of text and suit a laptop.
+
+    Attributes:
+        d_hidden: Number of features; None takes `expansion_factor` x d_model.
+        expansion_factor: d_hidden / d_model, where d_hidden is not given; None means 16.
+        k: Features active on each token: exactly (topk), on average (batchtopk, matryoshka_batchtopk), or what the
+            penalty aims at (jumprelu, relu, gated).
+        architecture: "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "relu" or "gated".
+        tokens: At most this many tokens are used; None uses all.
+        epochs: How often each token is seen; None takes it from the number of tokens: 16 times where there is little
+            text, once from 1.04 million tokens on, and once where `batch_size` is given.
+        batch_size: Tokens in one step; None takes it from the number of tokens: 4096 in long runs.
+        lr: Peak learning rate of Adam; None takes it from width and length of the run.
+        seed: Decides initial weights and the order of tokens.
+        auxk: Weight of the error that dead features are asked to explain; 0 leaves them dead.
+        dead_window: A feature silent for this share of the run is dead (at most 10 million tokens).
+        warmup: Share of the steps in which the learning rate rises (at most 1000 steps).
+        decay: Share of the steps, at the end, in which it falls to 0.
+        normalize: Whether to train in units in which a typical token lies sqrt(d_model) from the mean; the SAE comes
+            out in the activations' own units.
+        sparsity: Weight of the penalty of jumprelu, relu and gated. None: 1 for jumprelu; relu and gated let it
+            follow, so that about k features are active.
+        prefixes: How many first features reconstruct on their own (matryoshka_batchtopk); None takes d_hidden / 16,
+            / 4, and all.
+        bandwidth: Width of the window around a threshold in which it learns, in activations as normalised (jumprelu).
+        target: Path of the component to predict, of the same tokens, which makes a transcoder; None makes an SAE.
+        skip: Whether a transcoder has a linear path from input to output beside the features.
 
     Raises:
         SAEError: A setting cannot be used; the message says what can.
+
+    Examples:
+        >>> config = mlxterp.SAETrainConfig(expansion_factor=4, k=8, architecture="batchtopk")
+        >>> config.width(d_model=192)
+        768
     """
 
     d_hidden: int | None = None
-    """Number of features; None takes `expansion_factor` x d_model."""
     expansion_factor: float | None = None
-    """d_hidden / d_model, where d_hidden is not given; None means 16."""
     k: int = 32
-    """Features active on each token: exactly (topk), on average (batchtopk, matryoshka_batchtopk), or what the
-    penalty is led by (jumprelu, relu, gated)."""
     architecture: str = "topk"
-    """"topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "relu" or "gated"."""
     tokens: int | None = None
-    """At most this many tokens are used; None uses all."""
     epochs: int | None = None
-    """How often each token is seen; None takes it from the number of tokens (`plan.run_length`): 16 times where there
-    is little text, once from 1.04 million tokens on, and once where `batch_size` is given."""
     batch_size: int | None = None
-    """Tokens in one step; None takes it from the number of tokens (`plan.run_length`): 4096 in long runs."""
     lr: float | None = None
-    """Peak learning rate of Adam; None takes it from width and length of the run (`learning_rate`)."""
     seed: int = 0
-    """Decides initial weights and the order of tokens."""
     auxk: float = 1 / 4
-    """Weight of the error that dead features are asked to explain; 0 leaves them dead."""
     dead_window: float = 0.05
-    """A feature silent for this share of the run is dead (at most 10 million tokens)."""
     warmup: float = 0.05
-    """Share of the steps in which the learning rate rises (at most 1000 steps)."""
     decay: float = 0.2
-    """Share of the steps, at the end, in which it falls to 0."""
     normalize: bool = True
-    """Train in units in which a typical token lies sqrt(d_model) from the mean; the SAE comes out in the
-    activations' own units."""
     sparsity: float | None = None
-    """Weight of the penalty of jumprelu, relu and gated. None: 1 for jumprelu; relu and gated let it follow,
-    so that about k features are active."""
     prefixes: tuple[int, ...] | None = None
-    """matryoshka_batchtopk: how many first features reconstruct on their own; None: d_hidden / 16, / 4, and all."""
     bandwidth: float = 2.0
-    """jumprelu: width of the window around a threshold in which it learns (activations as normalised)."""
     target: str | None = None
-    """A transcoder: path of the component to predict, of the same tokens."""
     skip: bool = False
-    """A transcoder with a linear path from input to output beside the features."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:

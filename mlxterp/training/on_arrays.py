@@ -78,6 +78,12 @@ def train_sae(
         InputError: There is no such setting.
         SAEError: x is not (n, d_model), holds NaN or infinite values, k does not fit, the loss stops being
             finite, or a run that goes on had other settings or data.
+
+    Examples:
+        >>> x = mlxterp.collect_activations(model, texts, ["layers.2.mlp"], "store", progress=False)  # or an array
+        >>> trained = mlxterp.train_sae(x, d_hidden=256, k=8, epochs=1, progress=False)
+        >>> print(trained)
+        SAE(topk of layers.2.mlp: d_model 192, 256 features, k 8)
     """
     check_options(settings, [*_SETTINGS, *_PARAMETERS], "train_sae")
     config = config_of(config, settings)

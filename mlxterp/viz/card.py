@@ -72,23 +72,31 @@ class FeatureCard:
     """What is known of one feature: how often it is active, on what, what it promotes, what resembles it.
 
     A notebook shows it by itself; `print` shows it in the terminal; `to_html` writes a file.
+
+    Attributes:
+        feature_id: The feature.
+        label: A person's or model's name for it.
+        stats: How often and how strongly it fires.
+        examples: Groups in the order shown: title, examples.
+        logits: Tokens that it promotes and suppresses; None leaves them out.
+        similar: (feature_id, cosine of the decoder directions, label), most similar first.
+        coactive: (feature_id, Jaccard index: tokens where both are active / tokens where at least one is), largest
+            first.
+        sae_name: What the SAE says of itself.
+        component: Path of the component that the SAE reads.
+        facts: Where the figures come from (data set, tokens, model), shown at the foot.
     """
 
     feature_id: int
     label: str | None
-    """A person's or model's name for it."""
     stats: Stats
     examples: Mapping[str, Sequence[Example]] | Sequence[tuple[str, Sequence[Example]]] = ()
-    """Groups in the order shown: title, examples."""
     logits: Logits | None = None
     similar: Sequence[tuple[int, float, str | None]] = ()
-    """(feature_id, cosine of the decoder directions, label), most similar first."""
     coactive: Sequence[tuple[int, float]] = ()
-    """(feature_id, Jaccard index: tokens where both are active / tokens where at least one is), largest first."""
     sae_name: str = ""
     component: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Where the figures come from (data set, tokens, model), shown at the foot."""
 
     # -- in a notebook and as a file ----------------------------------------------------------
 

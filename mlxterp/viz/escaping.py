@@ -91,7 +91,7 @@ def own_token(token: str) -> str:
 
 
 def _kept(text: str) -> set[int]:
-    """Where unseen characters stand that belong to what is seen."""
+    """Places of unseen characters that belong to what is seen."""
     emoji = {i for found in _EMOJI.finditer(text) for i in range(*found.span())}
     return emoji | {i.start() for i in _UNSEEN.finditer(text) if _spells(text, i.start(), i[0])}
 

@@ -18,11 +18,15 @@ from .token_view import TokenView
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with some text under it."""
+    """A heading with some text under it.
+
+    Attributes:
+        title: The heading.
+        text: Plain text; its line breaks are kept.
+    """
 
     title: str
     text: str = ""
-    """Plain text; its line breaks are kept."""
 
     def fragment(self, level: int = 2, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet; the heading is of this `level`."""
@@ -33,13 +37,17 @@ class Section:
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
 class FeatureReport:
-    """Cards, token views and sections of text on one page."""
+    """Cards, token views and sections of text on one page.
+
+    Attributes:
+        title: Heading of the page.
+        parts: In the order shown. Cards of features that other cards name as similar are linked.
+        intro: Plain text under the title.
+    """
 
     title: str
     parts: Sequence[FeatureCard | TokenView | Section]
-    """In the order shown. Cards of features that other cards name as similar are linked."""
     intro: str = ""
-    """Plain text under the title."""
 
     def fragment(self, level: int = 2, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet: the title, what is on the page, then its parts."""

@@ -24,20 +24,22 @@ class TokenView:
 
     A notebook shows it by itself; `print` shows it in the terminal; `to_html` writes a file. Positive
     activations are orange, negative ones blue; the strongest token is underlined.
+
+    Attributes:
+        tokens: Text of each token; "" for those that only finish a character begun before.
+        feature_ids: In the order in which they are shown.
+        activations: float32, (features, tokens): 0 where not active, in the SAE's own scale.
+        labels: Names of features, where they have one.
+        maxima: Activation that gets the full colour, by feature; by default its largest in this text.
+        component: Path of the component that the SAE read.
     """
 
     tokens: tuple[str, ...]
-    """Text of each token; "" for those that only finish a character begun before."""
     feature_ids: tuple[int, ...]
-    """In the order in which they are shown."""
     activations: np.ndarray
-    """float32, (features, tokens): 0 where not active, in the SAE's own scale."""
     labels: Mapping[int, str] | None = None
-    """Names of features, where they have one."""
     maxima: Mapping[int, float] | None = None
-    """Activation that gets the full colour, by feature; by default its largest in this text."""
     component: str = ""
-    """Path of the component that the SAE read."""
 
     def __post_init__(self) -> None:
         shape = (len(self.feature_ids), len(self.tokens))

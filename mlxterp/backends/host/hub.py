@@ -56,7 +56,7 @@ def place_of(source: str | os.PathLike) -> str:
 
 @contextmanager
 def asking(place: str) -> Iterator[None]:
-    """What loads a model within the block asks the hub, or only its cache where the hub cannot be reached.
+    """Within the block models are loaded from the hub, or from its cache where the hub cannot be reached.
 
     Args:
         place: As `place_of` gives it; of a folder nothing is asked.

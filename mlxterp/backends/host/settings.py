@@ -24,7 +24,7 @@ LOCAL_THETA = "rope_local_base_freq"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting under all names that it has; reading one of them is reading it."""
+    """One setting under all its names; reading any of them reads it."""
 
     names: tuple[str, ...]
     neutral: Callable[[Any], bool]

@@ -15,7 +15,7 @@ from .tree import ModuleTree
 
 
 def state_digest(model: nn.Module) -> StateDigest | None:
-    """Of every array and setting of every module; None where one cannot be read."""
+    """Digests every array and setting of every module; None where one cannot be read."""
     found = StateHash(_array, lambda value: isinstance(value, nn.Module))
     try:
         for path, node in ModuleTree(model).by_path.items():
@@ -30,7 +30,7 @@ def state_digest(model: nn.Module) -> StateDigest | None:
 
 
 def weights_digest(model: nn.Module) -> WeightsDigest | None:
-    """Of what `model.parameters()` holds."""
+    """Digests what `model.parameters()` holds."""
     found = WeightsHash("mlx")
     flat: Any = tree_flatten(model.parameters())
     for name, value in sorted(flat, key=lambda item: item[0]):

@@ -14,7 +14,7 @@ from .tree import ModuleTree
 
 
 def state_digest(model: nn.Module) -> StateDigest | None:
-    """Of every tensor, setting and hook of every module; None where one cannot be read."""
+    """Digests every tensor, setting and hook of every module; None where one cannot be read."""
     found = StateHash(_array, lambda value: isinstance(value, nn.Module))
     try:
         for path, node in ModuleTree(model).by_path.items():
@@ -26,7 +26,7 @@ def state_digest(model: nn.Module) -> StateDigest | None:
 
 
 def weights_digest(model: nn.Module) -> WeightsDigest | None:
-    """Of the parameters and buffers that its state holds; None where one cannot be read."""
+    """Digests the parameters and buffers of the model's state; None where one cannot be read."""
     found = WeightsHash("torch")
     try:
         for name, value in sorted(model.state_dict(keep_vars=True).items()):

@@ -24,10 +24,13 @@ _IGNORED = {"padding": (True, "longest"), "truncation": (True, False), "return_t
 
 @dataclass(frozen=True, eq=False, slots=True)
 class InferenceOutput:
-    """What a pass gives; `output[0]` and `output["logits"]` are its logits too."""
+    """What a pass gives; `output[0]` and `output["logits"]` are its logits too.
+
+    Attributes:
+        logits: Native, (batch, longest, vocabulary); beyond a text's end undefined.
+    """
 
     logits: Array
-    """Native, (batch, longest, vocabulary); beyond a text's end undefined."""
 
     def __getitem__(self, key: int | str) -> Array:
         if key in (0, "logits"):

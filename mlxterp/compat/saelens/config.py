@@ -13,26 +13,38 @@ from .names import HookTable, lens_name
 
 @dataclass(slots=True)
 class HookedTransformerConfig:
-    """Facts of a model; only `default_prepend_bos` has an effect when it is changed."""
+    """Facts of a model; only `default_prepend_bos` has an effect when it is changed.
+
+    Attributes:
+        model_name: Repository or folder it was loaded from, or its type.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        n_heads: Attention heads of a layer; None without attention.
+        d_head: Width of one head; None for a model without attention that can be read.
+        n_key_value_heads: Where heads are grouped; else None.
+        d_mlp: Width of the MLP's hidden layer; None where none can be read.
+        d_vocab: Tokens that can be read.
+        d_vocab_out: Tokens that can be predicted.
+        n_ctx: Longest text that the model was made for; None where it does not say.
+        device: "cpu", "cuda:0"; "gpu" or "cpu" for MLX, whose arrays are where its default device is.
+        dtype: Of the residual stream ("float32").
+        default_prepend_bos: Whether text gets the tokenizer's BOS in front, where it has one.
+        tokenizer_prepends_bos: Whether the tokenizer puts its BOS in front by itself.
+    """
 
     model_name: str
     n_layers: int
     d_model: int
     n_heads: int | None
     d_head: int | None
-    """Width of one head; None for a model without attention that can be read."""
     n_key_value_heads: int | None
-    """Where heads are grouped; else None."""
     d_mlp: int | None
     d_vocab: int
     d_vocab_out: int
     n_ctx: int | None
-    """Longest text that the model was made for; None where it does not say."""
     device: str
-    """"cpu", "cuda:0"; "gpu" or "cpu" for MLX, whose arrays are where its default device is."""
     dtype: str
     default_prepend_bos: bool = True
-    """Whether text gets the tokenizer's BOS in front, where it has one."""
     tokenizer_prepends_bos: bool = False
 
 

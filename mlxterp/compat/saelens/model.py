@@ -32,7 +32,12 @@ NamesFilter = Name | Sequence[str] | None
 
 
 class Output(NamedTuple):
-    """What `return_type="both"` gives."""
+    """What `return_type="both"` gives.
+
+    Attributes:
+        logits: Native, (batch, positions, vocabulary).
+        loss: Mean cross-entropy of the predicted tokens, nats.
+    """
 
     logits: Array
     loss: Array

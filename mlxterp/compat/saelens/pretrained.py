@@ -32,20 +32,28 @@ def hub_name(model_name: str) -> str:
 
 @dataclass(frozen=True)
 class PretrainedSAELookup:
-    """One release of published SAEs; dictionaries are by SAE id."""
+    """One release of published SAEs; dictionaries are by SAE id.
+
+    Attributes:
+        release: Its name.
+        repo_id: Repository on the Hugging Face hub: owner/name.
+        model: As SAELens calls it, where that is a short name.
+        conversion_func: Format of the files; None for SAELens's own.
+        saes_map: Paths in the repository.
+        expected_var_explained: As published; 1.0 where nothing is.
+        expected_l0: As published; 0.0 where nothing is.
+        neuronpedia_id: Names on Neuronpedia; None where an SAE is not there.
+        norm_scaling_factor: What activations are multiplied by first, of the SAEs that need it.
+        config_overrides: What takes precedence over the configuration in the repository.
+    """
 
     release: str
     repo_id: str
     model: str
-    """As SAELens calls it, where that is a short name."""
     conversion_func: str | None
-    """Format of the files; None for SAELens's own."""
     saes_map: dict[str, str] = field(default_factory=dict)
-    """Paths in the repository."""
     expected_var_explained: dict[str, float] = field(default_factory=dict)
-    """As published; 1.0 where nothing is."""
     expected_l0: dict[str, float] = field(default_factory=dict)
-    """As published; 0.0 where nothing is."""
     neuronpedia_id: dict[str, str | None] = field(default_factory=dict)
     norm_scaling_factor: dict[str, float] = field(default_factory=dict)
     config_overrides: dict[str, Any] | None = None

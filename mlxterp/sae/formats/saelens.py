@@ -238,7 +238,7 @@ def _jumprelu(arrays: Arrays, config: Settings, k: int | None) -> tuple[SAEWeigh
 
 
 def _threshold(arrays: Arrays, weights: SAEWeights) -> dict[str, np.ndarray]:
-    """By value, or by its logarithm as older checkpoints store it."""
+    """The thresholds, given as they are or, in older checkpoints, by their logarithms."""
     n = weights.W_enc.shape[1]
     if "threshold" not in arrays and "log_threshold" in arrays:
         return {"threshold": np.exp(arrays.take({"log_threshold": "n"}, {"n": n})["log_threshold"])}

@@ -322,7 +322,7 @@ class Arrays(Mapping[str, Any]):
         return int(value)
 
     def _shape_of_numbers(self, name: str, kinds: str) -> tuple[int, ...]:
-        """Of an array whose numbers are of these kinds (NumPy's letters)."""
+        """Shape of an array, whose numbers must be of these kinds (NumPy's letters)."""
         value = self._held[name]
         array = value if isinstance(value, StoredArray) else np.asarray(value)
         kind = array.kind if isinstance(array, StoredArray) else array.dtype.kind

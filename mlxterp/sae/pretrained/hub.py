@@ -187,7 +187,7 @@ def _answered(error: BaseException | None) -> bool:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """Of the hub's answer, where it gave one."""
+    """HTTP status of the hub's answer; None where it gave none."""
     response = getattr(error, "response", None)
     return None if response is None else response.status_code
 

@@ -25,38 +25,43 @@ TABLE = Path(__file__).with_name("table.json.gz")
 
 @dataclass(frozen=True, slots=True)
 class PretrainedSAE:
-    """One published SAE or transcoder, under the names SAELens gave it."""
+    """One published SAE or transcoder, under the names SAELens gave it.
+
+    Attributes:
+        release: The release that it belongs to.
+        sae_id: Unique within its release.
+        repo_id: Repository on the Hugging Face hub: owner/name.
+        path: Within the repository, "/" between parts: the folder with the SAE's files. Of the formats
+            circuit_tracer, circuit_tracer_clt (encoder), qwen_scope, kissane, goodfire and deepseek: the file.
+        model: Hub name of the language model it was trained on.
+        hook: Where it reads, in TransformerLens's names ("blocks.10.hook_resid_post"); None where only a file in
+            the repository says it.
+        loader: Format of the files; a key of `FILES`.
+        hook_out: Where a transcoder writes; None for SAEs, and where only a file in the repository says it.
+        norm_scaling_factor: Activations times this have a mean norm of √d_model. It belongs into the weights only
+            where the configuration in the repository says `normalize_activations: expected_average_only_in`.
+        l0: Features active on each token, as published: measured, or what the training aimed at.
+        variance_explained: Share, as published; 1 is all.
+        neuronpedia_id: Its name on Neuronpedia; None where it is not there.
+        config_overrides: What takes precedence over the configuration in the repository.
+        model_kwargs: How TransformerLens is to change the model. Under `center_writing_weights` the SAE expects
+            activations from which each token's mean over d_model is subtracted.
+    """
 
     release: str
     sae_id: str
-    """Unique within its release."""
     repo_id: str
-    """Repository on the Hugging Face hub: owner/name."""
     path: str
-    """Within the repository, "/" between parts: the folder with the SAE's files. Of the formats
-    circuit_tracer, circuit_tracer_clt (encoder), qwen_scope, kissane, goodfire and deepseek: the file."""
     model: str
-    """Hub name of the language model it was trained on."""
     hook: str | None
-    """Where it reads, in TransformerLens's names ("blocks.10.hook_resid_post"); None where only a
-    file in the repository says it."""
     loader: str
-    """Format of the files; a key of `FILES`."""
     hook_out: str | None = None
-    """Where a transcoder writes; None for SAEs, and where only a file in the repository says it."""
     norm_scaling_factor: float | None = None
-    """Activations times this have a mean norm of √d_model. It belongs into the weights only where the
-    configuration in the repository says `normalize_activations: expected_average_only_in`."""
     l0: float | None = None
-    """Features active on each token, as published: measured, or what the training aimed at."""
     variance_explained: float | None = None
-    """Share, as published; 1 is all."""
     neuronpedia_id: str | None = None
     config_overrides: dict[str, Any] = field(default_factory=dict, hash=False)
-    """What takes precedence over the configuration in the repository."""
     model_kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
-    """How TransformerLens is to change the model. Under `center_writing_weights` the SAE expects
-    activations from which each token's mean over d_model is subtracted."""
 
 
 FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -96,6 +101,11 @@ def pretrained_saes(
 
     Raises:
         InputError: An argument is of another type, or `limit` is below 1.
+
+    Examples:
+        >>> [found] = mlxterp.pretrained_saes("blocks.8.hook_resid_pre", release="gpt2-small-res-jb")
+        >>> found.sae_id, found.repo_id  # model.load_sae(found.release, found.sae_id) brings it
+        ('blocks.8.hook_resid_pre', 'jbloom/GPT2-Small-SAEs-Reformatted')
     """
     for name, value in (("query", query), ("model", model), ("release", release)):
         if not (value is None or isinstance(value, str)):
