@@ -109,7 +109,7 @@ def test_divergence_is_that_of_next_tokens(demo):
 
 def test_words_are_whole_sequences_without_what_opens_a_text(demo):
     model = demo[0]
-    sequences = _sequences_of(model, ("ball", "Tyrannosaurus"))
+    sequences = _sequences_of(model.session, ("ball", "Tyrannosaurus"))
     opening = model.tokenize("")
     assert not any(token in sequence for token in opening for sequence in sequences)
     name = model.tokenize(" Tyrannosaurus")[len(opening) :]
