@@ -92,11 +92,11 @@ def _attach(model: InterpretableModel, sae: SAE, texts: list[str]) -> None:
         model(texts[0])
 
 
-def _train(model: InterpretableModel, sae: SAE, texts: list[str]) -> None:
+def _train(model: InterpretableModel, _sae: SAE, texts: list[str]) -> None:
     model.train_sae(1, texts, "mlp", d_hidden=64, k=4, tokens=1024, batch_size=256, verbose=False)
 
 
-def _load(model: InterpretableModel, sae: SAE, texts: list[str]) -> None:
+def _load(model: InterpretableModel, _sae: SAE, _texts: list[str]) -> None:
     model.load_sae(FOLDER / "sae")
 
 
