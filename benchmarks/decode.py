@@ -51,7 +51,7 @@ def jobs_for(task: Task, k: int) -> dict[str, Callable[[], Any]]:
     return jobs
 
 
-def backward_jobs(task: Task, k: int) -> dict[str, Callable[[], Any]]:
+def backward_jobs(task: Task, _k: int) -> dict[str, Callable[[], Any]]:
     """Gradients of all weights from those of the reconstruction."""
     sae, x = task.sae, task.x
     mlx, torch_wing = mlxterp.get_backend("mlx"), mlxterp.get_backend("torch")

@@ -126,7 +126,7 @@ class Trainee:
     """As the library reports them."""
     train: Callable[[], Any]
     export: Callable[[], Exported]
-    save: Callable[[str], Any] = lambda folder: None
+    save: Callable[[str], Any] = lambda _folder: None
     """Writes the SAE in the library's own format."""
 
 

@@ -121,7 +121,7 @@ def zero_out(positions: Positions = None, heads: Positions = None) -> Interventi
         (0.0, (1, 6, 5, 32))
     """
 
-    def function(x: Array, where: Where) -> Array:
+    def function(x: Array, _where: Where) -> Array:
         backend = backend_of(x)
         return backend.where(np.array(False), x, backend.put(np.zeros((), np.float32), x))
 
@@ -142,10 +142,10 @@ def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> 
     factor, known = _limit(factor, "factor"), set[str]()
     if not isinstance(factor, float):
         return Intervention(
-            lambda x, where: x * _fitting(factor, x, "scale", known), positions, heads, "scale"
+            lambda x, _where: x * _fitting(factor, x, "scale", known), positions, heads, "scale"
         )
 
-    def function(x: Array, where: Where) -> Array:
+    def function(x: Array, _where: Where) -> Array:
         check_fits(factor, x, f"scale({factor:g})")
         return x * factor
 
@@ -157,7 +157,7 @@ def add_vector(vector: Any, positions: Positions = None, heads: Positions = None
     """Adds `vector`, which broadcasts to the activation (usually (d_model,))."""
     known: set[str] = set()
     return Intervention(
-        lambda x, where: x + _fitting(vector, x, "add_vector", known), positions, heads, "add_vector"
+        lambda x, _where: x + _fitting(vector, x, "add_vector", known), positions, heads, "add_vector"
     )
 
 
@@ -167,7 +167,7 @@ def replace_with(value: Any, positions: Positions = None, heads: Positions = Non
 
     known: set[str] = set()
 
-    def function(x: Array, where: Where) -> Array:
+    def function(x: Array, _where: Where) -> Array:
         return backend_of(x).where(np.array(False), x, _fitting(value, x, "replace_with", known))
 
     return Intervention(function, positions, heads, "replace_with")
@@ -187,7 +187,7 @@ def clamp(
     if low is not None and high is not None and np.any(to_numpy(low) > to_numpy(high)):
         raise InputError(f"clamp({low}, {high}): the lower limit is above the upper one.")
 
-    def function(x: Array, where: Where) -> Array:
+    def function(x: Array, _where: Where) -> Array:
         backend, plain = backend_of(x), (int, float, type(None))
         if isinstance(low, plain) and isinstance(high, plain):
             check_fits([limit for limit in (low, high) if limit is not None], x, "clamp")

@@ -40,7 +40,7 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_call() -> Generator[None, object, object]:
     """A test that needs a backend which is not installed is skipped, with the reason."""
     try:
         return (yield)

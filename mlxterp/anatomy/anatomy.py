@@ -221,7 +221,7 @@ class _Stream:
                 " is what was added before it. Edit resid_pre or the sublayer's modules instead."
             )
 
-            def no_edits(change: Change, call: int | None) -> Sequence[SiteEdit]:
+            def no_edits(_change: Change, _call: int | None) -> Sequence[SiteEdit]:
                 raise raise_on_edit
 
             return Component(self.name, (middle,), lambda v: v[0], no_edits, last_call_only=True)

@@ -206,7 +206,7 @@ def _itemsize(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-def _parameter(data: Any, *rest: Any) -> Any:
+def _parameter(data: Any, *_rest: Any) -> Any:
     return data
 
 

@@ -64,7 +64,7 @@ def site_edits(anatomy: Anatomy, changes: Sequence[Change], prompt: int | None =
         component = anatomy.component(component_of(placed))
         place = places.setdefault(component.place, _Place(component))
         place.add(placed, anatomy)
-    return [edit for place in places.values() for edit in place.site_edits(anatomy)]
+    return [edit for place in places.values() for edit in place.site_edits()]
 
 
 def component_of(change: Change) -> str:
@@ -149,7 +149,7 @@ class _Place:
             self.reads.append(component)
         return component.name
 
-    def site_edits(self, anatomy: Anatomy) -> list[SiteEdit]:
+    def site_edits(self) -> list[SiteEdit]:
         steps = [step for group in self.groups if (step := _step(group)) is not None]
         if not steps:
             return []

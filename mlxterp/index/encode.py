@@ -59,7 +59,7 @@ def counted(
 
 def encode_shard(
     model: LanguageModel, plan: ShardPlan, sae: SAE, component: Component, rule: Rule,
-    ran: Callable[[float], object] = lambda share: None,
+    ran: Callable[[float], object] = lambda _share: None,
 ) -> EncodedShard:  # fmt: skip
     """Runs the model over a shard's pieces.
 

@@ -306,7 +306,7 @@ class _Unusable:
             raise AttributeError(name)
         raise BackendError(self._reason)
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, *_args: Any, **_options: Any) -> Any:
         raise BackendError(self._reason)
 
 

@@ -67,7 +67,7 @@ class ComponentProxy(NotCopied):
     def __setitem__(self, index: Any, value: Any) -> None:
         raise ComponentError(f"{self._path} is a module; its value is {self._path}.output[…].")
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, *_arguments: Any, **_options: Any) -> Any:
         self._anatomy.names.resolve(self._path.rpartition(".")[0] or self._path)
         raise ComponentError(
             f"{self._path} cannot be called. A component's value has methods: …output.save(); what exists is"

@@ -211,11 +211,11 @@ class Trace(NotCopied, PublicNames):
         if given is not None and given.component.name == component.name and self._is_live(given):
             operations = given.take()
             if operations:  # `….output *= 2`: an operation, not a value
-                self._add(component, lambda x, where: applied(operations, x, self._backend))
+                self._add(component, lambda x, _where: applied(operations, x, self._backend))
             given.edits = len(self._edits)
             return
         new = self._fitting(value, current, component.name)
-        self._add(component, lambda x, where: new)
+        self._add(component, lambda _x, _where: new)
 
     def _is_live(self, given: HandedOut) -> bool:
         """Whether an array is still the component's value, but for the operations that were noticed on it."""
@@ -260,7 +260,7 @@ class Trace(NotCopied, PublicNames):
         operations = item.take() if live and item is not None else ()
         key, stored = frozen(key, backend), None if operations else frozen(value, backend)
 
-        def change(x: Array, where: Where) -> Array:
+        def change(x: Array, _where: Where) -> Array:
             copy = backend.alias(x)
             copy[key] = applied(operations, copy[key], backend) if operations else stored
             return copy

@@ -160,7 +160,7 @@ def test_the_other_wing_and_another_dtype_are_compared_by_probe_and_it_is_said(t
         FeatureIndex.open(tmp_path / "index", model, sae)
 
 
-def test_what_an_older_version_made_is_compared_by_its_probe(tmp_path):
+def test_what_an_older_version_made_is_compared_by_its_probe():
     kept = {"backend": "mlx", "layout": "a", "dtypes": "b", "values": "c"}
     digest = WeightsDigest(**kept)
     assert digest.equals(kept) and WeightsDigest.from_json(kept) == digest

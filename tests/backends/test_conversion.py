@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def models(folder):
+def models():
     return {}
 
 
@@ -141,7 +141,7 @@ def test_interventions_and_assignments_take_every_form(form, model):
     assert close(backend.get(model.unembed(value)).reshape(-1), backend.get(model.unembed(ROW)).reshape(-1))
 
 
-def test_lists_and_arrays_of_the_other_library_can_be_assigned_whole(model, backend):
+def test_lists_and_arrays_of_the_other_library_can_be_assigned_whole(model):
     wanted = np.tile(ROW, (1, len(IDS), 1))
     forms: list[Any] = [wanted, wanted.tolist(), wanted.astype(np.float64)]
     for other in ("torch", "mlx.core"):

@@ -121,7 +121,7 @@ def test_every_call_gives_what_the_model_gives_in_evaluation_mode(model, call):
 
 
 def test_a_failing_run_leaves_the_modes_as_they_were(model):
-    def fail(x):
+    def fail(_x):
         raise RuntimeError("in the middle")
 
     def act() -> None:
@@ -167,6 +167,6 @@ def test_modules_that_two_running_models_share_get_their_mode_back_from_the_last
             assert not shared.training
         assert not shared.training and not own.training
     assert shared.training and own.training and not idle.training
-    with pytest.raises(ValueError), mode.of([shared]):
-        raise ValueError
+    with pytest.raises(ValueError, match="within"), mode.of([shared]):
+        raise ValueError("within")
     assert shared.training

@@ -108,7 +108,7 @@ def test_the_implementation_that_was_looked_up_is_restored(model):
 
     lookup, settings = AttentionInterface.get_interface, model.model.config._attn_implementation
 
-    def fail(x: Any) -> Any:
+    def fail(_x: Any) -> Any:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -162,7 +162,7 @@ def test_attention_that_cannot_be_seen_is_refused(name):
             model.run(batch(), [Site(model.layers[0], port)])
 
 
-def squared(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
+def squared(_module: Any, query: Any, key: Any, value: Any, _attention_mask: Any, **_options: Any) -> Any:
     """An attention that is no softmax."""
     weights = (query @ repeated(key).transpose(-1, -2)).tril() ** 2
     return (weights @ repeated(value)).transpose(1, 2), None

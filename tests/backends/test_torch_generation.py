@@ -52,7 +52,7 @@ def recomputed(model: Any, count: int, edits: Any = ()) -> list[int]:
 def wave(module: str) -> SiteEdit:
     """Adds something that depends on the absolute position."""
 
-    def function(x: torch.Tensor, run: Any, call: int) -> torch.Tensor:
+    def function(x: torch.Tensor, run: Any, _call: int) -> torch.Tensor:
         positions = torch.as_tensor(run.where.positions, dtype=x.dtype)
         return x + torch.sin(positions)[None, :, None] * torch.linspace(-1, 1, x.shape[-1])
 
@@ -64,7 +64,7 @@ def test_generation_with_edits_equals_running_the_whole_text_each_time(model, ch
     edits = [wave(model.layers[1]), edit(model.layers[2], lambda x: x * 1.5, "input")]
     last, before, seen = Site(model.layers[2]), state(model), {}
 
-    def note(x: torch.Tensor, run: Any, call: int) -> torch.Tensor:
+    def note(x: torch.Tensor, run: Any, _call: int) -> torch.Tensor:
         seen.update(zip(run.where.positions.tolist(), x[0], strict=True))
         return x
 
@@ -103,7 +103,7 @@ def test_edits_outside_the_blocks_hold_at_every_position(llama):
 def test_passes_cover_every_position_once(llama, module):
     covered: list[list[int]] = []
 
-    def note(x: Any, run: Any, call: int) -> Any:
+    def note(x: Any, run: Any, _call: int) -> Any:
         assert run.where.lengths is None and x.shape[1] == len(run.where.positions)
         covered.append(run.where.positions.tolist())
         return x
@@ -203,7 +203,7 @@ def test_a_character_is_told_once_it_is_whole():
     assert list(saying([7]).stream(PROMPT, 2)) == [(7, ""), (7, "")]
 
 
-def test_text_becomes_the_tokenizers_ids(llama):
+def test_text_becomes_the_tokenizers_ids():
     assert saying([1], Letters()).tokenize("bad") == [1, 0, 3]
 
 

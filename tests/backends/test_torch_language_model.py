@@ -86,7 +86,7 @@ def test_recorded_outputs_are_what_torchs_own_hooks_see(model):
     handles = []
     for path, module in model.model.named_modules():
 
-        def hook(module: Any, args: Any, out: Any, path: str = path) -> None:
+        def hook(_module: Any, _args: Any, out: Any, path: str = path) -> None:
             first = out if isinstance(out, torch.Tensor) else out[0]
             seen.setdefault(path, []).append(first.detach().clone())
 
@@ -225,7 +225,7 @@ def test_an_edit_that_returns_no_tensor_says_so(llama):
 def test_an_exception_in_an_edit_leaves_the_model_as_it_was(model):
     before = state(model)
 
-    def fail(x: Any) -> Any:
+    def fail(_x: Any) -> Any:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

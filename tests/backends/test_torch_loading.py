@@ -63,9 +63,9 @@ def test_what_cannot_be_loaded_is_named(folder, tmp_path_factory):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="safetensors"):
         load_language_model(folder)
+    save = tmp_path_factory.mktemp("weights")
+    tiny("llama").model.save_pretrained(save)
     with pytest.raises(InputError, match="No tokenizer could be loaded"):
-        save = tmp_path_factory.mktemp("weights")
-        tiny("llama").model.save_pretrained(save)
         load_language_model(save, tmp_path_factory.mktemp("nothing"), device="cpu")
 
 

@@ -153,7 +153,7 @@ def test_an_index_is_kept_and_opened_again(corpus, index_path, says):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_text_is_shown_by_its_features(says, demo):
+def test_a_text_is_shown_by_its_features(says):
     (view,) = answer(says("show", "--text", "She looked sad.", "--json", "--top-k", 2))
     assert len(view["features"]) == 2 and "".join(view["tokens"]).endswith("She looked sad.")
     assert "Feature 7 " in says("show", 7, "--text", "She looked sad.")

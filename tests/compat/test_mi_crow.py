@@ -87,7 +87,7 @@ def test_manipulations_that_were_saved_are_taken(demo):
     assert sae.concepts.scales == {5: 0.0}
 
 
-def test_what_is_no_state_of_this_sae_is_refused(demo, tmp_path):
+def test_what_is_no_state_of_this_sae_is_refused(demo):
     sae = TopKSae(demo.sae.d_hidden, demo.sae.d_model, 8, device=None)
     with pytest.raises(SAEError, match="no weights yet"):
         sae.encode(np.zeros((1, demo.sae.d_model), np.float32))

@@ -107,12 +107,15 @@ def test_attached_saes_stay_until_they_are_reset_and_blocks_restore_them(model):
     elsewhere = SAE(random_sae("layers.2.resid_post"))
     model.add_sae(first)
     one = numpy(model, model(IDS))
-    with pytest.raises(RuntimeError), model.saes(saes=[second, elsewhere]):
-        assert model.acts_to_saes == {
-            "blocks.1.hook_resid_pre": second,
-            "blocks.2.hook_resid_post": elsewhere,
-        }
-        raise RuntimeError
+
+    def fail() -> None:
+        with model.saes(saes=[second, elsewhere]):
+            attached = {"blocks.1.hook_resid_pre": second, "blocks.2.hook_resid_post": elsewhere}
+            assert model.acts_to_saes == attached
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert model.acts_to_saes == {"blocks.1.hook_resid_pre": first} and np.array_equal(
         numpy(model, model(IDS)), one
     )

@@ -90,7 +90,7 @@ HEAD = "neuron_idx,concept_name,confidence\n"
 
 
 @pytest.mark.parametrize(
-    "content, expected",
+    ("content", "expected"),
     [
         ("", "the file is empty"),
         (" \n\n", "the file is empty"),
@@ -152,7 +152,7 @@ def test_a_feature_that_the_sae_lacks_is_named_with_its_line(tmp_path, feature):
 
 
 @pytest.mark.parametrize(
-    "content, expected",
+    ("content", "expected"),
     [
         ("", "the file is empty"),
         ("{}", "it holds no concepts"),
@@ -189,7 +189,7 @@ def test_json_that_is_wrong_says_where_and_changes_nothing(tmp_path, content, ex
 
 
 @pytest.mark.parametrize(
-    "given, expected",
+    ("given", "expected"),
     [
         (5, "Expected {feature: "),
         (b"a.csv", "Expected {feature: "),

@@ -127,7 +127,7 @@ def test_a_texts_encoding_is_asked_for_once(concepts):
 
 
 @pytest.mark.parametrize(
-    "texts, expected",
+    ("texts", "expected"),
     [
         ({}, "Expected held-out texts by concept"),
         (["a cat"], "Expected held-out texts by concept"),

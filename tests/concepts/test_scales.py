@@ -84,7 +84,7 @@ def test_features_and_names_that_are_not_there_are_refused():
 
 
 @pytest.mark.parametrize(
-    "config, expected",
+    ("config", "expected"),
     [
         ([1], "Expected {feature: scale}, got list"),
         ({"1": 2.0, 1: 2.0}, "Feature 1 comes twice"),

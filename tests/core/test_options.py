@@ -128,7 +128,7 @@ def _untyped(given: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (
             lambda: _untyped(interventions.scale)(2.0, position=1),

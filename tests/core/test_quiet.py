@@ -26,7 +26,7 @@ def settings() -> tuple:
 
 
 @pytest.fixture
-def heard(request: pytest.FixtureRequest):
+def heard():
     """What handlers of the libraries' loggers and of the root let through."""
     records: list[str] = []
 
@@ -91,9 +91,14 @@ def test_deprecations_of_what_lies_below_are_dropped_and_others_are_not():
 
 def test_settings_are_as_before_also_after_errors_and_within_each_other():
     before = settings()
-    with pytest.raises(KeyError), quiet, quiet_loading(), quiet:
-        assert settings() != before
-        raise KeyError
+
+    def fail() -> None:
+        with quiet, quiet_loading(), quiet:
+            assert settings() != before
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert settings() == before
 
 
@@ -130,7 +135,7 @@ for _ in range(3):
     assert found.stderr.count("UserWarning: once") == 1
 
 
-def test_opening_running_and_generating_write_nothing(backend, shared, tmp_path):
+def test_opening_running_and_generating_write_nothing(backend, shared):
     """In a process of its own, where nothing is caught: long texts, bars, what will go."""
     code = f"""
 import sys, logging

@@ -35,7 +35,7 @@ def _one(folder: Path, rng: np.random.Generator) -> Path:
     return files[int(rng.integers(len(files)))]
 
 
-def _flip(folder: Path, other: Path, rng: np.random.Generator) -> str:
+def _flip(folder: Path, _other: Path, rng: np.random.Generator) -> str:
     path = _one(folder, rng)
     data = bytearray(path.read_bytes())
     at, bit = int(rng.integers(len(data))), int(rng.integers(8))
@@ -44,7 +44,7 @@ def _flip(folder: Path, other: Path, rng: np.random.Generator) -> str:
     return f"bit {bit} of byte {at} of {path.name}"
 
 
-def _cut(folder: Path, other: Path, rng: np.random.Generator) -> str:
+def _cut(folder: Path, _other: Path, rng: np.random.Generator) -> str:
     path = _one(folder, rng)
     data = path.read_bytes()
     kept = int(rng.integers(len(data)))
@@ -52,7 +52,7 @@ def _cut(folder: Path, other: Path, rng: np.random.Generator) -> str:
     return f"{path.name} cut to {kept} of {len(data)} bytes"
 
 
-def _longer(folder: Path, other: Path, rng: np.random.Generator) -> str:
+def _longer(folder: Path, _other: Path, rng: np.random.Generator) -> str:
     path = _one(folder, rng)
     path.write_bytes(
         path.read_bytes() + bytes(rng.integers(0, 256, int(rng.integers(1, 40)), dtype=np.uint8))
@@ -60,7 +60,7 @@ def _longer(folder: Path, other: Path, rng: np.random.Generator) -> str:
     return f"{path.name} made longer"
 
 
-def _zeros(folder: Path, other: Path, rng: np.random.Generator) -> str:
+def _zeros(folder: Path, _other: Path, rng: np.random.Generator) -> str:
     path = _one(folder, rng)
     data = bytearray(path.read_bytes())
     at = int(rng.integers(len(data)))
@@ -69,13 +69,13 @@ def _zeros(folder: Path, other: Path, rng: np.random.Generator) -> str:
     return f"zeros after byte {at} of {path.name}"
 
 
-def _gone(folder: Path, other: Path, rng: np.random.Generator) -> str:
+def _gone(folder: Path, _other: Path, rng: np.random.Generator) -> str:
     path = _one(folder, rng)
     path.unlink()
     return f"{path.name} removed"
 
 
-def _swap(folder: Path, other: Path, rng: np.random.Generator) -> str | None:
+def _swap(folder: Path, _other: Path, rng: np.random.Generator) -> str | None:
     path = _one(folder, rng)
     same = [p for p in _files(folder) if p.suffix == path.suffix and p != path]
     if not same:
@@ -98,7 +98,7 @@ def _foreign(folder: Path, other: Path, rng: np.random.Generator) -> str | None:
     return f"{path.name} of another"
 
 
-def _edit(folder: Path, other: Path, rng: np.random.Generator) -> str | None:
+def _edit(folder: Path, _other: Path, rng: np.random.Generator) -> str | None:
     """A number or text in a JSON file, or in the header of a safetensors file, becomes another."""
     path = _one(folder, rng)
     data = path.read_bytes()

@@ -37,7 +37,7 @@ def no_room(monkeypatch: pytest.MonkeyPatch, how: str) -> Iterator[None]:
     """Writing fails: when it is forced to disk, or in the middle of a file."""
     if how == "fsync":
 
-        def full(handle: int) -> None:
+        def full(_handle: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
@@ -67,7 +67,7 @@ def made(tmp_path_factory) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plot(made: dict[str, Any], path: Path) -> Any:
+def _plot(_made: dict[str, Any], path: Path) -> Any:
     pytest.importorskip("matplotlib")
     from mlxterp.viz.plotting import finished, new_figure
 

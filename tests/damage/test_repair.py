@@ -69,6 +69,11 @@ def test_one_flipped_bit_of_the_numbers_is_told_when_they_are_used(index, name):
         everything(index)
 
 
+def _asked(folder: Path) -> Any:
+    found = FeatureIndex.open(folder)
+    return [(found.examples(f), found.stats(f)) for f in range(64)]
+
+
 def test_exchanged_shards_and_files_of_another_index_are_told(demo, sae, index, tmp_path):
     other = tmp_path / "other"
     demo.model.build_index(sae, ["Zebras swim.", *TEXTS[3:]], other, shard_tokens=40)
@@ -77,8 +82,7 @@ def test_exchanged_shards_and_files_of_another_index_are_told(demo, sae, index, 
         kept = (index / name).read_bytes()
         shutil.copyfile(other / name, index / name)
         with pytest.raises(FeatureIndexError, match=name.rpartition("/")[2]):
-            found = FeatureIndex.open(index)
-            _ = [(found.examples(f), found.stats(f)) for f in range(64)]
+            _asked(index)
         (index / name).write_bytes(kept)
     kept = one.read_bytes(), two.read_bytes()
     one.write_bytes(kept[1])
@@ -118,7 +122,7 @@ def test_a_shard_inside_a_long_text_is_made_again(demo, sae, tmp_path, number):
     assert files_of(tmp_path / "index") == files
 
 
-def test_appended_and_merged_indexes_are_made_whole_by_building_all_texts(demo, sae, index, tmp_path):
+def test_appended_and_merged_indexes_are_made_whole_by_building_all_texts(demo, sae, tmp_path):
     demo.model.build_index(sae, TEXTS[:3], tmp_path / "grown", shard_tokens=20).add(TEXTS[3:])
     parts = [
         demo.model.build_index(sae, part, shard_tokens=n) for part, n in ((TEXTS[:2], 20), (TEXTS[2:], 30))

@@ -74,7 +74,7 @@ def test_a_data_set_of_the_hub_is_loaded_when_it_is_used(tmp_path, monkeypatch):
 def test_a_data_set_that_cannot_be_loaded_is_named(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
-    def load(*args, **settings):
+    def load(*_args, **_settings):
         raise FileNotFoundError("no such data set")
 
     monkeypatch.setattr(datasets, "load_dataset", load)

@@ -184,7 +184,7 @@ def test_a_raw_strength_multiplies_the_decoder_row(model):
         assert np.abs(values(model) - (before - 2.5 * sae.W_dec[5])).max() < 1e-5
 
 
-def test_maxima_come_from_metadata_or_an_index(model):
+def test_maxima_come_from_metadata_or_an_index():
     sae = make_sae()
     with pytest.raises(InputError, match="index="):
         add_feature(sae, 5, 1.0, units="max")

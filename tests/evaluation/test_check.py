@@ -133,7 +133,7 @@ def another_scale(place: str) -> SAE:
 BAD = (random_sae, with_the_best_scale, five_steps, shuffled_decoder, another_models)
 
 
-@pytest.mark.parametrize("place", (PLACES[0], PLACES[2]))
+@pytest.mark.parametrize("place", [PLACES[0], PLACES[2]])
 @pytest.mark.parametrize("make", BAD)
 def test_an_sae_that_is_no_good_is_called_poor(make, place):
     report = check(make(place))

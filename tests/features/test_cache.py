@@ -200,9 +200,16 @@ def words_of(texts) -> list[int]:
     return sorted({i for text in texts for i in TOKENIZER.encode(text)} - shortest)
 
 
+def named(*changes: Any) -> dict[str, Any]:
+    return {change.__name__: change for change in changes}
+
+
 def mlx_changes() -> dict[str, Any]:
+    return changes_of_mlx_weights() | changes_of_mlx_modules()
+
+
+def changes_of_mlx_weights() -> dict[str, Any]:
     import mlx.core as mx
-    import mlx.nn as nn
     from mlx.utils import tree_flatten, tree_map
 
     def negate_rows(model):
@@ -223,6 +230,15 @@ def mlx_changes() -> dict[str, Any]:
         flat: Any = tree_flatten(parts(model).parameters())
         parts(model).load_weights([(name, x + 0.05) for name, x in flat])
 
+    def casted(model):
+        parts(model).set_dtype(mx.float16)
+
+    return named(negate_rows, one_number, a_norm, update, load_weights, casted)
+
+
+def changes_of_mlx_modules() -> dict[str, Any]:
+    import mlx.nn as nn
+
     def lora(model):
         from mlx_lm.tuner.lora import LoRALinear
 
@@ -234,9 +250,6 @@ def mlx_changes() -> dict[str, Any]:
         nn.quantize(
             parts(model), group_size=32, bits=4, class_predicate=lambda path, m: path.endswith("gate_proj")
         )
-
-    def casted(model):
-        parts(model).set_dtype(mx.float16)
 
     def a_frequency(model):
         parts(model).model.layers[0].self_attn.rope.base = 3.0
@@ -256,8 +269,7 @@ def mlx_changes() -> dict[str, Any]:
         def __call__(self, x):
             return 2 * self.inner(x)
 
-    return {f.__name__: f for f in (negate_rows, one_number, a_norm, update, load_weights, lora, quantized,
-                                    casted, a_frequency, a_scale, another_function)}  # fmt: skip
+    return named(lora, quantized, a_frequency, a_scale, another_function)
 
 
 @pytest.mark.parametrize(
@@ -295,19 +307,21 @@ def test_a_model_changed_while_its_class_is_patched_is_noticed(monkeypatch):
 # -- what is noticed in torch -------------------------------------------------------------------
 
 
+def block(model: Any) -> Any:
+    return parts(model).model.layers[1]
+
+
 def torch_changes() -> dict[str, Any]:
+    return changes_of_torch_weights() | changes_of_torch_modules()
+
+
+def changes_of_torch_weights() -> dict[str, Any]:
     torch = pytest.importorskip("torch")
-
-    def table(model):
-        return parts(model).get_input_embeddings().weight
-
-    def block(model):
-        return parts(model).model.layers[1]
 
     def negate_rows(model):
         with torch.no_grad():
             for row in words_of(TEXTS):
-                table(model)[row].neg_()
+                parts(model).get_input_embeddings().weight[row].neg_()
 
     def through_data(model):
         block(model).mlp.down_proj.weight.data[3, 5] = 9.0
@@ -321,6 +335,15 @@ def torch_changes() -> dict[str, Any]:
     def a_buffer(model):
         parts(model).model.rotary_emb.inv_freq.data[0] = 0.01
 
+    def casted(model):
+        parts(model).to(torch.bfloat16)
+
+    return named(negate_rows, through_data, through_numpy, load_state_dict, a_buffer, casted)
+
+
+def changes_of_torch_modules() -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+
     def a_hook(model):
         block(model).mlp.register_forward_hook(lambda module, args, out: -out)
 
@@ -328,14 +351,10 @@ def torch_changes() -> dict[str, Any]:
         mlp = block(model).mlp
         mlp.down_proj = torch.nn.Sequential(mlp.down_proj, torch.nn.Tanh())
 
-    def casted(model):
-        parts(model).to(torch.bfloat16)
-
     def an_epsilon(model):
         block(model).post_attention_layernorm.variance_epsilon = 100.0
 
-    return {f.__name__: f for f in (negate_rows, through_data, through_numpy, load_state_dict, a_buffer, a_hook,
-                                    an_adapter, casted, an_epsilon)}  # fmt: skip
+    return named(a_hook, an_adapter, an_epsilon)
 
 
 @pytest.mark.parametrize(

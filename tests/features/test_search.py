@@ -135,7 +135,7 @@ def test_top_texts_of_every_feature_equal_brute_force(model, path):
         assert_top_texts(found, features, TEXTS, feature, 4)
 
 
-def test_the_sae_may_be_of_the_other_library(model, backend):
+def test_the_sae_may_be_of_the_other_library(model):
     width = place(model, "layers.1.mlp")[1]
     one, two = (
         model.get_top_features_for_text("some text", random_sae(width, backend=name), 1)

@@ -144,12 +144,17 @@ def test_replacing_puts_the_reconstruction_in_place(model):
 
 def test_an_exception_while_attached_leaves_the_model_usable(model):
     sae, clean = make_sae(), logits(model)
-    with pytest.raises(RuntimeError), model.attach_sae(sae):
-        sae.concepts.enable_text_tracking()
-        sae.concepts.manipulate_concept(3, 4.0)
-        model(TEXTS[0])
-        with model.trace(TEXTS[1]):
-            raise RuntimeError
+
+    def fail() -> None:
+        with model.attach_sae(sae):
+            sae.concepts.enable_text_tracking()
+            sae.concepts.manipulate_concept(3, 4.0)
+            model(TEXTS[0])
+            with model.trace(TEXTS[1]):
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert np.array_equal(logits(model), clean)
     with model.attach_sae(make_sae()) as handle:
         handle.concepts.enable_text_tracking()

@@ -103,14 +103,14 @@ def test_an_sae_without_a_component_has_to_be_told_one(embedded):
     assert embedded.build_index(sae, TEXTS, component="layers.2.mlp").component == "layers.2.mlp"
 
 
-def test_another_sae_or_model_is_refused(embedded, sae, folder):
+def test_another_sae_or_model_is_refused(embedded, folder):
     other = random_sae(TopK(8), embedded.d_model, seed=4)
     with pytest.raises(FeatureIndexError, match="another SAE"):
         FeatureIndex.open(folder, embedded, other)
     with pytest.raises(FeatureIndexError, match="another SAE"):
         embedded.build_index(other, TEXTS, folder)
+    index = FeatureIndex.open(folder)
     with pytest.raises(InputError, match="Build an index for this SAE"):
-        index = FeatureIndex.open(folder)
         embedded.get_top_texts_for_feature(0, other, None, 1, "resid_post", index=index)
 
 
@@ -182,6 +182,12 @@ def test_a_damaged_description_is_told(folder, damage):
         FeatureIndex.open(folder)
 
 
+def _asked(folder) -> None:
+    index = FeatureIndex.open(folder)
+    for feature in range(index.d_hidden):
+        index.top_texts(feature)
+
+
 @pytest.mark.parametrize("name", ["summary.safetensors", "shards/000001.safetensors"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone", "longer", "wild header", "negative", "text"])
 def test_a_damaged_file_is_told_when_it_is_read(folder, name, damage):
@@ -205,9 +211,7 @@ def test_a_damaged_file_is_told_when_it_is_read(folder, name, damage):
     else:
         path.write_bytes(damaged[damage])
     with pytest.raises(FeatureIndexError, match=r"is not a (file of this index|shard)"):
-        index = FeatureIndex.open(folder)
-        for feature in range(index.d_hidden):
-            index.top_texts(feature)
+        _asked(folder)
 
 
 def test_a_full_disk_leaves_what_is_there_and_the_build_goes_on(embedded, sae, tmp_path, monkeypatch):
@@ -235,7 +239,7 @@ def test_a_read_only_folder_is_told(embedded, sae, tmp_path):
         embedded.build_index(sae, TEXTS, tmp_path / "locked" / "index")
 
 
-def test_nothing_is_copied_over_what_is_there(embedded, sae, folder, tmp_path):
+def test_nothing_is_copied_over_what_is_there(folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(FeatureIndexError, match="holds something"):

@@ -311,7 +311,7 @@ def test_workers_cannot_load_a_model_that_was_given_as_an_object(embedded, sae):
         bare.build_index(sae, TEXTS, workers=2)
 
 
-def test_an_index_can_lie_at_a_url(embedded, sae, tmp_path):
+def test_an_index_can_lie_at_a_url(embedded, sae):
     pytest.importorskip("fsspec")
     built = embedded.build_index(sae, TEXTS, "memory://indexes/one")
     opened = FeatureIndex.open("memory://indexes/one", embedded, sae)

@@ -67,7 +67,7 @@ def logits_of(model: InterpretableModel, sae: SAE, component: str | None = None)
 
 
 @cache
-def opened(model_type: str, folder: Path, backend: str) -> tuple[InterpretableModel, dict[str, np.ndarray]]:
+def opened(folder: Path, backend: str) -> tuple[InterpretableModel, dict[str, np.ndarray]]:
     weights: dict[str, np.ndarray] = {}
     for file in folder.glob("*.safetensors"):
         weights |= load_file(file)
@@ -94,13 +94,13 @@ class TestTheLensEqualsNumpy:
         "component", ["layers.1.resid_post", "layers.0.resid_pre", "layers.2", "layers.1.mlp_out"]
     )
     def test_where_an_sae_writes_into_the_stream(self, backend, folders, model_type, component):
-        model, weights = opened(model_type, folders[model_type], backend)
+        model, weights = opened(folders[model_type], backend)
         sae = sae_at(component, model.d_model)
         expected = numpy_lens(weights, model_type, sae.W_dec.astype(np.float64))
         assert close(logits_of(model, sae), expected)
 
     def test_at_z_and_at_an_mlps_hidden_layer(self, backend, folders, model_type):
-        model, weights = opened(model_type, folders[model_type], backend)
+        model, weights = opened(folders[model_type], backend)
         for component, name in INNER[model_type].items():
             projection = weights[name].astype(np.float64)
             matrix = projection if model_type == "gpt2" else projection.T  # Conv1D is stored the other way

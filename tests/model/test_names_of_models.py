@@ -46,16 +46,19 @@ def silent(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", PATHS, ids=str)
-def test_what_can_only_be_a_path_is_one(name, silent):
+@pytest.mark.usefixtures("silent")
+def test_what_can_only_be_a_path_is_one(name):
     assert looks_like_path(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_the_hub_could_have_is_a_name(name, silent):
+@pytest.mark.usefixtures("silent")
+def test_what_the_hub_could_have_is_a_name(name):
     assert not looks_like_path(name) and is_repository(name)
 
 
-def test_a_name_below_a_folder_that_exists_is_a_path(silent):
+@pytest.mark.usefixtures("silent")
+def test_a_name_below_a_folder_that_exists_is_a_path():
     assert looks_like_path("models/gpt2") and not looks_like_path("other/gpt2")
 
 
@@ -80,7 +83,8 @@ _LOADED: set[str] = set()
 """Importing a library for the first time takes as long as it does."""
 
 
-def test_what_lies_there_and_is_called_alike_is_named(backend, silent):
+@pytest.mark.usefixtures("silent")
+def test_what_lies_there_and_is_called_alike_is_named(backend):
     with pytest.raises(InputError, match="models has: 'my-model'"):
         InterpretableModel("models/my_model", backend=backend)
     with pytest.raises(InputError, match="This folder has: 'models'"):

@@ -132,7 +132,7 @@ def test_what_is_written_as_zero_has_no_colour():
     ]  # fmt: skip
 
 
-def test_a_token_whose_character_stands_before_it_is_marked(tmp_path):
+def test_a_token_whose_character_stands_before_it_is_marked():
     assert str(result(tokens=("\u65e5", ""))).splitlines()[1].split() == ["layer", "4", "\u65e5", "5", "▯"]
 
 

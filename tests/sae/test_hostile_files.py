@@ -66,22 +66,22 @@ def _rewrite(change: Callable[[dict[str, np.ndarray], str, np.random.Generator],
 
 
 @_rewrite
-def drop_an_array(arrays, name, rng):
+def drop_an_array(arrays, name, _rng):
     del arrays[name]
 
 
 @_rewrite
-def rename_an_array(arrays, name, rng):
+def rename_an_array(arrays, name, _rng):
     arrays[name + "_"] = arrays.pop(name)
 
 
 @_rewrite
-def transpose_an_array(arrays, name, rng):
+def transpose_an_array(arrays, name, _rng):
     arrays[name] = arrays[name].T if arrays[name].ndim > 1 else arrays[name][None]
 
 
 @_rewrite
-def shorten_an_array(arrays, name, rng):
+def shorten_an_array(arrays, name, _rng):
     arrays[name] = arrays[name].reshape(-1)[: max(0, arrays[name].size - 1)]
 
 

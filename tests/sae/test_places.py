@@ -66,7 +66,7 @@ def test_another_place_is_told_before_the_answer(model, call):
     sae, ask = sae_at(OWN), CALLS[call]
     order: list[str] = []
 
-    def shown(message: Any, *rest: Any, **more: Any) -> None:
+    def shown(message: Any, *_rest: Any, **_more: Any) -> None:
         order.append(str(message))
 
     original = model.language_model.run

@@ -182,7 +182,7 @@ def test_the_two_forms_differ_by_the_mean_difference():
     assert np.allclose(np.abs(_first_component(d, "diff", 1.0, "here")[0]), [0, 1, 0], atol=0.1)
 
 
-@pytest.mark.parametrize("d, sign, agreement", [
+@pytest.mark.parametrize(("d", "sign", "agreement"), [
     ([[1.0], [1], [-9]], 1, 2 / 3),  # the majority, not the mean
     ([[-1.0], [-1], [9]], -1, 2 / 3),
     ([[1.0], [-3]], -1, 1 / 2),  # as many: the mean
@@ -203,7 +203,7 @@ def tiny() -> InterpretableModel:
     return tiny_llama(layers=2, tokenizer=WordTokenizer())
 
 
-@pytest.mark.parametrize("positive, negative, message", [
+@pytest.mark.parametrize(("positive", "negative", "message"), [
     ("the cat", ["a dog"], "positive is str; expected a list of texts. Put a single text into a list"),
     (["the cat"], "a dog", "negative is str"),
     ([], ["a dog"], r"positive=\[\] holds no text"),
@@ -219,7 +219,7 @@ def test_bad_texts_are_refused_where_they_enter(tiny, positive, negative, messag
         difference_of_means(tiny, positive, negative, "layers.0.mlp")
 
 
-@pytest.mark.parametrize("settings, message", [
+@pytest.mark.parametrize(("settings", "message"), [
     ({"position": "first"}, "position='first'; there are: last, mean"),
     ({"position": -1}, "position=-1"),
     ({"batch_tokens": 0}, "batch_tokens is 0"),

@@ -38,7 +38,7 @@ def test_a_vector_is_a_read_only_copy_in_float32():
     v = SteeringVector("layers.0.mlp", given_values)
     given_values[0] = 9
     assert v.vector.tolist() == [0, 1, 2, 3] and v.vector.dtype == np.float32
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         v.vector[0] = 1
     assert np.asarray(v) is v.vector and np.array(v).flags.writeable
     assert np.asarray(v, dtype=np.float64).dtype == np.float64
@@ -68,7 +68,7 @@ def test_a_vector_can_be_made_of_native_arrays(backend: str):
     assert SteeringVector("layers.0.mlp", native).vector.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("component, values, metadata, message", [
+@pytest.mark.parametrize(("component", "values", "metadata", "message"), [
     ("", [1.0], {}, "component is ''"),
     (3, [1.0], {}, "component is 3"),
     ("embed", [[1.0, 2.0], [3.0, 4.0]], {}, r"shape \(2, 2\); expected a vector \(width,\)"),
@@ -196,7 +196,7 @@ def test_repengs_files_are_read(tmp_path: Path):
 # -- what a format cannot hold ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vectors, message", [
+@pytest.mark.parametrize(("vectors", "message"), [
     ([SteeringVector("layers.3.mlp", [1.0])], "cannot hold a vector at layers.3.mlp. Save these to a .safetensors"),
     ([SteeringVector("layers.3.resid_pre", [1.0])], "at layers.3.resid_pre"),
     ([vector(0)], "no control vector for block 0"),

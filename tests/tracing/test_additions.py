@@ -189,7 +189,7 @@ def gemma4(scalar: float, **settings: Any) -> Any:
     return model
 
 
-def test_gemma4_is_the_same_in_torch(tmp_path):
+def test_gemma4_is_the_same_in_torch():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "Gemma4TextConfig"):

@@ -154,8 +154,8 @@ def test_what_cannot_be_trained_is_refused(demo, change, error, message):
 
 
 def test_fewer_tokens_than_a_batch_are_told(demo):
+    config = SAETrainConfig(d_hidden=64, k=4, batch_size=4096)
     with pytest.warns(MlxterpWarning, match="fewer than batch_size=4096"):
-        config = SAETrainConfig(d_hidden=64, k=4, batch_size=4096)
         demo.model.train_sae(1, demo.texts[:1], "mlp", config, verbose=False)
 
 

@@ -161,7 +161,7 @@ def test_rows_go_to_tensorboard_and_what_is_not_installed_is_named(tmp_path, mon
         train_sae(data(), config, progress=False, log="paper")
 
 
-def test_an_interrupted_call_warns_where_it_is_made(monkeypatch):
+def test_an_interrupted_call_warns_where_it_is_made():
     import signal
 
     before = signal.getsignal(signal.SIGINT)

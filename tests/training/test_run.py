@@ -283,6 +283,8 @@ def test_what_is_not_rows_of_numbers_is_refused(x):
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_cause(backend):
     x = sparse_sums(512)
-    with pytest.raises(SAEError, match=r"at step \d+ of 16.* learning rate"), warnings.catch_warnings():
+    config = SAETrainConfig(d_hidden=8, k=2, batch_size=32, lr=1e30)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        train(backend, x, SAETrainConfig(d_hidden=8, k=2, batch_size=32, lr=1e30))
+        with pytest.raises(SAEError, match=r"at step \d+ of 16.* learning rate"):
+            train(backend, x, config)

@@ -84,7 +84,7 @@ def test_A3_enable_text_tracking(lm, demo, sae):
     assert_tracked(sae.concepts.get_top_texts(), brute_force(demo.model, sae, TEXTS), 20)
 
 
-def test_A3_generation_tracks_prompt_and_continuation_as_one_text(lm, demo, sae):
+def test_A3_generation_tracks_prompt_and_continuation_as_one_text(lm, sae):
     lm.attach_sae(sae, layer_signature=SIGNATURE)
     sae.concepts.enable_text_tracking(top_k=10)
     comma, boy = (lm.generate(prompt, max_tokens=10) for prompt in ("Once upon a time", "There was a little"))
@@ -214,7 +214,7 @@ def test_A17_texts_are_filtered_by_activation(top_texts, sae):
     assert sae.concepts.filter_texts(threshold) == {n: pairs for n, pairs in expected.items() if pairs}
 
 
-def test_A18_neurons_are_clustered_by_what_they_fire_on(top_texts, demo, sae):
+def test_A18_neurons_are_clustered_by_what_they_fire_on(top_texts, sae):
     pytest.importorskip("sklearn")
     neurons, matrix = sae.concepts.activation_matrix(TEXTS)
     assert matrix.shape == (len(neurons), len(TEXTS)) and set(neurons.tolist()) == set(top_texts)
@@ -228,7 +228,7 @@ def test_A18_neurons_are_clustered_by_what_they_fire_on(top_texts, demo, sae):
     assert sae.concepts.cluster_neurons(5, texts=TEXTS) == clusters  # seeded
 
 
-def test_A20_what_was_forgotten_is_named(demo, sae):
+def test_A20_what_was_forgotten_is_named(sae):
     with pytest.raises(InputError, match=r"enable_text_tracking\(top_k=10\) first"):
         sae.concepts.get_top_texts()
     sae.concepts.enable_text_tracking()

@@ -164,14 +164,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def test_E1_E8_E11_the_first_script_shows_texts_bands_and_a_cautious_guess(quick, capsys):
+@pytest.mark.usefixtures("quick")
+def test_E1_E8_E11_the_first_script_shows_texts_bands_and_a_cautious_guess(capsys):
     max_activating_examples.main()
     out = capsys.readouterr().out
     assert "Explained Variance: 0." in out and out.count("Top Activating Texts") == 3
     assert "100%]" in out and "<<" in out and "weak: under a third" in out and "Interpretation:" in out
 
 
-def test_E2_E5_E7_the_second_script_shows_tokens_strength_neighbours_and_baseline(quick, capsys):
+@pytest.mark.usefixtures("quick")
+def test_E2_E5_E7_the_second_script_shows_tokens_strength_neighbours_and_baseline(capsys):
     decoder_analysis.main()
     out = capsys.readouterr().out
     assert out.count("Top Predicted Tokens") == 3 and out.count("cosine of #") == 3

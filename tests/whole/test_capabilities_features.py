@@ -66,7 +66,7 @@ def test_C4_texts_of_a_feature_are_triples_and_a_dead_one_has_none(demo, texts):
     assert not demo.model.get_top_texts_for_feature(feature, dead, texts, layer=LAYER, component=COMPONENT)
 
 
-def test_C6_a_path_does_as_well_as_an_sae_at_every_component(demo, texts, tmp_path):
+def test_C6_a_path_does_as_well_as_an_sae_at_every_component(demo, tmp_path):
     demo.sae.save(tmp_path / "sae")
     for component in ("mlp", "attn", "residual", "resid_post"):
         one, other = [
@@ -106,7 +106,7 @@ def test_C8_from_a_text_to_its_features_to_their_texts(demo, texts, index):
         assert [(t, at) for t, _, at in index.top_texts(feature)] == [(t, at) for t, _, at in direct]
 
 
-def test_C10_names_of_the_registry_show_on_cards(demo, texts, index, tmp_path):
+def test_C10_names_of_the_registry_show_on_cards(index, tmp_path):
     registry = {7: {"name": "geographic_locations", "description": "city and country names", "examples": ["Paris"],
                     "confidence": "high", "notes": ""}}  # fmt: skip
     (tmp_path / "sae_features.json").write_text(json.dumps(registry))
@@ -127,7 +127,7 @@ def test_C11_texts_in_batches_merge_to_what_all_give(demo, texts, index, tmp_pat
 
 
 def test_C12_an_index_answers_for_many_features_without_running_the_model(demo, texts, index, monkeypatch):
-    def run(*arguments, **options):
+    def run(*_arguments, **_options):
         raise AssertionError("the model ran")
 
     monkeypatch.setattr(type(demo.model.language_model), "run", run)
@@ -136,7 +136,7 @@ def test_C12_an_index_answers_for_many_features_without_running_the_model(demo, 
         assert len(found) <= 10
 
 
-def test_C13_what_was_generated_and_the_features_behind_it(demo, texts, index):
+def test_C13_what_was_generated_and_the_features_behind_it(demo, index):
     prompt = "Once upon a time, there was a"
     output = demo.model.generate(prompt, max_tokens=8)
     assert output and isinstance(output, str)

@@ -78,7 +78,7 @@ def test_B4_activations_of_any_layer_are_saved(lm, demo):
             assert min(np.abs(x[row, positions[i]] - rows[i]).max() for row in np.flatnonzero(same)) < 1e-2
 
 
-def test_B5_a_store_has_the_guides_hierarchy(lm, demo):
+def test_B5_a_store_has_the_guides_hierarchy(lm):
     torch = pytest.importorskip("torch")
     from tests.compat.guides import state_of
 

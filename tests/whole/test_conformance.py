@@ -106,7 +106,7 @@ class TestEveryArchitecture:
         model, ids = InterpretableModel(raw), tokens_for(model_type)
         before, own = raw(mx.array([ids])), classes(raw)
 
-        def fail(x: Any) -> Any:
+        def fail(_x: Any) -> Any:
             raise ZeroDivisionError
 
         if model_type not in LAYERS_NEVER_CALLED:

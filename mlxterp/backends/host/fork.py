@@ -46,5 +46,5 @@ def in_children(function: Callable[[], Any]) -> None:
         os.register_at_fork(after_in_child=function)
 
 
-def _refused(*args: Any, **options: Any) -> Any:
+def _refused(*_args: Any, **_options: Any) -> Any:
     raise BackendError(_REMEDY)

@@ -291,7 +291,7 @@ class MLXLanguageModel:
         """Replaces the last block's output: nothing before it is ever computed, because MLX is lazy."""
         batch = TokenBatch.from_rows([[0]] * x.shape[0])
 
-        def replace(old: mx.array, run: Run, call: int) -> mx.array:
+        def replace(old: mx.array, _run: Run, _call: int) -> mx.array:
             if old.shape != (x.shape[0], 1, x.shape[1]):
                 raise ComponentError(
                     f"The blocks of this {self.model_type} model put out shape {old.shape}, not one residual"

@@ -51,7 +51,7 @@ def read(files: Files) -> Parts:
         which = next(n for n in _THRESHOLDS if n in arrays)
         extra["threshold"] = _threshold(arrays, which, a["b_enc"].size)
     weights = SAEWeights(a["W_enc"].T, a["b_enc"], a["W_dec"], a["b_dec"], subtract_b_dec=False, extra=extra)
-    return Parts(weights, activation, _metadata(files, config, name, "mlp.hook_in"))
+    return Parts(weights, activation, _metadata(config, name, "mlp.hook_in"))
 
 
 def _activation(files: Files, config: Settings, arrays: Arrays) -> Activation:
@@ -138,7 +138,7 @@ def read_cross_layer(files: Files) -> Parts:
         subtract_b_dec=False,
         extra={"threshold": _threshold(arrays, name, n)} if jumps else {},
     )
-    metadata = _metadata(files, config, f"layer_{layer}.", "hook_resid_mid")
+    metadata = _metadata(config, f"layer_{layer}.", "hook_resid_mid")
     metadata["note"] = (
         "decoders of all layers are summed: features are exact, the reconstruction is their sum"
     )
@@ -165,7 +165,7 @@ def _is_a_set(path: Path) -> bool:
         return False
 
 
-def _metadata(files: Files, config: Settings, name: str, default_input: str) -> dict[str, Any]:
+def _metadata(config: Settings, name: str, default_input: str) -> dict[str, Any]:
     layer = re.search(r"layer_(\d+)\.", name)
     found: dict[str, Any] = {"model": config.get("model_name"), "prepend_bos": True}
     if layer:

@@ -94,9 +94,8 @@ def test_kernels_that_do_not_run_are_replaced_with_one_warning(backend, kernels,
     pretend_a_gpu(backend, kernels, monkeypatch)
     monkeypatch.setattr(kernels, "_disagreement", broken)
     with pytest.warns(MlxterpWarning, match="cannot compile") as warned:
-        assert not kernels.available()
-        assert not kernels.available()
-    assert len(warned) == 1
+        answers = [kernels.available() for _ in range(2)]
+    assert answers == [False, False] and len(warned) == 1
 
 
 def test_kernels_that_choose_otherwise_are_replaced(backend, kernels, monkeypatch):
