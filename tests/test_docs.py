@@ -116,3 +116,12 @@ def test_rows_of_other_guides_are_named_out_of_sight(page):
     text = text_of(page)
     assert set(re.findall(r"<!-- ([A-Z]\d+) -->", text)) == set(ROWS.get(page, "").split())
     assert not re.search(r"\[[A-EU]\d+[],–]", text)
+
+
+def test_the_reference_has_every_public_name_once():
+    pages = (ROOT / "docs" / "api").glob("*.md")
+    named = [name for page in pages for name in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE)]
+    of_the_package = {f"mlxterp.{name}" for name in mlxterp.__all__ if not name.endswith(("Error", "Warning"))}
+    assert len(set(named)) == len(named)
+    assert of_the_package <= set(named), of_the_package - set(named)
+    assert "mlxterp.errors" in named
