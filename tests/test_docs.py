@@ -129,3 +129,18 @@ def test_the_reference_has_every_public_name_once():
     assert len(set(named)) == len(named)
     assert of_the_package <= set(named), of_the_package - set(named)
     assert "mlxterp.errors" in named
+
+
+def test_who_calls_a_part_of_the_ci_names_one_that_there_is():
+    script = ROOT / ".ci" / "run"
+    if not script.is_file():
+        pytest.skip("the package was installed without its CI")
+    [listed] = re.findall(r"^all=\((.*)\)$", script.read_text(encoding="utf-8"), re.MULTILINE)
+    callers = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / ".github" / "workflows").glob("*.yml"))]
+    called = [
+        part
+        for path in callers
+        for call in re.findall(r"\.ci/run((?: (?:--here|[a-z]+))+)[`\n]", path.read_text(encoding="utf-8"))
+        for part in call.split()
+    ]
+    assert {"lint", "types", "docs", "tests", "demo", "saelens"} <= set(called) <= {*listed.split(), "--here"}
