@@ -20,6 +20,7 @@ from .core.blas import preload_blas
 preload_blas()  # before anything imports mlx
 
 if TYPE_CHECKING:
+    __version__: str
     from . import interventions, steering
     from .activations.collect import collect_activations
     from .activations.local_store import LocalStore
@@ -65,8 +66,6 @@ if TYPE_CHECKING:
     from .tracing.trace import Trace
     from .training import SAETrainConfig, train_sae
     from .viz import FeatureCard, FeatureReport, TokenView
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "hooks.attached_sae": ("AttachedSAE",),
@@ -118,6 +117,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = globals()[name] = importlib.import_module(".core.version", __name__).version()
+        return value
     home = next((module for module, names in _HOMES.items() if name in names), None)
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(f".{home}", __name__), name)
