@@ -124,6 +124,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def results_path(name: str) -> Path:
+    """Where a benchmark's figures on this kind of machine are kept."""
+    return RESULTS / f"{name}-{platform.system().lower()}-{platform.machine()}.json"
+
+
 def report(name: str, rows: dict[str, Any], notes: list[str]) -> None:
     """Prints the rows and writes them with the machine's description to `results/`."""
     width = max(len(row) for row in rows)
@@ -134,6 +139,6 @@ def report(name: str, rows: dict[str, Any], notes: list[str]) -> None:
         sys.stdout.write(f"({note})\n")
     content = {"benchmark": name, "machine": machine(), "rows": rows, "notes": notes}
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{platform.system().lower()}-{platform.machine()}.json"
+    path = results_path(name)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(f"written to {path.relative_to(Path(__file__).parent.parent)}\n")

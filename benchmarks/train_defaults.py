@@ -2,12 +2,13 @@
 
     python benchmarks/train_defaults.py sweep --seeds 0 1 2 3   # goes on where it was stopped
     python benchmarks/train_defaults.py rule --seeds 0 1 2 3    # what `SAETrainConfig()` chooses
-    python benchmarks/train_defaults.py table
+    python benchmarks/train_defaults.py table                   # may be asked for at any time
 
 Tasks: the toy task of ../shared (a new one for each seed) and a layer each of two small models on
 tinystories.txt, whose activations are collected once. 16 x d_model features and k 32, as `SAETrainConfig()`
 has them. A seed takes its own part of the text. The figure is explained variance on 20,000 tokens of other
-texts. Every finished cell is written to the work folder at once.
+texts. Every finished cell is at once a line of `results/train_defaults-cells.jsonl`; `table` joins them with the
+rows of the results file, some of which were measured before that file was kept.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import mlxterp  # isort: skip  (first: it brings MLX an optimised BLAS)
 
 import numpy as np
-from common import report
+from common import RESULTS, report, results_path
 from toy import TASK, task_at
 
 from mlxterp.sae import explained_variance
@@ -37,6 +38,7 @@ SIZES = (20_000, 60_000, 200_000, 1_000_000)
 BATCHES, RATES, EPOCHS = (256, 1024, 4096), (1e-3, 3e-3, 9e-3), (1, 4)
 CHOSEN_ON, REPORTED_ON = (0,), (2, 3)
 PART, HELD_OUT, HELD_OUT_STORIES = 20_000, 20_000, 200
+CELLS = RESULTS / "train_defaults-cells.jsonl"
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.what == "table":
-        report("train_defaults", table(args.work), NOTES)
+        report("train_defaults", table(), NOTES)
         return
     for size, seed, task in itertools.product(args.sizes, args.seeds, args.tasks):
         settings: Iterator[tuple[Any, ...]] = itertools.product(args.batches, args.epochs, args.rates)
@@ -65,9 +67,9 @@ def main() -> None:
 def train(
     work: Path, task: str, size: int, seed: int, batch: int | None, epochs: int | None, rate: float | None
 ) -> None:
-    """One cell; a line of `cells.jsonl`."""
+    """One cell, unless it is known."""
     cell = {"task": task, "size": size, "seed": seed, "batch": batch, "epochs": epochs, "rate": rate}
-    if any(cell.items() <= known.items() for known in cells(work)):
+    if any(cell.items() <= known.items() for known in cells()):
         return
     x, held_out = data(work, task, size, seed)
     config = mlxterp.SAETrainConfig(batch_size=batch, epochs=epochs, lr=rate, seed=seed)
@@ -83,14 +85,14 @@ def train(
     if batch is None:
         cell["chosen"] = [run["batch_size"], run["epochs"], run["lr"]]
     print(cell, flush=True)
-    with (work / "cells.jsonl").open("a") as file:
+    with CELLS.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(cell) + "\n")
 
 
-def cells(work: Path) -> list[dict[str, Any]]:
-    path = work / "cells.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def cells() -> list[dict[str, Any]]:
+    """All cells that were measured since they are kept."""
+    return [json.loads(line) for line in CELLS.read_text("utf-8").splitlines()] if CELLS.exists() else []
 
 
 def data(work: Path, task: str, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,28 +132,40 @@ def collected(work: Path, task: str, texts: list[str], part: str, tokens: int) -
 
 NOTES = [
     "explained variance on 20,000 held-out tokens; best: of the sweep, over batch sizes, rates and epochs",
-    f"the rule was chosen on seed {CHOSEN_ON[0]} and is reported on seeds {REPORTED_ON}; seed 1 was not run",
-    "cells: how many of a sweep's settings were run (18 are all of them; of seed 0 some lie outside the sweep)",
+    f"the rule was chosen on seed {CHOSEN_ON[0]}; the other seeds had no part in that",
+    "cells: at least so many of a sweep's settings were run (18 are all of them; of seed 0 some lie outside it)",
 ]
 
 
-def table(work: Path) -> dict[str, Any]:
+def table() -> dict[str, Any]:
     """Of each task, size and seed: the rule's figure, the sweep's best, and what each chose."""
-    rows: dict[str, Any] = {}
-    known = cells(work)
+    path = results_path("train_defaults")
+    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else {}
+    known = cells()
     for task, size, seed in dict.fromkeys((c["task"], c["size"], c["seed"]) for c in known):
         here = [c for c in known if (c["task"], c["size"], c["seed"]) == (task, size, seed)]
-        swept, ruled = [c for c in here if c["batch"]], [c for c in here if not c["batch"]]
-        row: dict[str, Any] = {"cells": len(swept)}
-        if swept:
-            best = max(swept, key=lambda c: c["ev"])
-            row |= {"best": best["ev"], "best_at": [best["batch"], best["epochs"], best["rate"]]}
-        if ruled:
-            row |= {"rule": ruled[-1]["ev"], "rule_at": ruled[-1]["chosen"]}
-        if swept and ruled:
-            row["short_of_best"] = round(row["best"] - row["rule"], 4)
-        rows[f"{task}: {size} tokens, seed {seed}"] = row
+        name = f"{task}: {size} tokens, seed {seed}"
+        rows[name] = joined(rows.get(name, {}), here)
     return dict(sorted(rows.items()))
+
+
+def joined(before: dict[str, Any], here: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row with cells that were perhaps measured after it.
+
+    Args:
+        before: The row as it is in the results file.
+        here: All known cells of the row's task, size and seed.
+    """
+    swept, ruled = [c for c in here if c["batch"]], [c for c in here if not c["batch"]]
+    row = before | {"cells": max(before.get("cells", 0), len(swept))}
+    best = max(swept, key=lambda c: c["ev"], default=None)
+    if best is not None and best["ev"] > before.get("best", -np.inf):
+        row |= {"best": best["ev"], "best_at": [best["batch"], best["epochs"], best["rate"]]}
+    if ruled:
+        row |= {"rule": ruled[-1]["ev"], "rule_at": ruled[-1]["chosen"]}
+    if "best" in row and "rule" in row:
+        row["short_of_best"] = round(row["best"] - row["rule"], 4)
+    return row
 
 
 if __name__ == "__main__":

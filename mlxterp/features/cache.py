@@ -1,10 +1,10 @@
 """Features of the last few corpora, so that many features of the same texts cost one pass.
 
 `InterpretableModel` holds one `FeatureCache`, as `model.feature_cache`; it is gone with the model. An entry belongs to
-a component, an SAE and the tokens of some texts, and holds only while everything that the model computes with is,
-byte for byte, what it was: that is digested before the pass and again before the entry is used, because an array can
-be changed behind the same object. Where reading all bytes takes longer than running the texts again, nothing is kept;
-nor while something acts on the model (steering, an attached SAE).
+a component, an SAE, the tokens of some texts and what is excluded of them, and holds only while everything that the
+model computes with is, byte for byte, what it was: that is digested before the pass and again before the entry is
+used, because an array can be changed behind the same object. Where reading all bytes takes longer than running the
+texts again, nothing is kept; nor while something acts on the model (steering, an attached SAE).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..activations.exclusions import bos_of, prose
 from ..backends.base import LanguageModel
 from ..backends.host.state import StateDigest
 from ..core.digests import digest_of_arrays
@@ -30,7 +31,7 @@ LIMIT = 512 * 2**20
 _AT_ONCE = 0.1
 """Seconds that a digest may always take."""
 
-Key = tuple[str, int | None, str, str]
+Key = tuple[str, int | None, str, str, tuple[str, ...], int | None]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,13 +102,26 @@ class FeatureCache:
         self._enabled = state["enabled"]
 
     def question(
-        self, model: LanguageModel, component: Component, sae: SAE, corpus: Corpus
+        self,
+        model: LanguageModel,
+        component: Component,
+        sae: SAE,
+        corpus: Corpus,
+        exclude: tuple[str, ...],
     ) -> CorpusQuestion | None:
-        """The question about these tokens, with the entry that answers it; None where nothing is kept."""
+        """The question about these tokens, with the entry that answers it; None where nothing is kept.
+
+        Args:
+            exclude: As `check_exclusions` gives it. Which tokens are sinks follows from the model.
+        """
         if not self._enabled or model.described:
             return None
-        tokens = digest_of_arrays({"offsets": corpus.offsets, "tokens": corpus.tokens})
-        key = (component.name, component.call, sae.fingerprint, tokens)
+        named = {"offsets": corpus.offsets, "tokens": corpus.tokens}
+        if exclude:
+            named["prose"] = prose(model).tokens  # what a sink's length is measured on
+        tokens = digest_of_arrays(named)
+        bos = bos_of(model) if "bos" in exclude else None
+        key = (component.name, component.call, sae.fingerprint, tokens, exclude, bos)
         with self._lock:
             entry = self._entries.pop(key, None)
             if entry is not None:

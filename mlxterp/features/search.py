@@ -97,17 +97,15 @@ def top_texts(
     check_top_k(top_k)
     feature = feature_ids.feature_id(feature_id, sae.d_hidden)
     texts = texts_of(texts, model)
-    rule = rule_of(model, component, exclude)
+    excluded = check_exclusions(exclude)
     corpus = Corpus.from_texts(texts, tokenize)
-    question = None
-    if cache is not None and rule is None:  # it knows all tokens
-        question = cache.question(model, component, sae, corpus)
+    question = None if cache is None else cache.question(model, component, sae, corpus, excluded)
     if question is not None and question.entry is not None:
         tokens, values = question.entry.by_feature.row(feature)
         return _strongest(tokens, values, corpus.offsets, question.entry.prefixes, texts, top_k)
     activations = np.zeros(len(corpus.tokens), dtype=np.float32)
     marked = np.zeros((len(corpus.tokens), MARKS), dtype=np.float32)
-    for part in encode_corpus(model, corpus, sae, component, rule):
+    for part in encode_corpus(model, corpus, sae, component, rule_of(model, component, excluded)):
         hits = np.flatnonzero(part.features.indices == feature)
         activations[part.tokens[part.features.row_ids[hits]]] = part.features.values[hits]
         marked[part.tokens] = part.marks

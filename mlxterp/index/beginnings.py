@@ -1,6 +1,7 @@
 """Texts that begin alike and lie in different shards: the first shard's features speak for all.
 
-Within a shard that is settled when it is encoded (`counting`); here it is between shards, as they come to be written.
+Within a shard that is settled when it is encoded (`encode`); here it is between shards, as they come to be written
+(`building`) or are put together (`merging`).
 What later shards begin with is remembered up to a limit, so that memory stays that of a few shards; beyond it, equal
 beginnings still take one value before they are ranked (`features.ranking`).
 """
@@ -13,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core.beginnings import MARKS, Beginnings
+from ..core.sparse import SparseFeatures
 from .encode import EncodedShard
 from .plan import ShardPlan
 from .shard import Shard
@@ -37,13 +39,24 @@ def settled(
     for shard in before:
         if beginnings.is_full:
             break
-        beginnings.settled(shard.by_feature.transpose(), shard.prefixes, _unmarked(shard.n_tokens))
+        _settled(beginnings, shard.by_feature, shard.prefixes)
     for plan, shard in encoded:
         prefixes = np.concatenate([np.zeros(0, np.uint64), *(piece.prefixes for piece in plan.pieces)])
-        by_token = beginnings.settled(shard.by_feature.transpose(), prefixes, _unmarked(len(prefixes)))
-        yield plan, replace(shard, by_feature=by_token.transpose())
+        yield plan, replace(shard, by_feature=_settled(beginnings, shard.by_feature, prefixes))
 
 
-def _unmarked(n: int) -> np.ndarray:
-    """Marks that are alike: a model on which nothing acts computes the same from the same text."""
-    return np.zeros((n, MARKS), dtype=np.float32)
+def settled_shards(shards: Iterable[Shard], acts: bool) -> Iterator[tuple[Shard, SparseFeatures]]:
+    """Shards that are written, in order, with their features by the same rule.
+
+    Args:
+        acts: Whether something changed the model: each stays as it is.
+    """
+    beginnings = Beginnings(_LIMIT)
+    for shard in shards:
+        yield shard, shard.by_feature if acts else _settled(beginnings, shard.by_feature, shard.prefixes)
+
+
+def _settled(beginnings: Beginnings, by_feature: SparseFeatures, prefixes: np.ndarray) -> SparseFeatures:
+    """The features of a shard; a model on which nothing acts computes the same from the same text: marks are alike."""
+    marks = np.zeros((len(prefixes), MARKS), dtype=np.float32)
+    return beginnings.settled(by_feature.transpose(), prefixes, marks).transpose()

@@ -172,7 +172,7 @@ def _repaired(
     for number in list(damaged):
         warn(f"Shard {number} is made again: {damaged[number]}")
         plan = _plan_again(source, meta, texts, number)
-        if plan is None:  # it was cut in another way, as in a merged index
+        if plan is None:  # they have other tokens now
             warn(f"Shards {number} and all after it are made again.")
             return bound(folder, replace(meta, shards=meta.shards[:number], complete=False))
         encoded = _encoder(source, meta, options)([plan])
@@ -197,9 +197,10 @@ def _plan_again(source: Source, meta: IndexMeta, texts: Texts, number: int) -> S
     first = max(i for i in range(number + 1) if meta.shards[i].begins == meta.shards[i].first_text)
     begin, end = meta.shards[first].first_text, record.begins + record.texts
     own = ListedTexts(texts_between(texts, begin, end))
-    plans = shard_plans(
-        own, source.anatomy.model.tokenize, meta.model["positions"], meta.shard_tokens, 0, first
-    )
+    # What the shards of these texts hold is as good as the limit they were cut with, which a part of a merged index
+    # may have of its own.
+    size = max(shard.tokens for shard in meta.shards[first : number + 1])
+    plans = shard_plans(own, source.anatomy.model.tokenize, meta.model["positions"], size, 0, first)
     plan = next((plan for plan in plans if plan.number == number), None)
     if plan is None or plan.n_tokens != record.tokens or plan.data_hash() != record.data:
         return None

@@ -1,20 +1,28 @@
-"""Several indexes of one SAE and model become one: their shards side by side, their texts in the order given."""
+"""Several indexes of one SAE and model become one: their shards side by side, their texts in the order given.
+
+Texts of different parts that begin alike get the first one's features there, as if they had been built at once.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..activations.fingerprint import same_fingerprint
 from ..backends.host.state import WeightsDigest
 from ..core.files import atomic_folder
+from ..core.sparse import SparseFeatures
 from ..errors import FeatureIndexError, InputError
+from .beginnings import settled_shards
 from .building import finish
 from .files import root_of
-from .folder import IndexMeta, read_meta, shard_path, write_meta
+from .folder import IndexMeta, ShardRecord, read_meta, shard_path, write_meta
+from .shard import Shard, rewrite_shard
 from .summary import open_shard, read_pieces
 
 _AGAIN = "Nothing of it is left there; make room or choose another path, and merge again."
@@ -41,21 +49,39 @@ def merge(parts: Sequence[Path], folder: Path) -> None:
 def _fill(folder: Path, parts: Sequence[Path], described: Sequence[IndexMeta]) -> None:
     meta = replace(described[0], shards=(), complete=False, files={})
     pieces: dict[int, str] = {}
+    settled = settled_shards(_whole_shards(parts, described), acts=bool(meta.model.get("acts")))
     for part, own in zip(parts, described, strict=True):
         before = meta.n_texts
-        for number, record in enumerate(own.shards):
-            open_shard(part, number, record).check()  # damage is told where it lies
-            copied = shard_path(folder, len(meta.shards))
-            copied.parent.mkdir(exist_ok=True)
-            shutil.copyfile(shard_path(part, number), copied)
-            moved = replace(
-                record, first_text=record.first_text + before, begins=record.begins + before,
-                file=record.file or root_of(copied),
-            )  # fmt: skip
+        for record, (shard, by_feature) in zip(own.shards, settled, strict=False):
+            written = _written(shard_path(folder, len(meta.shards)), record, shard, by_feature)
+            moved = replace(written, first_text=record.first_text + before, begins=record.begins + before)
             meta = meta.with_shard(moved)
         pieces |= read_pieces(part, own)
     write_meta(folder, meta)
     finish(folder, meta, lambda ids: [pieces[i] for i in ids])
+
+
+def _whole_shards(parts: Sequence[Path], described: Sequence[IndexMeta]) -> Iterator[Shard]:
+    """All shards of all parts; damage is told where it lies."""
+    for part, own in zip(parts, described, strict=True):
+        for number, record in enumerate(own.shards):
+            shard = open_shard(part, number, record)
+            shard.check()
+            yield shard
+
+
+def _written(path: Path, record: ShardRecord, shard: Shard, by_feature: SparseFeatures) -> ShardRecord:
+    """Writes a shard with these features, as it is where they are its own; returns what `index.json` says of it."""
+    path.parent.mkdir(exist_ok=True)
+    if _equal(by_feature, shard.by_feature):
+        shutil.copyfile(shard.path, path)
+        return replace(record, file=record.file or root_of(path))
+    return replace(record, pairs=len(by_feature.values), file=rewrite_shard(path, shard, by_feature))
+
+
+def _equal(some: SparseFeatures, others: SparseFeatures) -> bool:
+    names = ("indptr", "indices", "values")
+    return all(np.array_equal(getattr(some, name), getattr(others, name)) for name in names)
 
 
 def _meta(part: Path) -> IndexMeta:
@@ -72,6 +98,7 @@ def _check(one: IndexMeta, other: IndexMeta, path: Path) -> None:
         {
             "SAE": meta.sae["fingerprint"], "model": meta.model["type"], "component": meta.component,
             "positions": meta.model["positions"], "exclude": meta.rule.exclude, "bos": meta.rule.bos,
+            "what acts on the model": meta.model.get("acts", []),
         }
         for meta in (one, other)
     ]  # fmt: skip

@@ -7,7 +7,7 @@ reads a slice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +147,19 @@ def write_shard(path: Path, plan: ShardPlan, by_feature: SparseFeatures) -> str:
         "piece_start": np.array([piece.start for piece in pieces], dtype=np.int64),
         "text_bytes": np.frombuffer(b"".join(blobs), dtype=np.uint8),
         "text_ends": np.cumsum([len(blob) for blob in blobs], dtype=np.int64),
-        "indptr": by_feature.indptr,
-        "rows": by_feature.indices.view(np.uint32),
-        "values": by_feature.values,
     }
-    parts, digest = packed(arrays)
+    return _write(path, arrays, by_feature)
+
+
+def rewrite_shard(path: Path, shard: Shard, by_feature: SparseFeatures) -> str:
+    """Writes the tokens and texts of a shard with other features; returns the new file's digest."""
+    return _write(path, {name: getattr(shard, name) for name in _ARRAYS}, by_feature)
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], by_feature: SparseFeatures) -> str:
+    rows = by_feature.indices.view(np.uint32)
+    features = {"indptr": by_feature.indptr, "rows": rows, "values": by_feature.values}
+    parts, digest = packed({**arrays, **features})
     write_atomically(path, parts)
     return digest
 

@@ -137,6 +137,24 @@ def test_appended_and_merged_indexes_are_made_whole_by_building_all_texts(demo, 
             assert everything(folder) == before
 
 
+@pytest.mark.filterwarnings("ignore:.*longer than the model.*:mlxterp.MlxterpWarning")
+def test_shards_of_a_merged_index_are_made_again_as_its_parts_were_cut(demo, sae, tmp_path):
+    long = [TEXTS[0], " ".join(TEXTS * 12), TEXTS[1]]
+    parts = [
+        demo.model.build_index(sae, texts, shard_tokens=n)
+        for texts, n in ((TEXTS[:3], 20), (long, 300), (TEXTS[3:], 45), (long, 500))
+    ]
+    texts = [*TEXTS[:3], *long, *TEXTS[3:], *long]
+    folder = FeatureIndex.merge(parts, tmp_path / "merged").path
+    files = files_of(folder)
+    for name in files:
+        if name.startswith("shards/"):
+            flip(folder / name)
+            with pytest.warns(MlxterpWarning, match=f"Shard {int(name[7:13])} is made again"):
+                demo.model.build_index(sae, texts, folder)
+            assert files_of(folder) == files
+
+
 def test_an_index_whose_appending_stops_while_it_ends_opens_as_it_was(demo, sae, index, monkeypatch):
     before = everything(index)
     from mlxterp.index import summary as module

@@ -119,6 +119,25 @@ def test_answers_are_the_same_with_and_without_memory(model):
     assert everything(model, sae) == everything(model, sae) == without_memory(model, sae)
 
 
+@pytest.mark.parametrize("exclude", ["bos", "sinks", ("bos", "sinks")])
+def test_what_is_excluded_is_remembered_apart(model, monkeypatch, exclude):
+    sae, counter = random_sae(width(model)), Counter(model, monkeypatch)
+    tokenizer, bos = model.language_model.tokenizer, TOKENIZER.encode("")[0]
+    monkeypatch.setattr(tokenizer, "bos_token_id", bos, raising=False)
+
+    def asked(feature: int, memory: bool = True) -> Any:
+        model.feature_cache.enabled = memory
+        return model.get_top_texts_for_feature(feature, sae, TEXTS, 1, top_k=100, exclude=exclude)
+
+    expected = [asked(f, memory=False) for f in range(sae.d_hidden)]
+    asked(0)
+    ask(model, sae)
+    assert counter.during(lambda: asked(1)) == 0 and len(model.feature_cache) == 2
+    assert [asked(f) for f in range(sae.d_hidden)] == expected
+    monkeypatch.setattr(tokenizer, "bos_token_id", bos + 1)
+    assert (counter.during(lambda: asked(1)) > 0) == (exclude != "sinks")
+
+
 def test_clearing_forgets_and_switching_off_keeps_nothing(model, monkeypatch):
     sae, counter = random_sae(width(model)), Counter(model, monkeypatch)
     ask(model, sae)

@@ -12,11 +12,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mlxterp import SAE, InterpretableModel
+from mlxterp import SAE, FeatureIndex, FeatureIndexError, InterpretableModel
 from mlxterp.backends import backend_of
 from mlxterp.data.corpus import Corpus
+from mlxterp.steering import add_feature
 from mlxterp.variants import JumpReLU, TopK
-from tests.index.small import COMPONENT, TEXTS, random_sae
+from tests.index.small import COMPONENT, TEXTS, files_of, random_sae
 from tests.rounding import Factors
 
 PLACE = (1, "resid_post")
@@ -110,3 +111,55 @@ def test_shards_that_are_built_later_go_on_with_what_earlier_ones_began(
             firings = index._reader.firings(int(feature))
             for prefix in np.unique(firings.prefixes):
                 assert len(set(firings.values[firings.prefixes == prefix].tolist())) == 1
+
+
+ORDERS = [[0, 1], [1, 0], [0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 0]]
+CUTS = [slice(0, 1), slice(1, 4), slice(4, None)]
+
+
+def rows(index: FeatureIndex) -> tuple[np.ndarray, np.ndarray]:
+    """Features of all tokens (tokens, d_hidden), and how each begins (tokens,)."""
+    shards = index._reader.shards()
+    dense = [shard.by_feature.transpose().to_dense() for shard in shards]
+    return np.concatenate(dense), np.concatenate([shard.prefixes for shard in shards])
+
+
+@pytest.mark.usefixtures("rounded")
+@pytest.mark.parametrize("order", ORDERS)
+def test_merged_parts_have_one_value_where_their_texts_begin_alike(
+    embedded: InterpretableModel, tmp_path, order
+):
+    sae = attained(embedded)
+    parts = [embedded.build_index(sae, TEXTS[CUTS[i]], exclude=(), shard_tokens=17) for i in order]
+    texts = [text for i in order for text in TEXTS[CUTS[i]]]
+    merged = FeatureIndex.merge(parts, tmp_path / "merged")
+
+    apart, prefixes = (np.concatenate(arrays) for arrays in zip(*map(rows, parts), strict=True))
+    found, same = rows(merged)
+    _, first, which = np.unique(prefixes, return_index=True, return_inverse=True)
+    assert np.array_equal(same, prefixes) and np.array_equal(found, apart[first[which]])
+    assert np.array_equal(found, apart) == (order == [0, 0])  # other parts ran in batches of other shapes
+
+    count = (found != 0).sum(axis=0)
+    for feature in range(merged.d_hidden):
+        stats = merged.stats(feature)
+        assert (stats.count, stats.maximum) == (count[feature], found[:, feature].max())
+        assert stats.mean == pytest.approx(found[:, feature].sum() / max(count[feature], 1), rel=1e-6)
+    files = files_of(tmp_path / "merged")
+    embedded.build_index(sae, texts, tmp_path / "merged", exclude=())  # the digests of all files are right
+    assert files_of(tmp_path / "merged") == files
+
+
+@pytest.mark.usefixtures("rounded")
+@pytest.mark.filterwarnings("ignore:Something acts on this model:mlxterp.MlxterpWarning")
+def test_parts_that_were_built_while_something_acted_are_merged_as_they_are(
+    embedded: InterpretableModel, tmp_path
+):
+    sae = attained(embedded)
+    plain = embedded.build_index(sae, TEXTS[4:], exclude=())
+    with embedded.steer(add_feature(sae, 3, 1e-3)):
+        parts = [embedded.build_index(sae, texts, exclude=()) for texts in (TEXTS[:4], TEXTS[4:])]
+        merged = FeatureIndex.merge(parts, tmp_path / "merged")
+    assert np.array_equal(rows(merged)[0], np.concatenate([rows(part)[0] for part in parts]))
+    with pytest.raises(FeatureIndexError, match="what acts on the model is"):
+        FeatureIndex.merge([plain, parts[1]], tmp_path / "mixed")
