@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -144,3 +145,20 @@ def test_who_calls_a_part_of_the_ci_names_one_that_there_is():
         for part in call.split()
     ]
     assert {"lint", "types", "docs", "tests", "demo", "saelens"} <= set(called) <= {*listed.split(), "--here"}
+
+
+def test_the_reference_knows_every_verb_of_the_public_classes():
+    griffe = pytest.importorskip(
+        "griffe", reason='the reference is made by griffe: pip install "mlxterp[docs]"'
+    )
+    extension = ROOT / "tools" / "site" / "bound_methods.py"
+    read = griffe.load(
+        "mlxterp", search_paths=[ROOT], extensions=griffe.load_extensions(f"{extension}:BoundMethods")
+    )
+    for name in mlxterp.__all__:
+        cls = getattr(mlxterp, name)
+        if getattr(cls, "__name__", None) != name:  # a module, or another name of a class
+            continue
+        for verb, value in inspect.getmembers(cls, inspect.isfunction):
+            if not verb.startswith("_") and value.__module__.startswith("mlxterp"):
+                assert read[name].all_members[verb].is_function, f"{name}.{verb}"
