@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads of torch and of MLX's BLAS wait for each other
 
 import mlxterp
+from tests import fast
 
 if importlib.util.find_spec("hypothesis") is not None:
     from hypothesis import HealthCheck, settings
@@ -36,7 +37,20 @@ def pytest_configure(config: pytest.Config) -> None:
         rounding.disturb(seed)
 
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parent.parent / "shared"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests are marked by where they lie, before a -m chooses among them."""
+    for item in items:
+        file = item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
+        if file.startswith("whole/"):
+            item.add_marker("whole")
+        name = getattr(item, "originalname", item.name)
+        if fast.is_fast(file, name) and item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
 
 
 @pytest.hookimpl(wrapper=True)
