@@ -41,6 +41,13 @@ TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parent.parent / "shared"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast` no other file is read: that alone would take a fifth of the time."""
+    if config.option.markexpr != "fast" or not collection_path.match("test_*.py"):
+        return None
+    return None if collection_path.relative_to(TESTS).as_posix() in fast.FILES else True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests are marked by where they lie, before a -m chooses among them."""
