@@ -43,21 +43,24 @@ SHARED = TESTS.parent.parent / "shared"
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With `-m fast` no other file is read: that alone would take a fifth of the time."""
-    if config.option.markexpr != "fast" or not collection_path.match("test_*.py"):
-        return None
-    return None if collection_path.relative_to(TESTS).as_posix() in fast.FILES else True
+    skipped = config.option.markexpr == "fast" and collection_path.match("test_*.py")
+    return True if skipped and _below_tests(collection_path) not in fast.FILES else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests are marked by where they lie, before a -m chooses among them."""
     for item in items:
-        file = item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
+        file = _below_tests(item.path)
         if file.startswith("whole/"):
             item.add_marker("whole")
         name = getattr(item, "originalname", item.name)
         if fast.is_fast(file, name) and item.get_closest_marker("slow") is None:
             item.add_marker("fast")
+
+
+def _below_tests(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
 
 
 @pytest.hookimpl(wrapper=True)
