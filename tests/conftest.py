@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads of torch and of MLX's BLAS wait for each other
 
 import mlxterp
+from tests import fast
 
 if importlib.util.find_spec("hypothesis") is not None:
     from hypothesis import HealthCheck, settings
@@ -36,7 +37,30 @@ def pytest_configure(config: pytest.Config) -> None:
         rounding.disturb(seed)
 
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parent.parent / "shared"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast` no other file is read: that alone would take a fifth of the time."""
+    skipped = config.option.markexpr == "fast" and collection_path.match("test_*.py")
+    return True if skipped and _below_tests(collection_path) not in fast.FILES else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests are marked by where they lie, before a -m chooses among them."""
+    for item in items:
+        file = _below_tests(item.path)
+        if file.startswith("whole/"):
+            item.add_marker("whole")
+        name = getattr(item, "originalname", item.name)
+        if fast.is_fast(file, name) and item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
+
+
+def _below_tests(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def _disturb_numpy(factors: Factors) -> None:
             out[...] = found
             return out
 
-        product.rounded_by = factors
+        cast(Any, product).rounded_by = factors
         return product
 
     for name in ("matmul", "dot", "tensordot", "inner", "einsum"):

@@ -12,8 +12,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations, islice
-from typing import NamedTuple
 
 import mlxterp
 from mlxterp import HuggingFaceDataset, SAETrainConfig
@@ -35,7 +35,8 @@ SOURCES = {
 }
 
 
-class Subject(NamedTuple):
+@dataclass(frozen=True)
+class Subject:
     """What is looked at."""
 
     model: mlxterp.InterpretableModel

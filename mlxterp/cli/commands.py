@@ -55,19 +55,19 @@ def features(options: Namespace, screen: Screen) -> None:
     subject, text = opening.open_subject(options), opening.read_text(options.text)
     found = _strongest(subject, text, options.top_k, options.exclude)
     if not found:
-        return screen.json(as_json.text_features(text)) if options.json else screen.line(_NONE)
+        return screen.json(as_json.text_features(text)) if options.json else screen.write_line(_NONE)
     view = _view(subject, text, [feature for feature, _ in found])
     peaks = [
         int(np.abs(row - value).argmin()) for row, (_, value) in zip(view.activations, found, strict=True)
     ]
     if options.json:
         return screen.json(as_json.text_features(text, view, peaks))
-    screen.line(f"{'feature':>8}  {'activation':>10}  strongest on", "bold")
+    screen.write_line(f"{'feature':>8}  {'activation':>10}  strongest on", "bold")
     for feature, row, peak in zip(view.feature_ids, view.activations, peaks, strict=True):
         shown = Text(f"{feature:>8}  {row[peak]:>10.4g}  ")
         start = max(0, peak - _BEFORE)
         parts = around(view.tokens[start : peak + _AFTER + 1], peak - start)
-        screen.line(shown + screen.snippet(*parts, indent=shown.cell_len))
+        screen.write_line(shown + screen.snippet(*parts, indent=shown.cell_len))
 
 
 def texts(options: Namespace, screen: Screen) -> None:
@@ -92,9 +92,9 @@ def texts(options: Namespace, screen: Screen) -> None:
         return screen.json(as_json.feature_texts(options.feature, rows))
     for (_, activation, _), window in zip(rows, windows, strict=True):
         shown = Text(f"{activation:>8.4g}  ")
-        screen.line(shown + screen.snippet(*window, indent=shown.cell_len))
+        screen.write_line(shown + screen.snippet(*window, indent=shown.cell_len))
     if not rows:
-        screen.line(f"Feature {options.feature} is active on none of these texts.")
+        screen.write_line(f"Feature {options.feature} is active on none of these texts.")
 
 
 def index(options: Namespace, screen: Screen) -> None:
@@ -106,13 +106,13 @@ def index(options: Namespace, screen: Screen) -> None:
         component=subject.component, seed=options.seed, shard_tokens=options.shard_tokens, workers=options.workers,
     )  # fmt: skip
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in built.excluded.items() if n)
-    screen.line(
+    screen.write_line(
         f"{options.path}: {len(built.live):,} of {built.d_hidden:,} features are active on {built.n_tokens:,} tokens of"
         f" {built.n_texts:,} texts at {built.component}{f' (left out: {left_out})' if left_out else ''}."
     )
     if len(built.live):
         strongest = int(np.argmax(built.summary.maximum))
-        screen.line(f"See one of them: mlxterp show {strongest} --index {options.path}{_same(options)}")
+        screen.write_line(f"See one of them: mlxterp show {strongest} --index {options.path}{_same(options)}")
 
 
 def show(options: Namespace, screen: Screen) -> None:
@@ -137,7 +137,7 @@ def show(options: Namespace, screen: Screen) -> None:
     elif options.html is None and not options.open:
         for number, part in enumerate(shown):
             if number:
-                screen.line()
+                screen.write_line()
             screen.ansi(part.to_str(color=screen.colored))
     if options.html is not None or options.open:
         _page(options, screen, shown)
@@ -155,12 +155,12 @@ def train(options: Namespace, screen: Screen) -> int | None:
         options.layer, corpus, options.component, config, options.save_path, resume=options.resume,
         exclude=options.exclude, context_length=options.context_length, device=options.device,
     )  # fmt: skip
-    screen.line(f"{options.save_path}: {sae}")
-    screen.line(sae.metadata.get("training", {}).get("summary", ""))
+    screen.write_line(f"{options.save_path}: {sae}")
+    screen.write_line(sae.metadata.get("training", {}).get("summary", ""))
     if sae.metadata.get("training", {}).get("interrupted"):
         complain("interrupted. The SAE is saved as it is; the same command with --resume goes on.")
         return INTERRUPTED
-    screen.line(f"Does it fit? mlxterp check {options.save_path}{_same(options)} --texts FILE")
+    screen.write_line(f"Does it fit? mlxterp check {options.save_path}{_same(options)} --texts FILE")
     return None
 
 
@@ -175,7 +175,7 @@ def check(options: Namespace, screen: Screen) -> int | None:
     else:
         screen.ansi(str(found))
         if found.ok:
-            screen.line(
+            screen.write_line(
                 f"It belongs here: it explains {found.judged_variance:.2f} of the variance, an untrained SAE"
                 f" {found.untrained_variance:.2f}; no other layer, component or normalisation fits far better."
             )
@@ -206,7 +206,7 @@ def _page(options: Namespace, screen: Screen, shown: list[FeatureCard | TokenVie
     view = shown[0] if len(shown) == 1 else FeatureReport(title, shown)
     written = view.to_html(path.expanduser()).resolve()
     if not options.json:
-        screen.line(f"Written: {written}")
+        screen.write_line(f"Written: {written}")
     if options.open and not webbrowser.open(written.as_uri()):
         complain(f"note: there is no browser here; open {written} yourself.")
 

@@ -69,22 +69,22 @@ def run_tour(
     _heading(screen, 4, "And if one is turned up?")
     _tell_amplification(screen, amplified)
 
-    screen.line()
+    screen.write_line()
     screen.say("That is a feature: something the model notices (1, 2) and acts on (3, 4).", "bold")
     if report is not None:
         path = write_report(report, demo, index, text, in_order, ablated, amplified)
         screen.say(f"All of this, with many more examples, to open in a browser: {path.resolve()}")
-    screen.line()
+    screen.write_line()
     screen.say("Now your own text, and any feature of it:")
-    screen.line('mlxterp features "The cat sat on the mat."', indent=_IN)
-    screen.line(f"mlxterp show {ablated.feature.feature_id}", indent=_IN)
+    screen.write_line('mlxterp features "The cat sat on the mat."', indent=_IN)
+    screen.write_line(f"mlxterp show {ablated.feature.feature_id}", indent=_IN)
     screen.say("The same works on any model that mlx-lm runs, with any published SAE: mlxterp --help.")
 
 
 def _introduce(screen: Screen, demo: Demo) -> None:
     sae, width = demo.sae, demo.model.d_model
     screen.say("What does a language model notice in a text?", "bold")
-    screen.line()
+    screen.write_line()
     screen.say(
         "A language model turns each word of a text into a list of numbers. In the small model used here, which"
         f" writes children's stories, there are {width} of them, and one by one they mean nothing to us."
@@ -102,14 +102,14 @@ def _introduce(screen: Screen, demo: Demo) -> None:
 
 def _tell_features(screen: Screen, demo: Demo, text: str, features: Sequence[Noticed]) -> None:
     tokens = demo.model.to_str_tokens(text)
-    screen.line(_marked(screen, tokens, [f.position for f in features]), indent=_IN)
-    screen.line()
+    screen.write_line(_marked(screen, tokens, [f.position for f in features]), indent=_IN)
+    screen.write_line()
     rows = [(f.token.strip(), f"{f.feature_id}", _also(f)) for f in features]
     widths = [max(len(cell) for cell in column) for column in list(zip(*rows, strict=True))[:2]]
     for word, feature, also in rows:
         row = f"{word:<{widths[0]}}  feature {feature:>{widths[1]}}  {also}"
-        screen.line(row, indent=_IN)
-    screen.line()
+        screen.write_line(row, indent=_IN)
+    screen.write_line()
     screen.say(
         "A feature may be on at one word only, or at several, for something that they share. What do they share?"
         " (Many more features are on in this text. Shown are some that are strong here and rare elsewhere.)"
@@ -129,12 +129,14 @@ def _tell_texts(
         " places:"
     )
     for feature in features:
-        screen.line()
+        screen.write_line()
         head = f"feature {feature.feature_id}: on at {feature.stats.density:.1%} of all words"
-        screen.line(head, "bold", indent=_IN)
+        screen.write_line(head, "bold", indent=_IN)
         for example in examples[feature.feature_id]:
-            screen.line(screen.snippet(*_excerpt(example), indent=_IN), indent=_IN)
-        screen.line(f"makes likelier to come next: {', '.join(map(_quoted, feature.promoted))}", indent=_IN)
+            screen.write_line(screen.snippet(*_excerpt(example), indent=_IN), indent=_IN)
+        screen.write_line(
+            f"makes likelier to come next: {', '.join(map(_quoted, feature.promoted))}", indent=_IN
+        )
 
 
 def _tell_ablation(screen: Screen, text: str, found: Ablation) -> None:
@@ -144,12 +146,12 @@ def _tell_ablation(screen: Screen, text: str, found: Ablation) -> None:
         f"Feature {feature.feature_id} ({_named(feature)}) is taken out of the model's numbers; all else stays. Which"
         " word comes next?"
     )
-    screen.line()
-    screen.line(f"{text} …", indent=_IN)
+    screen.write_line()
+    screen.write_line(f"{text} …", indent=_IN)
     for name, tokens in (("as it is", found.before), ("switched off", found.after)):
         shown = "   ".join(f"{_quoted(token)} {share:.0%}" for token, share in tokens)
-        screen.line(f"{name + ':':<14}{shown}", indent=_IN)
-    screen.line()
+        screen.write_line(f"{name + ':':<14}{shown}", indent=_IN)
+    screen.write_line()
     changed = abs(found.before_of_best - found.after_of_best) >= 0.1
     much = "The model uses it" if changed else "It matters little for this word"
     screen.say(f"{much}: {best} went from {found.before_of_best:.0%} to {found.after_of_best:.0%}.")
@@ -162,13 +164,13 @@ def _tell_amplification(screen: Screen, found: Amplification) -> None:
         f"Feature {feature.feature_id} ({_named(feature)}) is added at every word, {times}as strong as it ever was in"
         " the stories. The model begins a new one:"
     )
-    screen.line()
-    screen.line(f"{PROMPT} …", indent=_IN)
+    screen.write_line()
+    screen.write_line(f"{PROMPT} …", indent=_IN)
     for name, story in (("as it is", found.story), ("turned up", found.story_with)):
         shown = Text(f"{name + ':':<12}")
         shown.append_text(_with_words(screen, story, signs_of(feature)))
-        screen.line(shown, indent=_IN)
-    screen.line()
+        screen.write_line(shown, indent=_IN)
+    screen.write_line()
     screen.say("Marked are the words that the feature is on at, and those that it makes likelier.")
 
 
@@ -176,7 +178,7 @@ def _tell_amplification(screen: Screen, found: Amplification) -> None:
 
 
 def _heading(screen: Screen, number: int, title: str) -> None:
-    screen.line()
+    screen.write_line()
     screen.say(f"{number}. {title}", "bold")
 
 

@@ -43,7 +43,7 @@ class Screen(Console):
         """Whether colours are shown."""
         return self.color_system is not None
 
-    def line(self, text: str | Text = "", style: str = "", indent: int = 0) -> None:
+    def write_line(self, text: str | Text = "", style: str = "", indent: int = 0) -> None:
         """A line; a terminal's width wraps it."""
         self._wrapped(text, style, indent, self.width if self.is_terminal else None)
 
@@ -60,7 +60,7 @@ class Screen(Console):
     def ansi(self, text: str) -> None:
         """Lines of a view's own terminal form."""
         for line in text.split("\n"):
-            self.line(Text.from_ansi(line))
+            self.write_line(Text.from_ansi(line))
 
     def json(self, value: Any) -> None:
         """JSON in ASCII, indented."""

@@ -131,7 +131,7 @@ def test_generation_is_seen_in_absolute_positions(model, step):
     np.testing.assert_allclose(detector.activations[0], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_both_wings_show_the_same_tokens_of_a_generation_however_it_ends():
+def test_both_wings_show_the_same_tokens_of_a_generation_however_it_ends(demo):
     ends = [{"max_tokens": 6}, {"max_tokens": 60, "stop": "Lily"}, {"max_tokens": 250}]
     found = []
     for wing in mlxterp.available_backends():
@@ -140,7 +140,7 @@ def test_both_wings_show_the_same_tokens_of_a_generation_however_it_ends():
             written = [model.generate("Once upon a time", **end) for end in ends]
         found.append((written, [len(rows) for rows in detector.activations]))
     assert all(one == found[0] for one in found)
-    assert found[0][1][0] == len(model.tokenize("Once upon a time")) + 5
+    assert found[0][1][0] == len(demo.model.tokenize("Once upon a time")) + 5
 
 
 def test_keys_of_a_cache_are_kept_once(model):

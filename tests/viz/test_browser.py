@@ -21,7 +21,10 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium (apt-get install chromium)")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium (apt-get install chromium)"),
+]
 
 
 def browse(page: Path, profile: Path, *options: str) -> tuple[str, list[str]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,6 @@ from ...core.tokens import TokenBatch
 from ...errors import ComponentError, InputError
 from ...model.interpretable import InterpretableModel
 from .cache import ActivationCache, moved
-from .config import HookedTransformerConfig, model_config
 from .generating import GenerationMethods
 from .hooks import HookFunction, HookPoint, Hooks, refuse_backward
 from .loading import LoadingMethods
@@ -64,11 +62,6 @@ class HookedTransformer(LoadingMethods, GenerationMethods):
         )
         self._hooks = Hooks()
         self._table = HookTable(self.interpretable)
-
-    @cached_property
-    def cfg(self) -> HookedTransformerConfig:
-        """Facts of the model."""
-        return model_config(self.interpretable, self._table, self._prepends())
 
     @property
     def hook_dict(self) -> dict[str, HookPoint]:

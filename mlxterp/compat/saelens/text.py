@@ -17,14 +17,20 @@ from ...core.texts import listed
 from ...core.tokens import TokenBatch, several, to_batch
 from ...errors import InputError, NoTokenizerError, warn
 from ...model.interpretable import InterpretableModel
-from .config import HookedTransformerConfig
+from .config import HookedTransformerConfig, model_config
+from .names import HookTable
 
 
 class TextMethods:
     """Methods of `HookedTransformer` about text."""
 
     interpretable: InterpretableModel
-    cfg: HookedTransformerConfig
+    _table: HookTable
+
+    @cached_property
+    def cfg(self) -> HookedTransformerConfig:
+        """Facts of the model."""
+        return model_config(self.interpretable, self._table, self._prepends())
 
     @property
     def tokenizer(self) -> Any:

@@ -60,8 +60,8 @@ def list_files(repo_id: str, revision: str | None = None) -> list[str]:
         if folder is None:
             raise SAEError(_offline(repo_id, revision, None))
         return _names(folder)
+    why = unreachable()
     try:
-        why = unreachable()
         with _in_our_words(repo_id, revision, None, why), offline(why is not None):
             return sorted(hub.HfApi().list_repo_files(repo_id, revision=revision))
     except SAEError as error:
