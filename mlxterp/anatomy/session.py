@@ -36,19 +36,19 @@ class Session(ABC):
         """Warns where something that acts changes the model while so."""
 
     @property
+    @abstractmethod
     def language_model(self) -> LanguageModel:
         """The model that runs, with what acts on it."""
-        return self.anatomy.model
 
     @property
+    @abstractmethod
     def tokenizer(self) -> Any:
         """The tokenizer given or loaded; None without one."""
-        return self.plain.model.tokenizer
 
     @property
+    @abstractmethod
     def tokenize(self) -> Callable[[str], list[int]] | None:
         """Text → token ids, as the tokenizer's `encode` gives them; None without a tokenizer."""
-        return None if self.tokenizer is None else self.plain.model.tokenize
 
 
 S = TypeVar("S", bound=Session)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
@@ -43,6 +43,21 @@ class ModelSession(Session):
     def anatomy(self) -> Anatomy:
         """See `Session`."""
         return with_effects(self._plain, self._changes())
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """See `Session`."""
+        return self.anatomy.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """See `Session`."""
+        return self._plain.model.tokenizer
+
+    @property
+    def tokenize(self) -> Callable[[str], list[int]] | None:
+        """See `Session`."""
+        return None if self.tokenizer is None else self._plain.model.tokenize
 
     def running(self, inputs: Any, edits: Sequence[Effect] = ()) -> Anatomy:
         """The components for one call that runs `inputs`, with what acts, then `edits`; watchers are told the texts."""
