@@ -18,6 +18,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
+from ..core import rooms
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.public_names import PublicNames
@@ -448,7 +449,7 @@ class SAE(PublicNames):
             >>> sae.check(model, texts[:3]).verdict
             'good'
         """
-        return _checked_model(model).check_sae(self, texts, component=component, **options)
+        return rooms.open("sae.check", self, model, texts, component=component, **options)
 
     def evaluate(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
         """`model.evaluate_sae(sae, texts)`: how good its reconstruction of a component is.
@@ -458,17 +459,11 @@ class SAE(PublicNames):
             >>> evaluation.l0, round(evaluation.explained_variance, 1)
             (16.0, 0.9)
         """
-        return _checked_model(model).evaluate_sae(self, texts, component=component, **options)
+        return rooms.open("sae.evaluate", self, model, texts, component=component, **options)
 
 
 TopKSAE = BatchTopKSAE = SAE
 """The existing library's names for SAEs that keep k features of each token, and k x n of n tokens."""
-
-
-def _checked_model(model: Any) -> Any:
-    if not hasattr(model, "check_sae"):
-        raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
-    return model
 
 
 def _width(features: Array) -> int:
