@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .lens.logit_lens import LogitLens
     from .model.interpretable import InterpretableModel
     from .patching import PatchingResult
-    from .sae import SAE
+    from .sae import SAE, SAECollection
     from .sae.pretrained import PretrainedSAE, pretrained_saes
     from .sae.sae import BatchTopKSAE, TopKSAE
     from .tracing.objectives import logit_difference
@@ -103,7 +103,7 @@ _HOMES = {
     "tracing.objectives": ("logit_difference",),
     "patching": ("PatchingResult",),
     "concepts.registry": ("FeatureRegistry",),
-    "sae": ("SAE",),
+    "sae": ("SAE", "SAECollection"),
     "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),
     "sae.sae": ("BatchTopKSAE", "TopKSAE"),
     "core.sparse": ("SparseFeatures",),
@@ -169,6 +169,7 @@ __all__ = [
     "PretrainedSAE",
     "RandomDirections",
     "SAECheck",
+    "SAECollection",
     "SAEError",
     "SAEEvaluation",
     "SAETrainConfig",

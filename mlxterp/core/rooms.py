@@ -29,6 +29,7 @@ class Room(NamedTuple):
 
 
 VERBS: dict[str, Room] = {
+    "collection.build_indexes": Room("model.rooms:build_indexes"),
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),
 }

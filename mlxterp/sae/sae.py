@@ -31,7 +31,7 @@ from .call import SAECall, as_activations
 from .directions import select_diverse, similar
 from .formats import read
 from .placement import Placement
-from .pretrained.fetch import fetch
+from .pretrained.fetch import Fetched, fetch
 from .saving import write_sae
 from .validation import check_weights, fingerprint
 
@@ -399,19 +399,7 @@ class SAE(PublicNames):
             >>> print(mlxterp.SAE.load(FOLDER / "sae"))
             SAE(topk of layers.1.resid_post: d_model 192, 2048 features, k 16)
         """
-        if backend is not None:
-            get_backend(backend)
-        parts = read(path, format, k, norm_scaling_factor)
-        try:
-            sae = SAE(
-                parts.weights, parts.activation, parts.metadata,
-                form=parts.form, backend=backend, device=device,
-            )  # fmt: skip
-            if parts.names:
-                sae.concepts.load_concepts(parts.names)
-            return sae
-        except (SAEError, InputError) as error:
-            raise SAEError(f"{path}: {error}") from error
+        return opened(Fetched(path, format, norm_scaling_factor), backend, device, k)
 
     @staticmethod
     def from_pretrained(
@@ -435,12 +423,7 @@ class SAE(PublicNames):
         Raises:
             SAEError: No such release, id, repository or file; no access; offline and not in the cache.
         """
-        found = fetch(release, sae_id, revision)
-        sae = SAE.load(found.path, found.format, backend, device, k, found.norm_scaling_factor)
-        if found.normalize is not None:
-            sae.form = replace(sae.form, normalize=found.normalize)
-        sae.metadata = {**(found.facts or {}), **sae.metadata}
-        return sae
+        return opened(fetch(release, sae_id, revision), backend, device, k)
 
     def check(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
         """`model.check_sae(sae, texts)`: how well it fits a component, with the likely cause where it does not.
@@ -460,6 +443,32 @@ class SAE(PublicNames):
             (16.0, 0.9)
         """
         return rooms.open("sae.evaluate", self, model, texts, component=component, **options)
+
+
+def opened(
+    found: Fetched, backend: str | None, device: str | None, k: int | None, mapped: bool = False
+) -> SAE:
+    """The SAE in files that lie on this machine: see `SAE.load`.
+
+    Args:
+        mapped: Look at weights where they lie in the file, where the format allows it: memory is used for what is
+            touched. The file must not be changed meanwhile.
+    """
+    if backend is not None:
+        get_backend(backend)
+    parts = read(found.path, found.format, k, found.norm_scaling_factor, mapped)
+    try:
+        sae = SAE(
+            parts.weights, parts.activation, parts.metadata, form=parts.form, backend=backend, device=device
+        )
+        if parts.names:
+            sae.concepts.load_concepts(parts.names)
+    except (SAEError, InputError) as error:
+        raise SAEError(f"{found.path}: {error}") from error
+    if found.normalize is not None:
+        sae.form = replace(sae.form, normalize=found.normalize)
+    sae.metadata = {**(found.facts or {}), **sae.metadata}
+    return sae
 
 
 TopKSAE = BatchTopKSAE = SAE
