@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .activations.local_store import LocalStore
     from .activations.store import ActivationStore
     from .backends import available_backends, get_backend
-    from .concepts import Concepts
+    from .concepts import Concepts, Explanation
     from .concepts.registry import FeatureRegistry
     from .core.sparse import SparseFeatures
     from .data.dataset import HuggingFaceDataset
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "hooks.attached_sae": ("AttachedSAE",),
     "backends": ("available_backends", "get_backend"),
-    "concepts": ("Concepts",),
+    "concepts": ("Concepts", "Explanation"),
     "data.dataset": ("HuggingFaceDataset",),
     "demo": ("load_demo",),
     "errors": (
@@ -145,6 +145,7 @@ __all__ = [
     "Controller",
     "Detector",
     "EditError",
+    "Explanation",
     "FeatureCard",
     "FeatureExample",
     "FeatureIndex",

@@ -334,7 +334,7 @@ class SAE(PublicNames):
             return other
         if other.d_hidden == self.d_hidden:
             other._concepts = copy.deepcopy(self._concepts)
-        elif self._concepts.names:
+        elif self._concepts.names or self._concepts.explanations:
             warn(
                 f"The new weights have {other.d_hidden} features instead of {self.d_hidden}, so names and scales of"
                 " features are not taken over. sae.concepts.load_concepts(…) names the new ones."
@@ -355,8 +355,9 @@ class SAE(PublicNames):
                 digits: features change by about a thousandth, near ties another one may be among the k, and
                 what is smaller than 3e-8 becomes 0. Loading gives float32 again, of the rounded numbers, so
                 the fingerprint is another.
-            names: Keep the names of features (`concepts.names`) in `names.json` beside the weights, where `load` finds
-                them. Other libraries' formats have no place for names: a warning says so where there are some.
+            names: Keep what is said of features (`concepts.names` and `concepts.explanations`) in `names.json` beside
+                the weights, where `load` finds it. Other libraries' formats have no place for names: a warning says
+                so where there are some.
 
         Raises:
             SAEError: Something else is there, the metadata is not JSON, the format cannot hold this variant
