@@ -94,6 +94,8 @@ class Explanation:
         InputError: No feature, an empty text or source, a confidence outside [0, 1], or what JSON cannot hold.
 
     Examples:
+        >>> from mlxterp import Explanation
+        >>> from mlxterp.concepts import Score
         >>> told = Explanation(741, "toys that are thrown", "gpt-x").scored(detection=Score(0.82, chance=0.5))
         >>> print(told)
         Feature 741: toys that are thrown (gpt-x); detection 0.82, chance 0.5

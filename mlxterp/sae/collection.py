@@ -49,6 +49,14 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
     Raises:
         InputError: There are none, or something else is among them.
         SAEError: There is nothing at a path.
+
+    Examples:
+        >>> import mlxterp
+        >>> collection = mlxterp.SAECollection({"mine": sae, "again": sae.replace()})
+        >>> collection.widths, list(collection.where(component=sae.component))
+        ([2048], ['mine', 'again'])
+        >>> collection.save("saes").name, len(mlxterp.SAECollection.load("saes"))
+        ('saes', 2)
     """
 
     def __init__(self, saes: Mapping[Any, Any] | Iterable[Any]):
