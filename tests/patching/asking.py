@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from mlxterp import ConfigWarning, InterpretableModel
-from mlxterp.model.patching import PatchingMethods
 from tests.small import checkpoint
 
 CLEAN = [3, 14, 15, 92, 65, 35, 89]
 CORRUPTED = [3, 14, 77, 92, 65, 11, 89]
 
-activation: Callable[..., Any] = PatchingMethods.activation_patching
-attribution: Callable[..., Any] = PatchingMethods.attribution_patching
-lens: Callable[..., Any] = PatchingMethods.logit_lens
+activation: Callable[..., Any] = InterpretableModel.activation_patching
+attribution: Callable[..., Any] = InterpretableModel.attribution_patching
+lens: Callable[..., Any] = InterpretableModel.logit_lens
 
 
 @cache
