@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .activations.local_store import LocalStore
     from .activations.store import ActivationStore
     from .backends import available_backends, get_backend
-    from .concepts import Concepts
+    from .concepts import Concepts, Explanation
     from .concepts.registry import FeatureRegistry
     from .core.sparse import SparseFeatures
     from .data.dataset import HuggingFaceDataset
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .lens.logit_lens import LogitLens
     from .model.interpretable import InterpretableModel
     from .patching import PatchingResult
-    from .sae import SAE
+    from .sae import SAE, SAECollection
     from .sae.pretrained import PretrainedSAE, pretrained_saes
     from .sae.sae import BatchTopKSAE, TopKSAE
     from .tracing.objectives import logit_difference
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "hooks.attached_sae": ("AttachedSAE",),
     "backends": ("available_backends", "get_backend"),
-    "concepts": ("Concepts",),
+    "concepts": ("Concepts", "Explanation"),
     "data.dataset": ("HuggingFaceDataset",),
     "demo": ("load_demo",),
     "errors": (
@@ -103,7 +103,7 @@ _HOMES = {
     "tracing.objectives": ("logit_difference",),
     "patching": ("PatchingResult",),
     "concepts.registry": ("FeatureRegistry",),
-    "sae": ("SAE",),
+    "sae": ("SAE", "SAECollection"),
     "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),
     "sae.sae": ("BatchTopKSAE", "TopKSAE"),
     "core.sparse": ("SparseFeatures",),
@@ -145,6 +145,7 @@ __all__ = [
     "Controller",
     "Detector",
     "EditError",
+    "Explanation",
     "FeatureCard",
     "FeatureExample",
     "FeatureIndex",
@@ -169,6 +170,7 @@ __all__ = [
     "PretrainedSAE",
     "RandomDirections",
     "SAECheck",
+    "SAECollection",
     "SAEError",
     "SAEEvaluation",
     "SAETrainConfig",

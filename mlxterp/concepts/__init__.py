@@ -2,6 +2,14 @@
 
 from .analysis import ActiveConcept, ConceptConsistency, ConceptReview
 from .concepts import Concepts
-from .names import Concept
+from .explanations import Concept, Explanation, Score
 
-__all__ = ["ActiveConcept", "Concept", "ConceptConsistency", "ConceptReview", "Concepts"]
+__all__ = [
+    "ActiveConcept",
+    "Concept",
+    "ConceptConsistency",
+    "ConceptReview",
+    "Concepts",
+    "Explanation",
+    "Score",
+]

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
 from .checks import list_of_texts
-from .names import Concept, Names
+from .explanations import Concept, Names
 from .scales import features_of
 
 TopTextsOf = Mapping[int, Sequence[tuple[str, float]]]

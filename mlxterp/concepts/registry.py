@@ -1,4 +1,4 @@
-"""What people found out about features: a name and notes for each, in one JSON file.
+"""What people found out about features: a name and notes for each, in one JSON file (see `store`).
 
     {"1234": {"name": "geographic_locations", "description": "Activates on city and country names",
               "examples": ["Paris, France"], "confidence": "high", "notes": "…"}}
@@ -9,7 +9,6 @@ its names cannot be put on another SAE's features, and "digest", so that damage 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,17 +16,14 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from ..core.digests import DIGEST, check_seal, sealed
 from ..core.feature_ids import named_feature
-from ..core.files import atomic_write, strict_json
 from ..core.integers import scalar
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
+from . import store
+from .store import BOUND, FIELDS, explanation_of, is_explanation, without_binding
 
 _TEXTS = ("name", "description", "notes")
-FIELDS = ("name", "description", "examples", "confidence", "notes")
-"""What an entry can hold; only the name is needed."""
-_BOUND = "sae"
 
 Entry = dict[str, Any]
 
@@ -40,7 +36,7 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
 
     Args:
         entries: {feature id: entry}; ids may be strings, as in JSON. A name alone is an entry too ({741: "ball"}); of
-            several names, as `sae.concepts` has them, the surest is taken.
+            several names, as `sae.concepts` has them, the surest is taken; of explanations alone, the first.
         sae: The SAE whose features these are, or its fingerprint; None binds the registry to none.
 
     Raises:
@@ -61,16 +57,17 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
         self.fingerprint: str | None = None
         given = type(entries).__name__
         if entries is not None and not isinstance(entries, Mapping):
-            entries = getattr(entries, "names", None)  # of an SAE's `concepts`
-            if not isinstance(entries, Mapping):
+            concepts = entries  # of an SAE, as a rule
+            entries = getattr(concepts, "names", None)
+            if isinstance(entries, Mapping):
+                entries = {**getattr(concepts, "explanations", {}), **entries}
+            else:
                 raise InputError(f"Expected a dictionary {{feature id: name or {{'name': …}}}}, got {given}.")
         entries = {} if entries is None else entries
-        bound = entries.fingerprint if isinstance(entries, FeatureRegistry) else entries.get(_BOUND)
+        bound = entries.fingerprint if isinstance(entries, FeatureRegistry) else entries.get(BOUND)
         if bound is not None:
             self.bind(bound)
-        for key, entry in entries.items():
-            if key in (_BOUND, DIGEST):
-                continue
+        for key, entry in without_binding(entries):
             if (feature := _feature(key)) in self._entries:
                 raise InputError(f"Feature {feature} comes twice.")
             self[feature] = entry
@@ -89,14 +86,7 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
             SAEError: It belongs to another SAE, or names a feature that `sae` does not have.
         """
         file = Path(path).expanduser()
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-            found = strict_json(text)
-            if not isinstance(found, dict):
-                raise ValueError(f"expected a dictionary of features, got {text[:40]!r}")
-            check_seal(found)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read as a feature registry: {error}") from error
+        found = store.read_registry(file)
         try:
             return FeatureRegistry(found, sae)
         except InputError as error:
@@ -108,14 +98,8 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
         Raises:
             InputError: An entry was changed into something that is none, or the file cannot be written.
         """
-        target = Path(path).expanduser()
-        found: dict[str, Any] = {str(feature): _entry(feature, self._entries[feature]) for feature in self}
-        if self.fingerprint is not None:
-            found = sealed({_BOUND: self.fingerprint, **found})
-        text = json.dumps(found, indent=2, allow_nan=False) + "\n"
-        with atomic_write(target) as draft:
-            draft.write_text(text, encoding="utf-8")
-        return target
+        entries = {feature: _entry(feature, self._entries[feature]) for feature in self}
+        return store.write(path, store.registry(entries, self.fingerprint))
 
     def bind(self, sae: Any) -> None:
         """Says that these are features of `sae` (an SAE or its fingerprint).
@@ -187,9 +171,15 @@ def _feature(key: Any) -> int:
 
 
 def _entry(feature: int, entry: Any) -> Entry:
-    """A copy of an entry that is as it should be, of a name alone, or of the surest of a person's names."""
+    """A copy of an entry that is as it should be, of a name alone, or of the surest of a person's names.
+
+    Where there are explanations only, the first is the name.
+    """
     if isinstance(entry, (list, tuple)) and entry:
-        entry = max(entry, key=_sureness)
+        names = [one for one in entry if not is_explanation(one)]
+        entry = max(names, key=_sureness) if names else entry[0]
+    if is_explanation(entry):
+        entry = explanation_of(feature, entry).text
     if isinstance(entry, str):
         entry = {"name": entry}
     elif isinstance(name := getattr(entry, "name", None), str):  # a `Concept`

@@ -9,7 +9,7 @@ from typing import Any
 from ..core import checks
 from ..errors import InputError
 from .checks import feature_id
-from .names import Names
+from .explanations import Names
 
 
 def scales_of(config: Any, d_hidden: int) -> dict[int, float]:

@@ -7,7 +7,7 @@ A table is filled by hand (`load_concepts`, `manipulate_concept`) or by what att
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,11 @@ from ..core.beginnings import Beginnings
 from ..core.public_names import PublicNames
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
-from . import analysis
+from . import analysis, store
 from . import export as exporting
 from .checks import feature_id, list_of_texts
-from .names import Concept, Names, named
+from .explanations import PERSON, Concept, Explanation, Explanations, Names
+from .names import said
 from .scales import features_of, scales_of
 from .tracking import TopTexts
 
@@ -44,6 +45,7 @@ class ConceptTables(PublicNames):
         self._texts: TopTexts | None = None
         self._beginnings = Beginnings()
         self._names: Names = {}
+        self._explanations: Explanations = {}
         self._scales: dict[int, float] = {}
 
     def __repr__(self) -> str:
@@ -165,11 +167,15 @@ class ConceptTables(PublicNames):
     def load_concepts(self, concepts: Any) -> None:
         """Replaces all names; a feature may have several, in the order given. All are taken, or nothing changes.
 
+        Explanations that come with them replace all explanations; where none come, those that are there stay.
+
         Args:
             concepts: One of
 
                 - {feature: names}: names are [{"name", "confidence"}], [name] or a name;
                 - a list of rows {"neuron_idx", "concept_name", "confidence"}, or a data frame with these columns;
+                - a `FeatureRegistry`, or its dictionary: what an entry says beyond the name becomes a person's
+                  explanation;
                 - the path of a .csv file with these columns, or of a .json file with one of the above.
 
                 The confidence, in [0, 1], may be left out (1) and may be called "score".
@@ -184,7 +190,67 @@ class ConceptTables(PublicNames):
             >>> sae.concepts.name_of(1470)
             'dog'
         """
-        self._names = named(concepts, self.d_hidden)
+        found = said(concepts, self.d_hidden)
+        self._names = found.names
+        if found.explanations:
+            self._explanations = found.explanations
+
+    # -- explanations -------------------------------------------------------------------------
+
+    @property
+    def explanations(self) -> dict[int, list[Explanation]]:
+        """Explanations of the features that have some, features ascending, in the order given; a copy."""
+        return {feature: list(several) for feature, several in self._explanations.items()}
+
+    def add_explanations(self, explanations: Explanation | Iterable[Explanation]) -> None:
+        """Keeps what is said of features beside their names. All are taken, or nothing changes.
+
+        One with the source and text of one that is there takes its place: with new scores, say.
+
+        Args:
+            explanations: One, or several; also of the same feature, and by several sources.
+
+        Raises:
+            InputError: Something else is among them.
+            UnknownFeatureError: A feature outside [0, d_hidden).
+        """
+        found = self.explanations
+        for one in [explanations] if isinstance(explanations, Explanation) else explanations:
+            if not isinstance(one, Explanation):
+                raise InputError(f"Expected an Explanation or a list of them, got {type(one).__name__}.")
+            several = found.setdefault(feature_id(one.feature_id, self.d_hidden), [])
+            same = [i for i, told in enumerate(several) if (told.source, told.text) == (one.source, one.text)]
+            at = same[0] if same else len(several)
+            several[at : at + 1] = [one]
+        self._explanations = {feature: found[feature] for feature in sorted(found)}
+
+    def clear_explanations(self, source: str | None = None) -> None:
+        """Forgets the explanations of one source ("person", an explainer's name), or all of them."""
+        kept = {
+            feature: [one for one in several if source is not None and one.source != source]
+            for feature, several in self._explanations.items()
+        }
+        self._explanations = {feature: several for feature, several in kept.items() if several}
+
+    def said_of(self, feature: int) -> list[Explanation]:
+        """Everything that is said of a feature: its names, then what people and then what models say of it.
+
+        Raises:
+            UnknownFeatureError: There is no such feature.
+        """
+        feature = feature_id(feature, self.d_hidden)
+        names = [Explanation(feature, c.name, PERSON, c.confidence) for c in self._names.get(feature, ())]
+        told = self._explanations.get(feature, ())
+        return [*names, *sorted(told, key=lambda one: not one.by_person)]  # stable: in the order given
+
+    def label_of(self, feature: int) -> str | None:
+        """What to call a feature: its name (`name_of`), or else the first that is said of it; None without any.
+
+        Raises:
+            UnknownFeatureError: There is no such feature.
+        """
+        named, told = self.name_of(feature), self.said_of(feature)
+        return named if named is not None or not told else told[0].text
 
     def concept_distribution(self) -> dict[str, int]:
         """How many features have each name; most first, then by alphabet."""
@@ -200,7 +266,8 @@ class ConceptTables(PublicNames):
     def export_json(self, path: str | os.PathLike, what: What | None = None) -> Path:
         """Writes {"42": [{"name", "confidence"}]}, or top texts as {"42": [["text", activation]]}.
 
-        The file is UTF-8 and written whole or not at all; `load_concepts` reads names back as they were.
+        Explanations stand beside the names, as {"text", "source", …}. The file is UTF-8 and written whole or not at
+        all; `load_concepts` reads names and explanations back as they were.
 
         Args:
             what: "concepts" (the names) or "texts"; None means names where some are loaded, else texts.
@@ -212,14 +279,15 @@ class ConceptTables(PublicNames):
             InputError: There is nothing to write (the message says what to call first), a text has half of a
                 character (a lone surrogate), or nothing can be written there.
         """
-        return self._export(path, what, exporting.nested_names, exporting.nested_texts)
+        nested = lambda names: store.nested(names, self._explanations)  # noqa: E731
+        return self._export(path, what, nested, exporting.nested_texts, bool(self._explanations))
 
     def export_flat_json(self, path: str | os.PathLike, what: What | None = None) -> Path:
         """Writes rows {"neuron_idx", "concept_name", "confidence"}, or of texts {"neuron", "text", "activation"}.
 
         See `export_json` for the rest.
         """
-        return self._export(path, what, exporting.flat_names, exporting.flat_texts)
+        return self._export(path, what, store.flat, exporting.flat_texts)
 
     def export_csv(self, path: str | os.PathLike, what: What | None = None) -> Path:
         """Writes columns neuron_idx,concept_name,confidence, or of texts neuron_idx,text,activation.
@@ -228,22 +296,23 @@ class ConceptTables(PublicNames):
         ⟨1B⟩; `load_concepts` takes both back.
         See `export_json` for the rest.
         """
-        return self._export(path, what, exporting.csv_names, exporting.csv_texts)
+        return self._export(path, what, store.table, exporting.csv_texts)
 
     def _export(
         self, path: str | os.PathLike, what: What | None, of_names: Callable[[Names], str],
-        of_texts: Callable[[analysis.TopTextsOf], str],
+        of_texts: Callable[[analysis.TopTextsOf], str], explained: bool = False,
     ) -> Path:  # fmt: skip
         if what not in ("concepts", "texts", None):
             raise InputError(f"what is {what!r}; expected 'concepts' or 'texts'.")
-        if what is None and not self._names and (self._texts is None or not self._texts.n_recorded):
+        named = bool(self._names) or explained
+        if what is None and not named and (self._texts is None or not self._texts.n_recorded):
             raise InputError(
                 "There is nothing to export: call sae.concepts.enable_text_tracking(top_k=10) and run the model with"
                 " the SAE attached, or sae.concepts.load_concepts(…)."
             )
-        if what == "texts" or (what is None and not self._names):
-            return exporting.write(path, of_texts(self.get_top_texts()))
-        return exporting.write(path, of_names(self._checked_names()))
+        if what == "texts" or (what is None and not named):
+            return store.write(path, of_texts(self.get_top_texts()))
+        return store.write(path, of_names(self._names if explained else self._checked_names()))
 
     # -- scales -------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import reprlib
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
@@ -42,6 +43,9 @@ class StoredArray:
     """As NumPy names it, or "bfloat16", which is read as float32."""
     load: Callable[[], np.ndarray]
     """Reads it; nobody else holds what it gives."""
+    map: Callable[[], np.ndarray] | None = None
+    """Looks at it where it lies, read-only: memory is used for what is touched, as long as there is some. The file
+    must not be changed meanwhile. None where its numbers must be converted."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         found = self.load()
@@ -73,6 +77,7 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
     header.pop("__metadata__", None)
     begin, found, strange = len(head), {}, {}
     places = []
+    whole = cache(lambda: np.memmap(path, np.uint8, "r"))  # one open file for all arrays
     for name, entry in header.items():
         kind, shape, start, end = _described(name, entry)
         places.append((start, end))
@@ -83,7 +88,11 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
         if math.prod(shape) * dtype.itemsize != end - start:
             raise ValueError(f"{name} claims shape {shape} of {kind}, and {end - start} bytes")
         name_of = "bfloat16" if kind == "BF16" else dtype.name
-        found[name] = StoredArray(shape, name_of, _from_place(path, begin + start, dtype, shape, name_of))
+        place = begin + start
+        found[name] = StoredArray(
+            shape, name_of, _from_place(path, place, dtype, shape, name_of),
+            _mapped(whole, place, shape) if kind == "F32" and place % 4 == 0 else None,
+        )  # fmt: skip
     if strange:
         raise ValueError(
             f"numbers of type {sorted(set(map(str, strange.values())))} cannot be read ({strange})"
@@ -161,6 +170,16 @@ def _from_place(
         return widened(numbers, name).reshape(shape)
 
     return load
+
+
+def _mapped(whole: Callable[[], np.ndarray], offset: int, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    def look() -> np.ndarray:
+        end = offset + 4 * math.prod(shape)
+        if whole().size < end:
+            raise ValueError("it is shorter than it was when it was opened")
+        return np.asarray(whole()[offset:end]).view("<f4").reshape(shape)
+
+    return look
 
 
 def widened(numbers: np.ndarray, name: str) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,9 +30,11 @@ from ..features.search import check_top_k
 from ..tracing.generation import unembed
 from ..viz.escaping import own_token, token_line
 from ..viz.grid import Cell, Grid
-from ..viz.page import Links, cell, page, write_page
+from ..viz.page import Links
 from ..viz.palette import steps_of
 from ..viz.plotting import finished, heatmap
+from ..viz.spans import bold, wants_color
+from ..viz.view import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ class LensToken(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
+class LogitLens(View, Mapping[int, list[list[tuple[int, float, str]]]]):
     """The likeliest next tokens after each layer, at each position of one text.
 
     A notebook shows it by itself; `print` shows it in the terminal. `lens.top(layer, position)` is the way in;
@@ -134,16 +135,8 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
             " probable. Point at a token for the others.</div></section>"
         )
 
-    def to_html(self, path: str | os.PathLike) -> Path:
-        """Writes one HTML file that needs no network; returns its path.
-
-        Raises:
-            InputError: The folder does not exist, or `path` is a folder.
-        """
-        return write_page(path, page("Logit lens", self.fragment(level=1)))
-
-    def _repr_html_(self) -> str:
-        return cell(self)
+    def _title(self) -> str:
+        return "Logit lens"
 
     def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """A heatmap of layers and positions: the likeliest token, coloured by its probability.
@@ -164,9 +157,14 @@ class LogitLens(Mapping[int, list[list[tuple[int, float, str]]]]):
         figure.axes[0].set(xlabel="token", ylabel="after layer")
         return finished(figure, path, show)
 
-    def __str__(self) -> str:
+    def to_str(self, color: bool | None = None) -> str:
+        """For the terminal: a row for each layer, the last on top.
+
+        Args:
+            color: None sets the title in bold where the output is a terminal and NO_COLOR is not set.
+        """
         title = f"Logit lens: the likeliest next token after each layer ({self.n_tokens} tokens)"
-        return "\n".join([title, *self._grid().lines()])
+        return "\n".join([bold(title, wants_color(color)), *self._grid().lines()])
 
     def __repr__(self) -> str:
         return (

@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +18,11 @@ from ..data.text import pieces_of
 from ..errors import warn
 from ..viz.escaping import escaped, one_line, own_token, token_line
 from ..viz.grid import Cell, Grid
-from ..viz.page import Links, cell, page, write_page
+from ..viz.page import Links
 from ..viz.palette import steps_of
 from ..viz.plotting import bars, finished, heatmap, new_figure
+from ..viz.spans import bold, wants_color
+from ..viz.view import View
 from .question import Question
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _SEEN = 16
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class PatchingResult:
+class PatchingResult(View):
     """The metric with each place of one component patched.
 
     A notebook shows it by itself; `print` shows it in the terminal.
@@ -113,17 +114,6 @@ class PatchingResult:
             f'<div class="mxt-foot">{escaped(self._facts())}</div></section>'
         )
 
-    def to_html(self, path: str | os.PathLike) -> Path:
-        """Writes one HTML file that needs no network; returns its path.
-
-        Raises:
-            InputError: The folder does not exist, or `path` is a folder.
-        """
-        return write_page(path, page(self._title(), self.fragment(level=1)))
-
-    def _repr_html_(self) -> str:
-        return cell(self)
-
     def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """Bars by layer, or a heatmap of layers by positions or heads.
 
@@ -150,8 +140,13 @@ class PatchingResult:
         figure.axes[0].set(xlabel=self.by, ylabel="layer")
         return finished(figure, path, show)
 
-    def __str__(self) -> str:
-        return "\n".join([self._title(), *self._grid().lines(), self._facts()])
+    def to_str(self, color: bool | None = None) -> str:
+        """For the terminal: a row for each layer, the last on top.
+
+        Args:
+            color: None sets the title in bold where the output is a terminal and NO_COLOR is not set.
+        """
+        return "\n".join([bold(self._title(), wants_color(color)), *self._grid().lines(), self._facts()])
 
     def __repr__(self) -> str:
         return f"PatchingResult({self.component} by {self.by}: effects {self.raw.shape}, {self.method})"

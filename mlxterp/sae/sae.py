@@ -18,6 +18,7 @@ import numpy as np
 
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts
+from ..core import rooms
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.public_names import PublicNames
@@ -30,7 +31,7 @@ from .call import SAECall, as_activations
 from .directions import select_diverse, similar
 from .formats import read
 from .placement import Placement
-from .pretrained.fetch import fetch
+from .pretrained.fetch import Fetched, fetch
 from .saving import write_sae
 from .validation import check_weights, fingerprint
 
@@ -333,7 +334,7 @@ class SAE(PublicNames):
             return other
         if other.d_hidden == self.d_hidden:
             other._concepts = copy.deepcopy(self._concepts)
-        elif self._concepts.names:
+        elif self._concepts.names or self._concepts.explanations:
             warn(
                 f"The new weights have {other.d_hidden} features instead of {self.d_hidden}, so names and scales of"
                 " features are not taken over. sae.concepts.load_concepts(…) names the new ones."
@@ -354,8 +355,9 @@ class SAE(PublicNames):
                 digits: features change by about a thousandth, near ties another one may be among the k, and
                 what is smaller than 3e-8 becomes 0. Loading gives float32 again, of the rounded numbers, so
                 the fingerprint is another.
-            names: Keep the names of features (`concepts.names`) in `names.json` beside the weights, where `load` finds
-                them. Other libraries' formats have no place for names: a warning says so where there are some.
+            names: Keep what is said of features (`concepts.names` and `concepts.explanations`) in `names.json` beside
+                the weights, where `load` finds it. Other libraries' formats have no place for names: a warning says
+                so where there are some.
 
         Raises:
             SAEError: Something else is there, the metadata is not JSON, the format cannot hold this variant
@@ -398,19 +400,7 @@ class SAE(PublicNames):
             >>> print(mlxterp.SAE.load(FOLDER / "sae"))
             SAE(topk of layers.1.resid_post: d_model 192, 2048 features, k 16)
         """
-        if backend is not None:
-            get_backend(backend)
-        parts = read(path, format, k, norm_scaling_factor)
-        try:
-            sae = SAE(
-                parts.weights, parts.activation, parts.metadata,
-                form=parts.form, backend=backend, device=device,
-            )  # fmt: skip
-            if parts.names:
-                sae.concepts.load_concepts(parts.names)
-            return sae
-        except (SAEError, InputError) as error:
-            raise SAEError(f"{path}: {error}") from error
+        return opened(Fetched(path, format, norm_scaling_factor), backend, device, k)
 
     @staticmethod
     def from_pretrained(
@@ -434,12 +424,7 @@ class SAE(PublicNames):
         Raises:
             SAEError: No such release, id, repository or file; no access; offline and not in the cache.
         """
-        found = fetch(release, sae_id, revision)
-        sae = SAE.load(found.path, found.format, backend, device, k, found.norm_scaling_factor)
-        if found.normalize is not None:
-            sae.form = replace(sae.form, normalize=found.normalize)
-        sae.metadata = {**(found.facts or {}), **sae.metadata}
-        return sae
+        return opened(fetch(release, sae_id, revision), backend, device, k)
 
     def check(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
         """`model.check_sae(sae, texts)`: how well it fits a component, with the likely cause where it does not.
@@ -448,7 +433,7 @@ class SAE(PublicNames):
             >>> sae.check(model, texts[:3]).verdict
             'good'
         """
-        return _checked_model(model).check_sae(self, texts, component=component, **options)
+        return rooms.open("sae.check", self, model, texts, component=component, **options)
 
     def evaluate(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
         """`model.evaluate_sae(sae, texts)`: how good its reconstruction of a component is.
@@ -458,17 +443,37 @@ class SAE(PublicNames):
             >>> evaluation.l0, round(evaluation.explained_variance, 1)
             (16.0, 0.9)
         """
-        return _checked_model(model).evaluate_sae(self, texts, component=component, **options)
+        return rooms.open("sae.evaluate", self, model, texts, component=component, **options)
+
+
+def opened(
+    found: Fetched, backend: str | None, device: str | None, k: int | None, mapped: bool = False
+) -> SAE:
+    """The SAE in files that lie on this machine: see `SAE.load`.
+
+    Args:
+        mapped: Look at weights where they lie in the file, where the format allows it: memory is used for what is
+            touched. The file must not be changed meanwhile.
+    """
+    if backend is not None:
+        get_backend(backend)
+    parts = read(found.path, found.format, k, found.norm_scaling_factor, mapped)
+    try:
+        sae = SAE(
+            parts.weights, parts.activation, parts.metadata, form=parts.form, backend=backend, device=device
+        )
+        if parts.names:
+            sae.concepts.load_concepts(parts.names)
+    except (SAEError, InputError) as error:
+        raise SAEError(f"{found.path}: {error}") from error
+    if found.normalize is not None:
+        sae.form = replace(sae.form, normalize=found.normalize)
+    sae.metadata = {**(found.facts or {}), **sae.metadata}
+    return sae
 
 
 TopKSAE = BatchTopKSAE = SAE
 """The existing library's names for SAEs that keep k features of each token, and k x n of n tokens."""
-
-
-def _checked_model(model: Any) -> Any:
-    if not hasattr(model, "check_sae"):
-        raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
-    return model
 
 
 def _width(features: Array) -> int:

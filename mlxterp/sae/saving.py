@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ..concepts.export import nested_names
+from ..concepts import store
 from ..core.digests import digest_of_bytes, sealed
 from ..core.files import atomic_folder
 from ..errors import InputError, SAEError, warn
@@ -48,12 +48,12 @@ def write_sae(
     _check_target(target)
     if dtype not in _DTYPES:
         raise SAEError(f"Unknown dtype {dtype!r}. SAEs are saved as: {', '.join(_DTYPES)}.")
-    given = sae.concepts.names if names else {}
+    given, explained = (sae.concepts.names, sae.concepts.explanations) if names else ({}, {})
     texts: dict[str, str] = {}
     if format == "mlxterp":
         weights = _as_float16(sae.weights) if dtype == "float16" else sae.weights
-        if given:
-            texts[own.NAMES_FILE] = nested_names(given)
+        if given or explained:
+            texts[own.NAMES_FILE] = store.nested(given, explained)
         arrays, stored = weights.arrays(), own.WEIGHTS
         texts[own.CONFIG] = _as_json(_own_config(sae, weights, texts))
     elif format == "saelens":
@@ -61,9 +61,9 @@ def write_sae(
             raise SAEError(f"{dtype} is for format='mlxterp'; SAELens's folders are written in float32.")
         config, arrays = as_saelens(sae)
         texts[saelens.CONFIG], stored = _as_json(config), saelens.WEIGHTS
-        if given:
+        if named := len({*given, *explained}):
             warn(
-                f"SAELens's folders have no place for names: those of {len(given)} features are not saved with this"
+                f"SAELens's folders have no place for names: those of {named} features are not saved with this"
                 " SAE. sae.concepts.export_json(path) writes them; names=False says that they are not wanted."
             )
     else:

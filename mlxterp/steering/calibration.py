@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..viz.escaping import escaped, one_line
+from ..viz.page import Links
 from ..viz.plotting import finished, new_figure, plain_log_ticks
+from ..viz.spans import bold, wants_color
+from ..viz.view import View
 from .trials import Written
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ class Strength:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Calibration:
+class Calibration(View):
     """How strongly a feature can be steered; made by `calibrate`. `print` and notebooks show the table.
 
     Attributes:
@@ -153,9 +156,14 @@ class Calibration:
             "fluent": self.fluent(written), "text": written.texts[0],
         }  # fmt: skip
 
-    def __str__(self) -> str:
+    def to_str(self, color: bool | None = None) -> str:
+        """For the terminal: the verdict, then a row for each strength and baseline.
+
+        Args:
+            color: None sets the verdict in bold where the output is a terminal and NO_COLOR is not set.
+        """
         lines = [
-            f"Feature {self.feature} at {self.component}, {self.method}, units {self.units!r}: {self._verdict}",
+            bold(self._summary, wants_color(color)),
             f"concept: {one_line(', '.join(word.strip() for word in self.concept))}",
             f"output score {self.output_score:+.3f}",
             "",
@@ -165,6 +173,10 @@ class Calibration:
             cells = [form(row).rjust(width) for _, width, form in COLUMNS]
             lines.append(" | ".join(cells) + f" | {one_line(row['text'])[:_SAMPLE]}")
         return "\n".join(lines)
+
+    @property
+    def _summary(self) -> str:
+        return f"Feature {self.feature} at {self.component}, {self.method}, units {self.units!r}: {self._verdict}"
 
     @property
     def _verdict(self) -> str:
@@ -180,7 +192,11 @@ class Calibration:
     def __repr__(self) -> str:
         return f"<Calibration of feature {self.feature}: {self._verdict}>"
 
-    def _repr_html_(self) -> str:
+    def _title(self) -> str:
+        return f"Calibration of feature {self.feature}"
+
+    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
+        """HTML without style sheet, for a page; it has no heading."""
         head = "".join(f"<th>{escaped(title)}</th>" for title, _, _ in COLUMNS) + "<th>text</th>"
         body = "".join(
             "<tr>"
@@ -188,7 +204,8 @@ class Calibration:
             + f"<td>{escaped(row['text'][:_SAMPLE])}</td></tr>"
             for row in self.table
         )
-        return f"<p>{escaped(str(self).splitlines()[0])}</p><table><tr>{head}</tr>{body}</table>"
+        anchor = f' id="{element_id}"' if element_id else ""
+        return f"<p{anchor}>{escaped(self._summary)}</p><table><tr>{head}</tr>{body}</table>"
 
     def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """Readout and concept's share against perplexity and repetition, by strength.

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +14,9 @@ import numpy as np
 from .card_text import card_text, ends
 from .escaping import attribute, escaped, one_line, token_html
 from .histogram import histogram_svg
-from .page import Links, cell, page, write_page
+from .page import Links
 from .spans import spans_html, wants_color
+from .view import View
 
 
 class Stats(Protocol):
@@ -68,7 +67,7 @@ class Logits(Protocol):
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class FeatureCard:
+class FeatureCard(View):
     """What is known of one feature: how often it is active, on what, what it promotes, what resembles it.
 
     A notebook shows it by itself; `print` shows it in the terminal; `to_html` writes a file.
@@ -107,7 +106,7 @@ class FeatureCard:
         place = " · ".join(escaped(part) for part in (self.sae_name, self.component) if part)
         place = f'<p class="mxt-muted">{place}</p>' if place else ""
         return (
-            f'<article class="mxt-panel"{anchor} aria-label="{attribute(self._name())}">'
+            f'<article class="mxt-panel"{anchor} aria-label="{attribute(self._title())}">'
             f'<h{level} class="mxt-title">Feature {self.feature_id}{named}</h{level}>'
             f"{place}{self._stats()}"
             f'<div class="mxt-cols"><div>{self._histogram(level + 1)}{self._top_tokens(level + 1)}</div>'
@@ -115,17 +114,6 @@ class FeatureCard:
             f'<div class="mxt-cols">{self._similar(links or {})}{self._coactive(links or {})}</div>'
             f"{self._foot()}</article>"
         )
-
-    def to_html(self, path: str | os.PathLike) -> Path:
-        """Writes one HTML file that needs no network; returns its path.
-
-        Raises:
-            InputError: The folder does not exist, or `path` is a folder.
-        """
-        return write_page(path, page(self._name(), self.fragment(level=1)))
-
-    def _repr_html_(self) -> str:
-        return cell(self)
 
     # -- in the terminal ----------------------------------------------------------------------
 
@@ -138,12 +126,9 @@ class FeatureCard:
         """
         return card_text(self, wants_color(color))
 
-    def __str__(self) -> str:
-        return self.to_str()
-
     def __repr__(self) -> str:
         density, n_tokens = _share(self.stats.density), self.stats.n_tokens
-        return f"FeatureCard({one_line(self._name())}: active on {density} of {n_tokens:,} tokens)"
+        return f"FeatureCard({one_line(self._title())}: active on {density} of {n_tokens:,} tokens)"
 
     # -- its parts ----------------------------------------------------------------------------
 
@@ -157,7 +142,7 @@ class FeatureCard:
         shown = [np.abs(e.activations).max(initial=0.0) for _, group in self.groups() for e in group]
         return float(max([abs(self.stats.maximum), *shown]))
 
-    def _name(self) -> str:
+    def _title(self) -> str:
         return f"Feature {self.feature_id}" + (f": {self.label}" if self.label else "")
 
     def _stats(self) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .escaping import one_line, token_line
 from .histogram import histogram_line
-from .spans import spans_text
+from .spans import bold, spans_text
 
 if TYPE_CHECKING:
     from .card import Example, FeatureCard
@@ -18,7 +18,7 @@ def card_text(card: FeatureCard, color: bool) -> str:
     """The card as lines of text."""
     s = card.stats
     lines: list[str | None] = [
-        _bold(f"Feature {card.feature_id}", color) + (f" · {one_line(card.label)}" if card.label else "")
+        bold(f"Feature {card.feature_id}", color) + (f" · {one_line(card.label)}" if card.label else "")
     ]
     place = " · ".join(one_line(part) for part in (card.sae_name, card.component) if part)
     if place:
@@ -37,7 +37,7 @@ def card_text(card: FeatureCard, color: bool) -> str:
     lines.append(_row("active on", [f"{_token(t)} ×{n:,}" for t, n in s.top_tokens]))
     scale = card.scale()
     for title, examples in card.groups():
-        lines += ["", _bold(one_line(title), color)]
+        lines += ["", bold(one_line(title), color)]
         lines += [_example(example, scale, color) for example in examples]
     if len(card.similar) or len(card.coactive):
         lines.append("")
@@ -73,7 +73,3 @@ def _example(example: Example, scale: float, color: bool) -> str:
     text = spans_text(example.tokens, example.activations, scale, peak, color=color)
     before, after = ends(example)
     return f"{_INDENT}{example.activation:8.4g}  {before}{text}{after}"
-
-
-def _bold(text: str, color: bool) -> str:
-    return f"\x1b[1m{text}\x1b[0m" if color else text

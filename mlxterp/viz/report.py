@@ -5,15 +5,15 @@ The demo and the command line write one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from .card import FeatureCard
-from .escaping import escaped, one_line
-from .page import Links, cell, page, write_page
+from .escaping import escaped, one_line, visible
+from .page import Links, page
+from .spans import bold, wants_color
 from .token_view import TokenView
+from .view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,14 @@ class Section:
         text = f'<p class="mxt-lead">{escaped(self.text)}</p>' if self.text else ""
         return f'<h{level} class="mxt-h2"{anchor}>{escaped(self.title)}</h{level}>{text}'
 
+    def to_str(self, color: bool | None = None) -> str:
+        """For the terminal: the heading, and the text under it."""
+        heading = bold(one_line(self.title), wants_color(color))
+        return f"{heading}\n{visible(self.text)}" if self.text else heading
+
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class FeatureReport:
+class FeatureReport(View):
     """Cards, token views and sections of text on one page.
 
     Attributes:
@@ -67,16 +72,23 @@ class FeatureReport:
         heading = f'<h{level - 1} class="mxt-h1"{anchor}>{escaped(self.title)}</h{level - 1}>'
         return f"{heading}{intro}{self._contents(ids)}{body}"
 
-    def to_html(self, path: str | os.PathLike) -> Path:
-        """Writes one HTML file that needs no network; returns its path.
+    def _title(self) -> str:
+        return self.title
 
-        Raises:
-            InputError: The folder does not exist, or `path` is a folder.
+    def _body(self) -> str:
+        return self.fragment()
+
+    # -- in the terminal ----------------------------------------------------------------------
+
+    def to_str(self, color: bool | None = None) -> str:
+        """For the terminal: the title, then every part with an empty line before it.
+
+        Args:
+            color: None colours where the output is a terminal and NO_COLOR is not set.
         """
-        return write_page(path, page(self.title, self.fragment()))
-
-    def _repr_html_(self) -> str:
-        return cell(self)
+        color = wants_color(color)
+        parts = (part.to_str(color) for part in self.parts)
+        return "\n\n".join([bold(one_line(self.title), color), *filter(None, [visible(self.intro)]), *parts])
 
     def __repr__(self) -> str:
         return f"FeatureReport({one_line(self.title)!r}, {len(self.parts)} parts)"

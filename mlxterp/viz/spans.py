@@ -84,6 +84,11 @@ def wants_color(color: bool | None) -> bool:
     return not plain and sys.stdout is not None and sys.stdout.isatty()
 
 
+def bold(text: str, color: bool) -> str:
+    """The text, in bold where colours are shown."""
+    return f"\x1b[1m{text}\x1b[0m" if color else text
+
+
 def _groups(
     tokens: Sequence[str], activations: np.ndarray, scale: float, peak: int | None
 ) -> Iterator[tuple[int, str, int, float, bool]]:

@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
 from .escaping import escaped, one_line, token_line
-from .page import Links, cell, page, write_page
-from .spans import peak_of, spans_html, spans_text, wants_color
+from .page import Links
+from .spans import bold, peak_of, spans_html, spans_text, wants_color
+from .view import View
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class TokenView:
+class TokenView(View):
     """One text's tokens coloured by the activation of one or more features.
 
     A notebook shows it by itself; `print` shows it in the terminal; `to_html` writes a file. Positive
@@ -64,18 +63,11 @@ class TokenView:
             "</div></section>"
         )
 
-    def to_html(self, path: str | os.PathLike) -> Path:
-        """Writes one HTML file that needs no network; returns its path.
+    def _title(self) -> str:
+        return "Feature activations on a text"
 
-        Raises:
-            InputError: The folder does not exist, or `path` is a folder.
-        """
-        title = "Feature activations on a text"
-        body = f'<h1 class="mxt-h1">{title}</h1>{self.fragment(level=2)}'
-        return write_page(path, page(title, body))
-
-    def _repr_html_(self) -> str:
-        return cell(self)
+    def _body(self) -> str:
+        return f'<h1 class="mxt-h1">{self._title()}</h1>{self.fragment(level=2)}'
 
     def _strip(self, i: int, level: int) -> str:
         """One feature: its name and largest activation, then the text."""
@@ -107,17 +99,13 @@ class TokenView:
             return f"No feature is active on this text.\n{one_line(''.join(self.tokens))}"
         return "\n\n".join(self._lines(i, color) for i in range(len(self.feature_ids)))
 
-    def __str__(self) -> str:
-        return self.to_str()
-
     def __repr__(self) -> str:
         names = ", ".join(map(str, self.feature_ids[:6])) + (", …" if len(self.feature_ids) > 6 else "")
         return f"TokenView({len(self.tokens)} tokens, features [{names}])"
 
     def _lines(self, i: int, color: bool) -> str:
         label = one_line(self._label(i))
-        head = f"Feature {self.feature_ids[i]}{f' {label}' if label else ''}"
-        head = f"\x1b[1m{head}\x1b[0m" if color else head
+        head = bold(f"Feature {self.feature_ids[i]}{f' {label}' if label else ''}", color)
         values = self.activations[i]
         text = spans_text(self.tokens, values, self._scale(i), peak_of(values), color=color, breaks=True)
         return f"{head} · {self._facts(i)}\n{text}"

@@ -222,3 +222,27 @@ def test_shared_dictionaries_do_not_multiply(tmp_path):
     torch.save(held, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="more than 100000 entries"):
         open_torch_zip(tmp_path / "a.pt")
+
+
+def test_a_mapped_array_is_the_one_that_is_read_and_cannot_be_written(tmp_path):
+    path = tmp_path / "a.safetensors"
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.standard_normal((5, 3)).astype(np.float32), "b": np.zeros(0, np.float32)}
+    save_file({**arrays, "h": np.ones(4, np.float16)}, path)
+    found = open_safetensors(path)
+    assert found["h"].map is None  # its numbers would have to be converted
+    for name, array in arrays.items():
+        look = found[name].map
+        assert look is not None
+        np.testing.assert_array_equal(look(), array)
+        assert not look().flags.writeable
+
+
+def test_a_file_that_was_cut_before_it_is_mapped_is_told(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": np.ones(100, np.float32)}, path)
+    look = open_safetensors(path)["w"].map
+    path.write_bytes(path.read_bytes()[:-8])
+    assert look is not None
+    with pytest.raises(ValueError, match="shorter than it was"):
+        look()

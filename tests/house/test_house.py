@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlxterp
+from mlxterp.core import rooms
 
 ROOT = Path(mlxterp.__file__).parent
 
@@ -50,8 +53,11 @@ CIRCLES = {
     "viz/card_text.py",
 }  # fmt: skip
 """Files that still import each other in a circle. The list only shrinks."""
-BY_NAME = {"__init__.py", "backends/__init__.py", "training/history.py"}
-"""Files that import modules by a name they compute: the lazy names at the top, the wings, an optional writer."""
+BY_NAME = {"__init__.py", "backends/__init__.py", "core/rooms.py", "training/history.py"}
+"""Files that import modules by a name they compute: the lazy names at the top, the wings, the door upwards, an
+optional writer."""
+ROOMS = FLOOR["geometry"]
+"""The floor of the rooms: where the door upwards may lead, or above."""
 
 
 def files() -> dict[str, Path]:
@@ -137,6 +143,40 @@ def test_nothing_else_resolves_modules_by_name():
         and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
     }
     assert calling == BY_NAME
+
+
+def test_the_door_leads_to_the_floor_of_the_rooms_or_above():
+    for verb, room in rooms.VERBS.items():
+        module, _, name = room.target.partition(":")
+        assert FLOOR[module.partition(".")[0]] >= ROOMS, f"{verb} leads to {room.target}"
+        assert callable(getattr(importlib.import_module(f"mlxterp.{module}"), name, None)), verb
+
+
+def test_a_verb_is_a_documented_method_of_one_line_with_the_signature_of_its_function():
+    opened = {verb: found for path in files().items() for verb, found in verbs_in(*path)}
+    assert set(opened) == set(rooms.VERBS)
+    for verb, (module, kind, method) in opened.items():
+        told = [statement for statement in method.body if not isinstance(statement, ast.Expr)]
+        assert len(told) == 1 and isinstance(told[0], ast.Return) and ast.get_docstring(method), verb
+        below = getattr(getattr(importlib.import_module(module), kind), method.name)
+        above = rooms.function_of(verb, rooms.VERBS[verb])
+        assert parameters(above)[1:] == parameters(below)[1:], verb
+
+
+def verbs_in(name: str, path: Path) -> Iterator[tuple[str, tuple[str, str, ast.FunctionDef]]]:
+    """Verbs that a file opens the door for: (module, class, method) of each."""
+    module = ".".join(("mlxterp", *Path(name).with_suffix("").parts))
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for method in (node for node in kind.body if isinstance(node, ast.FunctionDef)):
+            for call in ast.walk(method):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "rooms.open":
+                    yield ast.literal_eval(call.args[0]), (module, kind.name, method)
+
+
+def parameters(function: object) -> list[tuple[str, object, object]]:
+    found = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    return [(p.name, p.kind, p.default) for p in found]
 
 
 def test_only_what_users_import_stands_at_the_top():

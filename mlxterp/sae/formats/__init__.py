@@ -100,9 +100,16 @@ _ENDINGS = (".safetensors", ".npz", ".pt", ".pth")
 
 
 def read(
-    path: str | os.PathLike, format: str | None = None, k: int | None = None, scale: float | None = None
+    path: str | os.PathLike,
+    format: str | None = None,
+    k: int | None = None,
+    scale: float | None = None,
+    mapped: bool = False,
 ) -> Parts:
     """The SAE at `path`, with "format" and "source" in its metadata.
+
+    Args:
+        mapped: Look at weights where they lie in the file, where the format allows it, instead of reading them.
 
     Raises:
         SAEError: Nothing is there, no format fits, several SAEs are there, or files are damaged.
@@ -113,7 +120,7 @@ def read(
     path, k = _checked_path(path), checks.count_or_none(k, "k", error=SAEError)
     if scale is not None:
         scale = checks.finite(scale, "norm_scaling_factor", above=0.0, error=SAEError)
-    name, files = _found(path, format, k, scale)
+    name, files = _found(path, format, k, scale, mapped)
     files.forget()
     try:
         with np.errstate(all="ignore"):  # numbers that are not finite are refused by name, by SAE
@@ -176,9 +183,31 @@ def _checked_path(path: str | os.PathLike) -> Path:
     return found
 
 
-def _found(path: Path, format: str | None, k: int | None, scale: float | None) -> tuple[str, Files]:
+def saes_in(path: str | os.PathLike, format: str | None = None) -> list[tuple[str, Files]]:
+    """Format and files of every SAE in a folder and in those below it, in the order of their paths.
+
+    A folder that holds several files of which each is an SAE gives each of them. What is no SAE is passed over.
+
+    Raises:
+        SAEError: Nothing is there, no SAE is, or one that is there cannot be opened.
+    """
+    if format is not None and format not in FORMATS:
+        raise SAEError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
+    path = _checked_path(path)
+    walk = _Walk(path, format, None, None, each_file=True)
+    found = list(walk.saes(path, _DEPTH))
+    if walk.problems:
+        raise walk.problems[0]
+    if not found:
+        raise SAEError(_no_format(path, Files(path), format))
+    return found
+
+
+def _found(
+    path: Path, format: str | None, k: int | None, scale: float | None, mapped: bool
+) -> tuple[str, Files]:
     """The format of what is at `path`, or of the only SAE in the folders below it."""
-    walk = _Walk(path, format, k, scale)
+    walk = _Walk(path, format, k, scale, mapped)
     found = list(islice(walk.saes(path, _DEPTH), _MOST_SAES))
     if len(found) == 1:
         return found[0]
@@ -196,8 +225,12 @@ def _found(path: Path, format: str | None, k: int | None, scale: float | None) -
 class _Walk:
     """Looks for SAEs in a folder and below it, as long as that is not much to look through."""
 
-    def __init__(self, path: Path, format: str | None, k: int | None, scale: float | None):
+    def __init__(
+        self, path: Path, format: str | None, k: int | None, scale: float | None, mapped: bool = False,
+        each_file: bool = False,
+    ):  # fmt: skip
         self.path, self.format, self.k, self.scale = path, format, k, scale
+        self.mapped, self.each_file = mapped, each_file
         self.problems: list[MlxterpError] = []
         """What could not be opened while looking."""
         self._entries = 0
@@ -206,13 +239,16 @@ class _Walk:
         """Format and files of each."""
         files, name = None, None
         try:
-            files = Files(path, self.k, self.scale)
+            files = Files(path, self.k, self.scale, mapped=self.mapped)
             name = _format_of(files, self.format)
         except (MlxterpError, OSError) as error:
             self._note(path, error)
         if files is not None and name is not None:
             yield name, files
         elif depth and path.is_dir():
+            weights = sorted(n for n in (files.names if files is not None else ()) if n.endswith(_ENDINGS))
+            for file in weights if self.each_file else ():
+                yield from self.saes(path / file, 0)
             for folder in self._folders(path):
                 yield from self.saes(folder, depth - 1)
 

@@ -52,15 +52,18 @@ class Files:
     Args:
         path: As the user gave it.
         k: What the user wants k to be; None takes the file's.
+        mapped: Look at arrays where they lie in the file, where that can be (`StoredArray.map`).
     """
 
     def __init__(
-        self, path: Path, k: int | None = None, scale: float | None = None, opened: _Opened | None = None
-    ):
+        self, path: Path, k: int | None = None, scale: float | None = None, opened: _Opened | None = None,
+        mapped: bool = False,
+    ):  # fmt: skip
         self.path = path
         self.k = k
         self.scale = scale
         """What activations are multiplied by, where the file does not say (`norm_scaling_factor`)."""
+        self._mapped = mapped
         self.folder = path if path.is_dir() else path.parent
         self.chosen = None if path.is_dir() else path.name
         with os.scandir(self.folder) as entries:
@@ -69,7 +72,7 @@ class Files:
 
     def at(self, path: Path) -> Files:
         """Files elsewhere that belong to the same SAE."""
-        return Files(path, self.k, self.scale, self._opened)
+        return Files(path, self.k, self.scale, self._opened, self._mapped)
 
     def has(self, *names: str) -> bool:
         """Whether all these files are there, and a single file that was asked for is one of them."""
@@ -103,7 +106,7 @@ class Files:
         """The arrays of a safetensors, npz or pt file."""
         path = self.folder / name
         if path not in self._opened.arrays:
-            self._opened.arrays[path] = Arrays(path)
+            self._opened.arrays[path] = Arrays(path, mapped=self._mapped)
         self._opened.asked.add(path)
         return self._opened.arrays[path]
 
@@ -143,8 +146,11 @@ class Arrays(Mapping[str, Any]):
     Their shapes are known before their numbers are read, which is when they are taken.
     """
 
-    def __init__(self, path: Path, held: Mapping[str, Any] | None = None, before: str = ""):
+    def __init__(
+        self, path: Path, held: Mapping[str, Any] | None = None, before: str = "", mapped: bool = False
+    ):
         self.path = path
+        self._mapped = mapped
         self._given = held
         self._before = before
         self._taken: set[str] = set()
@@ -181,7 +187,8 @@ class Arrays(Mapping[str, Any]):
     def _read(self, array: StoredArray) -> np.ndarray:
         check_memory(4 * math.prod(array.shape), self.path)
         try:
-            numbers = array.load()
+            look = array.map if self._mapped else None
+            numbers = array.load() if look is None else look()
         except Exception as error:
             raise _damaged(self.path, error) from error
         whole: Any = numbers
@@ -205,7 +212,7 @@ class Arrays(Mapping[str, Any]):
                 raise SAEError(
                     f"{self.path}: {name} is a {type(value).__name__}, expected a dictionary of arrays."
                 )
-            self._inner[name] = Arrays(self.path, value, f"{self._before}{name}.")
+            self._inner[name] = Arrays(self.path, value, f"{self._before}{name}.", self._mapped)
         self._taken.add(name)
         found = self._inner[name]
         assert isinstance(found, Arrays)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...anatomy.names import hook_component
@@ -22,9 +22,9 @@ _NORMALISATIONS = {"constant_norm_rescale": "constant_norm", "layer_norm": "laye
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Where a published SAE lies now, and what to read it with."""
+    """Where an SAE lies on this machine, and what to read it with."""
 
-    path: Path
+    path: str | os.PathLike
     format: str | None = None
     norm_scaling_factor: float | None = None
     normalize: str | None = None

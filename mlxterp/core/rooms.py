@@ -1,0 +1,69 @@
+"""The one door upwards: verbs on lower values that belong to a room above them.
+
+A class has the verb as a documented method with its real signature, whose body is one line:
+
+    def check(self, model, texts, component=None, **options):
+        \"\"\"How well it fits a component …\"\"\"
+        return rooms.open("sae.check", self, model, texts, component=component, **options)
+
+The table says which function that is. It takes the same arguments, the value first. Nothing else in the package goes
+up, and nothing else finds modules by name; `tests/house/test_house.py` reads the table and compares the signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from ..errors import BackendError, InputError
+
+
+class Room(NamedTuple):
+    """Where a verb is done."""
+
+    target: str
+    """"package.module:function", below `mlxterp`."""
+    extra: str = ""
+    """The extra of mlxterp that brings the libraries which the room needs; "" where it needs none."""
+
+
+VERBS: dict[str, Room] = {
+    "collection.build_indexes": Room("model.rooms:build_indexes"),
+    "sae.check": Room("model.rooms:check_sae"),
+    "sae.evaluate": Room("model.rooms:evaluate_sae"),
+}
+"""Class and verb → the function. A line stands here when its function exists."""
+
+
+def open(verb: str, *given: Any, **named: Any) -> Any:
+    """What the verb's function makes of these arguments.
+
+    Args:
+        verb: A key of `VERBS`.
+        given, named: Of the method, the value itself first.
+
+    Raises:
+        InputError: There is no such verb.
+        BackendError: A library that the room needs is not installed; the message names the extra.
+    """
+    if verb not in VERBS:
+        raise InputError(f"No room does {verb!r}. There are: {', '.join(sorted(VERBS))}.")
+    return function_of(verb, VERBS[verb])(*given, **named)
+
+
+def function_of(verb: str, room: Room) -> Callable[..., Any]:
+    """The function behind a verb; importing its room is what loads the room.
+
+    Raises:
+        BackendError: As `open` says.
+    """
+    module, _, name = room.target.partition(":")
+    try:
+        return getattr(import_module(f"mlxterp.{module}"), name)
+    except ModuleNotFoundError as error:
+        if not room.extra or (error.name or "mlxterp").partition(".")[0] == "mlxterp":
+            raise
+        raise BackendError(
+            f'{verb} needs {error.name}, which is not installed: pip install "mlxterp[{room.extra}]"'
+        ) from error

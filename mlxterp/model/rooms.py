@@ -1,0 +1,68 @@
+"""Verbs of lower values that need an `InterpretableModel`, for `core.rooms` to open.
+
+Each takes what the method takes, checks that the model is one, and asks it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset import texts_of
+from ..errors import InputError
+from ..evaluation.check import SAECheck
+from ..evaluation.evaluation import SAEEvaluation
+from ..index import FeatureIndex
+from ..index.remote import is_url
+from ..sae import SAE, SAECollection
+from ..sae.manifest import Key, folder_names
+from .interpretable import InterpretableModel
+
+
+def check_sae(
+    sae: SAE, model: Any, texts: Sequence[str], component: str | None = None, **options: Any
+) -> SAECheck:
+    """`sae.check`: what `model.check_sae` finds.
+
+    Raises:
+        InputError: `model` is no InterpretableModel.
+    """
+    return _checked(model).check_sae(sae, texts, component=component, **options)
+
+
+def evaluate_sae(
+    sae: SAE, model: Any, texts: Sequence[str], component: str | None = None, **options: Any
+) -> SAEEvaluation:
+    """`sae.evaluate`: what `model.evaluate_sae` measures.
+
+    Raises:
+        InputError: `model` is no InterpretableModel.
+    """
+    return _checked(model).evaluate_sae(sae, texts, component=component, **options)
+
+
+def build_indexes(
+    collection: SAECollection, model: Any, texts: Any, path: str | os.PathLike, **options: Any
+) -> dict[Key, FeatureIndex]:
+    """`collection.build_indexes`: `model.build_index` of each SAE, over the same texts.
+
+    Raises:
+        InputError: `model` is no InterpretableModel, `path` is no folder, or there are no texts.
+    """
+    model = _checked(model)
+    if not isinstance(path, (str, os.PathLike)) or is_url(path):
+        raise InputError(f"Indexes of several SAEs are built in a folder, got {path!r}.")
+    texts = texts_of(texts, model.language_model)
+    folder = Path(path).expanduser()
+    return {
+        key: model.build_index(collection[key], texts, folder / name, **options)
+        for key, name in folder_names(collection).items()
+    }
+
+
+def _checked(model: Any) -> InterpretableModel:
+    if not isinstance(model, InterpretableModel):
+        raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
+    return model

@@ -1,0 +1,328 @@
+"""`SAECollection`: many SAEs of one model, by name, by layer or by width.
+
+    transcoders = SAECollection.load("folder").by("layer")     # one for each layer: circuits
+    family = SAECollection({128: narrow, 512: wide})           # several widths at one component: geometry
+
+It is a dictionary of SAEs that are opened when they are first asked for, their weights where they lie in the files.
+A folder that `save` wrote has one main file, `collection.json`, which binds the SAEs' own main files by their digests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core import checks, rooms
+from ..core.digests import digest_of_file
+from ..core.files import atomic_folder
+from ..core.options import checks_options
+from ..core.public_names import PublicNames
+from ..errors import InputError, SAEError
+from .formats import own
+from .manifest import Key, check_target, folder_names, key_of, write_manifest
+from .members import Member, at_path, in_folder, of_release
+from .sae import SAE
+from .saving import write_sae
+
+By = Literal["layer", "width", "component"]
+
+
+class NoSuchSAEError(SAEError, KeyError):
+    """A collection holds no SAE under that key."""
+
+    def __str__(self) -> str:  # KeyError would show the message quoted and escaped
+        return str(self.args[0])
+
+
+@checks_options
+class SAECollection(PublicNames, Mapping[Key, SAE]):
+    """Many SAEs under keys of one's own: names, layers or widths.
+
+    What lies in files is opened when it is first asked for, and then kept. Weights in safetensors as float32 are not
+    read but mapped, so a set larger than the memory can be used; its files must not be changed meanwhile.
+
+    Args:
+        saes: {key: SAE or path of one}, or a list of them, whose keys are 0, 1, ….
+
+    Raises:
+        InputError: There are none, or something else is among them.
+        SAEError: There is nothing at a path.
+
+    Examples:
+        >>> import mlxterp
+        >>> collection = mlxterp.SAECollection({"mine": sae, "again": sae.replace()})
+        >>> collection.widths, list(collection.where(component=sae.component))
+        ([2048], ['mine', 'again'])
+        >>> collection.save("saes").name, len(mlxterp.SAECollection.load("saes"))
+        ('saes', 2)
+    """
+
+    def __init__(self, saes: Mapping[Any, Any] | Iterable[Any]):
+        pairs = saes.items() if isinstance(saes, Mapping) else enumerate(_listed(saes))
+        members: dict[Key, Member] = {}
+        for given, sae in pairs:
+            if (key := key_of(given)) in members:
+                raise InputError(f"The key {key!r} comes twice.")
+            members[key] = Member(sae) if isinstance(sae, SAE) else at_path(sae, key)
+        self._members = _some(members)
+
+    @classmethod
+    def _of(cls, members: Mapping[Key, Member]) -> SAECollection:
+        made = cls.__new__(cls)
+        made._members = _some(dict(members))
+        return made
+
+    # -- where it comes from ------------------------------------------------------------------
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike,
+        format: str | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        k: int | None = None,
+    ) -> SAECollection:
+        """The SAEs in a folder: what `save` wrote, or whatever SAEs are in it and in the folders below.
+
+        Keys are those that were saved; else names: the path of each SAE below the folder, without its ending.
+
+        Args:
+            format: One of `mlxterp.sae.FORMATS`, which all are in; None finds out.
+            backend, device, k: As in `SAE.load`, for all of them.
+
+        Raises:
+            SAEError: There is no SAE, one of them cannot be opened, or `collection.json` is damaged.
+        """
+        return SAECollection._of(in_folder(path, format, backend, device, k))
+
+    @staticmethod
+    def from_release(
+        release: str,
+        ids: Iterable[str] | str | None = None,
+        *,
+        layers: Iterable[int] | int | None = None,
+        widths: Iterable[int] | int | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+    ) -> SAECollection:
+        """Published SAEs of one release, under their ids; the files of each come when it is first asked for.
+
+        Args:
+            release: Of the table (`mlxterp.pretrained_saes()`).
+            ids: Which of its SAEs; None takes all.
+            layers: Only those at these layers.
+            widths: Only those with so many features, as their ids say ("width_16k" is 16384).
+            revision: Branch, tag or commit.
+
+        Raises:
+            SAEError: No such release or id, or none that fits.
+            InputError: `widths` is given, and an id does not say its width.
+        """
+        return SAECollection._of(of_release(release, ids, layers, widths, backend, device, revision))
+
+    # -- a dictionary -------------------------------------------------------------------------
+
+    def __getitem__(self, key: Key) -> SAE:
+        if (found := self._members.get(key_of(key))) is None:
+            shown = ", ".join(map(repr, list(self._members)[:8])) + (", …" if len(self) > 8 else "")
+            raise NoSuchSAEError(
+                f"This collection has no SAE {key!r}; its keys are {shown}. by('layer') and by('width') give others."
+            )
+        return found.sae()
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._members  # without opening it
+
+    def __repr__(self) -> str:
+        keys = ", ".join(map(repr, list(self._members)[:6])) + (", …" if len(self) > 6 else "")
+        return f"SAECollection({len(self)} SAEs: {keys})"
+
+    # -- by layer and width -------------------------------------------------------------------
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers that the SAEs read, ascending, each once; those that name none are left out."""
+        return sorted({layer for member in self._members.values() if (layer := member.layer()) is not None})
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers of features (`d_hidden`), ascending, each once."""
+        return sorted({member.fact("d_hidden") for member in self._members.values()})
+
+    @property
+    def components(self) -> list[str]:
+        """Paths of the components that the SAEs read, in their order, each once; those that name none are left out."""
+        found = (member.fact("component") for member in self._members.values())
+        return list(dict.fromkeys(name for name in found if name))
+
+    def by(self, what: By) -> SAECollection:
+        """The same SAEs under other keys: their layers, widths or components, ascending.
+
+        Raises:
+            SAEError: Two have the same, or one has none; `where` chooses among them first.
+        """
+        read = _readers()[checks.choice(what, "what", tuple(_readers()))]
+        found: dict[Key, tuple[Key, Member]] = {}
+        for key, member in self._members.items():
+            value = read(member)
+            if value is None:
+                raise SAEError(f"SAE {key!r} names no {what}, so it cannot be found by it.")
+            if value in found:
+                raise SAEError(
+                    f"SAEs {found[value][0]!r} and {key!r} have the same {what}, {value!r}. Choose one with where(…)."
+                )
+            found[value] = key, member
+        return self._of({value: found[value][1] for value in sorted(found)})
+
+    def where(
+        self, layer: int | None = None, width: int | None = None, component: str | None = None
+    ) -> SAECollection:
+        """Those of the SAEs that have this layer, number of features or component, under their keys.
+
+        Raises:
+            SAEError: None has.
+        """
+        wanted = {"layer": layer, "width": width, "component": component}
+        asked = {name: value for name, value in wanted.items() if value is not None}
+        found = {
+            key: member
+            for key, member in self._members.items()
+            if all(_readers()[name](member) == value for name, value in asked.items())
+        }
+        if not found:
+            said = " and ".join(f"{name} {value!r}" for name, value in asked.items())
+            raise SAEError(
+                f"No SAE of this collection has {said}. Its layers are {self.layers}, its widths {self.widths}, its"
+                f" components {self.components}."
+            )
+        return self._of(found)
+
+    def at(self, layer: int | None = None, width: int | None = None, component: str | None = None) -> SAE:
+        """The one SAE that has this layer, number of features or component.
+
+        Raises:
+            SAEError: None has, or several have.
+        """
+        found = self.where(layer, width, component)
+        if len(found) > 1:
+            raise SAEError(
+                f"{len(found)} SAEs fit: {', '.join(map(repr, found))}. Say more of the one that is meant."
+            )
+        return next(iter(found.values()))
+
+    def same_component(self) -> str:
+        """The component that all of them read, for what compares their features.
+
+        Raises:
+            SAEError: One names no component, or another one, or has another width of activations; it is named.
+        """
+        names = ("component", "d_model", "d_out")
+        facts = {key: tuple(m.fact(name) for name in names) for key, m in self._members.items()}
+        first, expected = next(iter(facts.items()))
+        for key, found in facts.items():
+            if found[0] is None:
+                raise SAEError(
+                    f"SAE {key!r} names no component (sae.metadata['component']), so it cannot be compared."
+                )
+            for name, one, other in zip(names, expected, found, strict=True):
+                if one != other:
+                    raise SAEError(
+                        f"SAE {key!r} has {name} {other}, SAE {first!r} has {one}. Compare SAEs of one component:"
+                        " collection.where(component=…)."
+                    )
+        return str(expected[0])
+
+    # -- as files and indexes -----------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike, dtype: str = "float32", names: bool = True) -> Path:
+        """Writes a folder with all SAEs and `collection.json`, whole or not at all; returns it.
+
+        A collection that was saved there before is replaced. One SAE after the other is opened and let go of.
+
+        Args:
+            dtype, names: Of each, as in `SAE.save`.
+
+        Raises:
+            SAEError: Something else is there, or one of them cannot be saved.
+            WriteError: Nothing can be written there; a collection that was there is unchanged.
+        """
+        if not isinstance(path, (str, os.PathLike)):
+            raise InputError(f"Expected the path of a folder to save in, got {path!r}.")
+        target = Path(path).expanduser().resolve()
+        check_target(target)
+        with atomic_folder(target, ".saes.", SAEError) as draft:
+            entries = []
+            for key, name in folder_names(self).items():
+                sae = self._members[key].sae(keep=False)
+                write_sae(draft / name, sae, "mlxterp", dtype, names)
+                entries.append(
+                    {
+                        "key": key, "folder": name, "config": digest_of_file(draft / name / own.CONFIG),
+                        "component": sae.component, "d_model": sae.d_model, "d_hidden": sae.d_hidden,
+                        "d_out": sae.d_out,
+                    }
+                )  # fmt: skip
+            write_manifest(draft, entries)
+        return target
+
+    def close(self) -> None:
+        """Lets go of the SAEs that were opened from files; each is opened again when it is asked for.
+
+        What was changed in them since, such as names, is gone unless it was saved.
+        """
+        for member in self._members.values():
+            member.let_go()
+
+    def build_indexes(
+        self, model: Any, texts: Any, path: str | os.PathLike, **options: Any
+    ) -> dict[Key, Any]:
+        """A `FeatureIndex` of each SAE over the same texts, in a folder of its own within `path`.
+
+        The same call goes on where it was interrupted.
+
+        Args:
+            model: An `InterpretableModel`.
+            texts: As `model.build_index` takes them; read once.
+            path: The folder of the indexes' folders.
+            options: Of `model.build_index`.
+
+        Returns:
+            {key: index}.
+
+        Raises:
+            InputError: `model` is no InterpretableModel, or there are no texts.
+        """
+        return rooms.open("collection.build_indexes", self, model, texts, path, **options)
+
+
+def _readers() -> dict[str, Callable[[Member], Any]]:
+    """How to read what SAEs are found by."""
+    return {
+        "layer": Member.layer,
+        "width": lambda member: member.fact("d_hidden"),
+        "component": lambda member: member.fact("component"),
+    }
+
+
+def _listed(saes: Any) -> list[Any]:
+    if isinstance(saes, (str, bytes, os.PathLike, SAE)) or not isinstance(saes, Iterable):
+        raise InputError(
+            f"Expected {{key: SAE}} or a list of SAEs, got {type(saes).__name__}. SAECollection.load(folder) opens"
+            " those of a folder, SAECollection.from_release(release) published ones."
+        )
+    return list(saes)
+
+
+def _some(members: dict[Key, Member]) -> dict[Key, Member]:
+    if not members:
+        raise InputError("A collection holds at least one SAE; none was given.")
+    return members
