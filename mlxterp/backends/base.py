@@ -14,6 +14,7 @@ import numpy as np
 from ..core.sites import Array, Component, Run, Site, SiteEdit
 from ..core.sparse import SparseFeatures
 from ..core.tokens import TokenBatch
+from ..errors import ComponentError
 from ..variants import Activation, InputForm
 from ..weights import SAEWeights
 from .host.state import StateDigest, WeightsDigest
@@ -332,6 +333,10 @@ class LanguageModel(Protocol):
         Raises:
             NeverCalledError: A captured or edited site was not reached.
         """
+        ...
+
+    def not_reached(self, site: Site, calls: Mapping[str, int]) -> ComponentError:
+        """Why a whole pass, which called each module so often, did not reach a site; to be raised."""
         ...
 
     def stream(

@@ -128,7 +128,8 @@ class Component:
         """The value in `run`; a list where the module was called more than once.
 
         Raises:
-            LookupError: A site was never reached, or there was no such call.
+            LookupError: A site was never reached.
+            ComponentError: There was no such call.
         """
         columns = [run.values.get(site, []) for site in self.sites]
         count = min(len(column) for column in columns)
@@ -136,7 +137,7 @@ class Component:
             raise LookupError(f"{self.name} was not reached")
         if self.call is not None:
             if self.call >= count:
-                raise LookupError(f"{self.name}: there were {count} calls, none numbered {self.call}")
+                raise ComponentError(f"{self.name}: there were {count} calls, none numbered {self.call}")
             return self.compute([column[self.call] for column in columns])
         if self.last_call_only or count == 1:
             return self.compute([column[-1] for column in columns])

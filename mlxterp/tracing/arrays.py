@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..backends import backend_of
 from ..backends.base import Backend
-from ..backends.host.conversion import is_native, to_native
+from ..backends.host.conversion import is_native, to_native, to_numpy
 from ..core.integers import as_integer, scalar
-from ..core.sites import Array, Component
-from ..core.tokens import TokenBatch
-from ..errors import EditError, InputError, MlxterpError, warn
+from ..core.sites import Array
+from ..errors import EditError, MlxterpError
 
 _IN_PLACE: dict[str, Callable[[Any, Any], Any]] = {
     "__iadd__": operator.add,
@@ -52,32 +50,6 @@ class Listener(Protocol):
     def item_written(self, array: Array, key: Any, value: Any, noticed: bool) -> None: ...
     def save(self, array: Array, name: str | None = None) -> Array: ...
     def assign(self, array: Array, value: Any) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class HandedOut:
-    """An array that a trace gave to the user, or an item of one."""
-
-    array: Array
-    component: Component
-    key: Any = None
-    parent: HandedOut | None = None
-    edits: int = 0
-    """How many edits the trace had when the array held the component's value."""
-    operations: list[Operation] = field(default_factory=list)
-    """In-place operations made on it since."""
-    version: int = 0
-    """What torch counts for changes in place, after the last one that was noticed; 0 in MLX."""
-
-    def untouched(self) -> bool:
-        """Whether all changes in place were noticed."""
-        return getattr(self.array, "_version", 0) == self.version
-
-    def take(self) -> tuple[Operation, ...]:
-        """Hands over the operations so far, which count as done from now on."""
-        done = tuple(self.operations)
-        self.operations.clear()
-        return done
 
 
 def frozen(value: Any, backend: Backend) -> Any:
@@ -121,45 +93,38 @@ def own_value(value: Any, like: Array, backend: Backend) -> Any:
     return to_native(value, like, "What is written into an activation", EditError)
 
 
-def applied(operations: Sequence[Operation], value: Array, backend: Backend) -> Array:
-    """In-place operations, made on another value."""
-    for function, operand in operations:
-        value = backend.cast(function(value, operand), value)
-    return value
-
-
-def same_key(a: Any, b: Any) -> bool:
-    """Whether two index expressions are plainly the same (one that holds arrays never is)."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(same_key, a, b))
-    simple = (int, slice, type(None), type(...))
-    return isinstance(a, simple) and isinstance(b, simple) and a == b
-
-
-def check_index(key: Any, shape: Sequence[int], batch: TokenBatch, given: HandedOut) -> None:
-    """Refuses integers outside an axis (MLX itself does not), and warns where one falls on padding.
+def own_whole(value: Any, current: Array, name: str, backend: Backend) -> Array:
+    """A value that takes the place of a component's: as the library takes it, of the same shape and dtype.
 
     Raises:
-        InputError: A position, head or text that is not there.
+        EditError: Another shape, or not floating-point numbers.
     """
-    keys = key if isinstance(key, tuple) else (key,)
-    if any(k is None or k is ... for k in keys) or len(keys) > len(shape):
-        return
-    for axis, (index, size) in enumerate(zip(keys, shape, strict=False)):
-        if type(index) is not int:
-            continue
-        if not -size <= index < size:
-            raise InputError(
-                f"Index {index} is outside axis {axis} of {given.component.name}, which has {size} entries"
-                f" (0 to {size - 1}, or -{size} to -1 from the end)."
-            )
-        on_positions = axis == (2 if len(shape) == 4 else 1) and size == batch.ids.shape[1]
-        if on_positions and given.parent is None and (index % size >= batch.lengths).any():
-            warn(
-                f"Position {index} of {given.component.name} is padding for the shorter of these texts, whose"
-                f" lengths are {batch.lengths.tolist()}. t.last indexes each text's last token;"
-                " interventions take positions=-1 for each text's own end."
-            )
+    given = scalar(value) if not isinstance(value, backend.array_type) else value
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        value = np.full(current.shape, given, np.float32)
+    kind = str(getattr(value, "dtype", type(value).__name__))
+    if isinstance(value, backend.array_type):
+        ok = backend.is_floating(value)
+    else:
+        ok = (
+            "int" not in kind
+            and "bool" not in kind
+            and not isinstance(value, (str, bytes))
+            and value is not None
+        )
+        value = to_numpy(value, f"What is assigned to {name}", EditError) if ok else value
+    if not ok:
+        raise EditError(
+            f"Cannot assign {kind} to {name}; expected floating-point numbers of shape"
+            f" {tuple(current.shape)}, as an array or in lists."
+        )
+    if tuple(value.shape) != tuple(current.shape):
+        raise EditError(
+            f"Cannot assign shape {tuple(value.shape)} to {name}, whose shape is"
+            f" {tuple(current.shape)}. To change part of it, or to broadcast, index: ….output[:] = value."
+        )
+    native = value if isinstance(value, backend.array_type) else backend.put(value, current)
+    return backend.cast(backend.alias(native), current)
 
 
 _lock = threading.RLock()

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..anatomy.anatomy import Anatomy
-from ..core.sites import Array
-from ..errors import TraceError, warn
-from .arrays import HandedOut, Operation, check_index, frozen, own_key, own_value
-
-if TYPE_CHECKING:
-    from .trace import Trace
-
-OPEN: ContextVar[tuple[Trace, ...]] = ContextVar("mlxterpOPEN_traces", default=())
+from ..core.sites import Array, Component, SiteEdit
+from ..errors import TraceError
+from .arrays import Operation, frozen, own_key, own_value
+from .ledger import HandedOut, Ledger
 
 
-def innermost_trace(anatomy: Anatomy) -> Trace:
+class OpenTrace(Protocol):
+    """A trace whose block is open."""
+
+    anatomy: Anatomy
+    ledger: Ledger
+
+    @property
+    def declared(self) -> Sequence[SiteEdit]: ...
+    def read(self, name: str | Component) -> Any: ...
+    def assign(self, name: str | Component, value: Any) -> None: ...
+    def save(self, value: Any, name: str | None = None) -> Any: ...
+    def take(self, edits: Sequence[SiteEdit]) -> None: ...
+
+
+OPEN: ContextVar[tuple[OpenTrace, ...]] = ContextVar("mlxterp_open_traces", default=())
+"""From the outermost to the innermost."""
+
+
+def innermost_trace(anatomy: Anatomy) -> OpenTrace:
     """The trace of this model that the current code runs inside of.
 
     Raises:
@@ -35,21 +50,20 @@ class _OutsideTrace(TraceError, AttributeError):
     """To tab completion a value that cannot be had is no attribute."""
 
 
-class Listener:
-    """Tells the open traces of this context what happens to the arrays they handed out."""
+class OpenTraces:
+    """The `Listener` that tells the open traces of this context what happens to the arrays they handed out."""
 
     @staticmethod
-    def _find(array: Array) -> tuple[Trace, HandedOut] | None:
+    def _find(array: Array) -> tuple[OpenTrace, HandedOut] | None:
         for trace in reversed(OPEN.get()):
-            given = trace._given.get(id(array))
+            given = trace.ledger.find(array)
             if given is not None:
                 return trace, given
         return None
 
     def indexed(self, array: Array, key: Any) -> None:
-        found = self._find(array)
-        if found is not None:
-            check_index(key, array.shape, found[0]._batch, found[1])
+        if (found := self._find(array)) is not None:
+            found[0].ledger.check_index(found[1], key)
 
     def assign(self, array: Array, value: Any) -> None:
         found = self._find(array)
@@ -60,29 +74,24 @@ class Listener:
         found[0].assign(found[1].component, value)
 
     def item_taken(self, array: Array, key: Any, item: Array) -> None:
-        found = self._find(array)
-        if found is not None and found[1].parent is None:
-            trace, parent = found
-            version = getattr(item, "_version", 0)
-            trace._given[id(item)] = HandedOut(item, parent.component, key, parent, version=version)
+        if (found := self._find(array)) is not None:
+            found[0].ledger.take(found[1], key, item)
 
     def frozen(self, value: Any) -> Any:
         traces = OPEN.get()
-        return frozen(value, traces[-1]._backend) if traces else value
+        return frozen(value, traces[-1].ledger.backend) if traces else value
 
     def own_key(self, array: Array, key: Any) -> Any:
         found = self._find(array)
-        return key if found is None else own_key(key, array, found[0]._backend)
+        return key if found is None else own_key(key, array, found[0].ledger.backend)
 
     def own_value(self, array: Array, value: Any) -> Any:
         found = self._find(array)
-        return value if found is None else own_value(value, array, found[0]._backend)
+        return value if found is None else own_value(value, array, found[0].ledger.backend)
 
     def changed(self, array: Array, operation: Operation) -> None:
-        found = self._find(array)
-        if found is not None:
-            found[1].operations.append(operation)
-            found[1].version = getattr(array, "_version", 0)
+        if (found := self._find(array)) is not None:
+            found[0].ledger.operate(found[1], operation)
 
     def noticed(self, array: Any) -> bool:
         """Whether all changes in place of a value about to be written were noticed."""
@@ -90,17 +99,8 @@ class Listener:
         return found is not None and found[1].untouched()
 
     def item_written(self, array: Array, key: Any, value: Any, noticed: bool) -> None:
-        found = self._find(array)
-        if found is None:
-            return
-        found[1].version = getattr(array, "_version", 0)
-        if found[1].parent is None:
-            found[0]._write_item(found[1], key, value, noticed)
-        else:
-            warn(
-                f"Writing into a part of {found[1].component.name} that was indexed before changes only"
-                " that part, not the model. Use one index: ….output[0, -1] = value."
-            )
+        if (found := self._find(array)) is not None:
+            found[0].ledger.write_item(found[1], key, value, noticed)
 
     def save(self, array: Array, name: str | None = None) -> Array:
         traces = OPEN.get()

@@ -21,16 +21,15 @@ from typing import Any
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
-from ..backends.host.conversion import to_numpy
-from ..core.integers import scalar
 from ..core.not_copied import NotCopied
 from ..core.public_names import PublicNames
-from ..core.sites import Array, Component, Run, SiteEdit, Where, unique_sites
+from ..core.sites import Array, Component, Run, Site, SiteEdit, unique_sites
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError, EditError, TraceError, warn
-from .arrays import HandedOut, applied, array_methods, frozen, same_key
-from .context import OPEN, Listener
+from .arrays import array_methods
+from .context import OPEN, OpenTraces
 from .declared import Interventions, declared_edits
+from .ledger import Ledger
 from .results import Activations, SavedValues
 
 
@@ -53,15 +52,18 @@ class Trace(NotCopied, PublicNames):
         self._model = anatomy.model
         self._backend = anatomy.model.backend
         self._batch = batch
-        self._declared = declared_edits(anatomy, interventions)
+        self.declared = declared_edits(anatomy, interventions)
+        """Edits that it began with; traces inside of it have them too."""
         names = [capture] if isinstance(capture, str) else capture
         self._capture = None if names is None else [anatomy.component(name) for name in names]
         self._stop = () if stop_after is None else anatomy.component(stop_after).sites
-        self._edits: list[SiteEdit] = []
-        self._extra: dict = {}  # sites beyond module outputs that were asked for, in order
+        self.ledger = Ledger(self._backend, batch)
+        """What it handed out, and its edits so far."""
+        self._asked: list[Site] = []
+        """Sites beyond module outputs that were asked for."""
         self._run: Run | None = None
-        self._dirty = False
-        self._given: dict[int, HandedOut] = {}
+        self._edits_run = 0
+        """How many edits the last run had."""
         self._read: dict[str, Component] = {}
         self._kept: dict[str, Any] = {}
         self._saved: dict[str, Any] = {}
@@ -75,9 +77,9 @@ class Trace(NotCopied, PublicNames):
         if self._done or self._token is not None:
             raise TraceError("A trace runs once. Call model.trace(…) again for another.")
         outer = [t for t in OPEN.get() if t.anatomy.origin is self.anatomy.origin]
-        self._edits = [edit for t in outer for edit in t._declared] + list(self._declared)
+        self.ledger.edits = [edit for t in outer for edit in t.declared] + list(self.declared)
         self._run_model()
-        self._methods = array_methods(self._backend, Listener())
+        self._methods = array_methods(self._backend, OpenTraces())
         self._methods.__enter__()
         self._token = OPEN.set((*OPEN.get(), self))
         return self
@@ -91,28 +93,23 @@ class Trace(NotCopied, PublicNames):
                 self._conclude()
         finally:
             self._run = None
-            self._given.clear()
+            self.ledger.clear()
             self._done = True
 
     def _run_model(self) -> None:
         """Runs with all edits so far, from the earliest new one."""
+        edits, stop = self.ledger.edits, self._stop
         if self._capture is not None:
-            self._run = self._model.run(
-                self._batch, unique_sites(self._capture), self._edits, stop_after=self._stop
-            )
+            sites = unique_sites(self._capture)
+            self._run = self._model.run(self._batch, sites, edits, stop_after=stop)
         else:
             self._run = self._model.run(
-                self._batch,
-                list(self._extra),
-                self._edits,
-                everything=True,
-                reuse=self._run,
-                stop_after=self._stop,
+                self._batch, self._asked, edits, everything=True, reuse=self._run, stop_after=stop
             )
-        self._dirty = False
+        self._edits_run = len(edits)
 
     def _current(self) -> Run:
-        if self._dirty:
+        if self._edits_run != len(self.ledger.edits):
             self._run_model()
         assert self._run is not None
         return self._run
@@ -124,19 +121,18 @@ class Trace(NotCopied, PublicNames):
             self._kept[name] = self._each(self._value(component), self._backend.compact)
         self._logits = run.logits
         self._warn_of_unseen_changes()
-        self._given.clear()
+        self.ledger.clear()
         run.memory, run.values, self._run = None, {}, None  # before anything is evaluated
         del run, kept
         arrays = [a for v in (*self._kept.values(), *self._saved.values()) for a in _flat(v)]
         self._backend.evaluate([*arrays, *([] if self._logits is None else [self._logits])])
 
     def _warn_of_unseen_changes(self) -> None:
-        for given in self._given.values():
-            if given.parent is None and not given.untouched():
-                warn(
-                    f"{given.component.name} was changed in place by a method that a trace does not notice,"
-                    " which is no edit. Use *=, +=, item assignment, or assign the result."
-                )
+        for component in self.ledger.unseen():
+            warn(
+                f"{component.name} was changed in place by a method that a trace does not notice,"
+                " which is no edit. Use *=, +=, item assignment, or assign the result."
+            )
 
     def _results(self) -> None:
         if self._token is None:  # never used as a block
@@ -154,8 +150,8 @@ class Trace(NotCopied, PublicNames):
         self._read[component.name] = component
         if isinstance(value, list):
             calls = [replace(component, name=f"{component.name}#{i}", call=i) for i in range(len(value))]
-            return [self._give(x, call) for x, call in zip(value, calls, strict=True)]
-        return self._give(value, component)
+            return [self.ledger.hand_out(x, call) for x, call in zip(value, calls, strict=True)]
+        return self.ledger.hand_out(value, component)
 
     def _value(self, component: Component) -> Any:
         if self._capture is not None and component.name not in {c.name for c in self._capture}:
@@ -164,31 +160,39 @@ class Trace(NotCopied, PublicNames):
                 " there, or leave capture out to reach everything."
             )
         run = self._current()
-        if self._capture is None:
-            missing = [s for s in component.sites if s.port != "output" and s not in self._extra]
-            if missing:
-                self._extra.update(dict.fromkeys(missing))
-                try:
-                    self._run_model()
-                except ComponentError:
-                    for site in missing:
-                        del self._extra[site]
-                    raise
-                run = self._current()
-        try:
-            return component.read(run)
-        except LookupError as error:
-            if not isinstance(error, ComponentError):
-                self._model.run(self._batch, component.sites, self._edits)  # says why, where there is a why
-                raise ComponentError(str(error)) from None
-            raise
+        if self._capture is None and (beyond := self._not_asked(component)):
+            run = self._ask(beyond)
+        missing = self._missing_sites(component, run)
+        if missing:
+            raise self._why(component, missing[0], run)
+        return component.read(run)
 
-    def _give(self, array: Array, component: Component) -> Array:
-        alias = self._backend.alias(array)
-        self._given[id(alias)] = HandedOut(
-            alias, component, edits=len(self._edits), version=getattr(alias, "_version", 0)
-        )
-        return alias
+    def _not_asked(self, component: Component) -> list[Site]:
+        """Sites that no run was asked for yet; outputs of modules need not be."""
+        return [site for site in component.sites if site.port != "output" and site not in self._asked]
+
+    def _ask(self, sites: Sequence[Site]) -> Run:
+        """The run with these sites too, from now on."""
+        before = self._asked
+        self._asked = [*before, *sites]
+        try:
+            self._run_model()
+        except ComponentError:
+            self._asked = before
+            raise
+        return self._current()
+
+    @staticmethod
+    def _missing_sites(component: Component, run: Run) -> list[Site]:
+        return [site for site in component.sites if not run.values.get(site)]
+
+    def _why(self, component: Component, site: Site, run: Run) -> ComponentError:
+        """Why a run passed a site by."""
+        if self._stop:
+            return ComponentError(
+                f"{component.name} was not reached before the trace stopped (stop_after=…)."
+            )
+        return self._model.not_reached(site, run.calls)
 
     @staticmethod
     def _each(value: Any, function: Callable[[Array], Array]) -> Any:
@@ -207,82 +211,16 @@ class Trace(NotCopied, PublicNames):
                 f"{component.name} is called {len(current)} times in one pass; name the call, such as"
                 f" '{component.name}#0', or use interventions= to change all of them."
             )
-        given = self._given.get(id(value))
-        if given is not None and given.component.name == component.name and self._is_live(given):
-            operations = given.take()
-            if operations:  # `….output *= 2`: an operation, not a value
-                self._add(component, lambda x, _where: applied(operations, x, self._backend))
-            given.edits = len(self._edits)
-            return
-        new = self._fitting(value, current, component.name)
-        self._add(component, lambda _x, _where: new)
-
-    def _is_live(self, given: HandedOut) -> bool:
-        """Whether an array is still the component's value, but for the operations that were noticed on it."""
-        return given.parent is None and given.edits == len(self._edits) and given.untouched()
-
-    def _fitting(self, value: Any, current: Array, name: str) -> Array:
-        backend = self._backend
-        given = scalar(value) if not isinstance(value, backend.array_type) else value
-        if isinstance(given, (int, float)) and not isinstance(given, bool):
-            value = np.full(current.shape, given, np.float32)
-        kind = str(getattr(value, "dtype", type(value).__name__))
-        if isinstance(value, backend.array_type):
-            ok = backend.is_floating(value)
-        else:
-            ok = (
-                "int" not in kind
-                and "bool" not in kind
-                and not isinstance(value, (str, bytes))
-                and value is not None
-            )
-            value = to_numpy(value, f"What is assigned to {name}", EditError) if ok else value
-        if not ok:
-            raise EditError(
-                f"Cannot assign {kind} to {name}; expected floating-point numbers of shape"
-                f" {tuple(current.shape)}, as an array or in lists."
-            )
-        if tuple(value.shape) != tuple(current.shape):
-            raise EditError(
-                f"Cannot assign shape {tuple(value.shape)} to {name}, whose shape is"
-                f" {tuple(current.shape)}. To change part of it, or to broadcast, index: ….output[:] = value."
-            )
-        native = value if isinstance(value, backend.array_type) else backend.put(value, current)
-        return backend.cast(backend.alias(native), current)
-
-    def _write_item(self, given: HandedOut, key: Any, value: Any, noticed: bool) -> None:
-        """Records `component[key] = value`; the rest of the component's value stays live."""
-        backend, item = self._backend, self._given.get(id(value))
-        live = (
-            item is not None and item.parent is given and noticed and same_key(item.key, key)
-            and not given.operations and given.edits == len(self._edits)
-        )  # fmt: skip
-        operations = item.take() if live and item is not None else ()
-        key, stored = frozen(key, backend), None if operations else frozen(value, backend)
-
-        def change(x: Array, _where: Where) -> Array:
-            copy = backend.alias(x)
-            copy[key] = applied(operations, copy[key], backend) if operations else stored
-            return copy
-
-        current = given.edits == len(self._edits) and not given.operations
-        self._add(given.component, change)
-        if current:  # what was written is now the component's value
-            given.edits = len(self._edits)
-
-    def _add(self, component: Component, change: Callable[[Array, Where], Array]) -> None:
-        self._edits += component.edits(change, component.call)
-        self._dirty = True
+        self.ledger.assign(component, value, current)
 
     def take(self, edits: Sequence[SiteEdit]) -> None:
         """Lets further edits act on this trace, from now on and to its end, as if they had been assigned here."""
-        self._edits += edits
-        self._dirty = self._dirty or bool(edits)
+        self.ledger.edits += edits
 
     def save(self, value: Any, name: str | None = None) -> Any:
         """Keeps an array after the block, in `saved_values`; returns it."""
         if name is None:
-            given = self._given.get(id(value))
+            given = self.ledger.find(value)
             whole = given is not None and given.parent is None
             name = given.component.name if given and whole else f"value_{len(self._saved)}"
         self._saved[name] = self._each(value, self._backend.compact)
@@ -341,7 +279,7 @@ class Trace(NotCopied, PublicNames):
             return self._kept[component.name]
         if self._capture is not None:
             return self._value(component)  # raises
-        run = self._model.run(self._batch, component.sites, self._edits, stop_after=component.sites)
+        run = self._model.run(self._batch, component.sites, self.ledger.edits, stop_after=component.sites)
         value = component.read(run)
         self._backend.evaluate(_flat(value))
         return value

@@ -209,9 +209,9 @@ class MLXLanguageModel:
             run.values = _Outputs(tracer, run.values)
         for site in (*capture, *(edit.site for edit in edits)):
             if site not in tracer.reached:
-                raise self._not_reached(site, run.calls)
+                raise self.not_reached(site, run.calls)
 
-    def _not_reached(self, site: Site, calls: Mapping[str, int]) -> ComponentError:
+    def not_reached(self, site: Site, calls: Mapping[str, int]) -> ComponentError:
         if site.port in ATTENTION_PORTS:
             return ComponentError(
                 f"{site.module} computes no attention that yields {site.port!r} in this"

@@ -172,9 +172,9 @@ class TorchLanguageModel:
             run.values = _Outputs(tracer.record, run.values)
         for site in expected:
             if site not in tracer.reached:
-                raise self._not_reached(site, run.calls)
+                raise self.not_reached(site, run.calls)
 
-    def _not_reached(self, site: Site, calls: Mapping[str, int]) -> ComponentError:
+    def not_reached(self, site: Site, calls: Mapping[str, int]) -> ComponentError:
         if calls.get(site.module, 0) == 0:
             return NeverCalledError(
                 f"{site.module!r} exists in this {self.model_type} model, but its forward pass never"
