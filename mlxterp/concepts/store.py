@@ -49,18 +49,21 @@ Rows = list[tuple[str, dict[str, Any]]]
 # -- writing --------------------------------------------------------------------------------------
 
 
-def nested(names: Named, explanations: Explained | None = None) -> str:
+def entries(names: Named, explanations: Explained | None = None) -> dict[str, list[dict[str, Any]]]:
     """Every feature with its names, then its explanations; features ascending."""
     explained = explanations or {}
-    return as_json(
-        {
-            str(feature): [
-                *({"name": c.name, CONFIDENCE: c.confidence} for c in names.get(feature, ())),
-                *(_described(one) for one in explained.get(feature, ())),
-            ]
-            for feature in sorted({*names, *explained})
-        }
-    )
+    return {
+        str(feature): [
+            *({"name": c.name, CONFIDENCE: c.confidence} for c in names.get(feature, ())),
+            *(_described(one) for one in explained.get(feature, ())),
+        ]
+        for feature in sorted({*names, *explained})
+    }
+
+
+def nested(names: Named, explanations: Explained | None = None) -> str:
+    """As `entries`."""
+    return as_json(entries(names, explanations))
 
 
 def flat(names: Named) -> str:

@@ -24,7 +24,6 @@ from .formats import own
 from .manifest import Key, check_target, folder_names, key_of, write_manifest
 from .members import Member, at_path, in_folder, of_release
 from .sae import SAE
-from .saving import write_sae
 
 By = Literal["layer", "width", "component"]
 
@@ -263,7 +262,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             entries = []
             for key, name in folder_names(self).items():
                 sae = self._members[key].sae(keep=False)
-                write_sae(draft / name, sae, "mlxterp", dtype, names)
+                sae.save(draft / name, "mlxterp", dtype, names)
                 entries.append(
                     {
                         "key": key, "folder": name, "config": digest_of_file(draft / name / own.CONFIG),

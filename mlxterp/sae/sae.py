@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import backend_of, get_backend
-from ..concepts import Concepts
+from ..concepts import Concepts, store
 from ..core import rooms
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
@@ -29,10 +29,9 @@ from ..variants import Activation, InputForm, Temporal
 from ..weights import SAEWeights
 from .call import SAECall, as_activations
 from .directions import select_diverse, similar
-from .formats import read
+from .formats import Parts, read, write
 from .placement import Placement
 from .pretrained.fetch import Fetched, fetch
-from .saving import write_sae
 from .validation import check_weights, fingerprint
 
 
@@ -137,8 +136,11 @@ class SAE(PublicNames):
     @property
     def component(self) -> str | None:
         """Path of the component it was trained on, where the metadata says."""
-        found = self.metadata.get("component")
-        return found if isinstance(found, str) else None
+        return self._as_parts.component
+
+    @property
+    def _as_parts(self) -> Parts:
+        return Parts(self.weights, self.activation, self.metadata, self.form)
 
     @property
     def backend(self) -> str:
@@ -163,8 +165,7 @@ class SAE(PublicNames):
     @property
     def is_transcoder(self) -> bool:
         """Whether it predicts another component than it reads."""
-        named = "component_out" in self.metadata or "transcoder" in str(self.metadata.get("architecture"))
-        return self.d_out != self.d_model or named
+        return self._as_parts.is_transcoder
 
     @property
     def concepts(self) -> Concepts:
@@ -370,7 +371,8 @@ class SAE(PublicNames):
             >>> mlxterp.SAE.load("my_sae").fingerprint == sae.fingerprint
             True
         """
-        return write_sae(path, self, format, dtype, names)
+        given = store.entries(self.concepts.names, self.concepts.explanations) if names else None
+        return write(path, replace(self._as_parts, names=given), format, dtype)
 
     @staticmethod
     def load(

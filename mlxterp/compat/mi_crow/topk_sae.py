@@ -16,8 +16,9 @@ from ...core.sparse import SparseFeatures
 from ...errors import SAEError, warn
 from ...sae import SAE
 from ...sae.call import SAECall
+from ...sae.formats.parts import Parts
 from ...sae.formats.pickled import mi_crow_parts
-from ...sae.formats.source import Arrays, Parts
+from ...sae.formats.source import Arrays
 from ...variants import TopK
 from ...weights import NAMES, SAEWeights
 from ..devices import wing_for

@@ -1,6 +1,6 @@
 """Every format that SAEs come in: a table of small readers, tried on what is there.
 
-`read` finds the format of a file or folder and gives the SAE's parts. A format is two functions:
+`read` finds the format of a file or folder and gives the SAE's `Parts`; `write` takes them. A format is two functions:
 whether files look like it, and what they hold. Formulas and file layouts are those of the libraries named
 in each module, checked against their own outputs.
 """
@@ -30,8 +30,10 @@ from . import (
     temporal,
     upstream,
 )
+from .parts import Parts
 from .passed_over import passed_over
-from .source import Files, Parts
+from .source import Files
+from .writing import write
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ _OTHER_READINGS = {
     ),
 }
 """Only by name: the same files, read in another way."""
+
+__all__ = ["FORMATS", "Format", "Parts", "read", "write"]
 
 FORMATS = (*_TABLE, *_OTHER_READINGS)
 """Names of what `SAE.load(path, format=…)` reads."""

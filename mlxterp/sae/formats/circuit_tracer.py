@@ -16,8 +16,9 @@ from ...anatomy.names import hook_component
 from ...errors import SAEError
 from ...variants import Activation, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
+from .parts import Parts
 from .settings import Settings, check_dtype, one_of, read_config, setting
-from .source import Arrays, Files, Parts
+from .source import Arrays, Files
 
 _CONFIG = "config.yaml"
 _JUMP = ("jumprelu", "jump_relu")

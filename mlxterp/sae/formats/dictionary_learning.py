@@ -14,8 +14,9 @@ from ...errors import SAEError
 from ...variants import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
 from . import fold
+from .parts import Parts
 from .settings import Settings, one_of, setting
-from .source import Arrays, Files, Parts
+from .source import Arrays, Files
 
 _CONFIG = "config.json"
 _LINEAR = {"encoder.weight": "n d", "encoder.bias": "n", "decoder.weight": "d n"}

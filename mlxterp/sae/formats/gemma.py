@@ -14,8 +14,9 @@ import numpy as np
 from ...anatomy.names import hook_component
 from ...variants import InputForm, JumpReLU
 from ...weights import SAEWeights
+from .parts import Parts
 from .settings import Settings, check_dtype, one_of, setting
-from .source import Files, Parts
+from .source import Files
 
 _NPZ, _CONFIG = "params.npz", "config.json"
 _TYPES = ("sae", "transcoder", "skip_transcoder", "clt", "cross_layer_transcoder", "multi_layer_sae")

@@ -17,8 +17,9 @@ from ...errors import SAEError, warn
 from ...variants import Activation, InputForm, JumpReLU, ReLU, TopK
 from ...weights import SAEWeights
 from . import fold
+from .parts import Parts
 from .settings import Settings, check_dtype, one_of, setting
-from .source import Files, Parts, the_k
+from .source import Files, the_k
 
 _HYPER, _FINAL = "hyperparams.json", "final.safetensors"
 _CONFIG, _WEIGHTS = "config.json", "sae_weights.safetensors"

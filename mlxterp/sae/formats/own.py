@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from ...core.digests import DIGEST, check_seal, same_file
+from ...concepts import store
+from ...core.digests import DIGEST, check_seal, digest_of_bytes, same_file
 from ...core.files import strict_json
 from ...errors import SAEError, warn
-from ...variants import EXTRA, InputForm, Temporal, TopK, activation_from_dict, check_activation
-from ...weights import NAMES, SAEWeights
-from .settings import Settings, setting
-from .source import Files, Parts, the_k
+from ...variants import (
+    EXTRA,
+    InputForm,
+    Temporal,
+    TopK,
+    activation_from_dict,
+    activation_to_dict,
+    check_activation,
+)
+from ...weights import SAEWeights
+from .parts import Parts, Stored
+from .settings import Settings, as_json, setting
+from .source import Files, the_k
 
 CONFIG, WEIGHTS, NAMES_FILE = "config.json", "sae.safetensors", "names.json"
 FORMAT = "mlxterp"
@@ -137,4 +147,46 @@ def _names(files: Files) -> dict[str, Any] | None:
         ) from error
 
 
-__all__ = ["CONFIG", "FORMAT", "NAMES", "NAMES_FILE", "VERSION", "WEIGHTS", "digest", "matches", "read"]
+# -- writing -------------------------------------------------------------------------------------
+
+
+def stored(sae: Parts, dtype: str) -> Stored:
+    """The files of an SAE, with weights of that dtype ("float32", "float16").
+
+    Raises:
+        SAEError: The metadata cannot be written as JSON, or a weight lies outside float16's range.
+    """
+    weights = _as_float16(sae.weights) if dtype == "float16" else sae.weights
+    texts = {NAMES_FILE: store.as_json(sae.names)} if sae.names else {}
+    return Stored(WEIGHTS, weights.arrays(), {**texts, CONFIG: as_json(_config(sae, weights, texts), True)})
+
+
+def _config(sae: Parts, weights: SAEWeights, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Settings beside these weights, which may be sae's own in another dtype, and other files."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "activation": activation_to_dict(sae.activation),
+        "form": asdict(sae.form),
+        "d_model": sae.d_model,
+        "d_hidden": sae.d_hidden,
+        "d_out": sae.d_out,
+        "subtract_b_dec": sae.weights.subtract_b_dec,
+        "sha256": digest(weights),
+        "files": {name: digest_of_bytes(text.encode()) for name, text in texts.items()},
+        "metadata": sae.metadata,
+    }
+
+
+def _as_float16(weights: SAEWeights) -> SAEWeights:
+    largest = float(np.finfo(np.float16).max)
+    with np.errstate(over="ignore"):  # refused by name below
+        rounded = weights.map(lambda array: array.astype(np.float16))
+    for name, array in rounded.arrays().items():
+        outside = int(np.isinf(array).sum())
+        if outside:
+            raise SAEError(
+                f"{outside} of {array.size} numbers in {name} lie outside float16's range (±{largest:.0f})."
+                " Save it with dtype='float32'."
+            )
+    return rounded

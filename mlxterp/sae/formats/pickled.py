@@ -11,8 +11,9 @@ from ...anatomy.names import hook_component
 from ...errors import SAEError
 from ...variants import Activation, InputForm, ReLU, TopK
 from ...weights import SAEWeights
+from .parts import Parts
 from .settings import Settings, one_of, setting
-from .source import Arrays, Files, Parts, the_k
+from .source import Arrays, Files, the_k
 
 _LINEAR = {"encoder.weight": "n d", "encoder.bias": "n", "decoder.weight": "d n", "decoder.bias": "d"}
 _OPENAI_SITES = {

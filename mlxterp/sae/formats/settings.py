@@ -2,12 +2,14 @@
 
 `read_config` opens a JSON or YAML file. What it gives, `Settings`, is a dictionary that remembers which of its keys a
 reader asked for, so that none that could change a number is passed over in silence (see `passed_over`). `setting` and
-`one_of` check a value's type and meaning.
+`one_of` check a value's type and meaning. `as_json` is the way back, for what we write.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.digests import sealed
 from ...core.files import strict_json
 from ...errors import BackendError, SAEError
 
@@ -205,3 +208,32 @@ def check_dtype(config: Mapping[str, Any], where: str) -> None:
 
 
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "double", "float", "half")
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def as_json(config: Mapping[str, Any], seal: bool = False) -> str:
+    """Settings as a JSON file; numbers of NumPy, arrays and paths become plain.
+
+    Args:
+        seal: Whether the file holds its own digest.
+
+    Raises:
+        SAEError: Something else is among them.
+    """
+    try:
+        found = json.loads(json.dumps(config, default=_plain, allow_nan=False))
+        return json.dumps(sealed(found) if seal else found, indent=2) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SAEError(f"The metadata cannot be written as JSON: {error}. Remove that entry.") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} is not a JSON value")

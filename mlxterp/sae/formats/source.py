@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,7 @@ import numpy as np
 from ...backends import read_torch_file
 from ...core.tensor_files import StoredArray, check_holes, check_memory, open_npz, open_safetensors
 from ...errors import SAEError
-from ...variants import Activation, InputForm
-from ...weights import SAEWeights
 from .settings import Settings, read_config, setting
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Parts:
-    """An SAE as a reader found it."""
-
-    weights: SAEWeights
-    activation: Activation
-    metadata: dict[str, Any]
-    form: InputForm = field(default_factory=InputForm)
-    names: Mapping[str, Any] | None = None
-    """Names of features, as `Concepts.load_concepts` takes them."""
 
 
 @dataclass(frozen=True, slots=True)

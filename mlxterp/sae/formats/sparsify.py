@@ -9,8 +9,9 @@ from ...anatomy.names import hook_component
 from ...errors import SAEError
 from ...variants import AbsTopK, Activation, GroupMax, TopK
 from ...weights import SAEWeights
+from .parts import Parts
 from .settings import Settings, one_of, setting
-from .source import Files, Parts, the_k
+from .source import Files, the_k
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
 _HOOK = re.compile(

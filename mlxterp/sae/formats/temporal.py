@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ...errors import SAEError
 from ...variants import Temporal
-from .saelens import temporal_k, temporal_weights
+from .attention import temporal_k, temporal_weights
+from .parts import Parts
 from .settings import Settings, one_of, setting
-from .source import Files, Parts
+from .source import Files
 
 _CONFIG, _WEIGHTS = "conf.yaml", "latest_ckpt.safetensors"
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ...errors import SAEError
+from ...errors import SAEError, warn
 from ...variants import AbsTopK, Activation, Gated, JumpReLU, MatchingPursuit, ReLU, Temporal, TopK
 from ...weights import SAEWeights
 from .fold import without_subtraction
-
-if TYPE_CHECKING:
-    from ..sae import SAE
+from .parts import Parts, Stored
+from .saelens import CONFIG, WEIGHTS
+from .settings import as_json
 
 _VERSION = "6.54.12"
 """Of the SAELens whose layout this is."""
@@ -23,12 +23,25 @@ Arrays = dict[str, np.ndarray]
 Settings = dict[str, Any]
 
 
-def as_saelens(sae: SAE) -> tuple[Settings, Arrays]:
-    """`cfg.json` and the arrays of `sae_weights.safetensors`.
+def stored(sae: Parts, dtype: str) -> Stored:
+    """The files `cfg.json` and `sae_weights.safetensors`.
 
     Raises:
-        SAEError: SAELens has no architecture that computes this.
+        SAEError: SAELens has no architecture that computes this, or the dtype is another than float32.
     """
+    if dtype != "float32":
+        raise SAEError(f"{dtype} is for format='mlxterp'; SAELens's folders are written in float32.")
+    settings, arrays = _as_saelens(sae)
+    config = as_json(settings)
+    if sae.names:
+        warn(
+            f"SAELens's folders have no place for names: those of {len(sae.names)} features are not saved with this"
+            " SAE. sae.concepts.export_json(path) writes them; names=False says that they are not wanted."
+        )
+    return Stored(WEIGHTS, arrays, {CONFIG: config})
+
+
+def _as_saelens(sae: Parts) -> tuple[Settings, Arrays]:
     writer = _WRITERS.get(type(sae.activation))
     if not sae.is_transcoder and not sae.form.trivial and not sae.form.restore:
         raise SAEError("SAELens 6 always undoes an SAE's normalisation. Save it with format='mlxterp'.")
@@ -46,7 +59,7 @@ def as_saelens(sae: SAE) -> tuple[Settings, Arrays]:
         "d_sae": sae.d_hidden,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": sae.subtract_b_dec,
+        "apply_b_dec_to_input": sae.weights.subtract_b_dec,
         "normalize_activations": _NORMALISATIONS[sae.form.normalize],
         "reshape_activations": "hook_z" if sae.form.heads and sae.component else "none",
         "metadata": _metadata(sae),
@@ -131,7 +144,7 @@ _WRITERS: dict[type, Callable[[Activation, SAEWeights], tuple[Settings, Arrays]]
 }
 
 
-def _transcoder(sae: SAE, settings: Settings, arrays: Arrays) -> tuple[Settings, Arrays]:
+def _transcoder(sae: Parts, settings: Settings, arrays: Arrays) -> tuple[Settings, Arrays]:
     skip = "W_skip" in sae.weights.extra
     if settings["architecture"] not in ("standard", "jumprelu"):
         raise SAEError(
@@ -154,7 +167,7 @@ def _transcoder(sae: SAE, settings: Settings, arrays: Arrays) -> tuple[Settings,
     return new, {**arrays, "W_skip": sae.weights.extra["W_skip"].T} if skip else arrays
 
 
-def _metadata(sae: SAE) -> Settings:
+def _metadata(sae: Parts) -> Settings:
     facts = sae.metadata
     found = {
         "sae_lens_version": _VERSION,

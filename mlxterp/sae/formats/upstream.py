@@ -11,8 +11,9 @@ from ...errors import SAEError
 from ...variants import Activation, BatchTopK, TopK
 from ...weights import SAEWeights
 from . import fold
+from .parts import Parts
 from .settings import Settings, setting
-from .source import Files, Parts, the_k
+from .source import Files, the_k
 
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _CLASSES: dict[str, type[TopK] | type[BatchTopK]] = {"SAE": TopK, "BatchTopKSAE": BatchTopK}
