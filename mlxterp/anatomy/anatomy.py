@@ -7,18 +7,15 @@ block, found once per model by one small forward pass (`residual`) and only when
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 from ..backends.base import LanguageModel
-from ..core.sites import Array, Component, Run, Site, SiteEdit, Where, at_site
+from ..core.sites import Array, Change, Component, Run, Site, SiteEdit, at_site
 from ..errors import ComponentError
 from .names import FURTHER, ComponentNames, ComponentPath
 from .residual import BlockRule, Branch
 from .scan import Scan
-
-Change = Callable[[Array, Where], Array]
-"""One that gives back its very argument changes nothing: a value that is only watched stays bit-identical."""
 
 
 class Anatomy:
@@ -176,7 +173,7 @@ class _Stream:
         def edits(change: Change, call: int | None) -> Sequence[SiteEdit]:
             def function(x: Array, run: Run, number: int) -> Array:
                 added = x - (_value(run, middle, number) + _value(run, mlp, number) * scale)
-                new = change(added, run.where)
+                new = change(added, run.where, run)
                 return x if new is added else x + (new - added)
 
             return [SiteEdit(self.post, function, call, 0, (middle, mlp))]
@@ -205,7 +202,7 @@ class _Stream:
 
             def function(x: Array, run: Run, number: int) -> Array:
                 added = x - _value(run, start, number)
-                new = change(added, run.where)
+                new = change(added, run.where, run)
                 return x if new is added else x + (new - added)
 
             return [SiteEdit(end, function, call, 0, (start,))]
@@ -231,7 +228,7 @@ class _Stream:
             def function(x: Array, run: Run, number: int) -> Array:
                 start = _value(run, pre, number)
                 old = start + x * scale
-                new = change(old, run.where)
+                new = change(old, run.where, run)
                 return x if new is old else x + (new - old) / scale
 
             return [SiteEdit(branch, function, call, 1, (pre,))]
@@ -258,7 +255,7 @@ def _scaled(name: str, branch: Branch) -> Component:
     def edits(change: Change, call: int | None) -> Sequence[SiteEdit]:
         def function(x: Array, run: Run, _: int) -> Array:
             scaled = x * scale
-            new = change(scaled, run.where)
+            new = change(scaled, run.where, run)
             return x if new is scaled else new / scale
 
         return [SiteEdit(site, function, call)]

@@ -84,6 +84,11 @@ EditFunction = Callable[[Array, "Run", int], Array]
 """(value, the run so far, the number of this call) -> new value"""
 
 
+Change = Callable[[Array, Where, Run], Array]
+"""(value of a component, its tokens, the run so far) -> new value. One that gives back its very argument changes
+nothing: a value that is only watched stays bit-identical."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class SiteEdit:
     """A change to the value at one site."""
@@ -108,7 +113,7 @@ class Component:
     """Where it is read from."""
     compute: Callable[[Sequence[Array]], Array]
     """The value, from one value of each site."""
-    edits: Callable[[Callable[[Array, Where], Array], int | None], Sequence[SiteEdit]]
+    edits: Callable[[Change, int | None], Sequence[SiteEdit]]
     """Turns a change of the value (and a call number or None) into changes at sites."""
     note: str = ""
     """How it was found, where that is not plain from the name."""
@@ -155,8 +160,8 @@ def at_site(
 ) -> Component:
     """A component that is simply what passes through one site."""
 
-    def edits(change: Callable[[Array, Where], Array], number: int | None) -> list[SiteEdit]:
-        return [SiteEdit(site, lambda x, run, _: change(x, run.where), number, stage)]
+    def edits(change: Change, number: int | None) -> list[SiteEdit]:
+        return [SiteEdit(site, lambda x, run, _: change(x, run.where, run), number, stage)]
 
     return Component(name, (site,), lambda values: values[0], edits, note, call, last_call_only, plain=True)
 
@@ -167,7 +172,7 @@ def head_at_site(name: str, site: Site) -> Component:
     With a cache, k and v of the call are those of all tokens so far, so their positions are too.
     """
 
-    def edits(change: Callable[[Array, Where], Array], number: int | None) -> list[SiteEdit]:
+    def edits(change: Change, number: int | None) -> list[SiteEdit]:
         def function(x: Array, run: Run, _: int) -> Array:
             positions = run.where.positions
             if site.port in ("k", "v") and x.shape[2] != len(positions):
@@ -177,7 +182,7 @@ def head_at_site(name: str, site: Site) -> Component:
                         " so their positions are not known here. Edit the projection's module instead."
                     )
                 positions = np.arange(x.shape[2])
-            return change(x, Where(positions, run.where.lengths, heads_first=True))
+            return change(x, Where(positions, run.where.lengths, heads_first=True), run)
 
         return [SiteEdit(site, function, number)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,10 +11,13 @@ from ..backends.host.conversion import to_vector
 from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import scalar
-from ..core.positions import integers
+from ..core.positions import Positions, integers
 from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..variants import Temporal
+
+SteeringPositions = Positions | Literal["all", "prompt", "generated"]
+"""As everywhere, or "prompt" or "generated": outside generation every token is of the prompt."""
 
 
 def check_number(value: Any, what: str) -> float:

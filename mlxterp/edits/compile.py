@@ -7,7 +7,6 @@ on one encoding of the activation that this first one met.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +18,8 @@ from ..core.sites import Array, Component, Run, SiteEdit, Where
 from ..errors import EditError, InputError
 from ..sae import SAE
 from .edits import DirectionEdit, Edit, FeatureEdit
-from .steps import DirectionStep, FeatureStep, Moment, Step, source_of
+from .rows import Moment
+from .steps import DirectionStep, FeatureStep, Step, source_of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,8 +42,6 @@ class Hooked:
 
 
 Change = Edit | Replacement | Hooked
-
-_RUN: ContextVar[Run | None] = ContextVar("mlxterp_steered_run", default=None)
 
 
 def site_edits(anatomy: Anatomy, changes: Sequence[Change], prompt: int | None = None) -> list[SiteEdit]:
@@ -155,18 +153,15 @@ class _Place:
             return []
         name, reads = self.component.name, {component.name: component for component in self.reads}
 
-        def read(asked: str) -> Array:
-            return _value(reads[asked], name)
-
-        def change(x: Array, where: Where) -> Array:
-            moment = Moment(name, where, read)
+        def change(x: Array, where: Where, run: Run) -> Array:
+            moment = Moment(name, where, lambda asked: _value(reads[asked], run, name))
             for step in steps:
                 x = step(x, moment)
             return x
 
         edits = self.component.edits(change, self.component.call)
         sites = [site for component in self.reads for site in component.sites]
-        return [_knowing_its_run(edit, sites) for edit in edits] if sites else list(edits)
+        return [replace(edit, reads=(*edit.reads, *sites)) for edit in edits]
 
 
 @dataclass(eq=False, slots=True)
@@ -196,20 +191,7 @@ def _step(group: Any) -> Step | None:
     return FeatureStep(group.sae, group.edits, group.source, group.replace)
 
 
-def _knowing_its_run(edit: SiteEdit, sites: Sequence[Any]) -> SiteEdit:
-    def function(x: Array, run: Run, call: int) -> Array:
-        token = _RUN.set(run)
-        try:
-            return edit.function(x, run, call)
-        finally:
-            _RUN.reset(token)
-
-    return replace(edit, function=function, reads=(*edit.reads, *sites))
-
-
-def _value(component: Component, reader: str) -> Array:
-    run = _RUN.get()
-    assert run is not None
+def _value(component: Component, run: Run, reader: str) -> Array:
     try:
         value = component.read(run)
     except LookupError as error:

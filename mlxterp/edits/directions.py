@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar
 
 from ..core.options import names_options
 from ..errors import InputError
-from .checks import check_number, check_vector
+from .checks import SteeringPositions, check_number, check_vector
 from .conditions import Condition
-from .edits import DirectionEdit, Edit, SteeringPositions
+from .edits import DirectionEdit, Edit
 from .features import check_condition
 
 E = TypeVar("E", bound=Edit)

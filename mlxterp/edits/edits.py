@@ -1,7 +1,7 @@
 """`Edit`: one change that steers a model; a plain value, made by `features` and `directions`.
 
-An edit knows no array library. `model.steer` and `model.generate(steer=…)` apply several together, in order;
-as an `Intervention` it also works alone in `interventions={path: edit}`.
+An edit holds no native array; a step (`steps`) carries it out. `model.steer` and `model.generate(steer=…)` apply
+several together, in order; as an `Intervention` an edit also works alone in `interventions={path: edit}`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core import checks
-from ..core.positions import Positions
 from ..core.sites import Array, Where
 from ..errors import InputError
 from ..interventions import Intervention
 from ..sae import SAE
-from .checks import check_float32, check_positions
+from .checks import SteeringPositions, check_float32, check_positions
 from .conditions import Condition
-
-SteeringPositions = Positions | Literal["all", "prompt", "generated"]
-"""As everywhere, or "prompt" or "generated": outside generation every token is of the prompt."""
+from .rows import Moment
+from .steps import DirectionStep, FeatureStep, Step, source_of
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -45,10 +43,12 @@ class Edit(Intervention):
         object.__setattr__(self, "positions", check_positions(self.positions))
 
     def apply(self, activation: Array, where: Where) -> Array:
-        """The edit alone, as an intervention."""
-        from .steps import apply_alone
+        """The edit alone, on an activation whose columns are the tokens that `where` tells."""
+        return self.step()(activation, Moment(self.component or "the activation", where))
 
-        return apply_alone(self, activation, where)
+    def step(self) -> Step:
+        """What carries it out, alone."""
+        raise _not_made()
 
     def at(self, component: str) -> Edit:
         """The same edit at another component."""
@@ -61,7 +61,7 @@ class Edit(Intervention):
     @property
     def does(self) -> str:
         """What it does, in words."""
-        raise AttributeError("Edits are made by the functions of mlxterp.steering.")
+        raise _not_made()
 
     @property
     def pushes(self) -> np.ndarray | None:
@@ -79,6 +79,10 @@ class Edit(Intervention):
         parts += [f"positions={self.positions}"] if self.positions is not None else []
         parts += [f"when {self.when}"] if self.when is not None else []
         return f"<{', '.join(parts)}>"
+
+
+def _not_made() -> AttributeError:
+    return AttributeError("Edits are made by the functions of mlxterp.steering.")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -102,6 +106,10 @@ class FeatureEdit(Edit):
         if not self.kind.endswith("norm"):
             checks.number(self.number, f"The {self.kind} of feature {self.feature}")
             check_float32(self.pushes, repr(self))
+
+    def step(self) -> FeatureStep:
+        """What carries it out, alone."""
+        return FeatureStep(self.sae, [self], source_of(self.sae))
 
     @property
     def pushes(self) -> np.ndarray | None:
@@ -144,6 +152,10 @@ class DirectionEdit(Edit):
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         check_float32(self.pushes, repr(self))
+
+    def step(self) -> DirectionStep:
+        """What carries it out, alone."""
+        return DirectionStep(self)
 
     @property
     def pushes(self) -> np.ndarray | None:

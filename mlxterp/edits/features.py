@@ -23,9 +23,9 @@ from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE
-from .checks import check_by_token, check_feature, check_number
+from .checks import SteeringPositions, check_by_token, check_feature, check_number
 from .conditions import Condition
-from .edits import FeatureEdit, SteeringPositions
+from .edits import FeatureEdit
 
 MAXIMA = "max_activations"
 """Key of an SAE's metadata: {feature: its maximum}, or a list of all."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .checks import SteeringPositions
 from .conditions import Condition
-from .edits import FeatureEdit, SteeringPositions
+from .protocols import FeatureChange
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +33,7 @@ class Phase:
     """float32, (features,): what activations are raised to; -inf leaves them. Nothing else happens then."""
 
     @staticmethod
-    def nothing(edit: FeatureEdit, n: int, floor: np.ndarray | None) -> Phase:
+    def nothing(edit: FeatureChange, n: int, floor: np.ndarray | None) -> Phase:
         """A phase on the tokens of an edit that does nothing yet to n features."""
         plus, rows, lengths = np.zeros((3, n), dtype=np.float32)
         return Phase(edit.positions, edit.when, np.ones(n, dtype=np.float32), plus, rows, lengths, floor)
@@ -53,7 +54,7 @@ class Phase:
         )
         return self.rows @ rows if is_constant else None
 
-    def add(self, edit: FeatureEdit, column: int, row: np.ndarray) -> None:
+    def add(self, edit: FeatureChange, column: int, row: np.ndarray) -> None:
         """Lets one more affine edit follow."""
         if edit.kind == "add":
             self.rows[column] += edit.number
@@ -66,7 +67,7 @@ class Phase:
             self.plus[column] += edit.number if edit.kind == "clamp" else 0.0
 
 
-def phases_of(edits: Sequence[FeatureEdit], ids: np.ndarray, rows: np.ndarray) -> list[Phase]:
+def phases_of(edits: Sequence[FeatureChange], ids: np.ndarray, rows: np.ndarray) -> list[Phase]:
     """The edits as phases, in order.
 
     Args:
@@ -88,7 +89,7 @@ def phases_of(edits: Sequence[FeatureEdit], ids: np.ndarray, rows: np.ndarray) -
     return found
 
 
-def _same_tokens(phase: Phase, edit: FeatureEdit) -> bool:
+def _same_tokens(phase: Phase, edit: FeatureChange) -> bool:
     one, other = phase.positions, edit.positions
     plain = type(one) is type(other) and isinstance(one, (int, str, slice, tuple)) and one == other
     return (one is other or plain) and phase.when is edit.when

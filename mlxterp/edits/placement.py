@@ -18,9 +18,10 @@ from ..core.sites import Component
 from ..errors import ComponentError, EditError, SAEError, warn
 from ..sae import SAE
 from ..sae.adapt import read, resolve, trained_elsewhere
+from .checks import SteeringPositions
 from .compile import component_of, same_sae
 from .conditions import Condition, DirectionReadout, FeatureReadout
-from .edits import DirectionEdit, Edit, FeatureEdit, SteeringPositions
+from .edits import DirectionEdit, Edit, FeatureEdit
 from .steps import source_of
 
 

@@ -21,7 +21,8 @@ from ..edits.checks import check_by_token
 from ..edits.compile import Replacement
 from ..edits.features import amplify
 from ..edits.placement import check_width, warn_of_place
-from ..edits.steps import as_rows, real_rows, source_of
+from ..edits.rows import as_rows, real_rows
+from ..edits.steps import source_of
 from ..errors import InputError, warn
 from ..features.search import encode_corpus
 from ..sae import SAE

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backends import backend_of
 from ..core.sites import Array, Where
-from ..edits.steps import as_rows
+from ..edits.rows import as_rows
 from ..errors import InputError
 from .hook import Hook
 from .hooked_model import Effect, Watch

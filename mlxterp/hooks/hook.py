@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.sites import Array, Where
+from ..core.sites import Array, Run, Where
 from ..core.tokens import TokenBatch
 from ..errors import InputError
 from .attachments import Handle
@@ -75,5 +75,5 @@ class AttachedHook(Handle):
         return f"<{self.hook!r} {'attached' if self.attached else 'detached'}>"
 
 
-def _same(x: Array, _where: Where) -> Array:
+def _same(x: Array, where: Where, run: Run) -> Array:
     return x

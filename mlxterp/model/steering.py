@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..anatomy.anatomy import Anatomy
-from ..edits.edits import Edit, SteeringPositions
+from ..edits.checks import SteeringPositions
+from ..edits.edits import Edit
 from ..errors import InputError
 from ..hooks import AttachedHook, Hook
 from ..hooks.attached_sae import AttachedSAE

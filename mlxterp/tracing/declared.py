@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
-from ..core.sites import Array, Component, SiteEdit, Where
+from ..core.sites import Array, Change, Component, SiteEdit
 from ..errors import InputError
 from ..interventions import Intervention, apply_change, as_list
 
@@ -53,5 +53,5 @@ def _check_place(anatomy: Anatomy, change: Any, component: Component) -> None:
         )
 
 
-def _change(change: Callable[[Array], Array], name: str) -> Callable[[Array, Where], Array]:
-    return lambda x, where: apply_change(change, x, where, name)
+def _change(change: Callable[[Array], Array], name: str) -> Change:
+    return lambda x, where, run: apply_change(change, x, where, name)

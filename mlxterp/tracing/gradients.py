@@ -9,7 +9,7 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import Backend
-from ..core.sites import Array, Component, SiteEdit, Where, unique_sites
+from ..core.sites import Array, Change, Component, SiteEdit, unique_sites
 from ..core.tokens import TokenBatch
 from ..errors import GradientError, InputError
 from .constants import recalling, remembering
@@ -81,8 +81,8 @@ def _adding(component: Component, deltas: Sequence[Array], run: Any) -> list[Sit
     return edits
 
 
-def _plus(delta: Array) -> Callable[[Array, Where], Array]:
-    return lambda x, _where: x + delta
+def _plus(delta: Array) -> Change:
+    return lambda x, where, run: x + delta
 
 
 def _checked(name: str, grads: list[Array], get: Callable[[Array], np.ndarray]) -> Any:

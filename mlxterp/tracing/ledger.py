@@ -6,17 +6,15 @@ it still is, and what was done to it in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend
-from ..core.sites import Array, Component, SiteEdit, Where
+from ..core.sites import Array, Change, Component, Run, SiteEdit, Where
 from ..core.tokens import TokenBatch
 from ..errors import InputError, warn
 from .arrays import Operation, frozen, own_whole
-
-Change = Callable[[Array, Where], Array]
 
 
 @dataclass(eq=False, slots=True)
@@ -91,11 +89,11 @@ class Ledger:
         given = self.find(value)
         if given is None or given.component.name != component.name or not self._is_live(given):
             new = own_whole(value, current, component.name, self.backend)
-            self.record(component, lambda x, where: new)
+            self.record(component, lambda x, where, run: new)
             return
         operations = given.take()
         if operations:  # `….output *= 2`: an operation, not a value
-            self.record(component, lambda x, where: _applied(operations, x, self.backend))
+            self.record(component, lambda x, where, run: _applied(operations, x, self.backend))
         given.edits = len(self.edits)
 
     def _is_live(self, given: HandedOut) -> bool:
@@ -121,7 +119,7 @@ class Ledger:
         operations = item.take() if live and item is not None else ()
         key, stored = frozen(key, backend), None if operations else frozen(value, backend)
 
-        def change(x: Array, where: Where) -> Array:
+        def change(x: Array, where: Where, run: Run) -> Array:
             copy = backend.alias(x)
             copy[key] = _applied(operations, copy[key], backend) if operations else stored
             return copy

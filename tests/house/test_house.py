@@ -47,7 +47,7 @@ UPWARDS = {
 CIRCLES = {
     "backends/__init__.py", "backends/host/finite.py", "backends/mlx/generation.py",
     "backends/mlx/language_model.py", "backends/torch/generation.py", "backends/torch/language_model.py",
-    "edits/edits.py", "edits/fold.py", "edits/steps.py", "index/cards.py", "index/export.py",
+    "index/cards.py", "index/export.py",
     "index/feature_index.py", "steering/gguf.py",
     "steering/vector_files.py", "steering/vectors.py", "viz/card.py",
     "viz/card_text.py",

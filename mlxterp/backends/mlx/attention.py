@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...core.sites import Component, Site, SiteEdit, Where, head_at_site
+from ...core.sites import Change, Component, Site, SiteEdit, Where, head_at_site
 from .intercept import Tracer, current_tracer
 
 _lock = threading.RLock()
@@ -159,8 +159,8 @@ def _heads_first(where: Where) -> Where:
 def _as_heads(name: str, site: Site, call: int) -> Component:
     """A module's output that is already laid out by heads, at one of its calls."""
 
-    def edits(change: Callable, _number: int | None) -> list[SiteEdit]:
-        return [SiteEdit(site, lambda x, run, _: change(x, _heads_first(run.where)), call)]
+    def edits(change: Change, number: int | None) -> list[SiteEdit]:
+        return [SiteEdit(site, lambda x, run, _: change(x, _heads_first(run.where), run), call)]
 
     return Component(name, (site,), lambda values: values[0], edits, call=call)
 
@@ -177,8 +177,10 @@ def _side_by_side(name: str, site: Site, parts: int, head_dim: int) -> Component
         rest = x[..., : x.shape[-1] - part.shape[-1]]
         return mx.concatenate([rest, part], axis=-1) if parts > 1 else part
 
-    def edits(change: Callable, number: int | None) -> list[SiteEdit]:
-        return [SiteEdit(site, lambda x, run, _: join(x, change(split(x), _heads_first(run.where))), number)]
+    def edits(change: Change, number: int | None) -> list[SiteEdit]:
+        return [
+            SiteEdit(site, lambda x, run, _: join(x, change(split(x), _heads_first(run.where), run)), number)
+        ]
 
     return Component(name, (site,), lambda values: split(values[0]), edits)
 
