@@ -13,8 +13,7 @@ from ..edits.features import ablate, add_feature, amplify, clamp, max_activation
 from .calibrate import calibrate, output_score
 from .calibration import Calibration
 from .contrast import difference_of_means, pca_direction
-from .vector_files import load_vectors, save_vectors
-from .vectors import SteeringVector
+from .vectors import SteeringVector, load_vectors, save_vectors
 
 __all__ = [
     "Calibration",

@@ -21,13 +21,12 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..core.files import strict_json
 from ..errors import BackendError, InputError
-from .vectors import SteeringVector
 
 _ARCHITECTURE = "controlvector"
 _HINT = f"{_ARCHITECTURE}.model_hint"
@@ -38,6 +37,15 @@ _BLOCK_OUTPUT = re.compile(r"layers\.(0|[1-9]\d{0,8})(?:\.resid_post)?")
 _DIRECTION = re.compile(r"direction\.(0|[1-9]\d{0,8})")
 
 
+class Entry(NamedTuple):
+    """A vector at a component, as files hold it."""
+
+    component: str
+    vector: np.ndarray
+    """float32, (width,)."""
+    metadata: dict[str, Any]
+
+
 def _gguf() -> Any:
     if importlib.util.find_spec("gguf") is None:
         raise BackendError('Files .gguf need the package gguf: pip install "mlxterp[gguf]".')
@@ -46,7 +54,7 @@ def _gguf() -> Any:
     return gguf
 
 
-def gguf_writer(vectors: Sequence[SteeringVector]) -> Callable[[Path], None]:
+def gguf_writer(vectors: Sequence[Entry]) -> Callable[[Path], None]:
     """What writes a control-vector file.
 
     Raises:
@@ -80,14 +88,14 @@ def gguf_writer(vectors: Sequence[SteeringVector]) -> Callable[[Path], None]:
     return write
 
 
-def _directions(vectors: Sequence[SteeringVector]) -> dict[int, SteeringVector]:
+def _directions(vectors: Sequence[Entry]) -> dict[int, Entry]:
     """Block → vector, for what a GGUF file can hold.
 
     Raises:
         InputError: Another component, block 0, a block twice, or two widths.
     """
     remedy = "Save these to a .safetensors file."
-    found: dict[int, SteeringVector] = {}
+    found: dict[int, Entry] = {}
     for v in vectors:
         match = _BLOCK_OUTPUT.fullmatch(v.component)
         if match is None:
@@ -103,14 +111,14 @@ def _directions(vectors: Sequence[SteeringVector]) -> dict[int, SteeringVector]:
             )
         if layer in found:
             raise InputError(f"A GGUF file holds one vector for a block; layers.{layer} has two. {remedy}")
-        if found and len(v) != len(next(iter(found.values()))):
-            widths = sorted({len(v) for v in vectors})
+        if found and len(v.vector) != len(next(iter(found.values())).vector):
+            widths = sorted({len(v.vector) for v in vectors})
             raise InputError(f"A GGUF file holds vectors of one width; these have {widths}. {remedy}")
         found[layer] = v
     return found
 
 
-def read_gguf(file: Path) -> list[SteeringVector]:
+def read_gguf(file: Path) -> list[Entry]:
     """The vectors of a control-vector file.
 
     Raises:
@@ -157,8 +165,8 @@ def read_gguf(file: Path) -> list[SteeringVector]:
                 f"it holds {name!r} of {array.dtype}, shape {array.shape}; expected direction.N of float32 (width,)."
             )
         facts = metadata.get(name, {"model_type": hint} if hint and hint != "unknown" else {})
-        vectors.append(SteeringVector(f"layers.{int(match[1])}.resid_post", array, facts))
-    if len({len(v) for v in vectors}) != 1:
+        vectors.append(Entry(f"layers.{int(match[1])}.resid_post", array, facts))
+    if len({len(v.vector) for v in vectors}) != 1:
         raise InputError("it holds no vectors." if not vectors else "its vectors have different widths.")
     return vectors
 

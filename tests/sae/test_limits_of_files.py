@@ -267,7 +267,7 @@ def test_damage_within_the_numbers_of_a_torch_file_is_found(tmp_path):
 
 
 def test_a_sparse_file_of_steering_vectors_is_an_error_of_ours(tmp_path):
-    from mlxterp.steering.vector_files import FORMAT, VERSION, load_vectors
+    from mlxterp.steering.vectors import FORMAT, VERSION, load_vectors
 
     path, n = tmp_path / "v.safetensors", 3 * 10**9
     entry = {"dtype": "F32", "shape": [n], "data_offsets": [0, 4 * n]}

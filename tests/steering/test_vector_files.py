@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from mlxterp import BackendError, InputError
-from mlxterp.steering.vector_files import load_vectors, save_vectors
-from mlxterp.steering.vectors import SteeringVector
+from mlxterp.steering.vectors import SteeringVector, load_vectors, save_vectors
 
 
 def vector(layer: int = 3, width: int = 8, seed: int = 0, **metadata: Any) -> SteeringVector:
@@ -134,7 +133,7 @@ def test_what_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("mlxterp.steering.vector_files.save_file", full)
+    monkeypatch.setattr("mlxterp.steering.vectors.save_file", full)
     with pytest.raises(InputError, match="cannot be written: No space left"):
         vector(seed=1).save(path)
     assert_same(load_vectors(path)[0], vector())
