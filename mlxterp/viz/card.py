@@ -7,63 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
-from .card_text import card_text, ends
+from .card_text import card_text
 from .escaping import attribute, escaped, one_line, token_html
 from .histogram import histogram_svg
 from .page import Links
-from .spans import spans_html, wants_color
+from .protocols import Example, Logits, Stats
+from .spans import ends, spans_html, wants_color
 from .view import View
-
-
-class Stats(Protocol):
-    """How often and how strongly a feature is active."""
-
-    @property
-    def count(self) -> int: ...  # tokens where it is active
-    @property
-    def n_tokens(self) -> int: ...
-    @property
-    def density(self) -> float: ...  # count / n_tokens
-    @property
-    def mean(self) -> float: ...  # of the active tokens
-    @property
-    def maximum(self) -> float: ...
-    @property
-    def histogram(self) -> tuple[np.ndarray, np.ndarray]: ...  # counts (bins,), edges (bins + 1,)
-    @property
-    def top_tokens(self) -> Sequence[tuple[str, int]]: ...  # text, how often it is active there
-
-
-class Example(Protocol):
-    """A window of a text around the token where a feature is active."""
-
-    @property
-    def text(self) -> str: ...  # the whole of it
-    @property
-    def text_id(self) -> int: ...
-    @property
-    def position(self) -> int: ...  # of the token, in the text
-    @property
-    def activation(self) -> float: ...
-    @property
-    def tokens(self) -> Sequence[str]: ...  # of the window
-    @property
-    def activations(self) -> np.ndarray: ...  # float32, (tokens,)
-    @property
-    def start(self) -> int: ...  # position of the window's first token
-
-
-class Logits(Protocol):
-    """Tokens that a decoder direction makes likelier and less likely."""
-
-    @property
-    def promoted(self) -> Sequence[tuple[str, float]]: ...
-    @property
-    def suppressed(self) -> Sequence[tuple[str, float]]: ...
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)

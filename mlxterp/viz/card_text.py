@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .escaping import one_line, token_line
 from .histogram import histogram_line
-from .spans import bold, spans_text
-
-if TYPE_CHECKING:
-    from .card import Example, FeatureCard
+from .protocols import Card, Example
+from .spans import bold, ends, spans_text
 
 _INDENT = " " * 2
 
 
-def card_text(card: FeatureCard, color: bool) -> str:
+def card_text(card: Card, color: bool) -> str:
     """The card as lines of text."""
     s = card.stats
     lines: list[str | None] = [
@@ -60,12 +56,6 @@ def _row(name: str, cells: list[str], between: str = "  ") -> str | None:
 
 def _token(token: str) -> str:
     return f"“{token_line(token)}”"
-
-
-def ends(example: Example) -> tuple[str, str]:
-    """What stands before and after an example's window: … where the text goes on."""
-    tail = "".join(example.tokens[-8:])
-    return "…" if example.start else "", "" if example.text.endswith(tail) else " …"
 
 
 def _example(example: Example, scale: float, color: bool) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .escaping import attribute, in_line, visible_pieces, with_breaks, with_marks
 from .palette import ansi, class_of, steps_of
+from .protocols import Example
 
 
 def peak_of(activations: np.ndarray) -> int | None:
@@ -87,6 +88,12 @@ def wants_color(color: bool | None) -> bool:
 def bold(text: str, color: bool) -> str:
     """The text, in bold where colours are shown."""
     return f"\x1b[1m{text}\x1b[0m" if color else text
+
+
+def ends(example: Example) -> tuple[str, str]:
+    """What stands before and after an example's window: … where the text goes on."""
+    tail = "".join(example.tokens[-8:])
+    return "…" if example.start else "", "" if example.text.endswith(tail) else " …"
 
 
 def _groups(
