@@ -1,8 +1,9 @@
 """The index of an SAE's features over many texts (`FeatureIndex`): built in one pass, read in milliseconds."""
 
+from .answers import FeatureHit
 from .building import BuildOptions, build
 from .examples import FeatureExample
-from .feature_index import FeatureHit, FeatureIndex
+from .feature_index import FeatureIndex
 from .source import Source
 from .stats import FeatureStats
 

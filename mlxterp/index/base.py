@@ -30,7 +30,7 @@ _EVERY = 1 << 40
 
 
 class IndexBase(PublicNames):
-    """Base of `FeatureIndex`."""
+    """Base of `Answers`, which is that of `FeatureIndex`."""
 
     def __init__(self, path: Path, meta: IndexMeta, summary: Summary, source: Source | None = None):
         self.path = path

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..lens.feature_logits import feature_logits
 from ..viz import FeatureCard
-
-if TYPE_CHECKING:
-    from .examples import FeatureExample
-    from .feature_index import FeatureIndex
+from .answers import Answers
+from .examples import FeatureExample
 
 _SIMILAR = 5
 _LOGITS = 10
@@ -17,7 +13,7 @@ _LEVELS = ((7, "Upper tenths"), (4, "Middle"), (1, "Lower tenths"))
 _PER_LEVEL = 3
 
 
-def card(index: FeatureIndex, feature_id: int, n: int | None) -> FeatureCard:
+def card(index: Answers, feature_id: int, n: int | None) -> FeatureCard:
     """The card of one feature; what needs the model is left out where the index was opened without it."""
     strongest = index.examples(feature_id, n)
     groups, shown = [("Strongest", strongest)], {_place(example) for example in strongest}

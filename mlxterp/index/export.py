@@ -6,25 +6,23 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
 from ..errors import BackendError, InputError
+from .answers import Answers
+from .examples import FeatureExample
 from .files import write_atomically
 from .remote import is_url, write_at
-
-if TYPE_CHECKING:
-    from .examples import FeatureExample
-    from .feature_index import FeatureIndex
 
 _COLUMNS = ("feature_id", "label", "count", "density", "mean", "maximum", "rank", "activation", "text_id", "position",
             "token", "context")  # fmt: skip
 
 
-def as_frame(index: FeatureIndex) -> Any:
+def as_frame(index: Answers) -> Any:
     """See `FeatureIndex.to_pandas`."""
     try:
         import pandas
@@ -43,7 +41,7 @@ def as_frame(index: FeatureIndex) -> Any:
 
 
 def write_json(
-    index: FeatureIndex, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
+    index: Answers, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
 ) -> Path | str:
     """See `FeatureIndex.export_json`."""
     facts = {
@@ -56,14 +54,14 @@ def write_json(
 
 
 def write_csv(
-    index: FeatureIndex, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
+    index: Answers, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
 ) -> Path | str:
     """See `FeatureIndex.export_csv`."""
     lines = (csv_of(_rows(index, f, n)) for f in _chosen(index, features))
     return _written(path, _joined(csv_of([_COLUMNS]), lines, "", between=""))
 
 
-def _chosen(index: FeatureIndex, features: Iterable[int] | None) -> list[int]:
+def _chosen(index: Answers, features: Iterable[int] | None) -> list[int]:
     if features is not None and not is_several(features):
         raise InputError(
             f"features is {features!r}; give a list of feature ids, or None for all that are active."
@@ -71,7 +69,7 @@ def _chosen(index: FeatureIndex, features: Iterable[int] | None) -> list[int]:
     return [index.check_feature(f) for f in (index.live.tolist() if features is None else features)]
 
 
-def _described(index: FeatureIndex, feature_id: int, n: int | None) -> dict[str, Any]:
+def _described(index: Answers, feature_id: int, n: int | None) -> dict[str, Any]:
     stats = index.stats(feature_id)
     counts, edges = stats.histogram
     return {
@@ -89,7 +87,7 @@ def _described(index: FeatureIndex, feature_id: int, n: int | None) -> dict[str,
     }  # fmt: skip
 
 
-def _rows(index: FeatureIndex, feature_id: int, n: int | None) -> list[tuple[Any, ...]]:
+def _rows(index: Answers, feature_id: int, n: int | None) -> list[tuple[Any, ...]]:
     stats = index.stats(feature_id)
     own = (feature_id, index.label(feature_id) or "", stats.count, stats.density, stats.mean, stats.maximum)
     rows: list[tuple[Any, ...]] = [

@@ -1,8 +1,8 @@
 """`FeatureIndex`: answers about every feature of an SAE on many texts, from one pass over them.
 
 `InterpretableModel.build_index` makes one and `FeatureIndex.open` opens it. On disk it is the transpose of
-the texts' features (`shard`), so that everything asked of a feature reads one slice; answers follow the
-same rule as the search without an index (`features.ranking`).
+the texts' features (`shard`), so that everything asked of a feature reads one slice. What it answers is in
+`Answers`; here it is opened, merged, added to and exported.
 """
 
 from __future__ import annotations
@@ -11,56 +11,29 @@ import copy
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from ..anatomy.session import session_of
 from ..concepts.registry import FeatureRegistry
-from ..core import checks
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
-from ..core.sparse import SparseFeatures
-from ..data.corpus import Corpus
-from ..data.dataset import text_of, texts_of
+from ..data.dataset import texts_of
 from ..errors import FeatureIndexError, InputError, warn
-from ..features.search import check_top_k, top_features_of
 from ..sae import SAE
-from . import searching
-from .base import IndexBase
+from .answers import Answers
 from .building import BuildOptions, extend
-from .encode import counted
-from .examples import FeatureExample, distinct, example, of_quantile
+from .cards import card
 from .export import as_frame, write_csv, write_json
 from .folder import read_meta
 from .merging import merge
 from .plan import hash_texts
 from .remote import copied, fetched, is_url
 from .source import source_for
-from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 from .summary import summary_of
-
-_BEFORE, _AFTER = 16, 8
-_TOP_TOKENS = 10
-
-
-class FeatureHit(NamedTuple):
-    """A feature that `FeatureIndex.search` found.
-
-    Attributes:
-        feature_id: The feature.
-        score: 1 for a name that was given; else how nearly the feature fires on the words and nowhere else, in [0,
-            1].
-        why: What was found: its name, or the words it fires on.
-    """
-
-    feature_id: int
-    score: float
-    why: str
 
 
 @checks_options
-class FeatureIndex(IndexBase):
+class FeatureIndex(Answers):
     """Which texts activate a feature, for all features of an SAE; what is asked is read from disk.
 
     `InterpretableModel.build_index` makes one.
@@ -141,221 +114,6 @@ class FeatureIndex(IndexBase):
         self._source = source
         return self
 
-    # -- texts of a feature -------------------------------------------------------------------
-
-    def top_texts(self, feature_id: Feature, top_k: int = 10) -> list[tuple[str, float, int]]:
-        """Texts on which a feature is most active: (text, activation, position of the token), strongest first.
-
-        A text counts once, at its strongest token (the earliest of equals); among equals the earlier text comes
-        first, and a text given twice appears twice. What `get_top_texts_for_feature` gives, but for excluded
-        tokens. Empty for a feature that is never active.
-
-        Raises:
-            UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
-
-        Examples:
-            >>> for text, activation, position in index.top_texts(ball, top_k=2):
-            ...     print(round(activation), repr(model.to_str_tokens(text)[position]))
-            11 ' ball'
-            4 ' toys'
-        """
-        check_top_k(top_k)
-        best = self._reader.firings(self.check_feature(feature_id)).strongest_of_each_text()
-        found = zip(best.text_ids[:top_k], best.values[:top_k], best.positions[:top_k], strict=True)
-        return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
-
-    def examples(
-        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = _BEFORE,
-        after: int = _AFTER,
-    ) -> list[FeatureExample]:  # fmt: skip
-        """Places where a feature is active, with the tokens around them.
-
-        A text counts once, at its strongest token; places count once where the text up to the token is the same,
-        or the token and its five neighbours on both sides are.
-
-        Args:
-            n: At most so many; None takes `n_examples`.
-            quantile: None gives the strongest, strongest first. 0 to 9 gives a random choice (by a hash, so always
-                the same) from that tenth of all texts' ranks: 0 the weakest, 9 the strongest.
-            before, after: Tokens to show on both sides.
-
-        Raises:
-            UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
-            InputError: There is no such quantile.
-
-        Examples:
-            >>> [strongest] = index.examples(ball, 1, before=4, after=3)
-            >>> strongest.to_str()
-            ', then gave the<< ball>> a big kick'
-        """
-        feature_id = self.check_feature(feature_id)
-        n = self.n_examples if n is None else n
-        check_top_k(n, "n")
-        for name, tokens in (("before", before), ("after", after)):
-            checks.count(tokens, name, 0)
-        if quantile is not None:
-            quantile = checks.integer(
-                quantile, "quantile", 0, 9, hint="0 is the weakest tenth, 9 the strongest."
-            )
-        ranked = self._reader.firings(feature_id).strongest_of_each_text()
-        if quantile is not None:
-            ranked = of_quantile(ranked, quantile)
-
-        def window(text: int, position: int, left: int, right: int):
-            return self._reader.window(feature_id, text, position, left, right)
-
-        found = []
-        for row in distinct(ranked, window, n):
-            text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
-            shown, text = window(text_id, position, before, after), self._reader.text(text_id)
-            pieces = self._pieces_of(
-                shown,
-                lambda more, text=text_id, at=position: window(text, at, before + more, after + more),
-                text,
-            )
-            found.append(example(feature_id, text, ranked, row, shown, pieces))
-        return found
-
-    def strongest_tokens(self, n: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The tokens on which each feature is strongest, for all features at once.
-
-        By magnitude, among equals the earlier token. A text may come several times, and what texts begin with as
-        often as it occurs (`examples` shows each once).
-
-        Returns:
-            Text numbers and positions, int64 (d_hidden, n), -1 where a feature is active on fewer tokens; and
-            activations, float32 (d_hidden, n), 0 there.
-        """
-        check_top_k(n)
-        return self._reader.strongest(self.d_hidden, n)
-
-    def stats(self, feature_id: Feature) -> FeatureStats:
-        """How often and how strongly a feature fires, and on which tokens.
-
-        Raises:
-            UnknownFeatureError: `feature_id` lies outside [0, d_hidden).
-
-        Examples:
-            >>> stats = index.stats(ball)
-            >>> stats.count, stats.n_tokens, stats.n_texts, stats.top_tokens
-            (6, 7267, 3, ((' toys', 4), (' ball', 2)))
-        """
-        feature_id = self.check_feature(feature_id)
-        firings = self._reader.firings(feature_id)
-        count = int(self._summary.count[feature_id])
-        return FeatureStats(
-            feature_id, count, self.n_tokens, len(np.unique(firings.text_ids)),
-            float(self._summary.total[feature_id] / count) if count else 0.0,
-            float(self._summary.maximum[feature_id]), log_histogram(firings.values),
-            commonest(self._reader.token_ids(feature_id), self._piece, _TOP_TOKENS),
-        )  # fmt: skip
-
-    # -- features of a text -------------------------------------------------------------------
-
-    def top_features(self, text: str, top_k: int = 10) -> list[tuple[int, float]]:
-        """Features most active on a text, by the index's rule: (feature id, its largest activation).
-
-        Excluded tokens do not count. The text need not be one of the index's. Runs the model.
-
-        Raises:
-            FeatureIndexError: The index was opened without its model and SAE.
-
-        Examples:
-            >>> [feature for feature, activation in index.top_features("Lily lost her red ball.", top_k=5)]
-            [1257, 1641, 1676, 1586, 741]
-        """
-        check_top_k(top_k)
-        source, model = self._with_source(), self._with_source().anatomy.model
-        corpus = Corpus.from_texts([text_of(text, model)], model.tokenize)
-        parts = counted(model, corpus, source.sae, source.component, self._meta.rule)
-        return top_features_of(SparseFeatures.concat([part.features for part in parts]), top_k)
-
-    def features_for_token(self, token: str, top_k: int = 10) -> list[tuple[int, float]]:
-        """Features that fire on a token or word: (feature id, mean activation over all its occurrences).
-
-        Occurrences with and without a leading space count; where the feature is not active its activation is
-        0. A word of several tokens counts at its last one (with the model attached).
-
-        Raises:
-            InputError: The token does not occur in the index.
-
-        Examples:
-            >>> [feature for feature, activation in index.features_for_token("ball", top_k=2)]
-            [741, 1377]
-        """
-        check_top_k(top_k)
-        return searching.features_for_token(self._reader, self._pieces, token, self._tokenize, self.d_hidden)[
-            :top_k
-        ]
-
-    def search(self, query: str, top_k: int = 10) -> list[FeatureHit]:
-        """Features whose name holds the query, then features that fire on its words and little else.
-
-        Raises:
-            InputError: The query is empty.
-
-        Examples:
-            >>> [(hit.feature_id, hit.why) for hit in index.search("ball", top_k=2)]
-            [(741, "fires on 'ball'"), (705, "fires on 'ball'")]
-        """
-        check_top_k(top_k)
-        if not isinstance(query, str) or not query.strip():
-            raise InputError(f"The query is {query!r}; give some words.")
-        named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self._named(query)]
-        by_words = searching.features_for_words(
-            self._reader, self._pieces, query, self._tokenize, self._summary.count
-        )
-        known = {hit.feature_id for hit in named}
-        found = [FeatureHit(f, score, why) for f, score, why in by_words if f not in known]
-        return [*named, *found][:top_k]
-
-    # -- features of a feature ----------------------------------------------------------------
-
-    def similar(self, feature_id: Feature, top_k: int = 10, by: str = "decoder") -> list[tuple[int, float]]:
-        """Features most like this one: (feature id, likeness), the most like first.
-
-        Args:
-            by: "decoder": cosine of the decoder rows (needs the SAE); "coactivation": see `coactivation`.
-
-        Examples:
-            >>> [feature for feature, cosine in index.similar(ball, top_k=3)]
-            [691, 986, 972]
-        """
-        feature_id = self.check_feature(feature_id)
-        if by == "coactivation":
-            return self.coactivation(feature_id, top_k=top_k)
-        if by != "decoder":
-            raise InputError(f"by={by!r}; there are: decoder, coactivation.")
-        return self._with_source().sae.similar(feature_id, top_k)
-
-    def coactivation(self, feature_id: Feature, other: Feature | None = None, top_k: int = 10) -> Any:
-        """How often features fire on the same token, from a sample of 100,000 tokens (chosen by a seeded hash).
-
-        Args:
-            other: Gives the one number for these two features.
-
-        Returns:
-            [(feature id, Jaccard index: tokens where both fire / tokens where at least one does)], the largest first;
-            or the number.
-        """
-        check_top_k(top_k)
-        feature_id = self.check_feature(feature_id)
-        if other is not None:
-            return share_of(self._summary, feature_id, self.check_feature(other))
-        return partners(self._summary, feature_id)[:top_k]
-
-    def select_diverse(
-        self, n: int, max_cos: float = 0.7, among: Sequence[int] | np.ndarray | None = None
-    ) -> list[int]:
-        """At most n features of which no two decoder rows have a cosine above `max_cos`.
-
-        Args:
-            among: In this order; None takes those that are active somewhere, the commonest first.
-        """
-        if among is None:
-            among = self.live[np.argsort(-self._summary.count[self.live], kind="stable")]
-        return self._with_source().sae.select_diverse(n, max_cos, [self.check_feature(f) for f in among])
-
     def feature(self, feature_id: Feature, n: int | None = None) -> Any:
         """Everything about one feature on a card (`FeatureCard`): shown in a notebook, printed, or saved as HTML.
 
@@ -366,8 +124,6 @@ class FeatureIndex(IndexBase):
             >>> card.to_html("card.html").name  # one file, for any browser
             'card.html'
         """
-        from .cards import card
-
         return card(self, self.check_feature(feature_id), n)
 
     # -- more texts ---------------------------------------------------------------------------

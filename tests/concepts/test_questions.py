@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlxterp import BackendError, InputError, SparseFeatures, UnknownFeatureError
 from mlxterp.concepts import ActiveConcept, Concept, ConceptConsistency, Concepts
-from mlxterp.index.feature_index import FeatureHit
+from mlxterp.index import FeatureHit
 
 WIDTH = 5
 NAMES = {

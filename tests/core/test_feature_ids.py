@@ -11,7 +11,7 @@ import pytest
 from mlxterp import FeatureIndex, FeatureRegistry, InputError, UnknownFeatureError, steering
 from mlxterp.concepts import Concepts
 from mlxterp.core.feature_ids import feature_id, feature_ids, is_several, named_feature
-from mlxterp.index.feature_index import FeatureHit
+from mlxterp.index import FeatureHit
 from mlxterp.variants import TopK
 from tests.index.conftest import embedded, index  # noqa: F401
 from tests.index.small import random_sae
