@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .backends import backend_of
+from .backends.fits import check_fits
 from .backends.host.conversion import is_native, to_native, to_numpy
-from .backends.host.finite import check_fits
 from .core import checks
 from .core.integers import scalar
 from .core.options import names_options

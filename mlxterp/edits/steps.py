@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from ..backends import backend_of
-from ..backends.host.finite import check_fits
+from ..backends.fits import check_fits
 from ..core.sites import Array
 from ..errors import EditError, SAEError
 from ..sae import SAE
