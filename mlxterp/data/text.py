@@ -1,18 +1,13 @@
-"""Text on the way in and out of a model: lengths it can take, tokens as strings, loss."""
+"""Text on the way out of a model: token ids as text, whole or piece by piece."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from ..backends.base import LanguageModel
-from ..backends.host.finite import not_finite
 from ..core.quiet import quiet
 from ..core.texts import as_array, shown_ids, token_row
-from ..core.tokens import TokenBatch
-from ..errors import InputError, warn
+from ..errors import InputError
 
 _LONGEST_CHARACTER = 6
 """Tokens that are joined at most to find a whole character; UTF-8 has at most 4 bytes, some begin with a space."""
@@ -20,26 +15,6 @@ _BYTES = 4
 """Bytes of a character, at most: so many tokens back decide what a token's bytes mean."""
 _HALF = "\ufffd"
 """What decoding leaves of half a character; texts may hold it too."""
-
-
-def check_length(model: LanguageModel, tokens: int, what: str = "The text has") -> None:
-    """Refuses more tokens than a model has learned positions, and warns beyond those it was made for.
-
-    Raises:
-        InputError: The model looks positions up in a table that ends before.
-    """
-    limit = model.max_positions
-    if limit is None or tokens <= limit:
-        return
-    if model.learned_positions:
-        raise InputError(
-            f"{what} {tokens} tokens, but this {model.model_type} model has learned {limit} positions and"
-            " cannot run more. Shorten or split it; get_top_texts_for_feature and training use windows."
-        )
-    warn(
-        f"{what} {tokens} tokens; this {model.model_type} model was made for {limit}"
-        " (max_position_embeddings), so what it computes beyond may be poor."
-    )
 
 
 def token_after(tokenizer: Any, before: list[int], token: int) -> str:
@@ -184,25 +159,3 @@ def decode(tokenizer: Any, tokens: Any) -> str:
     row = token_row(array.reshape(-1), "What is to decode")
     with quiet:
         return tokenizer.decode(row.tolist())
-
-
-def cross_entropy(model: LanguageModel, batch: TokenBatch) -> float:
-    """Mean of -log p(token | tokens before) in nats, over all tokens but each text's first."""
-    short = np.flatnonzero(batch.lengths < 2)
-    if short.size:
-        which = "the text" if len(batch.lengths) == 1 else f"text {int(short[0])} of {len(batch.lengths)}"
-        raise InputError(
-            f"loss needs texts of at least two tokens, as the first one is not predicted; {which} has one. Leave it"
-            " out, or add to it."
-        )
-    logits = model.forward(batch)
-    total, count = 0.0, 0
-    for row, n in enumerate(batch.lengths):
-        losses = model.backend.token_losses(logits[row, : n - 1], batch.ids[row, 1:n])
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if bad.size:
-            where = f"at position {int(bad[0])} of text {row}"
-            raise not_finite("The logits", where, bool(model.described))
-        total += float(losses.sum(dtype=np.float64))
-        count += int(n - 1)
-    return total / count

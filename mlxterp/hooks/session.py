@@ -9,11 +9,12 @@ from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Session
 from ..backends.base import LanguageModel
 from ..core.tokens import TokenBatch, to_batch
-from ..data.text import check_length
-from ..edits.edits import Edit, SteeringPositions, flattened
+from ..edits.checks import SteeringPositions
+from ..edits.edits import Edit, flattened
 from ..edits.placement import checked, placed
 from ..errors import warn
 from ..features.cache import FeatureCache
+from ..tracing.passes import check_length
 from .attachments import Attachments, SteerBlock
 from .hooked_model import Effect, Watch, with_effects
 

@@ -29,7 +29,7 @@ from ..core.numeric import largest, moments
 from ..data.text import token_after
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
-from ..tracing.generation import unembed
+from ..tracing.passes import unembed
 from .linear_part import LinearPart, Shape, find_shape, probes
 from .writing import stream_directions, written_component
 

@@ -27,7 +27,7 @@ from ..core.tokens import TokenBatch
 from ..data.text import pieces_of, token_after
 from ..errors import ComponentError, InputError
 from ..features.search import check_top_k
-from ..tracing.generation import unembed
+from ..tracing.passes import unembed
 from ..viz.escaping import own_token, token_line
 from ..viz.grid import Cell, Grid
 from ..viz.page import Links

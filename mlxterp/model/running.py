@@ -10,10 +10,9 @@ from ..anatomy.anatomy import Anatomy
 from ..core.options import check_options
 from ..core.sites import Array
 from ..core.tokens import held, several
-from ..data.text import cross_entropy
 from ..edits.edits import Edit
 from ..hooks.session import ModelSession
-from ..tracing import generation
+from ..tracing import generation, passes
 from ..tracing.declared import Interventions
 from ..tracing.gradients import gradients as gradients_at
 from ..tracing.trace import Trace
@@ -67,12 +66,12 @@ def loss(self: Facade, inputs: Any) -> float:
     """
     inputs = held(inputs)
     batch = self.session.batch(inputs)
-    return cross_entropy(self.session.running(inputs).model, batch)
+    return passes.cross_entropy(self.session.running(inputs).model, batch)
 
 
 def unembed(self: Facade, x: Any) -> Array:
     """Logits of residual-stream vectors (…, d_model): the final norm, then the head."""
-    return generation.unembed(self.session.plain.model, x)
+    return passes.unembed(self.session.plain.model, x)
 
 
 def generate(

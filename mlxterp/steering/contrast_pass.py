@@ -21,8 +21,8 @@ from ..core.sites import Array, Component
 from ..core.tokens import to_batch
 from ..data.corpus import Corpus
 from ..data.dataset import texts_of
-from ..data.text import check_length
 from ..errors import InputError
+from ..tracing.passes import check_length
 
 Texts = Any
 """Whatever holds texts or rows of token ids; see `dataset.texts_of`."""

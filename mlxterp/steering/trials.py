@@ -20,11 +20,11 @@ from ..backends.host.finite import not_finite
 from ..core.numeric import log_softmax
 from ..core.texts import listed
 from ..core.tokens import TokenBatch
-from ..data.text import check_length
 from ..edits.edits import Edit
 from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..sae import SAE
+from ..tracing.passes import check_length
 
 _NGRAM = 3
 

@@ -1,4 +1,4 @@
-"""Generation with edits, and logits of residual-stream vectors, for either backend."""
+"""Generation with edits, for either backend."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
-from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.positions import position_mask
-from ..core.sites import Array, Where
+from ..core.sites import Where
 from ..core.tokens import to_batch
-from ..data.text import check_length
 from ..errors import InputError
 from ..interventions import restrict
 from .declared import Interventions, as_interventions, declared_edits
+from .passes import check_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +130,3 @@ def _until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
             yield ready
     if held:
         yield held
-
-
-def unembed(model: LanguageModel, x: Any) -> Array:
-    """Logits (…, vocabulary) of vectors (…, d_model) as they leave the last block."""
-    backend = model.backend
-    array = x
-    if not isinstance(x, backend.array_type):
-        with np.errstate(over="ignore"):  # infinite then, as the logits are not numbers
-            array = backend.put(to_numpy(x, "What is to unembed").astype(np.float32))
-    elif not backend.is_floating(x):
-        raise InputError(f"unembed takes vectors of real numbers, got {x.dtype}.")
-    if array.ndim < 1 or array.shape[-1] != model.d_model:
-        raise InputError(f"unembed takes vectors (…, {model.d_model}), got shape {tuple(array.shape)}.")
-    logits = model.decode_stream(array.reshape(-1, model.d_model))
-    return logits.reshape(*array.shape[:-1], logits.shape[-1])

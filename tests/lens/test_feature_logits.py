@@ -26,7 +26,7 @@ from mlxterp import (
 from mlxterp.core.numeric import largest
 from mlxterp.lens.feature_logits import _lens
 from mlxterp.lens.linear_part import LinearPart, find_shape
-from mlxterp.tracing.generation import unembed
+from mlxterp.tracing.passes import unembed
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 from tests.architectures import build, model_types

@@ -10,10 +10,10 @@ import numpy as np
 from ...core import checks
 from ...core.integers import as_integer
 from ...core.sites import Array
-from ...data.text import check_length
 from ...errors import ComponentError, InputError
 from ...model.interpretable import InterpretableModel
 from ...tracing.declared import declared_edits
+from ...tracing.passes import check_length
 from .text import TextMethods
 
 Change = Callable[[Array], Array]
