@@ -17,7 +17,8 @@ from typing import Any
 import mlx.core as mx
 
 from ...core.sites import Change, Component, Site, SiteEdit, Where, head_at_site
-from .intercept import Tracer, current_tracer
+from .intercept import Tracer
+from .swap import current_tracer
 
 _lock = threading.RLock()
 _originals: dict[str, Callable] = {}

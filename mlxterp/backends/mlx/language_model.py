@@ -18,10 +18,11 @@ from ..host.state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
 from .generation import stream_tokens
-from .intercept import Tracer, first_array, hooked, own_class, unobserved
+from .intercept import Tracer, first_array
 from .modes import settled
 from .recording import Recording
 from .state import state_digest, weights_digest
+from .swap import hooked, own_class, unobserved
 from .tree import ModuleTree
 
 _LAYER_LISTS = ("layers", "h", "blocks")

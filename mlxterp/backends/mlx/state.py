@@ -10,7 +10,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..host.state import StateDigest, StateHash, Unreadable, WeightsDigest, WeightsHash
-from .intercept import own_class
+from .swap import own_class
 from .tree import ModuleTree
 
 

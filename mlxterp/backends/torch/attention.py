@@ -20,7 +20,8 @@ from torch import nn
 
 from ...core.sites import Site
 from ...errors import ComponentError
-from .intercept import Tracer, current_tracer
+from .intercept import Tracer
+from .swap import current_tracer
 
 _lock = threading.RLock()
 _users = 0

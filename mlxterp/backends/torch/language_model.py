@@ -18,11 +18,12 @@ from ..host.state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen
 from .generation import CachedPasses, end_tokens, stream_tokens
-from .intercept import Stopped, Tracer, hooked, unobserved
+from .intercept import Stopped, Tracer
 from .modes import settled
 from .recording import Record
 from .shape import Shape, measure
 from .state import state_digest, weights_digest
+from .swap import hooked, unobserved
 from .tree import ModuleTree
 from .values import first_tensor, logits_of, with_first
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..host.state import StateDigest, StateHash, Unreadable, WeightsDigest, WeightsHash
-from .intercept import own_class
+from .swap import own_class
 from .tree import ModuleTree
 
 
