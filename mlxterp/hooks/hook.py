@@ -75,5 +75,5 @@ class AttachedHook(Handle):
         return f"<{self.hook!r} {'attached' if self.attached else 'detached'}>"
 
 
-def _same(x: Array, where: Where, run: Run) -> Array:
+def _same(x: Array, _where: Where, _run: Run) -> Array:
     return x

@@ -114,7 +114,7 @@ def _replacing(anatomy: Anatomy, place: Component, target: Component, ids: tuple
     def function(rows: np.ndarray) -> np.ndarray:
         batch = TokenBatch.from_rows([[i % model.vocab_size for i in ids]] * len(rows))
 
-        def change(old: Array, where: Where, run: Run) -> Array:
+        def change(old: Array, where: Where, _run: Run) -> Array:
             value = np.array(backend.get(old), dtype=np.float32)
             by_token = value.swapaxes(1, 2) if where.heads_first else value
             if value.ndim not in (3, 4) or by_token[:, -1].size != rows.size:
@@ -123,8 +123,8 @@ def _replacing(anatomy: Anatomy, place: Component, target: Component, ids: tuple
             return backend.put(value, like=old)
 
         edits = place.edits(change, place.call)
-        after = model.run(batch, target.sites, edits, stop_after=target.sites)
-        found = backend.get(rows_of(target, after, batch.ids.shape))
+        run = model.run(batch, target.sites, edits, stop_after=target.sites)
+        found = backend.get(rows_of(target, run, batch.ids.shape))
         return found.reshape(*batch.ids.shape, -1)[:, -1].astype(np.float32)
 
     return function

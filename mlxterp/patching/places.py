@@ -50,7 +50,7 @@ class Place:
         shape = tuple(self.clean.shape)
         places = mask.reshape(-1, shape[0], *mask.shape[1:])
 
-        def change(x: Array, _: Where, run: Run) -> Array:
+        def change(x: Array, _where: Where, _run: Run) -> Array:
             if tuple(x.shape[1:]) != shape[1:]:
                 raise EditError(
                     f"{self.name} has shape {tuple(x.shape[1:])} for a text in the corrupted run and {shape[1:]} in"

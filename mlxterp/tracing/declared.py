@@ -54,4 +54,4 @@ def _check_place(anatomy: Anatomy, change: Any, component: Component) -> None:
 
 
 def _change(change: Callable[[Array], Array], name: str) -> Change:
-    return lambda x, where, run: apply_change(change, x, where, name)
+    return lambda x, where, _run: apply_change(change, x, where, name)

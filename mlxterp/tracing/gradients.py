@@ -82,7 +82,7 @@ def _adding(component: Component, deltas: Sequence[Array], run: Any) -> list[Sit
 
 
 def _plus(delta: Array) -> Change:
-    return lambda x, where, run: x + delta
+    return lambda x, _where, _run: x + delta
 
 
 def _checked(name: str, grads: list[Array], get: Callable[[Array], np.ndarray]) -> Any:

@@ -89,11 +89,11 @@ class Ledger:
         given = self.find(value)
         if given is None or given.component.name != component.name or not self._is_live(given):
             new = own_whole(value, current, component.name, self.backend)
-            self.record(component, lambda x, where, run: new)
+            self.record(component, lambda _x, _where, _run: new)
             return
         operations = given.take()
         if operations:  # `….output *= 2`: an operation, not a value
-            self.record(component, lambda x, where, run: _applied(operations, x, self.backend))
+            self.record(component, lambda x, _where, _run: _applied(operations, x, self.backend))
         given.edits = len(self.edits)
 
     def _is_live(self, given: HandedOut) -> bool:
@@ -119,7 +119,7 @@ class Ledger:
         operations = item.take() if live and item is not None else ()
         key, stored = frozen(key, backend), None if operations else frozen(value, backend)
 
-        def change(x: Array, where: Where, run: Run) -> Array:
+        def change(x: Array, _where: Where, _run: Run) -> Array:
             copy = backend.alias(x)
             copy[key] = _applied(operations, copy[key], backend) if operations else stored
             return copy

@@ -160,7 +160,7 @@ def _heads_first(where: Where) -> Where:
 def _as_heads(name: str, site: Site, call: int) -> Component:
     """A module's output that is already laid out by heads, at one of its calls."""
 
-    def edits(change: Change, number: int | None) -> list[SiteEdit]:
+    def edits(change: Change, _number: int | None) -> list[SiteEdit]:
         return [SiteEdit(site, lambda x, run, _: change(x, _heads_first(run.where), run), call)]
 
     return Component(name, (site,), lambda values: values[0], edits, call=call)

@@ -57,7 +57,7 @@ def find_norms(model: InterpretableModel, names: Sequence[str]) -> dict[str, Aff
 
 def _stream(model: InterpretableModel) -> list[str]:
     """Components of the residual stream that can be edited."""
-    keep: Callable[..., Array] = lambda x, where, run: x  # noqa: E731
+    keep: Callable[..., Array] = lambda x, _where, _run: x  # noqa: E731
     found = []
     for layer in range(model.n_layers):
         for leaf in ("resid_pre", "resid_mid", "resid_post"):
