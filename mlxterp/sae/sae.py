@@ -371,8 +371,11 @@ class SAE(PublicNames):
             >>> mlxterp.SAE.load("my_sae").fingerprint == sae.fingerprint
             True
         """
-        given = store.entries(self.concepts.names, self.concepts.explanations) if names else None
-        return write(path, replace(self._as_parts, names=given), format, dtype)
+        parts = replace(
+            self._as_parts,
+            names=store.entries(self.concepts.names, self.concepts.explanations) if names else None,
+        )
+        return write(path, parts, format, dtype)
 
     @staticmethod
     def load(

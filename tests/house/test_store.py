@@ -63,7 +63,17 @@ def test_names_beside_an_sae_are_the_stores_text():
         if isinstance(node, ast.Assign)
         and any(isinstance(t, ast.Subscript) and "NAMES_FILE" in ast.unparse(t.slice) for t in node.targets)
     ]
-    assert written == ["store.nested(given, explained)"]
+    assert written == ["store.as_json(sae.names)"]
+    handed_on = [
+        ast.unparse(keyword.value)
+        for name, tree in trees()
+        if name == "sae/sae.py"
+        for call, called in calls(tree)
+        if called == "replace"
+        for keyword in call.keywords
+        if keyword.arg == "names"
+    ]
+    assert handed_on == ["store.entries(self.concepts.names, self.concepts.explanations) if names else None"]
     named = {
         name for name, tree in trees() for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and node.value == "names.json"

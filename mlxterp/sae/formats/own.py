@@ -157,7 +157,9 @@ def stored(sae: Parts, dtype: str) -> Stored:
         SAEError: The metadata cannot be written as JSON, or a weight lies outside float16's range.
     """
     weights = _as_float16(sae.weights) if dtype == "float16" else sae.weights
-    texts = {NAMES_FILE: store.as_json(sae.names)} if sae.names else {}
+    texts: dict[str, str] = {}
+    if sae.names:
+        texts[NAMES_FILE] = store.as_json(sae.names)
     return Stored(WEIGHTS, weights.arrays(), {**texts, CONFIG: as_json(_config(sae, weights, texts), True)})
 
 
