@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..activations.exclusions import longest_of
+from ..activations.exclusions import are_sinks, sink_length
 from ..anatomy.anatomy import Anatomy
 from ..core.sites import Component
 from ..errors import ComponentError
@@ -188,11 +188,11 @@ def _scaled(sae: SAE, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def without_sinks(anatomy: Anatomy, place: Component, x: np.ndarray) -> np.ndarray:
-    """Booleans (tokens,): which of a place's activations are no attention sinks, by the rule of all calls.
+    """Booleans (tokens,): which of a place's activations are no attention sinks, by the measure of all calls.
 
     A few sinks hold most of the variance of some models, and SAEs are usually trained without them.
     """
-    kept = np.linalg.norm(x, axis=1) <= longest_of(anatomy.model, place)
+    kept = ~are_sinks(np.linalg.norm(x, axis=1), sink_length(anatomy.model, place))
     return kept if kept.any() else ~kept
 
 

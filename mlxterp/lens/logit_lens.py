@@ -26,7 +26,6 @@ from ..core.sites import Array, unique_sites
 from ..core.tokens import TokenBatch
 from ..data.text import pieces_of, token_after
 from ..errors import ComponentError, InputError
-from ..features.search import check_top_k
 from ..tracing.generation import unembed
 from ..viz.escaping import own_token, token_line
 from ..viz.grid import Cell, Grid
@@ -194,7 +193,7 @@ def logit_lens(
 ) -> LogitLens:
     """See `InterpretableModel.logit_lens`; the batch is one text."""
     model = anatomy.model
-    check_top_k(top_k)
+    top_k = checks.count(top_k, "top_k")
     if len(batch.lengths) != 1:
         raise InputError(f"logit_lens takes one text, got {len(batch.lengths)}. Ask for each of them.")
     chosen = chosen_layers(anatomy, layers)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import Backend
+from ..core import checks
 from ..core.progress import hidden
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
@@ -23,7 +24,7 @@ from .finish import CALIBRATION_TOKENS
 from .folder import RunFolder
 from .history import Log, open_logs
 from .plan import run_length
-from .rows import MixingBuffer, Rows, check_finite
+from .rows import MixingBuffer, Rows
 from .trainer import SAMPLE, Job, Seen, Trainer
 
 _CHECKPOINTS = 20
@@ -179,7 +180,7 @@ class _Run:
         if not len(next(iter(sample.values()))):
             raise SAEError("There are no activations to train on. Give more texts, or exclude fewer tokens.")
         for name, rows in sample.items():
-            check_finite(rows, name)
+            checks.finite_rows(rows, name)
         folder = None if self.folder is None else self.folder.path
         self.trainers = {
             name: Trainer(
