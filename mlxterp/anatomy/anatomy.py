@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from ..backends.base import LanguageModel
+from ..core.rows import rows_of
 from ..core.sites import Array, Component, Run, Site, SiteEdit, Where, at_site
+from ..core.tokens import TokenBatch
 from ..errors import ComponentError
-from .names import FURTHER, ComponentNames, ComponentPath
+from .names import FURTHER, RESIDUAL, ComponentNames, ComponentPath
 from .residual import BlockRule, Branch
 from .scan import Scan
 
 Change = Callable[[Array, Where], Array]
 """One that gives back its very argument changes nothing: a value that is only watched stays bit-identical."""
+_TOKENS = 7
+"""Widths are measured on so many: models rarely have so many heads, from which positions could not be told apart."""
 
 
 class Anatomy:
@@ -30,6 +34,7 @@ class Anatomy:
         self.origin: Anatomy = self
         """The one whose model runs as it is."""
         self._known: dict[str, Component] = {}
+        self._widths: dict[tuple[str, int | None], int] = {}
 
     def run_by(self, model: LanguageModel) -> Anatomy:
         """The same components of the same model, run by another `LanguageModel` (with steering, say)."""
@@ -49,6 +54,23 @@ class Anatomy:
         if path.name not in self._known:
             self._known[path.name] = self._build(path)
         return self._known[path.name]
+
+    def width(self, place: Component) -> int:
+        """How many numbers a component puts out for each token, heads side by side; measured once.
+
+        Raises:
+            ComponentError: It has no single value for each token.
+            NeverCalledError: A forward pass does not reach it.
+        """
+        if place.name.rpartition(".")[2] in RESIDUAL:
+            return self.model.d_model
+        key = place.name, place.call
+        if key not in self._widths:
+            model = self.origin.model
+            batch = TokenBatch.from_rows([[0] * min(_TOKENS, model.max_positions or _TOKENS)])
+            run = model.run(batch, place.sites, stop_after=place.sites)
+            self._widths[key] = int(rows_of(place, run, batch.ids.shape).shape[1])
+        return self._widths[key]
 
     def table(self) -> dict[str, str]:
         """Every canonical name with what it is; names this architecture has no value for are left out."""

@@ -14,9 +14,9 @@ from ..core import checks
 from ..core.sites import Component
 from ..core.tokens import TokenBatch
 from ..data.dataset import check_readable, open_texts
-from ..errors import InputError, SAEError
+from ..errors import InputError
 from ..sae import SAE
-from ..sae.adapt import read, resolve
+from ..sae.adapt import check_width, resolve
 
 _CONTEXT = 128
 _LONGEST = 1024
@@ -60,8 +60,8 @@ class Subject:
         place = resolve(anatomy, sae, name)
         out_name = sae.metadata.get("component_out")
         target = resolve(anatomy, sae, out_name) if isinstance(out_name, str) else place
-        _check_width(anatomy, place, sae.d_model)
-        _check_width(anatomy, target, sae.d_out)
+        check_width(anatomy, sae, place)
+        check_width(anatomy, sae, target, gives=True)
         return Subject(anatomy, sae, place, target, _contexts(anatomy, sae, texts, max_tokens))
 
     def batches(self) -> Iterator[TokenBatch]:
@@ -73,14 +73,6 @@ class Subject:
                 group = []
             group.append(row)
         yield TokenBatch.from_rows(group)
-
-
-def _check_width(anatomy: Anatomy, place: Component, width: int) -> None:
-    if (found := read(anatomy, [place])[0].shape[-1]) != width:
-        raise SAEError(
-            f"{place.name} puts out {found} numbers for each token, this SAE is made for {width} there. Choose the"
-            " component it was trained on, or name its output in metadata['component_out']."
-        )
 
 
 def _contexts(anatomy: Anatomy, sae: SAE, texts: Any, max_tokens: int) -> list[list[int]]:
