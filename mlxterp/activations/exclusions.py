@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..core.integers import is_integer
 from ..core.sites import Component
 from ..data.corpus import Corpus
 from ..errors import InputError
@@ -157,7 +158,7 @@ def check_exclusions(exclude: Any, known: Sequence[str] = EXCLUSIONS) -> tuple[s
 def bos_of(model: LanguageModel) -> int | None:
     """The token id that opens a text; None where the tokenizer has none."""
     found = getattr(model.tokenizer, "bos_token_id", None)
-    return found if isinstance(found, int) else None
+    return found if is_integer(found) else None
 
 
 def sink_length(model: LanguageModel, component: Component) -> float:

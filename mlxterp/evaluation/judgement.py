@@ -14,6 +14,7 @@ import numpy as np
 
 from ..activations.exclusions import are_sinks, sink_length
 from ..anatomy.anatomy import Anatomy
+from ..core.integers import is_integer, is_number
 from ..core.sites import Component
 from ..errors import ComponentError
 from ..sae import SAE
@@ -155,7 +156,7 @@ def stated(sae: SAE) -> dict[str, float]:
             continue
         for name in ("l0", "explained_variance", "loss_recovered_mean", "loss_recovered_zero"):
             value = part.get(name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if is_number(value):
                 found.setdefault(name, float(value))
     if "l0" not in found and sae.k is not None:
         found["l0"] = float(sae.k)
@@ -235,7 +236,7 @@ def _allowed(sae: SAE, said: float) -> float:
 
 def _count(facts: Mapping[str, Any], name: str) -> int | None:
     found = facts.get(name)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    return found if is_integer(found) else None
 
 
 def _ended_early(sae: SAE) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..anatomy.anatomy import Anatomy
 from ..core import checks
+from ..core.integers import is_integer
 from ..core.sites import Component
 from ..core.tokens import TokenBatch
 from ..data.dataset import check_readable, open_texts
@@ -80,7 +81,7 @@ def _contexts(anatomy: Anatomy, sae: SAE, texts: Any, max_tokens: int) -> list[l
     opened = open_texts(texts, model)
     check_readable(opened, model)
     said = sae.metadata.get("context_size")
-    size = said if isinstance(said, int) and said > 1 else _CONTEXT
+    size = said if is_integer(said) and said > 1 else _CONTEXT
     size = min(size, model.max_positions or _CONTEXT, _LONGEST)
     found: list[list[int]] = []
     left = max_tokens

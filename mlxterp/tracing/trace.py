@@ -22,7 +22,7 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.host.conversion import to_numpy
-from ..core.integers import scalar
+from ..core.integers import is_number, scalar
 from ..core.not_copied import NotCopied
 from ..core.public_names import PublicNames
 from ..core.sites import Array, Component, Run, SiteEdit, Where, unique_sites
@@ -224,7 +224,7 @@ class Trace(NotCopied, PublicNames):
     def _fitting(self, value: Any, current: Array, name: str) -> Array:
         backend = self._backend
         given = scalar(value) if not isinstance(value, backend.array_type) else value
-        if isinstance(given, (int, float)) and not isinstance(given, bool):
+        if is_number(given):
             value = np.full(current.shape, given, np.float32)
         kind = str(getattr(value, "dtype", type(value).__name__))
         if isinstance(value, backend.array_type):

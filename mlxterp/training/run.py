@@ -16,6 +16,7 @@ import numpy as np
 
 from ..backends.base import Backend
 from ..core import checks
+from ..core.integers import is_integer
 from ..core.progress import hidden
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
@@ -141,9 +142,9 @@ class _Run:
             KeyError, TypeError, ValueError, …: It is damaged.
         """
         step, seen = said["step"], said["seen"]
-        if not isinstance(step, int) or not 0 <= step < self.steps:
+        if not is_integer(step) or not 0 <= step < self.steps:
             raise ValueError(f"it says step {step!r}, of a run of {self.steps} steps")
-        if not isinstance(seen, int) or not step <= seen <= self.plan.tokens:
+        if not is_integer(seen) or not step <= seen <= self.plan.tokens:
             raise ValueError(f"it says that {seen!r} tokens were seen, of {self.plan.tokens}")
         known = ["buffer.cursor", *(f"buffer.carry.{i}" for i in range(len(self.rows.widths)))]
         for name, trainer in self.trainers.items():

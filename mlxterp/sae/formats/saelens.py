@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...anatomy.names import hook_component
+from ...core.integers import is_number
 from ...errors import SAEError, warn
 from ...variants import (
     AbsTopK,
@@ -417,6 +418,6 @@ def _trained_k(config: Settings, facts: Settings, architecture: str) -> int | No
     k = details.get("k") if isinstance(details, Settings) else None
     if config.peek("k") is not None and "topk" in f"{architecture} {facts.get('training_architecture')}":
         k = config.get("k")
-    if not isinstance(k, (int, float)) or isinstance(k, bool) or not 1 <= k < 2**31:
+    if not is_number(k) or not 1 <= k < 2**31:
         return None
     return int(k)

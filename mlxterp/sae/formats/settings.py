@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...core.files import strict_json
+from ...core.integers import is_integer
 from ...errors import BackendError, SAEError
 
 _LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 64 * 2**10
@@ -168,7 +169,7 @@ def setting(
         if default is ...:
             raise SAEError(f"{where} lacks {name!r}, which says how this SAE works. It has: {_keys(config)}.")
         return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+    if kind is float and is_integer(value) and abs(value) < 2**63:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
