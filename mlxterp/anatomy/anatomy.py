@@ -7,14 +7,16 @@ block, found once per model by one small forward pass (`residual`) and only when
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 from ..backends.base import LanguageModel
+from ..core.integers import as_integer
 from ..core.rows import rows_of
 from ..core.sites import Array, Component, Run, Site, SiteEdit, Where, at_site
 from ..core.tokens import TokenBatch
-from ..errors import ComponentError
+from ..errors import ComponentError, InputError
 from .names import FURTHER, RESIDUAL, ComponentNames, ComponentPath
 from .residual import BlockRule, Branch
 from .scan import Scan
@@ -71,6 +73,27 @@ class Anatomy:
             run = model.run(batch, place.sites, stop_after=place.sites)
             self._widths[key] = int(rows_of(place, run, batch.ids.shape).shape[1])
         return self._widths[key]
+
+    def chosen_layers(self, layers: Any) -> tuple[int, ...]:
+        """Layer numbers, each once, in the order given: one or several; None means all.
+
+        Raises:
+            ComponentError: There is no such layer.
+            InputError: None is named.
+        """
+        count = len(self.model.layers)
+        if layers is None:
+            return tuple(range(count))
+        if as_integer(layers) is not None:
+            return (self.names.layer(layers),)
+        if not isinstance(layers, Iterable):
+            raise ComponentError(
+                f"layers={layers!r}: expected layer numbers, one or several; this model has 0 to {count - 1}."
+            )
+        found = tuple(dict.fromkeys(self.names.layer(number) for number in layers))
+        if not found:
+            raise InputError("layers= is empty. Name at least one layer, or leave it out for all.")
+        return found
 
     def table(self) -> dict[str, str]:
         """Every canonical name with what it is; names this architecture has no value for are left out."""

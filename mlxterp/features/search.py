@@ -7,7 +7,7 @@ the next question about the same texts (`FeatureCache`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..core.feature_ids import Feature
 from ..core.ranking import Firings
 from ..core.sites import Component
 from ..core.sparse import SparseFeatures
+from ..core.tokens import Tokenize
 from ..data.corpus import Corpus
 from ..data.dataset import text_of, texts_of
 from ..errors import SAEError
@@ -29,8 +30,6 @@ from ..sae import SAE
 from ..sae.adapt import other_width
 from ..variants import Temporal
 from .cache import FeatureCache
-
-Tokenize = Callable[[str], Sequence[int]]
 
 
 def top_features(

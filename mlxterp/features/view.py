@@ -12,12 +12,13 @@ from ..core import checks
 from ..core.feature_ids import feature_ids as ids_of
 from ..core.sites import Component
 from ..core.sparse import SparseFeatures
+from ..core.tokens import Tokenize
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..data.text import pieces_of
 from ..sae import SAE
 from ..viz.token_view import TokenView
-from .search import Tokenize, encode_corpus, top_features_of
+from .search import encode_corpus, top_features_of
 
 
 def view_of_text(
