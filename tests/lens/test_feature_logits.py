@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -250,9 +251,10 @@ def test_several_features_give_what_each_gives_alone(folders, monkeypatch):
     model, _ = opened("llama", folders["llama"], "torch")
     sae = sae_at("layers.0", model.d_model)
     alone = [model.feature_logits(sae, feature, 4) for feature in range(12)]
+    module = sys.modules["mlxterp.lens.feature_logits"]
     for cells in (1, 700, 1 << 22):
-        monkeypatch.setattr("mlxterp.lens.feature_logits._CELLS", cells)
-        monkeypatch.setattr("mlxterp.lens.feature_logits._ROWS", 1 + cells % 11)
+        monkeypatch.setattr(module, "_CELLS", cells)
+        monkeypatch.setattr(module, "_ROWS", 1 + cells % 11)
         for one, other in zip(model.feature_logits(sae, range(12), 4), alone, strict=True):
             assert one.promoted_ids == other.promoted_ids and one.suppressed_ids == other.suppressed_ids
             assert one.maximum == pytest.approx(other.maximum, rel=1e-5)

@@ -30,7 +30,7 @@ from ...variants import (
 )
 from ...weights import SAEWeights
 from . import fold
-from .settings import Settings, check_dtype, one_of, plain, setting
+from .settings import NORMALISATIONS, Settings, check_dtype, one_of, plain, setting
 from .source import Arrays, Files, Parts
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -51,9 +51,7 @@ _ONLY_OF = {
 }  # fmt: skip
 """Settings that mean something with these architectures only."""
 _NORMALISATIONS = {
-    "none": "none",
-    "layer_norm": "layer_norm",
-    "constant_norm_rescale": "constant_norm",
+    **NORMALISATIONS,
     "covariance_whitening": "none",
     "constant_scalar_rescale": "none",  # temporal SAEs scale by themselves
     "expected_average_only_in": "none",

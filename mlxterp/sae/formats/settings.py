@@ -23,6 +23,9 @@ from ...errors import BackendError, SAEError
 _LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 64 * 2**10
 """Bytes; settings of SAEs have a few thousand."""
 _MOST_BRACKETS, _DEEPEST = 2_000, 32
+NORMALISATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
+"""What SAELens calls a normalisation of the input → what `InputForm` does."""
+SAELENS_NORMALISATIONS = {ours: theirs for theirs, ours in NORMALISATIONS.items()}
 
 
 class Settings(dict):
