@@ -146,7 +146,8 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
-__all__ = sorted(
+# Type checkers take the names of the block above.
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
     [*_MODULES, *(name for names in _HOMES.values() for name in names)],
     key=lambda name: (not name.isupper(), name.islower(), name),
 )
