@@ -27,6 +27,12 @@ from .sae import SAE
 from .saving import write_sae
 
 By = Literal["layer", "width", "component"]
+_READ: dict[str, Callable[[Member], Any]] = {
+    "layer": Member.layer,
+    "width": lambda member: member.fact("d_hidden"),
+    "component": lambda member: member.fact("component"),
+}
+"""How to read what SAEs are found by."""
 
 
 class NoSuchSAEError(SAEError, KeyError):
@@ -170,7 +176,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         Raises:
             SAEError: Two have the same, or one has none; `where` chooses among them first.
         """
-        read = _readers()[checks.choice(what, "what", tuple(_readers()))]
+        read = _READ[checks.choice(what, "what", tuple(_READ))]
         found: dict[Key, tuple[Key, Member]] = {}
         for key, member in self._members.items():
             value = read(member)
@@ -196,7 +202,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         found = {
             key: member
             for key, member in self._members.items()
-            if all(_readers()[name](member) == value for name, value in asked.items())
+            if all(_READ[name](member) == value for name, value in asked.items())
         }
         if not found:
             said = " and ".join(f"{name} {value!r}" for name, value in asked.items())
@@ -302,15 +308,6 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             InputError: `model` is no InterpretableModel, or there are no texts.
         """
         return rooms.open("collection.build_indexes", self, model, texts, path, **options)
-
-
-def _readers() -> dict[str, Callable[[Member], Any]]:
-    """How to read what SAEs are found by."""
-    return {
-        "layer": Member.layer,
-        "width": lambda member: member.fact("d_hidden"),
-        "component": lambda member: member.fact("component"),
-    }
 
 
 def _listed(saes: Any) -> list[Any]:
