@@ -47,7 +47,8 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
     """Many SAEs under keys of one's own: names, layers or widths.
 
     What lies in files is opened when it is first asked for, and then kept. Weights in safetensors as float32 are not
-    read but mapped, so a set larger than the memory can be used; its files must not be changed meanwhile.
+    read but mapped: they take memory only while they are looked at, and their files must not be changed meanwhile. An
+    SAE that has encoded or decoded holds its weights where its library wants them, until `close`.
 
     Args:
         saes: {key: SAE or path of one}, or a list of them, whose keys are 0, 1, ….
