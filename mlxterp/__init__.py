@@ -21,51 +21,62 @@ preload_blas()  # before anything imports mlx
 
 if TYPE_CHECKING:
     __version__: str
-    from . import interventions, steering
-    from .activations.collect import collect_activations
-    from .activations.local_store import LocalStore
-    from .activations.store import ActivationStore
-    from .backends import available_backends, get_backend
-    from .concepts import Concepts, Explanation
-    from .concepts.registry import FeatureRegistry
-    from .core.sparse import SparseFeatures
-    from .data.dataset import HuggingFaceDataset
-    from .demo import load_demo
-    from .errors import (
-        BackendError,
-        ComponentError,
-        ConfigWarning,
-        EditError,
-        FeatureIndexError,
-        GradientError,
-        InputError,
-        MlxterpError,
-        MlxterpWarning,
-        NeverCalledError,
-        NotALanguageModelError,
-        NotFiniteError,
-        NoTokenizerError,
-        SAEError,
-        TraceError,
-        UnknownFeatureError,
-        WriteError,
-    )
-    from .evaluation.check import SAECheck
-    from .evaluation.evaluation import SAEEvaluation
-    from .hooks import Controller, Detector
-    from .hooks.attached_sae import AttachedSAE
-    from .index import FeatureExample, FeatureIndex, FeatureStats
-    from .lens.feature_logits import FeatureLogits, RandomDirections
-    from .lens.logit_lens import LogitLens
-    from .model.interpretable import InterpretableModel
-    from .patching import PatchingResult
-    from .sae import SAE, SAECollection
-    from .sae.pretrained import PretrainedSAE, pretrained_saes
-    from .sae.sae import BatchTopKSAE, TopKSAE
-    from .tracing.objectives import logit_difference
-    from .tracing.trace import Trace
-    from .training import SAETrainConfig, train_sae
-    from .viz import FeatureCard, FeatureReport, TokenView
+    from . import interventions as interventions
+    from . import steering as steering
+    from .activations.collect import collect_activations as collect_activations
+    from .activations.local_store import LocalStore as LocalStore
+    from .activations.store import ActivationStore as ActivationStore
+    from .backends import available_backends as available_backends
+    from .backends import get_backend as get_backend
+    from .concepts import Concepts as Concepts
+    from .concepts import Explanation as Explanation
+    from .concepts.registry import FeatureRegistry as FeatureRegistry
+    from .core.sparse import SparseFeatures as SparseFeatures
+    from .data.dataset import HuggingFaceDataset as HuggingFaceDataset
+    from .demo import load_demo as load_demo
+    from .errors import BackendError as BackendError
+    from .errors import ComponentError as ComponentError
+    from .errors import ConfigWarning as ConfigWarning
+    from .errors import EditError as EditError
+    from .errors import FeatureIndexError as FeatureIndexError
+    from .errors import GradientError as GradientError
+    from .errors import InputError as InputError
+    from .errors import MlxterpError as MlxterpError
+    from .errors import MlxterpWarning as MlxterpWarning
+    from .errors import NeverCalledError as NeverCalledError
+    from .errors import NotALanguageModelError as NotALanguageModelError
+    from .errors import NotFiniteError as NotFiniteError
+    from .errors import NoTokenizerError as NoTokenizerError
+    from .errors import SAEError as SAEError
+    from .errors import TraceError as TraceError
+    from .errors import UnknownFeatureError as UnknownFeatureError
+    from .errors import WriteError as WriteError
+    from .evaluation.check import SAECheck as SAECheck
+    from .evaluation.evaluation import SAEEvaluation as SAEEvaluation
+    from .hooks import Controller as Controller
+    from .hooks import Detector as Detector
+    from .hooks.attached_sae import AttachedSAE as AttachedSAE
+    from .index import FeatureExample as FeatureExample
+    from .index import FeatureIndex as FeatureIndex
+    from .index import FeatureStats as FeatureStats
+    from .lens.feature_logits import FeatureLogits as FeatureLogits
+    from .lens.feature_logits import RandomDirections as RandomDirections
+    from .lens.logit_lens import LogitLens as LogitLens
+    from .model.interpretable import InterpretableModel as InterpretableModel
+    from .patching import PatchingResult as PatchingResult
+    from .sae import SAE as SAE
+    from .sae import SAECollection as SAECollection
+    from .sae.pretrained import PretrainedSAE as PretrainedSAE
+    from .sae.pretrained import pretrained_saes as pretrained_saes
+    from .sae.sae import BatchTopKSAE as BatchTopKSAE
+    from .sae.sae import TopKSAE as TopKSAE
+    from .tracing.objectives import logit_difference as logit_difference
+    from .tracing.trace import Trace as Trace
+    from .training import SAETrainConfig as SAETrainConfig
+    from .training import train_sae as train_sae
+    from .viz import FeatureCard as FeatureCard
+    from .viz import FeatureReport as FeatureReport
+    from .viz import TokenView as TokenView
 
 _HOMES = {
     "hooks.attached_sae": ("AttachedSAE",),
@@ -114,6 +125,8 @@ _HOMES = {
     "viz": ("FeatureCard", "FeatureReport", "TokenView"),
 }
 """Where public names live. They are looked up when first used: importing the package loads next to nothing."""
+_MODULES = ("interventions", "steering")
+"""Public names that are modules."""
 
 
 def __getattr__(name: str) -> Any:
@@ -133,61 +146,8 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
-__all__ = [
-    "SAE",
-    "ActivationStore",
-    "AttachedSAE",
-    "BackendError",
-    "BatchTopKSAE",
-    "ComponentError",
-    "Concepts",
-    "ConfigWarning",
-    "Controller",
-    "Detector",
-    "EditError",
-    "Explanation",
-    "FeatureCard",
-    "FeatureExample",
-    "FeatureIndex",
-    "FeatureIndexError",
-    "FeatureLogits",
-    "FeatureRegistry",
-    "FeatureReport",
-    "FeatureStats",
-    "GradientError",
-    "HuggingFaceDataset",
-    "InputError",
-    "InterpretableModel",
-    "LocalStore",
-    "LogitLens",
-    "MlxterpError",
-    "MlxterpWarning",
-    "NeverCalledError",
-    "NoTokenizerError",
-    "NotALanguageModelError",
-    "NotFiniteError",
-    "PatchingResult",
-    "PretrainedSAE",
-    "RandomDirections",
-    "SAECheck",
-    "SAECollection",
-    "SAEError",
-    "SAEEvaluation",
-    "SAETrainConfig",
-    "SparseFeatures",
-    "TokenView",
-    "TopKSAE",
-    "Trace",
-    "TraceError",
-    "UnknownFeatureError",
-    "WriteError",
-    "available_backends",
-    "collect_activations",
-    "get_backend",
-    "interventions",
-    "load_demo",
-    "logit_difference",
-    "pretrained_saes",
-    "steering",
-    "train_sae",
-]
+# Type checkers take the names of the block above.
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
+    [*_MODULES, *(name for names in _HOMES.values() for name in names)],
+    key=lambda name: (not name.isupper(), name.islower(), name),
+)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from typing import Any, ClassVar, TypeGuard, get_args
+from typing import Any, ClassVar, get_args
 
+from .core.integers import is_integer, is_number
 from .errors import SAEError
 
 
@@ -220,25 +221,23 @@ def check_activation(activation: Activation, d_hidden: int) -> None:
     _check_types(activation)
     k = getattr(activation, "k", None)
     optional = not isinstance(activation, (*FIXED_K, BatchTopK))
-    if not (k is None and optional) and not (_is_int(k) and 1 <= k <= d_hidden):
+    if not (k is None and optional) and not (is_integer(k) and 1 <= k <= d_hidden):
         raise SAEError(f"k is {k!r}; with {d_hidden} features it must be an integer from 1 to {d_hidden}.")
     if isinstance(activation, GroupMax) and d_hidden % activation.k:
         raise SAEError(f"{d_hidden} features cannot be divided into {activation.k} equal groups.")
     if isinstance(activation, MatchingPursuit):
         rounds, most = activation.max_iterations, 100 * d_hidden
-        if not (_is_int(rounds) and 1 <= rounds <= most):
+        if not (is_integer(rounds) and 1 <= rounds <= most):
             raise SAEError(f"max_iterations is {rounds!r}; it must be an integer from 1 to {most}.")
 
 
 def _check_types(activation: Activation) -> None:
     """Every setting is what its annotation says."""
     kinds: dict[str, Callable[[Any], bool]] = {
-        "int": _is_int,
-        "int | None": lambda value: value is None or _is_int(value),
+        "int": is_integer,
+        "int | None": lambda value: value is None or is_integer(value),
         "bool": lambda value: isinstance(value, bool),
-        "float": lambda value: (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-        ),
+        "float": lambda value: is_number(value) and isfinite(value),
     }
     for entry in fields(activation):
         value = getattr(activation, entry.name)
@@ -248,7 +247,3 @@ def _check_types(activation: Activation) -> None:
         min(activation.n_heads, activation.n_attn_layers) < 1 or activation.scale == 0
     ):
         raise SAEError(f"A temporal SAE needs at least one layer and head, and a scale; got {activation}.")
-
-
-def _is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads of torch and of MLX
 
 import mlxterp
 from tests import fast
+from tests.letters import TOKENIZER, llama_of_mlx
+from tests.small import checkpoint
 
 if importlib.util.find_spec("hypothesis") is not None:
     from hypothesis import HealthCheck, settings
@@ -90,6 +92,21 @@ def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "torch" and importlib.util.find_spec("transformers") is None:
         pytest.skip("transformers is not installed")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def torch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama's checkpoint, which nothing changes."""
+    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def letter_model(backend: str, request: pytest.FixtureRequest) -> mlxterp.InterpretableModel:
+    """A small model that reads letters, opened anew in each backend; tests may change it."""
+    if backend == "mlx":
+        return llama_of_mlx()
+    folder = request.getfixturevalue("torch_folder")
+    return mlxterp.InterpretableModel(folder, tokenizer=TOKENIZER, backend="torch")
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,11 @@ from ..core.files import DRAFT, remove_drafts
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..core.sites import Component
-from ..core.tokens import TokenBatch
 from ..data.contexts import open_contexts
 from ..data.dataset import check_readable, open_texts
 from ..errors import InputError, SAEError, warn
 from .exclusions import OF_TRAINING, check_exclusions
 from .fingerprint import is_same, model_fingerprint, same_fingerprint, same_weights
-from .forward import rows_of
 from .local_store import LocalStore
 from .rows import ModelRows, TokenRows
 from .store import (
@@ -180,7 +178,8 @@ def model_rows(
     texts = open_texts(dataset, anatomy.model)
     check_readable(texts, anatomy.model)
     contexts = open_contexts(texts, anatomy.model.tokenize, length, block_tokens, seed, tokens, progress)
-    return ModelRows(anatomy.model, contexts, components, exclude, _widths(anatomy, components), length)
+    widths = [anatomy.width(component) for component in components]
+    return ModelRows(anatomy.model, contexts, components, exclude, widths, length)
 
 
 def check_store(anatomy: Anatomy, store: ActivationStore, components: Sequence[Component]) -> None:
@@ -205,14 +204,6 @@ def check_store(anatomy: Anatomy, store: ActivationStore, components: Sequence[C
             f"{store.path} holds activations of other weights ({store.meta.get('model')}): the digest of all parameters"
             " is another. Train on a store that was collected with this model: collect_activations(model, …)."
         )
-
-
-def _widths(anatomy: Anatomy, components: Sequence[Component]) -> list[int]:
-    model = anatomy.model
-    batch = TokenBatch.from_rows([[0, 0]])
-    sites = [site for component in components for site in component.sites]
-    run = model.run(batch, capture=sites, stop_after=sites)
-    return [int(rows_of(component, run, batch.ids.shape).shape[1]) for component in components]
 
 
 def _length(anatomy: Anatomy, context_length: int | None) -> int:

@@ -1,7 +1,12 @@
 """Which tokens count: the one rule of what is a beginning of text and what an attention sink.
 
-Searches, views, the index and training leave tokens out by it. A sink's length is measured on fixed prose before the
-first text, so the rule does not depend on the texts, and shards or batches made apart leave out the same tokens.
+The measure of sinks is `sink_length`: ten times the median length of a component's activations on fixed prose. It is
+taken before the first text, so it does not depend on the texts, and shards or batches made apart leave out the same
+tokens. Who asks what:
+
+* searches, views and the index: `Rule.reasons` of one component, "bos" and "sinks";
+* training and `collect_activations`: `first_reasons` of all their components, "first" too;
+* `check_sae`'s verdict and its likely cause: `are_sinks`. `evaluate_sae` leaves out first tokens only.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..core.integers import is_integer
 from ..core.sites import Component
 from ..data.corpus import Corpus
 from ..errors import InputError
@@ -40,14 +46,14 @@ class Rule:
     """Which tokens count."""
 
     exclude: tuple[str, ...]
-    """Some of `EXCLUSIONS`, in that order."""
+    """Some of `OF_TRAINING`, in that order."""
     bos: int | None
     """Token id that opens a text; None where the tokenizer has none."""
-    longest: float
+    sink_length: float
     """An activation longer than this is an attention sink."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"exclude": list(self.exclude), "bos": self.bos, "longest": self.longest}
+        return {"exclude": list(self.exclude), "bos": self.bos, "longest": self.sink_length}
 
     @staticmethod
     def from_json(described: dict[str, Any]) -> Rule:
@@ -56,17 +62,22 @@ class Rule:
             tuple(described["exclude"]), None if bos is None else int(bos), float(described["longest"])
         )
 
-    def reasons(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def reasons(self, tokens: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """int8, (n,): why each token is left out, as a number of `exclude`; -1 for those that count.
 
         Args:
             tokens: Ids, (n,).
+            positions: 0-based, each in its text, (n,).
             lengths: Of their activations, (n,).
         """
         found = np.full(len(tokens), -1, dtype=np.int8)
         for i, reason in reversed(list(enumerate(self.exclude))):
-            is_out = lengths > self.longest if reason == "sinks" else tokens == self.bos
-            found[is_out] = i
+            if reason == "sinks":
+                found[are_sinks(lengths, self.sink_length)] = i
+            elif reason == "first":
+                found[positions == 0] = i
+            elif self.bos is not None:
+                found[tokens == self.bos] = i
         return found
 
     def reasons_of(self, model: LanguageModel, part: Activations, tokens: np.ndarray) -> np.ndarray:
@@ -74,7 +85,28 @@ class Rule:
         lengths = np.zeros(len(tokens))
         if "sinks" in self.exclude:
             lengths = model.backend.lengths(part.values)
-        return self.reasons(tokens, lengths)
+        return self.reasons(tokens, part.positions, lengths)
+
+
+def are_sinks(lengths: np.ndarray, sink_length: float) -> np.ndarray:
+    """Booleans (n,): which activations of these lengths are attention sinks."""
+    return lengths > sink_length
+
+
+def first_reasons(
+    rules: Sequence[Rule], tokens: np.ndarray, positions: np.ndarray, lengths: Sequence[np.ndarray]
+) -> np.ndarray:
+    """`Rule.reasons` of tokens of several components: a sink in one of them is left out of all.
+
+    Args:
+        rules: Of each component, with the same `exclude`.
+        lengths: Of each component's activations, (n,).
+    """
+    found = np.full(len(tokens), len(OF_TRAINING), dtype=np.int8)
+    for rule, of in zip(rules, lengths, strict=True):
+        reasons = rule.reasons(tokens, positions, of)
+        found = np.where(reasons < 0, found, np.minimum(found, reasons))
+    return np.where(found == len(OF_TRAINING), -1, found)
 
 
 def rule_for(model: LanguageModel, component: Component, exclude: Iterable[str] | str) -> Rule:
@@ -84,7 +116,26 @@ def rule_for(model: LanguageModel, component: Component, exclude: Iterable[str] 
         InputError: There is no such exclusion.
     """
     chosen = check_exclusions(exclude)
-    return Rule(chosen, bos_of(model), longest_of(model, component))
+    return Rule(chosen, bos_of(model), sink_length(model, component))
+
+
+def rule_of_training(model: LanguageModel, component: Component, exclude: Iterable[str] | str) -> Rule:
+    """The same with "first"; a sink's length is measured only where sinks are left out.
+
+    Raises:
+        InputError: There is no such exclusion.
+    """
+    chosen = check_exclusions(exclude, OF_TRAINING)
+    return Rule(chosen, bos_of(model), sink_length(model, component) if "sinks" in chosen else np.inf)
+
+
+def rule_where_asked(model: LanguageModel, component: Component, exclude: Iterable[str] | str) -> Rule | None:
+    """The rule of a component; None where all tokens count.
+
+    Raises:
+        InputError: There is no such exclusion.
+    """
+    return rule_for(model, component, exclude) if check_exclusions(exclude) else None
 
 
 def check_exclusions(exclude: Any, known: Sequence[str] = EXCLUSIONS) -> tuple[str, ...]:
@@ -107,10 +158,10 @@ def check_exclusions(exclude: Any, known: Sequence[str] = EXCLUSIONS) -> tuple[s
 def bos_of(model: LanguageModel) -> int | None:
     """The token id that opens a text; None where the tokenizer has none."""
     found = getattr(model.tokenizer, "bos_token_id", None)
-    return found if isinstance(found, int) else None
+    return found if is_integer(found) else None
 
 
-def longest_of(model: LanguageModel, component: Component) -> float:
+def sink_length(model: LanguageModel, component: Component) -> float:
     """The length above which an activation is a sink: ten times the median on the prose, without its first token."""
     found = [model.backend.lengths(part.values) for part in collect(model, prose(model), component)]
     return SINK * float(np.median(np.concatenate(found)[1:]))

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
+from ..core.rows import rows_of
 from ..core.sites import Component
 from ..core.tokens import TokenBatch
 from ..errors import warn
-from .forward import rows_of
 
 PROBE_TOKENS = 16
 _SAME_MODEL = 0.02

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import LanguageModel
+from ..core import checks
 from ..core.sites import Component
 from ..data.contexts import Contexts
 from ..data.corpus import Corpus, CorpusBatch
-from ..training.rows import check_finite
-from .exclusions import OF_TRAINING, bos_of, check_exclusions, longest_of
+from .exclusions import OF_TRAINING, check_exclusions, first_reasons, rule_of_training
 from .fingerprint import weights_of
 from .forward import Activations, batches_of, run_batch
 
@@ -52,7 +52,7 @@ class ModelRows:
         self.excluded: dict[str, int] = dict.fromkeys(check_exclusions(exclude, OF_TRAINING), 0)
         """Tokens left out so far, by reason."""
         self._model, self._contexts, self._components = model, contexts, components
-        self._longest = [longest_of(model, c) if "sinks" in self.excluded else np.inf for c in components]
+        self._rules = [rule_of_training(model, component, exclude) for component in components]
 
     def blocks(self, epoch: int) -> int:
         return self._contexts.blocks(epoch)
@@ -117,35 +117,25 @@ class ModelRows:
         get = self._model.backend.get
         values = tuple(get(part.values).astype(np.float32, copy=False) for part in found)
         for name, rows in zip(self.names, values, strict=True):
-            check_finite(rows, f"the activations of {name}")
+            checks.finite_rows(rows, f"the activations of {name}")
         return values
 
     def _without_excluded(
         self, corpus: Corpus, activations: Activations, values: tuple[np.ndarray, ...]
     ) -> TokenRows:
         tokens = corpus.tokens[corpus.offsets[activations.text_ids] + activations.positions]
-        keep = np.ones(len(tokens), dtype=bool)
-        for reason in self.excluded:
-            out = keep & self._is(reason, tokens, activations.positions, values)
-            self.excluded[reason] += int(out.sum())
-            keep &= ~out
+        lengths = [
+            np.linalg.norm(part, axis=1) if "sinks" in self.excluded else np.zeros(len(tokens))
+            for part in values
+        ]
+        reasons = first_reasons(self._rules, tokens, activations.positions, lengths)
+        for i, reason in enumerate(self.excluded):
+            self.excluded[reason] += int((reasons == i).sum())
+        keep = reasons < 0
         return TokenRows(
             activations.text_ids[keep], activations.positions[keep], tokens[keep],
             tuple(part[keep] for part in values),
         )  # fmt: skip
-
-    def _is(
-        self, reason: str, tokens: np.ndarray, positions: np.ndarray, values: tuple[np.ndarray, ...]
-    ) -> np.ndarray:
-        if reason == "first":
-            return positions == 0
-        if reason == "bos":
-            bos = bos_of(self._model)
-            return np.zeros(len(tokens), dtype=bool) if bos is None else tokens == bos
-        sinks = np.zeros(len(tokens), dtype=bool)
-        for part, longest in zip(values, self._longest, strict=True):
-            sinks |= np.linalg.norm(part, axis=1) > longest
-        return sinks
 
 
 def _turns(batches: list[CorpusBatch], size: int) -> Iterator[list[CorpusBatch]]:

@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from ..core.activation_files import DTYPES, as_float32, as_stored, mapped_activations, write_activations
 from ..core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
 from ..core.files import DRAFT, atomic_folder, atomic_write, strict_json
+from ..core.integers import is_integer
 from ..core.public_names import PublicNames
 from ..core.tensor_files import check_safetensors
 from ..errors import SAEError, warn
@@ -389,4 +390,4 @@ def _is_name(name: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_integer(value) and value >= 0

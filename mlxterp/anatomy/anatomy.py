@@ -7,15 +7,22 @@ block, found once per model by one small forward pass (`residual`) and only when
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 from ..backends.base import LanguageModel
+from ..core.integers import as_integer
+from ..core.rows import rows_of
 from ..core.sites import Array, Change, Component, Run, Site, SiteEdit, at_site
-from ..errors import ComponentError
-from .names import FURTHER, ComponentNames, ComponentPath
+from ..core.tokens import TokenBatch
+from ..errors import ComponentError, InputError
+from .names import FURTHER, RESIDUAL, ComponentNames, ComponentPath
 from .residual import BlockRule, Branch
 from .scan import Scan
+
+_TOKENS = 7
+"""Widths are measured on so many: models rarely have so many heads, from which positions could not be told apart."""
 
 
 class Anatomy:
@@ -27,6 +34,7 @@ class Anatomy:
         self.origin: Anatomy = self
         """The one whose model runs as it is."""
         self._known: dict[str, Component] = {}
+        self._widths: dict[tuple[str, int | None], int] = {}
 
     def run_by(self, model: LanguageModel) -> Anatomy:
         """The same components of the same model, run by another `LanguageModel` (with steering, say)."""
@@ -46,6 +54,44 @@ class Anatomy:
         if path.name not in self._known:
             self._known[path.name] = self._build(path)
         return self._known[path.name]
+
+    def width(self, place: Component) -> int:
+        """How many numbers a component puts out for each token, heads side by side; measured once.
+
+        Raises:
+            ComponentError: It has no single value for each token.
+            NeverCalledError: A forward pass does not reach it.
+        """
+        if place.name.rpartition(".")[2] in RESIDUAL:
+            return self.model.d_model
+        key = place.name, place.call
+        if key not in self._widths:
+            model = self.origin.model
+            batch = TokenBatch.from_rows([[0] * min(_TOKENS, model.max_positions or _TOKENS)])
+            run = model.run(batch, place.sites, stop_after=place.sites)
+            self._widths[key] = int(rows_of(place, run, batch.ids.shape).shape[1])
+        return self._widths[key]
+
+    def chosen_layers(self, layers: Any) -> tuple[int, ...]:
+        """Layer numbers, each once, in the order given: one or several; None means all.
+
+        Raises:
+            ComponentError: There is no such layer.
+            InputError: None is named.
+        """
+        count = len(self.model.layers)
+        if layers is None:
+            return tuple(range(count))
+        if as_integer(layers) is not None:
+            return (self.names.layer(layers),)
+        if not isinstance(layers, Iterable):
+            raise ComponentError(
+                f"layers={layers!r}: expected layer numbers, one or several; this model has 0 to {count - 1}."
+            )
+        found = tuple(dict.fromkeys(self.names.layer(number) for number in layers))
+        if not found:
+            raise InputError("layers= is empty. Name at least one layer, or leave it out for all.")
+        return found
 
     def table(self) -> dict[str, str]:
         """Every canonical name with what it is; names this architecture has no value for are left out."""

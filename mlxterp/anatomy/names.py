@@ -82,6 +82,11 @@ _LENS_BLOCK = {
     "attn.hook_z": "attn.z",
     "attn.hook_pattern": "attn.pattern",
 }
+_HOOKS = {
+    "mlp": "hook_mlp_out", "attn": "hook_attn_out", "attn.z": "attn.hook_z", "mlp.input": "mlp.hook_in",
+    **{leaf: f"hook_{leaf}" for leaf in RESIDUAL},
+}  # fmt: skip
+"""What TransformerLens calls a part of a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,3 +327,11 @@ def hook_component(hook: Any) -> str | None:
     rest = block[3] or "output"
     rest = _LENS_BLOCK.get(rest, rest)
     return f"layers.{block[2]}.{'resid_post' if rest == 'output' else rest}"
+
+
+def hook_name(component: str | None) -> str | None:
+    """What TransformerLens calls a component of any model; None where it has no name for it."""
+    if component == "embed":
+        return "hook_embed"
+    block = re.fullmatch(r"layers\.(\d+)\.(.+)", component or "")
+    return f"blocks.{block[1]}.{_HOOKS[block[2]]}" if block and block[2] in _HOOKS else None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.feature_ids import named_feature
-from ..core.integers import scalar
+from ..core.integers import is_number, scalar
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
 from . import store
@@ -207,8 +207,7 @@ def _check_fields(feature: int, entry: Mapping[str, Any]) -> None:
     if not isinstance(examples, (list, tuple)) or not all(isinstance(text, str) for text in examples):
         raise InputError(f"Feature {feature}: examples is {examples!r}, expected a list of strings.")
     confidence = entry.get("confidence", "")
-    is_number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
-    if not isinstance(confidence, str) and not (is_number and math.isfinite(confidence)):
+    if not isinstance(confidence, str) and not (is_number(confidence) and math.isfinite(confidence)):
         raise InputError(
             f"Feature {feature}: confidence is {confidence!r}, expected a word such as 'high', or a number."
         )
@@ -217,7 +216,7 @@ def _check_fields(feature: int, entry: Mapping[str, Any]) -> None:
 def _sureness(entry: Any) -> float:
     """A person's confidence in a name; 1 where nothing is said."""
     said = entry.get("confidence", 1.0) if isinstance(entry, Mapping) else getattr(entry, "confidence", 1.0)
-    return float(said) if isinstance(said, (int, float)) else 1.0
+    return float(said) if is_number(said) else 1.0
 
 
 def _said(entry: Entry) -> list[str]:

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from ..errors import InputError
+import numpy as np
+
+from ..errors import InputError, SAEError
 from .integers import as_integer, is_truth_value
 
 GREEDY = 1e-6
@@ -104,6 +106,20 @@ def finite(
 def number(given: Any, name: str, *, error: type[Exception] = InputError) -> float:
     """A finite number that activations can be changed by: float32 holds its square, which norms take."""
     return finite(given, name, -LARGEST, LARGEST, error=error)
+
+
+def finite_rows(rows: np.ndarray, name: str, first: int = 0) -> None:
+    """Raises SAEError where a row of activations (n, width) holds NaN or infinite values.
+
+    Args:
+        first: Number of the first row, for the message.
+    """
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise SAEError(
+            f"Row {first + int(bad[0])} of {name} holds NaN or infinite values (in float32)."
+            " Drop such rows: x[np.isfinite(x).all(axis=1)]; or run the model in bfloat16 or float32."
+        )
 
 
 def fraction(given: Any, name: str, *, error: type[Exception] = InputError) -> float:

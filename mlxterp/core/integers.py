@@ -1,12 +1,13 @@
 """Whole numbers as users hold them: Python's, NumPy's, arrays of one number; truth values are none.
 
-`checks` refuses by these what is no number; calls that take other things beside numbers ask here which it is.
+`checks` refuses by these what is no number; calls that take other things beside numbers ask here which it is. Of what
+a file says `is_integer` and `is_number` are asked: there only Python's own numbers come.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def as_integer(given: Any) -> int | None:
@@ -24,6 +25,16 @@ def as_integer(given: Any) -> int | None:
 def is_truth_value(given: Any) -> bool:
     """Whether it is True or False: Python's, NumPy's, or an array of any library that holds some."""
     return isinstance(given, bool) or str(getattr(given, "dtype", "")).rpartition(".")[2].startswith("bool")
+
+
+def is_integer(given: Any) -> TypeGuard[int]:
+    """Whether a value that JSON gave is an integer."""
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
+def is_number(given: Any) -> TypeGuard[float]:
+    """Whether a value that JSON gave is a number: an integer, or one with a fraction (which may not be finite)."""
+    return isinstance(given, (int, float)) and not isinstance(given, bool)
 
 
 def scalar(given: Any) -> Any:

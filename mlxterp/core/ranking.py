@@ -63,23 +63,6 @@ _PAIRS = 1 << 20
 """Looked at together, so that temporaries stay small."""
 
 
-def top_tokens_per_feature(by_feature: SparseFeatures, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The n tokens where each feature is strongest, by magnitude; among equals the earlier token.
-
-    Args:
-        by_feature: Row f: the tokens where feature f is active.
-
-    Returns:
-        `tokens` and `values` of `TopN`.
-
-    Raises:
-        InputError: `n` is below 1.
-    """
-    strongest = TopN(by_feature.n, n)
-    strongest.add(by_feature)
-    return strongest.tokens, strongest.values
-
-
 class TopN:
     """The n strongest tokens of every feature, of all shards that were added.
 

@@ -17,6 +17,9 @@ from ..errors import InputError, NoTokenizerError
 from .quiet import quiet
 from .texts import NO_TOKENIZER, TokenText, as_array, is_row, listed, token_row
 
+Tokenize = Callable[[str], Sequence[int]]
+"""Turns one string into token ids."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TokenBatch:
@@ -69,7 +72,7 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 def to_batch(
     inputs: Any,
-    tokenize: Callable[[str], list[int]] | None,
+    tokenize: Tokenize | None,
     vocab_size: int | None = None,
 ) -> TokenBatch:
     """Any accepted form of input as a `TokenBatch`.
@@ -120,9 +123,7 @@ def held(inputs: Any) -> Any:
     return found if all(isinstance(one, str) for one in found) else inputs
 
 
-def _rows(
-    inputs: Any, tokenize: Callable[[str], list[int]] | None, vocab_size: int | None
-) -> list[Sequence[int]]:
+def _rows(inputs: Any, tokenize: Tokenize | None, vocab_size: int | None) -> list[Sequence[int]]:
     if isinstance(inputs, (str, TokenBatch)):
         given: list[Any] = [inputs] if isinstance(inputs, str) else _of_batch(inputs)
     elif isinstance(inputs, bytes) or inputs is None:
@@ -173,7 +174,7 @@ def _of_other(inputs: Any) -> list[Any]:
     return list(listed(inputs))
 
 
-def _tokenize(text: str, tokenize: Callable[[str], list[int]] | None) -> list[int]:
+def _tokenize(text: str, tokenize: Tokenize | None) -> list[int]:
     if isinstance(text, TokenText):
         return text.ids.tolist()
     if tokenize is None:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..core.progress import hidden
+from ..core.tokens import Tokenize
 from ..errors import InputError, warn
 from .corpus import Corpus
 from .dataset import ListedTexts, StreamedTexts, Texts, mixed_order
-
-Tokenize = Callable[[str], Sequence[int]]
 
 
 class ListedContexts:

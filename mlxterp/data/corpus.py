@@ -7,14 +7,14 @@ overlap by half: every token comes back exactly once, from the window where it h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..core.texts import TokenText
-from ..core.tokens import TokenBatch
+from ..core.texts import NO_TOKENIZER, TokenText
+from ..core.tokens import TokenBatch, Tokenize
 from ..errors import InputError, NoTokenizerError, warn
 from .dataset import texts_of
 
@@ -54,7 +54,7 @@ class Corpus:
     """The texts themselves, where they were given as text."""
 
     @staticmethod
-    def from_texts(texts: Any, tokenize: Callable[[str], Sequence[int]] | None) -> Corpus:
+    def from_texts(texts: Any, tokenize: Tokenize | None) -> Corpus:
         """Tokenizes each text; nothing is added or removed.
 
         Args:
@@ -66,10 +66,7 @@ class Corpus:
         """
         texts = texts_of(texts)
         if tokenize is None and not all(isinstance(text, TokenText) for text in texts):
-            raise NoTokenizerError(
-                "This model has no tokenizer, so it cannot read texts. Pass tokenizer=… to"
-                " InterpretableModel, or give lists of token ids (Corpus.from_token_ids)."
-            )
+            raise NoTokenizerError(NO_TOKENIZER)
         rows = [
             text.ids if isinstance(text, TokenText) else tokenize(text)  # type: ignore[misc]
             for text in texts

@@ -23,6 +23,22 @@ def token_after(tokenizer: Any, before: list[int], token: int) -> str:
         return _after(_decoder(tokenizer), before, [token])
 
 
+class TokenTexts:
+    """Texts of single tokens as they stand after others, each asked for once."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def after(self, before: Sequence[int], token: int) -> str:
+        """Its number, as "#17", where there is no tokenizer or it knows no such token."""
+        key = (*before, token)
+        if key not in self._known:
+            text = "" if self._tokenizer is None else token_after(self._tokenizer, [*before], token)
+            self._known[key] = text or shown_ids([token])
+        return self._known[key]
+
+
 def pieces_of(tokenizer: Any, ids: Sequence[int], likely: Sequence[str] = ()) -> tuple[str, ...]:
     """The text of each token as it appears after those before it; together they are what the tokens decode to.
 

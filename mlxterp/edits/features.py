@@ -22,6 +22,7 @@ import numpy as np
 from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..errors import InputError
+from ..index import FeatureIndex
 from ..sae import SAE
 from .checks import SteeringPositions, check_by_token, check_feature, check_number
 from .conditions import Condition
@@ -148,7 +149,7 @@ def max_activation(sae: SAE, feature: Feature, index: Any = None) -> float:
     """
     feature = check_feature(sae, feature)
     if index is not None:
-        if not hasattr(index, "fingerprint"):
+        if not isinstance(index, FeatureIndex):
             raise InputError(f"index= is a {type(index).__name__}, expected the FeatureIndex of this SAE.")
         if index.fingerprint != sae.fingerprint:
             raise InputError(

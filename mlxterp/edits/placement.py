@@ -13,11 +13,10 @@ import numpy as np
 from ..activations.exclusions import prose
 from ..activations.forward import collect
 from ..anatomy.anatomy import Anatomy
-from ..anatomy.names import RESIDUAL
 from ..core.sites import Component
 from ..errors import ComponentError, EditError, SAEError, warn
 from ..sae import SAE
-from ..sae.adapt import read, resolve, trained_elsewhere
+from ..sae.adapt import resolve, trained_elsewhere
 from .checks import SteeringPositions
 from .compile import component_of, same_sae
 from .conditions import Condition, DirectionReadout, FeatureReadout
@@ -66,11 +65,7 @@ def checked(anatomy: Anatomy, edits: Sequence[Edit]) -> list[Edit]:
 
 def check_width(anatomy: Anatomy, place: Component, width: int, sae: SAE | None = None) -> None:
     """Raises `SAEError` unless the component is so wide."""
-    if place.name.rpartition(".")[2] in RESIDUAL:
-        found = anatomy.model.d_model
-    else:
-        found = int(read(anatomy, [place], np.array([0]))[0].shape[-1])
-    if found != width:
+    if (found := anatomy.width(place)) != width:
         what = f"{sae!r}" if sae is not None else "the vector"
         model = sae.metadata.get("model") if sae is not None else None
         said = f" ({model})" if isinstance(model, str) and model else ""

@@ -8,7 +8,7 @@ the input, the same without each text's first token. Where one of them fits far 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
@@ -89,6 +89,12 @@ class SAECheck:
         return "\n".join([*lines, *(f"  ! {finding}" for finding in self.findings)])
 
 
+_OF_EVALUATION = tuple(
+    own.name for own in fields(SAECheck) if own.name in {figure.name for figure in fields(SAEEvaluation)}
+)
+"""Figures that a check has from the evaluation."""
+
+
 def check(
     anatomy: Anatomy, sae: SAE, texts: Sequence[str], component: str | None = None, max_tokens: int = 8192
 ) -> SAECheck:
@@ -116,16 +122,7 @@ def check(
     judgement = Judgement.of(subject, figures.l0)
     against, beside = _findings(subject, figures, judgement, expected)
     return SAECheck(
-        component=figures.component,
-        tokens=figures.tokens,
-        explained_variance=figures.explained_variance,
-        fvu=figures.fvu,
-        l0=figures.l0,
-        dead_share=figures.dead_share,
-        loss=figures.loss,
-        loss_with_sae=figures.loss_with_sae,
-        loss_recovered_zero=figures.loss_recovered_zero,
-        loss_recovered_mean=figures.loss_recovered_mean,
+        **{name: getattr(figures, name) for name in _OF_EVALUATION},
         expected=expected,
         findings=(*against, *beside),
         verdict="poor" if against else "good",

@@ -91,7 +91,7 @@ def _with_width(anatomy: Anatomy, path: str, width: int) -> Component | None:
     """The component, where this architecture has it and it is as wide as that."""
     try:
         component = anatomy.component(path)
-        return component if read(anatomy, [component])[0].shape[1] == width else None
+        return component if anatomy.width(component) == width else None
     except (ComponentError, LookupError):
         return None
 

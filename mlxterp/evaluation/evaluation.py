@@ -140,16 +140,17 @@ class SAEEvaluation:
             f"   {self.kl_recovered_mean:18.3f}  {self.kl_recovered_zero:8.3f}"
         )
 
-    def plot(self, path: str | os.PathLike | None = None) -> Figure:
+    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """Densities of features and losses with replacements, side by side.
 
         Args:
             path: Where to save it (.png, .svg, .pdf, …).
+            show: Open a window. (A notebook shows the figure by itself.)
 
         Raises:
             BackendError: matplotlib is not installed.
         """
-        figure = new_figure(10, 3.6)
+        figure = new_figure(10, 3.6, show)
         left, right = figure.subplots(1, 2)
         counts, edges = self.density_histogram()
         left.stairs(counts, edges, fill=True)
@@ -160,7 +161,7 @@ class SAEEvaluation:
         right.margins(y=0.1)  # room for the numbers
         right.set(ylabel="nats per token", title=f"loss; {self.loss_recovered_mean:.1%} of mean's recovered")
         figure.suptitle(f"SAE at {self.component}, {self.tokens} tokens")
-        return finished(figure, path)
+        return finished(figure, path, show)
 
 
 def evaluate(

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..activations.exclusions import longest_of
+from ..activations.exclusions import are_sinks, sink_length
 from ..anatomy.anatomy import Anatomy
+from ..core.integers import is_integer, is_number
 from ..core.sites import Component
 from ..errors import ComponentError
 from ..sae import SAE
@@ -155,7 +156,7 @@ def stated(sae: SAE) -> dict[str, float]:
             continue
         for name in ("l0", "explained_variance", "loss_recovered_mean", "loss_recovered_zero"):
             value = part.get(name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if is_number(value):
                 found.setdefault(name, float(value))
     if "l0" not in found and sae.k is not None:
         found["l0"] = float(sae.k)
@@ -188,11 +189,11 @@ def _scaled(sae: SAE, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def without_sinks(anatomy: Anatomy, place: Component, x: np.ndarray) -> np.ndarray:
-    """Booleans (tokens,): which of a place's activations are no attention sinks, by the rule of all calls.
+    """Booleans (tokens,): which of a place's activations are no attention sinks, by the measure of all calls.
 
     A few sinks hold most of the variance of some models, and SAEs are usually trained without them.
     """
-    kept = np.linalg.norm(x, axis=1) <= longest_of(anatomy.model, place)
+    kept = ~are_sinks(np.linalg.norm(x, axis=1), sink_length(anatomy.model, place))
     return kept if kept.any() else ~kept
 
 
@@ -235,7 +236,7 @@ def _allowed(sae: SAE, said: float) -> float:
 
 def _count(facts: Mapping[str, Any], name: str) -> int | None:
     found = facts.get(name)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    return found if is_integer(found) else None
 
 
 def _ended_early(sae: SAE) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 
 from ..anatomy.anatomy import Anatomy
 from ..core import checks
+from ..core.integers import is_integer
 from ..core.sites import Component
 from ..core.tokens import TokenBatch
 from ..data.dataset import check_readable, open_texts
-from ..errors import InputError, SAEError
+from ..errors import InputError
 from ..sae import SAE
-from ..sae.adapt import read, resolve
+from ..sae.adapt import check_width, resolve
 
 _CONTEXT = 128
 _LONGEST = 1024
@@ -60,8 +61,8 @@ class Subject:
         place = resolve(anatomy, sae, name)
         out_name = sae.metadata.get("component_out")
         target = resolve(anatomy, sae, out_name) if isinstance(out_name, str) else place
-        _check_width(anatomy, place, sae.d_model)
-        _check_width(anatomy, target, sae.d_out)
+        check_width(anatomy, sae, place)
+        check_width(anatomy, sae, target, gives=True)
         return Subject(anatomy, sae, place, target, _contexts(anatomy, sae, texts, max_tokens))
 
     def batches(self) -> Iterator[TokenBatch]:
@@ -75,20 +76,12 @@ class Subject:
         yield TokenBatch.from_rows(group)
 
 
-def _check_width(anatomy: Anatomy, place: Component, width: int) -> None:
-    if (found := read(anatomy, [place])[0].shape[-1]) != width:
-        raise SAEError(
-            f"{place.name} puts out {found} numbers for each token, this SAE is made for {width} there. Choose the"
-            " component it was trained on, or name its output in metadata['component_out']."
-        )
-
-
 def _contexts(anatomy: Anatomy, sae: SAE, texts: Any, max_tokens: int) -> list[list[int]]:
     model = anatomy.model
     opened = open_texts(texts, model)
     check_readable(opened, model)
     said = sae.metadata.get("context_size")
-    size = said if isinstance(said, int) and said > 1 else _CONTEXT
+    size = said if is_integer(said) and said > 1 else _CONTEXT
     size = min(size, model.max_positions or _CONTEXT, _LONGEST)
     found: list[list[int]] = []
     left = max_tokens

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..activations.forward import rows_of
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import Backend
 from ..backends.host.finite import not_finite
 from ..core.numeric import log_softmax
+from ..core.rows import rows_of
 from ..core.sites import Array, Component, Run
 from ..core.sparse import SparseFeatures
 from ..core.tokens import TokenBatch

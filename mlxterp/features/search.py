@@ -7,12 +7,12 @@ the next question about the same texts (`FeatureCache`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..activations.exclusions import Rule, check_exclusions, rule_for
+from ..activations.exclusions import Rule, check_exclusions, rule_where_asked
 from ..activations.forward import Activations, collect
 from ..activations.marks import marks
 from ..backends.base import LanguageModel
@@ -22,6 +22,7 @@ from ..core.feature_ids import Feature
 from ..core.ranking import Firings
 from ..core.sites import Component
 from ..core.sparse import SparseFeatures
+from ..core.tokens import Tokenize
 from ..data.corpus import Corpus
 from ..data.dataset import text_of, texts_of
 from ..errors import SAEError
@@ -29,8 +30,6 @@ from ..sae import SAE
 from ..sae.adapt import other_width
 from ..variants import Temporal
 from .cache import FeatureCache
-
-Tokenize = Callable[[str], Sequence[int]]
 
 
 def top_features(
@@ -52,9 +51,9 @@ def top_features(
         InputError: `text` is not one text with tokens, or `top_k` is below 1.
         SAEError: The component is not as wide as the SAE's input.
     """
-    check_top_k(top_k)
+    top_k = checks.count(top_k, "top_k")
     text = text_of(text, model)
-    rule = rule_of(model, component, exclude)
+    rule = rule_where_asked(model, component, exclude)
     corpus = Corpus.from_texts([text], tokenize)
     parts = [part.features for part in encode_corpus(model, corpus, sae, component, rule)]
     return top_features_of(SparseFeatures.concat(parts), top_k)
@@ -94,7 +93,7 @@ def top_texts(
         UnknownFeatureError: `feature_id` lies outside [0, sae.d_hidden).
         SAEError: The component is not as wide as the SAE's input.
     """
-    check_top_k(top_k)
+    top_k = checks.count(top_k, "top_k")
     feature = feature_ids.feature_id(feature_id, sae.d_hidden)
     texts = texts_of(texts, model)
     excluded = check_exclusions(exclude)
@@ -105,7 +104,7 @@ def top_texts(
         return _strongest(tokens, values, corpus.offsets, question.entry.prefixes, texts, top_k)
     activations = np.zeros(len(corpus.tokens), dtype=np.float32)
     marked = np.zeros((len(corpus.tokens), MARKS), dtype=np.float32)
-    for part in encode_corpus(model, corpus, sae, component, rule_of(model, component, excluded)):
+    for part in encode_corpus(model, corpus, sae, component, rule_where_asked(model, component, excluded)):
         hits = np.flatnonzero(part.features.indices == feature)
         activations[part.tokens[part.features.row_ids[hits]]] = part.features.values[hits]
         marked[part.tokens] = part.marks
@@ -151,15 +150,6 @@ def encode_corpus(
         yield Encoded(tokens, features, marks(part.values))
 
 
-def rule_of(model: LanguageModel, component: Component, exclude: Iterable[str] | str) -> Rule | None:
-    """The rule of which tokens count; None where all do.
-
-    Raises:
-        InputError: There is no such exclusion.
-    """
-    return rule_for(model, component, exclude) if check_exclusions(exclude) else None
-
-
 def encode_activations(sae: SAE, part: Activations, component: Component) -> SparseFeatures:
     """Features of a batch's tokens; a temporal SAE takes each text by itself, from its first token on.
 
@@ -197,8 +187,3 @@ def _strongest(
     best = Firings(text_ids, tokens - offsets[text_ids], values, prefixes[tokens]).strongest_of_each_text()
     found = zip(best.text_ids[:top_k], best.values[:top_k], best.positions[:top_k], strict=True)
     return [(texts[int(text)], float(value), int(position)) for text, value, position in found]
-
-
-def check_top_k(top_k: int, name: str = "top_k") -> None:
-    """Raises InputError where it is no number of things to give back."""
-    checks.count(top_k, name)

@@ -6,16 +6,19 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..activations.exclusions import rule_where_asked
 from ..backends.base import LanguageModel
+from ..core import checks
 from ..core.feature_ids import feature_ids as ids_of
 from ..core.sites import Component
 from ..core.sparse import SparseFeatures
+from ..core.tokens import Tokenize
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..data.text import pieces_of
 from ..sae import SAE
 from ..viz.token_view import TokenView
-from .search import Tokenize, check_top_k, encode_corpus, rule_of, top_features_of
+from .search import encode_corpus, top_features_of
 
 
 def view_of_text(
@@ -39,11 +42,11 @@ def view_of_text(
         UnknownFeatureError: A feature id lies outside [0, sae.d_hidden).
         SAEError: The component is not as wide as the SAE's input.
     """
-    check_top_k(top_k)
+    top_k = checks.count(top_k, "top_k")
     text = text_of(text, model)
     chosen = None if feature_ids is None else ids_of(feature_ids, sae.d_hidden, "feature_ids")
     corpus = Corpus.from_texts([text], tokenize)
-    rule = rule_of(model, component, exclude)
+    rule = rule_where_asked(model, component, exclude)
     found, rows = [], []
     for part in encode_corpus(model, corpus, sae, component, rule):
         found.append(part.features)

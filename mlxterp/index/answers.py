@@ -16,7 +16,7 @@ from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..errors import InputError
-from ..features.search import check_top_k, top_features_of
+from ..features.search import top_features_of
 from . import searching
 from .base import IndexBase
 from .encode import counted
@@ -63,7 +63,7 @@ class Answers(IndexBase):
             11 ' ball'
             4 ' toys'
         """
-        check_top_k(top_k)
+        top_k = checks.count(top_k, "top_k")
         best = self._reader.firings(self.check_feature(feature_id)).strongest_of_each_text()
         found = zip(best.text_ids[:top_k], best.values[:top_k], best.positions[:top_k], strict=True)
         return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
@@ -94,7 +94,7 @@ class Answers(IndexBase):
         """
         feature_id = self.check_feature(feature_id)
         n = self.n_examples if n is None else n
-        check_top_k(n, "n")
+        n = checks.count(n, "n")
         for name, tokens in (("before", before), ("after", after)):
             checks.count(tokens, name, 0)
         if quantile is not None:
@@ -130,7 +130,7 @@ class Answers(IndexBase):
             Text numbers and positions, int64 (d_hidden, n), -1 where a feature is active on fewer tokens; and
             activations, float32 (d_hidden, n), 0 there.
         """
-        check_top_k(n)
+        n = checks.count(n, "n")
         return self._reader.strongest(self.d_hidden, n)
 
     def stats(self, feature_id: Feature) -> FeatureStats:
@@ -168,7 +168,7 @@ class Answers(IndexBase):
             >>> [feature for feature, activation in index.top_features("Lily lost her red ball.", top_k=5)]
             [1257, 1641, 1676, 1586, 741]
         """
-        check_top_k(top_k)
+        top_k = checks.count(top_k, "top_k")
         source, model = self._with_source(), self._with_source().anatomy.model
         corpus = Corpus.from_texts([text_of(text, model)], model.tokenize)
         parts = counted(model, corpus, source.sae, source.component, self._meta.rule)
@@ -187,7 +187,7 @@ class Answers(IndexBase):
             >>> [feature for feature, activation in index.features_for_token("ball", top_k=2)]
             [741, 1377]
         """
-        check_top_k(top_k)
+        top_k = checks.count(top_k, "top_k")
         return searching.features_for_token(self._reader, self._pieces, token, self._tokenize, self.d_hidden)[
             :top_k
         ]
@@ -202,7 +202,7 @@ class Answers(IndexBase):
             >>> [(hit.feature_id, hit.why) for hit in index.search("ball", top_k=2)]
             [(741, "fires on 'ball'"), (705, "fires on 'ball'")]
         """
-        check_top_k(top_k)
+        top_k = checks.count(top_k, "top_k")
         if not isinstance(query, str) or not query.strip():
             raise InputError(f"The query is {query!r}; give some words.")
         named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self._named(query)]
@@ -242,7 +242,7 @@ class Answers(IndexBase):
             [(feature id, Jaccard index: tokens where both fire / tokens where at least one does)], the largest first;
             or the number.
         """
-        check_top_k(top_k)
+        top_k = checks.count(top_k, "top_k")
         feature_id = self.check_feature(feature_id)
         if other is not None:
             return share_of(self._summary, feature_id, self.check_feature(other))

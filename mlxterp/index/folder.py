@@ -21,6 +21,7 @@ from typing import Any
 from ..activations.exclusions import Rule
 from ..core.digests import check_seal, sealed
 from ..core.files import remove_drafts, strict_json
+from ..core.integers import is_integer
 from ..errors import FeatureIndexError
 from .files import write_atomically
 
@@ -217,7 +218,7 @@ def _meta(described: Mapping[str, Any]) -> IndexMeta:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not is_integer(value) or value < 0:
         raise ValueError(f"{value!r} is not a number of anything")
     return value
 

@@ -8,16 +8,15 @@ runs in windows that overlap by half, as everywhere; it may lie in several shard
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..core.texts import text_bytes
+from ..core.tokens import Tokenize
 from ..data.corpus import Corpus
 from ..data.dataset import Texts
-
-Tokenize = Callable[[str], Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..core.tokens import Tokenize
 from ..errors import InputError
 from .reading import Reader
 from .shard import Shard
 
-Tokenize = Callable[[str], Sequence[int]] | None
-
 
 def features_for_token(
-    reader: Reader, pieces: Mapping[int, str], token: str, tokenize: Tokenize, d_hidden: int
+    reader: Reader, pieces: Mapping[int, str], token: str, tokenize: Tokenize | None, d_hidden: int
 ) -> list[tuple[int, float]]:
     """(feature id, mean activation over the token's occurrences), largest magnitude first, then the lower id.
 
@@ -41,7 +40,7 @@ def features_for_token(
 
 
 def features_for_words(
-    reader: Reader, pieces: Mapping[int, str], query: str, tokenize: Tokenize, count: np.ndarray
+    reader: Reader, pieces: Mapping[int, str], query: str, tokenize: Tokenize | None, count: np.ndarray
 ) -> list[tuple[int, float, str]]:
     """(feature id, score, why): the mean over the query's words of how well "fires here" and "is this word" agree.
 
@@ -63,7 +62,7 @@ def features_for_words(
     return [(int(f), float(scores[f]), f"fires on {words[best_word[f]]!r}") for f in order]
 
 
-def _sequences(pieces: Mapping[int, str], word: str, tokenize: Tokenize) -> list[tuple[int, ...]]:
+def _sequences(pieces: Mapping[int, str], word: str, tokenize: Tokenize | None) -> list[tuple[int, ...]]:
     """Token ids that write a word: single tokens, and the sequences that it becomes at a text's start or after a space.
 
     A word that is one token after a space is often several at the start of a text.

@@ -17,6 +17,7 @@ import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -26,7 +27,8 @@ from ..backends.host.finite import not_finite
 from ..core import checks
 from ..core.feature_ids import feature_id, is_several
 from ..core.numeric import largest, moments
-from ..data.text import token_after
+from ..core.tokens import Tokenize
+from ..data.text import TokenTexts
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..tracing.passes import unembed
@@ -153,7 +155,7 @@ def feature_logits(
     top_k: int = 10,
     *,
     component: str | None = None,
-    tokenize: Callable[[str], list[int]] | None = None,
+    tokenize: Tokenize | None = None,
 ) -> list[FeatureLogits]:
     """What each feature promotes and suppresses; see `InterpretableModel.feature_logits`.
 
@@ -163,14 +165,15 @@ def feature_logits(
     top_k = checks.count(top_k, "top_k")
     norms = np.sqrt(np.einsum("ij,ij->i", sae.W_dec, sae.W_dec, dtype=np.float64))
     typical = norms.mean() or 1.0  # nothing but zeros
-    texts = _TokenTexts(anatomy.model, tokenize)
+    before = tokenize("a")[-1:] if tokenize is not None else []  # so that a leading space is kept
+    text = partial(TokenTexts(anatomy.model.tokenizer).after, before)
     found: list[FeatureLogits] = []
     for start in range(0, len(ids), _ROWS):
         for logits, means in _lens(anatomy, sae, sae.W_dec[ids[start : start + _ROWS]], component):
             for row, mean in zip(logits, means, strict=True):
                 feature = ids[len(found)]
                 strength = (float(norms[feature]), float(norms[feature] / typical))
-                found.append(_describe(feature, row, float(mean), int(top_k), texts, strength))
+                found.append(_describe(feature, row, float(mean), top_k, text, strength))
     return found
 
 
@@ -232,34 +235,20 @@ def _head(model: LanguageModel) -> LinearPart:
 
 
 def _describe(
-    feature: int, row: np.ndarray, mean: float, top_k: int, texts: _TokenTexts, strength: tuple[float, float]
+    feature: int,
+    row: np.ndarray,
+    mean: float,
+    top_k: int,
+    text: Callable[[int], str],
+    strength: tuple[float, float],
 ) -> FeatureLogits:
     sd, skew, kurtosis = moments(row)
     high, low = (largest(row, top_k).tolist(), largest(-row, top_k).tolist()) if sd else ([], [])
-    promoted, suppressed = (tuple((texts[t], float(row[t])) for t in ids) for ids in (high, low))
+    promoted, suppressed = (tuple((text(t), float(row[t])) for t in ids) for ids in (high, low))
     return FeatureLogits(
         feature, promoted, suppressed, tuple(high), tuple(low), mean, sd, skew, kurtosis,
         float(row.max()), float(row.min()), *strength,
     )  # fmt: skip
-
-
-class _TokenTexts:
-    """The text of a token as it stands in a text: after another one, so that a leading space is kept."""
-
-    def __init__(self, model: LanguageModel, tokenize: Callable[[str], list[int]] | None):
-        self._tokenizer = model.tokenizer
-        before = tokenize("a") if tokenize is not None else []
-        self._before = before[-1:]
-        self._known: dict[int, str] = {}
-
-    def __getitem__(self, token: int) -> str:
-        """Its number, as "#17", where there is no tokenizer or it knows no such token."""
-        if token not in self._known:
-            text = ""
-            if self._tokenizer is not None:
-                text = token_after(self._tokenizer, self._before, token)
-            self._known[token] = text or f"#{token}"
-        return self._known[token]
 
 
 def _checked_ids(sae: SAE, feature_ids: Sequence[int]) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,8 @@ from ..core.integers import as_integer
 from ..core.numeric import largest, log_softmax
 from ..core.sites import Array, unique_sites
 from ..core.tokens import TokenBatch
-from ..data.text import pieces_of, token_after
+from ..data.text import TokenTexts, pieces_of
 from ..errors import ComponentError, InputError
-from ..features.search import check_top_k
 from ..tracing.passes import unembed
 from ..viz.escaping import own_token, token_line
 from ..viz.grid import Cell, Grid
@@ -194,45 +193,25 @@ def logit_lens(
 ) -> LogitLens:
     """See `InterpretableModel.logit_lens`; the batch is one text."""
     model = anatomy.model
-    check_top_k(top_k)
+    top_k = checks.count(top_k, "top_k")
     if len(batch.lengths) != 1:
         raise InputError(f"logit_lens takes one text, got {len(batch.lengths)}. Ask for each of them.")
-    chosen = chosen_layers(anatomy, layers)
+    chosen = anatomy.chosen_layers(layers)
     positions = _positions(position, int(batch.lengths[0]))
     stream = _stream(anatomy, batch, chosen)
     found = [_likeliest(model, x[0, positions[0] : positions[-1] + 1], top_k) for x in stream]
     ids, logits, probabilities = (np.stack(part) for part in zip(*found, strict=True))
     row = batch.ids[0].tolist()
-    own = _texts_of(model, row)
-    texts = _TextsAfter(model, row)
+    own = pieces_of(model.tokenizer, row)
+    texts = TokenTexts(model.tokenizer)
     return LogitLens(
         chosen, positions, tuple(own[p] for p in positions), ids, logits, probabilities,
         tuple(
-            tuple(tuple(texts(p, int(t)) for t in ids[i, j]) for j, p in enumerate(positions))
+            tuple(tuple(texts.after(row[p : p + 1], int(t)) for t in ids[i, j]) for j, p in enumerate(positions))
             for i in range(len(chosen))
         ),
         len(row), len(model.layers),
     )  # fmt: skip
-
-
-def chosen_layers(anatomy: Anatomy, layers: int | Iterable[int] | None) -> tuple[int, ...]:
-    """Layer numbers, each once, in the order given; None means all.
-
-    Raises:
-        ComponentError: There is no such layer.
-        InputError: None is named.
-    """
-    if layers is None:
-        return tuple(range(len(anatomy.model.layers)))
-    if as_integer(layers) is None and not hasattr(layers, "__iter__"):
-        raise ComponentError(
-            f"layers={layers!r}: expected layer numbers, one or several; this model has 0 to"
-            f" {len(anatomy.model.layers) - 1}."
-        )
-    given: list[Any] = [layers] if as_integer(layers) is not None else list(layers)  # type: ignore[arg-type]
-    if not given:
-        raise InputError("layers= is empty. Name at least one layer, or leave it out for all.")
-    return tuple(dict.fromkeys(anatomy.names.layer(n) for n in given))
 
 
 def _positions(position: int | None, length: int) -> tuple[int, ...]:
@@ -276,24 +255,3 @@ def _likeliest(model: LanguageModel, x: Array, top_k: int) -> tuple[np.ndarray, 
         parts.append((ids, np.take_along_axis(logits, ids, axis=1), probabilities.astype(np.float32)))
     ids, logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
     return ids, logits, probabilities
-
-
-def _texts_of(model: LanguageModel, row: list[int]) -> list[str]:
-    if model.tokenizer is None:
-        return [f"#{token}" for token in row]
-    return list(pieces_of(model.tokenizer, row))
-
-
-class _TextsAfter:
-    """The text of a token as it stands after the text's token at a position."""
-
-    def __init__(self, model: LanguageModel, row: list[int]):
-        self._tokenizer, self._row = model.tokenizer, row
-        self._known: dict[tuple[int, int], str] = {}
-
-    def __call__(self, position: int, token: int) -> str:
-        key = (self._row[position], token)
-        if key not in self._known:
-            text = "" if self._tokenizer is None else token_after(self._tokenizer, [key[0]], token)
-            self._known[key] = text or f"#{token}"
-        return self._known[key]

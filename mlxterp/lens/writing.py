@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..activations.forward import rows_of
 from ..anatomy.anatomy import Anatomy
+from ..core.rows import rows_of
 from ..core.sites import Array, Component, Run, Where
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError, InputError, SAEError

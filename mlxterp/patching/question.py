@@ -12,7 +12,6 @@ from ..anatomy.names import ComponentPath
 from ..core.positions import Positions
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError, InputError
-from ..lens.logit_lens import chosen_layers
 from .pair import Pair
 
 BY = ("layer", "position", "head")
@@ -59,7 +58,7 @@ class Question:
         names = (component,) if isinstance(component, str) else tuple(dict.fromkeys(component))
         if not names:
             raise InputError("component= is empty. Name at least one, such as 'mlp', 'attn' or 'resid_post'.")
-        chosen = chosen_layers(anatomy, layers)
+        chosen = anatomy.chosen_layers(layers)
         for name in names:
             for layer in chosen:
                 path = _path(anatomy, layer, name)

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..activations.forward import rows_of
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.names import hook_component
 from ..backends.base import LanguageModel
+from ..core.rows import rows_of
 from ..core.sites import Component
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError, InputError, SAEError, warn
@@ -107,10 +107,7 @@ def place_of(
         return resolve(anatomy, sae, own)
     place = anatomy.component(name)
     if not quiet and trained_elsewhere(anatomy, sae, place.name) is not None:
-        if (
-            found := int(read(anatomy, [place])[0].shape[-1])
-        ) != sae.d_model:  # an error says more than a warning
-            raise other_width(sae, place, found)
+        check_width(anatomy, sae, place)  # an error says more than a warning
         warn_of_another_place(anatomy, sae, place.name)
     return place
 
@@ -211,7 +208,7 @@ def adapt(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
     if name is None:
         return sae
     place = resolve(anatomy, sae, name)
-    _check_width(anatomy, sae, place, sae.d_model, "takes")
+    check_width(anatomy, sae, place)
     fitted = _without_gain(anatomy, sae, place)
     if sae.metadata.get("center_writing_weights") and _centres(anatomy.model, place):
         form = replace(fitted.form, center=True, restore=fitted.form.restore and not sae.is_transcoder)
@@ -220,27 +217,27 @@ def adapt(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
     out = fitted.metadata.get("component_out")
     if isinstance(out, str):
         target = resolve(anatomy, sae, hook_component(out) or out)
-        _check_width(anatomy, sae, target, sae.d_out, "gives")
+        check_width(anatomy, sae, target, gives=True)
         fitted.metadata["component_out"] = target.name
     _warn_of_bos(anatomy.model, sae)
     return fitted
 
 
-def _check_width(anatomy: Anatomy, sae: SAE, place: Component, width: int, does: str) -> None:
-    found = int(read(anatomy, [place])[0].shape[-1])
-    if found != width:
-        raise SAEError(
-            f"{place.name} puts out {found} numbers for each token, this SAE {does} {width}. Choose the model"
-            f" and component that it was trained on{_trained_on(sae)}, or an SAE of this width."
-        )
+def check_width(anatomy: Anatomy, sae: SAE, place: Component, *, gives: bool = False) -> None:
+    """Raises SAEError unless a component is as wide as what the SAE takes (or gives)."""
+    found = anatomy.width(place)
+    if found != (sae.d_out if gives else sae.d_model):
+        raise other_width(sae, place, found, gives=gives)
 
 
-def other_width(sae: SAE, place: Component, found: int) -> SAEError:
+def other_width(sae: SAE, place: Component, found: int, *, gives: bool = False) -> SAEError:
     """The error for an SAE on a component of another width, `found`."""
+    does = f"gives {sae.d_out}" if gives else f"takes {sae.d_model}"
+    trained_on = _trained_on(sae) or (f" ({sae.component})" if sae.component else "")
+    output = ", name its output in metadata['component_out']" if gives else ""
     return SAEError(
-        f"{place.name} puts out {found} numbers for each token, this SAE takes {sae.d_model}"
-        f"{f' (it was trained on {sae.component})' if sae.component else ''}. Choose the layer and"
-        " component that the SAE was trained on, or an SAE of this width."
+        f"{place.name} puts out {found} numbers for each token, this SAE {does}. Choose the model and component that"
+        f" it was trained on{trained_on}{output}, or an SAE of this width."
     )
 
 

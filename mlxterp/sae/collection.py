@@ -26,6 +26,12 @@ from .members import Member, at_path, in_folder, of_release
 from .sae import SAE
 
 By = Literal["layer", "width", "component"]
+_READ: dict[str, Callable[[Member], Any]] = {
+    "layer": Member.layer,
+    "width": lambda member: member.fact("d_hidden"),
+    "component": lambda member: member.fact("component"),
+}
+"""How to read what SAEs are found by."""
 
 
 class NoSuchSAEError(SAEError, KeyError):
@@ -40,7 +46,8 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
     """Many SAEs under keys of one's own: names, layers or widths.
 
     What lies in files is opened when it is first asked for, and then kept. Weights in safetensors as float32 are not
-    read but mapped, so a set larger than the memory can be used; its files must not be changed meanwhile.
+    read but mapped: they take memory only while they are looked at, and their files must not be changed meanwhile. An
+    SAE that has encoded or decoded holds its weights where its library wants them, until `close`.
 
     Args:
         saes: {key: SAE or path of one}, or a list of them, whose keys are 0, 1, ….
@@ -169,7 +176,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         Raises:
             SAEError: Two have the same, or one has none; `where` chooses among them first.
         """
-        read = _readers()[checks.choice(what, "what", tuple(_readers()))]
+        read = _READ[checks.choice(what, "what", tuple(_READ))]
         found: dict[Key, tuple[Key, Member]] = {}
         for key, member in self._members.items():
             value = read(member)
@@ -195,7 +202,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         found = {
             key: member
             for key, member in self._members.items()
-            if all(_readers()[name](member) == value for name, value in asked.items())
+            if all(_READ[name](member) == value for name, value in asked.items())
         }
         if not found:
             said = " and ".join(f"{name} {value!r}" for name, value in asked.items())
@@ -301,15 +308,6 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             InputError: `model` is no InterpretableModel, or there are no texts.
         """
         return rooms.open("collection.build_indexes", self, model, texts, path, **options)
-
-
-def _readers() -> dict[str, Callable[[Member], Any]]:
-    """How to read what SAEs are found by."""
-    return {
-        "layer": Member.layer,
-        "width": lambda member: member.fact("d_hidden"),
-        "component": lambda member: member.fact("component"),
-    }
 
 
 def _listed(saes: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from ..backends import backend_of, get_backend
 from ..concepts import Concepts, store
 from ..core import rooms
 from ..core.feature_ids import Feature
+from ..core.integers import is_integer
 from ..core.options import checks_options
 from ..core.public_names import PublicNames
 from ..core.sites import Array
@@ -126,7 +127,7 @@ class SAE(PublicNames):
         """Features active on each token, at most (on average, for BatchTopK); None where nothing fixes it."""
         found = getattr(self.activation, "k", None)
         said = self.metadata.get("k")
-        return found if found is not None else said if isinstance(said, int) else None
+        return found if found is not None else said if is_integer(said) else None
 
     @property
     def subtract_b_dec(self) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from ..backends import backend_of
 from ..backends.base import Backend
 from ..backends.host.conversion import is_native, to_native, to_numpy
-from ..core.integers import as_integer, scalar
+from ..core.integers import as_integer, is_number, scalar
 from ..core.sites import Array
 from ..errors import EditError, MlxterpError
 
@@ -100,7 +100,7 @@ def own_whole(value: Any, current: Array, name: str, backend: Backend) -> Array:
         EditError: Another shape, or not floating-point numbers.
     """
     given = scalar(value) if not isinstance(value, backend.array_type) else value
-    if isinstance(given, (int, float)) and not isinstance(given, bool):
+    if is_number(given):
         value = np.full(current.shape, given, np.float32)
     kind = str(getattr(value, "dtype", type(value).__name__))
     if isinstance(value, backend.array_type):

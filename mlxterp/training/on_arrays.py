@@ -21,7 +21,7 @@ from ..sae import SAE
 from .config import SAETrainConfig, config_of
 from .history import Log
 from .plan import buffered
-from .rows import ArrayRows, Rows, StoreRows, check_finite
+from .rows import ArrayRows, Rows, StoreRows
 from .run import RunOptions, run
 from .trainer import Job
 
@@ -202,5 +202,5 @@ def _as_rows(x: Array, name: str) -> np.ndarray:
         )
     with np.errstate(over="ignore"):  # what becomes infinite is reported by name
         for start in range(0, len(x), _CHECKED):
-            check_finite(np.asarray(x[start : start + _CHECKED], dtype=np.float32), name, start)
+            checks.finite_rows(np.asarray(x[start : start + _CHECKED], dtype=np.float32), name, start)
     return x

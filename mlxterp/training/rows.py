@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..activations.store import ActivationStore
-from ..errors import SAEError
 
 _SAMPLED_ROWS = 64
 
@@ -88,20 +87,6 @@ class ArrayRows:
             mixed = np.random.default_rng([self._seed, 0, epoch]).permutation(self._rows)
             self._orders = {0: self._rows, epoch: mixed}
         return self._orders[epoch]
-
-
-def check_finite(rows: np.ndarray, name: str, first: int = 0) -> None:
-    """Raises SAEError where a row holds NaN or infinite values.
-
-    Args:
-        first: Number of the first row, for the message.
-    """
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise SAEError(
-            f"Row {first + int(bad[0])} of {name} holds NaN or infinite values (in float32)."
-            " Drop such rows: x[np.isfinite(x).all(axis=1)]; or run the model in bfloat16 or float32."
-        )
 
 
 class MixingBuffer:

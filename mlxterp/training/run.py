@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import Backend
+from ..core import checks
+from ..core.integers import is_integer
 from ..core.progress import hidden
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
@@ -23,7 +25,7 @@ from .finish import CALIBRATION_TOKENS
 from .folder import RunFolder
 from .history import Log, open_logs
 from .plan import run_length
-from .rows import MixingBuffer, Rows, check_finite
+from .rows import MixingBuffer, Rows
 from .trainer import SAMPLE, Job, Seen, Trainer
 
 _CHECKPOINTS = 20
@@ -140,9 +142,9 @@ class _Run:
             KeyError, TypeError, ValueError, …: It is damaged.
         """
         step, seen = said["step"], said["seen"]
-        if not isinstance(step, int) or not 0 <= step < self.steps:
+        if not is_integer(step) or not 0 <= step < self.steps:
             raise ValueError(f"it says step {step!r}, of a run of {self.steps} steps")
-        if not isinstance(seen, int) or not step <= seen <= self.plan.tokens:
+        if not is_integer(seen) or not step <= seen <= self.plan.tokens:
             raise ValueError(f"it says that {seen!r} tokens were seen, of {self.plan.tokens}")
         known = ["buffer.cursor", *(f"buffer.carry.{i}" for i in range(len(self.rows.widths)))]
         for name, trainer in self.trainers.items():
@@ -179,7 +181,7 @@ class _Run:
         if not len(next(iter(sample.values()))):
             raise SAEError("There are no activations to train on. Give more texts, or exclude fewer tokens.")
         for name, rows in sample.items():
-            check_finite(rows, name)
+            checks.finite_rows(rows, name)
         folder = None if self.folder is None else self.folder.path
         self.trainers = {
             name: Trainer(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import Backend
+from ..core import checks
 from ..errors import SAEError
 from ..sae import SAE
 from .config import SAETrainConfig, TrainRecipe
@@ -18,7 +19,6 @@ from .finish import facts, finished
 from .history import ROWS, History, Row
 from .initial import Units, first_weights, variance
 from .plan import Plan
-from .rows import check_finite
 from .state import StepReport, TrainState
 from .summary import summary
 
@@ -141,7 +141,7 @@ class Trainer:
 
     def _stop(self, report: StepReport, batch: np.ndarray, step: int) -> None:
         """Raises SAEError with the likely cause."""
-        check_finite(batch, self.job.target or self.job.source)
+        checks.finite_rows(batch, self.job.target or self.job.source)
         scale, width = self.units.y, batch.shape[1]
         peak = float(np.abs(batch).max()) / scale
         what = (

@@ -1,6 +1,6 @@
 """Pictures with matplotlib, which is optional: a figure, a heatmap of labelled cells, bars.
 
-`LogitLens.plot` and `PatchingResult.plot` draw with it. Figures are made without pyplot, whose figures are
+Every `.plot` draws with it. Figures are made without pyplot, whose figures are
 global, unless they are to be shown in a window.
 """
 

@@ -115,16 +115,15 @@ def test_the_same_call_opens_a_complete_store_and_another_is_refused(opened, tmp
 
 SCRIPT = """
 import sys, os, signal, mlxterp
-from mlxterp import store
-from mlxterp.features import collecting
+from mlxterp.activations import collect
 demo = mlxterp.load_demo()
-write, left = collecting.write_batch, [2]
+write, left = collect.write_batch, [2]
 def dying(*args):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
     write(*args)
-collecting.write_batch = dying
+collect.write_batch = dying
 mlxterp.collect_activations(demo.model, demo.texts[:20], ["layers.1.resid_post", "layers.2.mlp"], sys.argv[1],
                             batch_tokens=500, tokens=2000, progress=False)
 """

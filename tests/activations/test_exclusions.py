@@ -7,7 +7,7 @@ import pytest
 
 import mlxterp
 from mlxterp import InputError, SAETrainConfig, collect_activations
-from mlxterp.activations.exclusions import SINK, Rule, longest_of, prose, rule_for
+from mlxterp.activations.exclusions import SINK, Rule, first_reasons, prose, rule_for, sink_length
 from mlxterp.activations.forward import collect
 from mlxterp.variants import TopK
 from tests.index.small import COMPONENT, TEXTS, random_sae
@@ -22,11 +22,18 @@ def model():
 def test_a_sink_is_longer_than_ten_times_the_median_on_the_prose(model):
     lm, place = model.language_model, model.anatomy.component(COMPONENT)
     lengths = np.concatenate([lm.backend.lengths(part.values) for part in collect(lm, prose(lm), place)])
-    assert longest_of(lm, place) == SINK * np.median(lengths[1:])
+    assert sink_length(lm, place) == SINK * np.median(lengths[1:])
     rule = Rule(("bos", "sinks"), 7, 2.0)
-    found = rule.reasons(np.array([7, 1, 7, 2]), np.array([9.0, 9.0, 1.0, 2.0]))
-    assert found.tolist() == [0, 1, 0, -1]
+    tokens, positions, lengths = np.array([7, 1, 7, 2]), np.arange(4), np.array([9.0, 9.0, 1.0, 2.0])
+    assert rule.reasons(tokens, positions, lengths).tolist() == [0, 1, 0, -1]
     assert Rule.from_json(rule.to_json()) == rule
+
+
+def test_a_sink_of_one_component_is_left_out_of_all_in_training():
+    rules = [Rule(("bos", "first", "sinks"), 7, length) for length in (2.0, 5.0)]
+    tokens, positions = np.array([7, 1, 1, 1, 1]), np.array([1, 0, 1, 2, 3])
+    lengths = [np.array([9.0, 9.0, 9.0, 1.0, 1.0]), np.array([9.0, 1.0, 1.0, 9.0, 4.0])]
+    assert first_reasons(rules, tokens, positions, lengths).tolist() == [0, 1, 2, 2, -1]
 
 
 @pytest.mark.parametrize("exclude", [(), "bos", ("sinks",), ("bos", "sinks"), ["sinks", "bos"]])
@@ -62,7 +69,7 @@ def test_training_leaves_out_what_the_index_leaves_out(model, tmp_path):
     rule = rule_for(lm, component, ("sinks",))
     texts = [TEXTS[0], TEXTS[5], TEXTS[7]]
     expected = sum(
-        int((lm.backend.lengths(part.values) > rule.longest).sum())
+        int((lm.backend.lengths(part.values) > rule.sink_length).sum())
         for text in texts
         for part in collect(lm, _corpus(model, text), component)
     )
@@ -94,7 +101,7 @@ def test_a_model_without_a_tokenizer_has_a_rule_too():
     pytest.importorskip("mlx_lm")
     bare = tiny_llama(2)
     rule = rule_for(bare.language_model, bare.anatomy.component("layers.0.mlp"), ("bos", "sinks"))
-    assert rule.bos is None and rule.longest > 0
+    assert rule.bos is None and rule.sink_length > 0
     config = SAETrainConfig(d_hidden=8, k=2, batch_size=16)
     assert (
         bare.train_sae(0, [[1, 2, 3, 4]] * 9, "mlp", config, verbose=False).metadata["excluded_tokens"]["bos"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from mlxterp import (
 )
 from mlxterp.activations.fingerprint import PROBE_TOKENS, model_fingerprint, same_fingerprint
 from mlxterp.backends.host.state import WeightsDigest
-from tests.features.test_search import LetterTokenizer, llama_of_mlx, random_sae
-from tests.small import checkpoint, open_llama
+from tests.letters import LetterTokenizer, llama_of_mlx, random_sae
+from tests.small import open_llama
 
 COMPONENT = "layers.1.mlp"
 TEXTS = ["the cat sat", "on a red mat and more", "zebra", "to be or not"] * 6
@@ -32,18 +31,9 @@ BEYOND = range(PROBE_TOKENS + 20, 160)
 """Token ids that are in the texts and not in the probe."""
 
 
-@pytest.fixture(scope="module")
-def torch_folder(tmp_path_factory) -> Path:
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
-
-
 @pytest.fixture
-def model(backend: str, request: pytest.FixtureRequest) -> InterpretableModel:
-    if backend == "mlx":
-        return llama_of_mlx()
-    return InterpretableModel(
-        request.getfixturevalue("torch_folder"), tokenizer=LetterTokenizer(), backend="torch"
-    )
+def model(letter_model: InterpretableModel) -> InterpretableModel:
+    return letter_model
 
 
 def sae_of(model: InterpretableModel) -> SAE:

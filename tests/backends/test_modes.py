@@ -11,15 +11,9 @@ import pytest
 
 from mlxterp import InterpretableModel, logit_difference
 from mlxterp.backends.host.modes import EvaluationMode
-from tests.features.test_search import TEXTS, LetterTokenizer, llama_of_mlx, random_sae
-from tests.small import checkpoint
+from tests.letters import TEXTS, LetterTokenizer, llama_of_mlx, random_sae
 
 PROMPT = "the cat sat on a mat"
-
-
-@pytest.fixture(scope="module")
-def torch_folder(tmp_path_factory):
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from mlxterp import InputError, SparseFeatures
 from mlxterp.core import ranking as strongest
-from mlxterp.core.ranking import TopN, top_tokens_per_feature
+from mlxterp.core.ranking import TopN
 
 FEW = st.sampled_from([0.0, 0.5, 1.0, -1.0, 2.0, -3.0])
 """Activations that are often equal in magnitude."""
@@ -41,10 +41,16 @@ def assert_same(found: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray
     assert np.array_equal(found[1], expected[1])
 
 
+def all_at_once(by_feature: SparseFeatures, n: int) -> tuple[np.ndarray, np.ndarray]:
+    found = TopN(by_feature.n, n)
+    found.add(by_feature)
+    return found.tokens, found.values
+
+
 @given(activations(), st.integers(1, 8))
 def test_the_strongest_of_each_are_those_of_a_sort(dense, n):
     by_feature = SparseFeatures.from_dense(dense).transpose()
-    assert_same(top_tokens_per_feature(by_feature, n), sorted_one_by_one(dense, n))
+    assert_same(all_at_once(by_feature, n), sorted_one_by_one(dense, n))
 
 
 @given(activations(), st.integers(1, 3), st.integers(1, 40))
@@ -52,7 +58,7 @@ def test_how_many_are_looked_at_together_decides_nothing(dense, n, pairs):
     by_feature = SparseFeatures.from_dense(dense).transpose()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strongest, "_PAIRS", pairs)
-        assert_same(top_tokens_per_feature(by_feature, n), sorted_one_by_one(dense, n))
+        assert_same(all_at_once(by_feature, n), sorted_one_by_one(dense, n))
 
 
 @given(activations(), st.integers(1, 8), st.lists(st.integers(0, 60), max_size=3))
@@ -83,11 +89,9 @@ def test_rows_of_very_different_lengths_are_answered_exactly():
     for feature, share in enumerate(np.geomspace(1, 0.001, 12)):
         active = rng.random(3000) < share
         dense[active, feature] = np.round(rng.standard_normal(int(active.sum())), 1)
-    assert_same(
-        top_tokens_per_feature(SparseFeatures.from_dense(dense).transpose(), 20), sorted_one_by_one(dense, 20)
-    )
+    assert_same(all_at_once(SparseFeatures.from_dense(dense).transpose(), 20), sorted_one_by_one(dense, 20))
 
 
 def test_fewer_than_one_is_refused():
     with pytest.raises(InputError, match="n is 0"):
-        top_tokens_per_feature(SparseFeatures.from_dense(np.ones((2, 2))), 0)
+        all_at_once(SparseFeatures.from_dense(np.ones((2, 2))), 0)

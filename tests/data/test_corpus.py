@@ -112,7 +112,7 @@ def test_what_is_no_list_of_texts_is_refused(texts, message):
 
 
 def test_texts_need_a_tokenizer():
-    with pytest.raises(NoTokenizerError, match="from_token_ids"):
+    with pytest.raises(NoTokenizerError, match="takes token ids"):
         Corpus.from_texts(["a"], None)
 
 

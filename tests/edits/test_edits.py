@@ -27,7 +27,7 @@ from mlxterp.steering import (
 )
 from mlxterp.weights import SAEWeights
 from tests import oracle
-from tests.small import llama_folder, open_llama
+from tests.small import open_llama
 
 D, FEATURES = 64, 96
 PLACE = "layers.1.resid_post"
@@ -50,16 +50,6 @@ def make_sae(
     weights = weights.map(lambda x: np.asarray(x, dtype=np.float32))
     metadata = {} if component is None else {"component": component}
     return SAE(weights, activation or variants.TopK(8), metadata, form=form)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return llama_folder(tmp_path_factory)
-
-
-@pytest.fixture
-def model(folder, backend) -> InterpretableModel:
-    return open_llama(folder, backend)
 
 
 def get(model: InterpretableModel, x) -> np.ndarray:

@@ -29,19 +29,8 @@ from mlxterp.steering import (
 )
 from tests import oracle
 from tests.edits.test_edits import FEATURES, IDS, PLACE, D, active_feature, get, make_sae, values
-from tests.small import llama_folder, open_llama
 
 V = np.random.default_rng(1).normal(size=D).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return llama_folder(tmp_path_factory)
-
-
-@pytest.fixture
-def model(folder, backend) -> InterpretableModel:
-    return open_llama(folder, backend)
 
 
 def steered(model: InterpretableModel, *edits, name: str = PLACE) -> np.ndarray:

@@ -332,5 +332,14 @@ def test_a_plot_is_written(tmp_path, monkeypatch):
 def test_a_plot_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(BackendError, match="pip install matplotlib"):
+    with pytest.raises(BackendError, match=r'pip install "mlxterp\[plot\]", or pip install matplotlib'):
         figures(np.ones(3)).plot()
+
+
+def test_a_plot_is_shown_in_a_window_where_asked(monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    shown = []
+    monkeypatch.setattr(pyplot, "show", lambda: shown.extend(pyplot.get_fignums()))
+    figure = figures(np.array([0, 0.001, 0.02, 0.5])).plot(show=True)
+    assert shown == [figure.number]
+    pyplot.close(figure)

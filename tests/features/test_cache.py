@@ -15,8 +15,7 @@ from mlxterp import InterpretableModel, steering
 from mlxterp.features import cache
 from mlxterp.features.search import top_texts
 from mlxterp.variants import TopK
-from tests.features.test_search import TEXTS, TOKENIZER, LetterTokenizer, llama_of_mlx, random_sae
-from tests.small import checkpoint
+from tests.letters import TEXTS, TOKENIZER, LetterTokenizer, llama_of_mlx, random_sae
 
 FEATURE = 4
 
@@ -26,18 +25,9 @@ def however_slow_the_machine_is(monkeypatch):
     monkeypatch.setattr(cache, "_AT_ONCE", 1e9)
 
 
-@pytest.fixture(scope="module")
-def torch_folder(tmp_path_factory):
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
-
-
 @pytest.fixture
-def model(backend: str, request: pytest.FixtureRequest) -> InterpretableModel:
-    if backend == "mlx":
-        return llama_of_mlx()
-    return InterpretableModel(
-        request.getfixturevalue("torch_folder"), tokenizer=LetterTokenizer(), backend="torch"
-    )
+def model(letter_model: InterpretableModel) -> InterpretableModel:
+    return letter_model
 
 
 def width(model: InterpretableModel) -> int:

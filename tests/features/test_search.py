@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,59 +25,13 @@ from mlxterp.features.search import _strongest, top_features, top_texts
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 from tests import oracle
+from tests.letters import TEXTS, TOKENIZER, llama_of_mlx, random_sae
 from tests.ranking import assert_top_features, assert_top_texts
-from tests.small import checkpoint
-
-
-class LetterTokenizer:
-    """One token for each character; id 1 before every text stands for BOS."""
-
-    eos_token_id = None
-
-    def encode(self, text: str) -> list[int]:
-        return [1] + [2 + ord(c) % 190 for c in text]
-
-    def decode(self, ids) -> str:
-        return "".join(chr(i + 30) for i in ids)
-
-
-TOKENIZER = LetterTokenizer()
-TEXTS = ["the cat sat", "a", "on a red mat and more", "the cat sat", "zebra", "q" * 30, "to be or not"]
-
-
-def llama_of_mlx(seed: int = 3, **settings) -> InterpretableModel:
-    import mlx.core as mx
-    from mlx_lm.models import llama
-
-    mx.random.seed(seed)
-    arguments = {
-        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 200,
-        "max_position_embeddings": 64,
-    }  # fmt: skip
-    model = llama.Model(llama.ModelArgs.from_dict(arguments | settings))
-    return InterpretableModel(model, tokenizer=TOKENIZER)
-
-
-@pytest.fixture(scope="module")
-def torch_folder(tmp_path_factory) -> Path:
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture
-def model(backend: str, request: pytest.FixtureRequest) -> InterpretableModel:
-    if backend == "mlx":
-        return llama_of_mlx()
-    return InterpretableModel(request.getfixturevalue("torch_folder"), tokenizer=TOKENIZER, backend="torch")
-
-
-def random_sae(width: int, d_hidden: int = 120, k: int = 6, backend: str | None = None) -> SAE:
-    rng = np.random.default_rng(7)
-    decoder = rng.standard_normal((d_hidden, width)).astype(np.float32)
-    b_enc = -0.1 + 0 * decoder[:, 0]
-    b_enc[-1] = -1e6  # this one never fires
-    b_dec = 0.01 * rng.standard_normal(width).astype(np.float32)
-    return SAE(SAEWeights(decoder.T, b_enc, decoder, b_dec), TopK(k), backend=backend)
+def model(letter_model: InterpretableModel) -> InterpretableModel:
+    return letter_model
 
 
 def alone(model: InterpretableModel, text: str, component: Component) -> np.ndarray:
@@ -283,7 +236,7 @@ def test_another_width_is_refused_with_both_widths(model):
     weights = SAEWeights(W_dec.T, np.zeros(9, np.float32), W_dec, np.zeros(7, np.float32))
     sae = SAE(weights, TopK(2), {"component": "layers.5.mlp"})
     width = place(model, "layers.1.mlp")[1]
-    message = rf"layers\.1\.mlp.* {width} numbers .* takes 7 \(it was trained on layers\.5\.mlp\)"
+    message = rf"layers\.1\.mlp.* {width} numbers .* takes 7\. .* trained on \(layers\.5\.mlp\)"
     with pytest.raises(SAEError, match=message):
         model.get_top_features_for_text("abc", sae, 1)
     with pytest.raises(SAEError, match=message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -14,6 +16,22 @@ def test_every_public_name_is_there_and_documented():
     for name in mlxterp.__all__:
         thing = getattr(mlxterp, name)
         assert inspect.getdoc(thing), name
+
+
+def test_type_checkers_see_the_names_that_python_finds():
+    tree = ast.parse(inspect.getsource(mlxterp))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = [
+        (node.module or alias.name, alias)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert sorted(alias.name for _, alias in seen) == sorted(mlxterp.__all__)
+    for module, alias in seen:
+        assert alias.asname == alias.name  # else it is private in a package with types
+        home = importlib.import_module(f"mlxterp.{module}")
+        assert getattr(mlxterp, alias.name) is getattr(home, alias.name, home), alias.name
 
 
 def test_public_methods_are_documented():

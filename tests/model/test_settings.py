@@ -24,26 +24,16 @@ from mlxterp import (
 )
 from mlxterp.core import checks
 from mlxterp.tracing.generation import Request
-from tests.features.test_search import LetterTokenizer, llama_of_mlx, random_sae
-from tests.small import checkpoint
+from tests.letters import llama_of_mlx, random_sae
 
 TEXTS = ["the cat sat", "on a red mat and more", "zebra", "to be or not"] * 6
 PROMPT = "the cat sat"
 PLACE = "layers.1.mlp"
 
 
-@pytest.fixture(scope="module")
-def torch_folder(tmp_path_factory):
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
-
-
 @pytest.fixture
-def model(backend: str, request: pytest.FixtureRequest) -> InterpretableModel:
-    if backend == "mlx":
-        return llama_of_mlx()
-    return InterpretableModel(
-        request.getfixturevalue("torch_folder"), tokenizer=LetterTokenizer(), backend="torch"
-    )
+def model(letter_model: InterpretableModel) -> InterpretableModel:
+    return letter_model
 
 
 # -- generation ---------------------------------------------------------------------------------

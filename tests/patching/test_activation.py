@@ -10,21 +10,10 @@ import pytest
 from mlxterp import ComponentError, InputError, InterpretableModel, MlxterpWarning, logit_difference
 from mlxterp.backends.base import LanguageModel
 from mlxterp.interventions import replace_with
-from tests.patching.asking import CLEAN, CORRUPTED, activation, activations_of, logits_of, numpy_of, opened
+from tests.patching.asking import CLEAN, CORRUPTED, activation, activations_of, logits_of, numpy_of
 
 METRIC = logit_difference(5, 6)
 COMPONENTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "attn", "mlp", "attn.z", "attn.pattern")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
-    pytest.importorskip("transformers")
-    return tmp_path_factory.mktemp("llama")
-
-
-@pytest.fixture
-def model(backend, folder) -> InterpretableModel:
-    return opened("llama", folder, backend)
 
 
 def difference(logits: np.ndarray) -> float:

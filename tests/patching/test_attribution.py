@@ -26,17 +26,6 @@ from tests.patching.asking import (
 METRIC = logit_difference(5, 6)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
-    pytest.importorskip("transformers")
-    return tmp_path_factory.mktemp("llama")
-
-
-@pytest.fixture
-def model(backend, folder) -> InterpretableModel:
-    return opened("llama", folder, backend)
-
-
 @pytest.mark.parametrize(("component", "by"), [("resid_post", "position"), ("resid_post", "layer"),
                                                ("mlp_out", "position"), ("mlp", "layer")])  # fmt: skip
 def test_where_the_logits_are_linear_it_is_activation_patching(backend, folder, component, by):

@@ -22,26 +22,16 @@ from mlxterp import (
 )
 from mlxterp.variants import AbsTopK, Activation, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
 from mlxterp.weights import SAEWeights
-from tests.features.test_search import LetterTokenizer, llama_of_mlx
 from tests.index.small import random_sae
-from tests.small import checkpoint
+from tests.letters import LetterTokenizer
 
 PLACE = "layers.1.resid_post"
 PROMPT = "the cat sat"
 
 
-@pytest.fixture(scope="module")
-def torch_folder(tmp_path_factory):
-    return checkpoint("llama", tmp_path_factory.mktemp("llama"))
-
-
 @pytest.fixture
-def model(backend: str, request: pytest.FixtureRequest) -> InterpretableModel:
-    if backend == "mlx":
-        return llama_of_mlx()
-    return InterpretableModel(
-        request.getfixturevalue("torch_folder"), tokenizer=LetterTokenizer(), backend="torch"
-    )
+def model(letter_model: InterpretableModel) -> InterpretableModel:
+    return letter_model
 
 
 def in_half(model: InterpretableModel) -> InterpretableModel:

@@ -12,24 +12,10 @@ import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp import InputError, LocalStore
-from mlxterp.compat.mi_crow import LanguageModel, TextDataset, TopKSae
+from mlxterp import InputError
+from mlxterp.compat.mi_crow import TextDataset, TopKSae
 from tests.ranking import assert_tracked
 from tests.stories import SIGNATURE, TEXTS, brute_force, logits
-
-
-@pytest.fixture
-def sae(demo) -> mlxterp.SAE:
-    """The same SAE, with concepts of its own."""
-    return demo.sae.replace()
-
-
-@pytest.fixture
-def lm(demo, tmp_path):
-    """Mi-Crow's model; whatever was attached is taken away afterwards."""
-    yield LanguageModel(demo.model, store=LocalStore(base_path=tmp_path / "store"))
-    for thing in demo.model.session.attachments.attached:
-        demo.model.session.attachments.detach(thing)
 
 
 @pytest.fixture

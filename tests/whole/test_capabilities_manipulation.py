@@ -21,20 +21,6 @@ from tests.ranking import assert_tracked
 from tests.stories import SIGNATURE, TEXTS, brute_force, feature_on, logits, residual
 
 
-@pytest.fixture
-def sae(demo) -> mlxterp.SAE:
-    """The same SAE, with concepts of its own."""
-    return demo.sae.replace()
-
-
-@pytest.fixture
-def lm(demo, tmp_path):
-    """Mi-Crow's model; whatever was attached is taken away afterwards."""
-    yield LanguageModel(demo.model, store=LocalStore(base_path=tmp_path / "store"))
-    for thing in demo.model.session.attachments.attached:
-        demo.model.session.attachments.detach(thing)
-
-
 def test_B1_a_model_is_loaded_with_its_tokenizer_onto_a_device(tmp_path):
     for device in (None, "cpu"):
         lm = LanguageModel.from_huggingface(str(FOLDER / "model"), store=LocalStore(tmp_path), device=device)

@@ -34,7 +34,8 @@ def refuse_in_children(name: str, *classes: type) -> None:
         _lost.add(name)
         for cls in classes:
             for attribute, value in list(vars(cls).items()):
-                if inspect.isfunction(value) and (attribute == "__init__" or not attribute.startswith("_")):
+                is_method = inspect.isfunction(value) or isinstance(value, staticmethod)
+                if is_method and (attribute == "__init__" or not attribute.startswith("_")):
                     setattr(cls, attribute, _refused)
 
     in_children(forked)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ...core.integers import is_integer, is_number
+
 _INNER = ("text_config", "language_config", "llm_config")
 ROPE = ("rope_parameters", "rope_scaling")
 _NESTED = ("rope_theta", "partial_rotary_factor")
@@ -150,17 +152,17 @@ def window_of(config: Mapping[str, Any]) -> int | None:
     """How many tokens the attention of some layers looks back; None where all look back to the beginning."""
     own = flat(config)
     window, kinds = own.get("sliding_window"), own.get("layer_types")
-    if not isinstance(window, int) or isinstance(window, bool) or window <= 0:
+    if not is_integer(window) or window <= 0:
         return None
     if kinds is None and own.get("use_sliding_window") is False:
         return None
     if isinstance(kinds, list) and not any("sliding" in str(kind) for kind in kinds):
         return None
     depth, first = own.get("num_hidden_layers"), own.get("max_window_layers")
-    if kinds is None and isinstance(first, int) and isinstance(depth, int) and first >= depth:
+    if kinds is None and is_integer(first) and is_integer(depth) and first >= depth:
         return None
     limit = own.get("max_position_embeddings")
-    return None if isinstance(limit, int) and window >= limit else window
+    return None if is_integer(limit) and window >= limit else window
 
 
 def windowed_layers(config: Mapping[str, Any]) -> int | None:
@@ -223,10 +225,6 @@ def _rotary(own: Mapping[str, Any], reads: Collection[str]) -> list[str]:
                 f"rope_theta={local} of layers with a window (rotary positions have another base there)"
             )
     theta = own.get("rope_theta")
-    if (
-        isinstance(theta, (int, float))
-        and theta != 10000
-        and not {"rope_theta", "rotary_emb_base", *ROPE} & {*reads}
-    ):
+    if is_number(theta) and theta != 10000 and not {"rope_theta", "rotary_emb_base", *ROPE} & {*reads}:
         found.append(f"rope_theta={theta} (rotary positions have another base)")
     return found[:1]

@@ -113,12 +113,6 @@ def function(
     return f'extern "C" __global__ void {name}({", ".join(arrays + lengths)}) {{\n{opening}{text}}}\n'
 
 
-def program(target: Literal["cuda", "cpp"], k: int = 32) -> str:
-    """A whole source file with both kernels; `k` is built into the CUDA one."""
-    functions = [function(SELECT, target, select_constants(k)), function(DECODE, target)]
-    return "\n".join([header(target), *functions])
-
-
 def _opening(names: Mapping[str, str]) -> str:
     return "".join(f"const u32 {name} = {value};\n" for name, value in names.items())
 

@@ -7,16 +7,12 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ...core.sparse import SparseFeatures
 from ...errors import BackendError
-from ...variants import Activation, InputForm
 from ...weights import SAEWeights
-from ..base import Backend, Group, Optimizer
+from ..base import Backend, Optimizer
 from ..host.fork import refuse_in_children
-from . import backward, decoding, encoding, pairs
-from . import backward as auxiliary
-from . import training as group
-from . import training as optimizing
+from . import backward as gradients
+from . import decoding, encoding, pairs, training
 
 
 class MLXBackend:
@@ -97,69 +93,26 @@ class MLXBackend:
         _check_device(device)
         return encoding.put_weights(weights)
 
-    def normalize(self, x: mx.array, form: InputForm) -> tuple[mx.array, tuple[mx.array, mx.array]]:
-        return encoding.normalize(x, form)
-
-    def encode(self, x: mx.array, weights: SAEWeights, activation: Activation) -> tuple[mx.array, mx.array]:
-        return encoding.encode(x, weights, activation)
-
-    def encode_sparse(self, x: mx.array, weights: SAEWeights, activation: Activation) -> SparseFeatures:
-        return encoding.encode_sparse(x, weights, activation)
-
-    def encode_dense(self, x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
-        return encoding.encode_dense(x, weights, activation)
-
-    def encode_features(
-        self, x: mx.array, weights: SAEWeights, activation: Activation, ids: np.ndarray
-    ) -> mx.array:
-        return encoding.encode_features(x, weights, activation, ids)
-
-    def reconstruct(self, x: mx.array, weights: SAEWeights, activation: Activation) -> mx.array:
-        return encoding.reconstruct(x, weights, activation)
-
-    def to_dense(self, ids: mx.array, values: mx.array, d_hidden: int) -> mx.array:
-        return decoding.to_dense(ids, values, d_hidden)
-
-    def decode(self, ids: mx.array, values: mx.array, weights: SAEWeights) -> mx.array:
-        return decoding.decode(ids, values, weights)
-
-    def decode_sparse(self, features: SparseFeatures, weights: SAEWeights) -> mx.array:
-        return decoding.decode_sparse(features, weights)
-
-    def decode_dense(self, features: mx.array, weights: SAEWeights) -> mx.array:
-        return decoding.decode_dense(features, weights)
-
-    def backward(
-        self, x: mx.array, ids: mx.array, values: mx.array, weights: SAEWeights, gradient: mx.array
-    ) -> SAEWeights:
-        return backward.backward(x, ids, values, weights, gradient)
-
-    def slopes(self, features: SparseFeatures, W_dec: mx.array, gradient: mx.array) -> np.ndarray:
-        return pairs.slopes(features, W_dec, gradient)
-
-    def sum_by_feature(
-        self, features: SparseFeatures, terms: Sequence[tuple[np.ndarray, mx.array]]
-    ) -> list[mx.array]:
-        return pairs.sum_by_feature(features, terms)
-
-    def add_auxiliary(
-        self,
-        gradients: SAEWeights,
-        x: mx.array,
-        error: mx.array,
-        weights: SAEWeights,
-        dead: np.ndarray,
-        k: int,
-        scale: float,
-    ) -> tuple[mx.array, SAEWeights]:
-        return auxiliary.add_auxiliary(gradients, x, error, weights, dead, k, scale)
+    normalize = staticmethod(encoding.normalize)
+    encode = staticmethod(encoding.encode)
+    encode_sparse = staticmethod(encoding.encode_sparse)
+    encode_dense = staticmethod(encoding.encode_dense)
+    encode_features = staticmethod(encoding.encode_features)
+    reconstruct = staticmethod(encoding.reconstruct)
+    to_dense = staticmethod(decoding.to_dense)
+    decode = staticmethod(decoding.decode)
+    decode_sparse = staticmethod(decoding.decode_sparse)
+    decode_dense = staticmethod(decoding.decode_dense)
+    backward = staticmethod(gradients.backward)
+    slopes = staticmethod(pairs.slopes)
+    sum_by_feature = staticmethod(pairs.sum_by_feature)
+    add_auxiliary = staticmethod(gradients.add_auxiliary)
 
     def optimizer(self, weights: SAEWeights, device: str | None = None) -> Optimizer:
         _check_device(device)
-        return optimizing.MLXOptimizer(weights)
+        return training.MLXOptimizer(weights)
 
-    def group(self) -> Group:
-        return group.group()
+    group = staticmethod(training.group)
 
 
 def _default_device() -> str:

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ...core.integers import is_integer
 from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
@@ -108,9 +109,9 @@ class MLXLanguageModel:
         width = self._setting("hidden_size", "d_model", "n_embd", "model_dim", "dim", "hidden_dim")
         self.d_model = int(width) if width is not None else self._width()
         heads = self._setting("num_attention_heads", "n_head", "n_heads", "num_heads")
-        self.n_heads: int | None = heads if isinstance(heads, int) else None
+        self.n_heads: int | None = heads if is_integer(heads) else None
         limit = self._setting("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-        self.max_positions: int | None = limit if isinstance(limit, int) else None
+        self.max_positions: int | None = limit if is_integer(limit) else None
         tables = [
             node.module
             for path, node in self.tree.by_path.items()

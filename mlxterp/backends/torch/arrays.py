@@ -7,15 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ...core.sparse import SparseFeatures
-from ...variants import Activation, InputForm
 from ...weights import SAEWeights
-from ..base import Backend, Group, Optimizer
+from ..base import Backend, Optimizer
 from ..host.fork import in_children
-from . import backward, decoding, encoding, pairs
-from . import backward as auxiliary
-from . import training as group
-from . import training as optimizing
+from . import backward as gradients
+from . import decoding, encoding, pairs, training
 
 
 class TorchBackend:
@@ -92,80 +88,26 @@ class TorchBackend:
     def all_finite(self, x: torch.Tensor) -> bool:
         return bool(torch.isfinite(x).all())
 
-    def put_weights(self, weights: SAEWeights, device: str | None = None) -> SAEWeights:
-        return encoding.put_weights(weights, device)
-
-    def normalize(
-        self, x: torch.Tensor, form: InputForm
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        return encoding.normalize(x, form)
-
-    def encode(
-        self, x: torch.Tensor, weights: SAEWeights, activation: Activation
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return encoding.encode(x, weights, activation)
-
-    def encode_sparse(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> SparseFeatures:
-        return encoding.encode_sparse(x, weights, activation)
-
-    def encode_dense(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
-        return encoding.encode_dense(x, weights, activation)
-
-    def encode_features(
-        self, x: torch.Tensor, weights: SAEWeights, activation: Activation, ids: np.ndarray
-    ) -> torch.Tensor:
-        return encoding.encode_features(x, weights, activation, ids)
-
-    def reconstruct(self, x: torch.Tensor, weights: SAEWeights, activation: Activation) -> torch.Tensor:
-        return encoding.reconstruct(x, weights, activation)
-
-    def to_dense(self, ids: torch.Tensor, values: torch.Tensor, d_hidden: int) -> torch.Tensor:
-        return decoding.to_dense(ids, values, d_hidden)
-
-    def decode(self, ids: torch.Tensor, values: torch.Tensor, weights: SAEWeights) -> torch.Tensor:
-        return decoding.decode(ids, values, weights)
-
-    def decode_sparse(self, features: SparseFeatures, weights: SAEWeights) -> torch.Tensor:
-        return decoding.decode_sparse(features, weights)
-
-    def decode_dense(self, features: torch.Tensor, weights: SAEWeights) -> torch.Tensor:
-        return decoding.decode_dense(features, weights)
-
-    def backward(
-        self,
-        x: torch.Tensor,
-        ids: torch.Tensor,
-        values: torch.Tensor,
-        weights: SAEWeights,
-        gradient: torch.Tensor,
-    ) -> SAEWeights:
-        return backward.backward(x, ids, values, weights, gradient)
-
-    def slopes(self, features: SparseFeatures, W_dec: torch.Tensor, gradient: torch.Tensor) -> np.ndarray:
-        return pairs.slopes(features, W_dec, gradient)
-
-    def sum_by_feature(
-        self, features: SparseFeatures, terms: Sequence[tuple[np.ndarray, torch.Tensor]]
-    ) -> list[torch.Tensor]:
-        return pairs.sum_by_feature(features, terms)
-
-    def add_auxiliary(
-        self,
-        gradients: SAEWeights,
-        x: torch.Tensor,
-        error: torch.Tensor,
-        weights: SAEWeights,
-        dead: np.ndarray,
-        k: int,
-        scale: float,
-    ) -> tuple[torch.Tensor, SAEWeights]:
-        return auxiliary.add_auxiliary(gradients, x, error, weights, dead, k, scale)
+    put_weights = staticmethod(encoding.put_weights)
+    normalize = staticmethod(encoding.normalize)
+    encode = staticmethod(encoding.encode)
+    encode_sparse = staticmethod(encoding.encode_sparse)
+    encode_dense = staticmethod(encoding.encode_dense)
+    encode_features = staticmethod(encoding.encode_features)
+    reconstruct = staticmethod(encoding.reconstruct)
+    to_dense = staticmethod(decoding.to_dense)
+    decode = staticmethod(decoding.decode)
+    decode_sparse = staticmethod(decoding.decode_sparse)
+    decode_dense = staticmethod(decoding.decode_dense)
+    backward = staticmethod(gradients.backward)
+    slopes = staticmethod(pairs.slopes)
+    sum_by_feature = staticmethod(pairs.sum_by_feature)
+    add_auxiliary = staticmethod(gradients.add_auxiliary)
 
     def optimizer(self, weights: SAEWeights, device: str | None = None) -> Optimizer:
-        return optimizing.TorchOptimizer(weights, device)
+        return training.TorchOptimizer(weights, device)
 
-    def group(self) -> Group:
-        return group.group()
+    group = staticmethod(training.group)
 
 
 BACKEND: Backend = TorchBackend()

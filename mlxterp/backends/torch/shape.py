@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.integers import is_integer
 from ...errors import NotALanguageModelError
 from .recording import Record
 from .values import first_tensor
@@ -55,8 +56,8 @@ def measure(model: nn.Module, record: Record, logits: torch.Tensor) -> Shape:
         block_outputs=outputs,
         d_model=int(logits.shape[-1] if stream is None else stream.shape[-1]),
         vocab_size=int(logits.shape[-1]),
-        n_heads=heads if isinstance(heads, int) else None,
-        max_positions=rows or (limit if isinstance(limit, int) and limit > 0 else None),
+        n_heads=heads if is_integer(heads) else None,
+        max_positions=rows or (limit if is_integer(limit) and limit > 0 else None),
         learned_positions=rows is not None,
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...anatomy.names import hook_component
+from ...anatomy.names import hook_component, hook_name
 from ...model.interpretable import InterpretableModel
 from ...sae import SAE
-from .names import HookTable, lens_name
+from ...sae.formats.settings import SAELENS_NORMALISATIONS
+from .names import HookTable
 
 
 @dataclass(slots=True)
@@ -151,7 +152,6 @@ _ARCHITECTURES = {
     "abs_topk": "abstopk",
     "batch_topk": "batchtopk",
 }
-_NORMALISATIONS = {"constant_norm": "constant_norm_rescale"}
 
 
 def sae_config(sae: SAE, device: str) -> SAEConfig:
@@ -175,7 +175,7 @@ def sae_config(sae: SAE, device: str) -> SAEConfig:
     settings = {
         "architecture": Architecture(name), "d_in": sae.d_model, "d_sae": sae.d_hidden, "d_out": sae.d_out,
         "dtype": "float32", "device": device, "apply_b_dec_to_input": sae.subtract_b_dec,
-        "normalize_activations": _NORMALISATIONS.get(sae.form.normalize, sae.form.normalize),
+        "normalize_activations": SAELENS_NORMALISATIONS[sae.form.normalize],
         "reshape_activations": "hook_z" if sae.form.heads else "none",
         "activation_fn_str": "topk" if sae.activation.name == "topk" else sae.activation.name,
         **({} if sae.k is None else {"k": sae.k}),
@@ -188,5 +188,5 @@ def _hook(hook: Any, component: Any) -> str | None:
     """A place by TransformerLens's name: the file's own, unless the SAE is used elsewhere since."""
     if isinstance(hook, str) and hook_component(hook) == component:
         return hook
-    found = lens_name(component if isinstance(component, str) else None)
+    found = hook_name(component if isinstance(component, str) else None)
     return found or (hook if isinstance(hook, str) else component if isinstance(component, str) else None)

@@ -219,17 +219,3 @@ def _path(anatomy: Anatomy, name: str) -> ComponentPath | None:
         return anatomy.names.resolve(name)
     except ComponentError:
         return None
-
-
-_LENS = {
-    "mlp": "hook_mlp_out", "attn": "hook_attn_out", "attn.z": "attn.hook_z", "mlp.input": "mlp.hook_in",
-    **{leaf: f"hook_{leaf}" for leaf in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")},
-}  # fmt: skip
-
-
-def lens_name(component: str | None) -> str | None:
-    """What TransformerLens calls a component of this library; None where it has no name for it."""
-    if component == "embed":
-        return "hook_embed"
-    block = re.fullmatch(r"layers\.(\d+)\.(.+)", component or "")
-    return f"blocks.{block[1]}.{_LENS[block[2]]}" if block and block[2] in _LENS else None

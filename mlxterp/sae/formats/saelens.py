@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...anatomy.names import hook_component
+from ...core.integers import is_number
 from ...errors import SAEError, warn
 from ...variants import (
     AbsTopK,
@@ -30,7 +31,7 @@ from ...weights import SAEWeights
 from . import fold
 from .attention import temporal_k, temporal_weights
 from .parts import Parts
-from .settings import Settings, check_dtype, one_of, plain, setting
+from .settings import NORMALISATIONS, Settings, check_dtype, one_of, plain, setting
 from .source import Arrays, Files
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -51,9 +52,7 @@ _ONLY_OF = {
 }  # fmt: skip
 """Settings that mean something with these architectures only."""
 _NORMALISATIONS = {
-    "none": "none",
-    "layer_norm": "layer_norm",
-    "constant_norm_rescale": "constant_norm",
+    **NORMALISATIONS,
     "covariance_whitening": "none",
     "constant_scalar_rescale": "none",  # temporal SAEs scale by themselves
     "expected_average_only_in": "none",
@@ -367,6 +366,6 @@ def _trained_k(config: Settings, facts: Settings, architecture: str) -> int | No
     k = details.get("k") if isinstance(details, Settings) else None
     if config.peek("k") is not None and "topk" in f"{architecture} {facts.get('training_architecture')}":
         k = config.get("k")
-    if not isinstance(k, (int, float)) or isinstance(k, bool) or not 1 <= k < 2**31:
+    if not is_number(k) or not 1 <= k < 2**31:
         return None
     return int(k)

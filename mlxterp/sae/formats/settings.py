@@ -20,11 +20,15 @@ import numpy as np
 
 from ...core.digests import sealed
 from ...core.files import strict_json
+from ...core.integers import is_integer
 from ...errors import BackendError, SAEError
 
 _LARGEST_CONFIG, _LARGEST_YAML = 16 * 2**20, 64 * 2**10
 """Bytes; settings of SAEs have a few thousand."""
 _MOST_BRACKETS, _DEEPEST = 2_000, 32
+NORMALISATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
+"""What SAELens calls a normalisation of the input → what `InputForm` does."""
+SAELENS_NORMALISATIONS = {ours: theirs for theirs, ours in NORMALISATIONS.items()}
 
 
 class Settings(dict):
@@ -171,7 +175,7 @@ def setting(
         if default is ...:
             raise SAEError(f"{where} lacks {name!r}, which says how this SAE works. It has: {_keys(config)}.")
         return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+    if kind is float and is_integer(value) and abs(value) < 2**63:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from ...anatomy.names import hook_name
 from ...errors import SAEError, warn
 from ...variants import AbsTopK, Activation, Gated, JumpReLU, MatchingPursuit, ReLU, Temporal, TopK
 from ...weights import SAEWeights
 from .fold import without_subtraction
 from .parts import Parts, Stored
 from .saelens import CONFIG, WEIGHTS
-from .settings import as_json
+from .settings import SAELENS_NORMALISATIONS, as_json
 
 _VERSION = "6.54.12"
 """Of the SAELens whose layout this is."""
-_NORMALISATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": "constant_norm_rescale"}
 
 Arrays = dict[str, np.ndarray]
 Settings = dict[str, Any]
@@ -60,7 +60,7 @@ def _as_saelens(sae: Parts) -> tuple[Settings, Arrays]:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": sae.weights.subtract_b_dec,
-        "normalize_activations": _NORMALISATIONS[sae.form.normalize],
+        "normalize_activations": SAELENS_NORMALISATIONS[sae.form.normalize],
         "reshape_activations": "hook_z" if sae.form.heads and sae.component else "none",
         "metadata": _metadata(sae),
     }
@@ -169,12 +169,13 @@ def _transcoder(sae: Parts, settings: Settings, arrays: Arrays) -> tuple[Setting
 
 def _metadata(sae: Parts) -> Settings:
     facts = sae.metadata
+    component, out = facts.get("component"), facts.get("component_out")
     found = {
         "sae_lens_version": _VERSION,
         "sae_lens_training_version": None,
         "model_name": facts.get("model"),
-        "hook_name": _lens_hook(facts.get("component")) or facts.get("hook"),
-        "hook_name_out": _lens_hook(facts.get("component_out")),
+        "hook_name": hook_name(component) or component or facts.get("hook"),
+        "hook_name_out": hook_name(out) or out,
         "hook_head_index": facts.get("hook_head_index"),
         "context_size": facts.get("context_size"),
         "prepend_bos": facts.get("prepend_bos", True),
@@ -186,22 +187,3 @@ def _metadata(sae: Parts) -> Settings:
         "training_architecture": facts.get("training_architecture"),
     }
     return {name: value for name, value in found.items() if value is not None or name == "hook_head_index"}
-
-
-_LENS = {
-    "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
-    "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "mlp": "hook_mlp_out", "attn": "hook_attn_out",
-    "attn.z": "attn.hook_z", "mlp.input": "mlp.hook_in",
-}  # fmt: skip
-
-
-def _lens_hook(component: str | None) -> str | None:
-    """A component by the name that TransformerLens gives it; what it has no name for stays as it is."""
-    if component is None:
-        return None
-    parts = component.split(".", 2)
-    if component == "embed":
-        return "hook_embed"
-    if len(parts) == 3 and parts[0] == "layers" and parts[2] in _LENS:
-        return f"blocks.{parts[1]}.{_LENS[parts[2]]}"
-    return component

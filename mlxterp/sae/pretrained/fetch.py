@@ -10,6 +10,7 @@ from typing import Any
 from ...anatomy.names import hook_component
 from ...core.places import looks_like_path, near
 from ...errors import InputError, SAEError
+from ..formats.settings import NORMALISATIONS
 from .hub import download, list_files
 from .table import PretrainedSAE, files_of, find_pretrained, is_release, suggestion
 
@@ -17,7 +18,6 @@ _ENDINGS = (".safetensors", ".npz", ".pt", ".pth")
 _CONFIGS = (".json", ".yaml", ".yml")
 _FORMATS = {"gemma_scope_transcoder": "gemma_scope"}
 """Loaders whose format has another name."""
-_NORMALISATIONS = {"constant_norm_rescale": "constant_norm", "layer_norm": "layer_norm", "none": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def fetch(release: str, sae_id: str | None, revision: str | None = None) -> Fetc
     override = entry.config_overrides.get("normalize_activations")
     return Fetched(
         folder / entry.path, _FORMATS.get(entry.loader, entry.loader), entry.norm_scaling_factor,
-        _NORMALISATIONS.get(str(override)), _facts(entry),
+        NORMALISATIONS.get(str(override)), _facts(entry),
     )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import checks
+from ...core.files import strict_json
 from ...errors import InputError, SAEError
 
 TABLE = Path(__file__).with_name("table.json.gz")
@@ -196,7 +196,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 @cache
 def _releases() -> dict[str, dict[str, Any]]:
     """Facts of every release, by name: what its SAEs share, and columns of what they do not."""
-    table = json.loads(gzip.decompress(TABLE.read_bytes()))
+    table = strict_json(gzip.decompress(TABLE.read_bytes()))
     return {facts["release"]: facts for facts in table["releases"]}
 
 

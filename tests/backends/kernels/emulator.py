@@ -11,11 +11,19 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from mlxterp.backends.kernels import source
+
+
+def program(target: Literal["cuda", "cpp"], k: int = 32) -> str:
+    """A whole source file with both kernels; `k` is built into the CUDA one."""
+    constants = source.select_constants(k)
+    functions = [source.function(source.SELECT, target, constants), source.function(source.DECODE, target)]
+    return "\n".join([source.header(target), *functions])
 
 
 class EmulationError(Exception):
@@ -40,7 +48,7 @@ class Emulator:
         if compiler is None:
             pytest.skip("needs g++ to emulate a threadgroup")
         text, library = folder / "kernels.cpp", folder / "kernels.so"
-        text.write_text(source.program("cpp") + extra, encoding="utf-8")
+        text.write_text(program("cpp") + extra, encoding="utf-8")
         command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-o"]
         done = subprocess.run([*command, str(library), str(text)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import pytest
 
 from mlxterp.backends.kernels import source
 from mlxterp.backends.kernels.source import DECODE, SELECT, Kernel
+from tests.backends.kernels.emulator import program
 
 METAL_STAND_IN = """
 #include <atomic>
@@ -81,7 +82,7 @@ def nvcc() -> str:
 @pytest.mark.parametrize("k", [1, 64, 3000])
 def test_the_cuda_build_compiles_for_sm_90(tmp_path, k):
     command = [nvcc(), "-arch=sm_90", "-cubin"]
-    assert compiled(command, source.program("cuda", k), tmp_path / "kernels.cu") == ""
+    assert compiled(command, program("cuda", k), tmp_path / "kernels.cu") == ""
 
 
 def test_what_mlx_makes_of_the_cuda_source_compiles(tmp_path):
