@@ -146,7 +146,7 @@ INNER = {
     ],
 )
 def test_where_no_linear_map_leads_to_the_stream_an_error_says_what_can_be_done(folders, component):
-    model, _ = opened("llama", folders["llama"], "torch")
+    model, _ = opened(folders["llama"], "torch")
     width = model.trace([1, 2]).activations[component].reshape((1, 2, -1)).shape[-1]
     with pytest.raises(SAEError, match=r"Use an SAE of the residual stream|wide"):
         model.feature_logits(sae_at(component, int(width)), 0)
@@ -155,7 +155,7 @@ def test_where_no_linear_map_leads_to_the_stream_an_error_says_what_can_be_done(
 def test_a_head_in_16_bit_gives_the_same_but_for_its_rounding(folders):
     mx = pytest.importorskip("mlx.core")
     for model_type in ("gemma2", "gpt2"):
-        model, weights = opened(model_type, folders[model_type], "mlx")
+        model, weights = opened(folders[model_type], "mlx")
         raw = InterpretableModel(folders[model_type], backend="mlx").language_model.model  # type: ignore[attr-defined]
         raw.set_dtype(mx.bfloat16)
         sae = sae_at("layers.1.resid_post", model.d_model)
@@ -236,7 +236,7 @@ NOT_ONE_STREAM = {"gemma3n", "deepseek_v41", "kimi_k3", "iquestloopcoder"}
 
 
 def test_a_direction_of_zeros_promotes_nothing(folders):
-    model, _ = opened("gpt2", folders["gpt2"], "torch")
+    model, _ = opened(folders["gpt2"], "torch")
     weights = sae_at("layers.0", model.d_model).weights
     rows = np.stack([np.zeros(model.d_model), np.full(model.d_model, 3.0), np.arange(model.d_model)] * 4)
     sae = SAE(replace(weights, W_dec=rows), TopK(k=3), {"component": "layers.0"})
@@ -248,7 +248,7 @@ def test_a_direction_of_zeros_promotes_nothing(folders):
 
 
 def test_several_features_give_what_each_gives_alone(folders, monkeypatch):
-    model, _ = opened("llama", folders["llama"], "torch")
+    model, _ = opened(folders["llama"], "torch")
     sae = sae_at("layers.0", model.d_model)
     alone = [model.feature_logits(sae, feature, 4) for feature in range(12)]
     module = sys.modules["mlxterp.lens.feature_logits"]
@@ -261,7 +261,7 @@ def test_several_features_give_what_each_gives_alone(folders, monkeypatch):
 
 
 def test_a_sign_turned_round_swaps_what_is_promoted_and_suppressed(folders):
-    model, _ = opened("llama", folders["llama"], "torch")
+    model, _ = opened(folders["llama"], "torch")
     sae = sae_at("layers.0", model.d_model)
     turned = sae.replace(weights=replace(sae.weights, W_dec=-sae.W_dec))
     a, b = model.feature_logits(sae, 7), model.feature_logits(turned, 7)
@@ -269,7 +269,7 @@ def test_a_sign_turned_round_swaps_what_is_promoted_and_suppressed(folders):
 
 
 def test_what_cannot_be_asked_is_refused(folders):
-    model, _ = opened("llama", folders["llama"], "torch")
+    model, _ = opened(folders["llama"], "torch")
     sae = sae_at("layers.0", model.d_model)
     for bad in (12, -1, True, "3", 2.0, [0, 12]):
         with pytest.raises((UnknownFeatureError, InputError)):
@@ -289,7 +289,7 @@ def test_what_cannot_be_asked_is_refused(folders):
 
 
 def test_a_transcoder_is_read_where_it_writes(folders):
-    model, weights = opened("llama", folders["llama"], "torch")
+    model, weights = opened(folders["llama"], "torch")
     sae = sae_at("layers.1.mlp.input", model.d_model, component_out="layers.1.mlp")
     expected = numpy_lens(weights, "llama", sae.W_dec.astype(np.float64))
     assert close(logits_of(model, sae), expected)
@@ -298,7 +298,7 @@ def test_a_transcoder_is_read_where_it_writes(folders):
 
 
 def test_random_directions_are_seeded_and_lie_as_random_features_do(folders):
-    model, _ = opened("llama", folders["llama"], "torch")
+    model, _ = opened(folders["llama"], "torch")
     sae = sae_at("layers.0", model.d_model, d_hidden=200)
     one, again = (model.random_direction_baseline(sae, 300, seed=4) for _ in range(2))
     assert np.array_equal(one.maximum, again.maximum) and one.n == 300
