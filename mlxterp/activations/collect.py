@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
-from ..anatomy.session import session_of
+from ..anatomy.session import Model, session_of
 from ..core import checks
 from ..core.activation_files import DTYPES
 from ..core.digests import DIGEST, digest_of
@@ -45,7 +45,7 @@ _CONTEXT = 128
 
 @names_options
 def collect_activations(
-    model: Any,
+    model: Model,
     dataset: Any,
     at: Sequence[str] | str,
     path: str | os.PathLike | None = None,

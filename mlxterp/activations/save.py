@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from ..anatomy.anatomy import Anatomy
-from ..anatomy.session import session_of
+from ..anatomy.session import Model, session_of
 from ..core.integers import as_integer
 from ..errors import InputError, SAEError
 from .collect import collect_activations
@@ -24,7 +24,7 @@ class ModelActivations:
         model: An `InterpretableModel`.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Model):
         self._model = model
 
     def save(

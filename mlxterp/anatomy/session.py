@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from ..backends.base import LanguageModel
 from ..errors import InputError
@@ -51,13 +51,22 @@ class Session(ABC):
         """Text → token ids, as the tokenizer's `encode` gives them; None without a tokenizer."""
 
 
+class HasSession(Protocol):
+    """An `InterpretableModel`, as the rooms below it see it."""
+
+    @property
+    def session(self) -> Session: ...
+
+
+Model = HasSession | Session
+"""What functions take that users give an `InterpretableModel`."""
 S = TypeVar("S", bound=Session)
 
 
 @overload
-def session_of(model: Any) -> Session: ...
+def session_of(model: Model) -> Session: ...
 @overload
-def session_of(model: Any, kind: type[S]) -> S: ...
+def session_of(model: Model, kind: type[S]) -> S: ...
 def session_of(model: Any, kind: type[Any] = Session) -> Any:
     """The session that an `InterpretableModel` holds; a session is its own.
 

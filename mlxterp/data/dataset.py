@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -76,6 +76,15 @@ class HuggingFaceDataset:
             ) from error
 
 
+class HasTokenizer(Protocol):
+    """What says how token ids read: a `LanguageModel`, for one."""
+
+    tokenizer: Any
+
+    @property
+    def vocab_size(self) -> int: ...
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Reader:
     """What makes a text of what stands in a data set: a string, or token ids."""
@@ -86,7 +95,7 @@ class Reader:
     """Token ids are checked to lie below it."""
 
     @staticmethod
-    def of(model: Any) -> Reader:
+    def of(model: HasTokenizer | None) -> Reader:
         """The reader for a `LanguageModel`; None where there is no model."""
         if model is None:
             return Reader()
@@ -153,7 +162,7 @@ class StreamedTexts:
 Texts = ListedTexts | StreamedTexts
 
 
-def open_texts(dataset: Any, model: Any = None) -> Texts:
+def open_texts(dataset: Any, model: HasTokenizer | None = None) -> Texts:
     """Texts of whatever holds some; every call that takes many texts goes through here or through `texts_of`.
 
     A list, tuple, generator (read to its end and held), NumPy array or pandas Series of strings; a column of a data
@@ -191,7 +200,7 @@ def open_texts(dataset: Any, model: Any = None) -> Texts:
     return ListedTexts(listed(dataset, reader.decode, reader.vocab_size), None, reader)
 
 
-def texts_of(given: Any, model: Any = None, what: str | None = None) -> list[str]:
+def texts_of(given: Any, model: HasTokenizer | None = None, what: str | None = None) -> list[str]:
     """Texts as a list, of everything that `open_texts` takes.
 
     Args:
@@ -213,7 +222,7 @@ def texts_of(given: Any, model: Any = None, what: str | None = None) -> list[str
     return [texts[i] for i in range(len(texts))]
 
 
-def check_readable(texts: Texts, model: Any) -> None:
+def check_readable(texts: Texts, model: HasTokenizer) -> None:
     """Looks at the first text before anything is written.
 
     Raises:
@@ -225,7 +234,7 @@ def check_readable(texts: Texts, model: Any) -> None:
             raise NoTokenizerError(NO_TOKENIZER)
 
 
-def text_of(given: Any, model: Any = None) -> str:
+def text_of(given: Any, model: HasTokenizer | None = None) -> str:
     """One text: a string, or the token ids of one.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..anatomy.session import session_of
+from ..anatomy.session import Model, session_of
 from ..concepts.registry import FeatureRegistry
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
@@ -40,7 +40,9 @@ class FeatureIndex(Answers):
     """
 
     @staticmethod
-    def open(path: str | os.PathLike, model: Any = None, sae: SAE | str | Path | None = None) -> FeatureIndex:
+    def open(
+        path: str | os.PathLike, model: Model | None = None, sae: SAE | str | Path | None = None
+    ) -> FeatureIndex:
         """The index in a folder (or at an fsspec URL, which is copied to a temporary folder).
 
         Args:
@@ -101,7 +103,7 @@ class FeatureIndex(Answers):
         twin._labels = copy.deepcopy(self._labels, memo)
         return twin
 
-    def attach(self, model: Any, sae: SAE | str | Path | None) -> FeatureIndex:
+    def attach(self, model: Model | None, sae: SAE | str | Path | None) -> FeatureIndex:
         """Gives the index its model and SAE; returns the index.
 
         Raises:

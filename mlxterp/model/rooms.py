@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..anatomy.session import Model
 from ..data.dataset import texts_of
 from ..errors import InputError
 from ..evaluation.check import SAECheck
@@ -22,7 +23,7 @@ from .interpretable import InterpretableModel
 
 
 def check_sae(
-    sae: SAE, model: Any, texts: Sequence[str], component: str | None = None, **options: Any
+    sae: SAE, model: Model, texts: Sequence[str], component: str | None = None, **options: Any
 ) -> SAECheck:
     """`sae.check`: what `model.check_sae` finds.
 
@@ -33,7 +34,7 @@ def check_sae(
 
 
 def evaluate_sae(
-    sae: SAE, model: Any, texts: Sequence[str], component: str | None = None, **options: Any
+    sae: SAE, model: Model, texts: Sequence[str], component: str | None = None, **options: Any
 ) -> SAEEvaluation:
     """`sae.evaluate`: what `model.evaluate_sae` measures.
 
@@ -44,7 +45,7 @@ def evaluate_sae(
 
 
 def build_indexes(
-    collection: SAECollection, model: Any, texts: Any, path: str | os.PathLike, **options: Any
+    collection: SAECollection, model: Model, texts: Any, path: str | os.PathLike, **options: Any
 ) -> dict[Key, FeatureIndex]:
     """`collection.build_indexes`: `model.build_index` of each SAE, over the same texts.
 
@@ -62,7 +63,7 @@ def build_indexes(
     }
 
 
-def _checked(model: Any) -> InterpretableModel:
+def _checked(model: Model) -> InterpretableModel:
     if not isinstance(model, InterpretableModel):
         raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
     return model

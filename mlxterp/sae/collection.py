@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ..anatomy.session import Model
 from ..core import checks, rooms
 from ..core.digests import digest_of_file
 from ..core.files import atomic_folder
@@ -289,7 +290,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             member.let_go()
 
     def build_indexes(
-        self, model: Any, texts: Any, path: str | os.PathLike, **options: Any
+        self, model: Model, texts: Any, path: str | os.PathLike, **options: Any
     ) -> dict[Key, Any]:
         """A `FeatureIndex` of each SAE over the same texts, in a folder of its own within `path`.
 

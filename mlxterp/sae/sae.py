@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..anatomy.session import Model
 from ..backends import backend_of, get_backend
 from ..concepts import Concepts, store
 from ..core import rooms
@@ -432,7 +433,7 @@ class SAE(PublicNames):
         """
         return opened(fetch(release, sae_id, revision), backend, device, k)
 
-    def check(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
+    def check(self, model: Model, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
         """`model.check_sae(sae, texts)`: how well it fits a component, with the likely cause where it does not.
 
         Examples:
@@ -441,7 +442,9 @@ class SAE(PublicNames):
         """
         return rooms.open("sae.check", self, model, texts, component=component, **options)
 
-    def evaluate(self, model: Any, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
+    def evaluate(
+        self, model: Model, texts: Sequence[str], component: str | None = None, **options: Any
+    ) -> Any:
         """`model.evaluate_sae(sae, texts)`: how good its reconstruction of a component is.
 
         Examples:

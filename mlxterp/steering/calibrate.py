@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..activations.exclusions import PROSE
-from ..anatomy.session import session_of
+from ..anatomy.session import Model, session_of
 from ..core import checks
 from ..core.feature_ids import Feature
 from ..core.options import names_options
@@ -49,7 +49,7 @@ _COMMON = 0.2
 
 @names_options
 def calibrate(
-    model: Any, sae: SAE, feature: Feature, strengths: Sequence[float] | None = None,
+    model: Model, sae: SAE, feature: Feature, strengths: Sequence[float] | None = None,
     units: Literal["raw", "max", "norm"] | None = None, *, index: Any = None, method: Literal["add", "clamp"] = "add",
     at: str | None = None, prompts: Sequence[str] = PROMPTS, neutral: Sequence[str] | None = None,
     concept: str | Sequence[str] | None = None, asking: str = "{words}.\n", max_tokens: int = 40,
@@ -186,7 +186,7 @@ def next_strength(found: Calibration, first: float) -> float | None:
 
 
 @names_options
-def output_score(model: Any, sae: SAE, feature: int, edit: Edit, *, at: str | None = None) -> float:
+def output_score(model: Model, sae: SAE, feature: int, edit: Edit, *, at: str | None = None) -> float:
     """Whether turning a feature up promotes the tokens that its decoder row points to, in [-1, 1].
 
     After neutral prompts: (1 - rank/vocabulary) × probability of the likeliest of the ten tokens that the logit lens
@@ -221,7 +221,7 @@ def _rank_score(probabilities: np.ndarray, ids: np.ndarray) -> float:
     return (1 - int((probabilities > best).sum()) / len(probabilities)) * best
 
 
-def _session(model: Any) -> ModelSession:
+def _session(model: Model) -> ModelSession:
     """What `calibrate` runs.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from ..anatomy.session import Model
 from ..core.options import names_options
 from ..core.sites import Component
 from ..errors import InputError
@@ -24,17 +25,17 @@ _ROUNDING = 1e-6
 
 @overload
 def difference_of_means(
-    model: Any, positive: Texts, negative: Texts, at: str | Component, *,
+    model: Model, positive: Texts, negative: Texts, at: str | Component, *,
     position: str = "last", batch_tokens: int = 2048,
 ) -> SteeringVector: ...  # fmt: skip
 @overload
 def difference_of_means(
-    model: Any, positive: Texts, negative: Texts, at: list[str] | tuple[str, ...], *,
+    model: Model, positive: Texts, negative: Texts, at: list[str] | tuple[str, ...], *,
     position: str = "last", batch_tokens: int = 2048,
 ) -> list[SteeringVector]: ...  # fmt: skip
 @names_options
 def difference_of_means(
-    model: Any, positive: Texts, negative: Texts, at: Any, *,
+    model: Model, positive: Texts, negative: Texts, at: Any, *,
     position: str = "last", batch_tokens: int = 2048,
 ) -> SteeringVector | list[SteeringVector]:  # fmt: skip
     """mean(h⁺) − mean(h⁻): from the negative texts to the positive ones, in the scale of the activations.
@@ -90,17 +91,17 @@ def difference_of_means(
 
 @overload
 def pca_direction(
-    model: Any, positive: Texts, negative: Texts, at: str | Component, *,
+    model: Model, positive: Texts, negative: Texts, at: str | Component, *,
     form: str = "diff", position: str = "last", batch_tokens: int = 2048,
 ) -> SteeringVector: ...  # fmt: skip
 @overload
 def pca_direction(
-    model: Any, positive: Texts, negative: Texts, at: list[str] | tuple[str, ...], *,
+    model: Model, positive: Texts, negative: Texts, at: list[str] | tuple[str, ...], *,
     form: str = "diff", position: str = "last", batch_tokens: int = 2048,
 ) -> list[SteeringVector]: ...  # fmt: skip
 @names_options
 def pca_direction(
-    model: Any, positive: Texts, negative: Texts, at: Any, *,
+    model: Model, positive: Texts, negative: Texts, at: Any, *,
     form: str = "diff", position: str = "last", batch_tokens: int = 2048,
 ) -> SteeringVector | list[SteeringVector]:  # fmt: skip
     """The direction along which the members of pairs differ most, of length 1.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..activations.forward import run_batch
-from ..anatomy.session import session_of
+from ..anatomy.session import Model, session_of
 from ..backends.base import LanguageModel
 from ..core import checks
 from ..core.sites import Array, Component
@@ -54,7 +54,7 @@ class Sides:
 
 
 def run_sides(
-    model: Any, positive: list[str], negative: list[str], at: Any, position: str, batch_tokens: int
+    model: Model, positive: list[str], negative: list[str], at: Any, position: str, batch_tokens: int
 ) -> Sides:
     """One pass over both sides; see `difference_of_means` for the arguments.
 
@@ -90,7 +90,7 @@ def run_sides(
     return Sides([c.name for c in components], rows, sides[0], sides[1], not one, facts)
 
 
-def sides_of(model: Any, positive: Texts, negative: Texts) -> tuple[list[str], list[str]]:
+def sides_of(model: Model, positive: Texts, negative: Texts) -> tuple[list[str], list[str]]:
     """Both sides as lists of texts, each read once.
 
     Raises:
