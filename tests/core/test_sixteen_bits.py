@@ -203,7 +203,7 @@ def test_the_lens_gives_probabilities_of_float64(sixteen):
 
 def test_calibrations_see_log_probabilities_of_float64(demo16):
     text = demo16.texts[0][:80]
-    [found] = next_tokens(demo16.model, [], [text])
+    [found] = next_tokens(demo16.model.session, [], [text])
     assert found.dtype == np.float64
     assert np.allclose(found, log_softmax(demo16.logits(text)[0]), rtol=1e-12)
     assert np.allclose(np.exp(found).sum(axis=1), 1, rtol=1e-12)
