@@ -1,4 +1,4 @@
-"""Fitting a loaded SAE to a model: its hook becomes a component, and what the model does otherwise is made up for.
+"""Adapts a loaded SAE to a model.
 
 SAEs are trained on what some library calls a hook. `adapt` finds the component of this model that carries
 the same activations, and folds known differences into the SAE: weights that were centred, and a

@@ -75,7 +75,7 @@ class OpenTraces:
 
     def item_taken(self, array: Array, key: Any, item: Array) -> None:
         if (found := self._find(array)) is not None:
-            found[0].ledger.take(found[1], key, item)
+            found[0].ledger.note_item(found[1], key, item)
 
     def frozen(self, value: Any) -> Any:
         traces = OPEN.get()
@@ -91,7 +91,7 @@ class OpenTraces:
 
     def changed(self, array: Array, operation: Operation) -> None:
         if (found := self._find(array)) is not None:
-            found[0].ledger.operate(found[1], operation)
+            found[0].ledger.note_operation(found[1], operation)
 
     def noticed(self, array: Any) -> bool:
         """Whether all changes in place of a value about to be written were noticed."""
