@@ -286,7 +286,7 @@ def written_batches(folder: Path) -> int:
     return number
 
 
-def counted(folder: Path, batches: Iterable[int]) -> tuple[list[int], dict[str, int]]:
+def rows_and_exclusions(folder: Path, batches: Iterable[int]) -> tuple[list[int], dict[str, int]]:
     """Rows of each of these batches, and all tokens left out of them, by reason.
 
     Raises:

@@ -66,7 +66,7 @@ class HasSession(Protocol):
 
 
 Model = HasSession | Session
-"""What functions take that users give an `InterpretableModel`."""
+"""What a function takes that users call with an `InterpretableModel`."""
 S = TypeVar("S", bound=Session)
 
 

@@ -42,7 +42,7 @@ class EncodedShard:
     excluded: dict[str, int]
 
 
-def counted(
+def encode_counted(
     model: LanguageModel, corpus: Corpus, sae: SAE, component: Component, rule: Rule, quiet: bool = False
 ) -> Iterator[Counted]:
     """Features of every token of a corpus that counts, batch by batch.
@@ -75,7 +75,7 @@ def encode_shard(
     corpus = Corpus.from_token_ids([piece.ids for piece in plan.pieces])
     own = _own_numbers(plan)
     numbers, parts, reasons, marked, done = [], [], [], [], 0
-    for part in counted(model, corpus, sae, component, rule, quiet=True):
+    for part in encode_counted(model, corpus, sae, component, rule, quiet=True):
         done += len(part.tokens)
         ran(min(done / len(own), 1.0))
         mine = np.flatnonzero(own[part.tokens] >= 0)

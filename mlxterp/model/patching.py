@@ -16,7 +16,7 @@ Several = list[str] | tuple[str, ...]
 
 
 class PatchingOptions(TypedDict, total=False):
-    """What both kinds of patching take by name."""
+    """Options of both kinds of patching."""
 
     by: str
     positions: Positions
@@ -24,7 +24,7 @@ class PatchingOptions(TypedDict, total=False):
 
 
 class ActivationOptions(PatchingOptions, total=False):
-    """What activation patching takes beside."""
+    """Further options of activation patching."""
 
     batch_size: int | None
     verbose: bool

@@ -32,7 +32,7 @@ _READ: dict[str, Callable[[Member], Any]] = {
     "width": lambda member: member.fact("d_hidden"),
     "component": lambda member: member.fact("component"),
 }
-"""How to read what SAEs are found by."""
+"""What SAEs are found by, and how it is read."""
 
 
 class NoSuchSAEError(SAEError, KeyError):

@@ -1,7 +1,7 @@
 """`Ledger`: what one trace gave out, and the edits that were made of it.
 
-A `Trace` keeps one. Arrays that the user holds are told apart by it: which component's value each one is, whether
-it still is, and what was done to it in place.
+A `Trace` keeps one. Of each array that the user holds it knows which component's value it is, whether it still is, and
+what was done to it in place.
 """
 
 from __future__ import annotations
