@@ -32,9 +32,9 @@ from .store import (
     DamagedError,
     bind_batches,
     collections_in,
-    counted,
     damaged_batches,
     read_meta,
+    rows_and_exclusions,
     write_batch,
     write_meta,
     written_batches,
@@ -125,7 +125,7 @@ def collect_activations(
     remove_drafts(folder)
     _write(rows, folder, damaged, dtype, seed, progress, of)
     bind_batches(folder, widths, of)
-    counts, facts["excluded"] = counted(folder, range(written_batches(folder)))
+    counts, facts["excluded"] = rows_and_exclusions(folder, range(written_batches(folder)))
     if not sum(counts):
         raise InputError("No token is left: all were excluded. Give more texts, or exclude fewer.")
     write_meta(folder, widths, dtype, settings, counts, True, facts)
@@ -147,7 +147,7 @@ def _write(
 
     whole = [i for i in range(rows.blocks(0)) if (folder / f"batch_{i}").is_dir() and i not in damaged]
     bar = tqdm(
-        total=rows.total, initial=sum(counted(folder, whole)[0]), unit="tok", unit_scale=True,
+        total=rows.total, initial=sum(rows_and_exclusions(folder, whole)[0]), unit="tok", unit_scale=True,
         desc="Collecting activations", disable=hidden(progress),
     )  # fmt: skip
     for index in (i for i in range(rows.blocks(0)) if i not in whole):

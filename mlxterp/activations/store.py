@@ -6,8 +6,8 @@
     <folder>/batch_1/…
 
 `collect_activations` fills an `ActivationStore`, batch by batch, each moved into its place when it is
-whole; `train_sae` reads it (`training.store_rows`). Files are read as numbers only. A batch's rows hold the digests of
-its activations, and one of their own, so that a batch can be checked while the collection is not complete.
+whole; `train_sae` reads it (`training.rows.StoreRows`). Files are read as numbers only. A batch's rows hold the
+digests of its activations, and one of their own, so that a batch can be checked while the collection is not complete.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def written_batches(folder: Path) -> int:
     return number
 
 
-def counted(folder: Path, batches: Iterable[int]) -> tuple[list[int], dict[str, int]]:
+def rows_and_exclusions(folder: Path, batches: Iterable[int]) -> tuple[list[int], dict[str, int]]:
     """Rows of each of these batches, and all tokens left out of them, by reason.
 
     Raises:

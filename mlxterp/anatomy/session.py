@@ -25,7 +25,10 @@ class Session(ABC):
     @property
     @abstractmethod
     def anatomy(self) -> Anatomy:
-        """The model's components, run with what acts on it. Nobody watches: that is for calls that are given texts."""
+        """The model's components, run with what acts on it.
+
+        Detectors and text tracking see nothing: they need the texts of a call.
+        """
 
     @abstractmethod
     def refresh(self) -> None:
@@ -33,7 +36,11 @@ class Session(ABC):
 
     @abstractmethod
     def warn_of_acts(self, what: str) -> None:
-        """Warns where something that acts changes the model while so."""
+        """Warns where an attached SAE or hook, or an open `steer` block, changes the model.
+
+        Args:
+            what: What happens meanwhile ("its features are indexed").
+        """
 
     @property
     @abstractmethod
@@ -59,7 +66,7 @@ class HasSession(Protocol):
 
 
 Model = HasSession | Session
-"""What functions take that users give an `InterpretableModel`."""
+"""What a function takes that users call with an `InterpretableModel`."""
 S = TypeVar("S", bound=Session)
 
 

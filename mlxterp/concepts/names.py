@@ -1,7 +1,7 @@
-"""Names of features: what a person found them to stand for, several for a feature that stands for several things.
+"""Names and explanations of features, as they come in: dictionaries, rows, data frames, CSV, JSON.
 
-`said` makes one table from whatever names and explanations come in (dictionaries, rows, data frames, CSV, JSON); each
-of them is brought into rows that say where they come from, so that an error can name the line.
+`said` makes one table of them; a feature that stands for several things has several names. Everything becomes rows
+that say where they come from, so that an error can name the line.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def largest(row: np.ndarray, k: int) -> np.ndarray:
 
 
 def moments(row: np.ndarray) -> tuple[float, float, float]:
-    """Standard deviation, skew and kurtosis of numbers whose mean is 0; zeros of nothing but zeros."""
+    """Standard deviation, skew and kurtosis of numbers whose mean is 0; all 0 for a row of zeros."""
     wide = np.asarray(row).astype(np.float64)
     sd = float(np.sqrt(np.mean(wide**2)))
     if sd == 0:

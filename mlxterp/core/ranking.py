@@ -1,7 +1,8 @@
-"""Which texts come first for a feature: the one rule that search and the index share.
+"""What comes first for a feature: the one rule that search and the index share.
 
-A text counts once, at its strongest token (the earliest of equals); stronger texts come first, then
-earlier ones. Activations of signed SAEs are ranked by magnitude.
+`Firings` ranks the texts of one feature: a text counts once, at its strongest token (the earliest of equals);
+stronger texts come first, then earlier ones. `TopN` keeps the strongest tokens of all features at once. Activations of
+signed SAEs are ranked by magnitude.
 """
 
 from __future__ import annotations

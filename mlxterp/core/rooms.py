@@ -37,7 +37,7 @@ VERBS: dict[str, Room] = {
 
 
 def open(verb: str, *given: Any, **named: Any) -> Any:
-    """What the verb's function makes of these arguments.
+    """Calls the verb's function.
 
     Args:
         verb: A key of `VERBS`.
@@ -53,7 +53,7 @@ def open(verb: str, *given: Any, **named: Any) -> Any:
 
 
 def function_of(verb: str, room: Room) -> Callable[..., Any]:
-    """The function behind a verb; importing its room is what loads the room.
+    """The function behind a verb; its room is imported here.
 
     Raises:
         BackendError: As `open` says.

@@ -47,7 +47,7 @@ class Edit(Intervention):
         return self.step()(activation, Moment(self.component or "the activation", where))
 
     def step(self) -> Step:
-        """What carries it out, alone."""
+        """The step that carries it out, without other edits."""
         raise _not_made()
 
     def at(self, component: str) -> Edit:
@@ -108,7 +108,7 @@ class FeatureEdit(Edit):
             check_float32(self.pushes, repr(self))
 
     def step(self) -> FeatureStep:
-        """What carries it out, alone."""
+        """The step that carries it out, without other edits."""
         return FeatureStep(self.sae, [self], source_of(self.sae))
 
     @property
@@ -154,7 +154,7 @@ class DirectionEdit(Edit):
         check_float32(self.pushes, repr(self))
 
     def step(self) -> DirectionStep:
-        """What carries it out, alone."""
+        """The step that carries it out, without other edits."""
         return DirectionStep(self)
 
     @property

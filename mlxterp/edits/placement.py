@@ -1,4 +1,7 @@
-"""Edits on their way to a model: where they act, whether they fit there, and whether that is where they belong."""
+"""Where edits act: whether they fit there, belong there, and go together.
+
+`checked` takes the edits that a user gives for one model; attached SAEs ask `check_width` and `warn_of_place`.
+"""
 
 from __future__ import annotations
 

@@ -20,9 +20,7 @@ class Change(Protocol):
     @property
     def preserve_norm(self) -> bool: ...
     @property
-    def pushes(
-        self,
-    ) -> np.ndarray | None: ...  # float64, (width,): the most that it adds, where that is known
+    def pushes(self) -> np.ndarray | None: ...  # float64, (width,): the most that it adds, if known
     @property
     def is_nothing(self) -> bool: ...
 

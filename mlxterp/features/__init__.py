@@ -1,1 +1,1 @@
-"""Where model, SAE and texts meet: the pass over a corpus, and what is asked of it."""
+"""Which features a text activates, and which texts activate a feature: asked of the model itself, without an index."""

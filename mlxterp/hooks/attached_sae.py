@@ -78,7 +78,7 @@ class AttachedSAE(Handle):
         self.sae.concepts.unbind(self.encode)  # so that nothing holds the model
 
     def effects(self) -> list[Effect]:
-        """What it changes on the next pass, and who watches."""
+        """What it changes on the next pass, and what watches."""
         found: list[Effect] = [Watch(_TextWatcher(self.reads, self.sae))] if self.concepts.tracking else []
         if self.mode == "replace":
             found.append(Replacement(self.sae, self.component))

@@ -23,7 +23,7 @@ class Attached(Protocol):
     """Something that acts on every pass of a model."""
 
     def effects(self) -> Sequence[Effect]:
-        """What it changes and who watches for it, as it is now set."""
+        """What it changes and what watches, as it is set now."""
         ...
 
     def detach(self) -> None:
@@ -90,11 +90,11 @@ class Attachments:
 
     def effects(self) -> list[Effect]:
         """Everything that acts on a pass of the current code, in order."""
-        found: list[Effect] = [act for thing in self._attached for act in thing.effects()]
+        found: list[Effect] = [effect for thing in self._attached for effect in thing.effects()]
         if self in _WATCHING_ONLY.get():
-            found = [act for act in found if isinstance(act, Watch)]
+            found = [effect for effect in found if isinstance(effect, Watch)]
         for block in _STEERING.get():
-            if block.attachments is self:
+            if block._attachments is self:
                 found += block.edits
         return found
 
@@ -116,7 +116,7 @@ class SteerBlock:
     """What `model.steer` returns, for `with`; it can be entered again, also by several threads at a time."""
 
     def __init__(self, attachments: Attachments, edits: Sequence[Edit], anatomy: Anatomy):
-        self.attachments, self.edits, self._anatomy = attachments, tuple(edits), anatomy
+        self._attachments, self.edits, self._anatomy = attachments, tuple(edits), anatomy
 
     def __enter__(self) -> SteerBlock:
         _STEERING.set((*_STEERING.get(), self))

@@ -1,4 +1,7 @@
-"""`Hook`: what `model.add_hook` takes. `Detector` observes, `Controller` changes; a class can derive from both."""
+"""`Hook`: what `model.add_hook` takes, and `AttachedHook`, the handle that it returns.
+
+`Detector` observes, `Controller` changes; a class can derive from both.
+"""
 
 from __future__ import annotations
 

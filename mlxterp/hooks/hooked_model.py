@@ -1,8 +1,8 @@
 """`HookedModel`: a language model whose every pass is changed and watched, by what is attached to it.
 
 `InterpretableModel` runs one wherever an SAE or a hook is attached, or a `steer` block is open. It lives for one
-call: what is attached is looked at when it is made, and texts are told to who watches once, also where a trace
-runs them again.
+call: it looks at what is attached when it is made, and tells watchers the texts once, also where a trace runs them
+again.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class HookedModel:
     """See `LanguageModel`; what is not about passes is the model's own.
 
     Args:
-        acts: In order; they act before what a call brings itself.
+        effects: In order; they act before what a call brings itself.
         given: What was given to run, for the texts that watchers are told.
     """
 
     def __init__(self, anatomy: Anatomy, effects: Sequence[Effect], given: Any = None):
         self._anatomy, self._effects = anatomy, tuple(effects)
-        self._watchers = [act.watcher for act in effects if isinstance(act, Watch)]
+        self._watchers = [effect.watcher for effect in effects if isinstance(effect, Watch)]
         self._base, self._given = anatomy.model, given
         self._told = not self._watchers
         self._held: list[tuple[Watcher, Array, Where]] = []
@@ -79,16 +79,18 @@ class HookedModel:
     def described(self) -> tuple[str, ...]:
         """What changes the passes, in words that tell one change from another."""
         found = []
-        for act in self._effects:
-            if not isinstance(act, Watch):
-                sae = getattr(act, "sae", None)
-                found.append(repr(act) if sae is None else f"{act!r} of SAE {sae.fingerprint[:12]}")
+        for effect in self._effects:
+            if not isinstance(effect, Watch):
+                sae = getattr(effect, "sae", None)
+                found.append(repr(effect) if sae is None else f"{effect!r} of SAE {sae.fingerprint[:12]}")
         return tuple(found)
 
     def _changes(self) -> list[Change]:
         return [
-            Hooked(act.watcher.component, self._showing(act.watcher)) if isinstance(act, Watch) else act
-            for act in self._effects
+            Hooked(effect.watcher.component, self._showing(effect.watcher))
+            if isinstance(effect, Watch)
+            else effect
+            for effect in self._effects
         ]
 
     def _showing(self, watcher: Watcher) -> Callable[[Array, Where], Array]:

@@ -61,7 +61,7 @@ class ModelSession(Session):
         return None if self.tokenizer is None else self._plain.model.tokenize
 
     def running(self, inputs: Any, edits: Sequence[Effect] = ()) -> Anatomy:
-        """The components for one call that runs `inputs`, with what acts, then `edits`; watchers are told the texts."""
+        """The components for one call that runs `inputs`, with what acts, then `edits`. Watchers are told the texts."""
         return with_effects(self._plain, [*self.attachments.effects(), *edits], inputs)
 
     def edits(

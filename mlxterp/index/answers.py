@@ -1,6 +1,6 @@
 """`Answers`: what an index says of features, of texts and of tokens; every answer is read from disk.
 
-Base of `FeatureIndex`. Answers follow the same rule as the search without an index (`features.ranking`).
+Base of `FeatureIndex`. Answers follow the same rule as the search without an index (`core.ranking`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..features.search import top_features_of
 from . import searching
 from .base import IndexBase
-from .encode import counted
+from .encode import encode_counted
 from .examples import FeatureExample, distinct, example, of_quantile
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 
@@ -171,7 +171,7 @@ class Answers(IndexBase):
         top_k = checks.count(top_k, "top_k")
         source, model = self._with_source(), self._with_source().anatomy.model
         corpus = Corpus.from_texts([text_of(text, model)], model.tokenize)
-        parts = counted(model, corpus, source.sae, source.component, self._meta.rule)
+        parts = encode_counted(model, corpus, source.sae, source.component, self._meta.rule)
         return top_features_of(SparseFeatures.concat([part.features for part in parts]), top_k)
 
     def features_for_token(self, token: str, top_k: int = 10) -> list[tuple[int, float]]:

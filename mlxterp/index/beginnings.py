@@ -3,7 +3,7 @@
 Within a shard that is settled when it is encoded (`encode`); here it is between shards, as they come to be written
 (`building`) or are put together (`merging`).
 What later shards begin with is remembered up to a limit, so that memory stays that of a few shards; beyond it, equal
-beginnings still take one value before they are ranked (`features.ranking`).
+beginnings still take one value before they are ranked (`core.ranking`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LIMIT = 1 << 17
 def settled(
     encoded: Iterable[tuple[ShardPlan, EncodedShard]], before: Iterable[Shard], acts: bool
 ) -> Iterator[tuple[ShardPlan, EncodedShard]]:
-    """Shards in order, with tokens that began in an earlier one as they do here taken from there.
+    """Shards in order; a token whose text began in an earlier shard takes the features that it has there.
 
     Args:
         before: The shards that are written already.
@@ -57,6 +57,6 @@ def settled_shards(shards: Iterable[Shard], acts: bool) -> Iterator[tuple[Shard,
 
 
 def _settled(beginnings: Beginnings, by_feature: SparseFeatures, prefixes: np.ndarray) -> SparseFeatures:
-    """The features of a shard; a model on which nothing acts computes the same from the same text: marks are alike."""
+    """The features of a shard. Marks are all equal: where nothing acts, equal texts give equal activations."""
     marks = np.zeros((len(prefixes), MARKS), dtype=np.float32)
     return beginnings.settled(by_feature.transpose(), prefixes, marks).transpose()

@@ -1,4 +1,4 @@
-"""The features of the tokens that an index counts, by the rule of `features.exclusions`."""
+"""The features of the tokens that an index counts, by the rule of `activations.exclusions`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Counted:
     reasons: np.ndarray
     """int8, (n,): why each was left out, as `Rule.reasons` gives it."""
     marks: np.ndarray
-    """Of their activations: see `features.marks`."""
+    """Of their activations: see `activations.marks`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,7 +42,7 @@ class EncodedShard:
     excluded: dict[str, int]
 
 
-def counted(
+def encode_counted(
     model: LanguageModel, corpus: Corpus, sae: SAE, component: Component, rule: Rule, quiet: bool = False
 ) -> Iterator[Counted]:
     """Features of every token of a corpus that counts, batch by batch.
@@ -75,7 +75,7 @@ def encode_shard(
     corpus = Corpus.from_token_ids([piece.ids for piece in plan.pieces])
     own = _own_numbers(plan)
     numbers, parts, reasons, marked, done = [], [], [], [], 0
-    for part in counted(model, corpus, sae, component, rule, quiet=True):
+    for part in encode_counted(model, corpus, sae, component, rule, quiet=True):
         done += len(part.tokens)
         ran(min(done / len(own), 1.0))
         mine = np.flatnonzero(own[part.tokens] >= 0)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..activations.exclusions import check_exclusions
+from ..activations.fingerprint import same_weights
 from ..anatomy.session import Model, session_of
 from ..concepts.registry import FeatureRegistry
 from ..core.feature_ids import Feature
@@ -28,7 +30,7 @@ from .folder import read_meta
 from .merging import merge
 from .plan import hash_texts
 from .remote import copied, fetched, is_url
-from .source import source_for
+from .source import Source, source_for
 from .summary import summary_of
 
 
@@ -220,6 +222,54 @@ class FeatureIndex(Answers):
             n: Examples of each, at most; None takes `n_examples`.
         """
         return write_csv(self, path, features, n)
+
+
+def texts_from_index(
+    index: FeatureIndex,
+    source: Source,
+    texts: Any,
+    feature_id: Any,
+    top_k: int,
+    exclude: Iterable[str] | str | None = None,
+) -> list[tuple[str, float, int]]:
+    """`index.top_texts`, in place of a search: for an index of this model, SAE, component and these texts.
+
+    Args:
+        texts: None takes whichever the index holds.
+        exclude: None takes the index's own rule.
+
+    Raises:
+        InputError: It is of others, or leaves other tokens out than `exclude` says.
+    """
+    if not isinstance(index, FeatureIndex):
+        raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
+    sae, component = source.sae, source.component.name
+    if index.fingerprint != sae.fingerprint or index.component != component:
+        raise InputError(
+            f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."
+            " Build an index for this SAE and component: model.build_index(sae, texts)."
+        )
+    left_out = tuple(index.excluded)
+    if exclude is not None and check_exclusions(exclude) != left_out:
+        raise InputError(
+            f"The index leaves out {left_out or 'nothing'}, asked was exclude={exclude!r}. Leave exclude= out to ask"
+            " by the index's own rule, or build an index with this one."
+        )
+    if texts is not None and not index.holds(texts):
+        raise InputError(
+            f"The index holds {index.n_texts} texts, not the ones given. Leave texts out (texts=None) to ask it about"
+            " its own, or build an index of these: model.build_index(sae, texts)."
+        )
+    kept = index._meta.model
+    if (
+        same_weights(source.anatomy.model, kept.get("weights")) is False
+        or tuple(kept.get("acts", ())) != source.acts
+    ):
+        raise InputError(
+            "The index was built with other weights, or with something else attached to the model, than there is now."
+            " Ask the index itself (index.top_texts), or build one of this model: model.build_index(sae, texts)."
+        )
+    return index.top_texts(feature_id, top_k)
 
 
 def _reopened(path: str, labels: FeatureRegistry) -> FeatureIndex:

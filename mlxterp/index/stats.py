@@ -1,4 +1,4 @@
-"""Figures of one feature over an index."""
+"""Figures of one feature over an index, and the features that fire on the same tokens."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from ..hooks.session import ModelSession
 
 
 class Facade(PublicNames):
-    """Holds the model's session; the verbs in this package are its methods' functions."""
+    """Holds the model's session. The functions in the files beside this one are the methods of `InterpretableModel`."""
 
     session: ModelSession
     """The language model, its components, and what is attached to it: what the rooms below take."""

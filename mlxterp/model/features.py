@@ -13,12 +13,12 @@ from ..features.search import top_features, top_texts
 from ..features.view import view_of_text
 from ..hooks.session import ModelSession
 from ..index import FeatureIndex, Source
+from ..index.feature_index import texts_from_index
 from ..lens import FeatureLogits, RandomDirections
 from ..sae import SAE
 from ..sae.adapt import place_of
 from ..viz.token_view import TokenView
 from .facade import Facade
-from .index import texts_from_index
 from .opening import opened, sae_at
 
 

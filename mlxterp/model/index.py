@@ -1,4 +1,4 @@
-"""What an `InterpretableModel` does with a `FeatureIndex`: build one, and answer from it."""
+"""How an `InterpretableModel` builds a `FeatureIndex`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..activations.exclusions import check_exclusions
-from ..activations.fingerprint import same_weights
-from ..errors import InputError
 from ..index import BuildOptions, FeatureIndex, Source, build
 from ..index.remote import copied, is_url, refuse_index
 from ..index.source import source_for
@@ -101,47 +98,3 @@ def index_source(
 ) -> Source:
     """The model, an SAE and the component whose features an index holds; warns where it is not the SAE's own."""
     return source_for(self.session, sae, component, layer, quiet)
-
-
-def texts_from_index(
-    index: FeatureIndex,
-    source: Source,
-    texts: Any,
-    feature_id: Any,
-    top_k: int,
-    exclude: Iterable[str] | str | None = None,
-) -> list[tuple[str, float, int]]:
-    """`index.top_texts`, where the index is of this model, SAE, component and these texts (None: whichever it holds).
-
-    Raises:
-        InputError: It is of others, or leaves other tokens out than `exclude` says.
-    """
-    if not isinstance(index, FeatureIndex):
-        raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
-    sae, component = source.sae, source.component.name
-    if index.fingerprint != sae.fingerprint or index.component != component:
-        raise InputError(
-            f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."
-            " Build an index for this SAE and component: model.build_index(sae, texts)."
-        )
-    left_out = tuple(index.excluded)
-    if exclude is not None and check_exclusions(exclude) != left_out:
-        raise InputError(
-            f"The index leaves out {left_out or 'nothing'}, asked was exclude={exclude!r}. Leave exclude= out to ask"
-            " by the index's own rule, or build an index with this one."
-        )
-    if texts is not None and not index.holds(texts):
-        raise InputError(
-            f"The index holds {index.n_texts} texts, not the ones given. Leave texts out (texts=None) to ask it about"
-            " its own, or build an index of these: model.build_index(sae, texts)."
-        )
-    kept = index._meta.model
-    if (
-        same_weights(source.anatomy.model, kept.get("weights")) is False
-        or tuple(kept.get("acts", ())) != source.acts
-    ):
-        raise InputError(
-            "The index was built with other weights, or with something else attached to the model, than there is now."
-            " Ask the index itself (index.top_texts), or build one of this model: model.build_index(sae, texts)."
-        )
-    return index.top_texts(feature_id, top_k)

@@ -122,7 +122,10 @@ class InterpretableModel(Facade):
 
     @property
     def anatomy(self) -> Anatomy:
-        """Its components, run likewise. Detectors and text tracking see only calls that are given texts."""
+        """Its components, run with what is attached and the open `steer` blocks.
+
+        Detectors and text tracking see only calls that are given texts.
+        """
         return self.session.anatomy
 
     @property

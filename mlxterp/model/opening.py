@@ -25,7 +25,7 @@ def sae_at(session: ModelSession, sae: SAE | str | Path, layer: Any, component: 
 
 
 def _open_at(session: ModelSession, sae: Any, layer: Any, component: Any) -> SAE:
-    """The SAE; of a file whose hook this model does not have, as it is used where the call says."""
+    """The SAE; a file whose hook this model does not have is opened for the component that the call names."""
     try:
         return opened(session, sae)
     except ComponentError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from .. import patching
 from ..core.positions import Positions
@@ -13,6 +13,21 @@ from ..patching import PatchingResult
 from .facade import Facade
 
 Several = list[str] | tuple[str, ...]
+
+
+class PatchingOptions(TypedDict, total=False):
+    """Options of both kinds of patching."""
+
+    by: str
+    positions: Positions
+    plot: bool
+
+
+class ActivationOptions(PatchingOptions, total=False):
+    """Further options of activation patching."""
+
+    batch_size: int | None
+    verbose: bool
 
 
 def logit_lens(
@@ -56,19 +71,16 @@ def logit_lens(
 
 @overload
 def activation_patching(
-    self: Facade,
-    clean_text: Any,
-    corrupted_text: Any,
-    component: str | None = None,
-    *args: Any,
-    **options: Any,
-) -> PatchingResult: ...
+    self: Facade, clean_text: Any, corrupted_text: Any, component: str | None = None,
+    layers: int | Iterable[int] | None = None, metric: Any = "l2", **options: Unpack[ActivationOptions],
+) -> PatchingResult: ...  # fmt: skip
 
 
 @overload
 def activation_patching(
-    self: Facade, clean_text: Any, corrupted_text: Any, component: Several, *args: Any, **options: Any
-) -> dict[str, PatchingResult]: ...
+    self: Facade, clean_text: Any, corrupted_text: Any, component: Several,
+    layers: int | Iterable[int] | None = None, metric: Any = "l2", **options: Unpack[ActivationOptions],
+) -> dict[str, PatchingResult]: ...  # fmt: skip
 
 
 def activation_patching(
@@ -129,19 +141,16 @@ def activation_patching(
 
 @overload
 def attribution_patching(
-    self: Facade,
-    clean_text: Any,
-    corrupted_text: Any,
-    component: str | None = None,
-    *args: Any,
-    **options: Any,
-) -> PatchingResult: ...
+    self: Facade, clean_text: Any, corrupted_text: Any, component: str | None = None,
+    layers: int | Iterable[int] | None = None, metric: Any = "l2", **options: Unpack[PatchingOptions],
+) -> PatchingResult: ...  # fmt: skip
 
 
 @overload
 def attribution_patching(
-    self: Facade, clean_text: Any, corrupted_text: Any, component: Several, *args: Any, **options: Any
-) -> dict[str, PatchingResult]: ...
+    self: Facade, clean_text: Any, corrupted_text: Any, component: Several,
+    layers: int | Iterable[int] | None = None, metric: Any = "l2", **options: Unpack[PatchingOptions],
+) -> dict[str, PatchingResult]: ...  # fmt: skip
 
 
 def attribution_patching(

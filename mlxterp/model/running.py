@@ -175,5 +175,5 @@ def _continued(session: ModelSession, prompt: Any, request: generation.Request, 
 def _running(
     session: ModelSession, prompt: Any, request: generation.Request, edits: Sequence[Edit]
 ) -> Anatomy:
-    """The components for one prompt; of a chat, who watches is told the text that the template made."""
+    """The components for one prompt. Watchers are told its text; for a chat, the text that the template made."""
     return session.running(None if request.chat else prompt, edits)

@@ -32,7 +32,7 @@ def load_sae(
     norm_scaling_factor: float | None = None,
     revision: str | None = None,
 ) -> SAE:
-    """Loads an SAE of any known format and fits it to this model.
+    """Loads an SAE of any known format and adapts it to this model.
 
     Finds the component of this model that its hook means, and corrects for what its own library's model does
     otherwise (centred weights, a norm without its gain).
@@ -73,7 +73,7 @@ def check_sae(
     """How well an SAE fits a component, with the likely cause where it does not.
 
     Explained variance, L0, dead share, loss recovered; a verdict, "good" or "poor", beside an untrained SAE of the
-    same shape and the SAE's own figures (`features.check.check` has the rule); and whether another place would
+    same shape and the SAE's own figures (`evaluation.check.check` has the rule); and whether another place would
     fit far better. The place that the SAE's metadata names is tried and named first.
 
     Args:

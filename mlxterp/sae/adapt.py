@@ -1,4 +1,4 @@
-"""Fitting a loaded SAE to a model: its hook becomes a component, and what the model does otherwise is made up for.
+"""Adapts a loaded SAE to a model.
 
 SAEs are trained on what some library calls a hook. `adapt` finds the component of this model that carries
 the same activations, and folds known differences into the SAE: weights that were centred, and a
@@ -52,18 +52,18 @@ def open_sae(
         sae = SAE.from_pretrained(str(source), sae_id, backend, device, k, revision)
     else:
         sae = SAE.load(source, format, backend, device, k, norm_scaling_factor)
-    fitted = adapt(anatomy, sae, component)
-    _warn_of_another(anatomy, sae, fitted, model_name)
-    return fitted
+    adapted = adapt(anatomy, sae, component)
+    _warn_of_another(anatomy, sae, adapted, model_name)
+    return adapted
 
 
-def _warn_of_another(anatomy: Anatomy, sae: SAE, fitted: SAE, model_name: str | None) -> None:
+def _warn_of_another(anatomy: Anatomy, sae: SAE, adapted: SAE, model_name: str | None) -> None:
     """Says so where the SAE is of another model, or was trained on another component, than it is used with."""
     said = sae.metadata.get("model")
     if model_name and isinstance(said, str) and not _same_model(model_name, said):
         warn(f"This SAE was trained on {said}, and this model is {model_name}.")
-    if fitted.component is not None:
-        warn_of_another_place(anatomy, sae, fitted.component)
+    if adapted.component is not None:
+        warn_of_another_place(anatomy, sae, adapted.component)
 
 
 def warn_of_another_place(anatomy: Anatomy, sae: SAE, used_on: str) -> None:
@@ -209,18 +209,18 @@ def adapt(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:
         return sae
     place = resolve(anatomy, sae, name)
     check_width(anatomy, sae, place)
-    fitted = _without_gain(anatomy, sae, place)
+    adapted = _without_gain(anatomy, sae, place)
     if sae.metadata.get("center_writing_weights") and _centres(anatomy.model, place):
-        form = replace(fitted.form, center=True, restore=fitted.form.restore and not sae.is_transcoder)
-        fitted = fitted.replace(form=form)
-    fitted.metadata["component"] = place.name
-    out = fitted.metadata.get("component_out")
+        form = replace(adapted.form, center=True, restore=adapted.form.restore and not sae.is_transcoder)
+        adapted = adapted.replace(form=form)
+    adapted.metadata["component"] = place.name
+    out = adapted.metadata.get("component_out")
     if isinstance(out, str):
         target = resolve(anatomy, sae, hook_component(out) or out)
         check_width(anatomy, sae, target, gives=True)
-        fitted.metadata["component_out"] = target.name
+        adapted.metadata["component_out"] = target.name
     _warn_of_bos(anatomy.model, sae)
-    return fitted
+    return adapted
 
 
 def check_width(anatomy: Anatomy, sae: SAE, place: Component, *, gives: bool = False) -> None:

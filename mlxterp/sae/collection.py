@@ -32,7 +32,7 @@ _READ: dict[str, Callable[[Member], Any]] = {
     "width": lambda member: member.fact("d_hidden"),
     "component": lambda member: member.fact("component"),
 }
-"""How to read what SAEs are found by."""
+"""What SAEs are found by, and how it is read."""
 
 
 class NoSuchSAEError(SAEError, KeyError):
@@ -73,12 +73,12 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             if (key := key_of(given)) in members:
                 raise InputError(f"The key {key!r} comes twice.")
             members[key] = Member(sae) if isinstance(sae, SAE) else at_path(sae, key)
-        self._members = _some(members)
+        self._members = _not_empty(members)
 
     @classmethod
     def _of(cls, members: Mapping[Key, Member]) -> SAECollection:
         made = cls.__new__(cls)
-        made._members = _some(dict(members))
+        made._members = _not_empty(dict(members))
         return made
 
     # -- where it comes from ------------------------------------------------------------------
@@ -320,7 +320,7 @@ def _listed(saes: Any) -> list[Any]:
     return list(saes)
 
 
-def _some(members: dict[Key, Member]) -> dict[Key, Member]:
+def _not_empty(members: dict[Key, Member]) -> dict[Key, Member]:
     if not members:
         raise InputError("A collection holds at least one SAE; none was given.")
     return members

@@ -40,7 +40,7 @@ def key_of(given: Any) -> Key:
 
 
 def folder_names(keys: Iterable[Key]) -> dict[Key, str]:
-    """The name of a folder for each key: the key as far as files can be called so, each name once in any case."""
+    """A folder's name for each key: its letters, as far as file names can have them; no name twice, in any case."""
     found: dict[Key, str] = {}
     taken: set[str] = set()
     for key in keys:

@@ -39,7 +39,7 @@ class Member:
         self._sae, self._opens, self._known = sae, opens, dict(known or {})
 
     def sae(self, keep: bool = True) -> SAE:
-        """The SAE, opened where it is not; kept for the next time, or not."""
+        """The SAE, opened if need be; `keep` holds it for the next time."""
         if self._sae is not None:
             return self._sae
         assert self._opens is not None

@@ -1,4 +1,4 @@
-"""Whether weights and activation of an SAE belong together, and are numbers."""
+"""Whether weights and activation of an SAE belong together, and are numbers; the fingerprint of what they compute."""
 
 from __future__ import annotations
 

@@ -207,9 +207,9 @@ def output_score(model: Model, sae: SAE, feature: int, edit: Edit, *, at: str | 
 
 
 def _promoted(session: ModelSession, sae: SAE, feature: int, at: str | None = None) -> FeatureLogits:
-    return feature_logits(session.plain, sae, [feature], _PROMOTED, component=at, tokenize=session.tokenize)[
-        0
-    ]
+    tokenize = session.tokenize
+    [found] = feature_logits(session.plain, sae, [feature], _PROMOTED, component=at, tokenize=tokenize)
+    return found
 
 
 def _next(session: ModelSession, prompt: str) -> np.ndarray:

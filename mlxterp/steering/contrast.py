@@ -2,7 +2,7 @@
 
     happy = difference_of_means(model, ["I love it", …], ["I hate it", …], "layers.10.resid_post")
 
-`sides` runs the texts; the arithmetic here is NumPy's, in float64. `SteeringVector.save` keeps the result.
+`contrast_pass` runs the texts; the arithmetic here is NumPy's, in float64. `SteeringVector.save` keeps the result.
 """
 
 from __future__ import annotations

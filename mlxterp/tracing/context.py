@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..anatomy.anatomy import Anatomy
 from ..core.sites import Array, Component, SiteEdit
@@ -17,10 +17,10 @@ class OpenTrace(Protocol):
     """A trace whose block is open."""
 
     anatomy: Anatomy
-    ledger: Ledger
+    _ledger: Ledger
 
     @property
-    def declared(self) -> Sequence[SiteEdit]: ...
+    def _declared(self) -> Sequence[SiteEdit]: ...
     def read(self, name: str | Component) -> Any: ...
     def assign(self, name: str | Component, value: Any) -> None: ...
     def save(self, value: Any, name: str | None = None) -> Any: ...
@@ -50,61 +50,69 @@ class _OutsideTrace(TraceError, AttributeError):
     """To tab completion a value that cannot be had is no attribute."""
 
 
+class _Found(NamedTuple):
+    """An array that an open trace handed out."""
+
+    trace: OpenTrace
+    ledger: Ledger
+    given: HandedOut
+
+
 class OpenTraces:
     """The `Listener` that tells the open traces of this context what happens to the arrays they handed out."""
 
     @staticmethod
-    def _find(array: Array) -> tuple[OpenTrace, HandedOut] | None:
+    def _find(array: Array) -> _Found | None:
         for trace in reversed(OPEN.get()):
-            given = trace.ledger.find(array)
-            if given is not None:
-                return trace, given
+            ledger = trace._ledger
+            if (given := ledger.find(array)) is not None:
+                return _Found(trace, ledger, given)
         return None
 
     def indexed(self, array: Array, key: Any) -> None:
         if (found := self._find(array)) is not None:
-            found[0].ledger.check_index(found[1], key)
+            found.ledger.check_index(found.given, key)
 
     def assign(self, array: Array, value: Any) -> None:
         found = self._find(array)
-        if found is None or found[1].parent is not None:
+        if found is None or found.given.parent is not None:
             raise TraceError(
                 "Only the value of a component can be assigned to, as model.layers[3].mlp.output = x."
             )
-        found[0].assign(found[1].component, value)
+        found.trace.assign(found.given.component, value)
 
     def item_taken(self, array: Array, key: Any, item: Array) -> None:
         if (found := self._find(array)) is not None:
-            found[0].ledger.take(found[1], key, item)
+            found.ledger.note_item(found.given, key, item)
 
     def frozen(self, value: Any) -> Any:
         traces = OPEN.get()
-        return frozen(value, traces[-1].ledger.backend) if traces else value
+        return frozen(value, traces[-1]._ledger.backend) if traces else value
 
     def own_key(self, array: Array, key: Any) -> Any:
         found = self._find(array)
-        return key if found is None else own_key(key, array, found[0].ledger.backend)
+        return key if found is None else own_key(key, array, found.ledger.backend)
 
     def own_value(self, array: Array, value: Any) -> Any:
         found = self._find(array)
-        return value if found is None else own_value(value, array, found[0].ledger.backend)
+        return value if found is None else own_value(value, array, found.ledger.backend)
 
     def changed(self, array: Array, operation: Operation) -> None:
         if (found := self._find(array)) is not None:
-            found[0].ledger.operate(found[1], operation)
+            found.ledger.note_operation(found.given, operation)
 
     def noticed(self, array: Any) -> bool:
         """Whether all changes in place of a value about to be written were noticed."""
         found = self._find(array)
-        return found is not None and found[1].untouched()
+        return found is not None and found.given.untouched()
 
     def item_written(self, array: Array, key: Any, value: Any, noticed: bool) -> None:
         if (found := self._find(array)) is not None:
-            found[0].ledger.write_item(found[1], key, value, noticed)
+            found.ledger.write_item(found.given, key, value, noticed)
 
     def save(self, array: Array, name: str | None = None) -> Array:
         traces = OPEN.get()
         if not traces:
             raise TraceError(".save() keeps an array beyond a trace, and no trace is open here.")
         found = self._find(array)
-        return (found[0] if found else traces[-1]).save(array, name)
+        return (found.trace if found else traces[-1]).save(array, name)

@@ -1,7 +1,7 @@
 """`Ledger`: what one trace gave out, and the edits that were made of it.
 
-A `Trace` keeps one. Arrays that the user holds are told apart by it: which component's value each one is, whether
-it still is, and what was done to it in place.
+A `Trace` keeps one. Of each array that the user holds it knows which component's value it is, whether it still is, and
+what was done to it in place.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class HandedOut:
         """Whether all changes in place were noticed."""
         return _version(self.array) == self.version
 
-    def take(self) -> tuple[Operation, ...]:
-        """Hands over the operations so far, which count as done from now on."""
+    def take_operations(self) -> tuple[Operation, ...]:
+        """The operations so far, which are forgotten here."""
         done = tuple(self.operations)
         self.operations.clear()
         return done
@@ -70,12 +70,12 @@ class Ledger:
         """
         _check_index(key, self._batch, given)
 
-    def take(self, given: HandedOut, key: Any, item: Array) -> None:
+    def note_item(self, given: HandedOut, key: Any, item: Array) -> None:
         """Notes an item of a component's value; items of items are not followed."""
         if given.parent is None:
             self._given[id(item)] = HandedOut(item, given.component, key, given, version=_version(item))
 
-    def operate(self, given: HandedOut, operation: Operation) -> None:
+    def note_operation(self, given: HandedOut, operation: Operation) -> None:
         """Notes an operation that was made in place."""
         given.operations.append(operation)
         given.version = _version(given.array)
@@ -91,7 +91,7 @@ class Ledger:
             new = own_whole(value, current, component.name, self.backend)
             self.record(component, lambda _x, _where, _run: new)
             return
-        operations = given.take()
+        operations = given.take_operations()
         if operations:  # `….output *= 2`: an operation, not a value
             self.record(component, lambda x, _where, _run: _applied(operations, x, self.backend))
         given.edits = len(self.edits)
@@ -116,7 +116,7 @@ class Ledger:
         backend, item = self.backend, self.find(value)
         current = given.edits == len(self.edits) and not given.operations
         live = current and item is not None and item.parent is given and noticed and _same_key(item.key, key)
-        operations = item.take() if live and item is not None else ()
+        operations = item.take_operations() if live and item is not None else ()
         key, stored = frozen(key, backend), None if operations else frozen(value, backend)
 
         def change(x: Array, _where: Where, _run: Run) -> Array:

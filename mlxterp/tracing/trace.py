@@ -52,12 +52,12 @@ class Trace(NotCopied, PublicNames):
         self._model = anatomy.model
         self._backend = anatomy.model.backend
         self._batch = batch
-        self.declared = declared_edits(anatomy, interventions)
+        self._declared = declared_edits(anatomy, interventions)
         """Edits that it began with; traces inside of it have them too."""
         names = [capture] if isinstance(capture, str) else capture
         self._capture = None if names is None else [anatomy.component(name) for name in names]
         self._stop = () if stop_after is None else anatomy.component(stop_after).sites
-        self.ledger = Ledger(self._backend, batch)
+        self._ledger = Ledger(self._backend, batch)
         """What it handed out, and its edits so far."""
         self._asked: list[Site] = []
         """Sites beyond module outputs that were asked for."""
@@ -77,7 +77,7 @@ class Trace(NotCopied, PublicNames):
         if self._done or self._token is not None:
             raise TraceError("A trace runs once. Call model.trace(…) again for another.")
         outer = [t for t in OPEN.get() if t.anatomy.origin is self.anatomy.origin]
-        self.ledger.edits = [edit for t in outer for edit in t.declared] + list(self.declared)
+        self._ledger.edits = [edit for t in outer for edit in t._declared] + list(self._declared)
         self._run_model()
         self._methods = array_methods(self._backend, OpenTraces())
         self._methods.__enter__()
@@ -93,12 +93,12 @@ class Trace(NotCopied, PublicNames):
                 self._conclude()
         finally:
             self._run = None
-            self.ledger.clear()
+            self._ledger.clear()
             self._done = True
 
     def _run_model(self) -> None:
         """Runs with all edits so far, from the earliest new one."""
-        edits, stop = self.ledger.edits, self._stop
+        edits, stop = self._ledger.edits, self._stop
         if self._capture is not None:
             sites = unique_sites(self._capture)
             self._run = self._model.run(self._batch, sites, edits, stop_after=stop)
@@ -109,7 +109,7 @@ class Trace(NotCopied, PublicNames):
         self._edits_run = len(edits)
 
     def _current(self) -> Run:
-        if self._edits_run != len(self.ledger.edits):
+        if self._edits_run != len(self._ledger.edits):
             self._run_model()
         assert self._run is not None
         return self._run
@@ -121,14 +121,14 @@ class Trace(NotCopied, PublicNames):
             self._kept[name] = self._each(self._value(component), self._backend.compact)
         self._logits = run.logits
         self._warn_of_unseen_changes()
-        self.ledger.clear()
+        self._ledger.clear()
         run.memory, run.values, self._run = None, {}, None  # before anything is evaluated
         del run, kept
         arrays = [a for v in (*self._kept.values(), *self._saved.values()) for a in _flat(v)]
         self._backend.evaluate([*arrays, *([] if self._logits is None else [self._logits])])
 
     def _warn_of_unseen_changes(self) -> None:
-        for component in self.ledger.unseen():
+        for component in self._ledger.unseen():
             warn(
                 f"{component.name} was changed in place by a method that a trace does not notice,"
                 " which is no edit. Use *=, +=, item assignment, or assign the result."
@@ -150,8 +150,8 @@ class Trace(NotCopied, PublicNames):
         self._read[component.name] = component
         if isinstance(value, list):
             calls = [replace(component, name=f"{component.name}#{i}", call=i) for i in range(len(value))]
-            return [self.ledger.hand_out(x, call) for x, call in zip(value, calls, strict=True)]
-        return self.ledger.hand_out(value, component)
+            return [self._ledger.hand_out(x, call) for x, call in zip(value, calls, strict=True)]
+        return self._ledger.hand_out(value, component)
 
     def _value(self, component: Component) -> Any:
         if self._capture is not None and component.name not in {c.name for c in self._capture}:
@@ -211,16 +211,16 @@ class Trace(NotCopied, PublicNames):
                 f"{component.name} is called {len(current)} times in one pass; name the call, such as"
                 f" '{component.name}#0', or use interventions= to change all of them."
             )
-        self.ledger.assign(component, value, current)
+        self._ledger.assign(component, value, current)
 
     def take(self, edits: Sequence[SiteEdit]) -> None:
         """Lets further edits act on this trace, from now on and to its end, as if they had been assigned here."""
-        self.ledger.edits += edits
+        self._ledger.edits += edits
 
     def save(self, value: Any, name: str | None = None) -> Any:
         """Keeps an array after the block, in `saved_values`; returns it."""
         if name is None:
-            given = self.ledger.find(value)
+            given = self._ledger.find(value)
             whole = given is not None and given.parent is None
             name = given.component.name if given and whole else f"value_{len(self._saved)}"
         self._saved[name] = self._each(value, self._backend.compact)
@@ -279,7 +279,7 @@ class Trace(NotCopied, PublicNames):
             return self._kept[component.name]
         if self._capture is not None:
             return self._value(component)  # raises
-        run = self._model.run(self._batch, component.sites, self.ledger.edits, stop_after=component.sites)
+        run = self._model.run(self._batch, component.sites, self._ledger.edits, stop_after=component.sites)
         value = component.read(run)
         self._backend.evaluate(_flat(value))
         return value

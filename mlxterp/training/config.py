@@ -1,4 +1,7 @@
-"""What a training run of an SAE is asked to do, checked when it is written down."""
+"""What a training run of an SAE is asked to do, checked when it is written down.
+
+`SAETrainConfig` is what users say; `plan` makes of it and of the data a `TrainRecipe`, the objective of one SAE.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Where training's rows come from, and the mixing buffer that makes batches of them.
 
 A source gives rows block by block, the same ones every time it is asked for the same block, so that a
-run can go on where it was interrupted. `ArrayRows` is here; `store_rows.StoreRows` and a model that runs
-while the SAE trains are others.
+run can go on where it was interrupted. `ArrayRows` has rows of arrays, `StoreRows` those of an `ActivationStore`;
+`activations.rows.ModelRows` runs the model while the SAE trains.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class _Coming:
 
 
 class StoreRows:
-    """`training.rows.Rows` of a store."""
+    """`Rows` of an `ActivationStore`."""
 
     def __init__(self, store: ActivationStore, components: Sequence[str], block_rows: int, seed: int,
                  limit: int | None = None):  # fmt: skip

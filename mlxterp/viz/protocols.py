@@ -1,4 +1,4 @@
-"""What a `FeatureCard` shows: the values that it is made of, and the card itself as its text reads it."""
+"""What a `FeatureCard` is made of, and the card as `card_text` reads it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlxterp import InputError, SparseFeatures
-from mlxterp.core import ranking as strongest
+from mlxterp.core import ranking
 from mlxterp.core.ranking import TopN
 
 FEW = st.sampled_from([0.0, 0.5, 1.0, -1.0, 2.0, -3.0])
@@ -57,7 +57,7 @@ def test_the_strongest_of_each_are_those_of_a_sort(dense, n):
 def test_how_many_are_looked_at_together_decides_nothing(dense, n, pairs):
     by_feature = SparseFeatures.from_dense(dense).transpose()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strongest, "_PAIRS", pairs)
+        patch.setattr(ranking, "_PAIRS", pairs)
         assert_same(all_at_once(by_feature, n), sorted_one_by_one(dense, n))
 
 

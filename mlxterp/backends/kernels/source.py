@@ -1,7 +1,7 @@
 """Assembles a kernel: prelude, an opening that names threads and sizes, and the body all targets share.
 
 `header` and `jit_source` are what MLX wants for its own kernels (it writes the signature itself);
-`program` is a whole source file, CUDA for a compiler or C++ for the emulator in the tests.
+`function` is one kernel as source, CUDA for a compiler or C++ for the emulator in the tests.
 
 The dialect of a body: ROW, TID and NTHREADS; THREADGROUP arrays and a THREADGROUP_COUNTER with
 COUNTER_ADD, COUNTER_LOAD and COUNTER_STORE; BARRIER(), UNROLL, BITS and FLOAT; u32 and u64.

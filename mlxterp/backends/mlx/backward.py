@@ -2,7 +2,7 @@
 
 With g the gradient of the reconstruction, A the sparse features and D[i, j] = W_dec[ids[i, j]] · g[i] where
 values[i, j] > 0: dW_dec = Aᵀ g, dW_enc = (Dᵀ x)ᵀ, db_enc = column sums of D, and, where b_dec is subtracted
-from x, db_dec = Σ g - W_enc db_enc.
+from x, db_dec = Σ g - W_enc db_enc. `add_auxiliary` adds those of the loss that revives dead features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adam on the weights of an SAE in PyTorch, decoder rows kept at unit norm."""
+"""Adam on the weights of an SAE in PyTorch, decoder rows kept at unit norm; processes that train together."""
 
 from __future__ import annotations
 
