@@ -215,7 +215,7 @@ class ConceptTables(PublicNames):
             UnknownFeatureError: A feature outside [0, d_hidden).
         """
         found = self.explanations
-        for one in [explanations] if isinstance(explanations, Explanation) else explanations:
+        for one in explanations if isinstance(explanations, Iterable) else [explanations]:
             if not isinstance(one, Explanation):
                 raise InputError(f"Expected an Explanation or a list of them, got {type(one).__name__}.")
             several = found.setdefault(feature_id(one.feature_id, self.d_hidden), [])

@@ -149,7 +149,7 @@ def test_those_of_one_source_or_all_are_forgotten():
 
 
 @pytest.mark.parametrize(
-    "bad", [["a"], [Explanation(1, "a"), 3], [Explanation(1, "a"), Explanation(WIDTH, "b")]]
+    "bad", [None, ["a"], [Explanation(1, "a"), 3], [Explanation(1, "a"), Explanation(WIDTH, "b")]]
 )
 def test_all_are_taken_or_nothing_changes(bad):
     concepts = concepts_of(explanations=Explanation(2, "kept"))
