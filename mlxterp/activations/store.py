@@ -6,7 +6,7 @@
     <folder>/batch_1/…
 
 `collect_activations` fills an `ActivationStore`, batch by batch, each moved into its place when it is
-whole; `train_sae` reads it (`training.store_rows`). Files are read as numbers only. A batch's rows hold the digests of
+whole; `train_sae` reads it (`training.rows`). Files are read as numbers only. A batch's rows hold the digests of
 its activations, and one of their own, so that a batch can be checked while the collection is not complete.
 """
 

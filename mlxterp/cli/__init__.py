@@ -1,7 +1,7 @@
 """`mlxterp`: the command line. Commands do what the methods of their names do in Python.
 
 What can be asked is in `arguments`, the model and texts that it names in `opening`, what is done in
-`commands`, how it is shown in `output`. Nothing that runs a model is imported before it is needed.
+`commands`, what `--json` shows in `as_json`. Nothing that runs a model is imported before it is needed.
 """
 
 from __future__ import annotations

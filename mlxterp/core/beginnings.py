@@ -3,7 +3,7 @@
 That in fact rounding differs with the batch must not decide which text is first, or whether a feature fires whose
 activation lies at a threshold. So the first of such tokens speaks for all: before anything is ranked or counted, in
 searches and indexes (`first_alike`), and in the texts that are tracked (`Beginnings`). Marks of the activations
-(`features.marks`) tell rounding from a difference: steering may act on one text and not on another.
+(`activations.marks`) tell rounding from a difference: steering may act on one text and not on another.
 """
 
 from __future__ import annotations

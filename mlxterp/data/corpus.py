@@ -1,6 +1,6 @@
 """Many texts as token ids, and the batches in which a model runs them.
 
-A `Corpus` is made once from texts; `features.collect` runs it. Texts are sorted by length so that a
+A `Corpus` is made once from texts; `activations.forward` runs it. Texts are sorted by length so that a
 batch holds little padding, and a text longer than the model's positions runs in windows that
 overlap by half: every token comes back exactly once, from the window where it has most context.
 """

@@ -37,7 +37,7 @@ class SAECheck:
         expected: Published or trained figures that the metadata has: l0, explained_variance, loss_recovered_mean, …
         findings: What is wrong, and the likely cause; empty where all is well.
         verdict: "good" or "poor" on this component and these texts; see `check`.
-        judged_variance: Explained variance on up to 2048 tokens without sinks (`features.exclusions`): what the
+        judged_variance: Explained variance on up to 2048 tokens without sinks (`activations.exclusions`): what the
             verdict is about.
         untrained_variance: Its control: the same of an SAE of this shape and L0 with random directions. The mean
             has 0.

@@ -128,7 +128,7 @@ class Encoded:
     features: SparseFeatures
     """A row for each."""
     marks: np.ndarray
-    """Of their activations: see `features.marks`."""
+    """Of their activations: see `activations.marks`."""
 
 
 def encode_corpus(

@@ -1,6 +1,6 @@
 """`Answers`: what an index says of features, of texts and of tokens; every answer is read from disk.
 
-Base of `FeatureIndex`. Answers follow the same rule as the search without an index (`features.ranking`).
+Base of `FeatureIndex`. Answers follow the same rule as the search without an index (`core.ranking`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Within a shard that is settled when it is encoded (`encode`); here it is between shards, as they come to be written
 (`building`) or are put together (`merging`).
 What later shards begin with is remembered up to a limit, so that memory stays that of a few shards; beyond it, equal
-beginnings still take one value before they are ranked (`features.ranking`).
+beginnings still take one value before they are ranked (`core.ranking`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The features of the tokens that an index counts, by the rule of `features.exclusions`."""
+"""The features of the tokens that an index counts, by the rule of `activations.exclusions`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Counted:
     reasons: np.ndarray
     """int8, (n,): why each was left out, as `Rule.reasons` gives it."""
     marks: np.ndarray
-    """Of their activations: see `features.marks`."""
+    """Of their activations: see `activations.marks`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

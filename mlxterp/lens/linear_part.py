@@ -2,7 +2,7 @@
 
 A model's final norm and head are such a function, and so is what lies between a component and the
 residual stream. Its linear part is found from what the function gives, so no architecture needs to be
-known. NumPy only; `lens` uses it for the head, `features.writing` for the way into the stream.
+known. NumPy only; `feature_logits` uses it for the head, `writing` for the way into the stream.
 """
 
 from __future__ import annotations

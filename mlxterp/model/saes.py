@@ -73,7 +73,7 @@ def check_sae(
     """How well an SAE fits a component, with the likely cause where it does not.
 
     Explained variance, L0, dead share, loss recovered; a verdict, "good" or "poor", beside an untrained SAE of the
-    same shape and the SAE's own figures (`features.check.check` has the rule); and whether another place would
+    same shape and the SAE's own figures (docs/saes.md has the rule); and whether another place would
     fit far better. The place that the SAE's metadata names is tried and named first.
 
     Args:

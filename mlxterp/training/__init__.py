@@ -1,4 +1,4 @@
-"""Training of sparse autoencoders and transcoders: `train_sae` for arrays; `features.train` for a model's texts."""
+"""Training of sparse autoencoders and transcoders: `train_sae` for arrays; `on_texts` for a model's texts."""
 
 from .config import SAETrainConfig
 from .on_arrays import train_sae

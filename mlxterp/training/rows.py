@@ -1,8 +1,8 @@
 """Where training's rows come from, and the mixing buffer that makes batches of them.
 
 A source gives rows block by block, the same ones every time it is asked for the same block, so that a
-run can go on where it was interrupted. `ArrayRows` is here; `store_rows.StoreRows` and a model that runs
-while the SAE trains are others.
+run can go on where it was interrupted. `ArrayRows` and `StoreRows` are here; a model that runs while the SAE trains
+is another (`activations.rows`).
 """
 
 from __future__ import annotations

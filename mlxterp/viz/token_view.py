@@ -1,6 +1,6 @@
 """`TokenView`: the tokens of one text, coloured by how strongly features are active on them.
 
-`model.visualize_feature_activations` makes one (`of_text`); reports hold several.
+`model.visualize_feature_activations` makes one (`features.view`); reports hold several.
 """
 
 from __future__ import annotations

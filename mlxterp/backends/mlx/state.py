@@ -1,4 +1,4 @@
-"""What an MLX model computes with, as digests (see `backends.state`)."""
+"""What an MLX model computes with, as digests (see `backends.host.state`)."""
 
 from __future__ import annotations
 

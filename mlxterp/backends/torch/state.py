@@ -1,4 +1,4 @@
-"""What a PyTorch model computes with, as digests (see `backends.state`)."""
+"""What a PyTorch model computes with, as digests (see `backends.host.state`)."""
 
 from __future__ import annotations
 
