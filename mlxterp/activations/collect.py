@@ -17,6 +17,7 @@ from ..core.activation_files import DTYPES
 from ..core.digests import DIGEST, digest_of
 from ..core.files import DRAFT, remove_drafts
 from ..core.options import names_options
+from ..core.places import path_of
 from ..core.progress import hidden
 from ..core.sites import Component
 from ..data.contexts import open_contexts
@@ -98,7 +99,7 @@ def collect_activations(
         anatomy, dataset, components, tokens, context_length, exclude, batch_tokens, seed, progress
     )
     probe = model_fingerprint(anatomy, components)
-    folder = Path(path).expanduser() if path is not None else _default_path(components, progress)
+    folder = path_of(path) if path is not None else _default_path(components, progress)
     settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
     acts = list(anatomy.model.described)
     if acts:

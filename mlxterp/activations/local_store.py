@@ -10,6 +10,7 @@ from typing import Any
 from ..core.digests import DIGEST, check_seal
 from ..core.files import strict_json
 from ..core.options import checks_options
+from ..core.places import path_of
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
 from .store import ActivationStore
@@ -22,7 +23,7 @@ class LocalStore(PublicNames):
     """Where a project's activations, runs and SAEs lie: `activations/`, `runs/` and `sae_models/` in one folder."""
 
     def __init__(self, base_path: str | os.PathLike = "./store"):
-        self.base_path = Path(base_path).expanduser()
+        self.base_path = path_of(base_path)
 
     def activations_path(self, run_id: str) -> Path:
         """For `collect_activations(…, path=…)`."""

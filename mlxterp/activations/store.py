@@ -28,6 +28,7 @@ from ..core.activation_files import DTYPES, as_float32, as_stored, mapped_activa
 from ..core.digests import DIGEST, check_seal, digest_of_arrays, digest_of_file, same_file, sealed
 from ..core.files import DRAFT, atomic_folder, atomic_write, strict_json
 from ..core.integers import is_integer
+from ..core.places import path_of
 from ..core.public_names import PublicNames
 from ..core.tensor_files import check_safetensors
 from ..errors import SAEError, warn
@@ -72,7 +73,7 @@ class ActivationStore(PublicNames):
         Raises:
             SAEError: There is none, it is damaged, or its collection was interrupted.
         """
-        folder = Path(path).expanduser()
+        folder = path_of(path)
         meta = read_meta(folder)
         if meta is None:
             raise SAEError(f"There is no activation store in {folder}. collect_activations makes one.")

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core.feature_ids import named_feature
 from ..core.integers import is_number, scalar
+from ..core.places import path_of
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
 from . import store
@@ -85,7 +86,7 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
             InputError: There is no such file, or it holds something else.
             SAEError: It belongs to another SAE, or names a feature that `sae` does not have.
         """
-        file = Path(path).expanduser()
+        file = path_of(path)
         found = store.read_registry(file)
         try:
             return FeatureRegistry(found, sae)

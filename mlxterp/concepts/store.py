@@ -25,6 +25,7 @@ from typing import Any
 from ..core.csv_cells import csv_of, text_of_cell
 from ..core.digests import DIGEST, check_seal, sealed
 from ..core.files import atomic_write, strict_json
+from ..core.places import path_of
 from ..errors import InputError
 from .explanations import Concept, Explanation
 
@@ -96,7 +97,7 @@ def write(path: str | os.PathLike, text: str) -> Path:
         InputError: Nothing can be written there, or the text has half of a character (a lone surrogate); what
             was there is unchanged.
     """
-    target = Path(path).expanduser()
+    target = path_of(path)
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as error:

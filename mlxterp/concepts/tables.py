@@ -21,7 +21,7 @@ from ..errors import InputError
 from . import analysis, store
 from . import export as exporting
 from .checks import feature_id, list_of_texts
-from .explanations import PERSON, Concept, Explanation, Explanations, Names
+from .explanations import PERSON, Concept, Explanation, Explanations, Names, checked_text
 from .names import said
 from .scales import features_of, scales_of
 from .tracking import TopTexts
@@ -215,7 +215,7 @@ class ConceptTables(PublicNames):
             UnknownFeatureError: A feature outside [0, d_hidden).
         """
         found = self.explanations
-        for one in [explanations] if isinstance(explanations, Explanation) else explanations:
+        for one in explanations if isinstance(explanations, Iterable) else [explanations]:
             if not isinstance(one, Explanation):
                 raise InputError(f"Expected an Explanation or a list of them, got {type(one).__name__}.")
             several = found.setdefault(feature_id(one.feature_id, self.d_hidden), [])
@@ -225,7 +225,13 @@ class ConceptTables(PublicNames):
         self._explanations = {feature: found[feature] for feature in sorted(found)}
 
     def clear_explanations(self, source: str | None = None) -> None:
-        """Forgets the explanations of one source ("person", an explainer's name), or all of them."""
+        """Forgets the explanations of one source ("person", an explainer's name), or all of them.
+
+        Raises:
+            InputError: The source is no text.
+        """
+        if source is not None:
+            checked_text(source, "the source")
         kept = {
             feature: [one for one in several if source is not None and one.source != source]
             for feature, several in self._explanations.items()

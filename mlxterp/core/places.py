@@ -11,9 +11,22 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
+
 _WEIGHTS = (".safetensors", ".gguf", ".npz", ".pt", ".pth", ".bin", ".json")
 _REPOSITORY = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
 _SHOWN = 5
+
+
+def path_of(given: Any) -> Path:
+    """The path of a file or folder as users give it, with their home in place of "~".
+
+    Raises:
+        InputError: It is no path.
+    """
+    if not isinstance(given, (str, os.PathLike)) or isinstance(os.fspath(given), bytes):
+        raise InputError(f"Expected the path of a file or folder, got {given!r}.")
+    return Path(given).expanduser()
 
 
 def looks_like_path(name: Any) -> bool:

@@ -47,7 +47,10 @@ class IndexBase(PublicNames):
 
     @property
     def labels(self) -> FeatureRegistry:
-        """Names of features; assign {741: "ball"}, a `FeatureRegistry` or a dict of that form to show them."""
+        """Names of features; assign {741: "ball"}, a `FeatureRegistry` or a dict of that form to show them.
+
+        They last as long as this object: `labels.save(path)` writes them. Those in `sae.concepts` go with the SAE.
+        """
         return self._labels
 
     @labels.setter

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
+from ..core.places import path_of
 from ..errors import BackendError, InputError
 from .answers import Answers
 from .examples import FeatureExample
@@ -113,6 +114,6 @@ def _joined(head: str, parts: Iterable[str], tail: str, between: str = ",\n") ->
 def _written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path | str:
     if is_url(path):
         return write_at(str(path), parts)
-    target = Path(path).expanduser()
+    target = path_of(path)
     write_atomically(target, parts)
     return target

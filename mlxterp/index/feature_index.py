@@ -19,6 +19,7 @@ from ..anatomy.session import Model, session_of
 from ..concepts.registry import FeatureRegistry
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
+from ..core.places import path_of
 from ..data.dataset import texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..sae import SAE
@@ -60,7 +61,7 @@ class FeatureIndex(Answers):
             >>> again.top_texts(ball) == index.top_texts(ball)
             True
         """
-        folder = fetched(str(path)) if is_url(path) else Path(path).expanduser()
+        folder = fetched(str(path)) if is_url(path) else path_of(path)
         meta = read_meta(folder)
         if meta is None:
             raise FeatureIndexError(
@@ -153,7 +154,7 @@ class FeatureIndex(Answers):
                 f"Indexes are merged in a folder, not at {path}. merge(parts, folder).save({path!r})"
             )
         indexes = [part if isinstance(part, FeatureIndex) else FeatureIndex.open(part) for part in parts]
-        merge([index.path for index in indexes], Path(path).expanduser())
+        merge([index.path for index in indexes], path_of(path))
         merged = FeatureIndex.open(path)
         merged._source = next((index.source for index in indexes if index.source is not None), None)
         return merged

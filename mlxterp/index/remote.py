@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import DRAFT, atomic_folder
+from ..core.places import path_of
 from ..errors import BackendError, FeatureIndexError, IndexWriteError
 from .folder import META
 
@@ -77,7 +78,7 @@ def copied(folder: Path, target: str | os.PathLike) -> Path | str:
                 " another place, and save again."
             ) from error
         return str(target)
-    place = Path(target).expanduser()
+    place = path_of(target)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FeatureIndexError(f"{place} holds something already. Choose another path or remove it first.")
     with atomic_folder(place, error=FeatureIndexError, remedy=_AGAIN) as draft:

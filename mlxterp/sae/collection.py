@@ -151,7 +151,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
 
     def __repr__(self) -> str:
         keys = ", ".join(map(repr, list(self._members)[:6])) + (", …" if len(self) > 6 else "")
-        return f"SAECollection({len(self)} SAEs: {keys})"
+        return f"SAECollection({len(self)} SAE{'s' * (len(self) > 1)}: {keys})"
 
     # -- by layer and width -------------------------------------------------------------------
 
@@ -197,8 +197,15 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
 
         Raises:
             SAEError: None has.
+            InputError: A layer or width is no number, or a component no name.
         """
-        wanted = {"layer": layer, "width": width, "component": component}
+        wanted = {
+            "layer": checks.count_or_none(layer, "layer", 0),
+            "width": checks.count_or_none(width, "width"),
+            "component": component,
+        }
+        if not isinstance(component, (str, type(None))):
+            raise InputError(f"component is {component!r}; it must be a path, such as 'layers.3.mlp'.")
         asked = {name: value for name, value in wanted.items() if value is not None}
         found = {
             key: member

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..anatomy.names import hook_component
+from ..backends import get_backend
 from ..core import checks
 from ..core.digests import same_file
 from ..core.integers import as_integer
@@ -78,15 +80,23 @@ def in_folder(
 
     Raises:
         SAEError: There is none, one of them cannot be opened, or `collection.json` is damaged.
+        InputError: There is no such backend.
     """
+    _check_backend(backend)
+    k = checks.count_or_none(k, "k", error=SAEError)
     folder = Path(path).expanduser() if isinstance(path, (str, os.PathLike)) else None
     if folder is not None and (folder / MANIFEST).is_file():
+        if format not in (None, "mlxterp"):
+            raise SAEError(
+                f"The SAEs of the collection {folder} are in the format 'mlxterp', not {format!r}."
+            )
         return {entry["key"]: _saved(folder, entry, backend, device, k) for entry in read_manifest(folder)}
     members: Members = {}
     for found, files in saes_in(path, format):
         name = _name_below(Path(path).expanduser(), files.path)
         member = Member(
-            opens=_opener(Fetched(files.path, found), backend, device, k), known=_known_of(found, files)
+            opens=partial(opened, Fetched(files.path, found), backend, device, k, mapped=True),
+            known=_known_of(found, files),
         )
         members[f"{name}{files.path.suffix}" if name in members else name] = member
     return members
@@ -96,15 +106,13 @@ def _saved(
     folder: Path, entry: Mapping[str, Any], backend: str | None, device: str | None, k: int | None
 ) -> Member:
     """An SAE that `collection.json` names."""
-    where = folder / entry["folder"]
-    opens = _opener(Fetched(where, "mlxterp"), backend, device, k)
     return Member(
-        opens=lambda: _as_saved(opens, where, entry["config"]),
+        opens=partial(_as_saved, folder / entry["folder"], entry["config"], backend, device, k),
         known={name: entry[name] for name in ("component", *SIZES)},
     )
 
 
-def _as_saved(opens: Callable[[], SAE], folder: Path, digest: str) -> SAE:
+def _as_saved(folder: Path, digest: str, backend: str | None, device: str | None, k: int | None) -> SAE:
     try:
         same_file(folder / own.CONFIG, digest)
     except (OSError, ValueError) as error:
@@ -112,7 +120,7 @@ def _as_saved(opens: Callable[[], SAE], folder: Path, digest: str) -> SAE:
             f"{folder} is not the SAE that was saved with this collection: {error}. Get it again; SAE.load opens it by"
             " itself."
         ) from error
-    return opens()
+    return opened(Fetched(folder, "mlxterp"), backend, device, k, mapped=True)
 
 
 def at_path(path: Any, key: Key) -> Member:
@@ -123,11 +131,14 @@ def at_path(path: Any, key: Key) -> Member:
     if len(found) > 1:
         raise SAEError(f"SAE {key!r}: {path} holds {len(found)} SAEs. Give the path of one.")
     name, files = found[0]
-    return Member(opens=_opener(Fetched(files.path, name), None, None, None), known=_known_of(name, files))
+    opens = partial(opened, Fetched(files.path, name), None, None, None, mapped=True)
+    return Member(opens=opens, known=_known_of(name, files))
 
 
-def _opener(where: Fetched, backend: str | None, device: str | None, k: int | None) -> Callable[[], SAE]:
-    return lambda: opened(where, backend, device, k, mapped=True)
+def _check_backend(backend: str | None) -> None:
+    """Raises InputError where there is no such backend, though no SAE is opened yet."""
+    if backend is not None:
+        get_backend(backend)
 
 
 def _known_of(format: str, files: Files) -> dict[str, Any]:
@@ -157,6 +168,7 @@ def of_release(
     device: str | None, revision: str | None,
 ) -> Members:  # fmt: skip
     """Published SAEs by their ids; see `SAECollection.from_release`."""
+    _check_backend(backend)
     if not isinstance(release, str) or not is_release(release):
         raise SAEError(
             f'{release!r} is no release. mlxterp.pretrained_saes("words of its name") searches them; SAEs of'
@@ -170,16 +182,19 @@ def of_release(
         wanted = _numbers(widths, "widths", 1)
         entries = [entry for entry in entries if _width_said(entry) in wanted]
     if not entries:
-        raise SAEError(f"No SAE of {release!r} is at layers {layers} with widths {widths}.")
+        asked = {"layers": layers, "widths": widths}
+        told = " and ".join(f"{name}={given!r}" for name, given in asked.items() if given is not None)
+        raise SAEError(f"No SAE of {release!r} has {told}. pretrained_saes(release={release!r}) lists them.")
     return {entry.sae_id: _published(entry, backend, device, revision) for entry in entries}
 
 
 def _published(entry: PretrainedSAE, backend: str | None, device: str | None, revision: str | None) -> Member:
-    def opens() -> SAE:
-        return opened(fetch(entry.release, entry.sae_id, revision), backend, device, None, mapped=True)
-
     known = {"component": hook_component(entry.hook), "d_hidden": _width_in(entry.sae_id)}
-    return Member(opens=opens, known=known)
+    return Member(opens=partial(_downloaded, entry, backend, device, revision), known=known)
+
+
+def _downloaded(entry: PretrainedSAE, backend: str | None, device: str | None, revision: str | None) -> SAE:
+    return opened(fetch(entry.release, entry.sae_id, revision), backend, device, None, mapped=True)
 
 
 def _chosen(release: str, ids: Iterable[str] | str | None) -> list[PretrainedSAE]:

@@ -434,7 +434,14 @@ class SAE(PublicNames):
         return opened(fetch(release, sae_id, revision), backend, device, k)
 
     def check(self, model: Model, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
-        """`model.check_sae(sae, texts)`: how well it fits a component, with the likely cause where it does not.
+        """How well it fits a component of a model, with the likely cause where it does not; as `model.check_sae`.
+
+        Args:
+            component: Where it is measured; None takes the SAE's own place.
+            options: `layer`, `max_tokens`.
+
+        Returns:
+            An `SAECheck`: `print` shows its figures, its verdict ("good" or "poor") and its findings.
 
         Examples:
             >>> sae.check(model, texts[:3]).verdict
@@ -445,7 +452,14 @@ class SAE(PublicNames):
     def evaluate(
         self, model: Model, texts: Sequence[str], component: str | None = None, **options: Any
     ) -> Any:
-        """`model.evaluate_sae(sae, texts)`: how good its reconstruction of a component is.
+        """How good its reconstruction of a component is, and what the model loses by it; as `model.evaluate_sae`.
+
+        Args:
+            component: Where it is measured; None takes the SAE's own place.
+            options: `layer`, `max_tokens`.
+
+        Returns:
+            An `SAEEvaluation`.
 
         Examples:
             >>> evaluation = sae.evaluate(model, texts[:3])

@@ -32,6 +32,11 @@ def gradients(
     Raises:
         GradientError: A gradient is not finite.
     """
+    if not callable(objective):
+        raise InputError(
+            f"The objective is {type(objective).__name__}; expected a function of the logits, such as"
+            " mlxterp.logit_difference(' Paris', ' London')."
+        )
     names = [at] if isinstance(at, str) else list(at)
     if not names:
         raise InputError("at= names the components whose gradients are wanted; it is empty.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from safetensors.numpy import save_file
 from ..activations.local_store import HISTORY, read_history
 from ..core.digests import DIGEST, digest_of_arrays, sealed
 from ..core.files import atomic_write, strict_json
+from ..core.places import path_of
 from ..core.tensor_files import check_safetensors
 from ..errors import SAEError, warn
 
@@ -33,7 +33,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser().resolve()
+        self.path = path_of(path).resolve()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -15,6 +15,7 @@ from ..activations.store import ActivationStore
 from ..backends import backend_of, get_backend
 from ..core import checks
 from ..core.options import check_options
+from ..core.places import path_of
 from ..core.sites import Array
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
@@ -178,10 +179,10 @@ def kept_in(
         InputError: Nothing is kept, so nothing can go on; or a file is where a folder is to be.
     """
     for name, path in (("save_path", save_path), ("run_dir", run_dir)):
-        if path is not None and Path(path).expanduser().is_file():
+        if path is not None and path_of(path).is_file():
             raise InputError(f"{name}={str(path)!r} is a file; a folder is made there.")
-    save = None if save_path is None else Path(save_path).expanduser()
-    run_at = Path(run_dir).expanduser() if run_dir is not None else None
+    save = None if save_path is None else path_of(save_path)
+    run_at = path_of(run_dir) if run_dir is not None else None
     if run_at is None and save is not None:
         run_at = save.with_name(save.name + ".run")
     if resume and run_at is None:

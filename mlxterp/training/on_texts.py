@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from ..activations.collect import check_store, model_rows
@@ -14,6 +13,7 @@ from ..activations.store import ActivationStore
 from ..anatomy.anatomy import Anatomy
 from ..core import checks
 from ..core.options import check_options
+from ..core.places import path_of
 from ..core.sites import Component
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
@@ -106,7 +106,7 @@ def train_on_texts(
         )
         for name, (_, settings) in jobs.items()
     }
-    kept = None if run_dir is None else Path(run_dir).expanduser()
+    kept = None if run_dir is None else path_of(run_dir)
     run_options = RunOptions(
         options.device,
         options.verbose,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..core.files import atomic_write
+from ..core.places import path_of
 from ..errors import InputError
 from .escaping import escaped
 from .palette import declarations, rules
@@ -68,10 +69,10 @@ def write_page(path: str | os.PathLike, document: str) -> Path:
     """Writes an HTML document; the file is there whole or not at all.
 
     Raises:
-        InputError: The folder does not exist, or `path` is a folder.
+        InputError: The folder does not exist, or `path` is a folder, or no path.
         WriteError: It cannot be written (no space, no permission); what was there is unchanged.
     """
-    target = Path(path)
+    target = path_of(path)
     if target.is_dir() or not target.parent.is_dir():
         what = "it is a folder" if target.is_dir() else f"there is no folder {str(target.parent)!r}"
         raise InputError(

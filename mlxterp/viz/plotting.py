@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len
 
 from ..core.files import atomic_write
+from ..core.places import path_of
 from ..errors import BackendError, InputError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def write_figure(figure: Figure, path: str | os.PathLike) -> None:
         with _any_letters():
             figure.savefig(path)
         return
-    target = Path(path).expanduser()
+    target = path_of(path)
     target = target if target.suffix else target.with_name(f"{target.name}.png")
     kinds = figure.canvas.get_supported_filetypes()
     if (kind := target.suffix[1:].lower()) not in kinds:

@@ -146,10 +146,12 @@ def test_those_of_one_source_or_all_are_forgotten():
     assert concepts.explanations == {3: [Explanation(3, "b")]}
     concepts.clear_explanations()
     assert concepts.explanations == {} and concepts.names == {1: [Concept("x")]}
+    with pytest.raises(InputError, match="the source is 3; expected text"):
+        concepts.clear_explanations(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "bad", [["a"], [Explanation(1, "a"), 3], [Explanation(1, "a"), Explanation(WIDTH, "b")]]
+    "bad", [None, ["a"], [Explanation(1, "a"), 3], [Explanation(1, "a"), Explanation(WIDTH, "b")]]
 )
 def test_all_are_taken_or_nothing_changes(bad):
     concepts = concepts_of(explanations=Explanation(2, "kept"))

@@ -135,3 +135,17 @@ def test_help_says_what_each_field_of_a_public_value_means():
         for name, kind in inspect.get_annotations(value).items():
             shown = re.search(rf"^    {name}: \S", told, re.MULTILINE)
             assert shown or name.startswith("_") or "ClassVar" in str(kind), f"{value.__name__}.{name}"
+
+
+def test_modules_that_prose_names_are_there():
+    """`package.module` in docstrings and comments; names that are values in prose too (`sae.check`) are passed over."""
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"index", "lens", "model", "sae"}
+    named = re.compile(rf"`((?:{'|'.join(sorted(packages))})(?:\.\w+)+)(?:\([^`]*\))?`")
+    for path in ROOT.rglob("*.py"):
+        for name in named.findall(path.read_text(encoding="utf-8")):
+            package, *rest = name.split(".")
+            found = importlib.import_module(f"mlxterp.{package}")
+            inner = ROOT.joinpath(package, *rest[:1])
+            assert inner.with_suffix(".py").exists() or inner.is_dir() or hasattr(found, rest[0]), (
+                f"{path.relative_to(ROOT)} names {name}"
+            )

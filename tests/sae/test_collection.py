@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import pickle
 
 import numpy as np
 import pytest
@@ -95,6 +96,12 @@ def test_some_of_them_and_the_one_of_them_are_chosen():
         collection.at(layer=2)
     with pytest.raises(SAEError, match=r"No SAE of this collection has layer 1.*layers are \[0, 2, 10\]"):
         collection.where(layer=1)
+
+
+def test_what_is_no_layer_width_or_component_is_refused():
+    for wrong in ({"layer": "1"}, {"layer": -1}, {"width": 2.5}, {"component": 3}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))} is "):
+            SAECollection(family()).where(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_family_has_one_component_and_the_odd_one_is_named():
@@ -237,6 +244,30 @@ def test_a_set_of_transcoders_in_one_folder_is_keyed_by_layer(tmp_path):
     np.testing.assert_array_equal(layers[1].W_dec, SAE.load(tmp_path / "layer_1.safetensors").W_dec)
 
 
+def test_how_to_open_is_checked_before_anything_is_opened(tmp_path):
+    folder = SAECollection({"a": at("layers.0.mlp")}).save(tmp_path / "all")
+    for path in (folder, folder / "a"):
+        with pytest.raises(InputError, match="No backend 'jax'"):
+            SAECollection.load(path, backend="jax")
+        with pytest.raises(SAEError, match="k is 'x'"):
+            SAECollection.load(path, k="x")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="No backend 'jax'"):
+        SAECollection.from_release("gpt2-small-res-jb", backend="jax")
+    with pytest.raises(SAEError, match="in the format 'mlxterp', not 'saelens'"):
+        SAECollection.load(folder, format="saelens")
+
+
+def test_a_collection_is_pickled_as_what_it_opens(tmp_path):
+    folder = SAECollection({"a": at("layers.0.mlp")}).save(tmp_path / "all")
+    release = SAECollection.from_release("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+    assert pickle.loads(pickle.dumps(release)).layers == [8]
+    for collection in (
+        SAECollection.load(folder), SAECollection.load(folder / "a"), SAECollection([folder / "a"])
+    ):  # fmt: skip
+        again = pickle.loads(pickle.dumps(collection))
+        assert [sae.fingerprint for sae in again.values()] == [sae.fingerprint for sae in collection.values()]
+
+
 # -- damage ---------------------------------------------------------------------------------------
 
 
@@ -349,7 +380,7 @@ def test_a_release_is_chosen_from_by_layers_and_widths():
     [
         (("gpt2-small-res-jbb",), {}, "is no release"), ((3,), {}, "is no release"),
         (("gpt2-small-res-jb", ["nothing"]), {}, "has no SAE 'nothing'; it has 13"),
-        (("gpt2-small-res-jb",), {"layers": [99]}, "is at layers"),
+        (("gpt2-small-res-jb",), {"layers": [99]}, r"has layers=\[99\]\. pretrained_saes"),
     ],
 )  # fmt: skip
 def test_what_no_release_has_is_named(arguments, options, message):

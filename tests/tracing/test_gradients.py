@@ -75,6 +75,11 @@ def test_gradients_take_interventions_into_account():
     assert not mx.allclose(plain, edited)
 
 
+def test_an_objective_that_is_no_function_is_named():
+    with pytest.raises(InputError, match=r"The objective is NoneType; expected a function of the logits"):
+        tiny_llama().gradients(IDS, None, at="layers.1.mlp")  # type: ignore[arg-type]
+
+
 def test_a_gradient_that_is_not_finite_raises():
     model = tiny_llama()
     with pytest.raises(GradientError, match=r"layers\.1"):
