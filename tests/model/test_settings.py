@@ -28,6 +28,10 @@ from tests.letters import llama_of_mlx, random_sae
 
 TEXTS = ["the cat sat", "on a red mat and more", "zebra", "to be or not"] * 6
 PROMPT = "the cat sat"
+PATCHING: dict[str, Any] = {
+    "clean_text": PROMPT, "corrupted_text": "the dog sat", "component": "mlp",
+    "metric": mlxterp.logit_difference(5, 6),
+}  # fmt: skip
 PLACE = "layers.1.mlp"
 
 
@@ -185,10 +189,7 @@ CALLS: dict[str, tuple[Call, dict[str, list[Any]]]] = {
         {"top_k": COUNT, "position": [1.5, "x", float("nan"), 999], "layers": [[99], [1.5], ["x"]]},
     ),
     "activation_patching": (
-        lambda m, sae, tmp, given: m.activation_patching(
-            **{"clean_text": PROMPT, "corrupted_text": "the dog sat", "component": "mlp",
-               "metric": mlxterp.logit_difference(5, 6), **given}
-        ),
+        lambda m, sae, tmp, given: m.activation_patching(**{**PATCHING, **given}),
         {"batch_size": COUNT, "layers": [[99], [1.5], ["x"]]},
     ),
     "logit_difference": (

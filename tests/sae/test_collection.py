@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import pickle
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -424,8 +425,8 @@ def test_indexes_are_built_over_the_same_texts(tmp_path, backend):
 
 
 def test_indexes_need_a_model_and_a_folder(tmp_path):
-    collection = SAECollection({"a": make_sae()})
+    collection, name = SAECollection({"a": make_sae()}), cast(Any, "gpt2")
     with pytest.raises(InputError, match="Expected an InterpretableModel, got str"):
-        collection.build_indexes("gpt2", TEXTS, tmp_path)
+        collection.build_indexes(name, TEXTS, tmp_path)
     with pytest.raises(InputError, match="built in a folder"):
         collection.build_indexes(InterpretableModel(FOLDER / "model"), TEXTS, "memory://indexes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -285,7 +285,7 @@ def test_bad_input_is_refused(demo, changes, message):
 def test_a_wrong_model_or_feature_is_refused(demo):
     model, sae, _, feature = demo
     with pytest.raises(InputError, match="InterpretableModel"):
-        calibrate(object(), sae, feature)
+        calibrate(cast(Any, object()), sae, feature)
     with pytest.raises(UnknownFeatureError):
         calibrate(model, sae, sae.d_hidden)
     with pytest.raises(InputError, match="needs a tokenizer"):
