@@ -4,6 +4,7 @@ A BLAS may round equal rows differently, by the shape of the product and by wher
 differs from processor to processor. Here every row of every product is multiplied by 1 ± 2⁻²³ to 2⁻²², by a hash
 of the seed, the product's shape and the row's number. So the same product is the same twice, equal rows of
 different batches are not, and what depends on rounding fails on every machine. Whole numbers stay: no BLAS rounds them.
+Products in float64 are changed in their own last bits (2⁻⁵² to 2⁻⁵¹).
 
 `disturb` is called by conftest, and in subprocesses by `tests/in_subprocesses/sitecustomize.py`.
 """
@@ -27,6 +28,8 @@ VARIABLE = "MLXTERP_TEST_ROUNDING"
 """The seed, for the processes that tests start."""
 _SIZES = np.array([-(2.0**-22), -1.5 * 2.0**-23, -(2.0**-23), 2.0**-23, 2.0**-22])
 """Multiples of what float32 can tell from 1."""
+_OF_FLOAT64 = 2.0**-29
+"""The last bits of float64, as a share of those of float32."""
 _HELD = 1 << 16
 """Factors of products with more rows are made anew each time."""
 
@@ -52,10 +55,11 @@ class Factors:
         self._seed = seed
         self._held = lru_cache(maxsize=1024)(self._make)
 
-    def of(self, shape: Sequence[int]) -> np.ndarray:
+    def of(self, shape: Sequence[int], is_float64: bool = False) -> np.ndarray:
         """float64, (*shape[:-1], 1): for a product of that shape; a number's is one row."""
         shape = tuple(int(n) for n in shape)
-        return self._held(shape) if np.prod(shape[:-1], dtype=np.int64) <= _HELD else self._make(shape)
+        found = self._held(shape) if np.prod(shape[:-1], dtype=np.int64) <= _HELD else self._make(shape)
+        return 1 + (found - 1) * _OF_FLOAT64 if is_float64 else found
 
     def _make(self, shape: tuple[int, ...]) -> np.ndarray:
         key = np.uint64(self._seed)
@@ -85,7 +89,8 @@ def _disturb_numpy(factors: Factors) -> None:
         def product(*arguments: Any, out: Any = None, **options: Any) -> Any:
             found = original(*arguments, **options)
             if isinstance(found, (np.ndarray, np.floating)) and found.dtype.kind == "f":
-                other = (found * factors.of(found.shape)).astype(found.dtype)
+                factor = factors.of(found.shape, found.dtype == np.float64)
+                other = (found * factor).astype(found.dtype)
                 found = np.where(found == np.floor(found), found, other)[()]
             if out is None:
                 return found
@@ -111,8 +116,11 @@ def _disturb_mlx(mx: Any, factors: Factors) -> None:
     def disturbed(found: Any) -> Any:
         if not mx.issubdtype(found.dtype, mx.floating):
             return found
-        kind = mx.float64 if found.dtype == mx.float64 else mx.float32
-        factor = mx.array(factors.of(found.shape).astype(np.float64 if kind == mx.float64 else np.float32))
+        is_float64 = found.dtype == mx.float64
+        kind = mx.float64 if is_float64 else mx.float32
+        factor = mx.array(
+            factors.of(found.shape, is_float64).astype(np.float64 if is_float64 else np.float32)
+        )
         return mx.where(found == mx.floor(found), found, (found.astype(kind) * factor).astype(found.dtype))
 
     def wide(x: Any) -> Any:
@@ -159,8 +167,9 @@ def _disturb_torch(torch: Any, factors: Factors) -> None:
     def disturbed(found: Any) -> Any:
         if not found.is_floating_point():
             return found
-        kind = torch.float64 if found.dtype == torch.float64 else torch.float32
-        factor = torch.from_numpy(factors.of(found.shape)).to(kind)
+        is_float64 = found.dtype == torch.float64
+        kind = torch.float64 if is_float64 else torch.float32
+        factor = torch.from_numpy(factors.of(found.shape, is_float64)).to(kind)
         factor = torch.where(found == found.floor(), 1.0, factor)
         return found.mul_(factor) if found.dtype == kind else found.copy_(found.to(kind) * factor)
 
