@@ -93,9 +93,7 @@ def main() -> None:
         "explained variance of the SAE": round(float(evaluated.explained_variance), 3),
         "features": len(chosen),
     }
-    plain = [
-        model.generate(p, TOKENS, temperature=TEMPERATURE, seed=SEED + i) for i, p in enumerate(TESTED_ON)
-    ]
+    plain = written(model, [])
     found: dict[str, dict[str, Values]] = {}
     ranges: dict[str, bool] = {}
     for word, feature, score in chosen:
@@ -177,10 +175,10 @@ def conditions(
 
 def written(model: mlxterp.InterpretableModel, edits: list[steering.Edit], before: str = "") -> list[str]:
     """Continuations of the prompts."""
-    return [
-        model.generate(before + prompt, TOKENS, temperature=TEMPERATURE, seed=SEED + i, steer=edits)
-        for i, prompt in enumerate(TESTED_ON)
-    ]
+    return model.generate(
+        [before + prompt for prompt in TESTED_ON], TOKENS, temperature=TEMPERATURE,
+        seed=[SEED + i for i in range(len(TESTED_ON))], steer=[edits] * len(TESTED_ON),
+    )  # fmt: skip
 
 
 def measured(model: mlxterp.InterpretableModel, texts: list[str], word: str) -> Values:

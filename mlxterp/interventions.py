@@ -36,6 +36,7 @@ class Intervention:
         positions: A position, a slice or several positions; negative ones count from each text's
             own end. None means all.
         heads: Likewise, for per-head values (batch, heads, positions, …).
+        by_token: Whether it changes each token by itself, so that texts may be given one by one or together.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Intervention:
         positions: Positions = None,
         heads: Positions = None,
         name: str = "intervention",
+        by_token: bool = False,
     ):
+        self._by_token = by_token
         self._function = function
         self._positions = positions
         self._heads = heads
@@ -54,6 +57,11 @@ class Intervention:
         places = [f"positions={self._positions}"] if self._positions is not None else []
         places += [f"heads={self._heads}"] if self._heads is not None else []
         return f"<{self._name}{' at ' if places else ''}{', '.join(places)}>"
+
+    @property
+    def by_token(self) -> bool:
+        """Whether it changes each token by itself."""
+        return self._by_token
 
     def __call__(self, activation: Array) -> Array:
         """The change on its own: positions are those of the array, which holds whole texts."""
@@ -102,8 +110,9 @@ def check_shape(changed: Array, activation: Array, who: str) -> None:
 
 
 def restrict(change: Callable[[Array], Array], positions: Positions, name: str) -> Intervention:
-    """The same change, only at some positions of a text."""
-    return Intervention(lambda x, where: apply_change(change, x, where, name), positions, name=name)
+    """The same change, only at some positions of a text, or (in generation) at the "prompt" or what is "generated"."""
+    alone = isinstance(change, Intervention) and change.by_token
+    return Intervention(lambda x, where: apply_change(change, x, where, name), positions, None, name, alone)
 
 
 # -- ready ones -------------------------------------------------------------------------------
@@ -125,7 +134,7 @@ def zero_out(positions: Positions = None, heads: Positions = None) -> Interventi
         backend = backend_of(x)
         return backend.where(np.array(False), x, backend.put(np.zeros((), np.float32), x))
 
-    return Intervention(function, positions, heads, "zero_out")
+    return Intervention(function, positions, heads, "zero_out", by_token=True)
 
 
 @names_options
@@ -142,14 +151,18 @@ def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> 
     factor, known = _limit(factor, "factor"), set[str]()
     if not isinstance(factor, float):
         return Intervention(
-            lambda x, _where: x * _fitting(factor, x, "scale", known), positions, heads, "scale"
+            lambda x, _where: x * _fitting(factor, x, "scale", known),
+            positions,
+            heads,
+            "scale",
+            _is_row(factor),
         )
 
     def function(x: Array, _where: Where) -> Array:
         check_fits(factor, x, f"scale({factor:g})")
         return x * factor
 
-    return Intervention(function, positions, heads, f"scale({factor:g})")
+    return Intervention(function, positions, heads, f"scale({factor:g})", by_token=True)
 
 
 @names_options
@@ -157,7 +170,11 @@ def add_vector(vector: Any, positions: Positions = None, heads: Positions = None
     """Adds `vector`, which broadcasts to the activation (usually (d_model,))."""
     known: set[str] = set()
     return Intervention(
-        lambda x, _where: x + _fitting(vector, x, "add_vector", known), positions, heads, "add_vector"
+        lambda x, _where: x + _fitting(vector, x, "add_vector", known),
+        positions,
+        heads,
+        "add_vector",
+        _is_row(vector),
     )
 
 
@@ -170,7 +187,7 @@ def replace_with(value: Any, positions: Positions = None, heads: Positions = Non
     def function(x: Array, _where: Where) -> Array:
         return backend_of(x).where(np.array(False), x, _fitting(value, x, "replace_with", known))
 
-    return Intervention(function, positions, heads, "replace_with")
+    return Intervention(function, positions, heads, "replace_with", _is_row(value))
 
 
 @names_options
@@ -203,7 +220,7 @@ def clamp(
                 )
         return x
 
-    return Intervention(function, positions, heads, "clamp")
+    return Intervention(function, positions, heads, "clamp", all(map(_is_row, (low, high))))
 
 
 @names_options
@@ -241,7 +258,13 @@ def compose(
             x = apply_change(change, x, where, "compose")
         return x
 
-    return Intervention(function, positions, heads, "compose")
+    alone = all(isinstance(change, Intervention) and change.by_token for change in changes)
+    return Intervention(function, positions, heads, "compose", alone)
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it is a number or one vector, and so the same for every text and token."""
+    return np.ndim(value) == 0 if not hasattr(value, "shape") else len(value.shape) < 2
 
 
 def _limit(given: Any, what: str) -> Any:

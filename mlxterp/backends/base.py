@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..core.continuations import Continuation, Piece
 from ..core.sites import Array, Component, Run, Site, SiteEdit
 from ..core.sparse import SparseFeatures
 from ..core.tokens import TokenBatch
@@ -55,6 +56,10 @@ class Backend(Protocol):
 
     def compact(self, x: Array) -> Array:
         """The same values, holding no buffer larger than they need."""
+        ...
+
+    def concatenate(self, arrays: Sequence[Array]) -> Array:
+        """The arrays one after the other along their first axis."""
         ...
 
     def start(self, arrays: Sequence[Array]) -> None:
@@ -354,6 +359,20 @@ class LanguageModel(Protocol):
 
         Ends before an end-of-text token. The last pair may be (None, text still held back). The
         edits' `Run.where` says which absolute positions each pass covers.
+        """
+        ...
+
+    def stream_rows(
+        self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
+    ) -> Iterator[Piece]:
+        """Several texts continued together, each as `stream` continues it alone.
+
+        Args:
+            batch_tokens: At most so many tokens, prompts and continuations, are held at a time (at least one text);
+                None goes by the memory that is free.
+
+        Yields the pieces of all texts as they come, the last one of each with `ended`. A text whose logits are no
+        numbers ends with a `failure`, and the others go on.
         """
         ...
 

@@ -18,18 +18,39 @@ Positions = int | slice | Sequence[int] | None
 """A position, a slice, several positions, or None for all."""
 
 
-def position_mask(positions: Positions, where: Where) -> np.ndarray | None:
+def position_mask(positions: Positions | str, where: Where) -> np.ndarray | None:
     """Booleans (batch or 1, columns): which columns of this pass are meant; None means all.
+
+    Args:
+        positions: "prompt" and "generated" too; a text that is run whole is all prompt.
 
     Raises:
         InputError: A position outside a text, or counted from an end that is still open.
     """
-    if positions is None:
+    if positions is None or (isinstance(positions, str) and positions == "all"):
         return None
+    if isinstance(positions, str):
+        return _in_time(positions, where)
     if where.lengths is None:
-        return _open_ended(positions, where.positions)[None]
+        return np.atleast_2d(_open_ended(positions, where.positions))
     rows = [_indices(positions, int(n), i) for i, n in enumerate(where.lengths)]
     return np.stack([np.isin(where.positions, row) for row in rows])
+
+
+def check_open_ended(positions: Any) -> None:
+    """Raises InputError where positions cannot be used in generation: they are counted from the end, or are none."""
+    position_mask(positions, Where(np.arange(1), None, prompts=np.ones(1, dtype=np.int64)))
+
+
+def _in_time(positions: str, where: Where) -> np.ndarray | None:
+    if positions not in ("prompt", "generated"):
+        raise InputError(
+            f"positions={positions!r}: expected 'all', 'prompt', 'generated', a slice or a list."
+        )
+    if where.prompts is None:
+        return None if positions == "prompt" else np.zeros((1, where.columns), dtype=bool)
+    read = np.atleast_2d(where.positions) < where.prompts[:, None]
+    return read if positions == "prompt" else ~read
 
 
 def _indices(positions: Any, length: int, text: int) -> np.ndarray:
@@ -82,7 +103,7 @@ def position_axis(shape: Sequence[int], where: Where) -> int:
     Raises:
         EditError: No axis has that many columns, or two have.
     """
-    columns = len(where.positions)
+    columns = where.columns
     candidates = (2,) if where.heads_first else {2: (0,), 3: (1,)}.get(len(shape), (1, 2))
     fitting = [axis for axis in candidates if axis < len(shape) and shape[axis] == columns]
     if len(fitting) != 1:

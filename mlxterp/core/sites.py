@@ -9,7 +9,7 @@ value). Backends run `SiteEdit`s and return a `Run`; everything above them speak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -43,19 +43,35 @@ class Where:
     """Which tokens of the texts the values of a forward pass belong to.
 
     Attributes:
-        positions: int64, (positions,): absolute position of each column (a chunk of a prompt starts later).
+        positions: int64, (positions,): absolute position of each column (a chunk of a prompt starts later). Texts
+            that are generated together may stand at different places: then int64, (batch, positions).
         lengths: int64, (batch,): tokens of each whole text; None in generation, where the end is open.
         heads_first: Whether values are per head, (batch, heads, positions, …), instead of (batch, positions, …).
+        prompts: int64, (batch,): tokens of each text's prompt, in generation; else None.
     """
 
     positions: np.ndarray
     lengths: np.ndarray | None
     heads_first: bool = False
+    prompts: np.ndarray | None = None
 
     @classmethod
     def whole(cls, length: int, lengths: np.ndarray) -> Where:
         """All positions of texts that were padded to `length`."""
         return cls(_first_positions(length), lengths)
+
+    @property
+    def columns(self) -> int:
+        """How many positions of each text the pass covers."""
+        return self.positions.shape[-1]
+
+    def of(self, first: int, end: int) -> Where:
+        """The same for texts first…end of a generation; a single one has positions (positions,), as when alone."""
+        positions = self.positions
+        if positions.ndim == 2:
+            positions = positions[first] if end - first == 1 else positions[first:end]
+        prompts = None if self.prompts is None else self.prompts[first:end]
+        return replace(self, positions=positions, prompts=prompts)
 
 
 @lru_cache(maxsize=64)
@@ -101,6 +117,8 @@ class SiteEdit:
     """Edits of one site run by stage, then in the order given."""
     reads: tuple[Site, ...] = ()
     """Sites whose values of the same pass `function` looks up; the backend captures them."""
+    by_token: bool = False
+    """Whether each token is changed by itself, so that texts which share the edit can be given together."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -175,14 +193,14 @@ def head_at_site(name: str, site: Site) -> Component:
     def edits(change: Change, number: int | None) -> list[SiteEdit]:
         def function(x: Array, run: Run, _: int) -> Array:
             positions = run.where.positions
-            if site.port in ("k", "v") and x.shape[2] != len(positions):
-                if x.shape[2] != positions[-1] + 1:
+            if site.port in ("k", "v") and x.shape[2] != run.where.columns:
+                if positions.ndim > 1 or x.shape[2] != positions[-1] + 1:
                     raise ComponentError(
                         f"{name}: this layer's cache keeps {x.shape[2]} keys of {positions[-1] + 1} tokens,"
                         " so their positions are not known here. Edit the projection's module instead."
                     )
                 positions = np.arange(x.shape[2])
-            return change(x, Where(positions, run.where.lengths, heads_first=True), run)
+            return change(x, replace(run.where, positions=positions, heads_first=True), run)
 
         return [SiteEdit(site, function, number)]
 

@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from ..anatomy.anatomy import Anatomy
-from ..core.positions import position_mask
+from ..core.positions import check_open_ended
 from ..core.sites import Array, Component, Run, SiteEdit, Where
 from ..errors import EditError, InputError
 from ..sae import SAE
@@ -44,11 +42,11 @@ class Hooked:
 Change = Edit | Replacement | Hooked
 
 
-def site_edits(anatomy: Anatomy, changes: Sequence[Change], prompt: int | None = None) -> list[SiteEdit]:
+def site_edits(anatomy: Anatomy, changes: Sequence[Change], generating: bool = False) -> list[SiteEdit]:
     """The changes as edits of one pass.
 
     Args:
-        prompt: In generation the number of tokens of the prompt; None where whole texts are run.
+        generating: Whether the pass is one of generation; else whole texts are run.
 
     Raises:
         ComponentError: A component that the model does not have, or that cannot be edited.
@@ -56,7 +54,7 @@ def site_edits(anatomy: Anatomy, changes: Sequence[Change], prompt: int | None =
     """
     places: dict[Any, _Place] = {}
     for change in changes:
-        placed = _in_time(change, prompt)
+        placed = _in_time(change, generating)
         if placed is None:
             continue
         component = anatomy.component(component_of(placed))
@@ -89,18 +87,16 @@ def same_sae(one: SAE, other: SAE) -> bool:
     return one is other or (one.W_dec.shape == other.W_dec.shape and one.fingerprint == other.fingerprint)
 
 
-def _in_time(change: Change, prompt: int | None) -> Change | None:
-    """The change with "prompt" and "generated" as positions; None where it never acts."""
+def _in_time(change: Change, generating: bool) -> Change | None:
+    """The change; None where it never acts."""
     if not isinstance(change, Edit):
         return change
     positions = change.positions
+    if generating:
+        check_open_ended(positions)
+        return change
     if isinstance(positions, str):
-        if prompt is None:
-            return None if positions == "generated" else replace(change, positions=None)
-        spans = {"all": None, "prompt": slice(0, prompt), "generated": slice(prompt, None)}
-        return replace(change, positions=spans[positions])
-    if prompt is not None:
-        position_mask(positions, Where(np.arange(1), None))  # refuses negative positions before running
+        return None if positions == "generated" else replace(change, positions=None)
     return change
 
 
@@ -161,7 +157,8 @@ class _Place:
 
         edits = self.component.edits(change, self.component.call)
         sites = [site for component in self.reads for site in component.sites]
-        return [replace(edit, reads=(*edit.reads, *sites)) for edit in edits]
+        alone = all(getattr(step, "by_token", False) for step in steps)
+        return [replace(edit, reads=(*edit.reads, *sites), by_token=alone) for edit in edits]
 
 
 @dataclass(eq=False, slots=True)

@@ -42,6 +42,11 @@ class Edit(Intervention):
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", check_positions(self.positions))
 
+    @property
+    def by_token(self) -> bool:
+        """See `Intervention`."""
+        return self.step().by_token
+
     def apply(self, activation: Array, where: Where) -> Array:
         """The edit alone, on an activation whose columns are the tokens that `where` tells."""
         return self.step()(activation, Moment(self.component or "the activation", where))

@@ -103,14 +103,14 @@ class Rows:
 
     def _where(self, positions: SteeringPositions) -> Array:
         where = self.moment.where
-        if isinstance(positions, str):
+        if isinstance(positions, str) and where.prompts is None:
             raise InputError(
                 f"positions={positions!r}: an edit used alone takes positions as numbers. 'prompt' and 'generated' are"
                 " known to model.steer and to generate."
             )
         chosen = position_mask(positions, where)
         assert chosen is not None
-        columns = len(where.positions)
+        columns = where.columns
         if self.own.shape[0] % columns or len(chosen) not in (1, self.own.shape[0] // columns):
             raise EditError(
                 f"{self.moment.component} has {self.own.shape[0]} rows for {columns} positions, so positions= cannot be"

@@ -18,6 +18,8 @@ from ..errors import EditError, SAEError
 from ..sae import SAE
 from ..sae.call import SAECall
 from ..tracing.constants import constant
+from ..variants import BatchTopK
+from .conditions import FeatureReadout
 from .fold import Phase, phases_of
 from .protocols import Change, DirectionChange, FeatureChange
 from .rows import Moment, Rows
@@ -25,6 +27,11 @@ from .rows import Moment, Rows
 
 class Step(Protocol):
     """One change of a component's activation."""
+
+    @property
+    def by_token(self) -> bool:
+        """Whether each token is changed by itself, whichever others are given with it."""
+        ...
 
     def __call__(self, x: Array, moment: Moment) -> Array: ...
 
@@ -84,6 +91,13 @@ class FeatureStep:
         vector = one.constant(self._rows) if one is not None else None
         self._constant = None if vector is None else Constant(vector)
         self._range = Range(self._edits)
+
+    @property
+    def by_token(self) -> bool:
+        """See `Step`."""
+        conditions = [edit.when.readout for edit in self._edits if edit.when is not None]
+        read = [readout.sae for readout in conditions if isinstance(readout, FeatureReadout)]
+        return all(_by_token(sae) for sae in ([self.sae, *read] if self._encodes else read))
 
     def __call__(self, x: Array, moment: Moment) -> Array:
         if not self._edits and not self._whole:
@@ -159,6 +173,12 @@ class DirectionStep:
         )
         self._range = Range([edit])
 
+    @property
+    def by_token(self) -> bool:
+        """See `Step`."""
+        when = self._edit.when
+        return when is None or not isinstance(when.readout, FeatureReadout) or _by_token(when.readout.sae)
+
     def __call__(self, x: Array, moment: Moment) -> Array:
         edit = self._edit
         if edit.is_nothing:
@@ -190,6 +210,10 @@ class DirectionStep:
         assert edit.threshold is not None
         less = rows.backend.cast(along < edit.threshold, rows.wide)
         return less * rows.put(edit.vector * np.float32(edit.number))
+
+
+def _by_token(sae: SAE) -> bool:
+    return not isinstance(sae.activation, BatchTopK)
 
 
 def source_of(sae: SAE) -> str | None:

@@ -9,40 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ..anatomy.anatomy import Anatomy
-from ..backends import backend_of
+from ..core.continuations import Continuation, Piece
 from ..core.sites import Array, Run, Site, SiteEdit, Where
 from ..core.tokens import TokenBatch
-from ..data.text import decode
 from ..edits.compile import Change, Hooked, site_edits
-
-
-class Watcher(Protocol):
-    """Sees the activations of one component."""
-
-    component: str
-
-    def see(self, x: Array, where: Where) -> None:
-        """One pass over texts, or over the next tokens of one text in generation (`where.lengths` is None).
-
-        Args:
-            x: Native, (batch, positions, …), beyond `where.lengths` undefined.
-        """
-        ...
-
-    def finish(self, texts: Sequence[str] | None, tokens: Sequence[Sequence[int]]) -> None:
-        """The texts of the passes since the last time; None where the model has no tokenizer.
-
-        Called once for each call of the model, also where it failed, then with empty lists.
-
-        Args:
-            tokens: The ids of each text, at least of all tokens that were seen.
-        """
-        ...
+from .watching import WatchedText, Watcher, decoded
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,8 +42,8 @@ class HookedModel:
         self._watchers = [effect.watcher for effect in effects if isinstance(effect, Watch)]
         self._base, self._given = anatomy.model, given
         self._told = not self._watchers
-        self._held: list[tuple[Watcher, Array, Where]] = []
-        """In generation the last pass, until it is known whether what it read is part of the text."""
+        self.text: WatchedText | None = None
+        """The text that is generated, where one is and somebody watches."""
         self._edits = site_edits(anatomy, self._changes())
 
     def __getattr__(self, name: str) -> Any:
@@ -95,25 +69,13 @@ class HookedModel:
 
     def _showing(self, watcher: Watcher) -> Callable[[Array, Where], Array]:
         def show(x: Array, where: Where) -> Array:
-            if not self._told and where.lengths is not None:
+            if where.lengths is None and self.text is not None:
+                self.text.hold(watcher, x, where)
+            elif not self._told and where.lengths is not None:
                 watcher.see(x, where)
-            elif not self._told:
-                self._hold(watcher, x, where)
             return x
 
         return show
-
-    def _hold(self, watcher: Watcher, x: Array, where: Where) -> None:
-        if self._held and self._held[0][2].positions[-1] < where.positions[-1]:
-            self._show_held()
-        self._held.append((watcher, backend_of(x).alias(x), where))
-
-    def _show_held(self, end: int | None = None) -> None:
-        """Shows the last pass, unless it read tokens from position `end` on."""
-        held, self._held = self._held, []
-        for watcher, x, where in held:
-            if end is None or where.positions[-1] < end:
-                watcher.see(x, where)
 
     # -- passes -------------------------------------------------------------------------------
 
@@ -143,9 +105,25 @@ class HookedModel:
         self, prompt: Sequence[int], max_tokens: int, edits: Sequence[SiteEdit] = (), **options: Any
     ) -> Iterator[tuple[int | None, str]]:
         """As `LanguageModel.stream`; the changes act before `edits`."""
-        mine = site_edits(self._anatomy, self._changes(), len(prompt))
-        pieces = self._base.stream(prompt, max_tokens, [*mine, *edits], **options)
-        return self._watched(pieces, prompt, max_tokens) if self._watchers else pieces
+        pieces = self._base.stream(
+            prompt, max_tokens, [*self.generating(prompt, max_tokens), *edits], **options
+        )
+        return pieces if self.text is None else self.text.watched(pieces)
+
+    def generating(self, prompt: Sequence[int], max_tokens: int) -> list[SiteEdit]:
+        """The changes as edits of a generation that begins now."""
+        if not self._told:
+            self.text = WatchedText(self._watchers, self._base.tokenizer, self._given, prompt, max_tokens)
+            self._told = True  # by the text, at its end
+        return site_edits(self._anatomy, self._changes(), generating=True)
+
+    def stream_rows(self, rows: Sequence[Continuation], **options: Any) -> Iterator[Piece]:
+        """As `LanguageModel.stream_rows`; the changes act on every text. Watchers need `HookedRows`."""
+        assert not self._watchers
+        mine = site_edits(self._anatomy, self._changes(), generating=True)
+        for row in rows:
+            row.edits = [*mine, *row.edits]
+        return self._base.stream_rows(rows, **options)
 
     def gradients(
         self,
@@ -160,37 +138,6 @@ class HookedModel:
 
     # -- who watches --------------------------------------------------------------------------
 
-    def _watched(
-        self, pieces: Iterator[tuple[int | None, str]], prompt: Sequence[int], max_tokens: int
-    ) -> Iterator[tuple[int | None, str]]:
-        """The pieces; each token is shown that the next one needed, and none that a wing read ahead."""
-        tokens: list[int] = []
-        written = ""
-        texts: list[str] | None = []
-        try:
-            try:
-                for token, text in pieces:
-                    tokens += [] if token is None else [token]
-                    written += text
-                    yield token, text
-                more = len(tokens) < max_tokens  # it ended before, so the last token was read
-            except GeneratorExit:  # who reads the pieces has enough
-                self._show_held(len(prompt) + len(tokens) - 1)
-                texts = self._written(prompt, tokens, written)
-                raise
-            self._show_held(len(prompt) + len(tokens) - (not more))
-            texts = self._written(prompt, tokens, written)
-        finally:
-            self._tell(texts, [[*prompt, *tokens]] if texts else [])
-
-    def _written(self, prompt: Sequence[int], tokens: Sequence[int], text: str) -> list[str] | None:
-        """Prompt and continuation; `text`, the continuation alone, may lack the space between them."""
-        before, both = self._decoded(prompt), self._decoded([*prompt, *tokens])
-        if before is None or both is None:
-            return None
-        first = self._given if isinstance(self._given, str) else before
-        return [first + (both[len(before) :] if both.startswith(before) else text)]
-
     def _texts(self, batch: TokenBatch) -> list[str] | None:
         given = [self._given] if isinstance(self._given, str) else self._given
         if isinstance(given, (list, tuple)) and all(isinstance(text, str) for text in given):
@@ -199,8 +146,7 @@ class HookedModel:
         return None if None in found else [text for text in found if text is not None]
 
     def _decoded(self, ids: Any) -> str | None:
-        tokenizer = self._base.tokenizer
-        return None if tokenizer is None else decode(tokenizer, np.asarray(ids))
+        return decoded(self._base.tokenizer, ids)
 
     def _tell(self, texts: list[str] | None, tokens: Sequence[Sequence[int]]) -> None:
         if self._told:

@@ -17,6 +17,7 @@ from ..features.cache import FeatureCache
 from ..tracing.passes import check_length
 from .attachments import Attachments, SteerBlock
 from .hooked_model import Effect, Watch, with_effects
+from .hooked_rows import HookedRows
 
 
 class ModelSession(Session):
@@ -63,6 +64,23 @@ class ModelSession(Session):
     def running(self, inputs: Any, edits: Sequence[Effect] = ()) -> Anatomy:
         """The components for one call that runs `inputs`, with what acts, then `edits`. Watchers are told the texts."""
         return with_effects(self._plain, [*self.attachments.effects(), *edits], inputs)
+
+    def running_rows(self, inputs: Sequence[Any], edits: Sequence[Sequence[Effect]]) -> Anatomy:
+        """The components for one generation of several texts: what acts, then each text's own edits.
+
+        Texts that share an edit hold the very same object.
+        """
+        shared = self.attachments.effects()
+        if not shared and not any(edits):
+            return self._plain
+        watched = any(isinstance(effect, Watch) for effect in shared)
+        effects = []
+        for own in edits:
+            fresh = self.attachments.effects() if watched else shared
+            mine = [new if isinstance(old, Watch) else old for old, new in zip(shared, fresh, strict=True)]
+            effects.append([*mine, *own])
+        model: Any = HookedRows(self._plain, effects, inputs)
+        return self._plain.run_by(model)
 
     def edits(
         self, edits: Edit | Sequence[Any], at: str | None = None, positions: SteeringPositions = None

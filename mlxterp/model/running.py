@@ -16,6 +16,7 @@ from ..tracing import generation, passes
 from ..tracing.declared import Interventions
 from ..tracing.gradients import gradients as gradients_at
 from ..tracing.trace import Trace
+from . import batches
 from .facade import Facade
 
 
@@ -77,33 +78,45 @@ def unembed(self: Facade, x: Any) -> Array:
 def generate(
     self: Facade,
     prompt: Any,
-    max_tokens: int = 100,
-    interventions: Interventions | None = None,
+    max_tokens: int | Sequence[int] = 100,
+    interventions: Interventions | Sequence[Interventions | None] | None = None,
     positions: Any = "all",
-    steer: Edit | Sequence[Edit] = (),
+    steer: Edit | Sequence[Any] = (),
     temperature: float = 0.0,
     top_p: float = 1.0,
-    seed: int | None = None,
-    stop: str | Sequence[str] | None = None,
+    seed: int | Sequence[int | None] | None = None,
+    stop: str | Sequence[Any] | None = None,
     chat: bool = False,
     prefill_step_size: int = 2048,
+    batch_tokens: int | None = None,
+    verbose: bool = True,
 ) -> Any:
     """Continues a prompt; returns the continuation only.
+
+    A list of prompts is continued together, one pass for a token of each, and every text is the one that its prompt
+    gives alone: edits, hooks and attached SAEs never see padding. For several prompts `max_tokens`, `seed`,
+    `interventions`, `steer` and `stop` are one value for all, or a list with one for each prompt (None for none).
 
     Args:
         prompt: A string or token ids; a list of them gives a list of continuations.
         interventions: As in `trace`; they act on every forward pass.
         positions: Where they act: "all", "prompt", "generated", or absolute positions as a slice
             or list (0 is the prompt's first token). A generated token is edited when it is read.
-        steer: Edits of `mlxterp.steering`, as in `model.steer`; `positions` is for those that name none.
+        steer: Edits of `mlxterp.steering`, as in `model.steer`; `positions` is for those that name none. For several
+            prompts a list holds one entry for each, an edit, a list of edits, or None; a list of one edit is for all.
         temperature: 0, or anything below 1e-6, takes the likeliest token.
         seed: An integer in [0, 2**64) that makes sampling repeatable; the libraries' own random states are left
-            alone.
-        stop: Ends the text before the first of these strings.
+            alone. Of several prompts each is sampled as alone, so equal prompts with one seed give equal texts.
+        stop: Ends the text before the first of these strings. For several prompts a list of strings is for all;
+            one entry for each prompt is a list of lists, strings among None.
         chat: Puts the prompt into the tokenizer's chat template, as the user's turn.
+        batch_tokens: At most so many tokens, prompts and continuations, are held at a time; None goes by the memory
+            that is free.
+        verbose: Whether a bar shows how many of several prompts are finished, where it takes longer.
 
     Returns:
-        str, or the list of token ids where the model has no tokenizer.
+        str, or the list of token ids where the model has no tokenizer. Of several prompts one that could not go on,
+        or was not finished when Ctrl-C came, has None, with a warning that names it.
 
     Raises:
         InputError: A setting cannot be, before anything runs.
@@ -112,18 +125,34 @@ def generate(
     Examples:
         >>> model.generate("Once upon a time there was a little", max_tokens=3)
         'girl named Lily'
+        >>> edit = mlxterp.steering.add_feature(sae, ball, 2.0, units="max", index=index)
+        >>> model.generate(["She saw a", "She saw a"], max_tokens=1, steer=[None, edit])
+        ['big', 'ball']
     """
     self.session.refresh()
     prompt = held(prompt)
-    request = generation.Request(
-        max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
-    )
-    edits = self.session.edits(steer, positions=positions)
     prompts = several(prompt)
-    found = [
-        _continued(self.session, one, request, edits) for one in ([prompt] if prompts is None else prompts)
-    ]
-    return found[0] if prompts is None else found
+    if prompts is None:
+        request = generation.Request(
+            max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
+        )  # type: ignore[arg-type]  # lists are refused there
+        edits = self.session.edits(steer, positions=positions)
+        pieces = list(generation.stream(_running(self.session, prompt, request, edits), prompt, request))
+        return pieces if self.session.tokenizer is None else "".join(pieces)
+    requests = batches.requests(
+        len(prompts),
+        max_tokens,
+        interventions,
+        positions,
+        temperature,
+        top_p,
+        seed,
+        stop,
+        chat,
+        prefill_step_size,
+    )
+    each = batches.edits_of(self.session, steer, len(prompts), positions)
+    return batches.generated(self.session, prompts, requests, each, batch_tokens, verbose)
 
 
 def stream_generate(
@@ -164,12 +193,6 @@ def gradients(
     inputs = held(inputs)
     batch = self.session.batch(inputs)
     return gradients_at(self.session.running(inputs), batch, objective, at, interventions)
-
-
-def _continued(session: ModelSession, prompt: Any, request: generation.Request, edits: Sequence[Edit]) -> Any:
-    """One prompt's continuation: text, or token ids where the model has no tokenizer."""
-    pieces = list(generation.stream(_running(session, prompt, request, edits), prompt, request))
-    return pieces if session.tokenizer is None else "".join(pieces)
 
 
 def _running(

@@ -13,6 +13,7 @@ from ..edits.features import ablate, add_feature, amplify, clamp, max_activation
 from .calibrate import calibrate, output_score
 from .calibration import Calibration
 from .contrast import difference_of_means, pca_direction
+from .sweep import Sweep, sweep
 from .vectors import SteeringVector, load_vectors, save_vectors
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Condition",
     "Edit",
     "SteeringVector",
+    "Sweep",
     "ablate",
     "add_direction",
     "add_feature",
@@ -36,5 +38,6 @@ __all__ = [
     "pca_direction",
     "project_out",
     "save_vectors",
+    "sweep",
     "threshold_add",
 ]

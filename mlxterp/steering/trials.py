@@ -24,6 +24,8 @@ from ..edits.edits import Edit
 from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..sae import SAE
+from ..tracing.batched import Continued, continued
+from ..tracing.generation import Request
 from ..tracing.passes import check_length
 
 _NGRAM = 3
@@ -77,29 +79,17 @@ class Trials:
 
     def run(self, edits: Sequence[Edit], prefix: str = "") -> Written:
         """Continues every prompt, with `prefix` before it; what is written is measured after the prompt alone."""
-        rows, begins, texts = [], [], []
         with steered(self.session, edits) as anatomy:
-            for i, prompt in enumerate(self.prompts):
-                ids = self._ids(anatomy, prefix + prompt if prefix else prompt)
-                written, text = self._continue(anatomy, ids, self.seed + i)
-                plain = self._ids(anatomy, prompt)
-                rows.append([*plain, *written])
-                begins.append(len(plain))
-                texts.append(text)
-        return self._measured(rows, begins, texts)
+            given = [self._ids(anatomy, prefix + prompt) for prompt in self.prompts]
+            written = written_after(anatomy, given, self.max_tokens, self.temperature, self.seed)
+            plain = [self._ids(anatomy, prompt) for prompt in self.prompts] if prefix else given
+        rows = [[*ids, *one.tokens] for ids, one in zip(plain, written, strict=True)]
+        return self._measured(rows, [len(ids) for ids in plain], [one.text for one in written])
 
     def _ids(self, anatomy: Anatomy, text: str) -> list[int]:
         ids = [int(token) for token in anatomy.model.tokenize(text)]
         check_length(anatomy.model, len(ids) + self.max_tokens, "The prompt and max_tokens make")
         return ids
-
-    def _continue(self, anatomy: Anatomy, ids: list[int], seed: int) -> tuple[list[int], str]:
-        tokens, text = [], ""
-        stream = anatomy.model.stream(ids, self.max_tokens, temperature=self.temperature, seed=seed)
-        for token, piece in stream:
-            tokens += [] if token is None else [int(token)]
-            text += piece
-        return tokens, text
 
     def _measured(self, rows: list[list[int]], begins: list[int], texts: list[str]) -> Written:
         anatomy = self.session.anatomy
@@ -122,6 +112,24 @@ class Trials:
                     raise not_finite("The logits", f"on what was written after {self.prompts[i]!r}", False)
                 loss[i] = losses.mean(dtype=np.float64)
         return Written(tuple(texts), readout, concept, loss, repetition)
+
+
+def written_after(
+    anatomy: Anatomy, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int
+) -> list[Continued]:
+    """What is written after each prompt, sampled with seed, seed + 1, ….
+
+    Raises:
+        NotFiniteError: The logits of a token are NaN or infinite.
+    """
+    requests = [
+        Request(max_tokens, temperature=temperature, seed=(seed + i) % 2**64) for i in range(len(prompts))
+    ]
+    found = continued(anatomy, prompts, requests, verbose=False)
+    for one in found:
+        if one.failure is not None:
+            raise one.failure
+    return found
 
 
 def _largest(values: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
@@ -25,7 +26,9 @@ def declared_edits(anatomy: Anatomy, interventions: Interventions | None) -> lis
         component = anatomy.component(name)
         for change in changes:
             _check_place(anatomy, change, component)
-            edits += component.edits(_change(change, component.name), component.call)
+            alone = isinstance(change, Intervention) and change.by_token
+            made = component.edits(_change(change, component.name), component.call)
+            edits += [replace(edit, by_token=alone) for edit in made]
     return edits
 
 

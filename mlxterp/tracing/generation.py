@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..core import checks
-from ..core.positions import position_mask
-from ..core.sites import Where
+from ..core.positions import check_open_ended
 from ..core.tokens import to_batch
 from ..errors import InputError
 from ..interventions import restrict
@@ -58,22 +55,32 @@ class Request:
 def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     """Pieces of text; token ids where there is no tokenizer. Arguments are checked at the call."""
     model = anatomy.model
-    ids = _prompt_ids(model, prompt, request.chat)
+    ids = prompt_ids(model, prompt, request.chat)
     check_length(model, len(ids), "The prompt has")
     check_length(model, len(ids) + request.max_tokens, f"The prompt and max_tokens={request.max_tokens} make")
-    if request.stops and model.tokenizer is None:
-        raise InputError("stop= needs a tokenizer to compare text with.")
-    edits = declared_edits(anatomy, _placed(request, len(ids)))
+    check_stops(model, request)
+    edits = declared_edits(anatomy, placed(request))
     tokens = model.stream(
         ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
         seed=request.seed, prefill_step_size=request.prefill_step_size,
     )  # fmt: skip
     if model.tokenizer is None:
         return (token for token, _ in tokens if token is not None)
-    return _until((text for _, text in tokens), request.stops)
+    return _until((text for _, text in tokens), Until(request.stops))
 
 
-def _prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
+def check_stops(model: LanguageModel, request: Request) -> None:
+    """Raises InputError where there is no text to find the stops in."""
+    if request.stops and model.tokenizer is None:
+        raise InputError("stop= needs a tokenizer to compare text with.")
+
+
+def prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
+    """Token ids of a prompt, by the chat template where that is asked for.
+
+    Raises:
+        InputError: It is empty, or no prompt.
+    """
     if chat:
         if not isinstance(prompt, str):
             raise InputError("chat=True takes the user's message as a string.")
@@ -91,42 +98,56 @@ def _prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
     return batch.ids[0].tolist()
 
 
-def _placed(request: Request, prompt: int) -> Interventions:
-    """The interventions, each only at the positions asked for."""
-    spans = {"all": None, "prompt": slice(0, prompt), "generated": slice(prompt, None)}
-    positions = request.positions
-    if isinstance(positions, str):
-        if positions not in spans:
-            raise InputError(
-                f"positions={positions!r}: expected 'all', 'prompt', 'generated', a slice or a list."
-            )
-        positions = spans[positions]
-    position_mask(positions, Where(np.arange(1), None))  # refuses negative positions before running
+def placed(request: Request) -> Interventions:
+    """The interventions, each only at the positions asked for.
+
+    Raises:
+        InputError: They cannot be used in generation.
+    """
+    check_open_ended(request.positions)
     interventions = as_interventions(request.interventions)
-    if positions is None:
+    if request.positions is None or (isinstance(request.positions, str) and request.positions == "all"):
         return interventions
     return {
-        name: [restrict(change, positions, name) for change in changes]
+        name: [restrict(change, request.positions, name) for change in changes]
         for name, changes in interventions.items()
     }
 
 
-def _until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text before the first stop string; what could be the start of one is held back."""
-    if not stops:
-        yield from (piece for piece in pieces if piece)
-        return
-    held = ""
-    for piece in pieces:
-        held += piece
-        ends = [i for s in stops if (i := held.find(s)) >= 0]
+class Until:
+    """Lets text through up to the first of some strings; what could be the start of one is held back."""
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops, self._held = stops, ""
+        self.met = False
+        """Whether one came."""
+
+    def add(self, piece: str) -> str:
+        """What is ready with this piece."""
+        if not self._stops or self.met:
+            return "" if self.met else piece
+        held = self._held + piece
+        ends = [i for s in self._stops if (i := held.find(s)) >= 0]
         if ends:
-            if held[: min(ends)]:
-                yield held[: min(ends)]
-            return
-        keep = max((n for s in stops for n in range(1, len(s)) if held.endswith(s[:n])), default=0)
-        ready, held = held[: len(held) - keep], held[len(held) - keep :]
+            self.met, self._held = True, ""
+            return held[: min(ends)]
+        keep = max((n for s in self._stops for n in range(1, len(s)) if held.endswith(s[:n])), default=0)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def finish(self) -> str:
+        """What was still held back."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _until(pieces: Iterator[str], until: Until) -> Iterator[str]:
+    for piece in pieces:
+        ready = until.add(piece)
         if ready:
             yield ready
-    if held:
-        yield held
+        if until.met:
+            return
+    rest = until.finish()
+    if rest:
+        yield rest

@@ -16,6 +16,7 @@ MADE_ONCE = {"_repr_html_", "to_html"}
 PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
     "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
+    "steering.sweep": "Sweep",
 }  # fmt: skip
 
 

@@ -45,6 +45,9 @@ class MLXBackend:
     def compact(self, x: mx.array) -> mx.array:
         return mx.contiguous(x)
 
+    def concatenate(self, arrays: Sequence[mx.array]) -> mx.array:
+        return mx.concatenate(list(arrays))
+
     def start(self, arrays: Sequence[mx.array]) -> None:
         mx.async_eval(list(arrays))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -154,7 +154,7 @@ def head_component(model_type: str, block: str, port: str, name: str, head_dim: 
 
 
 def _heads_first(where: Where) -> Where:
-    return Where(where.positions, where.lengths, heads_first=True)
+    return replace(where, heads_first=True)
 
 
 def _as_heads(name: str, site: Site, call: int) -> Component:

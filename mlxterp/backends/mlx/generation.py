@@ -11,11 +11,9 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..host.batching import NONE
 from ..host.finite import not_finite
-from ..host.text_stream import TextStream, with_text
-
-_NONE = -1
-"""Instead of a token that cannot be chosen."""
+from ..host.text_stream import Detokenizer, TextStream, with_text
 
 
 class _Steps:
@@ -47,25 +45,31 @@ def stream_tokens(
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     ends = end_tokens(tokenizer)
-    text = _MlxLmText(tokenizer) if isinstance(tokenizer, TokenizerWrapper) else TextStream(tokenizer)
     steps: Iterator[tuple[Any, Any]] = generate_step(
         mx.array(list(prompt)),
         cast(nn.Module, _Steps(model, step)),
         max_tokens=max_tokens,
-        sampler=_sampler(temperature, top_p, seed),
+        sampler=sampler(temperature, top_p, seed),
         prefill_step_size=prefill_step_size,
     )
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
-        yield from with_text(_checked((int(token) for token, _ in steps), len(prompt), edited), text, ends)
+        yield from with_text(
+            _checked((int(token) for token, _ in steps), len(prompt), edited), new_text(tokenizer), ends
+        )
 
 
 def _checked(tokens: Iterator[int], prompt: int, edited: bool) -> Iterator[int]:
-    """The tokens; a sampler's `_NONE` raises, where the one before it has been used."""
+    """The tokens; a sampler's `NONE` raises, where the one before it has been used."""
     for number, token in enumerate(tokens):
-        if token == _NONE:
+        if token == NONE:
             where = f"for token {number} of the continuation (position {prompt + number})"
             raise not_finite("The logits", where, edited)
         yield token
+
+
+def new_text(tokenizer: Any) -> Detokenizer:
+    """What makes the text of one continuation."""
+    return _MlxLmText(tokenizer) if isinstance(tokenizer, TokenizerWrapper) else TextStream(tokenizer)
 
 
 def end_tokens(tokenizer: Any) -> set[int]:
@@ -76,24 +80,24 @@ def end_tokens(tokenizer: Any) -> set[int]:
     return {int(i) for i in ids if i is not None}
 
 
-def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.array], mx.array]:
+def sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.array], mx.array]:
     """Samples from log probabilities with a random state of its own."""
     if temperature == 0:
-        return lambda logprobs: _or_none(mx.argmax(logprobs, axis=-1), logprobs)
+        return lambda logprobs: or_none(mx.argmax(logprobs, axis=-1), logprobs)
     state = [mx.random.key(seed) if seed is not None else mx.random.split(mx.random.key(_entropy()))[0]]
 
     def sample(logprobs: mx.array) -> mx.array:
         state[0], key = mx.random.split(state[0])
         kept = apply_top_p(logprobs, top_p) if top_p < 1 else logprobs
-        return _or_none(mx.random.categorical(kept.astype(mx.float32) / temperature, key=key), logprobs)
+        return or_none(mx.random.categorical(kept.astype(mx.float32) / temperature, key=key), logprobs)
 
     return sample
 
 
-def _or_none(tokens: mx.array, logprobs: mx.array) -> mx.array:
-    """The tokens, or `_NONE` where probabilities are no numbers: seen with the token, without waiting twice."""
+def or_none(tokens: mx.array, logprobs: mx.array) -> mx.array:
+    """The tokens, or `NONE` where probabilities are no numbers: seen with the token, without waiting twice."""
     finite = mx.isfinite(mx.logsumexp(logprobs.astype(mx.float32), axis=-1))
-    return mx.where(finite, tokens.astype(mx.int32), _NONE)
+    return mx.where(finite, tokens.astype(mx.int32), NONE)
 
 
 def _entropy() -> int:

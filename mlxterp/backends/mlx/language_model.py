@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.generate import generation_stream, wired_limit
 
+from ...core.continuations import Continuation, Piece
 from ...core.integers import is_integer
 from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
+from ..host.batching import Capacity, measured, runs_alone, stream_rows
 from ..host.fork import refuse_in_children
+from ..host.memory import free_bytes
 from ..host.state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
-from .generation import stream_tokens
+from .batching import MLXPasses
+from .generation import end_tokens, new_text, stream_tokens
 from .intercept import Tracer, first_array
 from .modes import settled
 from .recording import Recording
@@ -57,6 +63,8 @@ class MLXLanguageModel:
 
     def _read_tree(self) -> None:
         self.tree = ModuleTree(self.model)
+        self._capacity: Capacity | None = None  # known once several texts were continued together
+        self._by_text: dict[Site, bool] = {}
         self.modules: dict[str, str] = {
             path: own_class(node.module).__name__ for path, node in self.tree.by_path.items() if path
         }
@@ -242,20 +250,13 @@ class MLXLanguageModel:
         seed: int | None = None,
         prefill_step_size: int = 2048,
     ) -> Iterator[tuple[int | None, str]]:
-        done = 0
+        done, prompts = 0, np.array([len(prompt)])
 
         def step(ids: mx.array, **options: Any) -> mx.array:
             nonlocal done
-            if not edits:
-                with settled(self.tree), unobserved():
-                    return self.model(ids, **options)
-            run = Run(None, {}, {}, Where(np.arange(done, done + ids.shape[1]), None))
-            tracer = Tracer(self.tree, (), edits, run=run, model_type=self.model_type)
-            logits = self._call(tracer, ids, **options)
-            if done == 0:
-                self._finish(run, tracer, (), edits)
+            where = Where(np.arange(done, done + ids.shape[1]), None, prompts=prompts)
             done += ids.shape[1]
-            return logits
+            return self._generating(ids, edits, where, **options)
 
         return stream_tokens(
             self.model,
@@ -269,6 +270,38 @@ class MLXLanguageModel:
             prefill_step_size=prefill_step_size,
             edited=bool(edits),
         )
+
+    def stream_rows(
+        self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
+    ) -> Iterator[Piece]:
+        if self._capacity is None:
+            self._capacity = measured(self.passes, self.vocab_size, self.model_type)
+        capacity = (
+            replace(self._capacity, holding="one")
+            if runs_alone(self, rows, self._by_text)
+            else self._capacity
+        )
+        with wired_limit(self.model, [cast(mx.Stream, generation_stream)]):
+            yield from stream_rows(
+                self.passes(rows), rows, capacity, lambda: new_text(self.tokenizer), end_tokens(self.tokenizer),
+                prefill_step_size=prefill_step_size, batch_tokens=batch_tokens, free=free_bytes(),
+            )  # fmt: skip
+
+    def passes(self, rows: Sequence[Continuation]) -> MLXPasses:
+        """The passes that continue several texts."""
+        return MLXPasses(self.model, self._generating, rows)
+
+    def _generating(self, ids: mx.array, edits: Sequence[SiteEdit], where: Where, **options: Any) -> mx.array:
+        """Logits of one pass of generation."""
+        if not edits:
+            with settled(self.tree), unobserved():
+                return self.model(ids, **options)
+        run = Run(None, {}, {}, where)
+        tracer = Tracer(self.tree, (), edits, run=run, model_type=self.model_type)
+        logits = self._call(tracer, ids, **options)
+        if where.positions.flat[0] == 0:
+            self._finish(run, tracer, (), edits)
+        return logits
 
     def gradients(
         self,

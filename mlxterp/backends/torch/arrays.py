@@ -46,6 +46,9 @@ class TorchBackend:
         whole = x.untyped_storage().nbytes() == x.numel() * x.element_size()
         return x if whole and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
 
+    def concatenate(self, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(list(arrays))
+
     def start(self, arrays: Sequence[torch.Tensor]) -> None:
         """Nothing is lazy: a GPU has begun, a CPU is done."""
 

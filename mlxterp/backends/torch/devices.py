@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...errors import BackendError
+from ..host.memory import free_bytes
 
 
 def best_device() -> str:
@@ -24,3 +25,10 @@ def find_device(name: str | None) -> torch.device:
             f"PyTorch cannot use the device {name!r} here: {error}. device=None takes {best_device()!r}."
         ) from error
     return device
+
+
+def free_on(device: torch.device | None) -> int:
+    """Bytes that are free on a device."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return free_bytes()

@@ -23,27 +23,59 @@ Step = Callable[[Sequence[int], np.ndarray, dict[str, Any]], Any]
 """(token ids, their absolute positions, keyword arguments) -> what the model returned"""
 
 
+class PassOptions:
+    """The keyword arguments of a model's passes in generation.
+
+    Args:
+        parameters: Names of the keyword arguments that the model takes.
+        last_only: Whether logits of a chunk's other positions may be left out.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Sequence[str], last_only: bool):
+        self.whole_prompt = bool(getattr(model, "_is_stateful", False))
+        """Whether it is a recurrence that reads a prompt in one pass."""
+        self.given: dict[str, Any] = {"use_cache": True} if "use_cache" in parameters else {}
+        """On every pass."""
+        if last_only and "logits_to_keep" in parameters:
+            self.given["logits_to_keep"] = 1
+        self._names = [name for name in _CACHES if name in parameters] or list(_CACHES)
+        self._positions = "position_ids" in parameters
+
+    @property
+    def cached(self) -> bool:
+        """Whether the model may keep a cache."""
+        return bool(self.given.get("use_cache"))
+
+    def cache_of(self, out: Any) -> dict[str, Any]:
+        """The cache that a model returned, under the name that it takes."""
+        return _cache_of(out, self._names)
+
+    def placed(self, padding: np.ndarray, places: np.ndarray) -> dict[str, Any]:
+        """What tells padded texts' tokens from padding.
+
+        Args:
+            padding: int64, (texts,): columns before each text's first token.
+            places: int64, (texts, columns): positions of the tokens that are read.
+        """
+        if not padding.any():
+            return {}
+        columns = int(places[0, -1] + 1 + padding[0])
+        mask = torch.as_tensor((np.arange(columns) >= padding[:, None]).astype(np.int64))
+        positions = {"position_ids": torch.as_tensor(places.copy())} if self._positions else {}
+        return {"attention_mask": mask, **positions}
+
+
 class CachedPasses:
     """A model's forward passes over a growing text."""
 
-    def __init__(self, step: Step, model: nn.Module, parameters: Sequence[str], last_only: bool):
-        """
-        Args:
-            parameters: Names of the keyword arguments that the model takes.
-            last_only: Whether logits of a chunk's other positions may be left out.
-        """
-        self._step = step
-        self._whole_prompt = bool(getattr(model, "_is_stateful", False))  # a recurrence: no chunks
-        self._options: dict[str, Any] = {"use_cache": True} if "use_cache" in parameters else {}
-        if last_only and "logits_to_keep" in parameters:
-            self._options["logits_to_keep"] = 1
-        self._names = [name for name in _CACHES if name in parameters] or list(_CACHES)
+    def __init__(self, step: Step, options: PassOptions):
+        self._step, self._options = step, options
         self._cache: dict[str, Any] = {}
         self._text: list[int] = []
 
     def prefill(self, prompt: Sequence[int], chunk: int) -> torch.Tensor:
         """The logits (vocabulary,) after `prompt`, which is run `chunk` tokens at a time."""
-        if not self._options.get("use_cache") or self._whole_prompt:
+        if not self._options.cached or self._options.whole_prompt:
             return self.advance(prompt)
         logits = self.advance(prompt[:chunk])
         if not self._cache:  # it takes no part of a text alone
@@ -58,8 +90,8 @@ class CachedPasses:
         self._text.extend(tokens)
         ids = self._text[start:]
         positions = np.arange(start, len(self._text))
-        out = self._step(ids, positions, {**self._options, **self._cache})
-        self._cache = _cache_of(out, self._names)
+        out = self._step(ids, positions, {**self._options.given, **self._cache})
+        self._cache = self._options.cache_of(out)
         return logits_of(out)[0, -1]
 
 
@@ -90,7 +122,7 @@ def stream_tokens(
     edited: bool,
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
-    sample = _sampler(temperature, top_p, seed)
+    sample = sampler(temperature, top_p, seed)
 
     def tokens() -> Iterator[int]:
         last: list[int] = []
@@ -116,7 +148,7 @@ def end_tokens(*holders: Any) -> set[int]:
     return ends
 
 
-def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[torch.Tensor], int]:
+def sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[torch.Tensor], int]:
     """Samples from logits (vocabulary,), on the CPU, with a random state of its own."""
     if temperature == 0:
         return lambda logits: int(logits.argmax())

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ...core.continuations import Continuation, Piece
 from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, head_at_site
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
+from ..host.batching import Capacity, measured, runs_alone, stream_rows
 from ..host.state import StateDigest, WeightsDigest
+from ..host.text_stream import TextStream
 from .arrays import BACKEND
 from .attention import attention_seen
-from .generation import CachedPasses, end_tokens, stream_tokens
+from .batching import TorchPasses
+from .devices import free_on
+from .generation import CachedPasses, PassOptions, end_tokens, stream_tokens
 from .intercept import Stopped, Tracer
 from .modes import settled
 from .recording import Record
@@ -57,6 +63,8 @@ class TorchLanguageModel:
         self.modules: dict[str, str] = {
             path: type(node.module).__name__ for path, node in self.tree.by_path.items() if path
         }
+        self._capacity: Capacity | None = None  # known once several texts were continued together
+        self._by_text: dict[Site, bool] = {}
         self._calls: dict[str, int] = {}  # known once a first pass has run
         self._shape = self._measure()
 
@@ -153,10 +161,12 @@ class TorchLanguageModel:
             except Stopped:
                 return True, None
 
-    def _ids(self, ids: Any) -> torch.Tensor:
+    def _device(self) -> torch.device | None:
         places = (p.device for p in self.model.parameters())
-        device = next((place for place in places if place.type != "meta"), None)  # meta: offloaded
-        return torch.as_tensor(np.asarray(ids, dtype=np.int64), device=device)
+        return next((place for place in places if place.type != "meta"), None)  # meta: offloaded
+
+    def _ids(self, ids: Any) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(ids, dtype=np.int64), device=self._device())
 
     def _uncached(self) -> dict[str, Any]:
         return {"use_cache": False} if "use_cache" in self._parameters else {}
@@ -205,16 +215,17 @@ class TorchLanguageModel:
         seed: int | None = None,
         prefill_step_size: int = 2048,
     ) -> Iterator[tuple[int | None, str]]:
-        self._check_paths([edit.site for edit in edits])
-        inner = all(
-            any(e.site.module.startswith(f"{p}.") or e.site.module == p for p in self.layers) for e in edits
-        )
-        passes = CachedPasses(self._stepper(edits), self.model, self._parameters, last_only=inner)
-        ends = end_tokens(self.tokenizer, getattr(self.model, "generation_config", None))
+        options = self._options(edits)
+        prompts = np.array([len(prompt)])
+
+        def step(ids: Sequence[int], positions: np.ndarray, given: dict[str, Any]) -> Any:
+            return self._generating([ids], edits, Where(positions, None, prompts=prompts), given)
+
+        passes = CachedPasses(step, options)
         return stream_tokens(
             passes,
             self.tokenizer,
-            ends,
+            self._ends(),
             prompt,
             max_tokens,
             temperature=temperature,
@@ -224,20 +235,51 @@ class TorchLanguageModel:
             edited=bool(edits),
         )
 
-    def _stepper(self, edits: Sequence[SiteEdit]) -> Callable[..., Any]:
-        """One pass of generation: (ids, absolute positions, options) -> what the model returned."""
+    def stream_rows(
+        self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
+    ) -> Iterator[Piece]:
+        if self._capacity is None:
+            self._capacity = measured(self.passes, self.vocab_size, self.model_type)
+        capacity = (
+            replace(self._capacity, holding="one")
+            if runs_alone(self, rows, self._by_text)
+            else self._capacity
+        )
+        return stream_rows(
+            self.passes(rows), rows, capacity, lambda: TextStream(self.tokenizer), self._ends(),
+            prefill_step_size=prefill_step_size, batch_tokens=batch_tokens, free=free_on(self._device()),
+        )  # fmt: skip
 
-        def step(ids: Sequence[int], positions: np.ndarray, options: dict[str, Any]) -> Any:
-            run = Run(None, {}, {}, Where(positions, None))
-            reads = [site for edit in edits for site in edit.reads]
-            tracer = Tracer(self.tree, reads, edits, run=run)
-            with settled(self.tree):
-                _, out = self._call(tracer, self._ids([ids]), options)
-            if positions[0] == 0:
-                self._finish(run, tracer, [edit.site for edit in edits])
-            return out
+    def passes(self, rows: Sequence[Continuation]) -> TorchPasses:
+        """The passes that continue several texts."""
+        options = self._options([edit for row in rows for edit in row.edits])
+        return TorchPasses(self._generating, options, rows)
 
-        return step
+    def _ends(self) -> set[int]:
+        return end_tokens(self.tokenizer, getattr(self.model, "generation_config", None))
+
+    def _options(self, edits: Sequence[SiteEdit]) -> PassOptions:
+        self._check_paths([edit.site for edit in edits])
+        inner = all(
+            any(e.site.module.startswith(f"{p}.") or e.site.module == p for p in self.layers) for e in edits
+        )
+        return PassOptions(self.model, self._parameters, last_only=inner)
+
+    def _generating(self, ids: Any, edits: Sequence[SiteEdit], where: Where, options: dict[str, Any]) -> Any:
+        """What the model returned in one pass of generation."""
+        ids = self._ids(ids)
+        given = {k: v.to(ids.device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        if not edits:
+            with settled(self.tree), unobserved():
+                return self.model(ids, **given)
+        run = Run(None, {}, {}, where)
+        reads = [site for edit in edits for site in edit.reads]
+        tracer = Tracer(self.tree, reads, edits, run=run)
+        with settled(self.tree):
+            _, out = self._call(tracer, ids, given)
+        if where.positions.flat[0] == 0:
+            self._finish(run, tracer, [edit.site for edit in edits])
+        return out
 
     def gradients(
         self,

@@ -1,0 +1,117 @@
+"""Several prompts continued together, each with its own settings and edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..anatomy.anatomy import Anatomy
+from ..core.continuations import Continuation
+from ..core.progress import hidden
+from ..core.sites import SiteEdit
+from ..errors import InputError
+from .declared import declared_edits
+from .generation import Request, Until, check_stops, placed, prompt_ids
+from .passes import check_length
+
+_SHOWN_AFTER = 2.0
+"""Seconds until a bar appears."""
+
+
+@dataclass(eq=False, slots=True)
+class Continued:
+    """What became of one prompt."""
+
+    tokens: list[int] = field(default_factory=list)
+    """Token ids, up to the end of the text or, with a stop string, to the token that completed it."""
+    text: str = ""
+    """Up to the first stop string."""
+    failure: Exception | None = None
+    """Why it could not go on."""
+    ended: bool = False
+    """Whether it was finished."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while prompts were continued."""
+
+    def __init__(self, found: list[Continued]):
+        super().__init__(f"{sum(not one.ended for one in found)} of {len(found)} prompts are not finished")
+        self.found = found
+        """All prompts, as far as they came."""
+
+
+def prompts_ids(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[Request]) -> list[list[int]]:
+    """Token ids of each prompt.
+
+    Raises:
+        InputError: One is empty, no prompt, or with its `max_tokens` longer than the model's positions; it says which.
+    """
+    model, found = anatomy.model, []
+    for number, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
+        try:
+            found.append(prompt_ids(model, prompt, request.chat))
+            check_stops(model, request)
+        except InputError as error:
+            raise type(error)(f"Prompt {number} of {len(prompts)}: {error}") from error
+    longest = max(range(len(found)), key=lambda i: len(found[i]) + requests[i].max_tokens)
+    most = requests[longest].max_tokens
+    what = f"Prompt {longest} of {len(prompts)} and max_tokens={most} make"
+    check_length(model, len(found[longest]) + most, what)
+    return found
+
+
+def continued(
+    anatomy: Anatomy,
+    prompts: Sequence[Sequence[int]],
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int | None = None,
+    verbose: bool = True,
+) -> list[Continued]:
+    """All prompts continued, in order.
+
+    Args:
+        prompts: Token ids, as `prompts_ids` gives them.
+        batch_tokens: See `InterpretableModel.generate`.
+        verbose: Whether a bar shows how many are finished.
+
+    Raises:
+        InputError, ComponentError: See `InterpretableModel.generate`.
+        Interrupted: Ctrl-C; it holds what is finished.
+    """
+    from tqdm.auto import tqdm
+
+    edits: dict[int, list[SiteEdit]] = {}
+    for request in requests:
+        if id(request.interventions) not in edits:
+            edits[id(request.interventions)] = declared_edits(anatomy, placed(request))
+    rows = [
+        Continuation(
+            ids, request.max_tokens, request.temperature, request.top_p, request.seed,
+            edits[id(request.interventions)],
+        )
+        for ids, request in zip(prompts, requests, strict=True)
+    ]  # fmt: skip
+    found = [Continued() for _ in rows]
+    untils = [Until(request.stops) for request in requests]
+    pieces = anatomy.model.stream_rows(
+        rows, prefill_step_size=requests[0].prefill_step_size, batch_tokens=batch_tokens
+    )
+    with tqdm(
+        total=len(rows), desc="generate", unit="prompt", disable=hidden(verbose), delay=_SHOWN_AFTER
+    ) as bar:
+        try:
+            for piece in pieces:
+                one, until = found[piece.row], untils[piece.row]
+                one.tokens += [] if piece.token is None else [piece.token]
+                one.text += until.add(piece.text)
+                rows[piece.row].wanted = not until.met
+                if piece.ended:
+                    one.text += until.finish()
+                    one.failure, one.ended = piece.failure, piece.failure is None
+                    bar.update()
+        except KeyboardInterrupt:
+            raise Interrupted(found) from None
+    return found
