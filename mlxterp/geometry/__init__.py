@@ -1,0 +1,8 @@
+"""Feature geometry, each figure beside its control: families, splitting, maps, absorption, meta-SAEs, universality.
+
+Most of these figures look alike on random input; see `random_like` and `Controlled`.
+"""
+
+from ..core.controls import Controlled, random_like
+
+__all__ = ["Controlled", "random_like"]
