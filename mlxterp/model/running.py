@@ -16,7 +16,7 @@ from ..tracing import generation, passes
 from ..tracing.declared import Interventions
 from ..tracing.gradients import gradients as gradients_at
 from ..tracing.trace import Trace
-from . import batches
+from . import prompts as of_prompts
 from .facade import Facade
 
 
@@ -132,27 +132,17 @@ def generate(
     self.session.refresh()
     prompt = held(prompt)
     prompts = several(prompt)
+    settings: tuple[Any, ...] = (
+        max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size,
+    )  # fmt: skip
     if prompts is None:
-        request = generation.Request(
-            max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
-        )  # type: ignore[arg-type]  # lists are refused there
+        request = generation.Request(*settings)
         edits = self.session.edits(steer, positions=positions)
         pieces = list(generation.stream(_running(self.session, prompt, request, edits), prompt, request))
         return pieces if self.session.tokenizer is None else "".join(pieces)
-    requests = batches.requests(
-        len(prompts),
-        max_tokens,
-        interventions,
-        positions,
-        temperature,
-        top_p,
-        seed,
-        stop,
-        chat,
-        prefill_step_size,
-    )
-    each = batches.edits_of(self.session, steer, len(prompts), positions)
-    return batches.generated(self.session, prompts, requests, each, batch_tokens, verbose)
+    requests = of_prompts.requests(len(prompts), *settings)
+    each = of_prompts.edits_of(self.session, steer, len(prompts), positions)
+    return of_prompts.generated(self.session, prompts, requests, each, batch_tokens, verbose)
 
 
 def stream_generate(

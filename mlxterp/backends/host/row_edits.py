@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from ...core.continuations import Continuation
 from ...core.sites import Array, Run, Site, SiteEdit
 from ...errors import EditError
 from ..base import Backend
@@ -21,7 +22,21 @@ def comes_apart(value: Array, n: int, columns: int) -> bool:
     return (len(shape) > 2 and shape[0] == n) or (len(shape) == 2 and shape[0] == n * columns)
 
 
-def joined(rows: Sequence[Sequence[SiteEdit]], backend: Backend) -> list[SiteEdit]:
+class RowEdits:
+    """The edits of the passes over some of several texts."""
+
+    def __init__(self, rows: Sequence[Continuation], backend: Backend):
+        self._rows, self._backend = rows, backend
+        self._known: tuple[list[int], list[SiteEdit]] = ([], [])
+
+    def of(self, texts: list[int]) -> list[SiteEdit]:
+        """Edits of a pass over these texts."""
+        if self._known[0] != texts:
+            self._known = (list(texts), _joined([self._rows[i].edits for i in texts], self._backend))
+        return self._known[1]
+
+
+def _joined(rows: Sequence[Sequence[SiteEdit]], backend: Backend) -> list[SiteEdit]:
     """Edits of one pass over all texts, from the edits of each."""
     if len(rows) == 1:
         return list(rows[0])

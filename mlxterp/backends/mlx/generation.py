@@ -11,7 +11,7 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..host.batching import NONE
+from ..host.batching import NO_TOKEN
 from ..host.finite import not_finite
 from ..host.text_stream import Detokenizer, TextStream, with_text
 
@@ -59,9 +59,9 @@ def stream_tokens(
 
 
 def _checked(tokens: Iterator[int], prompt: int, edited: bool) -> Iterator[int]:
-    """The tokens; a sampler's `NONE` raises, where the one before it has been used."""
+    """The tokens; a sampler's `NO_TOKEN` raises, where the one before it has been used."""
     for number, token in enumerate(tokens):
-        if token == NONE:
+        if token == NO_TOKEN:
             where = f"for token {number} of the continuation (position {prompt + number})"
             raise not_finite("The logits", where, edited)
         yield token
@@ -95,9 +95,9 @@ def sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.
 
 
 def or_none(tokens: mx.array, logprobs: mx.array) -> mx.array:
-    """The tokens, or `NONE` where probabilities are no numbers: seen with the token, without waiting twice."""
+    """The tokens, or `NO_TOKEN` where probabilities are no numbers: seen with the token, without waiting twice."""
     finite = mx.isfinite(mx.logsumexp(logprobs.astype(mx.float32), axis=-1))
-    return mx.where(finite, tokens.astype(mx.int32), NONE)
+    return mx.where(finite, tokens.astype(mx.int32), NO_TOKEN)
 
 
 def _entropy() -> int:

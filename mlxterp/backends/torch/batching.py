@@ -16,8 +16,8 @@ import torch
 from ...core.continuations import Continuation
 from ...core.sites import SiteEdit, Where
 from ..base import Backend
-from ..host.batching import NONE, Batch, tolerance_of
-from ..host.row_edits import joined
+from ..host.batching import NO_TOKEN, Batch
+from ..host.row_edits import RowEdits
 from .arrays import BACKEND
 from .generation import PassOptions, sampler
 from .values import logits_of
@@ -54,10 +54,10 @@ class TorchPasses:
 
     def __init__(self, run: Pass, options: PassOptions, rows: Sequence[Continuation]):
         self._run, self._options, self._rows = run, options, rows
-        self.whole_prompts = options.whole_prompt
-        self.prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
+        self.whole_prompts = options.whole_prompt or not options.cached  # as alone
+        self._prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
         self._samplers = [sampler(row.temperature, row.top_p, row.seed) for row in rows]
-        self._known: tuple[list[int], list[SiteEdit]] = ([], [])
+        self._edits = RowEdits(rows, BACKEND)
 
     def fresh(self, rows: list[int]) -> Batch:
         nothing = np.zeros(len(rows), dtype=np.int64)
@@ -72,24 +72,18 @@ class TorchPasses:
     def _passed(self, batch: Batch, ids: torch.Tensor) -> torch.Tensor:
         held: _Held = batch.cache
         new = ids.shape[1]
-        where = batch.where(new, self.prompts)
+        where = batch.where(new, self._prompts)
         if held.ids is not None:  # no cache: from the first token on
             ids = torch.cat([held.ids, ids], dim=1)
             where = Where(np.arange(ids.shape[1]), None, prompts=where.prompts)
         places = np.broadcast_to(where.positions, tuple(ids.shape))
         options = {**self._options.given, **held.cache, **self._options.placed(held.padding, places)}
-        out = self._run(ids, self._edits(batch.rows), where, options)
+        out = self._run(ids, self._edits.of(batch.rows), where, options)
         held.cache = self._options.cache_of(out)
         held.ids = None if held.cache else ids
         batch.places = batch.places + new
         logits = logits_of(out)[:, -1]
-        self.tolerance = tolerance_of(BACKEND.rounding(logits))
         return logits
-
-    def _edits(self, rows: list[int]) -> list[SiteEdit]:
-        if self._known[0] != rows:
-            self._known = (list(rows), joined([self._rows[i].edits for i in rows], BACKEND))
-        return self._known[1]
 
     def kept(self, batch: Batch, index: Sequence[int]) -> Batch:
         chosen, n, held = list(index), len(batch.rows), batch.cache
@@ -124,7 +118,7 @@ class TorchPasses:
         finite, tokens = torch.isfinite(largest).tolist(), tokens.cpu()
         for k, i in enumerate(batch.rows):
             if not finite[k]:
-                tokens[k] = NONE
+                tokens[k] = NO_TOKEN
             elif self._rows[i].temperature > 0:
                 tokens[k] = self._samplers[i](logits[k])
         return tokens
