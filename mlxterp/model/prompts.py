@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..core import checks
 from ..edits.edits import Edit
 from ..errors import InputError, warn
 from ..hooks.session import ModelSession
@@ -55,7 +54,7 @@ def generated(
     prompts: Sequence[Any],
     asked: Sequence[Request],
     edits: Sequence[Sequence[Edit]],
-    batch_tokens: Any,
+    batch_tokens: int | None,
     verbose: bool,
 ) -> list[Any]:
     """The continuations; None for those that failed or were not finished, with a warning.
@@ -63,11 +62,10 @@ def generated(
     Raises:
         NotFiniteError: None of the prompts could go on.
     """
-    most = checks.count_or_none(batch_tokens, "batch_tokens")
     anatomy = session.running_rows([None if asked[0].chat else prompt for prompt in prompts], edits)
     ids = ids_of_prompts(anatomy, prompts, asked)
     try:
-        found = continued(anatomy, ids, asked, batch_tokens=most, verbose=verbose)
+        found = continued(anatomy, ids, asked, batch_tokens=batch_tokens, verbose=verbose)
     except Interrupted as interrupted:
         found = interrupted.found
         warn(f"Interrupted: {interrupted}, and their texts are None.")

@@ -56,7 +56,8 @@ def ids_of_prompts(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[
             found.append(prompt_ids(model, prompt, request.chat))
             check_stops(model, request)
         except InputError as error:
-            raise type(error)(f"Prompt {number} of {len(prompts)}: {error}") from error
+            said = str(error).removeprefix("Text 0 of 1").lstrip(": ")
+            raise type(error)(f"Prompt {number} of {len(prompts)}: {said}") from error
     longest = max(range(len(found)), key=lambda i: len(found[i]) + requests[i].max_tokens)
     most = requests[longest].max_tokens
     what = f"Prompt {longest} of {len(prompts)} and max_tokens={most} make"

@@ -101,6 +101,7 @@ def stream_rows(
     new_text: Callable[[], Detokenizer],
     ends: set[int],
     prefill_step_size: int,
+    as_alone: bool = False,
 ) -> Iterator[Piece]:
     """See `LanguageModel.stream_rows`.
 
@@ -108,10 +109,13 @@ def stream_rows(
         waves: Which texts run together, one wave after the other.
         new_text: Makes what turns one text's tokens into text.
         ends: Tokens that end a text.
+        as_alone: Whether each prompt must be read in the passes that it would be read in alone.
     """
     texts = [new_text() for _ in rows]
     for wave in waves:
-        for batch, logits in merged_groups(passes, prefilled(passes, rows, wave, prefill_step_size)):
+        for batch, logits in merged_groups(
+            passes, prefilled(passes, rows, wave, prefill_step_size, as_alone)
+        ):
             order = sorted(range(len(batch.rows)), key=lambda k: tuple(map(id, rows[batch.rows[k]].edits)))
             if order != sorted(order):  # texts that share edits stand side by side
                 batch = passes.kept(batch, order)
@@ -124,20 +128,24 @@ def stream_rows(
 # -- reading prompts -------------------------------------------------------------------------------
 
 
-def prefilled(passes: Passes, rows: Sequence[Continuation], wave: Sequence[int], chunk: int) -> list[Group]:
+def prefilled(
+    passes: Passes, rows: Sequence[Continuation], wave: Sequence[int], chunk: int, as_alone: bool = False
+) -> list[Group]:
     """The texts with their prompts read (but for the last token, unless `reads_last`), those of equal length together.
 
     Edits that look at more than one token at a time are shown each prompt in the passes it would be read in alone.
 
     Args:
         chunk: At most so many tokens in one pass.
+        as_alone: Whether that holds of every edit.
     """
     left = 0 if passes.reads_last else 1
     order = sorted(wave, key=lambda i: len(rows[i].prompt))
     by_length: dict[int, list[int]] = {}
     for i in order:
         by_length.setdefault(len(rows[i].prompt) - left, []).append(i)
-    if passes.whole_prompts or not all(edit.by_token for i in wave for edit in rows[i].edits):
+    by_token = all(edit.by_token for i in wave for edit in rows[i].edits)
+    if as_alone or passes.whole_prompts or not by_token:
         return [_read_apart(passes, rows, some, length, chunk) for length, some in by_length.items()]
     return _read_side_by_side(passes, rows, order, list(by_length), chunk)
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ...core.continuations import Continuation
-from ...core.sites import Site
+from ...core.sites import ATTENTION_PORTS, Site
 from ...core.tokens import TokenBatch
 from ...errors import warn
 from ..base import LanguageModel
@@ -25,8 +25,8 @@ _LENGTHS = (0, 7, 4, 4)
 _STEPS = 4
 _ROW_BYTES = 16
 """For each entry of the vocabulary: logits, their softmax and what sampling makes of them."""
-_PROBE = (3, 5)
-"""Texts and tokens of the pass that shows which values have rows of their own for each text."""
+_PROBE = (3, 41)
+"""Texts and tokens of the pass that shows what values look like: so many that mixtures of experts sort theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,13 @@ class Capacity:
         holding: Which texts.
         row_bytes: What a text takes beside its tokens: logits, and the state of a recurrence.
         token_bytes: What each of its tokens takes.
+        as_alone: Whether each prompt must be read in the passes that it would be read in alone.
     """
 
     holding: Holding
     row_bytes: int
     token_bytes: int
+    as_alone: bool = False
 
     def waves(self, rows: Sequence[Continuation], batch_tokens: int | None, free: int) -> list[list[int]]:
         """Which texts run together, one wave after the other: those of nearly equal length, as many as may be held.
@@ -51,7 +53,7 @@ class Capacity:
             free: Bytes that are free where the model runs.
         """
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), i))
-        equal = self.holding == "equal" or any(_sees_keys(row) for row in rows)
+        equal = self.holding == "equal"
         most = 1 if self.holding == "one" else _MOST
         waves: list[list[int]] = []
         held_tokens = held_bytes = 0
@@ -67,12 +69,6 @@ class Capacity:
             waves[-1].append(i)
             held_tokens, held_bytes = held_tokens + tokens, held_bytes + size
         return waves
-
-
-def _sees_keys(row: Continuation) -> bool:
-    """Whether an edit meets the keys of all tokens so far; merged caches pad those."""
-    sites = [site for edit in row.edits for site in (edit.site, *edit.reads)]
-    return any(site.port in ("k", "v", "pattern") for site in sites)
 
 
 class Capacities:
@@ -92,41 +88,65 @@ class Capacities:
     ):
         self._model, self._passes, self._by_slot = model, passes, by_slot
         self._known: Capacity | None = None
-        self._by_text: dict[Site, bool] = {}
-        """Whether a site's values have rows of their own for each text."""
+        self._shapes: dict[Site, list[tuple[int, ...]]] = {}
+        """Of the values at a site, in a pass over `_PROBE`."""
+        self._told: set[Site] = set()
 
     def of(self, rows: Sequence[Continuation]) -> Capacity:
         """For these texts and their edits. Warns once where not all texts can run together."""
         if len(rows) == 1:
             return Capacity("one", 0, 0)
         if self._known is None:
-            self._known = measured(self._passes, self._model.vocab_size)
-            if self._by_slot() and self._known.holding == "any":
-                self._known = replace(self._known, holding="equal")
-            if self._known.holding != "any":
-                how = (
-                    "only those of equal length together" if self._known.holding == "equal" else "one by one"
-                )
-                warn(
-                    f"Several prompts are continued {how}: the cache of this {self._model.model_type} model cannot hold"
-                    " others. The texts are the same, and take longer."
-                )
-        return replace(self._known, holding="one") if self._run_alone(rows) else self._known
-
-    def _run_alone(self, rows: Sequence[Continuation]) -> bool:
-        """Whether some edit meets a value that has no rows of one text alone. Warns where it is first met."""
+            self._known = self._found_out()
         sites = dict.fromkeys(site for row in rows for edit in row.edits for site in (edit.site, *edit.reads))
-        new = [site for site in sites if site not in self._by_text]
+        if not sites:
+            return self._known
+        texts, tokens = self._look_at(list(sites))
+        mixed = [site for site in sites if not all(comes_apart(x, texts, tokens) for x in self._shapes[site])]
+        if mixed:
+            if not self._told.issuperset(mixed):
+                warn(
+                    f"Prompts are continued one by one: the value of {mixed[0]} has no rows of one text alone."
+                )
+            self._told.update(mixed)
+            return replace(self._known, holding="one")
+        # Merged caches pad the keys of all tokens so far, which such a value has as its last axis.
+        keys = any(
+            site.port in ("k", "v", "pattern")
+            or any(len(x) == 4 and x[-1] == tokens for x in self._shapes[site])
+            for site in sites
+        )
+        apart = any(
+            site.port not in ATTENTION_PORTS and len(x) > 3 for site in sites for x in self._shapes[site]
+        )
+        holding = "equal" if keys and self._known.holding == "any" else self._known.holding
+        return replace(self._known, holding=holding, as_alone=apart)
+
+    def _found_out(self) -> Capacity:
+        model = self._model
+        if model.learned_positions and (model.max_positions or 0) < max(_LENGTHS) + _STEPS:
+            return Capacity("one", _ROW_BYTES * model.vocab_size, 1)  # too short to try anything
+        found = measured(self._passes, model.vocab_size)
+        if found.holding == "any" and self._by_slot():
+            found = replace(found, holding="equal")
+        if found.holding != "any":
+            how = "only those of equal length together" if found.holding == "equal" else "one by one"
+            warn(
+                f"Several prompts are continued {how}: the cache of this {self._model.model_type} model cannot hold"
+                " others. The texts are the same, and take longer."
+            )
+        return found
+
+    def _look_at(self, sites: Sequence[Site]) -> tuple[int, int]:
+        """Notes the shapes of sites that are new; how many texts and tokens those passes have."""
+        texts, tokens = _PROBE
+        if self._model.learned_positions:
+            tokens = min(tokens, self._model.max_positions or tokens)
+        new = [site for site in sites if site not in self._shapes]
         if new:
-            texts, tokens = _PROBE
             values = self._model.run(TokenBatch.from_rows([[0] * tokens] * texts), new).values
-            for site in new:
-                found = values.get(site) or ()
-                self._by_text[site] = all(comes_apart(value, texts, tokens) for value in found)
-        mixed = [site for site in sites if not self._by_text[site]]
-        if any(site in new for site in mixed):
-            warn(f"Prompts are continued one by one: the value of {mixed[0]} has no rows of one text alone.")
-        return bool(mixed)
+            self._shapes.update((site, [tuple(x.shape) for x in values.get(site) or ()]) for site in new)
+        return texts, tokens
 
 
 @dataclass(frozen=True, slots=True)

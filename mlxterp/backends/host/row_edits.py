@@ -16,9 +16,8 @@ from ...errors import EditError
 from ..base import Backend
 
 
-def comes_apart(value: Array, n: int, columns: int) -> bool:
+def comes_apart(shape: tuple[int, ...], n: int, columns: int) -> bool:
     """Whether a value of a pass over n texts of equally many columns has texts' or tokens' own rows."""
-    shape = tuple(value.shape)
     return (len(shape) > 2 and shape[0] == n) or (len(shape) == 2 and shape[0] == n * columns)
 
 
@@ -98,7 +97,7 @@ class Apart:
         shape = tuple(value.shape)
         self.by_text = len(shape) > 2 and shape[0] == n
         """Whether the first axis is that of texts, so that some can be given together."""
-        if not comes_apart(value, n, columns):
+        if not comes_apart(shape, n, columns):
             raise EditError(
                 f"{site} has shape {shape} for {n} texts of {columns} tokens: no rows of one text."
             )

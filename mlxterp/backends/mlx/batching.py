@@ -130,8 +130,12 @@ def _kept(thing: Any, index: mx.array, n: int) -> Any:
 
 
 def _merges(cache: Any) -> bool:
+    """Whether mlx-lm knows how to merge it: its own classes do, without tokens that are kept for ever."""
     parts = getattr(cache, "caches", None)
-    return all(map(_merges, parts)) if parts is not None else hasattr(type(cache), "merge")
+    if parts is not None:
+        return all(map(_merges, parts))
+    own = type(cache).__module__ == "mlx_lm.models.cache" and hasattr(type(cache), "merge")
+    return own and not getattr(cache, "keep", 0)
 
 
 def _states(cache: Any) -> tuple[Any, ...]:

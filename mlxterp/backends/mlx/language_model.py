@@ -275,10 +275,13 @@ class MLXLanguageModel:
     def stream_rows(
         self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
     ) -> Iterator[Piece]:
-        waves = self._capacities.of(rows).waves(rows, batch_tokens, free_bytes())
+        capacity = self._capacities.of(rows)
+        waves = capacity.waves(rows, batch_tokens, free_bytes())
         text, ends = (lambda: new_text(self.tokenizer)), end_tokens(self.tokenizer)
         with wired_limit(self.model, [cast(mx.Stream, generation_stream)]):
-            yield from stream_rows(self.passes(rows), rows, waves, text, ends, prefill_step_size)
+            yield from stream_rows(
+                self.passes(rows), rows, waves, text, ends, prefill_step_size, capacity.as_alone
+            )
 
     def passes(self, rows: Sequence[Continuation]) -> MLXPasses:
         """The passes that continue several texts."""

@@ -136,6 +136,15 @@ class TorchPasses:
         return _bytes(batch.cache.cache) + 8 * batch.places.size
 
 
+def scales_by_longest(model: Any) -> bool:
+    """Whether its rotary positions are scaled by the longest text of a pass: the others would change with it."""
+    config = getattr(model, "config", None)
+    held = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    settings = [one for given in held if isinstance(given, dict) for one in (given, *given.values())]
+    kinds = {one.get("rope_type", one.get("type")) for one in settings if isinstance(one, dict)}
+    return bool(kinds & {"dynamic", "longrope"})
+
+
 def _kept(thing: Any, index: torch.Tensor, n: int) -> Any:
     """Some texts of a cache (or of what it holds), as another one."""
     if isinstance(thing, torch.Tensor):

@@ -21,7 +21,7 @@ from ..host.state import StateDigest, WeightsDigest
 from ..host.text_stream import TextStream
 from .arrays import BACKEND
 from .attention import attention_seen
-from .batching import TorchPasses
+from .batching import TorchPasses, scales_by_longest
 from .devices import free_on
 from .generation import CachedPasses, PassOptions, end_tokens, stream_tokens
 from .intercept import Stopped, Tracer
@@ -63,7 +63,7 @@ class TorchLanguageModel:
         self.modules: dict[str, str] = {
             path: type(node.module).__name__ for path, node in self.tree.by_path.items() if path
         }
-        self._capacities = Capacities(self, self.passes)
+        self._capacities = Capacities(self, self.passes, lambda: scales_by_longest(self.model))
         self._calls: dict[str, int] = {}  # known once a first pass has run
         self._shape = self._measure()
 
@@ -237,9 +237,12 @@ class TorchLanguageModel:
     def stream_rows(
         self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
     ) -> Iterator[Piece]:
-        waves = self._capacities.of(rows).waves(rows, batch_tokens, free_on(self._device()))
+        capacity = self._capacities.of(rows)
+        waves = capacity.waves(rows, batch_tokens, free_on(self._device()))
         text = lambda: TextStream(self.tokenizer)  # noqa: E731
-        return stream_rows(self.passes(rows), rows, waves, text, self._ends(), prefill_step_size)
+        return stream_rows(
+            self.passes(rows), rows, waves, text, self._ends(), prefill_step_size, capacity.as_alone
+        )
 
     def passes(self, rows: Sequence[Continuation]) -> TorchPasses:
         """The passes that continue several texts."""
