@@ -84,14 +84,15 @@ class MLXPasses:
         with self._stream():
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
             logprobs = logits - total
-            likeliest = mx.where(
-                mx.isfinite(total[:, 0]), mx.argmax(logprobs, axis=-1).astype(mx.int32), NO_TOKEN
-            )
             drawn = [self._rows[i].temperature > 0 for i in batch.rows]
-            tokens = likeliest if not any(drawn) else mx.concatenate([
-                self._samplers[i](logprobs[k : k + 1]) if drawn[k] else likeliest[k : k + 1]
-                for k, i in enumerate(batch.rows)
-            ])  # fmt: skip
+            tokens = None if all(drawn) else mx.argmax(logprobs, axis=-1).astype(mx.int32)
+            if any(drawn):
+                tokens = mx.concatenate([
+                    self._samplers[i](logprobs[k : k + 1]).astype(mx.int32) if tokens is None or drawn[k]
+                    else tokens[k : k + 1]
+                    for k, i in enumerate(batch.rows)
+                ])  # fmt: skip
+            tokens = mx.where(mx.isfinite(total[:, 0]), cast(mx.array, tokens), NO_TOKEN)
             mx.async_eval(tokens)
         return tokens
 

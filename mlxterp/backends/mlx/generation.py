@@ -44,12 +44,12 @@ def stream_tokens(
     edited: bool,
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
-    ends = end_tokens(tokenizer)
+    ends, sample = end_tokens(tokenizer), sampler(temperature, top_p, seed)
     steps: Iterator[tuple[Any, Any]] = generate_step(
         mx.array(list(prompt)),
         cast(nn.Module, _Steps(model, step)),
         max_tokens=max_tokens,
-        sampler=sampler(temperature, top_p, seed),
+        sampler=lambda logprobs: or_none(sample(logprobs), logprobs),
         prefill_step_size=prefill_step_size,
     )
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
@@ -81,15 +81,15 @@ def end_tokens(tokenizer: Any) -> set[int]:
 
 
 def sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.array], mx.array]:
-    """Samples from log probabilities with a random state of its own."""
+    """Samples tokens (rows,) from log probabilities (rows, vocabulary) with a random state of its own."""
     if temperature == 0:
-        return lambda logprobs: or_none(mx.argmax(logprobs, axis=-1), logprobs)
+        return lambda logprobs: mx.argmax(logprobs, axis=-1)
     state = [mx.random.key(seed) if seed is not None else mx.random.split(mx.random.key(_entropy()))[0]]
 
     def sample(logprobs: mx.array) -> mx.array:
         state[0], key = mx.random.split(state[0])
         kept = apply_top_p(logprobs, top_p) if top_p < 1 else logprobs
-        return or_none(mx.random.categorical(kept.astype(mx.float32) / temperature, key=key), logprobs)
+        return mx.random.categorical(kept.astype(mx.float32) / temperature, key=key)
 
     return sample
 

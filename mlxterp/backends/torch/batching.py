@@ -114,8 +114,9 @@ class TorchPasses:
         return Batch(rows, places, _Held({name: whole}, None, padding))
 
     def sampled(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        largest, tokens = logits.detach().max(-1)  # NaN where one is
-        finite, tokens = torch.isfinite(largest).tolist(), tokens.cpu()
+        tokens = logits.detach().argmax(-1, keepdim=True)
+        finite = torch.isfinite(logits.gather(-1, tokens))[:, 0].tolist()  # NaN is the largest, where one is
+        tokens = tokens[:, 0].cpu()
         for k, i in enumerate(batch.rows):
             if not finite[k]:
                 tokens[k] = NO_TOKEN

@@ -239,7 +239,8 @@ class TorchLanguageModel:
     ) -> Iterator[Piece]:
         capacity = self._capacities.of(rows)
         waves = capacity.waves(rows, batch_tokens, free_on(self._device()))
-        text = lambda: TextStream(self.tokenizer)  # noqa: E731
+        alone: dict[int, str] = {}
+        text = lambda: TextStream(self.tokenizer, alone)  # noqa: E731
         return stream_rows(
             self.passes(rows), rows, waves, text, self._ends(), prefill_step_size, capacity.as_alone
         )
