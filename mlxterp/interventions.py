@@ -155,7 +155,7 @@ def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> 
             positions,
             heads,
             "scale",
-            _is_row(factor),
+            _same_for_all(factor),
         )
 
     def function(x: Array, _where: Where) -> Array:
@@ -174,7 +174,7 @@ def add_vector(vector: Any, positions: Positions = None, heads: Positions = None
         positions,
         heads,
         "add_vector",
-        _is_row(vector),
+        _same_for_all(vector),
     )
 
 
@@ -187,7 +187,7 @@ def replace_with(value: Any, positions: Positions = None, heads: Positions = Non
     def function(x: Array, _where: Where) -> Array:
         return backend_of(x).where(np.array(False), x, _fitting(value, x, "replace_with", known))
 
-    return Intervention(function, positions, heads, "replace_with", _is_row(value))
+    return Intervention(function, positions, heads, "replace_with", _same_for_all(value))
 
 
 @names_options
@@ -220,7 +220,7 @@ def clamp(
                 )
         return x
 
-    return Intervention(function, positions, heads, "clamp", all(map(_is_row, (low, high))))
+    return Intervention(function, positions, heads, "clamp", all(map(_same_for_all, (low, high))))
 
 
 @names_options
@@ -262,7 +262,7 @@ def compose(
     return Intervention(function, positions, heads, "compose", alone)
 
 
-def _is_row(value: Any) -> bool:
+def _same_for_all(value: Any) -> bool:
     """Whether it is a number or one vector, and so the same for every text and token."""
     return np.ndim(value) == 0 if not hasattr(value, "shape") else len(value.shape) < 2
 

@@ -24,7 +24,7 @@ class Continuation:
     """Set to False, the text ends here."""
 
     @property
-    def most(self) -> int:
+    def whole(self) -> int:
         """How many tokens it may come to."""
         return len(self.prompt) + self.max_tokens
 

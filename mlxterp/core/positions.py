@@ -7,18 +7,18 @@ text's own end. In generation the end is open, so there they raise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import EditError, InputError
 from .sites import Where
 
-Positions = int | slice | Sequence[int] | None
-"""A position, a slice, several positions, or None for all."""
+Positions = int | slice | Sequence[int] | Literal["all", "prompt", "generated"] | None
+"""A position, a slice, several positions, a part of a generation, or None for all."""
 
 
-def position_mask(positions: Positions | str, where: Where) -> np.ndarray | None:
+def position_mask(positions: Positions, where: Where) -> np.ndarray | None:
     """Booleans (batch or 1, columns): which columns of this pass are meant; None means all.
 
     Args:
@@ -30,7 +30,7 @@ def position_mask(positions: Positions | str, where: Where) -> np.ndarray | None
     if positions is None or (isinstance(positions, str) and positions == "all"):
         return None
     if isinstance(positions, str):
-        return _in_time(positions, where)
+        return _part_mask(positions, where)
     if where.lengths is None:
         return np.atleast_2d(_open_ended(positions, where.positions))
     rows = [_indices(positions, int(n), i) for i, n in enumerate(where.lengths)]
@@ -42,7 +42,7 @@ def check_open_ended(positions: Any) -> None:
     position_mask(positions, Where(np.arange(1), None, prompts=np.ones(1, dtype=np.int64)))
 
 
-def _in_time(positions: str, where: Where) -> np.ndarray | None:
+def _part_mask(positions: str, where: Where) -> np.ndarray | None:
     if positions not in ("prompt", "generated"):
         raise InputError(
             f"positions={positions!r}: expected 'all', 'prompt', 'generated', a slice or a list."

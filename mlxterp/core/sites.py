@@ -48,12 +48,14 @@ class Where:
         lengths: int64, (batch,): tokens of each whole text; None in generation, where the end is open.
         heads_first: Whether values are per head, (batch, heads, positions, …), instead of (batch, positions, …).
         prompts: int64, (batch,): tokens of each text's prompt, in generation; else None.
+        texts: int64, (batch,): which prompt each text continues, where several are generated together; else None.
     """
 
     positions: np.ndarray
     lengths: np.ndarray | None
     heads_first: bool = False
     prompts: np.ndarray | None = None
+    texts: np.ndarray | None = None
 
     @classmethod
     def whole(cls, length: int, lengths: np.ndarray) -> Where:
@@ -70,8 +72,8 @@ class Where:
         positions = self.positions
         if positions.ndim == 2:
             positions = positions[first] if end - first == 1 else positions[first:end]
-        prompts = None if self.prompts is None else self.prompts[first:end]
-        return replace(self, positions=positions, prompts=prompts)
+        prompts, texts = (None if x is None else x[first:end] for x in (self.prompts, self.texts))
+        return replace(self, positions=positions, prompts=prompts, texts=texts)
 
 
 @lru_cache(maxsize=64)
@@ -194,9 +196,9 @@ def head_at_site(name: str, site: Site) -> Component:
         def function(x: Array, run: Run, _: int) -> Array:
             positions = run.where.positions
             if site.port in ("k", "v") and x.shape[2] != run.where.columns:
-                if positions.ndim > 1 or x.shape[2] != positions[-1] + 1:
+                if positions.ndim > 1 or x.shape[2] != positions[-1] + 1:  # merged caches do not come here
                     raise ComponentError(
-                        f"{name}: this layer's cache keeps {x.shape[2]} keys of {positions[-1] + 1} tokens,"
+                        f"{name}: this layer's cache keeps {x.shape[2]} keys of {positions.max() + 1} tokens,"
                         " so their positions are not known here. Edit the projection's module instead."
                     )
                 positions = np.arange(x.shape[2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..variants import Temporal
 
-SteeringPositions = Positions | Literal["all", "prompt", "generated"]
-"""As everywhere, or "prompt" or "generated": outside generation every token is of the prompt."""
+SteeringPositions = Positions
+"""As everywhere; outside generation every token is of the prompt."""
 
 
 def check_number(value: Any, what: str) -> float:

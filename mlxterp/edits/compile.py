@@ -54,7 +54,7 @@ def site_edits(anatomy: Anatomy, changes: Sequence[Change], generating: bool = F
     """
     places: dict[Any, _Place] = {}
     for change in changes:
-        placed = _in_time(change, generating)
+        placed = _if_acting(change, generating)
         if placed is None:
             continue
         component = anatomy.component(component_of(placed))
@@ -87,7 +87,7 @@ def same_sae(one: SAE, other: SAE) -> bool:
     return one is other or (one.W_dec.shape == other.W_dec.shape and one.fingerprint == other.fingerprint)
 
 
-def _in_time(change: Change, generating: bool) -> Change | None:
+def _if_acting(change: Change, generating: bool) -> Change | None:
     """The change; None where it never acts."""
     if not isinstance(change, Edit):
         return change
@@ -157,7 +157,7 @@ class _Place:
 
         edits = self.component.edits(change, self.component.call)
         sites = [site for component in self.reads for site in component.sites]
-        alone = all(getattr(step, "by_token", False) for step in steps)
+        alone = all(step.by_token for step in steps)
         return [replace(edit, reads=(*edit.reads, *sites), by_token=alone) for edit in edits]
 
 
@@ -177,10 +177,22 @@ class _Group:
             self.edits.append(change)
 
 
+class HookedStep:
+    """A function of the activation, which may look at all tokens of a pass at once."""
+
+    by_token = False
+
+    def __init__(self, function: Callable[[Array, Where], Array]):
+        self._function = function
+
+    def __call__(self, x: Array, moment: Moment) -> Array:
+        return self._function(x, moment.where)
+
+
 def _step(group: Any) -> Step | None:
     """What acts; None for what changes nothing."""
     if isinstance(group, Hooked):
-        return lambda x, moment: group.function(x, moment.where)
+        return HookedStep(group.function)
     if isinstance(group, DirectionEdit):
         return None if group.is_nothing else DirectionStep(group)
     if all(edit.is_nothing for edit in group.edits) and not group.replace:

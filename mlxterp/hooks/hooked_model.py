@@ -16,7 +16,7 @@ from ..core.continuations import Continuation, Piece
 from ..core.sites import Array, Run, Site, SiteEdit, Where
 from ..core.tokens import TokenBatch
 from ..edits.compile import Change, Hooked, site_edits
-from .watching import WatchedText, Watcher, decoded
+from .watched_text import WatchedText, Watcher, decoded
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -119,7 +119,8 @@ class HookedModel:
 
     def stream_rows(self, rows: Sequence[Continuation], **options: Any) -> Iterator[Piece]:
         """As `LanguageModel.stream_rows`; the changes act on every text. Watchers need `HookedRows`."""
-        assert not self._watchers
+        if self._watchers:
+            raise RuntimeError("Several texts are watched by a HookedRows, which keeps them apart.")
         mine = site_edits(self._anatomy, self._changes(), generating=True)
         for row in rows:
             row.edits = [*mine, *row.edits]

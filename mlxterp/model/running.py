@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
+from ..core import checks
 from ..core.options import check_options
 from ..core.sites import Array
 from ..core.tokens import held, several
@@ -16,7 +17,7 @@ from ..tracing import generation, passes
 from ..tracing.declared import Interventions
 from ..tracing.gradients import gradients as gradients_at
 from ..tracing.trace import Trace
-from . import batches
+from . import prompts as of_prompts
 from .facade import Facade
 
 
@@ -81,7 +82,7 @@ def generate(
     max_tokens: int | Sequence[int] = 100,
     interventions: Interventions | Sequence[Interventions | None] | None = None,
     positions: Any = "all",
-    steer: Edit | Sequence[Any] = (),
+    steer: Edit | Sequence[Any] | None = (),
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int | Sequence[int | None] | None = None,
@@ -130,29 +131,20 @@ def generate(
         ['big', 'ball']
     """
     self.session.refresh()
+    most = checks.count_or_none(batch_tokens, "batch_tokens")
     prompt = held(prompt)
     prompts = several(prompt)
+    settings: tuple[Any, ...] = (
+        max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size,
+    )  # fmt: skip
     if prompts is None:
-        request = generation.Request(
-            max_tokens, interventions, positions, temperature, top_p, seed, stop, chat, prefill_step_size
-        )  # type: ignore[arg-type]  # lists are refused there
-        edits = self.session.edits(steer, positions=positions)
+        request = generation.Request(*settings)
+        edits = self.session.edits([] if steer is None else steer, positions=positions)
         pieces = list(generation.stream(_running(self.session, prompt, request, edits), prompt, request))
         return pieces if self.session.tokenizer is None else "".join(pieces)
-    requests = batches.requests(
-        len(prompts),
-        max_tokens,
-        interventions,
-        positions,
-        temperature,
-        top_p,
-        seed,
-        stop,
-        chat,
-        prefill_step_size,
-    )
-    each = batches.edits_of(self.session, steer, len(prompts), positions)
-    return batches.generated(self.session, prompts, requests, each, batch_tokens, verbose)
+    requests = of_prompts.requests(len(prompts), *settings)
+    each = of_prompts.edits_of(self.session, steer, len(prompts), positions)
+    return of_prompts.generated(self.session, prompts, requests, each, most, verbose)
 
 
 def stream_generate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, overload
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..edits.checks import SteeringPositions
 from ..edits.edits import Edit
 from ..errors import InputError, warn
 from ..hooks.session import ModelSession
-from ..tracing.batched import Continued, continued, prompts_ids
+from ..tracing.continued import Continued, Interrupted, continued, ids_of_prompts
 from ..tracing.generation import Request
 from ..viz.escaping import escaped, one_line
 from ..viz.page import Links
@@ -62,16 +63,6 @@ class Sweep(View, Sequence[dict[str, Any]]):
     def failures(self) -> list[dict[str, Any]]:
         """Rows without a text."""
         return [row for row in self.table if row["failure"] is not None]
-
-    def perplexities(self) -> dict[str, float]:
-        """For each edit exp of the mean loss of its tokens over all prompts that have a text; NaN without one."""
-        sums: dict[str, np.ndarray] = {}
-        for row in self.table:
-            loss, n = np.log(row["perplexity"]), row["tokens"]
-            total = sums.setdefault(row["edit"], np.zeros(2))
-            if np.isfinite(loss):
-                total += loss * n, n
-        return {name: float(np.exp(loss / n)) if n else float("nan") for name, (loss, n) in sums.items()}
 
     def to_str(self, color: bool | None = None) -> str:
         """For the terminal: a row for each prompt and edit.
@@ -145,20 +136,24 @@ def sweep(
     }
     request = Request(max_tokens, temperature=temperature, seed=checks.seed(seed))
     pairs = [(i, name) for i in range(len(texts)) for name in named]
-    rows = session.running_rows([texts[i] for i, _ in pairs], [made[name] for _, name in pairs])
-    requests = [_seeded(request, seed + i) for i, _ in pairs]
-    ids = prompts_ids(rows, [texts[i] for i, _ in pairs], requests)
+    anatomy = session.running_rows([texts[i] for i, _ in pairs], [made[name] for _, name in pairs])
+    requests = [replace(request, seed=(int(request.seed or 0) + i) % 2**64) for i, _ in pairs]
+    ids = ids_of_prompts(anatomy, [texts[i] for i, _ in pairs], requests)
     most = checks.count_or_none(batch_tokens, "batch_tokens")
-    found = continued(rows, ids, requests, batch_tokens=most, verbose=verbose)
+    try:
+        found = continued(anatomy, ids, requests, batch_tokens=most, verbose=verbose)
+    except Interrupted as interrupted:
+        found = interrupted.found
+        warn(f"Interrupted: {interrupted}; their rows have no text.")
     losses = mean_losses(session.plain, ids, found)
     table = [
         {
-            "prompt": texts[i], "edit": name, "text": one.text if one.ended else None, "tokens": len(one.tokens),
-            "perplexity": float(np.exp(loss)), "failure": None if one.failure is None else str(one.failure),
+            "prompt": texts[i], "edit": name, "text": one.text if one.ended else None,
+            "tokens": len(one.tokens) if one.ended else 0, "perplexity": float(np.exp(loss)), "failure": _failure(one),
         }
         for (i, name), one, loss in zip(pairs, found, losses, strict=True)
     ]  # fmt: skip
-    failed = [row for row in table if row["failure"] is not None]
+    failed = [row for row, one in zip(table, found, strict=True) if one.failure is not None]
     if failed:
         first = failed[0]
         warn(
@@ -172,7 +167,7 @@ def mean_losses(anatomy: Anatomy, prompts: Sequence[list[int]], written: Sequenc
     """float64, (texts,): mean -log p of the tokens written, nats; NaN where none were, or the text failed."""
     model, found = anatomy.model, np.full(len(prompts), np.nan)
     rows = [[*ids, *one.tokens] for ids, one in zip(prompts, written, strict=True)]
-    counted = [i for i, one in enumerate(written) if one.tokens and one.failure is None]
+    counted = [i for i, one in enumerate(written) if one.tokens and one.ended]
     counted.sort(key=lambda i: len(rows[i]))
     while counted:
         longest = len(rows[counted[-1]])
@@ -194,19 +189,19 @@ def _named(edits: Any) -> dict[str, Any]:
         InputError: There are none, or it is no list or dict of them.
     """
     if isinstance(edits, Mapping):
-        named = {str(name): edit for name, edit in edits.items()}
+        pairs = [(str(name), edit) for name, edit in edits.items()]
     elif isinstance(edits, (list, tuple)):
-        names = [_name(edit) for edit in edits]
-        named = {
-            name if names.count(name) == 1 else f"{name} ({i})": edit
-            for i, (name, edit) in enumerate(zip(names, edits, strict=True))
-        }
+        pairs = [(_name(edit), edit) for edit in edits]
     else:
         raise InputError(
             f"edits= is a list or a dict of edits, got {type(edits).__name__}. One edit: [edit]."
         )
-    if not named:
+    if not pairs:
         raise InputError("edits= is empty. Give at least one edit; None is the unsteered model.")
+    named: dict[str, Any] = {}
+    for name, edit in pairs:
+        unused = (f"{name} ({n})" for n in count(2) if f"{name} ({n})" not in named)
+        named[next(unused) if name in named else name] = edit
     return named
 
 
@@ -217,8 +212,10 @@ def _name(edit: Any) -> str:
     return ", ".join(repr(one).strip("<>") if isinstance(one, Edit) else repr(one) for one in several)
 
 
-def _seeded(request: Request, seed: int) -> Request:
-    return Request(request.max_tokens, temperature=request.temperature, seed=seed % 2**64)
+def _failure(one: Continued) -> str | None:
+    if one.failure is not None:
+        return str(one.failure)
+    return None if one.ended else "It was interrupted."
 
 
 def _shown(row: dict[str, Any]) -> str:

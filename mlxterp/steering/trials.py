@@ -24,7 +24,7 @@ from ..edits.edits import Edit
 from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..sae import SAE
-from ..tracing.batched import Continued, continued
+from ..tracing.continued import Continued, continued
 from ..tracing.generation import Request
 from ..tracing.passes import check_length
 

@@ -50,16 +50,6 @@ def test_perplexity_is_the_unsteered_models_on_what_was_written(opened):
     assert row["perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
 
 
-def test_perplexities_weigh_each_token_alike(opened):
-    found = steering.sweep(opened.model, PROMPTS, edits(opened), max_tokens=6, verbose=False)
-    for name, value in found.perplexities().items():
-        rows = [row for row in found if row["edit"] == name]
-        mean = np.average(
-            [np.log(row["perplexity"]) for row in rows], weights=[row["tokens"] for row in rows]
-        )
-        assert value == pytest.approx(np.exp(mean))
-
-
 def test_lists_name_their_edits_and_views_show_them(opened, tmp_path):
     add = steering.add_feature(opened.sae, 5, 0.3, units="norm")
     found = steering.sweep(opened.model, PROMPTS[:1], [None, add, add], max_tokens=3, verbose=False)
@@ -81,7 +71,7 @@ def test_failures_are_counted_and_the_others_kept(opened):
     assert [row["failure"] is None for row in found] == [True, False] * 2
     assert [row["text"] is None for row in found] == [False, True] * 2
     assert len(found.failures) == 2 and "failed" in str(found)
-    assert np.isnan(found.perplexities()["huge"]) and found.perplexities()["none"] >= 1
+    assert [bool(np.isnan(row["perplexity"])) for row in found] == [False, True] * 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import mlxterp
 from mlxterp import InputError, InterpretableModel, MlxterpWarning, NotFiniteError, steering, variants
-from mlxterp.backends.host.batching import joined, prefilled
+from mlxterp.backends.host.batching import merged_groups, prefilled
+from mlxterp.backends.host.capacity import Capacity
 from mlxterp.core.continuations import Continuation
 from mlxterp.interventions import Intervention, add_vector, clamp, noise, replace_with, scale, zero_out
 from tests.architectures import build, model_types
@@ -119,7 +120,7 @@ def forced(
     """The logits (steps, vocabulary) of each row after given tokens."""
     passes, wave = model.passes(rows), list(range(len(rows)))
     groups = prefilled(passes, rows, wave, chunk)
-    batches = joined(passes, groups) if model._capacity.holding == "any" else groups
+    batches = merged_groups(passes, groups) if model._capacities._known.holding == "any" else groups
     found: dict[int, list[np.ndarray]] = {i: [] for i in wave}
     for batch, _ in batches:
         for step in steps:
@@ -327,8 +328,7 @@ def test_detectors_see_each_row_as_alone(model):
     ours = seen(lambda: model.generate(PROMPTS, counts))
     alone = seen(lambda: [model.generate(p, n) for p, n in zip(PROMPTS, counts, strict=True)])
     assert ours.statistics.count == alone.statistics.count
-    by_size = sorted(ours.activations, key=lambda rows: (len(rows), rows[0].tolist()))
-    for a, b in zip(by_size, sorted(alone.activations, key=lambda r: (len(r), r[0].tolist())), strict=True):
+    for a, b in zip(ours.activations, alone.activations, strict=True):  # in the order of the prompts
         assert a.shape == b.shape
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 
@@ -337,19 +337,21 @@ def test_detectors_see_each_row_as_alone(model):
     "name", ["layers.1.mlp", "layers.1.attn.q", "layers.1.attn.k", "layers.1.attn.pattern"]
 )
 def test_an_observer_is_given_one_text_at_a_time(model, name):
-    shapes: dict[str, list[Any]] = {"ours": [], "alone": []}
-    for which, run in (
-        ("ours", lambda: model.generate(PROMPTS, 4)),
-        ("alone", lambda: [model.generate(prompt, 4) for prompt in PROMPTS]),
-    ):
+    seen: list[tuple[int, int, tuple[int, ...]]] = []
 
-        def note(x: Any, where: Any, which: str = which) -> None:
-            assert x.shape[0] == 1 and where.positions.ndim == 1
-            shapes[which].append(int(where.positions[-1]))
+    def note(x: Any, where: Any) -> None:
+        assert x.shape[0] == 1 and where.positions.ndim == 1
+        text = -1 if where.texts is None else int(where.texts[0])
+        seen.append((text, int(where.positions[-1]), tuple(x.shape)))
 
-        with model.add_hook(mlxterp.Detector(name, note)):
-            run()
-    assert sorted(set(shapes["ours"])) == sorted(set(shapes["alone"]))
+    with model.add_hook(mlxterp.Detector(name, note)):
+        model.generate(PROMPTS, 4)
+        together, seen = seen, []
+        for number, prompt in enumerate(PROMPTS):
+            before = len(seen)
+            model.generate(prompt, 4)
+            seen[before:] = [(number, *rest) for _, *rest in seen[before:]]
+    assert sorted(set(together)) == sorted(set(seen))
 
 
 def test_controllers_change_each_row_as_alone(model):
@@ -366,7 +368,7 @@ def test_attached_saes_change_and_track_each_row_as_alone(reader):
     sae, other = make_sae(), make_sae()
     for one in (sae, other):
         one.concepts.enable_text_tracking(top_k=3)
-        one.concepts.manipulate_concept(7, 2.0) if hasattr(one.concepts, "manipulate_concept") else None
+        one.concepts.manipulate_concept(7, 2.0)
     with reader.attach_sae(sae):
         ours = reader.generate(texts, 6)
     with reader.attach_sae(other):
@@ -418,7 +420,10 @@ def programs(draw: Any) -> dict[str, Any]:
 _MODELS: dict[str, InterpretableModel] = {}
 
 
-@settings(max_examples=50, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
 @given(program=programs())
 def test_random_programs_give_what_each_row_gives_alone(program, folder, backend):
     model = _MODELS.setdefault(backend, open_llama(folder, backend))
@@ -443,8 +448,8 @@ def test_random_programs_give_what_each_row_gives_alone(program, folder, backend
     [
         ({"seed": [1, 2]}, "seed has 2 entries for 3 prompts"),
         ({"max_tokens": [4, 4, 4, 4]}, "max_tokens has 4 entries for 3 prompts"),
-        ({"interventions": [None]}, "interventions has 1 entries for 3 prompts"),
-        ({"steer": [None, None]}, "steer has 2 edits for 3 prompts"),
+        ({"interventions": [None]}, "interventions has 1 entry for 3 prompts"),
+        ({"steer": [None, None]}, "steer has 2 entries for 3 prompts"),
         ({"stop": [["a"], None]}, "stop has 2 entries for 3 prompts"),
         ({"seed": [1, -2, 3]}, "seed"),
         ({"max_tokens": [1, 2, 2.5]}, "max_tokens"),
@@ -521,3 +526,116 @@ def test_an_edit_that_raises_leaves_the_model_as_it_was(model):
     with pytest.raises(ValueError, match="mine"):
         model.generate(PROMPTS, 4, interventions=[None, None, {"layers.1.mlp": broken}, None, None, None])
     assert model.generate(PROMPTS, 4) == before
+
+
+# -- caches and values that do not lend themselves -------------------------------------------------
+
+
+def caches(model: Any, make: Any) -> InterpretableModel:
+    """An MLX model with caches of its own."""
+    native = model.language_model.model
+    type(native).make_cache = lambda self: [make() for _ in self.layers]
+    return InterpretableModel(native)
+
+
+def own_window() -> Any:
+    """A subclass of mlx-lm's cache with a mask of its own, which a merged cache would not have."""
+    from mlx_lm.models.cache import KVCache, create_causal_mask
+
+    class Window(KVCache):
+        def make_mask(self, N: int, *args: Any, **options: Any) -> Any:
+            return create_causal_mask(N, self.offset, window_size=8)
+
+    return Window()
+
+
+@pytest.mark.parametrize("kind", ["keep", "own", "quantized", "rotating"])
+def test_caches_of_any_kind_give_the_same_texts(kind):
+    cache = pytest.importorskip("mlx_lm.models.cache")
+    from tests.tiny import tiny_llama
+
+    class Own(type(tiny_llama().language_model.model)):
+        pass
+
+    model = tiny_llama(hidden_size=128)  # heads of 32: a group of quantized numbers
+    model.language_model.model.__class__ = Own
+    make = {
+        "keep": lambda: cache.RotatingKVCache(max_size=16, keep=4), "own": own_window,
+        "quantized": lambda: cache.QuantizedKVCache(group_size=32, bits=8),
+        "rotating": lambda: cache.RotatingKVCache(max_size=10),
+    }[kind]  # fmt: skip
+    model = caches(model, make)
+    prompts = [row[:] for row in ([1, 2, 3], [4, 5, 6, 7, 8], [9, 10, 11, 12, 13], list(range(3, 15)))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MlxterpWarning)
+        whole(compared(model, prompts, max_tokens=20), len(prompts))
+
+
+def test_values_without_rows_of_one_text_run_one_by_one_and_say_so_once():
+    name = "layers.1.mlp.switch_mlp.gate_proj"
+    model = InterpretableModel(build("qwen3_moe"))
+    prompts = [list(range(40)), list(range(5, 45)), list(range(60)), [1, 2]]
+    change = {name: lambda x: x * -2}
+    with pytest.warns(MlxterpWarning, match="one by one"):
+        together = model.generate(prompts, 4, interventions=change)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.generate(prompts, 4, interventions=change) == together
+    assert together == [model.generate(prompt, 4, interventions=change) for prompt in prompts]
+
+
+def test_a_torch_model_that_scales_positions_by_the_longest_text():
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=16, eos_token_id=None,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+    )  # fmt: skip
+    model = InterpretableModel(transformers.AutoModelForCausalLM.from_config(config).eval())
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 61, n).tolist() for n in (3, 5, 5, 8, 30)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MlxterpWarning)
+        whole(compared(model, prompts, max_tokens=6), len(prompts))
+
+
+def test_few_learned_positions():
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=8, vocab_size=50, eos_token_id=None
+    )
+    model = InterpretableModel(transformers.AutoModelForCausalLM.from_config(config).eval())
+    prompts = [[1, 2], [3, 4, 5], [6, 7]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MlxterpWarning)
+        whole(compared(model, prompts, max_tokens=3), 3)
+        whole(compared(model, prompts, max_tokens=3, interventions={"layers.0.mlp": scale(2.0)}), 3)
+
+
+def test_modules_of_eager_attention_meet_no_padded_keys():
+    tiny = pytest.importorskip("tests.backends.tiny_torch").tiny
+    model = InterpretableModel(tiny("bloom", "eager").model)
+    name = "layers.1.self_attention.attention_dropout"
+    keys: list[int] = []
+    prompts = [[1, 2, 3], [4, 5, 6, 7], list(range(20))]
+    with model.add_hook(mlxterp.Detector(name, lambda x: keys.append(int(x.shape[-1])))):
+        model.generate(prompts, 2)
+        together, keys = sorted(keys), []
+        for prompt in prompts:
+            model.generate(prompt, 2)
+    assert together == sorted(keys)
+    whole(compared(model, prompts, max_tokens=4, interventions={name: lambda x: x * x.shape[-1]}), 3)
+
+
+def test_waves_keep_to_the_bounds():
+    capacity = Capacity("any", row_bytes=100, token_bytes=10)
+    rows = [Continuation([0] * n, 5) for n in (9, 1, 4, 4, 30)]
+    sizes = [[rows[i].whole for i in wave] for wave in capacity.waves(rows, 20, 10**9)]
+    assert sizes == [[6, 9], [9], [14], [35]]
+    assert capacity.waves(rows, None, 10**9) == [[1, 2, 3, 0, 4]]
+    assert capacity.waves(rows, None, 4 * 400) == [[1, 2], [3], [0], [4]]
+    assert Capacity("one", 0, 0).waves(rows, None, 10**9) == [[1], [2], [3], [0], [4]]
+    assert Capacity("equal", 1, 1).waves(rows, None, 10**9) == [[1], [2, 3], [0], [4]]
+    assert len(capacity.waves([Continuation([0], 1)] * 300, None, 10**12)) == 3

@@ -51,8 +51,8 @@ def compared(model: InterpretableModel, prompts: Sequence[Any], **options: Any) 
 
 
 def tie(model: InterpretableModel, ids: list[int], tokens: tuple[int, int], options: dict[str, Any]) -> float:
-    """How far apart the logits of two tokens are after `ids`, as a share of the largest; inf for sampled texts."""
-    if options.get("temperature"):
+    """How far apart two tokens' logits are after `ids`, as a share of the largest; inf where that is not known."""
+    if options.get("temperature") or options.get("positions", "all") != "all":
         return float("inf")
     with model.steer(options.get("steer") or []):
         logits = model.trace(ids, options.get("interventions")).output[0, -1]

@@ -2,34 +2,27 @@
 
 Prompts are read side by side without padding: all texts up to the end of the shortest, then the others on, and so
 forth. Then their caches are merged, so that each step is one pass over one token of every text, each at its own
-position. So an edit, a hook or a recurrence never meets a padded token. Whether the caches of a model bear that is
-tried once (`holds`); where they do not, only prompts of equal length run together, or each alone.
+position. So an edit, a hook or a recurrence never meets a padded token. `capacity` tries once which texts a model's
+caches can hold together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...core.continuations import Continuation, Piece
 from ...core.quiet import quiet
-from ...core.sites import Site, Where
-from ...core.tokens import TokenBatch
-from ...errors import warn
-from ..base import Backend, LanguageModel
+from ...core.sites import Where
+from ..base import Backend
 from .finite import not_finite
-from .row_edits import comes_apart
 from .text_stream import Detokenizer
 
-NONE = -1
+NO_TOKEN = -1
 """Instead of a token that cannot be chosen."""
-Holding = Literal["any", "equal", "one"]
-"""Which texts a model's caches can hold together: any, those of equal length, or one."""
-_MOST = 128
-"""Texts at most, whatever the memory: more gain nothing."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,7 +40,11 @@ class Batch:
         ahead = np.arange(columns)
         same = (self.places == self.places[0]).all()
         positions = self.places[0] + ahead if same else self.places[:, None] + ahead
-        return Where(positions, None, prompts=prompts[self.rows])
+        return Where(positions, None, prompts=prompts[self.rows], texts=np.array(self.rows))
+
+
+Group = tuple[Batch, Any]
+"""A batch and its logits (texts, vocabulary) after the last token read; None where those were not computed."""
 
 
 class Passes(Protocol):
@@ -60,13 +57,6 @@ class Passes(Protocol):
     """Whether a prompt must be read in one pass, from its first token."""
     reads_last: bool
     """Whether a prompt's last token is read with the others; else in a pass of its own, as alone in this wing."""
-    prompts: np.ndarray
-    """int64, (all texts,): tokens of each prompt."""
-
-    @property
-    def tolerance(self) -> float:
-        """Largest difference of logits that is rounding, as a share of the largest one; known after a pass."""
-        ...
 
     def fresh(self, rows: list[int]) -> Batch:
         """The texts, with nothing read."""
@@ -81,7 +71,7 @@ class Passes(Protocol):
         ...
 
     def kept(self, batch: Batch, index: Sequence[int]) -> Batch:
-        """Some of the texts, by their number in the batch; the batch itself is used no more."""
+        """Some of the texts, by their number in the batch. A merged batch is used no more afterwards."""
         ...
 
     def kind(self, batch: Batch) -> Any:
@@ -93,7 +83,7 @@ class Passes(Protocol):
         ...
 
     def sampled(self, batch: Batch, logits: Any) -> Any:
-        """The next token (texts,) of each; `NONE` where its logits are no numbers."""
+        """The next token (texts,) of each; `NO_TOKEN` where its logits are no numbers."""
         ...
 
     def put(self, tokens: Sequence[int]) -> Any: ...
@@ -104,69 +94,103 @@ class Passes(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What a model's caches can hold together.
-
-    Attributes:
-        holding: Which texts.
-        row_bytes: What a text takes beside its tokens, logits above all.
-        token_bytes: What each of its tokens takes.
-    """
-
-    holding: Holding
-    row_bytes: int
-    token_bytes: int
-
-    def tokens(self, free: int) -> int:
-        """How many tokens may be held at a time: a quarter of the free bytes."""
-        return int(free // 4 // max(self.token_bytes, 1))
-
-    def rows(self, free: int) -> int:
-        """How many texts may run at a time."""
-        return int(max(1, min(_MOST, free // 8 // self.row_bytes)))
-
-
 def stream_rows(
     passes: Passes,
     rows: Sequence[Continuation],
-    capacity: Capacity,
+    waves: Sequence[Sequence[int]],
     new_text: Callable[[], Detokenizer],
     ends: set[int],
-    *,
     prefill_step_size: int,
-    batch_tokens: int | None,
-    free: int,
+    as_alone: bool = False,
 ) -> Iterator[Piece]:
     """See `LanguageModel.stream_rows`.
 
     Args:
-        capacity: What the model's caches can hold.
-        free: Bytes that are free where it runs.
+        waves: Which texts run together, one wave after the other.
+        new_text: Makes what turns one text's tokens into text.
+        ends: Tokens that end a text.
+        as_alone: Whether each prompt must be read in the passes that it would be read in alone.
     """
     texts = [new_text() for _ in rows]
-    for wave in waves_of(rows, capacity, batch_tokens, free):
-        for batch, tokens in _begun(passes, rows, wave, prefill_step_size):
-            yield from _continued(passes, rows, batch, tokens, texts, ends)
+    for wave in waves:
+        for batch, logits in merged_groups(
+            passes, prefilled(passes, rows, wave, prefill_step_size, as_alone)
+        ):
+            order = sorted(range(len(batch.rows)), key=lambda k: tuple(map(id, rows[batch.rows[k]].edits)))
+            if order != sorted(order):  # texts that share edits stand side by side
+                batch = passes.kept(batch, order)
+                logits = None if logits is None else passes.take(logits, order)
+            if logits is None:
+                logits = passes.logits(batch, passes.put([rows[i].prompt[-1] for i in batch.rows]))
+            yield from _continued(passes, rows, batch, passes.sampled(batch, logits), texts, ends)
 
 
-def _begun(
-    passes: Passes, rows: Sequence[Continuation], wave: Sequence[int], chunk: int
-) -> Iterator[tuple[Batch, Any]]:
-    """The texts with their prompts read, as one batch where caches merge, and the first token of each."""
-    groups = prefilled(passes, rows, wave, chunk)
-    for batch, logits in joined(passes, groups):
-        if logits is None:
-            logits = passes.logits(batch, passes.put([rows[i].prompt[-1] for i in batch.rows]))
-        yield batch, passes.sampled(batch, logits)
+# -- reading prompts -------------------------------------------------------------------------------
 
 
-def joined(passes: Passes, groups: Sequence[tuple[Batch, Any]]) -> list[tuple[Batch, Any]]:
-    """Batches and their logits, merged where they can be."""
-    by_kind: dict[Any, list[tuple[Batch, Any]]] = {}
+def prefilled(
+    passes: Passes, rows: Sequence[Continuation], wave: Sequence[int], chunk: int, as_alone: bool = False
+) -> list[Group]:
+    """The texts with their prompts read (but for the last token, unless `reads_last`), those of equal length together.
+
+    Edits that look at more than one token at a time are shown each prompt in the passes it would be read in alone.
+
+    Args:
+        chunk: At most so many tokens in one pass.
+        as_alone: Whether that holds of every edit.
+    """
+    left = 0 if passes.reads_last else 1
+    order = sorted(wave, key=lambda i: len(rows[i].prompt))
+    by_length: dict[int, list[int]] = {}
+    for i in order:
+        by_length.setdefault(len(rows[i].prompt) - left, []).append(i)
+    by_token = all(edit.by_token for i in wave for edit in rows[i].edits)
+    if as_alone or passes.whole_prompts or not by_token:
+        return [_read_apart(passes, rows, some, length, chunk) for length, some in by_length.items()]
+    return _read_side_by_side(passes, rows, order, list(by_length), chunk)
+
+
+def _read_apart(
+    passes: Passes, rows: Sequence[Continuation], some: list[int], length: int, chunk: int
+) -> Group:
+    """Texts of one length, from their beginning, in the passes of one alone."""
+    batch, logits = passes.fresh(some), None
+    step = max(length, 1) if passes.whole_prompts else chunk
+    for start in range(0, length, step):
+        logits = passes.read(batch, _columns(rows, batch, start, min(start + step, length)))
+    return batch, logits
+
+
+def _read_side_by_side(
+    passes: Passes, rows: Sequence[Continuation], order: list[int], lengths: Sequence[int], chunk: int
+) -> list[Group]:
+    """All texts, the shortest first; each length leaves the others where it ends."""
+    found: list[Group] = []
+    batch, logits, done = passes.fresh(order), None, 0
+    for length in lengths:
+        step = max(1, chunk // len(batch.rows))
+        for start in range(done, length, step):
+            logits = passes.read(batch, _columns(rows, batch, start, min(start + step, length)))
+        done = length
+        if length == lengths[-1]:
+            break
+        ready = sum(len(rows[i].prompt) == len(rows[batch.rows[0]].prompt) for i in batch.rows)
+        first = None if logits is None else passes.take(logits, range(ready))
+        found.append((passes.kept(batch, range(ready)), first))
+        batch = passes.kept(batch, range(ready, len(batch.rows)))
+    return [*found, (batch, logits)]
+
+
+def _columns(rows: Sequence[Continuation], batch: Batch, start: int, end: int) -> np.ndarray:
+    return np.array([rows[i].prompt[start:end] for i in batch.rows], dtype=np.int64)
+
+
+def merged_groups(passes: Passes, groups: Sequence[Group]) -> list[Group]:
+    """Groups of different lengths as one, where caches can be merged."""
+    by_kind: dict[Any, list[Group]] = {}
     for batch, logits in groups:
         by_kind.setdefault(passes.kind(batch), []).append((batch, logits))
-    found = []
+    found: list[Group] = []
     for several in by_kind.values():
         merged = passes.merged([batch for batch, _ in several]) if len(several) > 1 else None
         if merged is None:
@@ -177,86 +201,7 @@ def joined(passes: Passes, groups: Sequence[tuple[Batch, Any]]) -> list[tuple[Ba
     return found
 
 
-def waves_of(
-    rows: Sequence[Continuation], capacity: Capacity, batch_tokens: int | None, free: int
-) -> list[list[int]]:
-    """Which texts run together, one wave after the other: those of nearly equal length, as many as may be held."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), i))
-    equal = capacity.holding == "equal" or any(_sees_keys(row) for row in rows)
-    most = 1 if capacity.holding == "one" else capacity.rows(free)
-    tokens = capacity.tokens(free) if batch_tokens is None else batch_tokens
-    waves: list[list[int]] = []
-    held = 0
-    for i in order:
-        row, wave = rows[i], waves[-1] if waves else []
-        fits = wave and held + row.most <= tokens and len(wave) < most
-        if not fits or (equal and len(rows[wave[-1]].prompt) != len(row.prompt)):
-            waves.append([])
-            held = 0
-        waves[-1].append(i)
-        held += row.most
-    return waves
-
-
-def runs_alone(model: LanguageModel, rows: Sequence[Continuation], known: dict[Site, bool]) -> bool:
-    """Whether some edit meets a value that has no rows of one text alone, so that texts must run one by one; says so.
-
-    Args:
-        known: Which sites come apart by text; what is not known is tried.
-    """
-    sites = dict.fromkeys(site for row in rows for edit in row.edits for site in (edit.site, *edit.reads))
-    new = [site for site in sites if site not in known]
-    if new:
-        values = model.run(TokenBatch.from_rows([[0, 0], [0, 0]]), new).values
-        known.update(
-            (site, all(comes_apart(value, 2, 2) for value in values.get(site) or ())) for site in new
-        )
-    mixed = [str(site) for site in sites if not known[site]]
-    if mixed:
-        warn(f"Prompts are continued one by one: the value of {mixed[0]} has no rows of one text alone.")
-    return bool(mixed)
-
-
-def _sees_keys(row: Continuation) -> bool:
-    """Whether an edit meets the keys of all tokens so far; merged caches pad those."""
-    return any(edit.site.port in ("k", "v", "pattern") for edit in row.edits)
-
-
-def prefilled(
-    passes: Passes, rows: Sequence[Continuation], wave: Sequence[int], chunk: int
-) -> list[tuple[Batch, Any]]:
-    """The texts with their prompts read (but for the last token, unless `reads_last`), those of equal length together.
-
-    Beside each batch its logits, where the last token was read. Edits that look at more than one token at a time are
-    shown each prompt in the passes that it would be read in alone.
-    """
-    left = 0 if passes.reads_last else 1
-    shared = not passes.whole_prompts and all(edit.by_token for i in wave for edit in rows[i].edits)
-    found: list[tuple[Batch, Any]] = []
-    batch = passes.fresh(sorted(wave, key=lambda i: len(rows[i].prompt)))
-    done, logits = 0, None
-    while True:
-        shortest = len(rows[batch.rows[0]].prompt) - left
-        ready = sum(len(rows[i].prompt) - left == shortest for i in batch.rows)
-        rest = list(range(ready, len(batch.rows)))
-        if rest and not shared:
-            later = [batch.rows[k] for k in rest]
-            batch = passes.fresh(batch.rows[:ready])
-        while done < shortest:
-            end = shortest if passes.whole_prompts else min(done + chunk, shortest)
-            logits = passes.read(
-                batch, np.array([rows[i].prompt[done:end] for i in batch.rows], dtype=np.int64)
-            )
-            done = end
-        if not rest:
-            return [*found, (batch, logits)]
-        if shared:
-            first = None if logits is None else passes.take(logits, range(ready))
-            found.append((passes.kept(batch, range(ready)), first))
-            batch = passes.kept(batch, rest)
-        else:
-            found.append((batch, logits))
-            batch, done, logits = passes.fresh(later), 0, None
+# -- one token after the other ---------------------------------------------------------------------
 
 
 def _continued(
@@ -274,126 +219,63 @@ def _continued(
     """
     number = 0
     while True:
-        told, values_of = list(batch.rows), tokens
-        further = [k for k, i in enumerate(batch.rows) if number + 1 < rows[i].max_tokens]
-        if 0 < len(further) < len(batch.rows):
-            tokens = passes.take(tokens, further)
-            batch = passes.kept(batch, further)
-        following = _next(passes, batch, tokens) if passes.ahead and further else None
+        told, sampled = batch.rows, tokens
+        batch, tokens = _only(passes, batch, tokens, [number + 1 < rows[i].max_tokens for i in told])
+        following = _next(passes, batch, tokens) if passes.ahead and batch.rows else None
         over: set[int] = set()
-        values = passes.get(values_of)
-        with quiet:  # once, as it is dearer than a token's text
-            pieces = [
-                _piece(i, rows[i], texts[i], value, number, ends)
-                for i, value in zip(told, values, strict=True)
-            ]
-        for i, piece in zip(told, pieces, strict=True):
+        for piece in _pieces(rows, told, passes.get(sampled), texts, ends, number):
             yield piece
-            if piece.ended:
-                over.add(i)
-            elif not rows[i].wanted or number + 1 == rows[i].max_tokens:
+            i = piece.row
+            if not piece.ended and not (rows[i].wanted and number + 1 < rows[i].max_tokens):
                 yield _end(i, texts[i])
                 over.add(i)
-        alive = [k for k, i in enumerate(batch.rows) if i not in over]
-        if not alive:
+            elif piece.ended:
+                over.add(i)
+        alive = [i not in over for i in batch.rows]
+        if not any(alive):
             return
-        given = tokens if following is None else following
-        if len(alive) < len(batch.rows):
-            given = passes.take(given, alive)
-            batch = passes.kept(batch, alive)
-        tokens = given if following is not None else _next(passes, batch, given)
+        batch, tokens = _only(passes, batch, tokens if following is None else following, alive)
+        if following is None:
+            tokens = _next(passes, batch, tokens)
         number += 1
+
+
+def _only(passes: Passes, batch: Batch, tokens: Any, which: Sequence[bool]) -> tuple[Batch, Any]:
+    """Those texts of a batch, and their tokens."""
+    index = [k for k, chosen in enumerate(which) if chosen]
+    if len(index) == len(which):
+        return batch, tokens
+    if not index:
+        return Batch([], batch.places[:0], None), tokens
+    return passes.kept(batch, index), passes.take(tokens, index)
 
 
 def _next(passes: Passes, batch: Batch, tokens: Any) -> Any:
     return passes.sampled(batch, passes.logits(batch, tokens))
 
 
-def _piece(i: int, row: Continuation, text: Detokenizer, token: int, number: int, ends: set[int]) -> Piece:
-    """What the next token of a text gives."""
-    if token == NONE:
-        where = f"for token {number} of the continuation (position {len(row.prompt) + number})"
-        return Piece(i, ended=True, failure=not_finite("The logits", where, bool(row.edits)))
-    return _end(i, text) if token in ends else Piece(i, token, text.add(token))
+def _pieces(
+    rows: Sequence[Continuation],
+    told: Sequence[int],
+    tokens: Sequence[int],
+    texts: Sequence[Detokenizer],
+    ends: set[int],
+    number: int,
+) -> list[Piece]:
+    """What the next token of each text gives."""
+    found = []
+    with quiet:  # once for all, as it costs more than one token's text
+        for i, token in zip(told, tokens, strict=True):
+            if token == NO_TOKEN:
+                where = f"for token {number} of the continuation (position {len(rows[i].prompt) + number})"
+                failure = not_finite("The logits", where, bool(rows[i].edits))
+                found.append(Piece(i, ended=True, failure=failure))
+            elif token in ends:
+                found.append(_end(i, texts[i]))
+            else:
+                found.append(Piece(i, token, texts[i].add(token)))
+    return found
 
 
 def _end(i: int, text: Detokenizer) -> Piece:
     return Piece(i, text=text.finish(), ended=True)
-
-
-# -- what a model's caches can hold ---------------------------------------------------------------
-
-_LENGTHS = (0, 7, 4)
-"""How many tokens are read of the prompts that are tried, before the last steps."""
-_STEPS = 2
-_ROW_BYTES = 16
-"""For each entry of the vocabulary: logits, their softmax and what sampling makes of them."""
-
-
-def measured(make: Callable[[Sequence[Continuation]], Passes], vocabulary: int, model_type: str) -> Capacity:
-    """Tries which texts run together as they run alone, and what they take. Says so where not all do.
-
-    Args:
-        make: The passes over some texts.
-    """
-    least = 1 if make([Continuation([0], 1)]).reads_last else 0
-    rows = [_text(max(n, least), vocabulary, seed) for seed, n in enumerate((*_LENGTHS, _LENGTHS[-1]))]
-    alone = []
-    for row in rows:
-        batch, found = _forced(make([row]), [row])
-        alone.append(found[0])
-    passes = make([rows[-1]])
-    batch, _ = _forced(passes, [rows[-1]])
-    kinds: list[tuple[Holding, list[int]]] = [("any", [0, 1, 2]), ("equal", [2, 3])]
-    holding: Holding = next((kind for kind, wave in kinds if _agrees(make, rows, wave, alone)), "one")
-    if holding != "any":
-        how = "only those of equal length together" if holding == "equal" else "one by one"
-        warn(
-            f"Several prompts are continued {how}: the cache of this {model_type} model cannot hold others. The texts"
-            " are the same, and take longer."
-        )
-    tokens = _LENGTHS[-1] + _STEPS
-    return Capacity(holding, _ROW_BYTES * vocabulary, max(1, passes.bytes_of(batch) // tokens))
-
-
-def _text(length: int, vocabulary: int, seed: int) -> Continuation:
-    ids = np.random.default_rng(seed).integers(0, vocabulary, length + _STEPS)
-    return Continuation(ids.tolist(), 1)
-
-
-def _agrees(
-    make: Callable[[Sequence[Continuation]], Passes],
-    rows: Sequence[Continuation],
-    wave: Sequence[int],
-    alone: Sequence[np.ndarray],
-) -> bool:
-    some = [rows[i] for i in wave]
-    try:
-        passes = make(some)
-        _, found = _forced(passes, some)
-    except Exception:  # a model that was not made for it fails in any way
-        return False
-    pairs = [(found[k], alone[i]) for k, i in enumerate(wave)]
-    return all(np.abs(a - b).max() <= passes.tolerance * np.abs(b).max() for a, b in pairs)
-
-
-def _forced(passes: Passes, rows: Sequence[Continuation]) -> tuple[Batch, dict[int, np.ndarray]]:
-    """Logits (steps, vocabulary) of each text's last tokens, which are given."""
-    begun = [Continuation(row.prompt[: (0 if passes.reads_last else 1) - _STEPS], 1) for row in rows]
-    groups = prefilled(passes, begun, range(len(rows)), 2048)
-    batches = [batch for batch, _ in joined(passes, groups)]
-    if len({passes.kind(batch) for batch in batches}) < len(batches):
-        raise ValueError("These caches cannot be merged.")
-    found: dict[int, np.ndarray] = {}
-    for batch in batches:
-        steps: list[np.ndarray] = []
-        for step in range(-_STEPS, 0):
-            given = passes.put([rows[i].prompt[step] for i in batch.rows])
-            steps.append(passes.backend.get(passes.logits(batch, given)))
-        found.update(zip(batch.rows, np.stack(steps, axis=1), strict=True))
-    return batches[0], found
-
-
-def tolerance_of(rounding: float) -> float:
-    """Largest difference of logits that is rounding, as a share of the largest one."""
-    return min(1000 * rounding, 0.1)

@@ -10,18 +10,32 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from ...core.continuations import Continuation
 from ...core.sites import Array, Run, Site, SiteEdit
 from ...errors import EditError
 from ..base import Backend
 
 
-def comes_apart(value: Array, n: int, columns: int) -> bool:
+def comes_apart(shape: tuple[int, ...], n: int, columns: int) -> bool:
     """Whether a value of a pass over n texts of equally many columns has texts' or tokens' own rows."""
-    shape = tuple(value.shape)
     return (len(shape) > 2 and shape[0] == n) or (len(shape) == 2 and shape[0] == n * columns)
 
 
-def joined(rows: Sequence[Sequence[SiteEdit]], backend: Backend) -> list[SiteEdit]:
+class RowEdits:
+    """The edits of the passes over some of several texts."""
+
+    def __init__(self, rows: Sequence[Continuation], backend: Backend):
+        self._rows, self._backend = rows, backend
+        self._known: tuple[list[int], list[SiteEdit]] = ([], [])
+
+    def of(self, texts: list[int]) -> list[SiteEdit]:
+        """Edits of a pass over these texts."""
+        if self._known[0] != texts:
+            self._known = (list(texts), _joined([self._rows[i].edits for i in texts], self._backend))
+        return self._known[1]
+
+
+def _joined(rows: Sequence[Sequence[SiteEdit]], backend: Backend) -> list[SiteEdit]:
     """Edits of one pass over all texts, from the edits of each."""
     if len(rows) == 1:
         return list(rows[0])
@@ -83,7 +97,7 @@ class Apart:
         shape = tuple(value.shape)
         self.by_text = len(shape) > 2 and shape[0] == n
         """Whether the first axis is that of texts, so that some can be given together."""
-        if not comes_apart(value, n, columns):
+        if not comes_apart(shape, n, columns):
             raise EditError(
                 f"{site} has shape {shape} for {n} texts of {columns} tokens: no rows of one text."
             )

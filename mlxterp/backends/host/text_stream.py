@@ -32,10 +32,14 @@ class TextStream:
 
     A character is held back until all its tokens are there. One space at the very beginning is left out, as
     mlx-lm's own detokenizers do.
+
+    Args:
+        alone: Text of single tokens, kept for several streams of one tokenizer.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, alone: dict[int, str] | None = None):
         self._tokenizer = tokenizer
+        self._alone = {} if alone is None else alone
         self._tokens: list[int] = []
         self._from = 0  # decoding starts here, so that long texts are not decoded again and again
         self._done = 0  # tokens before this one are already told
@@ -50,11 +54,18 @@ class TextStream:
         """What was still held back."""
         return self._advance(final=True)
 
+    def _decoded(self, tokens: list[int]) -> str:
+        if len(tokens) != 1:
+            return self._tokenizer.decode(tokens) if tokens else ""
+        if tokens[0] not in self._alone:
+            self._alone[tokens[0]] = self._tokenizer.decode(tokens)
+        return self._alone[tokens[0]]
+
     def _advance(self, final: bool) -> str:
         if self._tokenizer is None or self._done == len(self._tokens):
             return ""
         with quiet:
-            before = self._tokenizer.decode(self._tokens[self._from : self._done])
+            before = self._decoded(self._tokens[self._from : self._done])
             text = self._tokenizer.decode(self._tokens[self._from :])
         unfinished = text.endswith("\ufffd") or len(text) <= len(before)
         if unfinished and not final:

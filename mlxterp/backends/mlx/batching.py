@@ -13,10 +13,9 @@ from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
 from ...core.continuations import Continuation
-from ...core.sites import SiteEdit
 from ..base import Backend
-from ..host.batching import NONE, Batch, tolerance_of
-from ..host.row_edits import joined
+from ..host.batching import NO_TOKEN, Batch
+from ..host.row_edits import RowEdits
 from .arrays import BACKEND
 from .generation import sampler
 
@@ -34,9 +33,9 @@ class MLXPasses:
 
     def __init__(self, model: nn.Module, run: Pass, rows: Sequence[Continuation]):
         self._model, self._run, self._rows = model, run, rows
-        self.prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
+        self._prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
         self._samplers = [sampler(row.temperature, row.top_p, row.seed) for row in rows]
-        self._known: tuple[list[int], list[SiteEdit]] = ([], [])
+        self._edits = RowEdits(rows, BACKEND)
 
     def fresh(self, rows: list[int]) -> Batch:
         return Batch(rows, np.zeros(len(rows), dtype=np.int64), make_prompt_cache(self._model))
@@ -52,16 +51,10 @@ class MLXPasses:
             return self._passed(batch, tokens[:, None])[:, -1, :]
 
     def _passed(self, batch: Batch, ids: mx.array) -> mx.array:
-        where = batch.where(ids.shape[1], self.prompts)
-        logits = self._run(ids, self._edits(batch.rows), where, cache=batch.cache)
-        self.tolerance = tolerance_of(BACKEND.rounding(logits))
+        where = batch.where(ids.shape[1], self._prompts)
+        logits = self._run(ids, self._edits.of(batch.rows), where, cache=batch.cache)
         batch.places = batch.places + ids.shape[1]
         return logits
-
-    def _edits(self, rows: list[int]) -> list[SiteEdit]:
-        if self._known[0] != rows:
-            self._known = (list(rows), joined([self._rows[i].edits for i in rows], BACKEND))
-        return self._known[1]
 
     def kept(self, batch: Batch, index: Sequence[int]) -> Batch:
         chosen = mx.array(list(index), dtype=mx.int32)
@@ -91,14 +84,15 @@ class MLXPasses:
         with self._stream():
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
             logprobs = logits - total
-            likeliest = mx.where(
-                mx.isfinite(total[:, 0]), mx.argmax(logprobs, axis=-1).astype(mx.int32), NONE
-            )
             drawn = [self._rows[i].temperature > 0 for i in batch.rows]
-            tokens = likeliest if not any(drawn) else mx.concatenate([
-                self._samplers[i](logprobs[k : k + 1]) if drawn[k] else likeliest[k : k + 1]
-                for k, i in enumerate(batch.rows)
-            ])  # fmt: skip
+            tokens = None if all(drawn) else mx.argmax(logprobs, axis=-1).astype(mx.int32)
+            if any(drawn):
+                tokens = mx.concatenate([
+                    self._samplers[i](logprobs[k : k + 1]).astype(mx.int32) if tokens is None or drawn[k]
+                    else tokens[k : k + 1]
+                    for k, i in enumerate(batch.rows)
+                ])  # fmt: skip
+            tokens = mx.where(mx.isfinite(total[:, 0]), cast(mx.array, tokens), NO_TOKEN)
             mx.async_eval(tokens)
         return tokens
 
@@ -137,8 +131,12 @@ def _kept(thing: Any, index: mx.array, n: int) -> Any:
 
 
 def _merges(cache: Any) -> bool:
+    """Whether mlx-lm knows how to merge it: its own classes do, without tokens that are kept for ever."""
     parts = getattr(cache, "caches", None)
-    return all(map(_merges, parts)) if parts is not None else hasattr(type(cache), "merge")
+    if parts is not None:
+        return all(map(_merges, parts))
+    own = type(cache).__module__ == "mlx_lm.models.cache" and hasattr(type(cache), "merge")
+    return own and not getattr(cache, "keep", 0)
 
 
 def _states(cache: Any) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..host.batching import NONE
+from ..host.batching import NO_TOKEN
 from ..host.finite import not_finite
 from ..host.text_stream import Detokenizer, TextStream, with_text
 
@@ -44,12 +44,12 @@ def stream_tokens(
     edited: bool,
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
-    ends = end_tokens(tokenizer)
+    ends, sample = end_tokens(tokenizer), sampler(temperature, top_p, seed)
     steps: Iterator[tuple[Any, Any]] = generate_step(
         mx.array(list(prompt)),
         cast(nn.Module, _Steps(model, step)),
         max_tokens=max_tokens,
-        sampler=sampler(temperature, top_p, seed),
+        sampler=lambda logprobs: or_none(sample(logprobs), logprobs),
         prefill_step_size=prefill_step_size,
     )
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
@@ -59,9 +59,9 @@ def stream_tokens(
 
 
 def _checked(tokens: Iterator[int], prompt: int, edited: bool) -> Iterator[int]:
-    """The tokens; a sampler's `NONE` raises, where the one before it has been used."""
+    """The tokens; a sampler's `NO_TOKEN` raises, where the one before it has been used."""
     for number, token in enumerate(tokens):
-        if token == NONE:
+        if token == NO_TOKEN:
             where = f"for token {number} of the continuation (position {prompt + number})"
             raise not_finite("The logits", where, edited)
         yield token
@@ -81,23 +81,23 @@ def end_tokens(tokenizer: Any) -> set[int]:
 
 
 def sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.array], mx.array]:
-    """Samples from log probabilities with a random state of its own."""
+    """Samples tokens (rows,) from log probabilities (rows, vocabulary) with a random state of its own."""
     if temperature == 0:
-        return lambda logprobs: or_none(mx.argmax(logprobs, axis=-1), logprobs)
+        return lambda logprobs: mx.argmax(logprobs, axis=-1)
     state = [mx.random.key(seed) if seed is not None else mx.random.split(mx.random.key(_entropy()))[0]]
 
     def sample(logprobs: mx.array) -> mx.array:
         state[0], key = mx.random.split(state[0])
         kept = apply_top_p(logprobs, top_p) if top_p < 1 else logprobs
-        return or_none(mx.random.categorical(kept.astype(mx.float32) / temperature, key=key), logprobs)
+        return mx.random.categorical(kept.astype(mx.float32) / temperature, key=key)
 
     return sample
 
 
 def or_none(tokens: mx.array, logprobs: mx.array) -> mx.array:
-    """The tokens, or `NONE` where probabilities are no numbers: seen with the token, without waiting twice."""
+    """The tokens, or `NO_TOKEN` where probabilities are no numbers: seen with the token, without waiting twice."""
     finite = mx.isfinite(mx.logsumexp(logprobs.astype(mx.float32), axis=-1))
-    return mx.where(finite, tokens.astype(mx.int32), NONE)
+    return mx.where(finite, tokens.astype(mx.int32), NO_TOKEN)
 
 
 def _entropy() -> int:

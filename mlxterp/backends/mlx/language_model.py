@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -17,7 +16,8 @@ from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
-from ..host.batching import Capacity, measured, runs_alone, stream_rows
+from ..host.batching import stream_rows
+from ..host.capacity import Capacities
 from ..host.fork import refuse_in_children
 from ..host.memory import free_bytes
 from ..host.state import StateDigest, WeightsDigest
@@ -33,6 +33,8 @@ from .swap import hooked, own_class, unobserved
 from .tree import ModuleTree
 
 _LAYER_LISTS = ("layers", "h", "blocks")
+_BLOCKS_OF_SLOTS = ("index_block_size", "candidate_block_size", "sparse_block_size")
+"""Settings of models whose attention chooses among blocks of the cache's slots."""
 _POSITION_EMBEDDINGS = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
 
 
@@ -63,8 +65,7 @@ class MLXLanguageModel:
 
     def _read_tree(self) -> None:
         self.tree = ModuleTree(self.model)
-        self._capacity: Capacity | None = None  # known once several texts were continued together
-        self._by_text: dict[Site, bool] = {}
+        self._capacities = Capacities(self, self.passes, lambda: self._setting(*_BLOCKS_OF_SLOTS) is not None)
         self.modules: dict[str, str] = {
             path: own_class(node.module).__name__ for path, node in self.tree.by_path.items() if path
         }
@@ -274,18 +275,13 @@ class MLXLanguageModel:
     def stream_rows(
         self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
     ) -> Iterator[Piece]:
-        if self._capacity is None:
-            self._capacity = measured(self.passes, self.vocab_size, self.model_type)
-        capacity = (
-            replace(self._capacity, holding="one")
-            if runs_alone(self, rows, self._by_text)
-            else self._capacity
-        )
+        capacity = self._capacities.of(rows)
+        waves = capacity.waves(rows, batch_tokens, free_bytes())
+        text, ends = (lambda: new_text(self.tokenizer)), end_tokens(self.tokenizer)
         with wired_limit(self.model, [cast(mx.Stream, generation_stream)]):
             yield from stream_rows(
-                self.passes(rows), rows, capacity, lambda: new_text(self.tokenizer), end_tokens(self.tokenizer),
-                prefill_step_size=prefill_step_size, batch_tokens=batch_tokens, free=free_bytes(),
-            )  # fmt: skip
+                self.passes(rows), rows, waves, text, ends, prefill_step_size, capacity.as_alone
+            )
 
     def passes(self, rows: Sequence[Continuation]) -> MLXPasses:
         """The passes that continue several texts."""

@@ -16,8 +16,8 @@ import torch
 from ...core.continuations import Continuation
 from ...core.sites import SiteEdit, Where
 from ..base import Backend
-from ..host.batching import NONE, Batch, tolerance_of
-from ..host.row_edits import joined
+from ..host.batching import NO_TOKEN, Batch
+from ..host.row_edits import RowEdits
 from .arrays import BACKEND
 from .generation import PassOptions, sampler
 from .values import logits_of
@@ -54,10 +54,10 @@ class TorchPasses:
 
     def __init__(self, run: Pass, options: PassOptions, rows: Sequence[Continuation]):
         self._run, self._options, self._rows = run, options, rows
-        self.whole_prompts = options.whole_prompt
-        self.prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
+        self.whole_prompts = options.whole_prompt or not options.cached  # as alone
+        self._prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
         self._samplers = [sampler(row.temperature, row.top_p, row.seed) for row in rows]
-        self._known: tuple[list[int], list[SiteEdit]] = ([], [])
+        self._edits = RowEdits(rows, BACKEND)
 
     def fresh(self, rows: list[int]) -> Batch:
         nothing = np.zeros(len(rows), dtype=np.int64)
@@ -72,24 +72,18 @@ class TorchPasses:
     def _passed(self, batch: Batch, ids: torch.Tensor) -> torch.Tensor:
         held: _Held = batch.cache
         new = ids.shape[1]
-        where = batch.where(new, self.prompts)
+        where = batch.where(new, self._prompts)
         if held.ids is not None:  # no cache: from the first token on
             ids = torch.cat([held.ids, ids], dim=1)
             where = Where(np.arange(ids.shape[1]), None, prompts=where.prompts)
         places = np.broadcast_to(where.positions, tuple(ids.shape))
         options = {**self._options.given, **held.cache, **self._options.placed(held.padding, places)}
-        out = self._run(ids, self._edits(batch.rows), where, options)
+        out = self._run(ids, self._edits.of(batch.rows), where, options)
         held.cache = self._options.cache_of(out)
         held.ids = None if held.cache else ids
         batch.places = batch.places + new
         logits = logits_of(out)[:, -1]
-        self.tolerance = tolerance_of(BACKEND.rounding(logits))
         return logits
-
-    def _edits(self, rows: list[int]) -> list[SiteEdit]:
-        if self._known[0] != rows:
-            self._known = (list(rows), joined([self._rows[i].edits for i in rows], BACKEND))
-        return self._known[1]
 
     def kept(self, batch: Batch, index: Sequence[int]) -> Batch:
         chosen, n, held = list(index), len(batch.rows), batch.cache
@@ -120,11 +114,12 @@ class TorchPasses:
         return Batch(rows, places, _Held({name: whole}, None, padding))
 
     def sampled(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        largest, tokens = logits.detach().max(-1)  # NaN where one is
-        finite, tokens = torch.isfinite(largest).tolist(), tokens.cpu()
+        tokens = logits.detach().argmax(-1, keepdim=True)
+        finite = torch.isfinite(logits.gather(-1, tokens))[:, 0].tolist()  # NaN is the largest, where one is
+        tokens = tokens[:, 0].cpu()
         for k, i in enumerate(batch.rows):
             if not finite[k]:
-                tokens[k] = NONE
+                tokens[k] = NO_TOKEN
             elif self._rows[i].temperature > 0:
                 tokens[k] = self._samplers[i](logits[k])
         return tokens
@@ -140,6 +135,15 @@ class TorchPasses:
 
     def bytes_of(self, batch: Batch) -> int:
         return _bytes(batch.cache.cache) + 8 * batch.places.size
+
+
+def scales_by_longest(model: Any) -> bool:
+    """Whether its rotary positions are scaled by the longest text of a pass: the others would change with it."""
+    config = getattr(model, "config", None)
+    held = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    settings = [one for given in held if isinstance(given, dict) for one in (given, *given.values())]
+    kinds = {one.get("rope_type", one.get("type")) for one in settings if isinstance(one, dict)}
+    return bool(kinds & {"dynamic", "longrope"})
 
 
 def _kept(thing: Any, index: torch.Tensor, n: int) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,13 @@ from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
-from ..host.batching import Capacity, measured, runs_alone, stream_rows
+from ..host.batching import stream_rows
+from ..host.capacity import Capacities
 from ..host.state import StateDigest, WeightsDigest
 from ..host.text_stream import TextStream
 from .arrays import BACKEND
 from .attention import attention_seen
-from .batching import TorchPasses
+from .batching import TorchPasses, scales_by_longest
 from .devices import free_on
 from .generation import CachedPasses, PassOptions, end_tokens, stream_tokens
 from .intercept import Stopped, Tracer
@@ -63,8 +63,7 @@ class TorchLanguageModel:
         self.modules: dict[str, str] = {
             path: type(node.module).__name__ for path, node in self.tree.by_path.items() if path
         }
-        self._capacity: Capacity | None = None  # known once several texts were continued together
-        self._by_text: dict[Site, bool] = {}
+        self._capacities = Capacities(self, self.passes, lambda: scales_by_longest(self.model))
         self._calls: dict[str, int] = {}  # known once a first pass has run
         self._shape = self._measure()
 
@@ -238,17 +237,13 @@ class TorchLanguageModel:
     def stream_rows(
         self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
     ) -> Iterator[Piece]:
-        if self._capacity is None:
-            self._capacity = measured(self.passes, self.vocab_size, self.model_type)
-        capacity = (
-            replace(self._capacity, holding="one")
-            if runs_alone(self, rows, self._by_text)
-            else self._capacity
-        )
+        capacity = self._capacities.of(rows)
+        waves = capacity.waves(rows, batch_tokens, free_on(self._device()))
+        alone: dict[int, str] = {}
+        text = lambda: TextStream(self.tokenizer, alone)  # noqa: E731
         return stream_rows(
-            self.passes(rows), rows, capacity, lambda: TextStream(self.tokenizer), self._ends(),
-            prefill_step_size=prefill_step_size, batch_tokens=batch_tokens, free=free_on(self._device()),
-        )  # fmt: skip
+            self.passes(rows), rows, waves, text, self._ends(), prefill_step_size, capacity.as_alone
+        )
 
     def passes(self, rows: Sequence[Continuation]) -> TorchPasses:
         """The passes that continue several texts."""

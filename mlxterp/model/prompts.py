@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from ..core import checks
 from ..edits.edits import Edit
 from ..errors import InputError, warn
 from ..hooks.session import ModelSession
-from ..tracing.batched import Interrupted, continued, prompts_ids
+from ..tracing.continued import Interrupted, continued, ids_of_prompts
 from ..tracing.generation import Request
 
 
@@ -24,15 +21,13 @@ def requests(
     Raises:
         InputError: A list has not as many entries as there are prompts, or a setting cannot be.
     """
-    counts = _each(max_tokens, n, "max_tokens")
-    changes = _each(interventions, n, "interventions")
-    seeds = _each(seed, n, "seed")
-    stops = _each(stop, n, "stop") if _is_nested(stop) else [stop] * n
+    each = zip(
+        _each(max_tokens, n, "max_tokens"), _each(interventions, n, "interventions"), _each(seed, n, "seed"),
+        _each(stop, n, "stop") if _is_nested(stop) else [stop] * n, strict=True,
+    )  # fmt: skip
     return [
-        Request(
-            counts[i], changes[i], positions, temperature, top_p, seeds[i], stops[i], chat, prefill_step_size
-        )
-        for i in range(n)
+        Request(most, changes, positions, temperature, top_p, own_seed, stops, chat, prefill_step_size)
+        for most, changes, own_seed, stops in each
     ]
 
 
@@ -42,12 +37,12 @@ def edits_of(session: ModelSession, steer: Any, n: int, positions: Any) -> list[
     Raises:
         InputError, ComponentError, SAEError, EditError: See `InterpretableModel.steer`.
     """
-    one_list = isinstance(steer, (list, tuple)) and (len(steer) == 0 or (len(steer) == 1 and n > 1))
-    if isinstance(steer, Edit) or (one_list and (not steer or isinstance(steer[0], Edit))):
-        return [session.edits(steer, positions=positions)] * n
+    for_all = (
+        isinstance(steer, (list, tuple)) and len(steer) < 2 and all(isinstance(one, Edit) for one in steer)
+    )
     known: dict[int, list[Edit]] = {}
     found = []
-    for entry in _each(steer, n, "steer", "edit"):
+    for entry in [steer] * n if for_all else _each(steer, n, "steer"):
         if id(entry) not in known:
             known[id(entry)] = [] if entry is None else session.edits(entry, positions=positions)
         found.append(known[id(entry)])
@@ -59,7 +54,7 @@ def generated(
     prompts: Sequence[Any],
     asked: Sequence[Request],
     edits: Sequence[Sequence[Edit]],
-    batch_tokens: Any,
+    batch_tokens: int | None,
     verbose: bool,
 ) -> list[Any]:
     """The continuations; None for those that failed or were not finished, with a warning.
@@ -67,49 +62,49 @@ def generated(
     Raises:
         NotFiniteError: None of the prompts could go on.
     """
-    most = checks.count_or_none(batch_tokens, "batch_tokens")
-    given = [None if asked[0].chat else prompt for prompt in prompts]
-    anatomy = session.running_rows(given, edits)
-    ids = prompts_ids(anatomy, prompts, asked)
+    anatomy = session.running_rows([None if asked[0].chat else prompt for prompt in prompts], edits)
+    ids = ids_of_prompts(anatomy, prompts, asked)
     try:
-        found = continued(anatomy, ids, asked, batch_tokens=most, verbose=verbose)
+        found = continued(anatomy, ids, asked, batch_tokens=batch_tokens, verbose=verbose)
     except Interrupted as interrupted:
         found = interrupted.found
         warn(f"Interrupted: {interrupted}, and their texts are None.")
-    failed = {number: one.failure for number, one in enumerate(found) if one.failure is not None}
-    for number, failure in failed.items():
+    failed = [(number, one.failure) for number, one in enumerate(found) if one.failure is not None]
+    if failed:
+        number, failure = failed[0]
         if len(failed) == len(found):
             raise failure
-        warn(f"Prompt {number} of {len(found)} failed, and its text is None: {failure}")
+        which = f"Prompt {number}" if len(failed) == 1 else f"Prompts {', '.join(str(i) for i, _ in failed)}"
+        warn(f"{which} of {len(found)} failed, and have None for a text. Prompt {number}: {failure}")
     whole = session.tokenizer is not None
     return [(one.text if whole else one.tokens) if one.ended else None for one in found]
 
 
-def _each(given: Any, n: int, name: str, what: str = "entry") -> list[Any]:
+def _each(given: Any, n: int, name: str) -> list[Any]:
     """One value for each of n prompts.
 
     Raises:
-        InputError: A list of another length.
+        InputError: Several of another number.
     """
-    if isinstance(given, np.ndarray) and given.ndim == 1:
-        given = given.tolist()
-    if isinstance(given, (str, Mapping, Edit)) or not isinstance(given, (list, tuple)):
+    several = (
+        isinstance(given, Iterable)
+        and not isinstance(given, (str, Mapping, Edit))
+        and getattr(given, "ndim", 1)
+    )
+    if not several:
         return [given] * n
-    if len(given) != n:
+    values = list(given)
+    if len(values) != n:
+        one = f"all for every prompt: [[…, …]] * {n}" if name in ("steer", "stop") else "one value for all"
+        entries = "1 entry" if len(values) == 1 else f"{len(values)} entries"
         raise InputError(
-            f"{name} has {len(given)} {what if len(given) == 1 else _plural(what)} for {n} prompts. Give one for each,"
-            f" None for none; what is meant for all: {name}=[[…, …]] * {n}."
-            if name in ("steer", "stop")
-            else f"{name} has {len(given)} entries for {n} prompts. Give one value for all, or one for each."
+            f"{name} has {entries} for {n} prompts. Give one for each (None for none), or {one}."
         )
-    return list(given)
-
-
-def _plural(word: str) -> str:
-    return "entries" if word == "entry" else f"{word}s"
+    return values
 
 
 def _is_nested(stop: Any) -> bool:
+    """Whether stops are given for each prompt; a list of strings is for all."""
     return isinstance(stop, (list, tuple)) and any(
         one is None or isinstance(one, (list, tuple)) for one in stop
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +38,13 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C while prompts were continued."""
 
     def __init__(self, found: list[Continued]):
-        super().__init__(f"{sum(not one.ended for one in found)} of {len(found)} prompts are not finished")
+        left = sum(not one.ended and one.failure is None for one in found)
+        super().__init__(f"{left} of {len(found)} prompts are not finished")
         self.found = found
         """All prompts, as far as they came."""
 
 
-def prompts_ids(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[Request]) -> list[list[int]]:
+def ids_of_prompts(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[Request]) -> list[list[int]]:
     """Token ids of each prompt.
 
     Raises:
@@ -54,7 +56,8 @@ def prompts_ids(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[Req
             found.append(prompt_ids(model, prompt, request.chat))
             check_stops(model, request)
         except InputError as error:
-            raise type(error)(f"Prompt {number} of {len(prompts)}: {error}") from error
+            said = str(error).removeprefix("Text 0 of 1").lstrip(": ")
+            raise type(error)(f"Prompt {number} of {len(prompts)}: {said}") from error
     longest = max(range(len(found)), key=lambda i: len(found[i]) + requests[i].max_tokens)
     most = requests[longest].max_tokens
     what = f"Prompt {longest} of {len(prompts)} and max_tokens={most} make"
@@ -96,13 +99,12 @@ def continued(
     ]  # fmt: skip
     found = [Continued() for _ in rows]
     untils = [Until(request.stops) for request in requests]
+    bar = tqdm(total=len(rows), desc="generate", unit="prompt", disable=hidden(verbose), delay=_SHOWN_AFTER)
     pieces = anatomy.model.stream_rows(
         rows, prefill_step_size=requests[0].prefill_step_size, batch_tokens=batch_tokens
     )
-    with tqdm(
-        total=len(rows), desc="generate", unit="prompt", disable=hidden(verbose), delay=_SHOWN_AFTER
-    ) as bar:
-        try:
+    try:
+        with bar, closing(pieces):
             for piece in pieces:
                 one, until = found[piece.row], untils[piece.row]
                 one.tokens += [] if piece.token is None else [piece.token]
@@ -112,6 +114,6 @@ def continued(
                     one.text += until.finish()
                     one.failure, one.ended = piece.failure, piece.failure is None
                     bar.update()
-        except KeyboardInterrupt:
-            raise Interrupted(found) from None
+    except KeyboardInterrupt:
+        raise Interrupted(found) from None
     return found
