@@ -59,6 +59,11 @@ def random_like(W: Any, kind: Kind = "covariance", seed: int = 0) -> np.ndarray:
     return (new * (lengths / np.where(own > 0, own, 1))).astype(np.float32)
 
 
+def draw_seed(seed: int, draw: int) -> int:
+    """The seed of a control's draw, so that runs with neighbouring seeds share no draw. Draw 0 has the seed itself."""
+    return seed if draw == 0 else int(np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0])
+
+
 def matrix(given: Any, name: str) -> np.ndarray:
     """A finite matrix of real numbers with at least one row.
 
