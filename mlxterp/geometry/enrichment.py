@@ -42,7 +42,7 @@ LEVEL = 0.05
 _LEAST = 1000
 """Draws of the null, at least, where nothing else is asked for."""
 _PER_SET = 80
-"""Draws for each set: one set of all can then have q below `LEVEL`, on either side."""
+"""Draws for each set: one of them all can have q below `LEVEL`, even if only a quarter of its null has its sign."""
 _BESIDE = 200
 """Draws of shuffled tokens where they only stand beside."""
 _GROUPS = 200

@@ -220,8 +220,13 @@ class LogitClasses(View):
 
     @property
     def _heading(self) -> str:
-        dead = f", {self.zeros} features zero and so of no class" if self.zeros else ""
-        return f"Logit classes of {self.sae_name}{dead}"
+        return f"Logit classes of {self.sae_name}{self._dead}"
+
+    @property
+    def _dead(self) -> str:
+        if not self.zeros:
+            return ""
+        return f"; {self.zeros} decoder row{' is' if self.zeros == 1 else 's are'} zero and so of no class"
 
     @property
     def _rule(self) -> str:
