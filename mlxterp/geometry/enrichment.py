@@ -19,7 +19,7 @@ import numpy as np
 
 from ..anatomy.session import Model, session_of
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap
+from ..core.controls import DRAWS, Controlled, bootstrap, group_means
 from ..core.feature_ids import Feature, feature_ids
 from ..core.options import names_options
 from ..edits.checks import check_feature
@@ -45,8 +45,6 @@ _PER_SET = 80
 """Draws for each set: one of them all can have q below `LEVEL`, even if only a quarter of its null has its sign."""
 _BESIDE = 200
 """Draws of shuffled tokens where they only stand beside."""
-_GROUPS = 200
-"""Groups of random directions that the features as a whole are held against."""
 _SHOWN = 20
 """Rows of the table that are printed."""
 _CALLED = {
@@ -279,8 +277,8 @@ def enrichment(
         >>> from mlxterp import geometry
         >>> sets = {"-ing": r"ing$", "names": ["Tom", "Lily", "Ben", "Anna"]}
         >>> found = geometry.enrichment(model, sae, [ball, 7], sets, n=200)
-        >>> found.es.shape, found.table[0]["set"]
-        ((2, 2), '-ing')
+        >>> found.es.shape, sorted(row["set"] for row in found.of(ball))
+        ((2, 2), ['-ing', 'names'])
     """
     session = session_of(model)
     check_feature(sae, 0)
@@ -322,9 +320,8 @@ def _share(
     """Mean of a statistic of features' p, beside that of groups of as many random directions."""
     own, groups, kind = statistic(p), np.empty(0), ""
     if by_chance is not None:
-        draw, of_random = np.random.default_rng(seed), statistic(by_chance)
-        groups = draw.choice(of_random, (_GROUPS, len(own))).mean(axis=1)
-        kind = f"as many of {len(of_random)} random directions, covariance"
+        groups = group_means(statistic(by_chance), len(own), seed=seed)
+        kind = f"of {len(by_chance)} random directions, covariance"
     interval = bootstrap(own, seed=seed) if len(own) > 1 else None
     return Controlled(float(own.mean()), interval, groups, kind, seed)
 

@@ -22,7 +22,7 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, session_of
 from ..core import checks
-from ..core.controls import DRAWS, KINDS, Controlled, Kind, bootstrap, draw_seed, random_like
+from ..core.controls import DRAWS, KINDS, Controlled, Kind, bootstrap, draw_seed, group_means, random_like
 from ..core.numeric import moments
 from ..core.options import names_options
 from ..edits.checks import check_feature
@@ -95,8 +95,8 @@ class LogitClasses(View):
         kinds: Class of each feature, in the order of their ids.
         skew: float64, (features,): third standardised moment of each feature's logits over the vocabulary.
         kurtosis: float64, (features,): the fourth; 3 for a normal distribution; 0 for a decoder row of zeros.
-        shares: Class → its share of the features; the control is its share of each draw of random directions, by
-            limits from the other draws.
+        shares: Class → its share of the features; the control is its share of groups of as many random directions, by
+            limits from draws that they are not of.
         limits: What counts as extreme.
         control_skew: float64, (draws, directions): of the control; of shape (0, 0) without one.
         control_kurtosis: float64, likewise.
@@ -245,7 +245,7 @@ class LogitClasses(View):
     def _verdict(self, kind: LogitClass) -> str:
         if kind == "none" or self.shares[kind].stands_out is not False:
             return ""
-        return ": no more than random directions have"
+        return ": within what random directions have"
 
     def _named(self, kind: LogitClass, links: Links | None = None) -> str:
         """Ids of a class's features, as HTML or plain text."""
@@ -298,17 +298,12 @@ def logit_classes(
     if control is False:
         limits = Limits.of_normal(anatomy.model.vocab_size, alpha)
         random_skew = random_kurtosis = np.empty((0, 0))
-        chance = np.empty((0, len(CLASSES)))
     else:
         random_skew, random_kurtosis = _random(anatomy, sae, control, draws, component, seed)
         limits = Limits.of(random_skew, random_kurtosis, alpha)
-        chance = _chance(random_skew, random_kurtosis, alpha)
-    found = limits.classes(skew, kurtosis)
-    what = f"random directions, {control}"
-    shares = {
-        kind: Controlled(
-            float((found == i).mean()), bootstrap(found == i, seed=seed), chance[:, i], what, seed
-        )
+    found, by_chance = limits.classes(skew, kurtosis), _of_random(random_skew, random_kurtosis, alpha)
+    shares: dict[LogitClass, Controlled] = {
+        kind: _share(found == i, by_chance == i, f"of {by_chance.size} random directions, {control}", seed)
         for i, kind in enumerate(CLASSES)
     }
     return LogitClasses(
@@ -340,11 +335,16 @@ def _random(
     return np.array(skew), np.array(kurtosis)
 
 
-def _chance(skew: np.ndarray, kurtosis: np.ndarray, alpha: float) -> np.ndarray:
-    """Share of each class in each draw (draws, classes), by limits from the other draws."""
-    rows = []
+def _of_random(skew: np.ndarray, kurtosis: np.ndarray, alpha: float) -> np.ndarray:
+    """Class of each random direction (draws, directions), by limits from the other draws, as places in `CLASSES`."""
+    found = np.empty(skew.shape, dtype=np.int64)
     for i in range(len(skew)):
         limits = Limits.of(np.delete(skew, i, axis=0), np.delete(kurtosis, i, axis=0), alpha)
-        found = limits.classes(skew[i], kurtosis[i])
-        rows.append([float((found == j).mean()) for j in range(len(CLASSES))])
-    return np.array(rows)
+        found[i] = limits.classes(skew[i], kurtosis[i])
+    return found
+
+
+def _share(own: np.ndarray, by_chance: np.ndarray, kind: str, seed: int) -> Controlled:
+    """Share of features, beside that of random directions (none, for an empty control)."""
+    groups = group_means(by_chance.ravel(), len(own), seed=seed) if by_chance.size else np.empty(0)
+    return Controlled(float(own.mean()), bootstrap(own, seed=seed), groups, kind, seed)

@@ -122,7 +122,7 @@ class TokenSets(Mapping[str, np.ndarray]):
             >>> from mlxterp.geometry import TokenSets
             >>> sets = TokenSets.standard(model.tokenizer)
             >>> len(sets["digits"]), sets.missing["Hangul"]
-            (10, '0 tokens')
+            (11, '0 tokens')
         """
         least, texts = checks.count(min_size, "min_size"), token_texts(tokenizer)
         members: dict[str, np.ndarray] = {}
@@ -209,7 +209,8 @@ def token_texts(tokenizer: Any) -> tuple[str, ...]:
             " model.tokenizer."
         )
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or ()}
-    known = sorted({int(i) for i in vocabulary().values()} - special)
+    listed: Mapping[str, int] = vocabulary()
+    known = sorted({int(i) for i in listed.values()} - special)
     texts = [""] * (max([*known, *special], default=-1) + 1)
     before = [int(i) for i in tokenizer.encode("a")][-1:]  # so that a leading space is kept
     for token in known:

@@ -122,7 +122,7 @@ class TestTogether:
         assert named(both, "pets") == [" cat", "Cat"] and named(both, "digits") == ["7"]
         assert both.groups["pets"] == "own" and both.missing["Hangul"] == "0 tokens"
         with pytest.raises(InputError, match="different tokenizers"):
-            SETS | TokenSets.of(Listed("cat", "x"), {"pets": ["cat"]})
+            _ = SETS | TokenSets.of(Listed("cat", "x"), {"pets": ["cat"]})
 
     def test_some_are_chosen_by_name(self):
         assert list(SETS.only("Han", "digits")) == ["Han", "digits"]
