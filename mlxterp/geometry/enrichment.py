@@ -333,7 +333,7 @@ def _pairs(p: np.ndarray) -> np.ndarray:
 
 def _passing(p: np.ndarray) -> np.ndarray:
     """Whether each direction passes a set by q."""
-    return (benjamini_hochberg(p) < LEVEL).any(axis=1)
+    return benjamini_hochberg(p).min(axis=1) < LEVEL
 
 
 def _check_rows(sae: SAE, ids: Sequence[int]) -> None:

@@ -202,15 +202,13 @@ def token_texts(tokenizer: Any) -> tuple[str, ...]:
     """
     if tokenizer is None:
         raise NoTokenizerError("Token sets need a tokenizer: InterpretableModel(model, tokenizer=…).")
-    vocabulary = getattr(tokenizer, "get_vocab", None)
-    if not callable(vocabulary) or not callable(getattr(tokenizer, "decode", None)):
+    if not all(callable(getattr(tokenizer, name, None)) for name in ("get_vocab", "encode", "decode")):
         raise InputError(
             f"{type(tokenizer).__name__} does not list its tokens (get_vocab). Give a tokenizer, such as"
             " model.tokenizer."
         )
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or ()}
-    listed: Mapping[str, int] = vocabulary()
-    known = sorted({int(i) for i in listed.values()} - special)
+    known = sorted({int(i) for i in tokenizer.get_vocab().values()} - special)
     texts = [""] * (max([*known, *special], default=-1) + 1)
     before = [int(i) for i in tokenizer.encode("a")][-1:]  # so that a leading space is kept
     for token in known:

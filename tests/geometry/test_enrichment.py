@@ -104,7 +104,7 @@ def test_the_token_null_can_be_asked_for_and_is_called_what_it_is(demo):
     sets = some_sets("mlx").only("digits", "-ing", "pronouns")
     found = enrichment(demo.model, demo.sae, [1, 2], sets, null="tokens", n=100)
     by_directions = enrichment(demo.model, demo.sae, [1, 2], sets, n=100)
-    assert np.array_equal(found.beside, by_directions.p) and found.n == 100
+    assert found.beside is not None and np.array_equal(found.beside, by_directions.p) and found.n == 100
     assert "miscalibrated" in str(found) and "p by directions" in str(found)
     alone = enrichment(demo.model, demo.sae, [1, 2], sets, null="tokens", n=100, control=False)
     assert np.array_equal(alone.p, found.p) and alone.beside is None and alone.random is None
