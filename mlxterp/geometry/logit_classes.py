@@ -165,7 +165,8 @@ class LogitClasses(View):
         anchor = f' id="{element_id}"' if element_id else ""
         head = "".join(f'<th scope="col">{name}</th>' for name in ("class", "share; control", "features"))
         body = "".join(
-            f'<tr><th scope="row" style="white-space:nowrap">{kind}</th><td>{escaped(str(share) + self._verdict(kind))}</td>'
+            f'<tr><th scope="row" style="white-space:nowrap">{kind}</th>'
+            f"<td>{escaped(str(share) + self._verdict(kind))}</td>"
             f"<td>{'' if kind == 'none' else self._named(kind, links)}</td></tr>"
             for kind, share in self.shares.items()
         )
