@@ -20,7 +20,7 @@ import numpy as np
 from ..anatomy.session import Model, session_of
 from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap, group_means
-from ..core.feature_ids import Feature, feature_ids
+from ..core.feature_ids import Feature, feature_ids, named_feature
 from ..core.options import names_options
 from ..edits.checks import check_feature
 from ..errors import InputError
@@ -45,6 +45,8 @@ _PER_SET = 80
 """Draws for each set: one of them all can have q below `LEVEL`, even if only a quarter of its null has its sign."""
 _BESIDE = 200
 """Draws of shuffled tokens where they only stand beside."""
+_LARGEST_WEIGHT = 10.0
+"""Beyond, one token is all of the sum."""
 _SHOWN = 20
 """Rows of the table that are printed."""
 _CALLED = {
@@ -108,10 +110,10 @@ class Enrichment(View):
         Raises:
             InputError: It was not asked for.
         """
-        [wanted] = feature_ids([feature], 1 << 62, "feature")
+        wanted = named_feature(feature)
         if wanted not in self.features:
             raise InputError(
-                f"Feature {wanted} is none of those that were asked for: {_some(self.features)}."
+                f"Feature {feature!r} is none of those that were asked for: {_some(self.features)}."
             )
         return [self._row(i, j) for i, j in self._order(np.array([self.features.index(wanted)]))]
 
@@ -257,7 +259,7 @@ def enrichment(
         model: An `InterpretableModel`.
         features: Ids of features, or what a search returned.
         sets: `TokenSets`, or a dictionary for `TokenSets.of` with the model's tokenizer.
-        weight: Exponent of |logit| in the running sum; 0 counts a set's tokens alike.
+        weight: Exponent of |logit| in the running sum, at most 10; 0 counts a set's tokens alike.
         null: "directions": the same set by random directions with the covariance of the decoder's rows. "tokens":
             random sets of the same size by the same feature, the usual permutation test; random directions pass it far
             more often than its p says, and `pairs` shows how often.
@@ -288,7 +290,7 @@ def enrichment(
         sets = TokenSets.of(session.tokenizer, sets)
     anatomy = session.plain
     _check_sets(sets, anatomy.model.vocab_size)
-    weight = checks.finite(weight, "weight", 0.0)
+    weight = checks.finite(weight, "weight", 0.0, _LARGEST_WEIGHT)
     null = checks.choice(null, "null", NULLS)
     control, seed = checks.flag(control, "control"), checks.seed(seed)
     draws = max(_LEAST, _PER_SET * len(sets)) if n is None else checks.count(n, "n", DRAWS)

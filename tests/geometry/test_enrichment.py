@@ -141,6 +141,8 @@ class TestTheTable:
         assert {row["feature_id"] for row in rows} == {1} and len(rows) == len(found.sets)
         with pytest.raises(InputError, match="Feature 77 is none of those"):
             found.of(77)
+        with pytest.raises(InputError, match="Feature 'digits' is none of those"):
+            found.of("digits")  # type: ignore[arg-type]
 
 
 class TestTheView:
@@ -170,7 +172,7 @@ class TestBadInput:
         ("arguments", "message"),
         [
             ({"null": "permutation"}, "null"), ({"n": 19}, "n is 19"), ({"seed": 0.5}, "seed"),
-            ({"weight": -1}, "weight"),
+            ({"weight": -1}, "weight"), ({"weight": 11}, "weight"),
             ({"control": "yes"}, "control"), ({"features": []}, "features is empty"), ({"sets": ["dog"]}, "dictionary"),
             ({"sae": "sae"}, "Expected an SAE"), ({"model": "model"}, "InterpretableModel"),
             ({"random_state": 3}, "Did you mean seed="),
