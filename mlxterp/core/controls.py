@@ -19,6 +19,7 @@ KINDS: tuple[Kind, ...] = ("isotropic", "covariance", "shuffled")
 DRAWS = 20
 """Of a control, where nothing else is asked for."""
 _RESAMPLES = 1000
+_GROUPS = 200
 
 
 def random_like(W: Any, kind: Kind = "covariance", seed: int = 0) -> np.ndarray:
@@ -57,6 +58,11 @@ def random_like(W: Any, kind: Kind = "covariance", seed: int = 0) -> np.ndarray:
             new = mean + (new * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     lengths, own = (np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, new))
     return (new * (lengths / np.where(own > 0, own, 1))).astype(np.float32)
+
+
+def draw_seed(seed: int, draw: int) -> int:
+    """The seed of a control's draw, so that runs with neighbouring seeds share no draw. Draw 0 has the seed itself."""
+    return seed if draw == 0 else int(np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0])
 
 
 def matrix(given: Any, name: str) -> np.ndarray:
@@ -103,6 +109,20 @@ def bootstrap(
     found = [statistic(units[draw.integers(0, len(units), len(units))]) for _ in range(n)]
     low, high = np.nanquantile(found, [0.025, 0.975])
     return float(low), float(high)
+
+
+def group_means(units: np.ndarray, size: int, *, seed: int = 0) -> np.ndarray:
+    """What a mean over `size` units would be by chance: means of 200 groups of a control's units.
+
+    Args:
+        units: (units,): a control's, such as whether each random direction passes a test.
+        size: Units that the value is a mean of. A group has no more units than there are.
+
+    Returns:
+        float64, (200,).
+    """
+    draw = np.random.default_rng([seed, size])
+    return draw.choice(units, (_GROUPS, min(size, len(units)))).mean(axis=1, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -31,4 +31,5 @@ def moments(row: np.ndarray) -> tuple[float, float, float]:
     if sd == 0:
         return 0.0, 0.0, 0.0
     z = wide / sd
-    return sd, float(np.mean(z**3)), float(np.mean(z**4))
+    square = z * z  # `pow` is many times slower than products
+    return sd, float(np.mean(square * z)), float(np.mean(square * square))

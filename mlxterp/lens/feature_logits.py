@@ -169,7 +169,7 @@ def feature_logits(
     text = partial(TokenTexts(anatomy.model.tokenizer).after, before)
     found: list[FeatureLogits] = []
     for start in range(0, len(ids), _ROWS):
-        for logits, means in _lens(anatomy, sae, sae.W_dec[ids[start : start + _ROWS]], component):
+        for logits, means in direction_logits(anatomy, sae, sae.W_dec[ids[start : start + _ROWS]], component):
             for row, mean in zip(logits, means, strict=True):
                 feature = ids[len(found)]
                 strength = (float(norms[feature]), float(norms[feature] / typical))
@@ -186,7 +186,7 @@ def random_direction_baseline(
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     rows = [
         (row.max(), row.min(), *moments(row))
-        for logits, _ in _lens(anatomy, sae, directions, component)
+        for logits, _ in direction_logits(anatomy, sae, directions, component)
         for row in logits
     ]
     return RandomDirections(n, seed, *(np.sort(column) for column in np.array(rows).T))
@@ -195,10 +195,17 @@ def random_direction_baseline(
 # -- the lens -------------------------------------------------------------------------------------
 
 
-def _lens(
-    anatomy: Anatomy, sae: SAE, directions: np.ndarray, component: str | None
+def direction_logits(
+    anatomy: Anatomy, sae: SAE, directions: np.ndarray, component: str | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunk by chunk of decoder rows (n, d_out): centred logits (rows, vocabulary) and their means (rows,)."""
+    """What directions (n, d_out) of the place where an SAE writes say, chunk by chunk.
+
+    Yields:
+        Centred logits, float64 (rows, vocabulary), and the means that were taken away, (rows,).
+
+    Raises:
+        SAEError: A direction is not finite, or the place does not reach the residual stream by a linear map.
+    """
     model = anatomy.model
     if not np.isfinite(directions).all():
         raise SAEError("A decoder row is not finite.")

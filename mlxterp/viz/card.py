@@ -13,7 +13,7 @@ import numpy as np
 from .card_text import card_text
 from .escaping import attribute, escaped, one_line, token_html
 from .histogram import histogram_svg
-from .page import Links
+from .page import Links, feature_link
 from .protocols import Example, Logits, Stats
 from .spans import ends, spans_html, wants_color
 from .view import View
@@ -156,8 +156,7 @@ class FeatureCard(View):
         return _table("Active together with", ("feature", "overlap"), rows) if rows else ""
 
     def _link(self, feature: int, links: Links) -> str:
-        target = links.get((self.sae_name, feature))
-        return f'<a href="#{target}">{feature}</a>' if target else str(feature)
+        return feature_link(self.sae_name, feature, links)
 
     def _foot(self) -> str:
         if not self.facts:

@@ -60,6 +60,12 @@ def page(title: str, body: str) -> str:
     )
 
 
+def feature_link(sae_name: str, feature: int, links: Links | None) -> str:
+    """HTML of a feature's id: a link to where the page shows it, where it does."""
+    target = (links or {}).get((sae_name, feature))
+    return f'<a href="#{target}">{feature}</a>' if target else str(feature)
+
+
 def cell(fragment: Fragment) -> str:
     """The HTML of a notebook's cell."""
     return f'{style()}<div class="mlxterp-view" lang="en">{fragment.fragment()}</div>'

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxterp import InputError
-from mlxterp.core.controls import KINDS, Controlled, bootstrap, random_like
+from mlxterp.core.controls import KINDS, Controlled, bootstrap, draw_seed, group_means, random_like
 
 
 def rows(seed: int = 0, n: int = 4000, width: int = 6) -> np.ndarray:
@@ -70,6 +70,21 @@ def test_an_interval_covers_the_mean_about_as_often_as_it_says():
         inside += low <= 0 <= high
     assert 180 <= inside <= 198
     assert np.isnan(bootstrap(np.empty(0))).all()
+
+
+def test_neighbouring_seeds_share_no_draw():
+    seeds = {draw_seed(seed, draw) for seed in range(20) for draw in range(1, 20)}
+    assert len(seeds) == 380 and not seeds & set(range(20)) and draw_seed(7, 0) == 7
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_groups_of_a_control_vary_as_means_of_as_many_units_do():
+    units = np.random.default_rng(0).random(5000) < 0.1
+    found = group_means(units, 100, seed=1)
+    assert found.shape == (200,) and found.mean() == pytest.approx(units.mean(), abs=0.01)
+    assert found.std() == pytest.approx(np.sqrt(0.09 / 100), rel=0.2)
+    assert np.array_equal(found, group_means(units, 100, seed=1))
+    assert group_means(np.ones(3), 50).tolist() == [1.0] * 200
 
 
 def test_a_value_is_shown_with_its_control():

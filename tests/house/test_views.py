@@ -17,6 +17,7 @@ PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
     "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep",
+    "geometry.enrichment": "Enrichment", "geometry.logit_classes": "LogitClasses",
 }  # fmt: skip
 
 

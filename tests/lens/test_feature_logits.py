@@ -25,7 +25,7 @@ from mlxterp import (
     UnknownFeatureError,
 )
 from mlxterp.core.numeric import largest
-from mlxterp.lens.feature_logits import _lens
+from mlxterp.lens.feature_logits import direction_logits
 from mlxterp.lens.linear_part import LinearPart, find_shape
 from mlxterp.tracing.passes import unembed
 from mlxterp.variants import TopK
@@ -64,7 +64,9 @@ def sae_at(component: str, width: int, d_hidden: int = 12, seed: int = 0, **fact
 
 
 def logits_of(model: InterpretableModel, sae: SAE, component: str | None = None) -> np.ndarray:
-    return np.concatenate([logits for logits, _ in _lens(model.anatomy, sae, sae.W_dec, component)])
+    return np.concatenate(
+        [logits for logits, _ in direction_logits(model.anatomy, sae, sae.W_dec, component)]
+    )
 
 
 @cache
