@@ -114,7 +114,7 @@ def concept_examples(
     both = set(texts[0]) & set(texts[1])
     if both:
         raise InputError(f"{min(both)!r:.80} is among positive and negative texts ({len(both)} such texts).")
-    return _read(model, component, [*texts[0], *texts[1]], len(texts[0]), position, batch_tokens)
+    return read(model, component, [*texts[0], *texts[1]], len(texts[0]), position, batch_tokens)
 
 
 def _is_rows(side: Any) -> bool:
@@ -128,10 +128,10 @@ def _side(given: Any, name: str, lm: Any) -> list[str]:
     return list(dict.fromkeys(texts_of(given, lm, name)))
 
 
-def _read(
+def read(
     model: Model, component: str, texts: list[str], n_positive: int, position: int, batch_tokens: int
 ) -> ConceptExamples:
-    """Runs every text once, whole."""
+    """Runs every text once, whole; the first `n_positive` have the concept. See `concept_examples`."""
     session = session_of(model)
     session.refresh()
     session.warn_of_acts("examples of a concept are read")

@@ -71,27 +71,40 @@ def probe(
     examples = concept_examples(
         model, component, positive, negative, position=position, batch_tokens=batch_tokens
     )
+    found = fitted(component, examples, C=C, holdout=holdout, draws=draws if control else 0, seed=seed)
+    if found.f1.value < LEAST_F1 and not allow_weak:
+        raise InputError(
+            f"The probe's F1 on {int(found.held_out.sum())} held-out examples is {found.f1.value:.3f}, below"
+            f" {LEAST_F1}: it does not know the concept, so nothing can be concluded by it. Give more texts, another"
+            " layer or position; or allow_weak=True to look at it."
+        )
+    return found
+
+
+def fitted(
+    component: str, examples: ConceptExamples, *, C: float, holdout: float, draws: int, seed: int
+) -> Probe:
+    """See `probe`; a weak one comes back too.
+
+    Raises:
+        InputError: There are too few examples of a class.
+    """
     held = _held_out(examples.labels, holdout, seed)
     fit = Fit(examples.take(~held).activations, C)
     direction, threshold = fit.on(examples.labels[~held])
     test = examples.take(held)
     said = test.activations @ direction > threshold
     pairs = np.stack([said, test.labels], axis=1)
-    found = f1(pairs)
-    if found < LEAST_F1 and not allow_weak:
-        raise InputError(
-            f"The probe's F1 on {len(test)} held-out examples is {found:.3f}, below {LEAST_F1}: it does not know the"
-            " concept, so nothing can be concluded by it. Give more texts, another layer or position; or"
-            " allow_weak=True to look at it."
-        )
-    shuffled = np.zeros(draws if control else 0)
-    for i in range(len(shuffled)):
+    shuffled = np.zeros(draws)
+    for i in range(draws):
         labels = np.random.default_rng([seed, 13, i]).permutation(examples.labels[~held])
         other, at = fit.on(labels)
         shuffled[i] = f1(np.stack([test.activations @ other > at, test.labels], axis=1))
+    figure = Controlled(
+        f1(pairs), bootstrap(pairs, f1, seed=seed), shuffled, "probes of shuffled labels", seed
+    )
     return Probe(
-        component=component, direction=direction, threshold=threshold,
-        f1=Controlled(found, bootstrap(pairs, f1, seed=seed), shuffled, "probes of shuffled labels", seed),
+        component=component, direction=direction, threshold=threshold, f1=figure,
         precision=float(test.labels[said].mean()) if said.any() else 0.0, recall=float(said[test.labels].mean()),
         examples=examples, held_out=held, C=C, seed=seed,
     )  # fmt: skip
