@@ -34,7 +34,9 @@ from .concept_examples import read
 from .probes import LEAST_F1, Probe, fitted
 from .text_table import table_html, table_lines
 
-TEMPLATE = " {word} has the first letter:"
+TEMPLATE = " tree has the first letter: T\n lamp has the first letter: L\n {word} has the first letter:"
+"""Examples before the word show the task, and keep it from the text's first position, where activations are of their
+own kind."""
 _SHORTEST = 3
 """Letters of a word of the vocabulary."""
 _BATCH_TOKENS = 8192
