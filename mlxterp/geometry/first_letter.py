@@ -202,10 +202,15 @@ class FirstLetter(View):
     def _rows(self) -> list[list[str]]:
         return [
             [row["letter"], str(row["words"]),
-             *("" if row[name] is None else f"{row[name]:.3f}" for name in ("f1", "full", "control", "fraction")),
+             *(_shown(row[name]) for name in ("f1", "full", "control", "fraction")),
              ", ".join(map(str, row["mains"])), row["verdict"]]
             for row in self.table
         ]  # fmt: skip
+
+
+def _shown(figure: float | None) -> str:
+    """ "" where there is none, or no control."""
+    return "" if figure is None or np.isnan(figure) else f"{figure:.3f}"
 
 
 def _letters(given: Any) -> list[str]:
