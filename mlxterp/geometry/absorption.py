@@ -29,7 +29,7 @@ from ..viz.spans import bold, wants_color
 from ..viz.view import View
 from .concept_examples import ConceptExamples
 from .contributions import Contributions, Limits, contributions, cosines_with, find_mains
-from .mediation import Mediation, mediation
+from .mediation import Measured, Mediation, mediation
 from .probes import LEAST_F1, Fit, Probe
 from .text_table import table_html, table_lines
 
@@ -234,7 +234,8 @@ class Absorption(View):
         Raises:
             InputError: Activations were given instead of texts, no token is absorbed, or the model has no tokenizer.
         """
-        return mediation(model, self, checks.count(n, "n"), checks.seed(seed))
+        measured = Measured(self.sae, self.probe, self.examples, self.mains, self.rows, self.found)
+        return mediation(model, measured, checks.count(n, "n"), checks.seed(seed))
 
     # -- shown --------------------------------------------------------------------------------
 
@@ -268,15 +269,14 @@ class Absorption(View):
             f" (F1 of all up to each {', '.join(f'{f:.2f}' for f in self.main_f1)})" if self.main_f1 else ""
         )
         outcome = {True: "", None: "", False: " (no more than the control)"}
-        figures = (
-            ("full", self.full), ("full", self.full_shuffled), ("fraction", self.fraction),
-            ("fraction", self.fraction_shuffled), ("absorber's cosine with the probe", self.cosine),
-        )  # fmt: skip
+        figures = [("full", self.full), ("full", self.full_shuffled), ("fraction", self.fraction)]
+        figures += [("fraction", self.fraction_shuffled), ("absorber's cosine with the probe", self.cosine)]
+        shuffled = () if len(self.full.control) else (self.full_shuffled, self.fraction_shuffled)  # said once
         return [
             f"Absorption at {self.probe.component}: {int(self.found.full.sum())} of {len(self.rows)} tokens fully"
             f" absorbed, {int(self.found.missed.sum())} missed",
             f"main features {', '.join(map(str, self.mains))}{scores}; probe F1 {self.probe.f1.value:.3f}",
-            *(f"{name}: {figure}{outcome[figure.stands_out]}" for name, figure in figures),
+            *(f"{n}: {one}{outcome[one.stands_out]}" for n, one in figures if one not in shuffled),
         ]
 
     @property

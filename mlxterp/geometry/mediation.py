@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,15 +11,16 @@ from ..core.controls import bootstrap
 from ..edits.features import ablate
 from ..errors import InputError
 from ..hooks.session import ModelSession
+from ..sae import SAE
 from ..steering.trials import next_tokens
 from ..viz.escaping import escaped
 from ..viz.page import Links
 from ..viz.spans import bold, wants_color
 from ..viz.view import View
+from .concept_examples import ConceptExamples
+from .contributions import Contributions
+from .probes import Probe
 from .text_table import table_html, table_lines
-
-if TYPE_CHECKING:
-    from .absorption import Absorption
 
 _HEADS = ("ablated", "tokens", "probe falls by (95 %)", "KL of the next token (95 %)")
 
@@ -103,10 +103,30 @@ class Mediation(View):
         return found
 
 
-def mediation(model: Model, absorption: Absorption, n: int, seed: int) -> Mediation:
+@dataclass(frozen=True, eq=False, slots=True)
+class Measured:
+    """What absorption was measured with and on, as `Absorption` holds it."""
+
+    sae: SAE
+    probe: Probe
+    examples: ConceptExamples
+    mains: tuple[int, ...]
+    rows: np.ndarray
+    found: Contributions
+
+    def features_of(self, row: int) -> np.ndarray:
+        """Features active on an example."""
+        return self.sae.encode_sparse(self.examples.activations[row : row + 1]).row(0)[0]
+
+    def activations_of(self, rows: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """float32, (rows, features)."""
+        return self.sae.encode_sparse(self.examples.activations[rows]).columns(features)
+
+
+def mediation(model: Model, measured: Measured, n: int, seed: int) -> Mediation:
     """See `Absorption.mediation`."""
-    found, examples = absorption.found, absorption.examples
-    if not examples.texts:
+    found, rows = measured.found, measured.rows
+    if not measured.examples.texts:
         raise InputError(
             "mediation runs the model on the tokens' texts: measure on texts, not on activations."
         )
@@ -115,33 +135,34 @@ def mediation(model: Model, absorption: Absorption, n: int, seed: int) -> Mediat
     session = session_of(model, ModelSession)
     session.require_tokenizer()
     draw = np.random.default_rng([seed, 16])
-    spoken = np.flatnonzero(~found.missed)
-    at, told = (np.sort(draw.permutation(some)[:n]) for some in (np.flatnonzero(found.full), spoken))
-    rows, mains = absorption.rows[at], np.array(absorption.mains)
-    active = [absorption.sae.encode_sparse(examples.activations[r : r + 1]).row(0)[0] for r in rows]
-    others = [np.setdiff1d(ids, [*mains, best]) for ids, best in zip(active, found.best[at], strict=True)]
+    at, told = (
+        np.sort(draw.permutation(np.flatnonzero(some))[:n]) for some in (found.full, ~found.missed)
+    )  # fmt: skip
+    mains = np.array(measured.mains)
+    others = [np.setdiff1d(measured.features_of(int(rows[i])), [*mains, found.best[i]]) for i in at]
     kept = [i for i, ids in enumerate(others) if len(ids)]
     random = np.array([draw.choice(others[i]) for i in kept], dtype=np.int64)
-    values = absorption.sae.encode_sparse(examples.activations[absorption.rows[told]]).columns(mains)
-    loudest = mains[np.abs(values).argmax(axis=1)] if len(told) else np.zeros(0, np.int64)
+    loudest = np.zeros(0, np.int64)
+    if len(told):
+        loudest = mains[np.abs(measured.activations_of(rows[told], mains)).argmax(axis=1)]
     return Mediation(
-        _ablated(session, absorption, "absorber", rows, found.best[at]),
-        _ablated(session, absorption, "random", rows[kept], random),
-        _ablated(session, absorption, "main", absorption.rows[told], loudest),
+        _ablated(session, measured, "absorber", rows[at], found.best[at]),
+        _ablated(session, measured, "random", rows[at[kept]], random),
+        _ablated(session, measured, "main", rows[told], loudest),
         seed,
     )
 
 
 def _ablated(
-    session: ModelSession, absorption: Absorption, what: str, rows: np.ndarray, features: np.ndarray
+    session: ModelSession, measured: Measured, what: str, rows: np.ndarray, features: np.ndarray
 ) -> Ablated:
     """Runs each token's text with and without the feature."""
-    sae, probe, examples = absorption.sae, absorption.probe, absorption.examples
+    sae, probe, examples = measured.sae, measured.probe, measured.examples
     fall, kl = np.empty(len(rows)), np.empty(len(rows))
     for i, (row, feature) in enumerate(zip(rows.tolist(), features.tolist(), strict=True)):
         text, place = examples.texts[row], int(examples.positions[row])
-        value = sae.encode_sparse(examples.activations[row : row + 1]).columns(np.array([feature]))[0, 0]
-        fall[i] = float(value) * float(sae.W_dec[feature].astype(np.float64) @ probe.direction)
+        value = float(measured.activations_of(np.array([row]), np.array([feature]))[0, 0])
+        fall[i] = value * float(sae.W_dec[feature].astype(np.float64) @ probe.direction)
         edit = ablate(sae, feature, at=probe.component, positions=[place])
         clean, changed = (next_tokens(session, edits, [text])[0][place] for edits in ([], [edit]))
         kl[i] = float((np.exp(clean) * (clean - changed)).sum())
