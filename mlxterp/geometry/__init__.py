@@ -4,5 +4,6 @@ Most of these figures look alike on random input; see `random_like` and `Control
 """
 
 from ..core.controls import Controlled, random_like
+from .neighbours import Neighbours, cosine_neighbours
 
-__all__ = ["Controlled", "random_like"]
+__all__ = ["Controlled", "Neighbours", "cosine_neighbours", "random_like"]
