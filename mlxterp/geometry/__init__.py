@@ -4,6 +4,19 @@ Most of these figures look alike on random input; see `random_like` and `Control
 """
 
 from ..core.controls import Controlled, random_like
+from .children import Child, Splitting
 from .neighbours import Neighbours, cosine_neighbours
+from .splitting import splitting
+from .stitching import Stitching, stitching
 
-__all__ = ["Controlled", "Neighbours", "cosine_neighbours", "random_like"]
+__all__ = [
+    "Child",
+    "Controlled",
+    "Neighbours",
+    "Splitting",
+    "Stitching",
+    "cosine_neighbours",
+    "random_like",
+    "splitting",
+    "stitching",
+]
