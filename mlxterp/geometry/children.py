@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..core import feature_ids
+from ..core import checks, feature_ids
 from ..core.controls import Controlled
 from ..core.feature_ids import Feature
 from ..errors import BackendError, InputError
@@ -224,19 +224,18 @@ class Splitting(View):
         Raises:
             InputError: `splitting` was given no indexes.
         """
-        two = [self.indexes.get(width) for width in (self.narrow, self.wide)]
-        if not all(isinstance(index, FeatureIndex) for index in two):
+        narrow, wide = (self.indexes.get(width) for width in (self.narrow, self.wide))
+        if not isinstance(narrow, FeatureIndex) or not isinstance(wide, FeatureIndex):
             raise InputError(
                 "Cards are made from indexes: splitting(family, narrow, wide, {width: FeatureIndex, …})."
             )
-        children = self.children(parent)
-        parent = feature_ids.feature_id(parent, self.narrow)
+        n, parent = checks.count(n, "n"), feature_ids.feature_id(parent, self.narrow)
         parts = [
             Section(f"Parent, of {self.narrow}"),
-            two[0].feature(parent),
+            narrow.feature(parent),
             Section(f"Children, of {self.wide}"),
         ]
-        parts += [two[1].feature(one.feature_id) for one in children[:n]]
+        parts += [wide.feature(one.feature_id) for one in self.children(parent)[:n]]
         return FeatureReport(f"Feature {parent} and its children", parts, self._head)
 
     # -- shown --------------------------------------------------------------------------------

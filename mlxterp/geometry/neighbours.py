@@ -173,7 +173,7 @@ def _unit32(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found, step = np.empty(rows.shape, dtype=np.float32), max(1, _CELLS // rows.shape[1])
     for start in range(0, len(rows), step):
         found[start : start + step] = unit_rows(rows[start : start + step])
-    return found, rows.any(axis=1)
+    return found, np.asarray(rows.any(axis=1))
 
 
 def _sorted(ids: np.ndarray, cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -117,19 +117,30 @@ def run_texts(model: Model, texts: Any, component: str) -> np.ndarray:
     """float32, (n, width): what a component puts out for the tokens of texts that count ("bos" and "sinks" do not).
 
     Raises:
-        InputError: There are no texts, or the model has no tokenizer.
+        InputError: There are no texts, or no token counts.
+        NoTokenizerError: The model has no tokenizer.
         ComponentError: It has no such component.
     """
+    return run_corpus(model, texts, component)[0]
+
+
+def run_corpus(model: Model, texts: Any, component: str) -> tuple[np.ndarray, Corpus, np.ndarray]:
+    """As `run_texts`; with the texts' tokens, and int64, (n,): the number of each row's token among them."""
     session = session_of(model)
-    place = session.anatomy.component(component)
-    run = session.anatomy.model
+    place, run = session.anatomy.component(component), session.anatomy.model
     corpus = Corpus.from_texts(texts_of(texts, run), run.tokenize)
-    rule, found = rule_for(run, place, EXCLUSIONS), []
+    rule, values, numbers = rule_for(run, place, EXCLUSIONS), [], []
     for part in collect(run, corpus, place):
-        tokens = corpus.tokens[corpus.offsets[part.text_ids] + part.positions]
-        counts = rule.reasons_of(run, part, tokens) < 0
-        found.append(np.asarray(run.backend.get(part.values), dtype=np.float32)[counts])
-    return np.concatenate(found)
+        tokens = corpus.offsets[part.text_ids] + part.positions
+        counts = rule.reasons_of(run, part, corpus.tokens[tokens]) < 0
+        values.append(np.asarray(run.backend.get(part.values), dtype=np.float32)[counts])
+        numbers.append(tokens[counts])
+    found = np.concatenate(values)
+    if not len(found):
+        raise InputError(
+            "No token of these texts counts: they are beginnings of text and attention sinks only."
+        )
+    return found, corpus, np.concatenate(numbers)
 
 
 def same_tokens(a: TokenFeatures, b: TokenFeatures) -> None:
