@@ -6,21 +6,29 @@ Most of these figures look alike on random input; see `random_like` and `Control
 from ..core.controls import Controlled, random_like
 from .alignment import aligned_activations
 from .children import Child, Splitting
+from .coactivation import apart, coactivation, coactivation_graph
 from .neighbours import Neighbours, cosine_neighbours
+from .pairs import Apart, Coactivation, FeaturePairs
 from .partners import Partners, Universality
 from .splitting import splitting
 from .stitching import Stitching, stitching
 from .universality import universality
 
 __all__ = [
+    "Apart",
     "Child",
+    "Coactivation",
     "Controlled",
+    "FeaturePairs",
     "Neighbours",
     "Partners",
     "Splitting",
     "Stitching",
     "Universality",
     "aligned_activations",
+    "apart",
+    "coactivation",
+    "coactivation_graph",
     "cosine_neighbours",
     "random_like",
     "splitting",

@@ -1,0 +1,259 @@
+"""Which features are active together more often, or less often, than chance has it: on a token, nearby, in a text."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from ..core import checks
+from ..core.controls import DRAWS, Controlled, bootstrap, matrix, random_like
+from ..core.options import names_options
+from ..core.sparse import SparseFeatures
+from ..errors import InputError
+from ..index import FeatureIndex
+from ..sae import SAE
+from .neighbours import cosine_neighbours
+from .pairs import Apart, Coactivation, FeaturePairs
+from .token_features import TokenFeatures, counts_together, features_of
+
+LIFT = 2.0
+"""Features that are active together so many times as often as by chance are partners."""
+_SAMPLED = 512
+"""Features that the control is measured on."""
+_THETA = 0.99
+
+
+@names_options
+def coactivation(
+    features: FeatureIndex | SparseFeatures, *, level: Literal["token", "window", "text"] = "token", window: int = 16,
+    text_ids: Any = None, positions: Any = None, min_count: int = 5, control: bool = True, seed: int = 0,
+) -> Coactivation:  # fmt: skip
+    """Pairs of features that are active in the same unit, with PMI, lift, phi and Jaccard index.
+
+    PMI = log(N C_ij / (C_i C_j)), in nats; lift = exp(PMI); phi is the correlation of the two as 0 and 1. Only pairs
+    that occur are held, never features x features at once.
+
+    Args:
+        features: A `FeatureIndex`, or features with a row for each token.
+        level: What counts as together: on the same token, in the same window of a text, or in the same text.
+        window: Tokens of a window; windows follow each other and do not overlap.
+        text_ids: Integers (rows,): the text of each row, for windows and texts of features; an index knows them.
+        positions: Integers (rows,): its position in that text, for windows; None counts the rows of each text.
+        min_count: Pairs that are together in fewer units are left out.
+        control: Count partners too where every feature's activations are dealt out anew over the units, 20 times.
+        seed: Of the control and the interval.
+
+    Raises:
+        InputError: There is no active feature, or the texts of the rows are not known.
+
+    Examples:
+        >>> from mlxterp import geometry
+        >>> found = geometry.coactivation(index, level="text", min_count=3)
+        >>> found.level, found.n == index.n_texts
+        ('text', True)
+    """
+    level = checks.choice(level, "level", ("token", "window", "text"))
+    window, least = checks.count(window, "window"), checks.count(min_count, "min_count")
+    control, seed = checks.flag(control, "control"), checks.seed(seed)
+    known = _with_texts(features_of(features, None, "features"), text_ids, positions)
+    rows, n = _units(known, level, window)
+    if not len(rows.indices):
+        raise InputError("No feature is active on these tokens, so none are active together.")
+    counts = np.bincount(rows.indices, minlength=rows.d_hidden)
+    found = [_pairs(some, together, least) for some, together in counts_together(rows, rows)]
+    first, second, count = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return Coactivation(
+        level=level, window=window, n=n, min_count=least, counts=counts,
+        pairs=FeaturePairs(first, second, count, counts, n), rows=rows,
+        partners=_partners(rows, counts, n, least, control, seed),
+    )  # fmt: skip
+
+
+@names_options
+def apart(
+    found: Coactivation, directions: Any, *, min_cosine: float | None = None, share: float = 0.5,
+    min_expected: float = 5.0, k: int = 15, control: bool = True, seed: int = 0,
+) -> Apart:  # fmt: skip
+    """Features that point the same way and yet are seldom active together: candidates for absorption and splitting.
+
+    Args:
+        found: Of `coactivation`.
+        directions: The SAE, or its decoder rows (d_hidden, d_out).
+        min_cosine: Of a pair; None takes the 99th percentile of random directions with the rows' mean and covariance.
+        share: Pairs seen together at most so many times as often as by chance are taken.
+        min_expected: Pairs that chance brings together in fewer units are left out: too few to tell.
+        k: Nearest features of each that are looked at.
+        control: Count such pairs too where each feature gets another one's neighbours, 20 times.
+        seed: Of the control and of the random directions.
+
+    Raises:
+        InputError: The directions are those of another number of features.
+    """
+    rows = matrix(directions.W_dec if isinstance(directions, SAE) else directions, "directions")
+    if len(rows) != len(found.counts):
+        raise InputError(f"directions has {len(rows)} rows; there are {len(found.counts)} features.")
+    share, control, seed = (
+        checks.fraction(share, "share"), checks.flag(control, "control"), checks.seed(seed)
+    )  # fmt: skip
+    least = checks.finite(min_expected, "min_expected", above=0)
+    nearest = cosine_neighbours(rows, k=min(checks.count(k, "k"), max(1, len(rows) - 1)))
+    limit = (
+        float(
+            np.nanquantile(cosine_neighbours(random_like(rows, "covariance", seed), rows, 1).cosines, _THETA)
+        )
+        if min_cosine is None
+        else checks.finite(min_cosine, "min_cosine", -1.0, 1.0)
+    )
+    row, place = np.nonzero(np.nan_to_num(nearest.cosines, nan=-2.0) >= limit)
+    pairs = np.stack([row, nearest.ids[row, place]], axis=1)
+    pairs, chosen = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+    cosines = nearest.cosines[row, place][chosen]
+    seen, expected = _seen(found, pairs)
+    taken = (expected >= least) & (seen <= share * expected)
+    draw = np.random.default_rng(seed)
+    drawn = [_n_apart(found, pairs, share, least, draw) for _ in range(DRAWS if control else 0)]
+    counted = Controlled(
+        float(taken.sum()), bootstrap(taken, lambda some: float(some.sum()), seed=seed), np.array(drawn, dtype=float),
+        "neighbours dealt out anew", seed,
+    )  # fmt: skip
+    order = np.flatnonzero(taken)[np.argsort(seen[taken] / expected[taken], kind="stable")]
+    return Apart(
+        pairs=pairs[order], cosines=cosines[order], seen=seen[order], expected=expected[order], min_cosine=limit,
+        share=share, n_pairs=len(pairs), counted=counted,
+    )  # fmt: skip
+
+
+def coactivation_graph(
+    index: FeatureIndex | SparseFeatures, n: int = 200, *, by: Literal["pmi", "lift", "phi", "jaccard"] = "phi",
+    **options: Any,
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """The strongest pairs as a graph: {"nodes": [{"id", "count", "label"}], "edges": [{"source", "target", …}]}.
+
+    Args:
+        n: Edges at most.
+        by: What they are ordered by.
+        options: Of `coactivation`.
+
+    Raises:
+        InputError: As `coactivation` says.
+    """
+    found = coactivation(index, **{"control": False, **options})
+    return found.graph(n, by, index.label if isinstance(index, FeatureIndex) else None)
+
+
+# -- units ----------------------------------------------------------------------------------------
+
+
+def _with_texts(known: TokenFeatures, text_ids: Any, positions: Any) -> TokenFeatures:
+    n = known.features.n
+    arrays = {}
+    for given, name in ((text_ids, "text_ids"), (positions, "positions")):
+        if given is None:
+            arrays[name] = getattr(known, name)
+            continue
+        found = np.asarray(given)
+        if found.shape != (n,) or found.dtype.kind not in "iu":
+            raise InputError(
+                f"{name} are integers, one for each of the {n} rows; got shape {found.shape}, {found.dtype}."
+            )
+        arrays[name] = found.astype(np.int64)
+    return TokenFeatures(known.features, known.n, arrays["text_ids"], arrays["positions"])
+
+
+def _units(known: TokenFeatures, level: str, window: int) -> tuple[SparseFeatures, int]:
+    """Features of each unit, and how many units there are."""
+    if level == "token":
+        return known.features, known.n
+    if known.text_ids is None:
+        raise InputError(
+            f"level={level!r} needs the text of each row: text_ids=…, or an index, which knows them."
+        )
+    texts, groups = np.unique(known.text_ids, return_inverse=True)
+    if level == "text":
+        return known.features.strongest_by(groups, len(texts)), len(texts)
+    positions = known.positions
+    if positions is None:
+        order = np.argsort(groups, kind="stable")
+        positions = np.empty(len(groups), dtype=np.int64)
+        starts = np.searchsorted(groups[order], np.arange(len(texts)))
+        positions[order] = np.arange(len(groups)) - starts[groups[order]]
+    keys = np.stack([groups, positions // window], axis=1)
+    units, groups = np.unique(keys, axis=0, return_inverse=True)
+    return known.features.strongest_by(groups.reshape(-1), len(units)), len(units)
+
+
+def _pairs(some: np.ndarray, together: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (i, j), i < j, of the features `some` and all others that are together often enough."""
+    row, other = np.nonzero(together >= least)
+    chosen = some[row] < other
+    row, other = row[chosen], other[chosen]
+    return some[row].astype(np.int32), other.astype(np.int32), together[row, other].astype(np.int64)
+
+
+# -- controls -------------------------------------------------------------------------------------
+
+
+def _partners(
+    rows: SparseFeatures, counts: np.ndarray, n: int, least: int, control: bool, seed: int
+) -> Controlled:  # fmt: skip
+    """Partners of a feature, mean over (a sample of) the features that are active often enough."""
+    draw = np.random.default_rng(seed)
+    able = np.flatnonzero(counts >= least)
+    sample = np.sort(draw.choice(able, min(_SAMPLED, len(able)), replace=False))
+    kind = "activations dealt out anew"
+    if not len(sample):
+        return Controlled(float("nan"), None, np.zeros(0), kind, seed)
+    numbers = _n_partners(rows, counts, n, least, sample)
+    drawn = []
+    for _ in range(DRAWS if control else 0):
+        dealt = _dealt(rows, draw)
+        counted = np.bincount(dealt.indices, minlength=dealt.d_hidden)
+        drawn.append(float(_n_partners(dealt, counted, n, least, sample).mean()))
+    return Controlled(float(numbers.mean()), bootstrap(numbers, seed=seed), np.array(drawn), kind, seed)
+
+
+def _n_partners(
+    rows: SparseFeatures, counts: np.ndarray, n: int, least: int, sample: np.ndarray
+) -> np.ndarray:
+    found = []
+    for some, together in counts_together(rows, rows, sample):
+        expected = counts[some, None] * (counts / n)
+        close = (together >= least) & (together >= LIFT * expected)
+        close[np.arange(len(some)), some] = False
+        found.append(close.sum(axis=1))
+    return np.concatenate(found).astype(np.float64)
+
+
+def _dealt(rows: SparseFeatures, draw: np.random.Generator) -> SparseFeatures:
+    """Each unit with as many features as before, each feature in about as many units, and nothing else in common.
+
+    A feature that a unit would get twice it gets once.
+    """
+    keys = np.unique(rows.row_ids * rows.d_hidden + draw.permutation(rows.indices))
+    row, ids = np.divmod(keys, rows.d_hidden)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows.n))]).astype(np.int64)
+    return SparseFeatures(indptr, ids.astype(np.int32), np.ones(len(ids), np.float32), rows.d_hidden)
+
+
+def _seen(found: Coactivation, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In how many units each pair is together, and in how many by chance."""
+    seen = np.zeros(len(pairs))
+    order = np.argsort(pairs[:, 0], kind="stable")
+    wanted, starts = np.unique(pairs[order, 0], return_index=True)
+    ends = [*starts[1:], len(pairs)][: len(starts)]
+    place = {int(f): order[start:end] for f, start, end in zip(wanted, starts, ends, strict=True)}
+    for some, together in counts_together(found.rows, found.rows, wanted):
+        for f, counts in zip(some, together, strict=True):
+            seen[place[int(f)]] = counts[pairs[place[int(f)], 1]]
+    return seen, found.counts[pairs[:, 0]] * (found.counts[pairs[:, 1]] / found.n)
+
+
+def _n_apart(
+    found: Coactivation, pairs: np.ndarray, share: float, least: float, draw: np.random.Generator
+) -> float:
+    """The same count for pairs whose second features were dealt out anew."""
+    mixed = np.stack([pairs[:, 0], draw.permutation(pairs[:, 1])], axis=1)
+    mixed = mixed[mixed[:, 0] != mixed[:, 1]]
+    seen, expected = _seen(found, mixed)
+    return float(((expected >= least) & (seen <= share * expected)).sum())
