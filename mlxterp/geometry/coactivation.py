@@ -17,8 +17,6 @@ from .neighbours import cosine_neighbours
 from .pairs import Apart, Coactivation, FeaturePairs
 from .token_features import TokenFeatures, counts_together, features_of
 
-LIFT = 2.0
-"""Features that are active together so many times as often as by chance are partners."""
 _SAMPLED = 512
 """Features that the control is measured on."""
 _THETA = 0.99
@@ -41,7 +39,7 @@ def coactivation(
         text_ids: Integers (rows,): the text of each row, for windows and texts of features; an index knows them.
         positions: Integers (rows,): its position in that text, for windows; None counts the rows of each text.
         min_count: Pairs that are together in fewer units are left out.
-        control: Count partners too where every feature's activations are dealt out anew over the units, 20 times.
+        control: Measure the strongest partner too where every feature's activations are dealt out anew over the units, 20 times.
         seed: Of the control and the interval.
 
     Raises:
@@ -66,7 +64,7 @@ def coactivation(
     return Coactivation(
         level=level, window=window, n=n, min_count=least, counts=counts,
         pairs=FeaturePairs(first, second, count, counts, n), rows=rows,
-        partners=_partners(rows, counts, n, least, control, seed),
+        strongest=_strongest(rows, counts, n, least, control, seed),
     )  # fmt: skip
 
 
@@ -194,35 +192,32 @@ def _pairs(some: np.ndarray, together: np.ndarray, least: int) -> tuple[np.ndarr
 # -- controls -------------------------------------------------------------------------------------
 
 
-def _partners(
+def _strongest(
     rows: SparseFeatures, counts: np.ndarray, n: int, least: int, control: bool, seed: int
 ) -> Controlled:  # fmt: skip
-    """Partners of a feature, mean over (a sample of) the features that are active often enough."""
-    draw = np.random.default_rng(seed)
-    able = np.flatnonzero(counts >= least)
-    sample = np.sort(draw.choice(able, min(_SAMPLED, len(able)), replace=False))
-    kind = "activations dealt out anew"
-    if not len(sample):
+    """Phi of a feature with its strongest partner, mean over (a sample of) the features that are active often enough."""
+    draw, kind = np.random.default_rng(seed), "activations dealt out anew"
+    able = np.flatnonzero((counts >= least) & (counts < n))
+    if len(able) < 2:
         return Controlled(float("nan"), None, np.zeros(0), kind, seed)
-    numbers = _n_partners(rows, counts, n, least, sample)
-    drawn = []
-    for _ in range(DRAWS if control else 0):
-        dealt = _dealt(rows, draw)
-        counted = np.bincount(dealt.indices, minlength=dealt.d_hidden)
-        drawn.append(float(_n_partners(dealt, counted, n, least, sample).mean()))
-    return Controlled(float(numbers.mean()), bootstrap(numbers, seed=seed), np.array(drawn), kind, seed)
+    sample = np.sort(draw.choice(able, min(_SAMPLED, len(able)), replace=False))
+    largest = _largest_phi(rows, n, sample)
+    drawn = [
+        float(_largest_phi(_dealt(rows, draw), n, sample).mean()) for _ in range(DRAWS if control else 0)
+    ]
+    return Controlled(float(largest.mean()), bootstrap(largest, seed=seed), np.array(drawn), kind, seed)
 
 
-def _n_partners(
-    rows: SparseFeatures, counts: np.ndarray, n: int, least: int, sample: np.ndarray
-) -> np.ndarray:
-    found = []
+def _largest_phi(rows: SparseFeatures, n: int, sample: np.ndarray) -> np.ndarray:
+    """The largest phi of each sampled feature with another one; 0 where all are below."""
+    counts, found = np.bincount(rows.indices, minlength=rows.d_hidden).astype(np.float64), []
     for some, together in counts_together(rows, rows, sample):
-        expected = counts[some, None] * (counts / n)
-        close = (together >= least) & (together >= LIFT * expected)
-        close[np.arange(len(some)), some] = False
-        found.append(close.sum(axis=1))
-    return np.concatenate(found).astype(np.float64)
+        a, phi = counts[some, None], np.zeros(together.shape)
+        below = np.sqrt(a * (n - a) * counts * (n - counts))
+        np.divide(n * together - a * counts, below, out=phi, where=below > 0)
+        phi[np.arange(len(some)), some] = 0
+        found.append(phi.max(axis=1))
+    return np.concatenate(found)
 
 
 def _dealt(rows: SparseFeatures, draw: np.random.Generator) -> SparseFeatures:

@@ -89,8 +89,8 @@ class Coactivation(View):
         counts: int64, (d_hidden,): units where each feature is active.
         pairs: All pairs that are together often enough.
         rows: Features of each unit.
-        partners: How many features are together with one at least twice as often as by chance; mean, beside
-            activations that were dealt out anew.
+        strongest: Phi of a feature with its strongest partner, mean over features (512 of them, where there are more),
+            beside activations that were dealt out anew.
     """
 
     level: str
@@ -100,7 +100,7 @@ class Coactivation(View):
     counts: np.ndarray
     pairs: FeaturePairs
     rows: SparseFeatures
-    partners: Controlled
+    strongest: Controlled
 
     def top(self, n: int = 20, by: str = "phi") -> list[tuple[int, int, float]]:
         """The strongest pairs: (feature id, feature id, value), the largest first, then the lower ids.
@@ -161,8 +161,8 @@ class Coactivation(View):
         return f"{len(self.pairs)} pairs of features active on the same {unit}, in {self.min_count} of {self.n} or more"
 
     @property
-    def _partners_line(self) -> str:
-        return f"features with one at least twice as often as by chance: {self.partners}"
+    def _strongest_line(self) -> str:
+        return f"phi of a feature with its strongest partner, mean: {self.strongest}"
 
     def _rows(self) -> list[list[str]]:
         values = {(a, b): value for a, b, value in self.top(_SHOWN)}
@@ -180,7 +180,7 @@ class Coactivation(View):
         Args:
             color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
         """
-        lines = [bold(self._head, wants_color(color)), self._partners_line]
+        lines = [bold(self._head, wants_color(color)), self._strongest_line]
         return "\n".join([*lines, *_lines(_PAIR, self._rows())])
 
     def __repr__(self) -> str:
@@ -191,7 +191,7 @@ class Coactivation(View):
 
     def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet, for a page."""
-        return _fragment(level, element_id, self._head, self._partners_line, _PAIR, self._rows())
+        return _fragment(level, element_id, self._head, self._strongest_line, _PAIR, self._rows())
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)

@@ -64,13 +64,13 @@ def test_blocks_do_not_show(monkeypatch):
     assert np.array_equal(counts, ((a.to_dense() > 0).T.astype(int) @ (b.to_dense() > 0))[[5, 2]])
 
 
-def test_features_that_fire_together_have_partners_and_independent_ones_what_the_control_has():
+def test_features_that_fire_together_have_a_strong_partner_and_independent_ones_what_the_control_has():
     dense = random(3000, 30, 0, 0.05)
     dense[:, 1:20:2] = dense[:, 0:20:2]
     tied, free = coactivation(sparse(dense)), coactivation(sparse(random(3000, 30, 1, 0.05)))
     assert tied.top(1)[0] == (0, 1, pytest.approx(1.0)) and tied.of(1, 1) == [(0, pytest.approx(1.0))]
-    assert tied.partners.value > 0.6 > free.partners.value and tied.partners.stands_out
-    assert abs(free.partners.value - free.partners.control_mean) < 0.3
+    assert tied.strongest.value > 0.6 > free.strongest.value and tied.strongest.stands_out
+    assert abs(free.strongest.value - free.strongest.control_mean) < 0.01
     assert "dealt out anew" in str(tied) and str(coactivation(sparse(dense))) == str(tied)
 
 
