@@ -7,7 +7,10 @@ from ..core.controls import Controlled, random_like
 from .alignment import aligned_activations
 from .children import Child, Splitting
 from .coactivation import apart, coactivation, coactivation_graph
+from .families import Firing, both_on, firing_on, load_family, search, train_family
+from .labels import Found
 from .neighbours import Neighbours, cosine_neighbours
+from .on_text import OnText
 from .pairs import Apart, Coactivation, FeaturePairs
 from .partners import Partners, Universality
 from .splitting import splitting
@@ -20,18 +23,26 @@ __all__ = [
     "Coactivation",
     "Controlled",
     "FeaturePairs",
+    "Firing",
+    "Found",
     "Neighbours",
+    "OnText",
     "Partners",
     "Splitting",
     "Stitching",
     "Universality",
     "aligned_activations",
     "apart",
+    "both_on",
     "coactivation",
     "coactivation_graph",
     "cosine_neighbours",
+    "firing_on",
+    "load_family",
     "random_like",
+    "search",
     "splitting",
     "stitching",
+    "train_family",
     "universality",
 ]

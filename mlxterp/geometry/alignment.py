@@ -13,7 +13,7 @@ from ..data.dataset import texts_of
 from ..data.text import pieces_of
 from ..errors import InputError, warn
 from ..sae import SAE
-from .token_features import run_corpus
+from .token_features import run_texts
 
 
 @names_options
@@ -43,7 +43,7 @@ def aligned_activations(
             raise InputError(
                 f"{sae!r} names no component: sae.metadata['component'] = 'layers.3.resid_post'."
             )
-        found.append(run_corpus(model, known, sae.component))
+        found.append(run_texts(session_of(model).anatomy, known, sae.component))
     pairs, unlike = [], 0
     for i, text in enumerate(known):
         ends = [_ends(run, corpus.ids(i), text) for run, (_, corpus, _) in zip(runs, found, strict=True)]

@@ -39,7 +39,7 @@ def coactivation(
         text_ids: Integers (rows,): the text of each row, for windows and texts of features; an index knows them.
         positions: Integers (rows,): its position in that text, for windows; None counts the rows of each text.
         min_count: Pairs that are together in fewer units are left out.
-        control: Measure the strongest partner too where every feature's activations are dealt out anew over the units, 20 times.
+        control: Measure the strongest partner also where activations are dealt out anew over the units, 20 times.
         seed: Of the control and the interval.
 
     Raises:
@@ -195,7 +195,7 @@ def _pairs(some: np.ndarray, together: np.ndarray, least: int) -> tuple[np.ndarr
 def _strongest(
     rows: SparseFeatures, counts: np.ndarray, n: int, least: int, control: bool, seed: int
 ) -> Controlled:  # fmt: skip
-    """Phi of a feature with its strongest partner, mean over (a sample of) the features that are active often enough."""
+    """Phi of a feature with its strongest partner, mean over (a sample of) features that are active often enough."""
     draw, kind = np.random.default_rng(seed), "activations dealt out anew"
     able = np.flatnonzero((counts >= least) & (counts < n))
     if len(able) < 2:

@@ -49,8 +49,8 @@ def splitting(
     Args:
         family: SAEs of one component, by width.
         narrow, wide: Two of its widths.
-        index: Where the features are active: {width: FeatureIndex} over the same texts; activations (…, d_model) or an
-            `ActivationStore`; or texts, with `model`.
+        index: Where the features are active: {width: FeatureIndex} over the same texts; one index with its model, whose
+            texts are read again; activations (…, d_model) or an `ActivationStore`; or texts, with `model`.
         theta: Least cosine; None takes the 99th percentile of the largest cosines of random directions with the mean
             and covariance of the wide SAE's decoder rows.
         subset: Least share of a child's tokens where its parent is active.

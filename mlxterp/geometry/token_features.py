@@ -15,7 +15,7 @@ import numpy as np
 from ..activations.exclusions import EXCLUSIONS, rule_for
 from ..activations.forward import collect
 from ..activations.store import ActivationStore
-from ..anatomy.session import Model, session_of
+from ..anatomy.anatomy import Anatomy
 from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
 from ..data.dataset import texts_of
@@ -113,21 +113,18 @@ def activations_of(given: Any, width: int, what: str, component: str | None = No
     return rows
 
 
-def run_texts(model: Model, texts: Any, component: str) -> np.ndarray:
-    """float32, (n, width): what a component puts out for the tokens of texts that count ("bos" and "sinks" do not).
+def run_texts(anatomy: Anatomy, texts: Any, component: str) -> tuple[np.ndarray, Corpus, np.ndarray]:
+    """What a component puts out for the tokens of texts that count: beginnings of text and attention sinks do not.
+
+    Returns:
+        float32, (n, width); the texts' tokens; and int64, (n,): the number of each row's token among them.
 
     Raises:
         InputError: There are no texts, or no token counts.
         NoTokenizerError: The model has no tokenizer.
         ComponentError: It has no such component.
     """
-    return run_corpus(model, texts, component)[0]
-
-
-def run_corpus(model: Model, texts: Any, component: str) -> tuple[np.ndarray, Corpus, np.ndarray]:
-    """As `run_texts`; with the texts' tokens, and int64, (n,): the number of each row's token among them."""
-    session = session_of(model)
-    place, run = session.anatomy.component(component), session.anatomy.model
+    place, run = anatomy.component(component), anatomy.model
     corpus = Corpus.from_texts(texts_of(texts, run), run.tokenize)
     rule, values, numbers = rule_for(run, place, EXCLUSIONS), [], []
     for part in collect(run, corpus, place):

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy.session import Model
+from ..anatomy.session import Model, session_of
 from ..core import checks
 from ..errors import InputError
+from ..index import FeatureIndex
+from ..index.by_token import texts_in
 from ..sae import SAE, SAECollection
 from .token_features import TokenFeatures, activations_of, features_of, run_texts, same_tokens
 
@@ -59,10 +61,18 @@ def rows_of(given: Any, sae: SAE, model: Model | None, what: str) -> np.ndarray:
     Raises:
         InputError: They are of another width, or texts came without a model.
     """
-    if model is not None:
+    anatomy = None if model is None else session_of(model).anatomy
+    if isinstance(given, FeatureIndex):
+        if given.source is None:
+            raise InputError(
+                f"{what} is an index of one width, opened without its model. Give one of each width, {{width: index}},"
+                " or attach its model, which then reads its texts again: index.attach(model, sae)."
+            )
+        given, anatomy = texts_in(given), anatomy or given.source.anatomy
+    if anatomy is not None:
         if sae.component is None:
             raise InputError(f"{sae!r} names no component to run the texts to. Give activations.")
-        return run_texts(model, given, sae.component)
+        return run_texts(anatomy, given, sae.component)[0]
     if isinstance(given, (list, tuple, str)) and any(isinstance(one, str) for one in given):
         raise InputError(f"{what} holds texts; they need the model: model=model.")
     return activations_of(given, sae.d_model, what, sae.component)

@@ -40,3 +40,12 @@ def by_token(index: Answers) -> IndexRows:
         tokens.append(np.asarray(shard.tokens))
     text_ids, positions = (np.concatenate(arrays) for arrays in zip(*places, strict=True))
     return IndexRows(SparseFeatures.concat(parts), text_ids, positions, np.concatenate(tokens))
+
+
+def texts_in(index: Answers) -> list[str]:
+    """All texts of an index, in its order.
+
+    Raises:
+        FeatureIndexError: A shard is missing or damaged.
+    """
+    return [index._reader.text(i) for i in range(index.n_texts)]

@@ -119,7 +119,7 @@ def index_of_demo(demo, tmp_path_factory):
 def test_it_is_a_table_and_a_page(tmp_path):
     found = coactivation(sparse(random(400, 10, 0)))
     assert list(found.to_pandas()) == ["first", "second", "count", "pmi", "lift", "phi", "jaccard"]
-    assert "by chance" in found.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "dealt out anew" in found.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
     other = apart(found, np.eye(10), min_cosine=-1.0, share=1.0)
     assert "cosine" in other.to_html(tmp_path / "apart.html").read_text(encoding="utf-8")
     assert repr(found).startswith("<Coactivation: ") and repr(other).startswith("<Apart: ")

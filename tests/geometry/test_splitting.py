@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlxterp import InputError, SAECollection, SAEError
+from mlxterp import FeatureIndex, InputError, SAECollection, SAEError
 from mlxterp.core.sparse import SparseFeatures
 from mlxterp.geometry import splitting, stitching
 from mlxterp.geometry.splitting import theta_of
@@ -81,6 +81,9 @@ def test_indexes_activations_and_texts_give_the_same(letter_model, backend, tmp_
     by_index = splitting(both, 24, 64, indexes, **options)
     by_text = splitting(both, 24, 64, texts, model=letter_model, **options)
     assert by_index.n_tokens == by_text.n_tokens
+    assert str(splitting(both, 24, 64, indexes[24], **options)) == str(by_text)
+    with pytest.raises(InputError, match=r"index\.attach"):
+        splitting(both, 24, 64, FeatureIndex.open(indexes[24].path))
     assert np.abs(by_index.counts - by_text.counts).max() <= 1  # a rounding apart at the border of k
     assert [one.parent for one in by_index.parents.values()] == [
         one.parent for one in by_text.parents.values()
