@@ -5,13 +5,14 @@ Most of these figures look alike on random input; see `random_like` and `Control
 
 from ..core.controls import Controlled, random_like
 from .alignment import aligned_activations
+from .apart import Apart, apart
 from .children import Child, Splitting
-from .coactivation import apart, coactivation, coactivation_graph
+from .coactivation import coactivation, coactivation_graph
 from .families import Firing, both_on, firing_on, load_family, search, train_family
 from .labels import Found
 from .neighbours import Neighbours, cosine_neighbours
 from .on_text import OnText
-from .pairs import Apart, Coactivation, FeaturePairs
+from .pairs import Coactivation, FeaturePairs
 from .partners import Partners, Universality
 from .splitting import splitting
 from .stitching import Stitching, stitching

@@ -7,19 +7,16 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap, matrix, random_like
+from ..core.controls import DRAWS, Controlled, bootstrap
 from ..core.options import names_options
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
 from ..index import FeatureIndex
-from ..sae import SAE
-from .neighbours import cosine_neighbours
-from .pairs import Apart, Coactivation, FeaturePairs
+from .pairs import Coactivation, FeaturePairs
 from .token_features import TokenFeatures, counts_together, features_of
 
 _SAMPLED = 512
 """Features that the control is measured on."""
-_THETA = 0.99
 
 
 @names_options
@@ -65,60 +62,6 @@ def coactivation(
         level=level, window=window, n=n, min_count=least, counts=counts,
         pairs=FeaturePairs(first, second, count, counts, n), rows=rows,
         strongest=_strongest(rows, counts, n, least, control, seed),
-    )  # fmt: skip
-
-
-@names_options
-def apart(
-    found: Coactivation, directions: Any, *, min_cosine: float | None = None, share: float = 0.5,
-    min_expected: float = 5.0, k: int = 15, control: bool = True, seed: int = 0,
-) -> Apart:  # fmt: skip
-    """Features that point the same way and yet are seldom active together: candidates for absorption and splitting.
-
-    Args:
-        found: Of `coactivation`.
-        directions: The SAE, or its decoder rows (d_hidden, d_out).
-        min_cosine: Of a pair; None takes the 99th percentile of random directions with the rows' mean and covariance.
-        share: Pairs seen together at most so many times as often as by chance are taken.
-        min_expected: Pairs that chance brings together in fewer units are left out: too few to tell.
-        k: Nearest features of each that are looked at.
-        control: Count such pairs too where each feature gets another one's neighbours, 20 times.
-        seed: Of the control and of the random directions.
-
-    Raises:
-        InputError: The directions are those of another number of features.
-    """
-    rows = matrix(directions.W_dec if isinstance(directions, SAE) else directions, "directions")
-    if len(rows) != len(found.counts):
-        raise InputError(f"directions has {len(rows)} rows; there are {len(found.counts)} features.")
-    share, control, seed = (
-        checks.fraction(share, "share"), checks.flag(control, "control"), checks.seed(seed)
-    )  # fmt: skip
-    least = checks.finite(min_expected, "min_expected", above=0)
-    nearest = cosine_neighbours(rows, k=min(checks.count(k, "k"), max(1, len(rows) - 1)))
-    limit = (
-        float(
-            np.nanquantile(cosine_neighbours(random_like(rows, "covariance", seed), rows, 1).cosines, _THETA)
-        )
-        if min_cosine is None
-        else checks.finite(min_cosine, "min_cosine", -1.0, 1.0)
-    )
-    row, place = np.nonzero(np.nan_to_num(nearest.cosines, nan=-2.0) >= limit)
-    pairs = np.stack([row, nearest.ids[row, place]], axis=1)
-    pairs, chosen = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
-    cosines = nearest.cosines[row, place][chosen]
-    seen, expected = _seen(found, pairs)
-    taken = (expected >= least) & (seen <= share * expected)
-    draw = np.random.default_rng(seed)
-    drawn = [_n_apart(found, pairs, share, least, draw) for _ in range(DRAWS if control else 0)]
-    counted = Controlled(
-        float(taken.sum()), bootstrap(taken, lambda some: float(some.sum()), seed=seed), np.array(drawn, dtype=float),
-        "neighbours dealt out anew", seed,
-    )  # fmt: skip
-    order = np.flatnonzero(taken)[np.argsort(seen[taken] / expected[taken], kind="stable")]
-    return Apart(
-        pairs=pairs[order], cosines=cosines[order], seen=seen[order], expected=expected[order], min_cosine=limit,
-        share=share, n_pairs=len(pairs), counted=counted,
     )  # fmt: skip
 
 
@@ -229,26 +172,3 @@ def _dealt(rows: SparseFeatures, draw: np.random.Generator) -> SparseFeatures:
     row, ids = np.divmod(keys, rows.d_hidden)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows.n))]).astype(np.int64)
     return SparseFeatures(indptr, ids.astype(np.int32), np.ones(len(ids), np.float32), rows.d_hidden)
-
-
-def _seen(found: Coactivation, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In how many units each pair is together, and in how many by chance."""
-    seen = np.zeros(len(pairs))
-    order = np.argsort(pairs[:, 0], kind="stable")
-    wanted, starts = np.unique(pairs[order, 0], return_index=True)
-    ends = [*starts[1:], len(pairs)][: len(starts)]
-    place = {int(f): order[start:end] for f, start, end in zip(wanted, starts, ends, strict=True)}
-    for some, together in counts_together(found.rows, found.rows, wanted):
-        for f, counts in zip(some, together, strict=True):
-            seen[place[int(f)]] = counts[pairs[place[int(f)], 1]]
-    return seen, found.counts[pairs[:, 0]] * (found.counts[pairs[:, 1]] / found.n)
-
-
-def _n_apart(
-    found: Coactivation, pairs: np.ndarray, share: float, least: float, draw: np.random.Generator
-) -> float:
-    """The same count for pairs whose second features were dealt out anew."""
-    mixed = np.stack([pairs[:, 0], draw.permutation(pairs[:, 1])], axis=1)
-    mixed = mixed[mixed[:, 0] != mixed[:, 1]]
-    seen, expected = _seen(found, mixed)
-    return float(((expected >= least) & (seen <= share * expected)).sum())

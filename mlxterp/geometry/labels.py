@@ -64,7 +64,8 @@ def best_of(
     """
     texts = [label for _, _, label in labelled]
     scores = _by_words(texts, query) if embed is None else _by_embedding(texts, query, embed)
-    order = np.lexsort(([f for _, f, _ in labelled], [w for w, _, _ in labelled], -scores))
+    widths, ids = (np.array([one[i] for one in labelled]) for i in (0, 1))
+    order = np.lexsort((ids, widths, -scores))
     chosen = order if embed is not None else order[scores[order] > 0]
     return [Found(labelled[i][0], labelled[i][1], float(scores[i]), labelled[i][2]) for i in chosen[:top_k]]
 

@@ -1,4 +1,4 @@
-"""`Coactivation` and `Apart`: pairs of features that are active together more, or less, often than by chance."""
+"""`Coactivation`: pairs of features that are active in the same units, and how much more than by chance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ..viz.spans import bold, wants_color
 from ..viz.view import View
 
 MEASURES = ("pmi", "lift", "phi", "jaccard")
-_SHOWN = 20
+SHOWN = 20
+"""Rows of a table."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -165,7 +166,7 @@ class Coactivation(View):
         return f"phi of a feature with its strongest partner, mean: {self.strongest}"
 
     def _rows(self) -> list[list[str]]:
-        values = {(a, b): value for a, b, value in self.top(_SHOWN)}
+        values = {(a, b): value for a, b, value in self.top(SHOWN)}
         place = {(int(a), int(b)): i for i, (a, b) in enumerate(zip(self.pairs.first, self.pairs.second, strict=True))
                  if (int(a), int(b)) in values}  # fmt: skip
         return [
@@ -181,7 +182,7 @@ class Coactivation(View):
             color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
         """
         lines = [bold(self._head, wants_color(color)), self._strongest_line]
-        return "\n".join([*lines, *_lines(_PAIR, self._rows())])
+        return "\n".join([*lines, *table_lines(_PAIR, self._rows())])
 
     def __repr__(self) -> str:
         return f"<Coactivation: {self._head}>"
@@ -191,82 +192,23 @@ class Coactivation(View):
 
     def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet, for a page."""
-        return _fragment(level, element_id, self._head, self._strongest_line, _PAIR, self._rows())
-
-
-@dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Apart(View):
-    """Features that point the same way and are seldom active together; made by `apart`.
-
-    Attributes:
-        pairs: int64, (n, 2): feature ids, the pair that falls shortest of chance first.
-        cosines: float64, (n,): of their decoder rows.
-        seen: float64, (n,): units where both are active.
-        expected: float64, (n,): units where both would be active by chance.
-        min_cosine: The least cosine.
-        share: At most so many times as often as by chance.
-        n_pairs: Pairs of that cosine or more.
-        counted: How many pairs there are, beside neighbours that were dealt out anew.
-    """
-
-    pairs: np.ndarray
-    cosines: np.ndarray
-    seen: np.ndarray
-    expected: np.ndarray
-    min_cosine: float
-    share: float
-    n_pairs: int
-    counted: Controlled
-
-    @property
-    def _head(self) -> str:
-        return (
-            f"{len(self.pairs)} of {self.n_pairs} pairs with a cosine of at least {self.min_cosine:.3f} are together at"
-            f" most {self.share:g} times as often as by chance"
-        )
-
-    def _rows(self) -> list[list[str]]:
-        return [
-            [str(int(a)), str(int(b)), f"{cosine:.2f}", f"{seen:.0f}", f"{expected:.1f}"]
-            for (a, b), cosine, seen, expected in zip(
-                self.pairs[:_SHOWN], self.cosines, self.seen, self.expected, strict=False
-            )
-        ]
-
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: what was found, then a row for each pair that falls shortest of chance.
-
-        Args:
-            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        lines = [bold(self._head, wants_color(color)), f"such pairs: {self.counted}"]
-        return "\n".join([*lines, *_lines(_APART, self._rows())])
-
-    def __repr__(self) -> str:
-        return f"<Apart: {self._head}>"
-
-    def _title(self) -> str:
-        return "Features that are seldom active together"
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page."""
-        return _fragment(level, element_id, self._head, f"such pairs: {self.counted}", _APART, self._rows())
+        return table_fragment(level, element_id, self._head, self._strongest_line, _PAIR, self._rows())
 
 
 _PAIR = ("feature", "with", "together", "phi", "PMI", "Jaccard")
-_APART = ("feature", "with", "cosine", "together", "by chance")
 
 
-def _lines(titles: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    """Columns as wide as their widest cell; nothing without rows."""
+def table_lines(titles: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """A table for the terminal: columns as wide as their widest cell; nothing without rows."""
     whole = [list(titles), *rows] if rows else []
     widths = [max(len(row[j]) for row in whole) for j in range(len(titles))] if rows else []
     return [" | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in whole]
 
 
-def _fragment(
+def table_fragment(
     level: int, element_id: str, head: str, said: str, titles: tuple[str, ...], rows: list[list[str]]
 ) -> str:
+    """A heading, a sentence and a table, as HTML."""
     anchor = f' id="{element_id}"' if element_id else ""
     top = "".join(f'<th scope="col">{escaped(name)}</th>' for name in titles)
     body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,9 @@ from mlxterp import InputError, UnknownFeatureError
 from mlxterp.core.sparse import SparseFeatures
 from mlxterp.geometry import apart, coactivation, coactivation_graph, token_features
 from mlxterp.geometry.token_features import counts_together
+
+ASK: Any = coactivation, coactivation_graph
+"""For what the type checker would not let through."""
 
 
 def sparse(dense: np.ndarray) -> SparseFeatures:
@@ -126,6 +131,7 @@ def test_it_is_a_table_and_a_page(tmp_path):
 
 
 def test_bad_input_is_named():
+    coactivation, coactivation_graph = ASK
     some = sparse(random(40, 5, 0))
     found = coactivation(some, control=False)
     for call, kind, words in [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,9 @@ from tests.geometry.families import COMPONENT, NARROW, WIDE, activations, family
 from tests.index.small import TEXTS
 
 SHORT = [text[:60] for text in TEXTS] * 6
+
+ASK: Any = train_family, firing_on, both_on
+"""For what the type checker would not let through."""
 
 
 # -- where they come from -------------------------------------------------------------------------
@@ -50,7 +55,7 @@ def test_d3_trained_widths_see_the_same_batches_and_can_be_opened_again(letter_m
 
 
 def test_bad_families_are_named(letter_model):
-    both, other = family(), sae_of(np.eye(10, 16), component="layers.0.mlp")
+    train_family, both, other = ASK[0], family(), sae_of(np.eye(10, 16), component="layers.0.mlp")
     for call, kind, words in [
         (lambda: load_family([both[NARROW], other]), SAEError, "Compare SAEs of one component"),
         (lambda: load_family([both[NARROW], both[NARROW]]), SAEError, "same width"),
@@ -96,7 +101,7 @@ def test_d6_both_widths_are_shown_on_one_text(letter_model, tmp_path):
     both[16].concepts.load_concepts(dict.fromkeys(range(16), "named"))
     found = both_on(both, "a red ball", model=letter_model, top_k=2)
     x = letter_model.trace("a red ball").activations[COMPONENT]
-    for width, sae in both.items():
+    for width, sae in zip((16, 40), both.values(), strict=True):
         ids, values = sae.encode_sparse(x).row(3)
         assert found.at(width, 3)[0][0] == ids[values.argmax()] and len(found.at(width, 3)) <= 2
     assert len(found.tokens) == len(letter_model.tokenize("a red ball"))
@@ -141,6 +146,7 @@ def test_features_without_a_name_stand_under_their_tokens(demo, tmp_path):
 
 
 def test_bad_questions_are_named(letter_model):
+    _, firing_on, both_on = ASK
     both, x = family(), activations(200)
     for call, kind, words in [
         (lambda: firing_on(both, 9, 0, WIDE, x), SAEError, "width 9"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,9 @@ from mlxterp.geometry.splitting import theta_of
 from mlxterp.variants import TopK
 from tests.geometry.families import COMPONENT, NARROW, PARENTS, WIDE, activations, family, sae_of
 from tests.index.small import TEXTS, random_sae
+
+ASK: Any = splitting
+"""For what the type checker would not let through."""
 
 
 def test_d6_planted_children_are_found_and_new_directions_are_novel():
@@ -113,7 +118,7 @@ def test_a_splitting_is_a_table_a_graph_a_picture_and_a_page(tmp_path):
 
 
 def test_bad_input_is_named():
-    both, x = family(), activations(400)
+    splitting, both, x = ASK, family(), activations(400)
     other = SAECollection({NARROW: both[NARROW], WIDE: sae_of(np.eye(WIDE, 16), component="layers.0.mlp")})
     nameless = SAECollection({NARROW: both[NARROW], WIDE: sae_of(np.eye(WIDE, 16), component=None)})
     for call, kind, words in [

@@ -17,6 +17,8 @@ PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
     "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep",
+    "geometry.apart": "Apart", "geometry.children": "Splitting", "geometry.on_text": "OnText",
+    "geometry.pairs": "Coactivation", "geometry.partners": "Universality", "geometry.stitching": "Stitching",
 }  # fmt: skip
 
 
