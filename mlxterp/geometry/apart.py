@@ -127,10 +127,9 @@ def apart(
     taken = (expected >= least) & (seen <= share * expected)
     draw = np.random.default_rng(seed)
     drawn = [_n_apart(found, pairs, share, least, draw) for _ in range(DRAWS if control else 0)]
-    counted = Controlled(
-        float(taken.sum()), bootstrap(taken, lambda some: float(some.sum()), seed=seed), np.array(drawn, dtype=float),
-        "neighbours dealt out anew", seed,
-    )  # fmt: skip
+    interval = bootstrap(taken, lambda some: float(some.sum()), seed=seed) if len(pairs) else None
+    kind = "neighbours dealt out anew"
+    counted = Controlled(float(taken.sum()), interval, np.array(drawn, dtype=np.float64), kind, seed)
     order = np.flatnonzero(taken)[np.argsort(seen[taken] / expected[taken], kind="stable")]
     return Apart(
         pairs=pairs[order], cosines=cosines[order], seen=seen[order], expected=expected[order], min_cosine=limit,

@@ -93,7 +93,7 @@ def test_two_that_share_a_direction_and_exclude_each_other_are_found():
     assert found.counted.value == 1 > found.counted.control_mean
     assert found.n_pairs >= 2 and "neighbours dealt out anew" in str(found)
     none = apart(coactivation(sparse(dense), control=False), rows, min_cosine=0.999, control=False)
-    assert not len(none.pairs) and "0 of 0 pairs" in str(none)
+    assert not len(none.pairs) and "0 of 0 pairs" in str(none) and "nan" not in str(none)
 
 
 def test_an_index_answers_at_every_level(index_of_demo):
