@@ -165,6 +165,6 @@ class Universality(View):
                 axes.axvline(figures.control_mean, color=color, linestyle=":", label=label)
         axes.set_xlabel("of a feature and its partner")
         axes.set_ylabel("features")
-        axes.legend(fontsize=8)
+        figure.legend(fontsize=8, ncols=2, loc="outside lower center")
         axes.set_title(self._head)
         return finished(figure, path, show)
