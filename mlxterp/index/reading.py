@@ -54,7 +54,7 @@ class Reader:
     def _firings(self, number: int, feature_id: int) -> tuple[np.ndarray, ...]:
         shard = self.shard(number)
         rows, values = shard.firings(feature_id)
-        return (*self._places(number, rows), values, shard.prefixes[rows])
+        return (*self.places(number, rows), values, shard.prefixes[rows])
 
     def strongest(self, d_hidden: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Text, position and activation (d_hidden, n) of every feature's strongest tokens; -1, -1 and 0 where fewer."""
@@ -65,10 +65,10 @@ class Reader:
         text_ids, positions = np.full_like(best.tokens, -1), np.full_like(best.tokens, -1)
         for number in range(len(self)):
             here = (best.tokens >= starts[number]) & (best.tokens < starts[number + 1])
-            text_ids[here], positions[here] = self._places(number, best.tokens[here] - starts[number])
+            text_ids[here], positions[here] = self.places(number, best.tokens[here] - starts[number])
         return text_ids, positions, best.values
 
-    def _places(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def places(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Text and position of tokens of a shard."""
         shard = self.shard(number)
         pieces = shard.pieces_of(rows)

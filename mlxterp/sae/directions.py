@@ -22,7 +22,7 @@ def similar(W_dec: np.ndarray, feature_id: Any, top_k: int) -> list[tuple[int, f
     """See `SAE.similar`."""
     feature = feature_ids.feature_id(feature_id, len(W_dec))
     top_k = checks.count(top_k, "top_k")
-    cosines = _cosines(W_dec, _unit(W_dec[[feature]])[0])
+    cosines = _cosines(W_dec, unit_rows(W_dec[[feature]])[0])
     cosines[feature] = np.nan
     order = np.lexsort((np.arange(len(cosines)), -cosines))  # NaN last
     return [(int(f), float(cosines[f])) for f in order[:top_k] if not np.isnan(cosines[f])]
@@ -42,7 +42,7 @@ def select_diverse(W_dec: np.ndarray, n: int, max_cos: float, among: Any = None)
     for feature in candidates:
         if len(chosen) == len(rows):
             break
-        unit = _unit(W_dec[[feature]])[0]
+        unit = unit_rows(W_dec[[feature]])[0]
         if unit.any() and (rows[: len(chosen)] @ unit < max_cos).all():
             rows[len(chosen)] = unit
             chosen.append(int(feature))
@@ -59,12 +59,12 @@ def _cosines(W_dec: np.ndarray, unit: np.ndarray) -> np.ndarray:
     found = np.empty(len(W_dec))
     step = max(1, _CELLS // W_dec.shape[1])
     for start in range(0, len(W_dec), step):
-        rows = _unit(W_dec[start : start + step])
+        rows = unit_rows(W_dec[start : start + step])
         found[start : start + step] = np.where(rows.any(axis=1), rows @ unit, np.nan)
     return found if unit.any() else np.full(len(W_dec), np.nan)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
     """float64 rows of norm 1; rows of zeros stay zeros."""
     rows = rows.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

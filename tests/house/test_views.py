@@ -18,6 +18,8 @@ PICTURES = {
     "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep",
     "geometry.enrichment": "Enrichment", "geometry.logit_classes": "LogitClasses",
+    "geometry.apart": "Apart", "geometry.children": "Splitting", "geometry.on_text": "OnText",
+    "geometry.pairs": "Coactivation", "geometry.partners": "Universality", "geometry.stitching": "Stitching",
 }  # fmt: skip
 
 

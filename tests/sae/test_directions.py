@@ -52,7 +52,7 @@ def test_similar_is_a_stable_sort_of_all_cosines(rows, feature, top_k):
 def test_a_diverse_set_is_the_greedy_one_and_none_could_be_added(rows, n, max_cos, order):
     among = [f for f in order if f < len(rows)]
     chosen = sae_with(rows).select_diverse(n, max_cos, among)
-    units = directions._unit(rows)
+    units = directions.unit_rows(rows)
     cosines = units @ units.T
     assert len(chosen) <= n and chosen == sorted(chosen, key=among.index)
     for i, a in enumerate(chosen):
