@@ -23,6 +23,7 @@ FILES = {
     "features/test_search.py",
     "hooks/test_hooks.py",
     "house/test_fast.py", "house/test_house.py", "house/test_public_names.py", "house/test_public_snapshot.py",
+    "geometry/test_probes.py",
     "index/test_answers.py",
     "lens/test_logit_lens.py",
     "model/test_completion.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
+from .. import geometry
 from ..activations.save import ModelActivations
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.names import GLOBAL, ROOTS
@@ -262,6 +263,9 @@ class InterpretableModel(Facade):
     visualize_feature_activations = features.visualize_feature_activations
     feature_logits = features.feature_logits
     random_direction_baseline = features.random_direction_baseline
+    logit_classes = geometry.logit_classes
+    enrichment = geometry.enrichment
+    train_family = geometry.train_family
     build_index = index.build_index
     index_source = index.index_source
 

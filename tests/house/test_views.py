@@ -17,6 +17,8 @@ PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
     "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep",
+    "geometry.absorption": "Absorption", "geometry.first_letter": "FirstLetter", "geometry.mediation": "Mediation",
+    "geometry.meta_pairs": "SharedPairs", "geometry.meta_sae": "MetaSAE", "geometry.probes": "Probe",
     "geometry.enrichment": "Enrichment", "geometry.logit_classes": "LogitClasses",
     "geometry.apart": "Apart", "geometry.children": "Splitting", "geometry.on_text": "OnText",
     "geometry.pairs": "Coactivation", "geometry.partners": "Universality", "geometry.stitching": "Stitching",
