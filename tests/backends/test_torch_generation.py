@@ -233,11 +233,9 @@ class New:
     ],
 )
 def test_the_cache_goes_by_the_name_that_the_model_takes(out, parameters, expected):
-    from mlxterp.backends.torch.generation import CachedPasses, PassOptions, _cache_of
+    from mlxterp.backends.torch.generation import PassOptions
 
-    options = PassOptions(torch.nn.Linear(1, 1), parameters, False)
-    passes = CachedPasses(lambda *_: out, options)
-    assert _cache_of(out, options._names) == expected
+    assert PassOptions(torch.nn.Linear(1, 1), parameters, False).cache_of(out) == expected
 
 
 def test_no_name_is_used_that_transformers_gives_up(llama, caplog):
