@@ -122,7 +122,8 @@ def mlx_peer(model: InterpretableModel, ids: list[list[int]]) -> Callable[[], An
     """`mlx_lm.batch_generate` on the same ids."""
     from mlx_lm import batch_generate
 
-    native, tokenizer = model.language_model.model, model.tokenizer
+    language_model: Any = model.language_model
+    native, tokenizer = language_model.model, model.tokenizer
     return lambda: batch_generate(native, tokenizer, ids, max_tokens=TOKENS)
 
 
@@ -135,7 +136,8 @@ def torch_peer(model: InterpretableModel, ids: list[list[int]]) -> Callable[[], 
     longest = max(map(len, ids))
     padded = torch.tensor([[0] * (longest - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
-    native = model.language_model.model
+    language_model: Any = model.language_model
+    native = language_model.model
 
     def run() -> Any:
         with torch.inference_mode():
@@ -159,7 +161,8 @@ def random_sae(model: InterpretableModel, wing: str) -> SAE:
 def calibrated(wing: str) -> dict[str, Any]:
     """Seconds of processor time (median of 3) and what came out."""
     demo = mlxterp.load_demo(wing)
-    times = []
+    times: list[float] = []
+    found: Any = None
     for _ in range(4):
         start = time.process_time()
         found = steering.calibrate(

@@ -49,8 +49,8 @@ class Intervention:
     ):
         self._by_token = by_token
         self._function = function
-        self._positions = positions
-        self._heads = heads
+        self._positions: Positions = positions
+        self._heads: Positions = heads
         self._name = name
 
     def __repr__(self) -> str:

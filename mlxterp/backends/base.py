@@ -6,7 +6,7 @@ handles. `mlx/` and `torch/` implement the same protocols; `tests/` runs the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -364,7 +364,7 @@ class LanguageModel(Protocol):
 
     def stream_rows(
         self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Several texts continued together, each as `stream` continues it alone.
 
         Args:

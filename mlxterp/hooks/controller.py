@@ -53,7 +53,8 @@ class Controller(Hook):
             )
         if function is not None:
             as_list(function, component)  # refuses what cannot be called with one activation
-        self._function, self._positions = function, positions
+        self._function = function
+        self._positions: Positions = positions
 
     def modify(self, activation: Array) -> Array:
         """The new activation, native and of the same shape.

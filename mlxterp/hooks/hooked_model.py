@@ -7,7 +7,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ class HookedModel:
             self._told = True  # by the text, at its end
         return site_edits(self._anatomy, self._changes(), generating=True)
 
-    def stream_rows(self, rows: Sequence[Continuation], **options: Any) -> Iterator[Piece]:
+    def stream_rows(self, rows: Sequence[Continuation], **options: Any) -> Generator[Piece, None, None]:
         """As `LanguageModel.stream_rows`; the changes act on every text. Watchers need `HookedRows`."""
         if self._watchers:
             raise RuntimeError("Several texts are watched by a HookedRows, which keeps them apart.")

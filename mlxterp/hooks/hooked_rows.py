@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -29,7 +29,7 @@ class HookedRows:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)
 
-    def stream_rows(self, rows: Sequence[Continuation], **options: Any) -> Iterator[Piece]:
+    def stream_rows(self, rows: Sequence[Continuation], **options: Any) -> Generator[Piece, None, None]:
         """As `LanguageModel.stream_rows`; the changes act before the rows' own edits.
 
         Watchers are told of the texts in order, whichever ends first.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..core import checks
-from ..core.positions import check_open_ended
+from ..core.positions import Positions, check_open_ended
 from ..core.tokens import to_batch
 from ..errors import InputError
 from ..interventions import restrict
@@ -109,7 +109,7 @@ def placed(request: Request) -> Interventions:
     if request.positions is None or (isinstance(request.positions, str) and request.positions == "all"):
         return interventions
     return {
-        name: [restrict(change, request.positions, name) for change in changes]
+        name: [restrict(change, cast(Positions, request.positions), name) for change in changes]
         for name, changes in interventions.items()
     }
 

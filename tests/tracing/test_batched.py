@@ -350,7 +350,7 @@ def test_an_observer_is_given_one_text_at_a_time(model, name):
         for number, prompt in enumerate(PROMPTS):
             before = len(seen)
             model.generate(prompt, 4)
-            seen[before:] = [(number, *rest) for _, *rest in seen[before:]]
+            seen[before:] = [(number, last, shape) for _, last, shape in seen[before:]]
     assert sorted(set(together)) == sorted(set(seen))
 
 
@@ -533,14 +533,15 @@ def test_an_edit_that_raises_leaves_the_model_as_it_was(model):
 
 def caches(model: Any, make: Any) -> InterpretableModel:
     """An MLX model with caches of its own."""
-    native = model.language_model.model
+    native = cast(Any, model.language_model).model
     type(native).make_cache = lambda self: [make() for _ in self.layers]
     return InterpretableModel(native)
 
 
 def own_window() -> Any:
     """A subclass of mlx-lm's cache with a mask of its own, which a merged cache would not have."""
-    from mlx_lm.models.cache import KVCache, create_causal_mask
+    from mlx_lm.models.base import create_causal_mask
+    from mlx_lm.models.cache import KVCache
 
     class Window(KVCache):
         def make_mask(self, N: int, *args: Any, **options: Any) -> Any:
@@ -554,11 +555,9 @@ def test_caches_of_any_kind_give_the_same_texts(kind):
     cache = pytest.importorskip("mlx_lm.models.cache")
     from tests.tiny import tiny_llama
 
-    class Own(type(tiny_llama().language_model.model)):
-        pass
-
     model = tiny_llama(hidden_size=128)  # heads of 32: a group of quantized numbers
-    model.language_model.model.__class__ = Own
+    native = cast(Any, model.language_model).model
+    native.__class__ = type("Own", (type(native),), {})
     make = {
         "keep": lambda: cache.RotatingKVCache(max_size=16, keep=4), "own": own_window,
         "quantized": lambda: cache.QuantizedKVCache(group_size=32, bits=8),

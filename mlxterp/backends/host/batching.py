@@ -8,7 +8,7 @@ caches can hold together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,7 +102,7 @@ def stream_rows(
     ends: set[int],
     prefill_step_size: int,
     as_alone: bool = False,
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """See `LanguageModel.stream_rows`.
 
     Args:

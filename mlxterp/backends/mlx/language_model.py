@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -274,7 +274,7 @@ class MLXLanguageModel:
 
     def stream_rows(
         self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         capacity = self._capacities.of(rows)
         waves = capacity.waves(rows, batch_tokens, free_bytes())
         text, ends = (lambda: new_text(self.tokenizer)), end_tokens(self.tokenizer)

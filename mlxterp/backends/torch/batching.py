@@ -176,7 +176,11 @@ def _merged_cache(caches: Sequence[Any], sizes: Sequence[int]) -> Any:
     """
     first = next((cache for cache in caches if cache is not None), None)
     layers = getattr(first, "layers", None)
-    if not isinstance(layers, list) or not all(type(layer).__name__ in _MERGED for layer in layers):
+    if (
+        first is None
+        or not isinstance(layers, list)
+        or not all(type(layer).__name__ in _MERGED for layer in layers)
+    ):
         return None
     whole = copy.copy(first)
     whole.layers = []

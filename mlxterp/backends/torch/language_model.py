@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -236,7 +236,7 @@ class TorchLanguageModel:
 
     def stream_rows(
         self, rows: Sequence[Continuation], *, prefill_step_size: int = 2048, batch_tokens: int | None = None
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         capacity = self._capacities.of(rows)
         waves = capacity.waves(rows, batch_tokens, free_on(self._device()))
         alone: dict[int, str] = {}
