@@ -181,8 +181,8 @@ CALLS: dict[str, tuple[Call, dict[str, list[Any]]]] = {
         {"layer": LAYER, "context_length": COUNT, "checkpoint_every": COUNT},
     ),
     "generate_many": (
-        lambda m, sae, tmp, given: m.generate([PROMPT, PROMPT], **{"max_tokens": 2, **given}),
-        {"max_tokens": COUNT},
+        lambda m, sae, tmp, given: m.generate([PROMPT] * 3, **{"max_tokens": 2, **given}),
+        {"max_tokens": [*COUNT, [1, 2, 0], [1, 2, 2.5]], "batch_tokens": COUNT},
     ),
     "logit_lens": (
         lambda m, sae, tmp, given: m.logit_lens(PROMPT, **given),
