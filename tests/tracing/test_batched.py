@@ -162,11 +162,14 @@ def has(model: InterpretableModel, name: str) -> bool:
     return True
 
 
+@pytest.mark.filterwarnings("ignore:.*was made for 128")
 def test_long_and_short_prompts_together(model):
     rng = np.random.default_rng(2)
-    prompts = [rng.integers(0, 200, n).tolist() for n in (1, 100, 3, 64, 2, 90, 31, 7)]
-    for chunk in (3, 16, 2048):
+    prompts = [rng.integers(0, 200, n).tolist() for n in (1, 300, 3, 164, 2, 90, 31, 7, 256, 257)]
+    edit = steering.add_feature(make_sae(), 7, 3.0, positions="generated")
+    for chunk in (16, 100, 2048):
         whole(compared(model, prompts, max_tokens=12, prefill_step_size=chunk), len(prompts))
+    whole(compared(model, prompts, max_tokens=12, steer=[edit, None] * 5), len(prompts))
 
 
 @pytest.mark.parametrize("tokens", [1, 20, 60, 10_000])

@@ -17,7 +17,7 @@ from ..base import Backend
 from ..host.batching import NO_TOKEN, Batch
 from ..host.row_edits import RowEdits
 from .arrays import BACKEND
-from .generation import sampler
+from .generation import Sampler, sample_rows
 
 Pass = Callable[..., mx.array]
 """(token ids, edits, where, cache=…) -> logits"""
@@ -34,7 +34,7 @@ class MLXPasses:
     def __init__(self, model: nn.Module, run: Pass, rows: Sequence[Continuation]):
         self._model, self._run, self._rows = model, run, rows
         self._prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
-        self._samplers = [sampler(row.temperature, row.top_p, row.seed) for row in rows]
+        self._samplers = [Sampler(row.temperature, row.top_p, row.seed) for row in rows]
         self._edits = RowEdits(rows, BACKEND)
 
     def fresh(self, rows: list[int]) -> Batch:
@@ -84,15 +84,8 @@ class MLXPasses:
         with self._stream():
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
             logprobs = logits - total
-            drawn = [self._rows[i].temperature > 0 for i in batch.rows]
-            tokens = None if all(drawn) else mx.argmax(logprobs, axis=-1).astype(mx.int32)
-            if any(drawn):
-                tokens = mx.concatenate([
-                    self._samplers[i](logprobs[k : k + 1]).astype(mx.int32) if tokens is None or drawn[k]
-                    else tokens[k : k + 1]
-                    for k, i in enumerate(batch.rows)
-                ])  # fmt: skip
-            tokens = mx.where(mx.isfinite(total[:, 0]), cast(mx.array, tokens), NO_TOKEN)
+            tokens = sample_rows([self._samplers[i] for i in batch.rows], logprobs).astype(mx.int32)
+            tokens = mx.where(mx.isfinite(total[:, 0]), tokens, NO_TOKEN)
             mx.async_eval(tokens)
         return tokens
 

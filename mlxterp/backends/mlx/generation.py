@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, cast
 
 import mlx.core as mx
@@ -44,7 +45,7 @@ def stream_tokens(
     edited: bool,
 ) -> Iterator[tuple[int | None, str]]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
-    ends, sample = end_tokens(tokenizer), sampler(temperature, top_p, seed)
+    ends, sample = end_tokens(tokenizer), Sampler(temperature, top_p, seed)
     steps: Iterator[tuple[Any, Any]] = generate_step(
         mx.array(list(prompt)),
         cast(nn.Module, _Steps(model, step)),
@@ -80,18 +81,53 @@ def end_tokens(tokenizer: Any) -> set[int]:
     return {int(i) for i in ids if i is not None}
 
 
-def sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[mx.array], mx.array]:
-    """Samples tokens (rows,) from log probabilities (rows, vocabulary) with a random state of its own."""
-    if temperature == 0:
-        return lambda logprobs: mx.argmax(logprobs, axis=-1)
-    state = [mx.random.key(seed) if seed is not None else mx.random.split(mx.random.key(_entropy()))[0]]
+class Sampler:
+    """Samples the tokens of one text with a random state of its own; temperature 0 takes the likeliest."""
 
-    def sample(logprobs: mx.array) -> mx.array:
-        state[0], key = mx.random.split(state[0])
-        kept = apply_top_p(logprobs, top_p) if top_p < 1 else logprobs
-        return mx.random.categorical(kept.astype(mx.float32) / temperature, key=key)
+    def __init__(self, temperature: float, top_p: float, seed: int | None):
+        self.temperature, self.top_p = temperature, top_p
+        self._key = mx.random.key(_entropy() if seed is None else seed)
+        if seed is None:
+            self._key = mx.random.split(self._key)[0]
 
-    return sample
+    def key(self) -> mx.array:
+        """The key of the next token."""
+        self._key, key = mx.random.split(self._key)
+        return key
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Tokens (1,) from log probabilities (1, vocabulary)."""
+        if self.temperature == 0:
+            return mx.argmax(logprobs, axis=-1)
+        kept = apply_top_p(logprobs, self.top_p) if self.top_p < 1 else logprobs
+        return mx.random.categorical(kept.astype(mx.float32) / self.temperature, key=self.key())
+
+
+def sample_rows(samplers: Sequence[Sampler], logprobs: mx.array) -> mx.array:
+    """Tokens (texts,), each as its own sampler gives it from its row of log probabilities (texts, vocabulary)."""
+    if all(one.temperature == 0 for one in samplers):
+        return mx.argmax(logprobs, axis=-1)
+    if all(one.temperature > 0 and one.top_p == 1 for one in samplers) and _draws_alike():
+        temperatures = mx.array([[one.temperature] for one in samplers], dtype=mx.float32)
+        return _drawn(logprobs.astype(mx.float32) / temperatures, [one.key() for one in samplers])
+    rows = [one(logprobs[k : k + 1]).astype(mx.int32) for k, one in enumerate(samplers)]
+    return mx.concatenate(rows)
+
+
+def _drawn(logits: mx.array, keys: Sequence[mx.array]) -> mx.array:
+    """What `mx.random.categorical` draws from each row with its key, in one go: by the cumulated probabilities."""
+    cumulated = mx.cumsum(mx.softmax(logits, axis=-1), axis=-1)
+    draws = mx.concatenate([mx.random.uniform(shape=(1,), key=key) for key in keys])[:, None]
+    return mx.sum(cumulated < draws * cumulated[:, -1:], axis=-1)
+
+
+@cache
+def _draws_alike() -> bool:
+    """Whether this MLX draws as `_drawn` does; tried once, as it says nothing of how."""
+    keys = [mx.random.key(seed) for seed in range(64)]
+    logits = 3 * mx.random.normal((64, 301), key=mx.random.key(64))
+    alone = [mx.random.categorical(logits[k : k + 1], key=key) for k, key in enumerate(keys)]
+    return bool((_drawn(logits, keys) == mx.concatenate(alone)).all())
 
 
 def or_none(tokens: mx.array, logprobs: mx.array) -> mx.array:
