@@ -264,7 +264,11 @@ def compose(
 
 def _same_for_all(value: Any) -> bool:
     """Whether it is a number or one vector, and so the same for every text and token."""
-    return np.ndim(value) == 0 if not hasattr(value, "shape") else len(value.shape) < 2
+    if hasattr(value, "shape"):
+        return len(value.shape) < 2
+    if not isinstance(value, (list, tuple)):
+        return True
+    return not any(isinstance(entry, (list, tuple)) or len(getattr(entry, "shape", ())) for entry in value)
 
 
 def _limit(given: Any, what: str) -> Any:

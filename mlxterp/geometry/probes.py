@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy.session import Model
+from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap
 from ..core.options import checks_options, names_options
@@ -145,11 +146,10 @@ class Probe(View):
         Raises:
             InputError: They are of another width.
         """
-        if np.shape(activations)[-1:] != self.direction.shape or np.ndim(activations) != 2:
-            raise InputError(
-                f"Expected activations (n, {len(self.direction)}), got shape {np.shape(activations)}."
-            )
-        return np.asarray(activations @ self.direction > self.threshold)
+        rows = to_numpy(activations, "activations")
+        if rows.ndim != 2 or rows.shape[1:] != self.direction.shape:
+            raise InputError(f"Expected activations (n, {len(self.direction)}), got shape {rows.shape}.")
+        return np.asarray(rows @ self.direction > self.threshold)
 
     def to_str(self, color: bool | None = None) -> str:
         """For the terminal.

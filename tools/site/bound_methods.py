@@ -40,4 +40,8 @@ def _function_named(member: Any, loader: griffe.GriffeLoader) -> griffe.Function
         found = loader.modules_collection[member.value.canonical_path]
     except KeyError:
         return None
+    if isinstance(found, griffe.Module):  # a package that names a function as the file in which it stands
+        found = found.members.get(found.name, found)
+    if found.is_alias:
+        found = found.final_target
     return found if isinstance(found, griffe.Function) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any, cast
 
 import mlx.core as mx
@@ -90,44 +89,35 @@ class Sampler:
         if seed is None:
             self._key = mx.random.split(self._key)[0]
 
-    def key(self) -> mx.array:
-        """The key of the next token."""
-        self._key, key = mx.random.split(self._key)
-        return key
-
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Tokens (1,) from log probabilities (1, vocabulary)."""
+        return sample_rows([self], logprobs)
+
+    def noise(self, size: int) -> mx.array:
+        """Gumbel's numbers (size,) for the next token; zeros where the likeliest is taken."""
         if self.temperature == 0:
-            return mx.argmax(logprobs, axis=-1)
-        kept = apply_top_p(logprobs, self.top_p) if self.top_p < 1 else logprobs
-        return mx.random.categorical(kept.astype(mx.float32) / self.temperature, key=self.key())
+            return mx.zeros((size,))
+        self._key, key = mx.random.split(self._key)
+        return mx.random.gumbel((size,), key=key)
+
+    def kept(self, logprobs: mx.array) -> mx.array:
+        """Log probabilities (1, vocabulary), -inf where `top_p` leaves a token out."""
+        return apply_top_p(logprobs, self.top_p) if self.temperature > 0 and self.top_p < 1 else logprobs
 
 
 def sample_rows(samplers: Sequence[Sampler], logprobs: mx.array) -> mx.array:
-    """Tokens (texts,), each as its own sampler gives it from its row of log probabilities (texts, vocabulary)."""
+    """Tokens (texts,), each as its own sampler gives it from its row of log probabilities (texts, vocabulary).
+
+    Takes the largest sum of a log probability and Gumbel's noise. `mx.random.categorical` looks one row up in its
+    cumulated probabilities, where a rounding of one logit moves the border of every token after it.
+    """
     if all(one.temperature == 0 for one in samplers):
         return mx.argmax(logprobs, axis=-1)
-    if all(one.temperature > 0 and one.top_p == 1 for one in samplers) and _draws_alike():
-        temperatures = mx.array([[one.temperature] for one in samplers], dtype=mx.float32)
-        return _drawn(logprobs.astype(mx.float32) / temperatures, [one.key() for one in samplers])
-    rows = [one(logprobs[k : k + 1]).astype(mx.int32) for k, one in enumerate(samplers)]
-    return mx.concatenate(rows)
-
-
-def _drawn(logits: mx.array, keys: Sequence[mx.array]) -> mx.array:
-    """What `mx.random.categorical` draws from each row with its key, in one go: by the cumulated probabilities."""
-    cumulated = mx.cumsum(mx.softmax(logits, axis=-1), axis=-1)
-    draws = mx.concatenate([mx.random.uniform(shape=(1,), key=key) for key in keys])[:, None]
-    return mx.sum(cumulated < draws * cumulated[:, -1:], axis=-1)
-
-
-@cache
-def _draws_alike() -> bool:
-    """Whether this MLX draws as `_drawn` does; tried once, as it says nothing of how."""
-    keys = [mx.random.key(seed) for seed in range(64)]
-    logits = 3 * mx.random.normal((64, 301), key=mx.random.key(64))
-    alone = [mx.random.categorical(logits[k : k + 1], key=key) for k, key in enumerate(keys)]
-    return bool((_drawn(logits, keys) == mx.concatenate(alone)).all())
+    if any(one.top_p < 1 for one in samplers):
+        logprobs = mx.concatenate([one.kept(logprobs[k : k + 1]) for k, one in enumerate(samplers)])
+    temperatures = mx.array([[one.temperature or 1.0] for one in samplers], dtype=mx.float32)
+    noise = mx.stack([one.noise(logprobs.shape[-1]) for one in samplers])
+    return mx.argmax(logprobs.astype(mx.float32) / temperatures + noise, axis=-1)
 
 
 def or_none(tokens: mx.array, logprobs: mx.array) -> mx.array:
