@@ -14,8 +14,10 @@ import numpy as np
 
 from ..activations.exclusions import PROSE
 from ..anatomy.session import Model, session_of
+from ..backends.host.finite import not_finite
 from ..core import checks
 from ..core.feature_ids import Feature
+from ..core.numeric import log_softmax
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..edits.checks import check_feature, check_number
@@ -115,17 +117,24 @@ def calibrate(
     )  # fmt: skip
     texts = check_texts(neutral, "neutral") if neutral is not None else (PROSE,)
     clean = next_tokens(session, [], texts)
+    start = FIRST.get(units, 1.0)
+    together = given if given is not None else [start, 2 * start]
+    unsteered, prompting, *written = trials.run_all(
+        [([], ""), ([], _asked(asking, words)), *(([edit(strength)], "") for strength in together)], verbose
+    )
+    known = dict(zip(together, written, strict=True))
 
     def tried(strength: float) -> Strength:
         edits = [edit(strength)]
-        return Strength(strength, trials.run(edits), divergence(clean, next_tokens(session, edits, texts)))
+        new = known[strength] if strength in known else trials.run(edits)
+        return Strength(strength, new, divergence(clean, next_tokens(session, edits, texts)))
 
     begun = Calibration(
         feature=feature, units=units, method=method, component=str(first.component), maximum=maximum,
-        concept=words, unsteered=trials.run([]), strengths=(), prompting=trials.run([], _asked(asking, words)),
+        concept=words, unsteered=unsteered, strengths=(), prompting=prompting,
         output_score=0.0, max_perplexity=max_perplexity, max_repetition=max_repetition, min_effect=min_effect,
     )  # fmt: skip
-    found = _searched(begun, tried, given, FIRST.get(units, 1.0), verbose)
+    found = _searched(begun, tried, given, start, verbose)
     strongest = found.strongest_fluent or min((row.strength for row in found.strengths), key=abs)
     strength = strongest if found.best is None else found.best
     random = _random(sae, feature, units, strength, maximum, found, seed)
@@ -199,9 +208,9 @@ def output_score(model: Model, sae: SAE, feature: int, edit: Edit, *, at: str | 
     """
     session = session_of(model, ModelSession)
     ids = np.array(_promoted(session, sae, feature, at).promoted_ids)
-    before = [_next(session, prompt) for prompt in PROMPTS]
+    before = _next(session, PROMPTS)
     with session.steering(edit):
-        after = [_next(session, prompt) for prompt in PROMPTS]
+        after = _next(session, PROMPTS)
     scores = [_rank_score(a, ids) - _rank_score(b, ids) for a, b in zip(after, before, strict=True)]
     return float(np.mean(scores))
 
@@ -212,8 +221,14 @@ def _promoted(session: ModelSession, sae: SAE, feature: int, at: str | None = No
     return found
 
 
-def _next(session: ModelSession, prompt: str) -> np.ndarray:
-    return np.exp(next_tokens(session, (), [prompt])[0][-1])
+def _next(session: ModelSession, prompts: Sequence[str]) -> np.ndarray:
+    """float64, (prompts, vocabulary): probabilities of the token after each prompt."""
+    batch = session.batch(list(prompts))
+    model = session.running(list(prompts)).model
+    logits = model.backend.get(model.forward(batch))[np.arange(len(prompts)), batch.last]
+    if not np.isfinite(logits).all():
+        raise not_finite("The logits", "of a prompt of the output score", bool(model.described))
+    return np.exp(log_softmax(logits))
 
 
 def _rank_score(probabilities: np.ndarray, ids: np.ndarray) -> float:

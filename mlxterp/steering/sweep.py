@@ -24,11 +24,9 @@ from ..viz.escaping import escaped, one_line
 from ..viz.page import Links
 from ..viz.spans import bold, wants_color
 from ..viz.view import View
-from .trials import check_texts
+from .trials import check_texts, in_blocks, token_losses
 
 UNSTEERED = "unsteered"
-_LOGITS = 1 << 25
-"""Numbers that are held at a time where losses are measured."""
 _SAMPLE = 60
 
 
@@ -166,19 +164,14 @@ def sweep(
 def mean_losses(anatomy: Anatomy, prompts: Sequence[list[int]], written: Sequence[Continued]) -> np.ndarray:
     """float64, (texts,): mean -log p of the tokens written, nats; NaN where none were, or the text failed."""
     model, found = anatomy.model, np.full(len(prompts), np.nan)
-    rows = [[*ids, *one.tokens] for ids, one in zip(prompts, written, strict=True)]
     counted = [i for i, one in enumerate(written) if one.tokens and one.ended]
-    counted.sort(key=lambda i: len(rows[i]))
-    while counted:
-        longest = len(rows[counted[-1]])
-        n = max(1, _LOGITS // (longest * model.vocab_size))
-        some, counted = counted[-n:], counted[:-n]
-        batch = TokenBatch.from_rows([rows[i] for i in some])
-        logits = model.forward(batch)
-        for k, i in enumerate(some):
-            begin, end = len(prompts[i]), len(rows[i])
-            losses = model.backend.token_losses(logits[k, begin - 1 : end - 1], np.array(rows[i][begin:]))
-            found[i] = losses.mean(dtype=np.float64)
+    rows = [[*prompts[i], *written[i].tokens] for i in counted]
+    for some in in_blocks([len(row) for row in rows], model.vocab_size):
+        batch = TokenBatch.from_rows([rows[k] for k in some])
+        losses = token_losses(model, model.forward(batch), batch)
+        for mine, k in zip(losses, some, strict=True):
+            begin, end = len(prompts[counted[k]]), len(rows[k])
+            found[counted[k]] = mine[begin - 1 : end - 1].mean(dtype=np.float64)
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..activations.forward import rows_of
 from ..anatomy.anatomy import Anatomy
+from ..backends.base import LanguageModel
 from ..backends.host.finite import not_finite
 from ..core.numeric import log_softmax
 from ..core.texts import listed
@@ -29,6 +30,8 @@ from ..tracing.generation import Request
 from ..tracing.passes import check_length
 
 _NGRAM = 3
+_LOGITS = 1 << 25
+"""Numbers that are held at a time where losses are measured."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,53 +82,106 @@ class Trials:
 
     def run(self, edits: Sequence[Edit], prefix: str = "") -> Written:
         """Continues every prompt, with `prefix` before it; what is written is measured after the prompt alone."""
-        with steered(self.session, edits) as anatomy:
-            given = [self._ids(anatomy, prefix + prompt) for prompt in self.prompts]
-            written = written_after(anatomy, given, self.max_tokens, self.temperature, self.seed)
-            plain = [self._ids(anatomy, prompt) for prompt in self.prompts] if prefix else given
-        rows = [[*ids, *one.tokens] for ids, one in zip(plain, written, strict=True)]
-        return self._measured(rows, [len(ids) for ids in plain], [one.text for one in written])
+        return self.run_all([(edits, prefix)])[0]
 
-    def _ids(self, anatomy: Anatomy, text: str) -> list[int]:
-        ids = [int(token) for token in anatomy.model.tokenize(text)]
-        check_length(anatomy.model, len(ids) + self.max_tokens, "The prompt and max_tokens make")
+    def run_all(self, several: Sequence[tuple[Sequence[Edit], str]], verbose: bool = False) -> list[Written]:
+        """As `run` for several edits and prefixes, all texts together."""
+        rows = [(prefix + prompt, edits) for edits, prefix in several for prompt in self.prompts]
+        given = [self._ids(text) for text, _ in rows]
+        anatomy = self.session.running_rows([text for text, _ in rows], self._effects(several))
+        written = written_after(
+            anatomy, given, self.max_tokens, self.temperature, self._seeds(len(several)), verbose
+        )
+        measured = self._measured([
+            (prompt, tuple(one.tokens)) for prompt, one in zip(self.prompts * len(several), written, strict=True)
+        ])  # fmt: skip
+        texts = [one.text for one in written]
+        n = len(self.prompts)
+        return [
+            Written(tuple(texts[k : k + n]), *(values[k : k + n] for values in measured))
+            for k in range(0, len(rows), n)
+        ]
+
+    def _effects(self, several: Sequence[tuple[Sequence[Edit], str]]) -> list[list[Edit]]:
+        """The edits of each text; those of one trial are the same objects."""
+        made = [self.session.edits(edits) if edits else [] for edits, _ in several]
+        return [edits for edits in made for _ in self.prompts]
+
+    def _seeds(self, trials: int) -> list[int]:
+        """The prompts' seeds, the same in every trial."""
+        return [(self.seed + i) % 2**64 for i in range(len(self.prompts))] * trials
+
+    def _ids(self, text: str) -> list[int]:
+        model = self.session.anatomy.model
+        ids = [int(token) for token in model.tokenize(text)]
+        check_length(model, len(ids) + self.max_tokens, "The prompt and max_tokens make")
         return ids
 
-    def _measured(self, rows: list[list[int]], begins: list[int], texts: list[str]) -> Written:
+    def _measured(self, texts: list[tuple[str, tuple[int, ...]]]) -> np.ndarray:
+        """float64, (4, texts): readout, concept, loss and repetition of what was written after each prompt.
+
+        What was written several times is measured once, so its numbers are the very same.
+        """
+        found: dict[tuple[str, tuple[int, ...]], Any] = dict.fromkeys(texts)
+        distinct = list(found)
+        lengths = [len(self._ids(prompt)) + len(new) for prompt, new in distinct]
+        for some in in_blocks(lengths, self.session.anatomy.model.vocab_size):
+            found.update(self._numbers([distinct[i] for i in some]))
+        return np.array([found[text] for text in texts], dtype=np.float64).T
+
+    def _numbers(self, texts: list[tuple[str, tuple[int, ...]]]) -> dict[tuple[str, tuple[int, ...]], Any]:
+        """The four numbers of each text, a prompt and what was written.
+
+        Raises:
+            NotFiniteError: The logits on one of them are NaN or infinite.
+        """
         anatomy = self.session.anatomy
         model, place = anatomy.model, anatomy.component(self.component)
-        batch = TokenBatch.from_rows(rows)
+        begins = [len(self._ids(prompt)) for prompt, _ in texts]
+        batch = TokenBatch.from_rows([[*self._ids(prompt), *new] for prompt, new in texts])
         run = model.run(batch, place.sites)
         activations = rows_of(place, run, batch.ids.shape)
         active = self.sae.encode_sparse(activations).columns(np.array([self.feature]))[:, 0]
         active = active.reshape(batch.ids.shape)
-        assert run.logits is not None
-        readout, concept, loss, repetition = (np.full(len(rows), np.nan) for _ in range(4))
-        for i, (row, begin) in enumerate(zip(rows, begins, strict=True)):
-            new = row[begin:]
-            readout[i] = _largest(active[i, begin : len(row)])
-            concept[i] = np.mean(shown(new, self.concept)) if new and self.concept else np.nan
-            repetition[i] = repeated(new)
-            if new:
-                losses = model.backend.token_losses(run.logits[i, begin - 1 : len(row) - 1], np.array(new))
-                if not np.isfinite(losses).all():
-                    raise not_finite("The logits", f"on what was written after {self.prompts[i]!r}", False)
-                loss[i] = losses.mean(dtype=np.float64)
-        return Written(tuple(texts), readout, concept, loss, repetition)
+        losses, found = token_losses(model, run.logits, batch), {}
+        for i, (begin, (prompt, new)) in enumerate(zip(begins, texts, strict=True)):
+            end = begin + len(new)
+            mine = losses[i, begin - 1 : end - 1]
+            if not np.isfinite(mine).all():
+                raise not_finite("The logits", f"on what was written after {prompt!r}", False)
+            concept = np.mean(shown(new, self.concept)) if new and self.concept else np.nan
+            loss = mine.mean(dtype=np.float64) if new else np.nan
+            found[prompt, new] = (_largest(active[i, begin:end]), concept, loss, repeated(new))
+        return found
+
+
+def in_blocks(lengths: Sequence[int], width: int) -> Iterator[list[int]]:
+    """Rows, longest first, so many at a time that their logits, `width` for each token, take 128 MiB at most."""
+    left = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while left:
+        n = max(1, _LOGITS // (lengths[left[0]] * width))
+        yield left[:n]
+        left = left[n:]
+
+
+def token_losses(model: LanguageModel, logits: Any, batch: TokenBatch) -> np.ndarray:
+    """float, (texts, longest - 1): -log p of every token after the first, nats; padding is in it."""
+    n, longest = batch.ids.shape
+    before = logits[:, :-1].reshape(n * (longest - 1), -1)
+    return model.backend.token_losses(before, batch.ids[:, 1:].reshape(-1)).reshape(n, longest - 1)
 
 
 def written_after(
-    anatomy: Anatomy, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int
-) -> list[Continued]:
-    """What is written after each prompt, sampled with seed, seed + 1, ….
+    anatomy: Anatomy, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seeds: Sequence[int],
+    verbose: bool,
+) -> list[Continued]:  # fmt: skip
+    """What is written after each prompt.
 
     Raises:
         NotFiniteError: The logits of a token are NaN or infinite.
     """
-    requests = [
-        Request(max_tokens, temperature=temperature, seed=(seed + i) % 2**64) for i in range(len(prompts))
-    ]
-    found = continued(anatomy, prompts, requests, verbose=False)
+    requests = [Request(max_tokens, temperature=temperature, seed=seed) for seed in seeds]
+    found = continued(anatomy, prompts, requests, verbose=verbose)
     for one in found:
         if one.failure is not None:
             raise one.failure

@@ -37,7 +37,7 @@ def _function_named(member: Any, loader: griffe.GriffeLoader) -> griffe.Function
     if not isinstance(member.value, (griffe.ExprName, griffe.ExprAttribute)):
         return None
     try:
-        found = loader.modules_collection[member.value.canonical_path]
+        found: Any = loader.modules_collection[member.value.canonical_path]
     except KeyError:
         return None
     if isinstance(found, griffe.Module):  # a package that names a function as the file in which it stands
