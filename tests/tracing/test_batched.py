@@ -119,7 +119,7 @@ def forced(
 ) -> dict[int, np.ndarray]:
     """The logits (steps, vocabulary) of each row after given tokens."""
     passes, wave = model.passes(rows), list(range(len(rows)))
-    groups = prefilled(passes, rows, wave, chunk)
+    groups = prefilled(passes, rows, wave, model._capacities._known.reading(chunk))
     batches = merged_groups(passes, groups) if model._capacities._known.holding == "any" else groups
     found: dict[int, list[np.ndarray]] = {i: [] for i in wave}
     for batch, _ in batches:

@@ -2,8 +2,9 @@
 
 Prompts are read side by side without padding: all texts up to the end of the shortest, then the others on, and so
 forth. Then their caches are merged, so that each step is one pass over one token of every text, each at its own
-position. So an edit, a hook or a recurrence never meets a padded token. `capacity` tries once which texts a model's
-caches can hold together.
+position. So no edit and no hook ever meets a padded token. Where none acts, a wing that can reads all prompts in one go,
+padded on the left. `capacity` tries once which texts a model's caches can hold together, and whether padding changes
+anything.
 """
 
 from __future__ import annotations
@@ -57,9 +58,15 @@ class Passes(Protocol):
     """Whether a prompt must be read in one pass, from its first token."""
     reads_last: bool
     """Whether a prompt's last token is read with the others; else in a pass of its own, as alone in this wing."""
+    pads: bool
+    """Whether `padded` can be asked."""
 
     def fresh(self, rows: list[int]) -> Batch:
         """The texts, with nothing read."""
+        ...
+
+    def padded(self, rows: list[int], padding: np.ndarray) -> Batch:
+        """The texts, with nothing read; their first columns are padding, so many of each."""
         ...
 
     def read(self, batch: Batch, ids: np.ndarray) -> Any:
@@ -94,14 +101,28 @@ class Passes(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How prompts are read.
+
+    Attributes:
+        chunk: At most so many tokens in one pass.
+        as_alone: Whether each must be read in the passes that it would be read in alone.
+        padded: Whether prompts on which no edit acts may be padded.
+    """
+
+    chunk: int
+    as_alone: bool = False
+    padded: bool = False
+
+
 def stream_rows(
     passes: Passes,
     rows: Sequence[Continuation],
     waves: Sequence[Sequence[int]],
     new_text: Callable[[], Detokenizer],
     ends: set[int],
-    prefill_step_size: int,
-    as_alone: bool = False,
+    reading: Reading,
 ) -> Generator[Piece, None, None]:
     """See `LanguageModel.stream_rows`.
 
@@ -109,13 +130,10 @@ def stream_rows(
         waves: Which texts run together, one wave after the other.
         new_text: Makes what turns one text's tokens into text.
         ends: Tokens that end a text.
-        as_alone: Whether each prompt must be read in the passes that it would be read in alone.
     """
     texts = [new_text() for _ in rows]
     for wave in waves:
-        for batch, logits in merged_groups(
-            passes, prefilled(passes, rows, wave, prefill_step_size, as_alone)
-        ):
+        for batch, logits in merged_groups(passes, prefilled(passes, rows, wave, reading)):
             order = sorted(range(len(batch.rows)), key=lambda k: tuple(map(id, rows[batch.rows[k]].edits)))
             if order != sorted(order):  # texts that share edits stand side by side
                 batch = passes.kept(batch, order)
@@ -129,25 +147,37 @@ def stream_rows(
 
 
 def prefilled(
-    passes: Passes, rows: Sequence[Continuation], wave: Sequence[int], chunk: int, as_alone: bool = False
+    passes: Passes, rows: Sequence[Continuation], wave: Sequence[int], reading: Reading
 ) -> list[Group]:
     """The texts with their prompts read (but for the last token, unless `reads_last`), those of equal length together.
 
     Edits that look at more than one token at a time are shown each prompt in the passes it would be read in alone.
-
-    Args:
-        chunk: At most so many tokens in one pass.
-        as_alone: Whether that holds of every edit.
     """
-    left = 0 if passes.reads_last else 1
+    left, chunk = 0 if passes.reads_last else 1, reading.chunk
     order = sorted(wave, key=lambda i: len(rows[i].prompt))
     by_length: dict[int, list[int]] = {}
     for i in order:
         by_length.setdefault(len(rows[i].prompt) - left, []).append(i)
     by_token = all(edit.by_token for i in wave for edit in rows[i].edits)
-    if as_alone or passes.whole_prompts or not by_token:
+    if reading.as_alone or passes.whole_prompts or not by_token:
         return [_read_apart(passes, rows, some, length, chunk) for length, some in by_length.items()]
+    if reading.padded and passes.pads and len(by_length) > 1 and not any(rows[i].edits for i in wave):
+        return [_read_padded(passes, rows, order, chunk)]
     return _read_side_by_side(passes, rows, order, list(by_length), chunk)
+
+
+def _read_padded(passes: Passes, rows: Sequence[Continuation], order: list[int], chunk: int) -> Group:
+    """All texts to their ends, padded on the left."""
+    prompts = [rows[i].prompt for i in order]
+    longest = max(map(len, prompts))
+    padding = np.array([longest - len(prompt) for prompt in prompts], dtype=np.int64)
+    ids = np.zeros((len(order), longest), dtype=np.int64)
+    for row, prompt, begin in zip(ids, prompts, padding, strict=True):
+        row[begin:] = prompt
+    batch, logits, step = passes.padded(order, padding), None, max(1, chunk // len(order))
+    for start in range(0, longest, step):
+        logits = passes.read(batch, ids[:, start : start + step])
+    return batch, logits
 
 
 def _read_apart(

@@ -13,7 +13,7 @@ from ...core.sites import ATTENTION_PORTS, Site
 from ...core.tokens import TokenBatch
 from ...errors import warn
 from ..base import LanguageModel
-from .batching import Passes, merged_groups, prefilled
+from .batching import Passes, Reading, merged_groups, prefilled
 from .row_edits import comes_apart
 
 Holding = Literal["any", "equal", "one"]
@@ -23,6 +23,8 @@ _MOST = 128
 _LENGTHS = (0, 7, 4, 4)
 """How many tokens are read of the prompts that are tried, before the last steps."""
 _STEPS = 4
+_WHOLE = Reading(2048)
+"""All that are tried in one pass."""
 _ROW_BYTES = 16
 """For each entry of the vocabulary: logits, their softmax and what sampling makes of them."""
 _PROBE = (3, 41)
@@ -37,13 +39,18 @@ class Capacity:
         holding: Which texts.
         row_bytes: What a text takes beside its tokens: logits, and the state of a recurrence.
         token_bytes: What each of its tokens takes.
-        as_alone: Whether each prompt must be read in the passes that it would be read in alone.
+        as_alone, padded: How prompts are read; see `Reading`.
     """
 
     holding: Holding
     row_bytes: int
     token_bytes: int
     as_alone: bool = False
+    padded: bool = False
+
+    def reading(self, chunk: int) -> Reading:
+        """How prompts are read, at most `chunk` tokens in one pass."""
+        return Reading(chunk, self.as_alone, self.padded)
 
     def waves(self, rows: Sequence[Continuation], batch_tokens: int | None, free: int) -> list[list[int]]:
         """Which texts run together, one wave after the other: those of nearly equal length, as many as may be held.
@@ -128,7 +135,7 @@ class Capacities:
             return Capacity("one", _ROW_BYTES * model.vocab_size, 1)  # too short to try anything
         found = measured(self._passes, model.vocab_size)
         if found.holding == "any" and self._by_slot():
-            found = replace(found, holding="equal")
+            found = replace(found, holding="equal", padded=False)
         if found.holding != "any":
             how = "only those of equal length together" if found.holding == "equal" else "one by one"
             warn(
@@ -169,7 +176,7 @@ def measured(make: Callable[[Sequence[Continuation]], Passes], vocabulary: int) 
     rows = [_text(n, vocabulary, seed) for seed, n in enumerate(_LENGTHS)]
     alone = [_tried(make, [row]) for row in rows]
     rounding = max(
-        _difference(_tried(make, [rows[i]], chunk=2).logits[0], alone[i].logits[0]) for i in (1, 2)
+        _difference(_tried(make, [rows[i]], Reading(2)).logits[0], alone[i].logits[0]) for i in (1, 2)
     )
     tolerance = min(max(10 * rounding, 4 * alone[0].rounding, 1e-5), 1000 * alone[0].rounding, 0.1)
     kinds: tuple[tuple[Holding, list[int]], ...] = (("any", [0, 1, 2]), ("equal", [2, 3]))
@@ -178,9 +185,13 @@ def measured(make: Callable[[Sequence[Continuation]], Passes], vocabulary: int) 
         if _agrees(make, [rows[i] for i in wave], [alone[i].logits[0] for i in wave], tolerance):
             holding = kind
             break
+    padded = holding == "any" and all(
+        _agrees(make, rows[:3], [one.logits[0] for one in alone[:3]], tolerance, Reading(chunk, padded=True))
+        for chunk in (_WHOLE.chunk, 6)
+    )
     token_bytes = max(1, (alone[1].bytes - alone[2].bytes) // (_LENGTHS[1] - _LENGTHS[2]))
     state = max(0, alone[2].bytes - (_LENGTHS[2] + _STEPS) * token_bytes)
-    return Capacity(holding, _ROW_BYTES * vocabulary + state, token_bytes)
+    return Capacity(holding, _ROW_BYTES * vocabulary + state, token_bytes, padded=padded)
 
 
 def _text(length: int, vocabulary: int, seed: int) -> Continuation:
@@ -198,16 +209,19 @@ def _agrees(
     rows: Sequence[Continuation],
     alone: Sequence[np.ndarray],
     tolerance: float,
+    reading: Reading = _WHOLE,
 ) -> bool:
     try:
-        found = _tried(make, rows).logits
+        found = _tried(make, rows, reading).logits
     except Exception:  # a model that was not made for it fails in any way
         return False
     return all(_difference(found[i], alone[i]) <= tolerance for i in range(len(rows)))
 
 
 def _tried(
-    make: Callable[[Sequence[Continuation]], Passes], rows: Sequence[Continuation], chunk: int = 2048
+    make: Callable[[Sequence[Continuation]], Passes],
+    rows: Sequence[Continuation],
+    reading: Reading = _WHOLE,
 ) -> _Tried:
     """Logits of each text's last tokens, which are given.
 
@@ -216,7 +230,8 @@ def _tried(
     passes = make(rows)
     left = _STEPS - (0 if passes.reads_last else 1)
     begun = [Continuation(row.prompt[: len(row.prompt) - left], 1) for row in rows]
-    batches = [batch for batch, _ in merged_groups(passes, prefilled(passes, begun, range(len(rows)), chunk))]
+    groups = prefilled(passes, begun, range(len(rows)), reading)
+    batches = [batch for batch, _ in merged_groups(passes, groups)]
     if len({passes.kind(batch) for batch in batches}) < len(batches):
         raise ValueError("These caches cannot be merged.")
     found: dict[int, list[np.ndarray]] = {}

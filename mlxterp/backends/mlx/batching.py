@@ -30,6 +30,7 @@ class MLXPasses:
     ahead = True
     whole_prompts = False
     reads_last = False
+    pads = False
 
     def __init__(self, model: nn.Module, run: Pass, rows: Sequence[Continuation]):
         self._model, self._run, self._rows = model, run, rows
@@ -39,6 +40,9 @@ class MLXPasses:
 
     def fresh(self, rows: list[int]) -> Batch:
         return Batch(rows, np.zeros(len(rows), dtype=np.int64), make_prompt_cache(self._model))
+
+    def padded(self, rows: list[int], padding: np.ndarray) -> Batch:
+        raise NotImplementedError("Caches of mlx-lm are merged, which costs less than their padding.")
 
     def read(self, batch: Batch, ids: np.ndarray) -> None:
         with self._stream():

@@ -279,9 +279,8 @@ class MLXLanguageModel:
         waves = capacity.waves(rows, batch_tokens, free_bytes())
         text, ends = (lambda: new_text(self.tokenizer)), end_tokens(self.tokenizer)
         with wired_limit(self.model, [cast(mx.Stream, generation_stream)]):
-            yield from stream_rows(
-                self.passes(rows), rows, waves, text, ends, prefill_step_size, capacity.as_alone
-            )
+            reading = capacity.reading(prefill_step_size)
+            yield from stream_rows(self.passes(rows), rows, waves, text, ends, reading)
 
     def passes(self, rows: Sequence[Continuation]) -> MLXPasses:
         """The passes that continue several texts."""

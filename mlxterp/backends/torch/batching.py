@@ -51,6 +51,7 @@ class TorchPasses:
     backend: Backend = BACKEND
     ahead = False
     reads_last = True
+    pads = True
 
     def __init__(self, run: Pass, options: PassOptions, rows: Sequence[Continuation]):
         self._run, self._options, self._rows = run, options, rows
@@ -62,6 +63,9 @@ class TorchPasses:
     def fresh(self, rows: list[int]) -> Batch:
         nothing = np.zeros(len(rows), dtype=np.int64)
         return Batch(rows, nothing, _Held({}, None, nothing))
+
+    def padded(self, rows: list[int], padding: np.ndarray) -> Batch:
+        return Batch(rows, -padding, _Held({}, None, padding))
 
     def read(self, batch: Batch, ids: np.ndarray) -> torch.Tensor:
         return self._passed(batch, torch.as_tensor(ids))

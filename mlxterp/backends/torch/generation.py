@@ -55,13 +55,13 @@ class PassOptions:
 
         Args:
             padding: int64, (texts,): columns before each text's first token.
-            places: int64, (texts, columns): positions of the tokens that are read.
+            places: int64, (texts, columns): positions of the tokens that are read; negative ones are padding.
         """
         if not padding.any():
             return {}
         columns = int(places[0, -1] + 1 + padding[0])
         mask = torch.as_tensor((np.arange(columns) >= padding[:, None]).astype(np.int64))
-        positions = {"position_ids": torch.as_tensor(places.copy())} if self._positions else {}
+        positions = {"position_ids": torch.as_tensor(np.maximum(places, 0))} if self._positions else {}
         return {"attention_mask": mask, **positions}
 
 

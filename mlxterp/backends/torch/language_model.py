@@ -241,9 +241,8 @@ class TorchLanguageModel:
         waves = capacity.waves(rows, batch_tokens, free_on(self._device()))
         alone: dict[int, str] = {}
         text = lambda: TextStream(self.tokenizer, alone)  # noqa: E731
-        return stream_rows(
-            self.passes(rows), rows, waves, text, self._ends(), prefill_step_size, capacity.as_alone
-        )
+        reading = capacity.reading(prefill_step_size)
+        return stream_rows(self.passes(rows), rows, waves, text, self._ends(), reading)
 
     def passes(self, rows: Sequence[Continuation]) -> TorchPasses:
         """The passes that continue several texts."""
