@@ -150,6 +150,8 @@ class ActivationStore(PublicNames):
         folder = self.path / f"batch_{index}"
         path = folder / _ROWS
         try:
+            if (count := _count(path)) != self.counts[index]:
+                raise ValueError(f"it holds {count} rows, and {META} says {self.counts[index]}")
             same_file(path, self.meta["rows_sha256"][index])
             if component:
                 digests = _said(path)["files"]
@@ -299,8 +301,7 @@ def rows_and_exclusions(folder: Path, batches: Iterable[int]) -> tuple[list[int]
         try:
             for reason, number in _said(path)["excluded"].items():
                 excluded[reason] = excluded.get(reason, 0) + number
-            with safe_open(path, framework="numpy") as file:
-                counts.append(file.get_slice("tokens").get_shape()[0])
+            counts.append(_count(path))
         except _DAMAGES as error:
             raise damaged(path, error) from error
     return counts, excluded
@@ -347,15 +348,15 @@ def damaged_batches(
 def _is_whole(batch: Path, widths: Mapping[str, int], dtype: str, digest: str | None) -> bool:
     path = batch / _ROWS
     try:
+        for component, width in widths.items():  # sizes first: a file may claim more than can be read
+            mapped_activations(batch / component / _FILE, dtype, (_count(path), width))
         if digest is not None:
             same_file(path, digest)
         rows, said = load_file(path), _said(path)
         if check_seal(said) and said["arrays"] != digest_of_arrays(rows):
             return False
-        for component, width in widths.items():
-            mapped_activations(batch / component / _FILE, dtype, (len(rows["tokens"]), width))
-            if DIGEST in said:
-                same_file(batch / component / _FILE, said["files"][component])
+        for component in widths if DIGEST in said else ():
+            same_file(batch / component / _FILE, said["files"][component])
     except (SAEError, *_DAMAGES):
         return False
     return True
@@ -369,6 +370,19 @@ def collections_in(folder: Path) -> set[str]:
             said = _said(path)
             found.add(str(said["of"]) if check_seal(said) else "")
     return found
+
+
+def _count(path: Path) -> int:
+    """Rows of a batch, by the header of its file.
+
+    Raises:
+        ValueError: Its arrays are of different lengths.
+    """
+    with safe_open(path, framework="numpy") as file:
+        shapes = {tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1:
+        raise ValueError("its arrays are not one number for each row")
+    return int(shape[0])
 
 
 def _said(path: Path) -> dict[str, Any]:
