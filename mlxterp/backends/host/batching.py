@@ -2,9 +2,9 @@
 
 Prompts are read side by side without padding: all texts up to the end of the shortest, then the others on, and so
 forth. Then their caches are merged, so that each step is one pass over one token of every text, each at its own
-position. So no edit and no hook ever meets a padded token. Where none acts, a wing that can reads all prompts in one go,
-padded on the left. `capacity` tries once which texts a model's caches can hold together, and whether padding changes
-anything.
+position. So no edit and no hook ever meets a padded token. Where none acts, a wing that can reads all prompts in one
+go, padded on the left. `capacity` tries once which texts a model's caches can hold together, and whether padding
+changes anything.
 """
 
 from __future__ import annotations
