@@ -32,19 +32,38 @@ def demo(request):
     return load_demo(request.param)
 
 
+@pytest.fixture(scope="module")
+def of_every_architecture(demo, tmp_path_factory):
+    """One SAE of each architecture, trained from the same pass of the model, and where they are saved."""
+    common = {"d_hidden": 128, "k": 8, "batch_size": 128, "epochs": 3}
+    jobs = {
+        name: ("layers.1.resid_post", SAETrainConfig(architecture=name, **common)) for name in ARCHITECTURES
+    }
+    folder = tmp_path_factory.mktemp("saes") / "all"
+    return demo.model.train_saes(jobs, demo.texts[:40], folder, verbose=False), folder
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_explains_a_components_activations(demo, architecture, tmp_path):
-    config = SAETrainConfig(d_hidden=128, k=8, batch_size=128, epochs=3, architecture=architecture)
-    sae = demo.model.train_sae(1, demo.texts[:40], "residual", config, tmp_path / "sae", verbose=False)
+def test_every_architecture_explains_a_components_activations(demo, of_every_architecture, architecture):
+    saes, folder = of_every_architecture
+    sae = saes[architecture]
     facts = sae.metadata["training"]
     assert facts["explained_variance"] > 0.35
     low, high = (7.8, 8.01) if "topk" in architecture else (3, 24)
     assert low < facts["l0"] < high
-    again = SAE.load(tmp_path / "sae")
+    again = SAE.load(folder / architecture)
     assert again.fingerprint == sae.fingerprint
     assert sae.metadata["architecture"] == architecture and sae.component == "layers.1.resid_post"
-    evaluation = sae.evaluate(demo.model, demo.texts[40:50])
+    evaluation = sae.evaluate(demo.model, demo.texts[40:44])
     assert evaluation.explained_variance > 0.3
+
+
+def test_a_layer_and_a_kind_name_the_component(demo, tmp_path):
+    config = SAETrainConfig(d_hidden=64, k=8, batch_size=128, epochs=1)
+    sae = demo.model.train_sae(1, demo.texts[:5], "residual", config, tmp_path / "sae", verbose=False)
+    assert (
+        sae.component == "layers.1.resid_post" and SAE.load(tmp_path / "sae").fingerprint == sae.fingerprint
+    )
 
 
 def test_a_transcoder_predicts_another_component(demo):
