@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .errors import WriteError as WriteError
     from .evaluation.check import SAECheck as SAECheck
     from .evaluation.evaluation import SAEEvaluation as SAEEvaluation
+    from .geometry.families import load_family as load_family
     from .hooks import Controller as Controller
     from .hooks import Detector as Detector
     from .hooks.attached_sae import AttachedSAE as AttachedSAE
@@ -106,6 +107,7 @@ _HOMES = {
     "evaluation.check": ("SAECheck",),
     "activations.collect": ("collect_activations",),
     "evaluation.evaluation": ("SAEEvaluation",),
+    "geometry.families": ("load_family",),
     "hooks": ("Controller", "Detector"),
     "index": ("FeatureExample", "FeatureIndex", "FeatureStats"),
     "lens": ("FeatureLogits", "RandomDirections"),

@@ -29,7 +29,11 @@ class Room(NamedTuple):
 
 
 VERBS: dict[str, Room] = {
+    "collection.both_on": Room("geometry.families:both_on"),
     "collection.build_indexes": Room("model.rooms:build_indexes"),
+    "collection.firing_on": Room("geometry.families:firing_on"),
+    "collection.search": Room("geometry.families:search"),
+    "index.coactivation_graph": Room("geometry.coactivation:coactivation_graph"),
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),
 }

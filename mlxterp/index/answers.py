@@ -6,11 +6,11 @@ Base of `FeatureIndex`. Answers follow the same rule as the search without an in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..core import checks
+from ..core import checks, rooms
 from ..core.feature_ids import Feature
 from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
@@ -247,6 +247,29 @@ class Answers(IndexBase):
         if other is not None:
             return share_of(self._summary, feature_id, self.check_feature(other))
         return partners(self._summary, feature_id)[:top_k]
+
+    def coactivation_graph(
+        self, n: int = 200, *, by: Literal["pmi", "lift", "phi", "jaccard"] = "phi", **options: Any
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Features that are most often active together, as a graph, from all tokens of the index.
+
+        Args:
+            n: Edges at most.
+            by: What they are ordered by.
+            options: Of `geometry.coactivation`: the level ("token", "window", "text"), min_count, ….
+
+        Returns:
+            {"nodes": [{"id", "count", "label"}], "edges": [{"source", "target", `by`}]}, as JSON takes it.
+
+        Raises:
+            InputError: An option cannot be, or no feature is active.
+
+        Examples:
+            >>> graph = index.coactivation_graph(5, level="text")
+            >>> len(graph["edges"]), sorted(graph["nodes"][0])
+            (5, ['count', 'id', 'label'])
+        """
+        return rooms.open("index.coactivation_graph", self, n, by=by, **options)
 
     def select_diverse(
         self, n: int, max_cos: float = 0.7, among: Sequence[int] | np.ndarray | None = None

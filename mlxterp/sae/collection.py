@@ -10,13 +10,14 @@ A folder that `save` wrote has one main file, `collection.json`, which binds the
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ..anatomy.session import Model
 from ..core import checks, rooms
 from ..core.digests import digest_of_file
+from ..core.feature_ids import Feature
 from ..core.files import atomic_folder
 from ..core.options import checks_options
 from ..core.public_names import PublicNames
@@ -316,6 +317,87 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             InputError: `model` is no InterpretableModel, or there are no texts.
         """
         return rooms.open("collection.build_indexes", self, model, texts, path, **options)
+
+    # -- what is asked of several widths (`geometry`) -----------------------------------------
+
+    def firing_on(
+        self, width: int, feature: Feature, at: int, index: Any, *, model: Model | None = None, n: int = 20,
+        top_k: int = 10,
+    ) -> list[Any]:  # fmt: skip
+        """Features of another width on the tokens where a feature of one width is strongest.
+
+        Those that are active there most beyond their density come first, then those that are strongest there.
+
+        Args:
+            at: The width whose features are asked for.
+            index: {width: FeatureIndex} over the same texts, activations (…, d_model), or texts, with `model`.
+            n: Strongest tokens that are looked at; of each text, where it is known, one.
+            top_k: Features at most; only those that are active on one of these tokens.
+
+        Returns:
+            `geometry.Firing` values: feature_id, share of these tokens, density (of all) and mean activation.
+
+        Raises:
+            SAEError, UnknownFeatureError: No such width or feature, or the SAEs are of several components.
+            InputError: The features are of other tokens.
+
+        Examples:
+            >>> narrow = mlxterp.SAETrainConfig(d_hidden=64, k=16, epochs=1)
+            >>> narrow = model.train_sae(1, texts, "resid_post", narrow, verbose=False)
+            >>> family = mlxterp.SAECollection({64: narrow, 2048: sae})
+            >>> found = family.firing_on(2048, ball, 64, texts, model=model)
+            >>> found[0].share > found[0].density
+            True
+        """
+        return rooms.open(
+            "collection.firing_on", self, width, feature, at, index, model=model, n=n, top_k=top_k
+        )
+
+    def both_on(self, text: str, widths: Sequence[int] | None = None, *, model: Model, top_k: int = 3) -> Any:
+        """The strongest features of several widths on each token of a text, as a grid (`geometry.OnText`).
+
+        Args:
+            model: An `InterpretableModel`, which reads the text.
+            top_k: Features of each token and width, at most.
+
+        Raises:
+            SAEError: There is no such width, or the SAEs are of several components.
+            InputError, NoTokenizerError: `text` is not one text, or the model has no tokenizer.
+
+        Examples:
+            >>> found = mlxterp.SAECollection([sae]).both_on("Lily lost her red ball.", model=model)
+            >>> found.tokens[5], found.at(2048, 5)[0][0] == ball
+            (' ball', True)
+        """
+        return rooms.open("collection.both_on", self, text, widths, model=model, top_k=top_k)
+
+    def search(
+        self, query: str, embed: Callable[[list[str]], Any] | None = None, *, widths: Sequence[int] | None = None,
+        indexes: Mapping[int, Any] | None = None, top_k: int = 10,
+    ) -> list[Any]:  # fmt: skip
+        """Features of all widths whose label is nearest to a query (`geometry.Found` values), the nearest first.
+
+        Labels are the names and explanations in `sae.concepts` and in the indexes; a feature without one stands under
+        the tokens that it fires on most often, where its index is given.
+
+        Args:
+            embed: Texts → their embeddings (n, size), which are compared by cosine; None compares words (TF-IDF).
+            widths: Which; None takes all.
+            indexes: {width: FeatureIndex}.
+            top_k: Features at most; without `embed` only those that share a word with the query.
+
+        Raises:
+            InputError: The query is empty, no feature has a label, or `embed` gives something else.
+            SAEError: There is no such width.
+
+        Examples:
+            >>> found = mlxterp.SAECollection([sae]).search("ball", indexes={2048: index})
+            >>> found[0].feature_id == ball, found[0].label
+            (True, 'toys ball')
+        """
+        return rooms.open(
+            "collection.search", self, query, embed, widths=widths, indexes=indexes, top_k=top_k
+        )
 
 
 def _listed(saes: Any) -> list[Any]:

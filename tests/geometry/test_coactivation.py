@@ -110,6 +110,7 @@ def test_an_index_answers_at_every_level(index_of_demo):
     assert len(graph["edges"]) == 5 and {edge["source"] for edge in graph["edges"]} <= {
         node["id"] for node in graph["nodes"]
     }
+    assert index.coactivation_graph(5, by="jaccard", min_count=2) == graph
     assert apart(by_token, sae).n_pairs > 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mlxterp
 from mlxterp import InputError, SAECollection, SAEError, SAETrainConfig, UnknownFeatureError
 from mlxterp.geometry import both_on, firing_on, load_family, search, train_family
 from tests.geometry.families import COMPONENT, NARROW, WIDE, activations, family, sae_of
@@ -16,6 +17,11 @@ SHORT = [text[:60] for text in TEXTS] * 6
 
 ASK: Any = train_family, firing_on, both_on
 """For what the type checker would not let through."""
+
+
+def loose(value: Any) -> Any:
+    """The same, for what the type checker would not let through."""
+    return value
 
 
 # -- where they come from -------------------------------------------------------------------------
@@ -143,6 +149,25 @@ def test_features_without_a_name_stand_under_their_tokens(demo, tmp_path):
     assert token.casefold() in hit.label.casefold() and hit.width == 2048
     with pytest.raises(InputError, match="is not one of"):
         search(SAECollection({WIDE: family()[WIDE]}), token, indexes={WIDE: index})
+
+
+def test_d6_a_collection_asks_its_widths_itself(letter_model):
+    both, x = family(), activations()
+    both[WIDE].concepts.load_concepts({3: "a ball that rolls", 5: "girls"})
+    assert both.firing_on(NARROW, 2, at=WIDE, index=x, n=60) == firing_on(both, NARROW, 2, WIDE, x, n=60)
+    assert both.search("ball") == search(both, "ball") and both.search("ball")[0].feature_id == 3
+    trained = train_family(letter_model, 1, SHORT, widths=(16,), k=4, epochs=1, batch_size=128, verbose=False)
+    found, expected = (
+        trained.both_on("a red ball", model=letter_model),
+        both_on(trained, "a red ball", model=letter_model),
+    )
+    assert found.features == expected.features and found.text == "a red ball"
+    with pytest.raises(InputError, match="takes no embedding="):
+        loose(both).search("ball", embedding=None)
+
+
+def test_d3_load_family_is_at_the_top():
+    assert mlxterp.load_family is load_family and "load_family" in mlxterp.__all__
 
 
 def test_bad_questions_are_named(letter_model):
