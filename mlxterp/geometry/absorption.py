@@ -23,15 +23,11 @@ from ..core.options import checks_options, names_options
 from ..core.sparse import SparseFeatures
 from ..errors import InputError, SAEError
 from ..sae import SAE
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView, Table
 from .concept_examples import ConceptExamples
 from .contributions import Contributions, Limits, contributions, cosines_with, find_mains
 from .mediation import Measured, Mediation, mediation
 from .probes import LEAST_F1, Fit, Probe
-from .text_table import table_html, table_lines
 
 _SHOWN, _TOKENS, _TEXT = 10, 5, 60
 
@@ -162,7 +158,7 @@ def absorption(
 
 @checks_options
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Absorption(View):
+class Absorption(LinesView):
     """Absorption of a concept's main features; made by `absorption`. `print` and notebooks show the absorbers.
 
     Attributes:
@@ -239,24 +235,6 @@ class Absorption(View):
 
     # -- shown --------------------------------------------------------------------------------
 
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: the figures beside their controls, then absorbers and missed tokens.
-
-        Args:
-            color: None sets the first line in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        first, *rest = self._lines
-        lines = [bold(first, wants_color(color)), *rest]
-        for heads, rows in self._tables:
-            lines += ["", *table_lines(heads, rows)]
-        return "\n".join(lines)
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        told = "".join(f"<p>{escaped(line)}</p>" for line in self._lines)
-        return f"<div{anchor}>{told}" + "".join(table_html(*table) for table in self._tables) + "</div>"
-
     def __repr__(self) -> str:
         return f"<Absorption at {self.probe.component}: {self.full.value:.3f} of {len(self.rows)} tokens>"
 
@@ -280,7 +258,7 @@ class Absorption(View):
         ]
 
     @property
-    def _tables(self) -> list[tuple[Sequence[str], list[list[str]]]]:
+    def _tables(self) -> list[Table]:
         absorbers = [
             [str(a.feature), str(a.n), f"{a.cosine:.3f}", ", ".join(map(repr, a.tokens[:_TOKENS]))]
             for a in self.absorbers[:_SHOWN]
@@ -290,11 +268,10 @@ class Absorption(View):
              "yes" if m.absorbed else "", m.text[-_TEXT:]]
             for m in self.missed[:_SHOWN]
         ]  # fmt: skip
-        found: list[tuple[Sequence[str], list[list[str]]]] = [
-            (("absorber", "tokens", "cosine with the probe", "which"), absorbers),
-            (("missed token", "other feature", "its part", "absorbed", "text"), missed),
+        return [
+            Table(("absorber", "tokens", "cosine with the probe", "which"), absorbers),
+            Table(("missed token", "other feature", "its part", "absorbed", "text"), missed),
         ]
-        return [table for table in found if table[1]]
 
     def _text(self, i: int) -> str:
         return self.examples.texts[self.rows[i]] if self.examples.texts else ""

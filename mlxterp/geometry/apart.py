@@ -12,11 +12,9 @@ from ..core.controls import DRAWS, Controlled, bootstrap, matrix, random_like
 from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView, Table
 from .neighbours import cosine_neighbours
-from .pairs import SHOWN, Coactivation, table_fragment, table_lines
+from .pairs import SHOWN, Coactivation
 from .token_features import counts_together
 
 _THETA = 0.99
@@ -24,7 +22,7 @@ _APART = ("feature", "with", "cosine", "together", "by chance")
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Apart(View):
+class Apart(LinesView):
     """Features that point the same way and are seldom active together; made by `apart`.
 
     Attributes:
@@ -54,34 +52,25 @@ class Apart(View):
             f" most {self.share:g} times as often as by chance"
         )
 
-    def _rows(self) -> list[list[str]]:
-        return [
+    @property
+    def _lines(self) -> list[str]:
+        return [self._head, f"such pairs: {self.counted}"]
+
+    @property
+    def _tables(self) -> list[Table]:
+        rows = [
             [str(int(a)), str(int(b)), f"{cosine:.2f}", f"{seen:.0f}", f"{expected:.1f}"]
             for (a, b), cosine, seen, expected in zip(
                 self.pairs[:SHOWN], self.cosines, self.seen, self.expected, strict=False
             )
         ]
-
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: what was found, then a row for each pair that falls shortest of chance.
-
-        Args:
-            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        lines = [bold(self._head, wants_color(color)), f"such pairs: {self.counted}"]
-        return "\n".join([*lines, *table_lines(_APART, self._rows())])
+        return [Table(_APART, rows)]
 
     def __repr__(self) -> str:
         return f"<Apart: {self._head}>"
 
     def _title(self) -> str:
         return "Features that are seldom active together"
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page."""
-        return table_fragment(
-            level, element_id, self._head, f"such pairs: {self.counted}", _APART, self._rows()
-        )
 
 
 @names_options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,15 +11,14 @@ import numpy as np
 from ..core import checks, feature_ids
 from ..core.controls import Controlled
 from ..core.feature_ids import Feature
-from ..errors import BackendError, InputError
+from ..core.frames import data_frame
+from ..errors import InputError
 from ..index import FeatureIndex
 from ..sae import SAE
-from ..viz.escaping import escaped, one_line
-from ..viz.page import Links
-from ..viz.plotting import finished, new_figure
+from ..viz.escaping import one_line
+from ..viz.lines import LinesView, Table
+from ..viz.plotting import Plotted, new_figure
 from ..viz.report import FeatureReport, Section
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
 from .stitching import Stitching, stitching_of
 
 if TYPE_CHECKING:
@@ -54,8 +52,11 @@ class Child(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Splitting(View):
+class Splitting(LinesView, Plotted):
     """Parents and children of two widths; made by `splitting`. `print` and notebooks show the table.
+
+    `plot` shows cosine and P(parent | child) of every judged feature, and the confirmed children beside shuffled
+    parents.
 
     Attributes:
         narrow: Width of the parents' SAE.
@@ -170,10 +171,6 @@ class Splitting(View):
         Raises:
             BackendError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise BackendError('Data frames need pandas: pip install "mlxterp[pandas]".') from error
         share = self.together / np.maximum(self.counts, 1)
         base = self.parent_counts[self.parent] / self.n_tokens
         columns = {
@@ -181,7 +178,7 @@ class Splitting(View):
             "jaccard": self.jaccard, "jaccard_parent": self.jaccard_parent, "n": self.counts, "judged": self.live,
             "by_cosine": self.by_cosine, "confirmed": self.is_child, "novel": self.live & (self.cosine < self.theta),
         }  # fmt: skip
-        return pandas.DataFrame(columns, index=pandas.RangeIndex(self.wide, name="feature_id"))
+        return data_frame(columns, "feature_id")
 
     def graph(self) -> dict[str, list[dict[str, Any]]]:
         """{"nodes": [{"id", "width", "feature_id", "label"}], "edges": [{"source", "target", …}]}, as JSON takes it.
@@ -241,9 +238,14 @@ class Splitting(View):
     # -- shown --------------------------------------------------------------------------------
 
     @property
+    def _head(self) -> str:
+        return f"Splitting of {self.narrow} features into {self.wide}"
+
+    @property
     def _lines(self) -> list[str]:
         judged, near = int(self.live.sum()), int(self.by_cosine.sum())
         return [
+            self._head,
             f"{near} of {judged} wide features (active on {self.min_firings} of {self.n_tokens} tokens or more) have a"
             f" cosine of at least {self.theta:.3f} with a narrow one; {len(self.novel)} are novel.",
             f"confirmed children: {self.confirmed}",
@@ -253,10 +255,7 @@ class Splitting(View):
         ]
 
     @property
-    def _head(self) -> str:
-        return f"Splitting of {self.narrow} features into {self.wide}"
-
-    def _rows(self) -> list[list[str]]:
+    def _tables(self) -> list[Table]:
         numbers = np.bincount(self.parent[self.is_child], minlength=self.narrow)
         order = np.argsort(-numbers, kind="stable")[: min(_SHOWN, int((numbers > 0).sum()))]
         found = []
@@ -269,52 +268,16 @@ class Splitting(View):
                 [self._named(self.narrow, int(p)), str(len(children)), f"{best.cosine:.2f}", f"{best.p_parent:.2f}",
                  f"{best.lift:.1f}", f"{best.jaccard:.2f}", shown + more]
             )  # fmt: skip
-        return found
+        return [Table(_COLUMNS, found)]
 
     def _named(self, width: int, feature_id: int) -> str:
         label = self.label(width, feature_id)
         return f"{feature_id} ({one_line(label)})" if label else str(feature_id)
 
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: what was found, then a row for each parent, those with the most children first.
-
-        Args:
-            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        rows = [list(_COLUMNS), *self._rows()]
-        widths = [max(len(row[j]) for row in rows) for j in range(len(_COLUMNS) - 1)]
-        lines = [bold(self._head, wants_color(color)), *self._lines]
-        for row in rows if len(rows) > 1 else []:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            lines.append(" | ".join([*cells, row[-1]]))
-        return "\n".join(lines)
-
     def __repr__(self) -> str:
         return f"<Splitting {self.narrow} → {self.wide}: {int(self.confirmed.value)} confirmed children>"
 
-    def _title(self) -> str:
-        return self._head
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in _COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in self._rows()
-        )
-        said = "".join(f'<p class="mxt-lead">{escaped(line)}</p>' for line in self._lines)
-        title = f'<h{level} class="mxt-h2"{anchor}>{escaped(self._head)}</h{level}>'
-        return f'{title}{said}<table class="mxt-t"><tr>{head}</tr>{body}</table>'
-
-    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
-        """Cosine and P(parent | child) of every judged feature, and the confirmed children beside shuffled parents.
-
-        Args:
-            path: Also write it there (.png, .svg, .pdf).
-
-        Raises:
-            BackendError: matplotlib is not installed.
-        """
+    def _drawn(self, show: bool) -> Figure:
         figure = new_figure(9.0, 4.2, show)
         cloud, counts = figure.subplots(1, 2, width_ratios=(2, 1))
         share = self.together / np.maximum(self.counts, 1)
@@ -336,7 +299,7 @@ class Splitting(View):
             )
         counts.set_ylabel("confirmed children")
         figure.suptitle(self._head)
-        return finished(figure, path, show)
+        return figure
 
 
 _COLUMNS = ("parent", "children", "cosine", "P(parent)", "lift", "Jaccard", "which, nearest first")

@@ -10,7 +10,6 @@ After Bloom and Lin, "Understanding SAE Features with the Logit Lens" (2024).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from ..errors import InputError
 from ..sae import SAE
 from ..viz.escaping import escaped, one_line
 from ..viz.page import Links, feature_link
-from ..viz.plotting import finished, new_figure
+from ..viz.plotting import Plotted, new_figure
 from ..viz.spans import bold, wants_color
 from ..viz.view import View
 from .running_sum import benjamini_hochberg, significance_of_null
@@ -56,8 +55,11 @@ _CALLED = {
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Enrichment(View):
+class Enrichment(View, Plotted):
     """Scores of features by sets of tokens, each with what chance gives. Made by `enrichment`.
+
+    `plot` is a Manhattan plot: -log10 p of every feature by set, coloured by kind of set and filled where q < 0.05;
+    small grey marks are p by the other null.
 
     Attributes:
         features: Ids of the features.
@@ -170,17 +172,7 @@ class Enrichment(View):
             f'<tbody>{body}</tbody></table><div class="mxt-foot">{escaped(self._more)}</div></section>'
         )
 
-    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
-        """A Manhattan plot: -log10 p of every feature by set, coloured by kind of set; q < 0.05 is filled.
-
-        Small grey marks are p by the other null.
-
-        Args:
-            path: Also write it there (.png, .svg, .pdf).
-
-        Raises:
-            BackendError: matplotlib is not installed.
-        """
+    def _drawn(self, show: bool) -> Figure:
         figure = new_figure(max(6.0, 2.0 + 0.24 * len(self.sets)), 5.0, show)
         axes = figure.subplots()
         aside = np.linspace(-0.3, 0.3, len(self.features)) if len(self.features) > 1 else np.zeros(1)
@@ -202,7 +194,7 @@ class Enrichment(View):
         axes.set_ylabel(f"-log10 p by {_CALLED[self.null].partition(' (')[0]}")
         axes.set_title(f"{self._title()}: filled where q < {LEVEL:g}")
         figure.legend(fontsize=8, ncols=4, loc="outside lower center")
-        return finished(figure, path, show)
+        return figure
 
     def __repr__(self) -> str:
         return f"<Enrichment of {len(self.features)} features by {len(self.sets)} sets: {self.passing}>"

@@ -25,14 +25,10 @@ from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..lens.writing import written_component
 from ..sae import SAE
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView, Table
 from .absorption import Absorption, absorption
 from .concept_examples import read
 from .probes import LEAST_F1, Probe, fitted
-from .text_table import table_html, table_lines
 
 TEMPLATE = " tree has the first letter: T\n lamp has the first letter: L\n {word} has the first letter:"
 """Examples before the word show the task, and keep it from the text's first position, where activations are of their
@@ -113,7 +109,7 @@ def first_letter(
 
 @checks_options
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class FirstLetter(View):
+class FirstLetter(LinesView):
     """Absorption letter by letter; made by `first_letter`. `print` and notebooks show the table.
 
     Attributes:
@@ -167,23 +163,8 @@ class FirstLetter(View):
             })  # fmt: skip
         return rows
 
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: the mean over letters, then a row for each.
-
-        Args:
-            color: None sets the first line in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        first, *rest = self._lines
-        return "\n".join([bold(first, wants_color(color)), *rest, "", *table_lines(_HEADS, self._rows)])
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        told = "".join(f"<p>{escaped(line)}</p>" for line in self._lines)
-        return f"<div{anchor}>{told}{table_html(_HEADS, self._rows)}</div>"
-
     def __repr__(self) -> str:
-        return f"<FirstLetter at {self.component}: {len(self.absorptions)} of {len(self._rows)} letters measured>"
+        return f"<FirstLetter at {self.component}: {len(self.absorptions)} of {len(self.table)} letters measured>"
 
     def _title(self) -> str:
         return f"First letters at {self.component}"
@@ -199,13 +180,14 @@ class FirstLetter(View):
         return [head, f"full: {self.full}", f"fraction: {self.fraction}"]
 
     @property
-    def _rows(self) -> list[list[str]]:
-        return [
+    def _tables(self) -> list[Table]:
+        rows = [
             [row["letter"], str(row["words"]),
              *(_shown(row[name]) for name in ("f1", "full", "control", "fraction")),
              ", ".join(map(str, row["mains"])), row["verdict"]]
             for row in self.table
         ]  # fmt: skip
+        return [Table(_HEADS, rows)]
 
 
 def _shown(figure: float | None) -> str:

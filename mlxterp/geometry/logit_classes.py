@@ -11,7 +11,6 @@ The classes are those of Bloom and Lin, "Understanding SAE Features with the Log
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -31,7 +30,7 @@ from ..lens.feature_logits import direction_logits
 from ..sae import SAE
 from ..viz.escaping import escaped
 from ..viz.page import Links, feature_link
-from ..viz.plotting import finished, new_figure, plain_log_ticks
+from ..viz.plotting import Plotted, new_figure, plain_log_ticks
 from ..viz.spans import bold, wants_color
 from ..viz.view import View
 
@@ -86,10 +85,11 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class LogitClasses(View):
+class LogitClasses(View, Plotted):
     """Every feature's class by its logits, and each class's share beside that of random directions.
 
-    Made by `logit_classes`; `print` and notebooks show the shares.
+    Made by `logit_classes`; `print` and notebooks show the shares, `plot` skew against kurtosis of every feature, over
+    that of random directions in grey, with the limits as lines.
 
     Attributes:
         kinds: Class of each feature, in the order of their ids.
@@ -176,15 +176,7 @@ class LogitClasses(View):
             f'<tbody>{body}</tbody></table><div class="mxt-foot">{escaped(self._rule)}</div></section>'
         )
 
-    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
-        """Skew against kurtosis of every feature, over that of random directions in grey; limits as lines.
-
-        Args:
-            path: Also write it there (.png, .svg, .pdf).
-
-        Raises:
-            BackendError: matplotlib is not installed.
-        """
+    def _drawn(self, show: bool) -> Figure:
         figure = new_figure(7.5, 5.0, show)
         axes = figure.subplots()
         if self.control_skew.size:
@@ -210,7 +202,7 @@ class LogitClasses(View):
         axes.set(xlabel="skew", ylabel="kurtosis (normal: 3)", yscale="log", title=self._title())
         plain_log_ticks(axes.yaxis)
         figure.legend(fontsize=8, ncols=3, loc="outside lower center")
-        return finished(figure, path, show)
+        return figure
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{kind} {share.value:.3f}" for kind, share in self.shares.items())

@@ -13,14 +13,10 @@ from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..sae import SAE
 from ..steering.trials import next_tokens
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView, Table
 from .concept_examples import ConceptExamples
 from .contributions import Contributions
 from .probes import Probe
-from .text_table import table_html, table_lines
 
 _HEADS = ("ablated", "tokens", "probe falls by (95 %)", "KL of the next token (95 %)")
 
@@ -45,7 +41,7 @@ class Ablated:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class Mediation(View):
+class Mediation(LinesView):
     """What ablating an absorber does beside a main feature and a random one.
 
     Attributes:
@@ -72,19 +68,6 @@ class Mediation(View):
             for one in (self.absorber, self.random, self.main)
         ]  # fmt: skip
 
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal.
-
-        Args:
-            color: None sets the first line in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        return "\n".join([bold(self._title(), wants_color(color)), *table_lines(_HEADS, self._rows)])
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        return f"<div{anchor}><p>{escaped(self._title())}</p>{table_html(_HEADS, self._rows)}</div>"
-
     def __repr__(self) -> str:
         return f"<Mediation on {len(self.absorber.rows)} absorbed tokens>"
 
@@ -92,7 +75,11 @@ class Mediation(View):
         return f"Ablations on {len(self.absorber.rows)} absorbed tokens (seed {self.seed})"
 
     @property
-    def _rows(self) -> list[list[str]]:
+    def _lines(self) -> list[str]:
+        return [self._title()]
+
+    @property
+    def _tables(self) -> list[Table]:
         found = []
         for one in (self.absorber, self.random, self.main):
             cells = [one.what, str(len(one.rows))]
@@ -100,7 +87,7 @@ class Mediation(View):
                 low, high = bootstrap(values, seed=self.seed)
                 cells.append(f"{_mean(values):.4f} [{low:.4f}, {high:.4f}]" if len(values) else "")
             found.append(cells)
-        return found
+        return [Table(_HEADS, found)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -13,10 +13,7 @@ from ..core.controls import Controlled, bootstrap
 from ..core.feature_ids import Feature, feature_id, feature_ids
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView
 
 Pairs = Iterable[tuple[Feature, Feature]] | Mapping[Any, Iterable[Feature]]
 """Pairs of features, or {parent: its children}."""
@@ -25,7 +22,7 @@ _NEAREST = 20
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class SharedPairs(View):
+class SharedPairs(LinesView):
     """How many of some pairs of features have a meta-latent in common.
 
     Attributes:
@@ -50,20 +47,6 @@ class SharedPairs(View):
     def excess(self) -> float:
         """The share less that of cosine-matched pairs, which their likeness does not explain; NaN without them."""
         return self.value - self.matched.control_mean
-
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal.
-
-        Args:
-            color: None sets the first line in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        first, *rest = self._lines
-        return "\n".join([bold(first, wants_color(color)), *rest])
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        return f"<div{anchor}>" + "".join(f"<p>{escaped(line)}</p>" for line in self._lines) + "</div>"
 
     def __repr__(self) -> str:
         return f"<SharedPairs: {self.value:.2f} of {len(self.pairs)}>"

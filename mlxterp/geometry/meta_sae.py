@@ -25,12 +25,8 @@ from ..errors import InputError, warn
 from ..sae import SAE
 from ..steering.vectors import SteeringVector
 from ..training import SAETrainConfig, train_sae
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView, Table
 from .meta_pairs import Pairs, SharedPairs, shared_pairs
-from .text_table import table_html, table_lines
 
 STEPS, LEAST_EPOCHS, CONTROL_SHARE = 300, 16, 1 / 2
 """Of the meta-SAE about so many steps, at least so many epochs; the share of them in runs that are compared."""
@@ -117,7 +113,7 @@ def train_meta_sae(
 
 @checks_options
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class MetaSAE(View):
+class MetaSAE(LinesView):
     """What features are made of; made by `train_meta_sae`. `print` and notebooks show the largest meta-latents.
 
     A feature's unit row is `sae.b_dec + sum of weight × sae.W_dec[meta] + residual`.
@@ -266,21 +262,6 @@ class MetaSAE(View):
 
     # -- shown --------------------------------------------------------------------------------
 
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: what it explains, and the meta-latents with most members.
-
-        Args:
-            color: None sets the first line in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        first, *rest = self._lines
-        return "\n".join([bold(first, wants_color(color)), *rest, "", *table_lines(_HEADS, self._table)])
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        told = "".join(f"<p>{escaped(line)}</p>" for line in self._lines)
-        return f"<div{anchor}>{told}{table_html(_HEADS, self._table)}</div>"
-
     def __repr__(self) -> str:
         return f"<{self._lines[0]}>"
 
@@ -304,14 +285,14 @@ class MetaSAE(View):
         ]
 
     @property
-    def _table(self) -> list[list[str]]:
+    def _tables(self) -> list[Table]:
         by_meta = self.codes.transpose()
         counts = np.diff(by_meta.indptr)
         found = []
         for meta in np.argsort(-counts, kind="stable")[:_SHOWN].tolist():
             members = _ranked(*by_meta.row(meta))[:_MEMBERS]
             found.append([str(meta), str(counts[meta]), ", ".join(f"{f} ({w:.2f})" for f, w in members)])
-        return found
+        return [Table(_HEADS, found)]
 
     # -- helpers ------------------------------------------------------------------------------
 

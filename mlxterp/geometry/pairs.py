@@ -11,12 +11,9 @@ import numpy as np
 from ..core import checks, feature_ids
 from ..core.controls import Controlled
 from ..core.feature_ids import Feature
+from ..core.frames import data_frame
 from ..core.sparse import SparseFeatures
-from ..errors import BackendError
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView, Table
 
 MEASURES = ("pmi", "lift", "phi", "jaccard")
 SHOWN = 20
@@ -79,7 +76,7 @@ class FeaturePairs:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Coactivation(View):
+class Coactivation(LinesView):
     """Features that are active together; made by `coactivation`. `print` and notebooks show the strongest pairs.
 
     Attributes:
@@ -149,12 +146,8 @@ class Coactivation(View):
         Raises:
             BackendError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise BackendError('Data frames need pandas: pip install "mlxterp[pandas]".') from error
         columns = {"first": self.pairs.first, "second": self.pairs.second, "count": self.pairs.count}
-        return pandas.DataFrame(columns | {name: self.pairs.measure(name) for name in MEASURES})
+        return data_frame(columns | {name: self.pairs.measure(name) for name in MEASURES})
 
     @property
     def _head(self) -> str:
@@ -162,27 +155,20 @@ class Coactivation(View):
         return f"{len(self.pairs)} pairs of features active on the same {unit}, in {self.min_count} of {self.n} or more"
 
     @property
-    def _strongest_line(self) -> str:
-        return f"phi of a feature with its strongest partner, mean: {self.strongest}"
+    def _lines(self) -> list[str]:
+        return [self._head, f"phi of a feature with its strongest partner, mean: {self.strongest}"]
 
-    def _rows(self) -> list[list[str]]:
+    @property
+    def _tables(self) -> list[Table]:
         values = {(a, b): value for a, b, value in self.top(SHOWN)}
         place = {(int(a), int(b)): i for i, (a, b) in enumerate(zip(self.pairs.first, self.pairs.second, strict=True))
                  if (int(a), int(b)) in values}  # fmt: skip
-        return [
+        rows = [
             [str(a), str(b), str(int(self.pairs.count[place[a, b]])), f"{phi:.3f}",
              f"{float(self.pairs.pmi[place[a, b]]):.2f}", f"{float(self.pairs.jaccard[place[a, b]]):.3f}"]
             for (a, b), phi in values.items()
         ]  # fmt: skip
-
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: what was found, then a row for each of the strongest pairs, by phi.
-
-        Args:
-            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        lines = [bold(self._head, wants_color(color)), self._strongest_line]
-        return "\n".join([*lines, *table_lines(_PAIR, self._rows())])
+        return [Table(_PAIR, rows)]
 
     def __repr__(self) -> str:
         return f"<Coactivation: {self._head}>"
@@ -190,29 +176,5 @@ class Coactivation(View):
     def _title(self) -> str:
         return "Co-activation"
 
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page."""
-        return table_fragment(level, element_id, self._head, self._strongest_line, _PAIR, self._rows())
-
 
 _PAIR = ("feature", "with", "together", "phi", "PMI", "Jaccard")
-
-
-def table_lines(titles: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    """A table for the terminal: columns as wide as their widest cell; nothing without rows."""
-    whole = [list(titles), *rows] if rows else []
-    widths = [max(len(row[j]) for row in whole) for j in range(len(titles))] if rows else []
-    return [" | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in whole]
-
-
-def table_fragment(
-    level: int, element_id: str, head: str, said: str, titles: tuple[str, ...], rows: list[list[str]]
-) -> str:
-    """A heading, a sentence and a table, as HTML."""
-    anchor = f' id="{element_id}"' if element_id else ""
-    top = "".join(f'<th scope="col">{escaped(name)}</th>' for name in titles)
-    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<h{level} class="mxt-h2"{anchor}>{escaped(head)}</h{level}><p class="mxt-lead">{escaped(said)}</p>'
-        f'<table class="mxt-t"><tr>{top}</tr>{body}</table>'
-    )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.controls import Controlled
-from ..errors import BackendError
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.plotting import finished, new_figure
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..core.frames import data_frame
+from ..viz.lines import LinesView
+from ..viz.plotting import Plotted, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +33,10 @@ class Partners:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Universality(View):
+class Universality(LinesView, Plotted):
     """How much of one SAE another has; made by `universality`. `print` and notebooks show the figures.
+
+    `plot` shows how alike partners are: a histogram for each way of matching, with the control's mean as a line.
 
     Attributes:
         match: "max" or "hungarian".
@@ -88,21 +86,17 @@ class Universality(View):
         Raises:
             BackendError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise BackendError('Data frames need pandas: pip install "mlxterp[pandas]".') from error
         columns: dict[str, Any] = {}
         for name in ("decoder", "encoder", "activation"):
             found = getattr(self, name)
             if found is not None:
                 columns |= {f"{name}_partner": found.ids, name: found.values}
-        return pandas.DataFrame(columns, index=pandas.RangeIndex(self.widths[0], name="feature_id"))
+        return data_frame(columns, "feature_id")
 
     @property
     def _lines(self) -> list[str]:
         how = "best partner of each" if self.match == "max" else "one to one"
-        lines = [f"Partners: {how} ({self.match})."]
+        lines = [self._head, f"Partners: {how} ({self.match})."]
         if self.mmcs is not None:
             lines += [
                 f"decoder cosine (MMCS): {self.mmcs}",
@@ -121,35 +115,10 @@ class Universality(View):
     def _head(self) -> str:
         return f"Universality of {self.widths[0]} features in {self.widths[1]}"
 
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal.
-
-        Args:
-            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        return "\n".join([bold(self._head, wants_color(color)), *self._lines])
-
     def __repr__(self) -> str:
         return f"<{self._head}, by {self.match}>"
 
-    def _title(self) -> str:
-        return self._head
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        said = "".join(f'<p class="mxt-lead">{escaped(line)}</p>' for line in self._lines)
-        return f'<h{level} class="mxt-h2"{anchor}>{escaped(self._head)}</h{level}>{said}'
-
-    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
-        """How alike partners are: a histogram for each way of matching, with the control's mean as a line.
-
-        Args:
-            path: Also write it there (.png, .svg, .pdf).
-
-        Raises:
-            BackendError: matplotlib is not installed.
-        """
+    def _drawn(self, show: bool) -> Figure:
         figure = new_figure(6.0, 3.8, show)
         axes = figure.subplots()
         for found, figures, name, color in (
@@ -167,4 +136,4 @@ class Universality(View):
         axes.set_ylabel("features")
         figure.legend(fontsize=8, ncols=2, loc="outside lower center")
         axes.set_title(self._head)
-        return finished(figure, path, show)
+        return figure

@@ -13,10 +13,7 @@ from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap
 from ..core.options import checks_options, names_options
 from ..errors import InputError
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView
 from .concept_examples import ConceptExamples, concept_examples
 from .logistic import fit_logistic
 
@@ -113,7 +110,7 @@ def fitted(
 
 @checks_options
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Probe(View):
+class Probe(LinesView):
     """A direction that tells a concept; made by `probe`.
 
     Attributes:
@@ -150,20 +147,6 @@ class Probe(View):
         if rows.ndim != 2 or rows.shape[1:] != self.direction.shape:
             raise InputError(f"Expected activations (n, {len(self.direction)}), got shape {rows.shape}.")
         return np.asarray(rows @ self.direction > self.threshold)
-
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal.
-
-        Args:
-            color: None sets the first line in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        first, *rest = self._lines
-        return "\n".join([bold(first, wants_color(color)), *rest])
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        return f"<div{anchor}>" + "".join(f"<p>{escaped(line)}</p>" for line in self._lines) + "</div>"
 
     def __repr__(self) -> str:
         return f"<Probe at {self.component}: F1 {self.f1.value:.3f}>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,8 @@ from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE, SAECollection
 from ..variants import Temporal
-from ..viz.escaping import escaped
-from ..viz.page import Links
-from ..viz.plotting import finished, new_figure
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
+from ..viz.lines import LinesView
+from ..viz.plotting import Plotted, new_figure
 from .neighbours import cosine_neighbours
 from .widths import pair_of, rows_of
 
@@ -33,8 +29,10 @@ _CELLS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False, kw_only=True)
-class Stitching(View):
+class Stitching(LinesView, Plotted):
     """What adding each wide feature to the narrow SAE does to its error; made by `stitching`.
+
+    `plot` shows the change of the error by cosine, a point for each judged feature.
 
     Attributes:
         narrow: Width of the SAE that is added to.
@@ -89,6 +87,7 @@ class Stitching(View):
         judged = int((~np.isnan(self.delta)).sum())
         gain = -float(self.delta[self.delta < 0].mean()) / self.mse if len(self.novel) else 0.0
         return [
+            self._head,
             f"{len(self.novel)} of {judged} wide features lower the error of the narrow SAE when added alone, by"
             f" {gain:.2%} of it on average ({self.n_tokens} tokens).",
             *(
@@ -105,35 +104,10 @@ class Stitching(View):
     def _head(self) -> str:
         return f"Features of {self.wide} added to {self.narrow}"
 
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal.
-
-        Args:
-            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        return "\n".join([bold(self._head, wants_color(color)), *self._lines])
-
     def __repr__(self) -> str:
         return f"<Stitching {self.narrow} ← {self.wide}: {len(self.novel)} novel features>"
 
-    def _title(self) -> str:
-        return self._head
-
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page."""
-        anchor = f' id="{element_id}"' if element_id else ""
-        said = "".join(f'<p class="mxt-lead">{escaped(line)}</p>' for line in self._lines)
-        return f'<h{level} class="mxt-h2"{anchor}>{escaped(self._head)}</h{level}>{said}'
-
-    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
-        """Change of the error by cosine, a point for each judged feature.
-
-        Args:
-            path: Also write it there (.png, .svg, .pdf).
-
-        Raises:
-            BackendError: matplotlib is not installed.
-        """
+    def _drawn(self, show: bool) -> Figure:
         figure = new_figure(6.0, 4.2, show)
         axes, judged = figure.subplots(), ~np.isnan(self.delta)
         axes.scatter(self.cosine[judged], self.delta[judged] / self.mse, s=6, rasterized=True)
@@ -141,7 +115,7 @@ class Stitching(View):
         axes.set_xlabel("cosine with the nearest narrow feature")
         axes.set_ylabel("change of the error, as a share")
         axes.set_title(f"{self._head}: AUC {self.auc.value:.2f}")
-        return finished(figure, path, show)
+        return figure
 
 
 @names_options

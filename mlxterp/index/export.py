@@ -12,8 +12,9 @@ import numpy as np
 
 from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
+from ..core.frames import data_frame
 from ..core.places import path_of
-from ..errors import BackendError, InputError
+from ..errors import InputError
 from .answers import Answers
 from .examples import FeatureExample
 from .files import write_atomically
@@ -25,10 +26,6 @@ _COLUMNS = ("feature_id", "label", "count", "density", "mean", "maximum", "rank"
 
 def as_frame(index: Answers) -> Any:
     """See `FeatureIndex.to_pandas`."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise BackendError('Data frames need pandas: pip install "mlxterp[pandas]".') from error
     figures = index.summary
     count = np.array(figures.count)
     frame = {
@@ -38,7 +35,7 @@ def as_frame(index: Answers) -> Any:
         "maximum": np.array(figures.maximum),
         "label": [index.label(f) for f in range(index.d_hidden)],
     }
-    return pandas.DataFrame(frame, index=pandas.RangeIndex(index.d_hidden, name="feature_id"))
+    return data_frame(frame, "feature_id")
 
 
 def write_json(

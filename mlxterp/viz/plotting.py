@@ -10,6 +10,7 @@ import io
 import math
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -36,6 +37,28 @@ _BESIDE, _ABOVE_AND_BELOW, _BAR = 1.9, 1.0, 0.15
 """Inches of what is beside a heatmap's cells, above and below them, and of its bar of colours."""
 _SHORT, _TURNED = 3, 60
 """Names under a heatmap up to so many letters are written level, others turned by so many degrees."""
+
+
+class Plotted(ABC):
+    """A result that draws itself; its docstring says what is seen. A class gives `_drawn`."""
+
+    __slots__ = ()
+
+    def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
+        """A picture of it, with matplotlib; what it shows stands where the class is described.
+
+        Args:
+            path: Also write it there (.png, .svg, .pdf, …).
+            show: Open a window. (A notebook shows the figure by itself.)
+
+        Raises:
+            BackendError: matplotlib is not installed.
+        """
+        return finished(self._drawn(show), path, show)
+
+    @abstractmethod
+    def _drawn(self, show: bool) -> Figure:
+        """The figure, of `new_figure`."""
 
 
 def new_figure(width: float, height: float, show: bool = False) -> Figure:
