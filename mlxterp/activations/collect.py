@@ -98,20 +98,15 @@ def collect_activations(
     rows = model_rows(
         anatomy, dataset, components, tokens, context_length, exclude, batch_tokens, seed, progress
     )
-    probe = model_fingerprint(anatomy, components)
     folder = path_of(path) if path is not None else _default_path(components, progress)
-    settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
-    acts = list(anatomy.model.described)
-    if acts:
-        settings["acts"] = acts
+    settings = _settings(anatomy, rows, components, seed, batch_tokens)
     facts = {
         "model": session.name or anatomy.model.model_type,
         "context_length": _length(anatomy, context_length),
     }
     widths = dict(zip(rows.names, rows.widths, strict=True))
-    of = digest_of(
-        {"dtype": dtype, "components": widths, **{k: settings[k] for k in settings if k != "probe"}}
-    )
+    same_everywhere = {name: value for name, value in settings.items() if name != "probe"}
+    of = digest_of({"dtype": dtype, "components": widths, **same_everywhere})
     meta = _there(anatomy, folder, widths, dtype, settings, of)
     damaged = damaged_batches(folder, widths, dtype, meta) if meta is not None else []
     if meta is not None and meta["complete"] and not damaged and DIGEST in meta:
@@ -138,6 +133,16 @@ def _components(anatomy: Anatomy, at: str | Sequence[str]) -> list[Component]:
     if not names:
         raise InputError("at=[] names no component. Name at least one, such as 'layers.3.mlp'.")
     return [anatomy.component(name) for name in dict.fromkeys(names)]
+
+
+def _settings(
+    anatomy: Anatomy, rows: ModelRows, components: Sequence[Component], seed: int, batch_tokens: int
+) -> dict[str, Any]:
+    """What makes a collection this one: its texts, its model, and what acts on that."""
+    acts = list(anatomy.model.described)
+    probe = model_fingerprint(anatomy, components)
+    settings = {**rows.identity(), "seed": seed, "batch_tokens": batch_tokens, "probe": probe}
+    return {**settings, "acts": acts} if acts else settings
 
 
 def _write(

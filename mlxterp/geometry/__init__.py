@@ -17,7 +17,8 @@ from .labels import Found
 from .logit_classes import Limits, LogitClasses, logit_classes
 from .mediation import Ablated, Mediation
 from .meta_pairs import SharedPairs
-from .meta_sae import MetaSAE, train_meta_sae
+from .meta_sae import MetaSAE
+from .meta_training import train_meta_sae
 from .neighbours import Neighbours, cosine_neighbours
 from .on_text import OnText
 from .pairs import Coactivation, FeaturePairs

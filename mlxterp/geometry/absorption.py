@@ -134,25 +134,12 @@ def absorption(
         raise InputError(
             "The probe gets none of the examples with the concept right, so nothing can be measured."
         )
-    found = task.on(rows, probe.direction, chosen)
-    random = [task.random(rows, chosen, direction) for direction in task.directions(draws, seed)]
-    shuffled = [task.shuffled(seed, i, len(rows)) for i in range(draws)]
-
-    def beside(
-        figure: Callable[[Contributions], np.ndarray], made: list[Contributions], kind: str
-    ) -> Controlled:
-        units = figure(found).astype(np.float64)
-        drawn = np.array([_mean(figure(one)) for one in made])
-        return Controlled(_mean(units), bootstrap(units, seed=seed), drawn, kind, seed)
-
-    directions, labels = "random directions of the activations' covariance", "shuffled labels"
+    beside = _Beside(task, rows, probe.direction, chosen, draws, seed)
     return Absorption(
         sae=sae, probe=probe, examples=task.measured, mains=tuple(chosen), main_f1=tuple(scores), rows=rows,
-        found=found, full=beside(lambda one: one.full, random, directions),
-        fraction=beside(lambda one: one.fraction, random, directions),
-        cosine=beside(lambda one: one.cosine[one.full], random, directions),
-        full_shuffled=beside(lambda one: one.full, shuffled, labels),
-        fraction_shuffled=beside(lambda one: one.fraction, shuffled, labels),
+        found=beside.found, full=beside.directions(_full), fraction=beside.directions(_fraction),
+        cosine=beside.directions(lambda one: one.cosine[one.full]), full_shuffled=beside.labels(_full),
+        fraction_shuffled=beside.labels(_fraction),
     )  # fmt: skip
 
 
@@ -330,6 +317,40 @@ class _Task:
         rows = np.flatnonzero(draw.permutation(self.measured.labels))
         surest = np.argsort(-(self.measured.activations[rows] @ direction), kind="stable")[:n]
         return self.on(np.sort(rows[surest]), direction, self.mains(labels, direction)[0])
+
+
+Figure = Callable[[Contributions], np.ndarray]
+"""A figure of each token, whose mean is given."""
+
+
+def _full(one: Contributions) -> np.ndarray:
+    return one.full
+
+
+def _fraction(one: Contributions) -> np.ndarray:
+    return one.fraction
+
+
+class _Beside:
+    """What is found on the tokens, beside the same on each draw of both controls."""
+
+    def __init__(
+        self, task: _Task, rows: np.ndarray, direction: np.ndarray, mains: Sequence[int], draws: int, seed: int
+    ):  # fmt: skip
+        self.found, self._seed = task.on(rows, direction, mains), seed
+        self._random = [task.random(rows, mains, other) for other in task.directions(draws, seed)]
+        self._shuffled = [task.shuffled(seed, i, len(rows)) for i in range(draws)]
+
+    def directions(self, figure: Figure) -> Controlled:
+        return self._controlled(figure, self._random, "random directions of the activations' covariance")
+
+    def labels(self, figure: Figure) -> Controlled:
+        return self._controlled(figure, self._shuffled, "shuffled labels")
+
+    def _controlled(self, figure: Figure, made: list[Contributions], kind: str) -> Controlled:
+        units = figure(self.found).astype(np.float64)
+        drawn = np.array([_mean(figure(one)) for one in made])
+        return Controlled(_mean(units), bootstrap(units, seed=self._seed), drawn, kind, self._seed)
 
 
 def _mean(values: np.ndarray) -> float:

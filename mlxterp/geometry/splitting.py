@@ -7,9 +7,9 @@ children stands beside that of shuffled parents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,35 +87,22 @@ def splitting(
             f"No feature of the wide SAE is active on {least} of the {b.n} tokens. Give more texts, or a smaller"
             " min_firings."
         )
-    draw = np.random.default_rng(seed)
-    shuffles = np.stack([draw.permutation(small.d_hidden) for _ in range(DRAWS)]) if control else ()
     by_cosine = live & (cosine >= limit)
-    together, jaccard_parent, jaccard = (np.zeros(large.d_hidden, t) for t in (np.int64, np.int64, float))
-    passed = np.zeros(len(shuffles), dtype=np.int64)
-    for some, pairs in counts_together(b.features, a.features):
-        own, row = parent[some], np.arange(len(some))
-        together[some] = np.where(own >= 0, pairs[row, own], 0)
-        likeness = pairs / np.maximum(counts_b[some, None] + counts_a - pairs, 1)
-        jaccard_parent[some] = likeness.argmax(axis=1)
-        jaccard[some] = likeness[row, own]
-        for i, shuffle in enumerate(shuffles):
-            other = shuffle[own]
-            passed[i] += (
-                by_cosine[some]
-                & _subset(pairs[row, other], counts_b[some], counts_a[other], a.n, subset)
-            ).sum()  # fmt: skip
-    confirmed = by_cosine & _subset(together, counts_b, counts_a[parent], a.n, subset)
+    draw = np.random.default_rng(seed)
+    shuffles = [draw.permutation(small.d_hidden) for _ in range(DRAWS if control else 0)]
+    fired = _with_parents(a, b, parent, by_cosine, shuffles, subset)
+    confirmed = by_cosine & _subset(fired.together, counts_b, counts_a[parent], a.n, subset)
     counted = Controlled(
         float(confirmed.sum()), bootstrap(confirmed[live], lambda rows: float(rows.sum()), seed=seed),
-        passed.astype(np.float64), "shuffled parents", seed,
+        fired.passed.astype(np.float64), "shuffled parents", seed,
     )  # fmt: skip
     coverage = _coverage(a, b, parent, confirmed, live, control, seed)
     indexes = {int(w): one for w, one in index.items()} if isinstance(index, Mapping) else {}
     return Splitting(
         narrow=int(narrow), wide=int(wide), theta=limit, subset=subset, min_firings=least, n_tokens=a.n,
-        parent=parent, cosine=cosine, together=together, counts=counts_b, parent_counts=counts_a, jaccard=jaccard,
-        jaccard_parent=jaccard_parent, live=live, is_child=confirmed, by_cosine=by_cosine, confirmed=counted,
-        coverage=coverage, saes=(small, large), indexes=indexes,
+        parent=parent, cosine=cosine, together=fired.together, counts=counts_b, parent_counts=counts_a,
+        jaccard=fired.jaccard, jaccard_parent=fired.jaccard_parent, live=live, is_child=confirmed,
+        by_cosine=by_cosine, confirmed=counted, coverage=coverage, saes=(small, large), indexes=indexes,
     )  # fmt: skip
 
 
@@ -131,6 +118,38 @@ def theta_of(wide: np.ndarray, narrow: np.ndarray, seed: int = 0) -> float:
         for i in range(ceil(_CONTROL_ROWS / len(wide)))
     ]
     return float(np.nanquantile(np.concatenate(found), THETA))
+
+
+class _Fired(NamedTuple):
+    """How wide features are active with their parents; all but the last (wide,)."""
+
+    together: np.ndarray
+    """int64: tokens where both are active."""
+    jaccard: np.ndarray
+    jaccard_parent: np.ndarray
+    """int64: the narrow feature with the largest Jaccard index."""
+    passed: np.ndarray
+    """int64, (shuffles,): features that would be confirmed if parents were dealt out so."""
+
+
+def _with_parents(
+    a: TokenFeatures, b: TokenFeatures, parent: np.ndarray, by_cosine: np.ndarray, shuffles: Sequence[np.ndarray],
+    subset: float,
+) -> _Fired:  # fmt: skip
+    """Counts the tokens of wide features (b) where their parents (a), and those of each shuffle, are active."""
+    counts_a, counts_b = a.counts, b.counts
+    together, jaccard_parent, jaccard = (np.zeros(len(parent), kind) for kind in (np.int64, np.int64, float))
+    passed = np.zeros(len(shuffles), dtype=np.int64)
+    for some, pairs in counts_together(b.features, a.features):
+        own, row = parent[some], np.arange(len(some))
+        together[some] = np.where(own >= 0, pairs[row, own], 0)
+        likeness = pairs / np.maximum(counts_b[some, None] + counts_a - pairs, 1)
+        jaccard_parent[some], jaccard[some] = likeness.argmax(axis=1), likeness[row, own]
+        for i, shuffle in enumerate(shuffles):
+            other = shuffle[own]
+            found = _subset(pairs[row, other], counts_b[some], counts_a[other], a.n, subset)
+            passed[i] += (by_cosine[some] & found).sum()
+    return _Fired(together, jaccard, jaccard_parent, passed)
 
 
 def _subset(together: Any, child: Any, parent: Any, n: int, subset: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlxterp import SAE, InputError, MlxterpWarning, SAEError, UnknownFeatureError, geometry
 from mlxterp.core.sparse import SparseFeatures
 from mlxterp.geometry.meta_pairs import shared_pairs
-from mlxterp.geometry.meta_sae import share, unexplained
+from mlxterp.geometry.meta_training import share, unexplained
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 
