@@ -47,8 +47,12 @@ def open_llama(folder: Path | None, backend: str, tokenizer: Any = None) -> Inte
         return InterpretableModel(folder, tokenizer=tokenizer, backend=backend)
 
 
-def checkpoint(model_type: str, folder: Path, seed: int = 0) -> Path:
-    """Writes a random model of that type; returns the folder. Without PyTorch the test is skipped."""
+def checkpoint(model_type: str, folder: Path, seed: int = 0, **shape: Any) -> Path:
+    """Writes a random model of that type; returns the folder. Without PyTorch the test is skipped.
+
+    Args:
+        shape: Settings that are to be other than those of `SHAPES`.
+    """
     torch = pytest.importorskip("torch", reason="this checkpoint is made with PyTorch")
     transformers = pytest.importorskip("transformers", reason="this checkpoint is made with transformers")
     from safetensors.torch import load_file, save_file
@@ -56,7 +60,7 @@ def checkpoint(model_type: str, folder: Path, seed: int = 0) -> Path:
     AutoConfig, AutoModelForCausalLM = transformers.AutoConfig, transformers.AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, initializer_range=0.15, **SHAPES[model_type])
+    config = AutoConfig.for_model(model_type, initializer_range=0.15, **{**SHAPES[model_type], **shape})
     model = AutoModelForCausalLM.from_config(config).eval()
     for _name, parameter in model.named_parameters():  # biases and gains that are not just 0 and 1
         if parameter.ndim == 1:
