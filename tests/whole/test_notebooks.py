@@ -19,7 +19,12 @@ SHOWS = {
     "02_attach_sae_and_save_texts": {"sweep": "image/png"},
     "03_steer_with_calibration": {"calibrate": "text/html", "plot": "image/png", "verdict": "text/html"},
     "04_name_sae_concepts": {"test": "text/html", "picture": "text/html"},
-}
+    "05_understanding_latents": {
+        "controls": "text/html", "two-widths": "text/html", "splitting": "text/html", "cards": "text/html",
+        "stitching": "image/png", "toy": "text/html", "concept": "text/html", "meta": "text/html",
+        "classes": "text/html", "enrichment": "image/png", "universality": "image/png",
+    },
+}  # fmt: skip
 """Cells by their id, and what kind of picture or table each shows."""
 EXPECTED = re.compile(
     r".*(TqdmWarning: IProgress not found|No optimised BLAS).*\n(  .*\n)?|\r?[^\r\n]*\[[\d:?]+[<,][^\r\n]*\]\n?"
