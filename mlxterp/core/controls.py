@@ -5,7 +5,7 @@ Most figures of feature geometry look alike on random input, so none is given wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,13 +72,12 @@ def matrix(given: Any, name: str) -> np.ndarray:
         InputError: It is something else.
     """
     try:
-        array = np.asarray(given)
+        array = np.asarray(list(given) if isinstance(given, Iterator) else given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} cannot be read as a matrix (rows, width): {error}") from error
     if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu":
-        raise InputError(
-            f"{name} is a matrix (rows, width) of numbers, got shape {array.shape}, {array.dtype}."
-        )
+        got = type(given).__name__ if array.dtype.kind == "O" else f"shape {array.shape}, {array.dtype}"
+        raise InputError(f"{name} is a matrix (rows, width) of numbers, got {got}.")
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if bad.size:
         raise InputError(

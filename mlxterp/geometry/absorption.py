@@ -21,7 +21,7 @@ from ..core.controls import DRAWS, Controlled, bootstrap, random_like
 from ..core.feature_ids import Feature, feature_ids
 from ..core.options import checks_options, names_options
 from ..core.sparse import SparseFeatures
-from ..errors import InputError, SAEError
+from ..errors import InputError, SAEError, warn
 from ..sae import SAE
 from ..viz.lines import LinesView, Table
 from .concept_examples import ConceptExamples
@@ -386,3 +386,8 @@ def _check(sae: Any, probe: Any, allow_weak: bool) -> None:
     for holds, error, message in tests:
         if not holds():
             raise error(message)
+    if probe.examples.texts and sae.component not in (None, probe.component):
+        warn(
+            f"The probe reads {probe.component}, the SAE was trained on {sae.component}: its features are measured on"
+            " activations of another place."
+        )

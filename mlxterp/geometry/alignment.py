@@ -36,6 +36,9 @@ def aligned_activations(
         InputError: An SAE names no component, a model has no tokenizer, or there is no such token.
     """
     runs = [session_of(model).anatomy.model for model in (model_a, model_b)]
+    for sae, name in ((a, "a"), (b, "b")):
+        if not isinstance(sae, SAE):
+            raise InputError(f"{name} is an SAE, got {type(sae).__name__}. SAE.load(path) opens one.")
     known = texts_of(texts, runs[0])
     found = []
     for model, sae in ((model_a, a), (model_b, b)):

@@ -92,8 +92,10 @@ def apart(
         seed: Of the control and of the random directions.
 
     Raises:
-        InputError: The directions are those of another number of features.
+        InputError: The directions are those of another number of features, or all but one are zero.
     """
+    if not isinstance(found, Coactivation):
+        raise InputError(f"found is {type(found).__name__}; expected what coactivation(…) gives.")
     rows = matrix(directions.W_dec if isinstance(directions, SAE) else directions, "directions")
     if len(rows) != len(found.counts):
         raise InputError(f"directions has {len(rows)} rows; there are {len(found.counts)} features.")
@@ -101,7 +103,9 @@ def apart(
         checks.fraction(share, "share"), checks.flag(control, "control"), checks.seed(seed)
     )  # fmt: skip
     least = checks.finite(min_expected, "min_expected", above=0)
-    k = min(checks.count(k, "k"), len(rows) - 1)
+    k = min(checks.count(k, "k"), max(1, len(rows) - 1))
+    if (rows != 0).any(axis=1).sum() < 2:
+        raise InputError("Fewer than two directions are not zero, so no pair has a cosine.")
     nearest = cosine_neighbours(rows, k=k)
     if min_cosine is None:
         random = cosine_neighbours(random_like(rows, "covariance", seed), rows, k)

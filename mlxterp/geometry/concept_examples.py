@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..activations.forward import run_batch
 from ..anatomy.session import Model, session_of
+from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.controls import matrix
 from ..core.options import names_options
@@ -97,9 +98,18 @@ def concept_examples(
         >>> geometry.concept_examples(model, "layers.1.resid_post", ["A red ball", "My ball"], ["The dog", "She"])
         <ConceptExamples: 2 with the concept, 2 without>
     """
+    if not isinstance(component, str):
+        raise InputError(f"component is {component!r}; expected a path, such as 'layers.3.resid_post'.")
+    positive, negative = (list(one) if isinstance(one, Iterator) else one for one in (positive, negative))
+    for side, name in ((positive, "positive"), (negative, "negative")):
+        if isinstance(side, Sized) and not len(side):
+            raise InputError(f"{name} holds no texts or activations: a probe needs both classes.")
     given = [_is_rows(side) for side in (positive, negative)]
     if all(given):
-        sides = [matrix(rows, name) for rows, name in ((positive, "positive"), (negative, "negative"))]
+        sides = [
+            matrix(to_numpy(rows, name), name)
+            for rows, name in ((positive, "positive"), (negative, "negative"))
+        ]
         if sides[0].shape[1] != sides[1].shape[1]:
             raise InputError(f"positive is {sides[0].shape[1]} wide and negative {sides[1].shape[1]}.")
         labels = np.repeat([True, False], [len(side) for side in sides])
@@ -118,13 +128,20 @@ def concept_examples(
 
 
 def _is_rows(side: Any) -> bool:
-    """Whether activations were given, rather than texts."""
+    """Whether activations were given, rather than texts (or the token ids of some)."""
+    if isinstance(side, Sequence):
+        return not isinstance(side, (str, bytes)) and all(_is_vector(row) for row in side)
     return getattr(side, "ndim", 0) == 2 and getattr(getattr(side, "dtype", None), "kind", "f") in "fiu"
 
 
+def _is_vector(row: Any) -> bool:
+    """Whether it is one row of activations: an array, or a list with a number that is no integer."""
+    if isinstance(row, Sequence) and not isinstance(row, str):
+        return any(isinstance(number, float) for number in row)
+    return getattr(row, "ndim", 0) == 1 and getattr(getattr(row, "dtype", None), "kind", "f") == "f"
+
+
 def _side(given: Any, name: str, lm: Any) -> list[str]:
-    if isinstance(given, Sequence) and not len(given):
-        raise InputError(f"{name} holds no texts: a probe needs both classes.")
     return list(dict.fromkeys(texts_of(given, lm, name)))
 
 

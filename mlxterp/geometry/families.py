@@ -90,8 +90,7 @@ def load_family(
         check_options(options, (), "load_family")
         collection = source if isinstance(source, SAECollection) else SAECollection(source)
     family = collection.by("width")
-    wanted = family.widths if widths is None else [*widths] if isinstance(widths, Iterable) else [widths]
-    wanted = [checks.count(width, "an entry of widths") for width in wanted]
+    wanted = _widths(family, widths)
     if missing := [width for width in wanted if width not in family]:
         raise SAEError(f"There is no SAE of width {missing[0]} here; the widths are {family.widths}.")
     if not published or len(family.components) != 1:  # theirs are known without their files
@@ -216,10 +215,7 @@ def both_on(
         (' ball', True)
     """
     component = _family(family).same_component()
-    wanted = (
-        family.widths if widths is None else [checks.count(width, "an entry of widths") for width in widths]
-    )
-    saes = {width: family.at(width=width) for width in wanted}
+    saes = {width: family.at(width=width) for width in _widths(family, widths)}
     session = session_of(model)
     run, place = session.anatomy.model, session.anatomy.component(component)
     text, top_k = text_of(text, run), checks.count(top_k, "top_k")
@@ -260,10 +256,12 @@ def search(
     """
     if not isinstance(query, str) or not query.strip():
         raise InputError(f"The query is {query!r}; give some words.")
-    wanted = (
-        _family(family).widths if widths is None else [checks.count(w, "an entry of widths") for w in widths]
-    )
-    top_k, known = checks.count(top_k, "top_k"), {} if indexes is None else dict(indexes)
+    wanted, top_k = _widths(_family(family), widths), checks.count(top_k, "top_k")
+    if embed is not None and not callable(embed):
+        raise InputError(f"embed is {embed!r}; expected a function from texts to their embeddings (n, size).")
+    if not isinstance(indexes, (Mapping, type(None))):
+        raise InputError(f"indexes is {type(indexes).__name__}; expected {{width: FeatureIndex}}.")
+    known = indexes or {}
     labelled = [
         (width, f, label)
         for width in wanted
@@ -271,8 +269,8 @@ def search(
     ]
     if not labelled:
         raise InputError(
-            "No feature of this family has a label. Name some: sae.concepts.load_concepts(…); or give indexes="
-            " {width: FeatureIndex}, whose tokens stand for labels."
+            "No feature of this family has a label. Name some: sae.concepts.load_concepts(…); or give"
+            " indexes={width: FeatureIndex}, whose tokens stand for labels."
         )
     return best_of(labelled, query, embed, top_k)
 
@@ -281,6 +279,21 @@ def _family(family: Any) -> SAECollection:
     if not isinstance(family, SAECollection):
         raise InputError(f"family is an SAECollection of several widths, got {type(family).__name__}.")
     return family
+
+
+def _widths(family: SAECollection, given: Any) -> list[int]:
+    """Widths that were asked for; of the family, for None.
+
+    Raises:
+        InputError: There are none, or one is no number.
+    """
+    if given is None:
+        return family.widths
+    several = given if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
+    wanted = [checks.count(width, "an entry of widths") for width in several]
+    if not wanted:
+        raise InputError(f"widths is empty; the family has {family.widths}.")
+    return wanted
 
 
 def _two(family: Any, width: Any, at: Any) -> tuple[SAE, SAE]:

@@ -8,7 +8,7 @@ said. The paper used models of 2 billion parameters (Chanin et al. 2024); smalle
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -196,7 +196,7 @@ def _shown(figure: float | None) -> str:
 
 
 def _letters(given: Any) -> list[str]:
-    several = list(given) if isinstance(given, (str, list, tuple)) else []
+    several = list(given) if isinstance(given, Iterable) else []
     if not several or not all(isinstance(one, str) and len(one) == 1 and one.isalpha() for one in several):
         raise InputError(f"letters is {given!r}; expected letters, such as 'abc'.")
     return list(dict.fromkeys(one.lower() for one in several))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.controls import DRAWS, Controlled
-from ..core.feature_ids import Feature, feature_id
+from ..core.feature_ids import Feature, feature_id, named_feature
 from ..core.options import checks_options
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
@@ -136,7 +136,7 @@ class MetaSAE(LinesView):
         facts = {"method": "meta_sae.without", "feature": feature, "meta": meta, "weight": weights[meta]}
         return SteeringVector(self.component, row * self.norms[feature], facts)
 
-    def label(self, meta: Feature, labels: Mapping[Any, Any] | Sequence[str], n: int = 3) -> str:
+    def label(self, meta: Feature, labels: Mapping[Any, Any] | Iterable[str], n: int = 3) -> str:
         """Words that the labels of a meta-latent's members have and others lack, joined by commas; "" without labels.
 
         A word counts by the members' share of weight whose labels hold it, less the share of all labelled features
@@ -242,7 +242,7 @@ def _words(labels: Any) -> dict[int, frozenset[str]]:
     """Lower-case words of every label, by feature; features without a label are left out."""
     if isinstance(labels, Mapping):
         pairs: Iterable[tuple[Any, Any]] = labels.items()
-    elif isinstance(labels, Sequence) and not isinstance(labels, (str, bytes)):
+    elif isinstance(labels, Iterable) and not isinstance(labels, (str, bytes)):
         pairs = enumerate(labels)
     else:
         raise InputError(
@@ -251,8 +251,10 @@ def _words(labels: Any) -> dict[int, frozenset[str]]:
     found = {}
     for feature, label in pairs:
         text = label.get("name") if isinstance(label, Mapping) else label
+        if (known := named_feature(feature)) is None:
+            raise InputError(f"labels has the key {feature!r}; expected the numbers of features.")
         if text is not None and not isinstance(text, str):
             raise InputError(f"The label of feature {feature} is {text!r}; expected a text.")
         if words := re.findall(r"\w+", (text or "").lower()):
-            found[int(feature)] = frozenset(words)
+            found[known] = frozenset(words)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy.session import Model
+from ..anatomy.session import Model, session_of
 from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap
@@ -69,6 +69,8 @@ def probe(
     examples = concept_examples(
         model, component, positive, negative, position=position, batch_tokens=batch_tokens
     )
+    if model is not None and examples.texts:
+        component = session_of(model).anatomy.component(component).name
     found = fitted(component, examples, C=C, holdout=holdout, draws=draws if control else 0, seed=seed)
     if found.f1.value < LEAST_F1 and not allow_weak:
         raise InputError(
@@ -141,11 +143,13 @@ class Probe(LinesView):
         """bool, (n,): which of some activations (n, width) have the concept.
 
         Raises:
-            InputError: They are of another width.
+            InputError: They are of another width, or not finite.
         """
         rows = to_numpy(activations, "activations")
         if rows.ndim != 2 or rows.shape[1:] != self.direction.shape:
             raise InputError(f"Expected activations (n, {len(self.direction)}), got shape {rows.shape}.")
+        if not np.isfinite(rows).all():
+            raise InputError("Some of the activations are not finite, of which a probe can say nothing.")
         return np.asarray(rows @ self.direction > self.threshold)
 
     def __repr__(self) -> str:

@@ -6,7 +6,8 @@ were encoded before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..activations.exclusions import EXCLUSIONS, rule_for
 from ..activations.forward import collect
 from ..activations.store import ActivationStore
 from ..anatomy.anatomy import Anatomy
+from ..backends.host.conversion import to_numpy
 from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
 from ..data.dataset import texts_of
@@ -98,10 +100,12 @@ def activations_of(given: Any, width: int, what: str, component: str | None = No
     if isinstance(given, ActivationStore):
         name = component or given.components[0]
         return np.concatenate([given.read(i, name) for i in range(len(given.counts))])
-    try:
-        rows = np.asarray(given, dtype=np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} cannot be read as activations (…, {width}): {error}") from error
+    if given is None or isinstance(given, (str, os.PathLike, Mapping)):
+        raise InputError(
+            f"{what} is {given!r:.80}; expected activations (…, {width}), or an ActivationStore."
+        )
+    found = to_numpy(list(given) if isinstance(given, Iterator) else given, what)
+    rows = np.asarray(found, dtype=np.float32)
     if rows.ndim < 2 or rows.shape[-1] != width or not rows.size:
         raise InputError(f"{what} are activations (…, {width}) of at least one token, got {rows.shape}.")
     rows = rows.reshape(-1, width)

@@ -40,6 +40,13 @@ _SCRIPTS = {
 """Script → what the Unicode names of its letters begin with."""
 
 
+class UnknownSetError(InputError, KeyError):
+    """There is no such set of tokens."""
+
+    def __str__(self) -> str:  # KeyError would show the message quoted and escaped
+        return str(self.args[0])
+
+
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
 class TokenSets(Mapping[str, np.ndarray]):
     """Named sets of tokens: a mapping from name to token ids. `print` shows sizes and some tokens of each.
@@ -145,8 +152,8 @@ class TokenSets(Mapping[str, np.ndarray]):
         Raises:
             InputError: There is no such set, or none was named.
         """
-        if unknown := [name for name in names if name not in self.members]:
-            raise InputError(f"No set {unknown[0]!r}. There are: {', '.join(self.members)}.")
+        for name in names:
+            _ = self[name]
         if not names:
             raise InputError(f"Name at least one set of: {', '.join(self.members)}.")
         return self._with({name: self.members[name] for name in names}, self.groups, {})
@@ -170,7 +177,10 @@ class TokenSets(Mapping[str, np.ndarray]):
         return TokenSets(members, {name: groups[name] for name in members}, missing, self.texts)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.members[name]
+        if name in self.members:
+            return self.members[name]
+        why = f": left out ({self.missing[name]} of this tokenizer)" if name in self.missing else ""
+        raise UnknownSetError(f"No set {name!r}{why}. There are: {', '.join(self.members)}.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.members)

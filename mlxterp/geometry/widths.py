@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,8 @@ def rows_of(given: Any, sae: SAE, model: Model | None, what: str) -> np.ndarray:
         if sae.component is None:
             raise InputError(f"{sae!r} names no component to run the texts to. Give activations.")
         return run_texts(anatomy, given, sae.component)[0]
-    if isinstance(given, (list, tuple, str)) and any(isinstance(one, str) for one in given):
+    given = list(given) if isinstance(given, Iterator) else given
+    listed = isinstance(given, Iterable) and getattr(given, "ndim", 1) == 1
+    if isinstance(given, str) or (listed and any(isinstance(one, str) for one in given)):
         raise InputError(f"{what} holds texts; they need the model: model=model.")
     return activations_of(given, sae.d_model, what, sae.component)
