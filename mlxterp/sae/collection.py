@@ -238,8 +238,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         """The component that all of them read, for what compares their features.
 
         Raises:
-            SAEError: One names no component, or another one, or has another width of activations; or one that is open
-                names another model. It is named.
+            SAEError: One names no component, or another one, or has another width of activations; it is named.
         """
         names = ("component", "d_model", "d_out")
         facts = {key: tuple(m.fact(name) for name in names) for key, m in self._members.items()}
@@ -255,12 +254,6 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
                         f"SAE {key!r} has {name} {other}, SAE {first!r} has {one}. Compare SAEs of one component:"
                         " collection.where(component=…)."
                     )
-        models = {name: key for key, m in self._members.items() if (name := m.model()) is not None}
-        if len(models) > 1:
-            (one, a), (other, b) = list(models.items())[:2]
-            raise SAEError(
-                f"SAE {b!r} is of the model {other!r}, SAE {a!r} of {one!r}. Compare SAEs of one model."
-            )
         return str(expected[0])
 
     # -- as files and indexes -----------------------------------------------------------------

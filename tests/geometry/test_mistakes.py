@@ -9,20 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import mlxterp
-from mlxterp import InputError, MlxterpWarning, SAECollection, SAEError, geometry
+from mlxterp import InputError, MlxterpWarning, geometry
 from mlxterp.geometry import TokenSets
-from tests.geometry.families import COMPONENT, NARROW, WIDE, activations, family, parts, sae_of
+from tests.geometry.families import NARROW, WIDE, activations, family
 from tests.geometry.planting import opened
 
 ASK: Any = geometry
 """For what the type checker would not let through."""
-
-
-def named(model: str, rows: np.ndarray, bias: float = -0.4) -> mlxterp.SAE:
-    sae = sae_of(rows, bias)
-    sae.metadata["model"] = model
-    return sae
 
 
 def refused(call: Any, kind: type[Exception], words: str) -> None:
@@ -31,21 +24,6 @@ def refused(call: Any, kind: type[Exception], words: str) -> None:
 
 
 # -- families -------------------------------------------------------------------------------------
-
-
-def test_a_family_of_two_models_is_refused_wherever_it_is_asked():
-    one, other = named("gpt2", np.eye(NARROW, 16)), named("llama", parts(), -0.75)
-    mixed = SAECollection({NARROW: one, WIDE: other})
-    for call in (
-        lambda: mlxterp.load_family([one, other]),
-        lambda: geometry.splitting(mixed, NARROW, WIDE, activations(200)),
-        lambda: geometry.stitching(mixed, NARROW, WIDE, activations(200)),
-        lambda: mixed.firing_on(NARROW, 0, WIDE, activations(200)),
-        mixed.same_component,
-    ):
-        refused(call, SAEError, "of the model 'llama', SAE .* of 'gpt2'")
-    unnamed = SAECollection({NARROW: one, WIDE: sae_of(parts())})
-    assert unnamed.same_component() == COMPONENT
 
 
 def test_widths_may_be_one_or_several_of_any_kind():
@@ -90,7 +68,7 @@ def test_activations_come_as_tables_lists_and_generators_and_texts_ask_for_their
         (row for row in x),
         x.reshape(4, 100, 16),
     ):
-        found = geometry.splitting(both, np.int64(NARROW), np.int32(WIDE), given, control=False)
+        found = ASK.splitting(both, np.int64(NARROW), np.int32(WIDE), given, control=False)
         assert np.array_equal(found.is_child, expected.is_child)
     for texts in (["a", "b"], pandas.Series(["a", "b"]), np.array(["a", "b"]), (text for text in "ab"), "a"):
         refused(
