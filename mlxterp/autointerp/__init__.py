@@ -1,0 +1,13 @@
+"""Autointerp: explain features, and score explanations on other texts, with chance beside every figure."""
+
+from .examples import Drawn, Examples, Sample, collect
+from .explainers import Explainer, TokenListExplainer
+from .judges import EmbeddingJudge, Judge, Question, TokenListJudge
+from .plan import Plan
+from .scores import Detail, FeatureScore, Scores
+from .scoring import score
+
+__all__ = [
+    "Detail", "Drawn", "EmbeddingJudge", "Examples", "Explainer", "FeatureScore", "Judge", "Plan", "Question", "Sample",
+    "Scores", "TokenListExplainer", "TokenListJudge", "collect", "score",
+]  # fmt: skip

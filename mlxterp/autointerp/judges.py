@@ -1,0 +1,155 @@
+"""Who judges: questions about windows of text in, probabilities out. None of these asks a language model.
+
+A judge is anything with a `name` and `probabilities`. What it cannot answer is NaN, and counted as failed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..backends.host.conversion import to_numpy
+from ..errors import InputError
+from ..index.examples import FeatureExample
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Question:
+    """One thing that a judge is asked: whether a window fits.
+
+    Attributes:
+        task: "detection": does the feature fire in this window? "fuzzing": are the marked tokens those that it fires
+            on? "intruder": is this window the one that does not belong with the others?
+        explanation: What the feature is said to mean; "" for an intruder.
+        example: The window. A judge sees its tokens; the activations are there for who marks and for tests.
+        marked: bool, (tokens,): the tokens marked; None where none are.
+        others: The windows that this one stands among, for an intruder.
+    """
+
+    task: str
+    explanation: str
+    example: FeatureExample
+    marked: np.ndarray | None = None
+    others: tuple[FeatureExample, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The window's text."""
+        return "".join(self.example.tokens)
+
+
+class Judge(Protocol):
+    """Answers questions. Each answer depends on its own question alone."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
+        """float64, (questions,): that the answer is yes, in [0, 1]; NaN where there is no answer."""
+        ...
+
+
+class TokenListJudge:
+    """Takes an explanation as a list of words: yes, where one of them stands in the window (or is marked).
+
+    Words in double quotes are taken as they are; without any, what commas separate. Case and spaces around do not
+    count. An intruder is the window that shares the fewest words with the others.
+
+    Examples:
+        >>> from mlxterp.autointerp import TokenListJudge
+        >>> TokenListJudge().words('fires on "ball", "toys"')
+        (('ball',), ('toys',))
+    """
+
+    name = "token list"
+
+    def words(self, explanation: str) -> tuple[tuple[str, ...], ...]:
+        """The words (each as its parts) that an explanation lists."""
+        quoted = [one.replace('\\"', '"') for one in _QUOTED.findall(explanation)]
+        listed = quoted or explanation.split(",")
+        return tuple(dict.fromkeys(parts for one in listed if (parts := _parts(one))))
+
+    def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
+        return np.array([self._answer(question) for question in questions], dtype=np.float64)
+
+    def _answer(self, question: Question) -> float:
+        if question.task == "intruder":
+            mine = set(_parts(question.text))
+            shared = [len(mine & set(_parts("".join(one.tokens)))) for one in question.others]
+            return 1 / (1 + float(np.mean(shared)))
+        words = self.words(question.explanation)
+        if not words:
+            return float("nan")
+        return float(any(_holds(_parts(text), word) for text in _seen(question) for word in words))
+
+
+class EmbeddingJudge:
+    """Compares sentence embeddings: the cosine of an explanation and a window, as (1 + cosine) / 2.
+
+    An intruder is the window whose mean cosine with the others is smallest.
+
+    Args:
+        embed: Texts → vectors (texts, width), such as a sentence model's `encode`.
+        name: What reports call it.
+    """
+
+    def __init__(self, embed: Callable[[list[str]], Any], name: str = "embedding"):
+        if not callable(embed):
+            raise InputError(f"embed= is a function of a list of texts, got {type(embed).__name__}.")
+        self._embed, self.name = embed, name
+
+    def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
+        pairs = [_compared(question) for question in questions]
+        texts = list(dict.fromkeys(text for text, others in pairs for text in (text, *others)))
+        vectors = (
+            to_numpy(self._embed(texts), "The embeddings").astype(np.float64) if texts else np.zeros((0, 1))
+        )
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise InputError(
+                f"embed gave shape {vectors.shape} for {len(texts)} texts; expected a row for each."
+            )
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = dict(zip(texts, vectors / np.where(lengths > 0, lengths, 1), strict=True))
+        cosines = np.array(
+            [np.mean([unit[text] @ unit[other] for other in others]) for text, others in pairs]
+        )
+        sign = np.array([-1.0 if question.task == "intruder" else 1.0 for question in questions])
+        return np.clip((1 + sign * cosines) / 2, 0, 1)
+
+
+def _compared(question: Question) -> tuple[str, list[str]]:
+    """The text that is compared, and with which."""
+    if question.task == "intruder":
+        return question.text, ["".join(one.tokens) for one in question.others]
+    return " ".join(_seen(question)), [question.explanation]
+
+
+def _seen(question: Question) -> list[str]:
+    """The window, or the runs of tokens that are marked."""
+    if question.marked is None:
+        return [question.text]
+    runs, before = [], False
+    for token, marked in zip(question.example.tokens, question.marked, strict=True):
+        if marked:
+            runs[-1:] = [runs[-1] + token] if before else [*runs[-1:], token]
+        before = bool(marked)
+    return runs
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Words and marks of a text, in lower case."""
+    return tuple(_WORD.findall(text.lower()))
+
+
+def _holds(parts: tuple[str, ...], word: tuple[str, ...]) -> bool:
+    size = len(word)
+    return any(parts[i : i + size] == word for i in range(len(parts) - size + 1))

@@ -1,0 +1,195 @@
+"""`Scores`: what came of scoring explanations, each figure with its chance, interval and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+
+from ..concepts.explanations import Explanation, Score
+from ..core.controls import bootstrap
+from ..errors import BackendError
+from ..viz.escaping import escaped, one_line
+from ..viz.page import Links
+from ..viz.spans import bold, wants_color
+from ..viz.view import View
+
+_SAMPLE = 60
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Detail:
+    """What stands behind one score.
+
+    Attributes:
+        draws: float64, (draws,): the score of each draw by itself.
+        as_wrong: The score with failures counted as wrong; the score leaves them out.
+        auroc: How often an active window is above an inactive one; NaN for an intruder.
+        precision: Of those called active.
+        recall: Of the active ones.
+        recall_by_tenth: Recall in each tenth of ranks, 9 the strongest, where there are any.
+        by_kind: Share right among the windows of each kind.
+    """
+
+    draws: np.ndarray
+    as_wrong: float
+    auroc: float = float("nan")
+    precision: float = float("nan")
+    recall: float = float("nan")
+    recall_by_tenth: Mapping[int, float] = field(default_factory=dict)
+    by_kind: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def between_draws(self) -> float:
+        """Standard deviation of the draws' scores; NaN of one draw."""
+        return float(np.std(self.draws, ddof=1)) if len(self.draws) > 1 else float("nan")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FeatureScore:
+    """How one explanation did.
+
+    Attributes:
+        explanation: With its scores.
+        details: What stands behind each score.
+        reason: Why the feature could not be scored; "" where it was.
+    """
+
+    explanation: Explanation
+    details: Mapping[str, Detail] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def scores(self) -> Mapping[str, Score]:
+        """By scorer."""
+        return self.explanation.scores if not self.reason else {}
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Scores(View, Sequence[FeatureScore]):
+    """What `score` found, in the order of the explanations. `print` and notebooks show the table.
+
+    Attributes:
+        found: The features.
+        judge: Who was asked.
+        seed: Of the windows' choice.
+    """
+
+    found: tuple[FeatureScore, ...]
+    judge: str
+    seed: int
+
+    @overload
+    def __getitem__(self, index: int) -> FeatureScore: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[FeatureScore, ...]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self.found[index]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[FeatureScore]:
+        return iter(self.found)
+
+    @property
+    def explanations(self) -> list[Explanation]:
+        """All explanations, with their scores."""
+        return [one.explanation for one in self.found]
+
+    @property
+    def tasks(self) -> list[str]:
+        """What was scored."""
+        return list(dict.fromkeys(task for one in self.found for task in one.details))
+
+    def mean(self, task: str) -> Score | None:
+        """The mean over features, with a 95 % interval over them; None where none was scored."""
+        scored = [one for one in self.found if task in one.details]
+        if not scored:
+            return None
+        values = np.array([one.scores[task].value for one in scored])
+        failed = sum(one.scores[task].failed for one in scored)
+        chance = scored[0].scores[task].chance
+        interval = bootstrap(values, seed=self.seed)
+        return Score(float(values.mean()), chance, interval, len(values), failed, self.seed)
+
+    def to_pandas(self) -> Any:
+        """A table: a row for each explanation and score.
+
+        Raises:
+            BackendError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise BackendError("to_pandas needs pandas: pip install pandas") from error
+        return pd.DataFrame([row for one in self.found for row in _rows(one)])
+
+    def to_str(self, color: bool | None = None) -> str:
+        """For the terminal.
+
+        Args:
+            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
+        """
+        head, *lines = self._lines
+        return "\n".join([bold(head, wants_color(color)), *lines])
+
+    @property
+    def _lines(self) -> list[str]:
+        left_out = [one for one in self.found if one.reason]
+        lines = [f"{len(self.found)} explanations, judged by {self.judge}, seed {self.seed}"]
+        for task in self.tasks:
+            mean = self.mean(task)
+            lines.append(f"{task}: mean {mean} over {0 if mean is None else mean.n} features")
+        for one in self.found:
+            told = (
+                one.reason or "; ".join(_told(task, one) for task in one.details) or "nothing could be judged"
+            )
+            lines.append(
+                f"{one.explanation.feature_id:>7} {one_line(one.explanation.text)[:_SAMPLE]:{_SAMPLE}} {told}"
+            )
+        return [*lines, f"{len(left_out)} left out"] if left_out else lines
+
+    def __repr__(self) -> str:
+        return f"<Scores: {self._lines[0]}>"
+
+    def _title(self) -> str:
+        return "Scores of explanations"
+
+    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
+        """HTML without style sheet, for a page; it has no heading."""
+        rows = "".join(
+            f"<tr><td>{one.explanation.feature_id}</td><td>{escaped(one.explanation.text)}</td>"
+            f"<td>{escaped(one.reason or '; '.join(_told(task, one) for task in one.details))}</td></tr>"
+            for one in self.found
+        )
+        anchor = f' id="{element_id}"' if element_id else ""
+        means = "".join(f"<p>{escaped(f'{task}: mean {self.mean(task)}')}</p>" for task in self.tasks)
+        head = "<tr><th>feature</th><th>explanation</th><th>scores</th></tr>"
+        return f"<p{anchor}>{escaped(self._lines[0])}</p>{means}<table>{head}{rows}</table>"
+
+
+def _told(task: str, one: FeatureScore) -> str:
+    detail = one.details[task]
+    spread = "" if np.isnan(detail.between_draws) else f", draws differ by {detail.between_draws:.2f}"
+    wrong = f", {detail.as_wrong:.3g} with failures as wrong" if one.scores[task].failed else ""
+    return f"{task} {one.scores[task]}{wrong}{spread}"
+
+
+def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
+    about = {
+        "feature_id": one.explanation.feature_id, "explanation": one.explanation.text,
+        "source": one.explanation.source, "reason": one.reason,
+    }  # fmt: skip
+    if not one.details:
+        yield about
+    for task, detail in one.details.items():
+        score = one.scores[task]
+        low, high = score.interval or (float("nan"), float("nan"))
+        yield {
+            **about, "scorer": task, "score": score.value, "chance": score.chance, "low": low, "high": high,
+            "n": score.n, "failed": score.failed, "as_wrong": detail.as_wrong, "auroc": detail.auroc,
+            "precision": detail.precision, "recall": detail.recall, "between_draws": detail.between_draws,
+        }  # fmt: skip

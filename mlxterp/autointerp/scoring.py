@@ -1,0 +1,156 @@
+"""`score`: what explanations are worth by a judge, with chance, intervals, draws and failures beside every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..concepts.explanations import Explanation, Score
+from ..core import checks
+from ..core.options import names_options
+from ..core.progress import hidden
+from ..errors import InputError
+from . import measures
+from .examples import Drawn, Examples
+from .judges import Judge
+from .scorers import CHANCE, CLASSES, SCORERS, Item
+from .scorers import credit as credit_of
+from .scores import Detail, FeatureScore, Scores
+
+
+@names_options
+def score(
+    explanations: Iterable[Explanation],
+    examples: Examples,
+    judge: Judge,
+    scorers: Sequence[str] = ("detection", "intruder"),
+    *,
+    batch_size: int = 256,
+    verbose: bool = True,
+) -> Scores:
+    """Scores explanations on windows that they were not made from.
+
+    Args:
+        explanations: At most one for each feature of a source; features that `examples` leaves out come with their
+            reason.
+        examples: Of `collect`.
+        judge: Who is asked.
+        scorers: Of "detection", "fuzzing" and "intruder".
+        batch_size: Questions that a judge is given at a time; no answer depends on it.
+        verbose: Whether a bar shows how many explanations are done.
+
+    Raises:
+        InputError: No explanations, an unknown scorer, a feature that `examples` does not know, or a judge that
+            gives something else than probabilities.
+
+    Examples:
+        >>> from mlxterp import autointerp
+        >>> examples = autointerp.collect(index, [ball], autointerp.Plan(least=1), verbose=False)
+        >>> told = autointerp.TokenListExplainer().explain(ball, examples[ball].explaining)
+        >>> found = autointerp.score([told], examples, autointerp.TokenListJudge(), ["detection"], verbose=False)
+        >>> found[0].scores["detection"].value > 0.5
+        True
+    """
+    from tqdm.auto import tqdm
+
+    several = list(explanations)
+    if not several or not all(isinstance(one, Explanation) for one in several):
+        raise InputError(
+            "explanations= is a list of Explanation values, as an explainer gives them; none were given."
+        )
+    tasks = [checks.choice(task, "A scorer", SCORERS) for task in scorers]
+    size = checks.count(batch_size, "batch_size")
+    found = []
+    with tqdm(several, desc="score", unit="explanation", disable=hidden(verbose), delay=1.0) as bar:
+        for one in bar:
+            if one.feature_id not in examples:
+                raise InputError(
+                    f"examples= has no windows of feature {one.feature_id}; collect them for all that are explained."
+                )
+            found.append(_scored(one, examples[one.feature_id], examples.plan.seed, judge, tasks, size))
+    return Scores(tuple(found), judge.name, examples.plan.seed)
+
+
+def _scored(
+    explanation: Explanation, drawn: Drawn, seed: int, judge: Judge, tasks: Sequence[str], size: int
+) -> FeatureScore:
+    if drawn.reason:
+        return FeatureScore(explanation, reason=drawn.reason)
+    found = {}
+    for task in tasks:
+        draws = [
+            SCORERS[task](
+                explanation.text, samples, np.random.default_rng([seed, explanation.feature_id, number])
+            )
+            for number, samples in enumerate(drawn.draws)
+        ]
+        found[task] = _score(task, draws, [_answers(judge, items, size) for items in draws], seed)
+    known = {task: one for task, one in found.items() if one is not None}
+    scored = explanation.scored(**{task: value for task, (value, _) in known.items()})
+    return FeatureScore(scored, {task: detail for task, (_, detail) in known.items()})
+
+
+def _answers(judge: Judge, items: Sequence[Item], size: int) -> list[np.ndarray]:
+    """Probabilities of each item's questions.
+
+    Raises:
+        InputError: The judge gives something else.
+    """
+    questions = [question for item in items for question in item.questions]
+    parts = []
+    for start in range(0, len(questions), size):
+        asked = questions[start : start + size]
+        given = np.asarray(judge.probabilities(asked), dtype=np.float64)
+        if given.shape != (len(asked),) or ((given < 0) | (given > 1)).any():
+            raise InputError(
+                f"The judge {judge.name!r} gave shape {given.shape} for {len(asked)} questions; expected a probability"
+                " in [0, 1], or NaN, for each."
+            )
+        parts.append(given)
+    whole = np.concatenate(parts) if parts else np.zeros(0)
+    ends = np.cumsum([len(item.questions) for item in items])
+    return np.split(whole, ends[:-1]) if len(items) else []
+
+
+def _score(
+    task: str, draws: Sequence[Sequence[Item]], answers: Sequence[Sequence[np.ndarray]], seed: int
+) -> tuple[Score, Detail] | None:
+    """The score over all draws; None where nothing was judged."""
+    items = [item for several in draws for item in several]
+    given = [answer for several in answers for answer in several]
+    which = np.array([number for number, several in enumerate(draws) for _ in several], dtype=np.int64)
+    active = np.array([item.sample.active for item in items], dtype=bool)
+    credit = np.array([credit_of(item, answer) for item, answer in zip(items, given, strict=True)])
+    judged = ~np.isnan(credit)
+    value = measures.balanced(credit[judged], active[judged])
+    if not np.isfinite(value) or (CLASSES[task] == 2 and len(set(active[judged].tolist())) < 2):
+        return None
+    interval = measures.balanced_interval(credit[judged], active[judged], seed)
+    each = [
+        measures.balanced(credit[judged & (which == number)], active[judged & (which == number)])
+        for number in range(len(draws))
+    ]
+    as_wrong = measures.balanced(np.nan_to_num(credit), active)
+    kept = [k for k, one in enumerate(judged) if one]
+    detail = _detail(
+        task, [items[k] for k in kept], [given[k] for k in kept], credit[judged], np.array(each), as_wrong
+    )
+    return Score(value, CHANCE[task], interval, len(kept), len(items) - len(kept), seed), detail
+
+
+def _detail(
+    task: str, items: Sequence[Item], answers: Sequence[np.ndarray], credit: np.ndarray, draws: np.ndarray,
+    as_wrong: float,
+) -> Detail:  # fmt: skip
+    kinds = [("active: " if item.sample.active else "inactive: ") + item.sample.kind for item in items]
+    by_kind = {kind: float(credit[[k == kind for k in kinds]].mean()) for kind in dict.fromkeys(kinds)}
+    if CLASSES[task] == 1:
+        return Detail(draws, as_wrong, by_kind=by_kind)
+    given, active = np.array([p[0] for p in answers]), np.array([item.sample.active for item in items])
+    tenths = np.array([-1 if item.sample.tenth is None else item.sample.tenth for item in items])
+    by_tenth = {int(t): float(credit[tenths == t].mean()) for t in np.unique(tenths[tenths >= 0])}
+    return Detail(
+        draws, as_wrong, measures.auroc(given, active), measures.precision(given, active),
+        measures.recall(given, active), by_tenth, by_kind,
+    )  # fmt: skip

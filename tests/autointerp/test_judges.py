@@ -1,0 +1,81 @@
+"""Judges that ask no language model, and the explainer that needs none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlxterp import InputError
+from mlxterp.autointerp import EmbeddingJudge, Question, Sample, TokenListExplainer, TokenListJudge
+from mlxterp.index.examples import FeatureExample
+
+
+def window(*tokens: str, at: int = 0, strengths: list[float] | None = None) -> FeatureExample:
+    values = np.array(strengths or [0.0] * len(tokens), dtype=np.float32)
+    return FeatureExample(7, "".join(tokens), 0, at, float(values[at]), tokens, values, 0)
+
+
+@pytest.mark.parametrize(
+    ("explanation", "text", "answer"),
+    [
+        ('fires on "ball"', (" a", " Ball", "."), 1), ('fires on "ball"', (" a", " balloon"), 0),
+        ('"red ball", "cat"', (" the", " red", " ball"), 1), ('"red ball"', (" red", " cat", " ball"), 0),
+        ("ball, cat", (" a", " cat"), 1), ('says "\\""', (' "', "x"), 1), ('"."', (" end", "."), 1),
+    ],
+)  # fmt: skip
+def test_a_list_of_words_is_looked_for(explanation, text, answer):
+    [found] = TokenListJudge().probabilities([Question("detection", explanation, window(*text))])
+    assert found == answer
+
+
+def test_an_explanation_without_words_is_a_failure():
+    assert np.isnan(TokenListJudge().probabilities([Question("detection", ' "" , ', window("a"))])).all()
+
+
+def test_only_marked_tokens_count_where_some_are_marked():
+    example = window(" red", " ball", " and", " cat")
+    marks = [np.array([0, 1, 0, 0], bool), np.array([1, 0, 0, 1], bool), np.array([1, 1, 0, 0], bool)]
+    asked = [Question("fuzzing", '"ball"', example, mark) for mark in marks]
+    assert TokenListJudge().probabilities(asked).tolist() == [1, 0, 1]
+
+
+def test_the_window_that_shares_no_word_is_the_intruder():
+    group = [window(" a", " dog"), window(" the", " dog"), window(" sun")]
+    asked = [Question("intruder", "", one, others=tuple(o for o in group if o is not one)) for one in group]
+    assert int(np.argmax(TokenListJudge().probabilities(asked))) == 2
+    bag = lambda texts: np.array([[t.count("dog"), t.count("sun"), 0.1] for t in texts])  # noqa: E731
+    assert int(np.argmax(EmbeddingJudge(bag).probabilities(asked))) == 2
+
+
+def test_an_embedding_judge_gives_the_cosine():
+    vectors = {"ball": [1.0, 0.0], " a ball": [1.0, 1.0], " no": [-1.0, 0.0]}
+    judge = EmbeddingJudge(lambda texts: [vectors[text] for text in texts], "tiny")
+    asked = [
+        Question("detection", "ball", window(" a", " ball")),
+        Question("detection", "ball", window(" no")),
+    ]
+    assert judge.probabilities(asked) == pytest.approx([(1 + 0.5**0.5) / 2, 0.0])
+    assert judge.name == "tiny" and judge.probabilities([]).shape == (0,)
+    with pytest.raises(InputError, match="a row for each"):
+        EmbeddingJudge(lambda texts: np.zeros((1, 3))).probabilities(asked)
+    with pytest.raises(InputError, match="function"):
+        EmbeddingJudge("minilm")  # type: ignore[arg-type]
+
+
+def sample(*tokens: str, at: int) -> Sample:
+    strengths = [0.0] * len(tokens)
+    strengths[at] = 2.0
+    return Sample(window(*tokens, at=at, strengths=strengths), "top", True, 9)
+
+
+def test_words_are_listed_whole_and_the_commonest_first():
+    samples = [
+        sample(" a", " foot", "ball", at=2), sample(" The", " Football", "!", at=1), sample(" x", "\n", at=1),
+        sample(" say", ' "', "hi", at=1),
+    ]  # fmt: skip
+    found = TokenListExplainer(3).explain(7, samples)
+    assert found is not None and found.text == 'fires on "football", "\\""' and found.feature_id == 7
+    assert found.source == "token list of 3"
+    assert TokenListExplainer().explain(7, [sample("\n", at=0)]) is None
+    with pytest.raises(InputError, match="words"):
+        TokenListExplainer(0)

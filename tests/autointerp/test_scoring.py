@@ -1,0 +1,182 @@
+"""Scores: a judge that knows nothing scores chance exactly, one that knows all scores 1, and nothing else counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mlxterp
+from mlxterp import Explanation, InputError, autointerp
+from mlxterp.autointerp import measures
+from mlxterp.autointerp.scorers import CHANCE, SCORERS, marked_tokens
+
+TASKS = list(SCORERS)
+
+
+class Constant:
+    """Always says the same."""
+
+    def __init__(self, value: float):
+        self.value, self.name = value, f"always {value}"
+
+    def probabilities(self, questions):
+        return np.full(len(questions), self.value)
+
+
+class Oracle:
+    """Reads the activations."""
+
+    name = "oracle"
+
+    def probabilities(self, questions):
+        return np.array([self.answer(question) for question in questions])
+
+    def answer(self, question):
+        active = question.example.activations.any()
+        if question.task == "fuzzing":
+            return float(active and np.array_equal(question.marked, marked_tokens(question.example)))
+        return float(active if question.task == "detection" else not active)
+
+
+class Failing(Oracle):
+    """An oracle that answers every third question only."""
+
+    name = "failing"
+
+    def __init__(self):
+        self.seen = 0
+
+    def answer(self, question):
+        self.seen += 1
+        return super().answer(question) if self.seen % 3 == 0 else float("nan")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Windows of some features of the demo."""
+    model, sae, texts = mlxterp.load_demo()
+    index = model.build_index(sae, [text[:700] for text in texts[:80]], verbose=False)
+    features = [int(feature) for feature in index.live[3:300:17]]
+    return autointerp.collect(index, features, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def told(examples):
+    """An explanation of each feature that has windows."""
+    explainer = autointerp.TokenListExplainer()
+    found = [explainer.explain(f, drawn.explaining) for f, drawn in examples.items() if not drawn.reason]
+    assert len(found) > 8 and all(found)
+    return found
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 1.0])
+def test_a_constant_judge_scores_chance_exactly(examples, told, value):
+    found = autointerp.score(told, examples, Constant(value), TASKS, verbose=False)
+    for one in found:
+        for task in TASKS:
+            assert one.scores[task].value == pytest.approx(CHANCE[task], abs=1e-12)
+            assert one.scores[task].chance == CHANCE[task]
+        assert one.details["detection"].auroc == 0.5
+
+
+def test_an_oracle_scores_one(examples, told):
+    found = autointerp.score(told, examples, Oracle(), TASKS, verbose=False)
+    for one in found:
+        for task in TASKS:
+            score = one.scores[task]
+            assert score.value == 1 and score.interval == (1.0, 1.0) and score.failed == 0
+        assert set(one.details["detection"].recall_by_tenth.values()) == {1.0}
+        assert one.details["detection"].auroc == one.details["detection"].precision == 1
+
+
+def test_failures_are_counted_and_read_in_both_ways(examples, told):
+    whole = autointerp.score(told, examples, Oracle(), ["detection"], verbose=False)
+    found = autointerp.score(told, examples, Failing(), ["detection"], verbose=False)
+    for one, all_of_it in zip(found, whole, strict=True):
+        score, detail = one.scores["detection"], one.details["detection"]
+        assert score.n + score.failed == all_of_it.scores["detection"].n and score.failed > score.n
+        assert score.value == 1 and detail.as_wrong < 0.5
+        assert "failed" in str(found) and "as wrong" in str(found)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_batches_and_the_order_of_explanations_do_not_matter(examples, told, task):
+    judge = autointerp.TokenListJudge()
+    one = autointerp.score(told, examples, judge, [task], verbose=False)
+    other = autointerp.score(told[::-1], examples, judge, [task], batch_size=7, verbose=False)
+    assert [f.scores for f in one] == [f.scores for f in reversed(list(other))]
+
+
+def test_a_word_list_beats_the_lists_of_other_features(examples, told):
+    judge = autointerp.TokenListJudge()
+    own = autointerp.score(told, examples, judge, ["detection"], verbose=False).mean("detection")
+    moved = [replace(a, text=b.text) for a, b in zip(told, [*told[1:], told[0]], strict=True)]
+    others = autointerp.score(moved, examples, judge, ["detection"], verbose=False).mean("detection")
+    assert own is not None and others is not None
+    assert own.value > others.value + 0.05 and abs(others.value - 0.5) < 0.06
+
+
+def test_a_feature_without_windows_keeps_its_reason(examples):
+    model, sae, texts = mlxterp.load_demo()
+    index = model.build_index(sae, [text[:700] for text in texts[:3]], verbose=False)
+    few = autointerp.collect(index, [int(index.live[0])], verbose=False)
+    feature = next(iter(few))
+    found = autointerp.score([Explanation(feature, "x", "me")], few, Constant(1), verbose=False)
+    assert found[0].scores == {} and few[feature].reason in str(found) and "1 left out" in str(found)
+    assert found.to_pandas()["reason"].tolist() == [few[feature].reason]
+
+
+def test_what_cannot_be_scored_is_named(examples, told):
+    judge = Constant(0.5)
+    with pytest.raises(InputError, match="Explanation values"):
+        autointerp.score([], examples, judge, verbose=False)
+    with pytest.raises(InputError, match="Explanation values"):
+        autointerp.score(["ball"], examples, judge, verbose=False)  # type: ignore[list-item]
+    with pytest.raises(InputError, match="collect them"):
+        autointerp.score([Explanation(2047, "x", "me")], examples, judge, verbose=False)
+    with pytest.raises(InputError, match="A scorer"):
+        autointerp.score(told, examples, judge, ["taste"], verbose=False)
+    with pytest.raises(InputError, match="probability"):
+        autointerp.score(told, examples, Constant(2.0), verbose=False)
+
+
+def test_the_table_and_the_page_show_every_figure(examples, told):
+    found = autointerp.score(told, examples, autointerp.TokenListJudge(), TASKS, verbose=False)
+    table = found.to_pandas()
+    assert len(table) == len(told) * len(TASKS) and table["chance"].notna().all()
+    assert str(told[0].feature_id) in found.fragment() and "chance" in found.fragment()
+
+
+# -- the figures by themselves ---------------------------------------------------------------------
+
+ANSWERS = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0]), st.booleans()), min_size=2, max_size=30
+).filter(lambda pairs: len({active for _, active in pairs}) == 2)
+
+
+@given(ANSWERS)
+def test_auroc_is_the_share_of_pairs_in_order(pairs):
+    p, active = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+    wins = [(a > b) + (a == b) / 2 for a in p[active] for b in p[~active]]
+    assert measures.auroc(p, active) == pytest.approx(np.mean(wins))
+    assert measures.auroc(1 - p, active) == pytest.approx(1 - np.mean(wins))
+
+
+@given(ANSWERS)
+def test_balanced_accuracy_of_the_opposite_is_the_rest(pairs):
+    p, active = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+    credit = np.where(active, measures.says_yes(p), 1 - measures.says_yes(p))
+    assert measures.balanced(credit, active) + measures.balanced(1 - credit, active) == pytest.approx(1)
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=6), st.data())
+def test_ties_share_what_is_right(numbers, data):
+    right = data.draw(st.integers(0, len(numbers) - 1))
+    p = np.array(numbers) / 3
+    best = np.flatnonzero(p == p.max())
+    assert measures.chosen(p, right) == (1 / len(best) if right in best else 0)
+    assert np.isnan(measures.chosen(np.append(p, np.nan), right))
