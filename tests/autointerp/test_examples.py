@@ -34,7 +34,7 @@ def examples(demo):
     return autointerp.collect(index, features, PLAN, verbose=False)
 
 
-def test_explaining_and_scoring_share_no_text(demo, examples):
+def test_explaining_and_scoring_share_no_text(examples):
     for drawn in examples.values():
         explaining = {sample.example.text for sample in drawn.explaining}
         for samples in drawn.draws:
@@ -42,7 +42,7 @@ def test_explaining_and_scoring_share_no_text(demo, examples):
 
 
 def test_every_window_is_what_the_model_and_the_sae_say_of_it(demo, examples):
-    index, model, sae, _ = demo
+    _, model, sae, _ = demo
     features: dict[str, Any] = {}
     checked = 0
     for feature, drawn in list(examples.items())[:6]:
@@ -62,7 +62,7 @@ def test_every_window_is_what_the_model_and_the_sae_say_of_it(demo, examples):
     assert checked > 40
 
 
-def test_windows_are_of_the_kinds_that_were_asked_for(demo, examples):
+def test_windows_are_of_the_kinds_that_were_asked_for(examples):
     kept = [drawn for drawn in examples.values() if not drawn.reason]
     assert len(kept) > 10
     for drawn in kept:
@@ -75,7 +75,7 @@ def test_windows_are_of_the_kinds_that_were_asked_for(demo, examples):
             assert all(sum(s.kind == kind for s in samples) <= 10 for kind in ("quantile", "random"))
 
 
-def test_an_inactive_window_of_the_same_token_stands_around_one_the_feature_fires_on(demo, examples):
+def test_an_inactive_window_of_the_same_token_stands_around_one_the_feature_fires_on(examples):
     found = 0
     for drawn in examples.values():
         strongest = {

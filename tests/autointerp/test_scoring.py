@@ -98,7 +98,8 @@ def test_failures_are_counted_and_read_in_both_ways(examples, told):
     found = autointerp.score(told, examples, Failing(), ["detection"], verbose=False)
     for one, all_of_it in zip(found, whole, strict=True):
         score, detail = one.scores["detection"], one.details["detection"]
-        assert score.n + score.failed == all_of_it.scores["detection"].n and score.failed > score.n
+        judged = score.n or 0
+        assert judged + score.failed == all_of_it.scores["detection"].n and score.failed > judged
         assert score.value == 1 and detail.as_wrong < 0.5
         assert "failed" in str(found) and "as wrong" in str(found)
 
@@ -120,7 +121,7 @@ def test_a_word_list_beats_the_lists_of_other_features(examples, told):
     assert own.value > others.value + 0.05 and abs(others.value - 0.5) < 0.06
 
 
-def test_a_feature_without_windows_keeps_its_reason(examples):
+def test_a_feature_without_windows_keeps_its_reason():
     model, sae, texts = mlxterp.load_demo()
     index = model.build_index(sae, [text[:700] for text in texts[:3]], verbose=False)
     few = autointerp.collect(index, [int(index.live[0])], verbose=False)
