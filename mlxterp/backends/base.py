@@ -376,6 +376,10 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def last_logits(self, texts: Sequence[Sequence[int]], tokens: Sequence[int]) -> np.ndarray:
+        """float32, (texts, tokens): logits of some tokens after each text; what all begin with is read once."""
+        ...
+
     def gradients(
         self,
         batch: TokenBatch,

@@ -231,6 +231,58 @@ def merged_groups(passes: Passes, groups: Sequence[Group]) -> list[Group]:
     return found
 
 
+# -- one answer of many texts ----------------------------------------------------------------------
+
+
+def last_logits(
+    passes: Passes, rows: Sequence[Continuation], chunk: int, most: int
+) -> Iterator[tuple[list[int], Any]]:
+    """Which texts, and their logits (texts, vocabulary) after the last token of each, block by block.
+
+    What all texts begin with is read once, and its cache copied. Texts of equal length run together, so nothing is
+    padded.
+
+    Args:
+        chunk: At most so many tokens in one pass over what is shared.
+        most: Texts of a block.
+    """
+    shared = 0 if passes.whole_prompts else _shared([row.prompt for row in rows])
+    head = passes.fresh([0])
+    for start in range(0, shared, chunk):
+        passes.read(head, _columns(rows, head, start, min(start + chunk, shared)))
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_length.setdefault(len(row.prompt), []).append(i)
+    for length, several in by_length.items():
+        for first in range(0, len(several), most):
+            block = several[first : first + most]
+            batch = passes.fresh(block)
+            if shared:
+                copied = passes.kept(head, [0] * len(block))
+                batch = Batch(block, copied.places, copied.cache)
+            if shared < length - 1:
+                passes.read(batch, _columns(rows, batch, shared, length - 1))
+            yield block, passes.logits(batch, passes.put([rows[i].prompt[-1] for i in block]))
+
+
+def chosen_logits(
+    passes: Passes, rows: Sequence[Continuation], tokens: Sequence[int], most: int, chunk: int = 2048
+) -> np.ndarray:
+    """float32, (texts, tokens): see `LanguageModel.last_logits`."""
+    found = np.empty((len(rows), len(tokens)), dtype=np.float32)
+    for block, logits in last_logits(passes, rows, chunk, most):
+        found[block] = passes.backend.get(logits)[:, list(tokens)]
+    return found
+
+
+def _shared(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all texts begin with, the last token of the shortest left out."""
+    most = min(map(len, texts)) - 1
+    return (
+        next((k for k in range(most) if len({text[k] for text in texts}) > 1), most) if len(texts) > 1 else 0
+    )
+
+
 # -- one token after the other ---------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
-from ..host.batching import stream_rows
+from ..host.batching import chosen_logits, stream_rows
 from ..host.capacity import Capacities
 from ..host.fork import refuse_in_children
 from ..host.memory import free_bytes
@@ -281,6 +281,11 @@ class MLXLanguageModel:
         with wired_limit(self.model, [cast(mx.Stream, generation_stream)]):
             reading = capacity.reading(prefill_step_size)
             yield from stream_rows(self.passes(rows), rows, waves, text, ends, reading)
+
+    def last_logits(self, texts: Sequence[Sequence[int]], tokens: Sequence[int]) -> np.ndarray:
+        rows = [Continuation(text, 1) for text in texts]
+        most = max(map(len, self._capacities.of(rows).waves(rows, None, free_bytes())))
+        return chosen_logits(self.passes(rows), rows, tokens, most)
 
     def passes(self, rows: Sequence[Continuation]) -> MLXPasses:
         """The passes that continue several texts."""

@@ -15,7 +15,7 @@ from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
-from ..host.batching import stream_rows
+from ..host.batching import chosen_logits, stream_rows
 from ..host.capacity import Capacities
 from ..host.state import StateDigest, WeightsDigest
 from ..host.text_stream import TextStream
@@ -243,6 +243,11 @@ class TorchLanguageModel:
         text = lambda: TextStream(self.tokenizer, alone)  # noqa: E731
         reading = capacity.reading(prefill_step_size)
         return stream_rows(self.passes(rows), rows, waves, text, self._ends(), reading)
+
+    def last_logits(self, texts: Sequence[Sequence[int]], tokens: Sequence[int]) -> np.ndarray:
+        rows = [Continuation(text, 1) for text in texts]
+        most = max(map(len, self._capacities.of(rows).waves(rows, None, free_on(self._device()))))
+        return chosen_logits(self.passes(rows), rows, tokens, most)
 
     def passes(self, rows: Sequence[Continuation]) -> TorchPasses:
         """The passes that continue several texts."""
