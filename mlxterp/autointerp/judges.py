@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +44,16 @@ class Question:
     def text(self) -> str:
         """The window's text."""
         return "".join(self.example.tokens)
+
+    @property
+    def runs(self) -> list[tuple[str, bool]]:
+        """The text in runs of tokens that are marked, or not."""
+        marks = [False] * len(self.example.tokens) if self.marked is None else self.marked.tolist()
+        pairs = zip(self.example.tokens, marks, strict=True)
+        return [
+            ("".join(token for token, _ in run), marked)
+            for marked, run in groupby(pairs, lambda pair: pair[1])
+        ]
 
 
 class Judge(Protocol):
@@ -137,12 +148,7 @@ def _seen(question: Question) -> list[str]:
     """The window, or the runs of tokens that are marked."""
     if question.marked is None:
         return [question.text]
-    runs, before = [], False
-    for token, marked in zip(question.example.tokens, question.marked, strict=True):
-        if marked:
-            runs[-1:] = [runs[-1] + token] if before else [*runs[-1:], token]
-        before = bool(marked)
-    return runs
+    return [text for text, marked in question.runs if marked]
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 
@@ -107,13 +106,8 @@ def _marked(question: Question) -> str:
     """The window, what is marked in double brackets; brackets of its own are written apart."""
     if question.marked is None:
         return question.text
-    shown = []
-    for marked, run in groupby(
-        zip(question.marked.tolist(), question.example.tokens, strict=True), lambda pair: pair[0]
-    ):
-        text = "".join(token for _, token in run).replace("[[", "[ [").replace("]]", "] ]")
-        shown.append(f"[[{text}]]" if marked else text)
-    return "".join(shown)
+    apart = [(text.replace("[[", "[ [").replace("]]", "] ]"), marked) for text, marked in question.runs]
+    return "".join(f"[[{text}]]" if marked else text for text, marked in apart)
 
 
 def _fenced(text: str) -> str:
