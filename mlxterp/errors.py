@@ -97,6 +97,10 @@ class IndexWriteError(FeatureIndexError, WriteError):
     """An index, or an export of one, that cannot be written."""
 
 
+class JudgeError(MlxterpError, ConnectionError):
+    """A server of a judge cannot be used; the message names it and what to do."""
+
+
 class BackendError(MlxterpError, ImportError):
     """The array library or package a backend needs is not installed."""
 

@@ -4,11 +4,12 @@ from .examples import Drawn, Examples, Sample, collect
 from .explainers import Explainer, TokenListExplainer
 from .judges import EmbeddingJudge, Judge, Question, TokenListJudge
 from .local_judge import LocalJudge
+from .openai_judge import OpenAIJudge
 from .plan import Plan
 from .scores import Detail, FeatureScore, Scores
 from .scoring import score
 
 __all__ = [
-    "Detail", "Drawn", "EmbeddingJudge", "Examples", "Explainer", "FeatureScore", "Judge", "LocalJudge", "Plan",
-    "Question", "Sample", "Scores", "TokenListExplainer", "TokenListJudge", "collect", "score",
+    "Detail", "Drawn", "EmbeddingJudge", "Examples", "Explainer", "FeatureScore", "Judge", "LocalJudge",
+    "OpenAIJudge", "Plan", "Question", "Sample", "Scores", "TokenListExplainer", "TokenListJudge", "collect", "score",
 ]  # fmt: skip
