@@ -2,6 +2,7 @@
 
 from .examples import Drawn, Examples, Sample, collect
 from .explainers import Explainer, TokenListExplainer
+from .explaining import explain
 from .judges import EmbeddingJudge, Judge, Question, TokenListJudge
 from .local_judge import LocalJudge
 from .openai_judge import OpenAIJudge
@@ -11,5 +12,6 @@ from .scoring import score
 
 __all__ = [
     "Detail", "Drawn", "EmbeddingJudge", "Examples", "Explainer", "FeatureScore", "Judge", "LocalJudge",
-    "OpenAIJudge", "Plan", "Question", "Sample", "Scores", "TokenListExplainer", "TokenListJudge", "collect", "score",
+    "OpenAIJudge", "Plan", "Question", "Sample", "Scores", "TokenListExplainer", "TokenListJudge", "collect",
+    "explain", "score",
 ]  # fmt: skip

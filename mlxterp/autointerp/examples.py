@@ -64,10 +64,10 @@ class Examples(Mapping[int, Drawn]):
 
     Attributes:
         plan: What was asked for.
-        index: Fingerprint of the index.
+        index: What the index is of: fingerprint of the SAE, texts and tokens.
     """
 
-    def __init__(self, drawn: Iterable[Drawn], plan: Plan, index: str):
+    def __init__(self, drawn: Iterable[Drawn], plan: Plan, index: Mapping[str, Any]):
         self._drawn = {one.feature_id: one for one in drawn}
         self.plan, self.index = plan, index
 
@@ -126,7 +126,12 @@ def collect(
     ids = [index.check_feature(feature) for feature in _several(features)]
     collector = _Collector(index, plan)
     with tqdm(ids, desc="collect", unit="feature", disable=hidden(verbose), delay=1.0) as bar:
-        return Examples([collector.drawn(feature) for feature in bar], plan, index.fingerprint)
+        return Examples([collector.drawn(feature) for feature in bar], plan, described(index))
+
+
+def described(index: FeatureIndex) -> dict[str, Any]:
+    """What an index is of."""
+    return {"sae": index.fingerprint, "texts": index.n_texts, "tokens": index.n_tokens}
 
 
 def _several(features: Any) -> list[Any]:

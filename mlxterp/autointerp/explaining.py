@@ -1,0 +1,73 @@
+"""`explain`: a sentence for each feature, from windows that no score of it will see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+
+from ..concepts.explanations import Explanation
+from ..core.feature_ids import Feature
+from ..core.options import names_options
+from ..core.progress import hidden
+from ..errors import InputError, warn
+from ..index.feature_index import FeatureIndex
+from .examples import Examples, collect, described
+from .explainers import Explainer, TokenListExplainer
+from .plan import Plan
+
+
+@names_options
+def explain(
+    index: FeatureIndex,
+    features: Feature | Iterable[Feature],
+    explainer: Explainer | None = None,
+    plan: Plan | None = None,
+    *,
+    examples: Examples | None = None,
+    verbose: bool = True,
+) -> list[Explanation]:
+    """Explains features, by windows of the index that `score` does not judge on.
+
+    `sae.concepts.add_explanations(found)` keeps them with the SAE.
+
+    Args:
+        index: Of the features; with its SAE attached, where `plan` asks for neighbours.
+        explainer: None takes `TokenListExplainer()`, which asks no language model.
+        plan: Of the windows; None takes `Plan()`.
+        examples: What `collect` drew for these features, in place of `plan`.
+        verbose: Whether bars show how many are done.
+
+    Returns:
+        An explanation for each feature that has enough windows and of which something can be said, with its
+        provenance. One warning counts the others.
+
+    Raises:
+        InputError: `plan` and `examples` are both given, or `examples` are of another index or other features.
+        UnknownFeatureError: A feature lies outside [0, d_hidden).
+
+    Examples:
+        >>> from mlxterp import autointerp
+        >>> [told] = autointerp.explain(index, ball, autointerp.TokenListExplainer(1), autointerp.Plan(least=1))
+        >>> told.text
+        'fires on "ball"'
+    """
+    from tqdm.auto import tqdm
+
+    if examples is not None and (plan is not None or examples.index != described(index)):
+        raise InputError("examples= of this index take the place of plan=; give one of them.")
+    drawn = collect(index, features, plan, verbose=verbose) if examples is None else examples
+    explainer = TokenListExplainer() if explainer is None else explainer
+    about = {"index": described(index), "explainer": explainer.name, "plan": asdict(drawn.plan)}
+    found, silent = [], dict(drawn.left_out)
+    asked = [one for one in drawn.values() if not one.reason]
+    with tqdm(asked, desc="explain", unit="feature", disable=hidden(verbose), delay=1.0) as bar:
+        for one in bar:
+            told = explainer.explain(one.feature_id, one.explaining)
+            if told is None:
+                silent[one.feature_id] = f"{explainer.name} can say nothing of it"
+            else:
+                found.append(replace(told, provenance={**about, **told.provenance}))
+    if silent:
+        feature, reason = next(iter(silent.items()))
+        warn(f"{len(silent)} of {len(drawn)} features have no explanation; feature {feature}: {reason}.")
+    return found
