@@ -104,6 +104,7 @@ def questions_of(examples, task, n=6):
     for feature, drawn in examples.items():
         if drawn.draws:
             told = autointerp.TokenListExplainer().explain(feature, drawn.explaining)
+            assert told is not None
             items = SCORERS[task](told.text, drawn.draws[0], np.random.default_rng(0))
             found += [question for item in items[:3] for question in item.questions]
     assert len(found) >= n
