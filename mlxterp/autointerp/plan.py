@@ -27,7 +27,8 @@ class Plan:
         negatives: Windows to score on where the feature is not active, each looked up: "random", "same_token" (the
             token it fires on elsewhere), "neighbour" (a feature with a near decoder row is active) and "coactive" (one
             that often fires on the same tokens is).
-        before, after: Tokens shown around the strongest one.
+        before: Tokens shown before the strongest one.
+        after: Tokens shown after it.
         draws: Independent draws of the windows to score on.
         least: A feature with fewer windows to explain from, or fewer positives or negatives in a draw, is left out,
             with the reason.

@@ -10,13 +10,8 @@ import numpy as np
 
 from ..concepts.explanations import Explanation, Score
 from ..core.controls import bootstrap
-from ..errors import BackendError
-from ..viz.escaping import escaped, one_line
-from ..viz.page import Links
-from ..viz.spans import bold, wants_color
-from ..viz.view import View
-
-_SAMPLE = 60
+from ..core.frames import data_frame
+from ..viz.lines import LinesView, Table
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,7 +63,7 @@ class FeatureScore:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class Scores(View, Sequence[FeatureScore]):
+class Scores(LinesView, Sequence[FeatureScore]):
     """What `score` found, in the order of the explanations. `print` and notebooks show the table.
 
     Attributes:
@@ -121,36 +116,27 @@ class Scores(View, Sequence[FeatureScore]):
         Raises:
             BackendError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError as error:
-            raise BackendError("to_pandas needs pandas: pip install pandas") from error
-        return pd.DataFrame([row for one in self.found for row in _rows(one)])
-
-    def to_str(self, color: bool | None = None) -> str:
-        """For the terminal.
-
-        Args:
-            color: None sets the head in bold where the output is a terminal and NO_COLOR is not set.
-        """
-        head, *lines = self._lines
-        return "\n".join([bold(head, wants_color(color)), *lines])
+        rows = [row for one in self.found for row in _rows(one)]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return data_frame({name: [row.get(name) for row in rows] for name in names})
 
     @property
-    def _lines(self) -> list[str]:
-        left_out = [one for one in self.found if one.reason]
+    def _lines(self) -> Sequence[str]:
+        left_out = sum(bool(one.reason) for one in self.found)
         lines = [f"{len(self.found)} explanations, judged by {self.judge}, seed {self.seed}"]
         for task in self.tasks:
             mean = self.mean(task)
             lines.append(f"{task}: mean {mean} over {0 if mean is None else mean.n} features")
+        return [*lines, f"{left_out} left out"] if left_out else lines
+
+    @property
+    def _tables(self) -> Sequence[Table]:
+        rows = []
         for one in self.found:
-            told = (
-                one.reason or "; ".join(_told(task, one) for task in one.details) or "nothing could be judged"
-            )
-            lines.append(
-                f"{one.explanation.feature_id:>7} {one_line(one.explanation.text)[:_SAMPLE]:{_SAMPLE}} {told}"
-            )
-        return [*lines, f"{len(left_out)} left out"] if left_out else lines
+            about = one.explanation
+            told = [_told(task, one) for task in self.tasks]
+            rows.append([str(about.feature_id), about.text, *told, one.reason])
+        return (Table(["feature", "explanation", *self.tasks, ""], rows),)
 
     def __repr__(self) -> str:
         return f"<Scores: {self._lines[0]}>"
@@ -158,24 +144,14 @@ class Scores(View, Sequence[FeatureScore]):
     def _title(self) -> str:
         return "Scores of explanations"
 
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
-        rows = "".join(
-            f"<tr><td>{one.explanation.feature_id}</td><td>{escaped(one.explanation.text)}</td>"
-            f"<td>{escaped(one.reason or '; '.join(_told(task, one) for task in one.details))}</td></tr>"
-            for one in self.found
-        )
-        anchor = f' id="{element_id}"' if element_id else ""
-        means = "".join(f"<p>{escaped(f'{task}: mean {self.mean(task)}')}</p>" for task in self.tasks)
-        head = "<tr><th>feature</th><th>explanation</th><th>scores</th></tr>"
-        return f"<p{anchor}>{escaped(self._lines[0])}</p>{means}<table>{head}{rows}</table>"
-
 
 def _told(task: str, one: FeatureScore) -> str:
+    if task not in one.details:
+        return ""
     detail = one.details[task]
     spread = "" if np.isnan(detail.between_draws) else f", draws differ by {detail.between_draws:.2f}"
     wrong = f", {detail.as_wrong:.3g} with failures as wrong" if one.scores[task].failed else ""
-    return f"{task} {one.scores[task]}{wrong}{spread}"
+    return f"{one.scores[task]}{wrong}{spread}"
 
 
 def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
