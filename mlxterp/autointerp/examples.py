@@ -12,6 +12,7 @@ import numpy as np
 from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..core.progress import hidden
+from ..errors import InputError
 from ..index.examples import FeatureExample
 from ..index.feature_index import FeatureIndex
 from ..index.windows import Windows
@@ -127,6 +128,21 @@ def collect(
     collector = _Collector(index, plan)
     with tqdm(ids, desc="collect", unit="feature", disable=hidden(verbose), delay=1.0) as bar:
         return Examples([collector.drawn(feature) for feature in bar], plan, described(index))
+
+
+def examples_for(
+    index: FeatureIndex, features: Any, plan: Plan | None, examples: Examples | None, verbose: bool
+) -> Examples:
+    """The examples given, or new ones by the plan.
+
+    Raises:
+        InputError: Both are given, or the examples are of another index.
+    """
+    if examples is None:
+        return collect(index, features, plan, verbose=verbose)
+    if plan is not None or examples.index != described(index):
+        raise InputError("examples= of this index take the place of plan=; give one of them.")
+    return examples
 
 
 def described(index: FeatureIndex) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from ..concepts.explanations import Explanation
 from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..core.progress import hidden
-from ..errors import InputError, warn
+from ..errors import warn
 from ..index.feature_index import FeatureIndex
-from .examples import Examples, collect, described
+from .examples import Examples, described, examples_for
 from .explainers import Explainer, TokenListExplainer
+from .judges import Judge
 from .plan import Plan
+from .scoring import score
 
 
 @names_options
@@ -21,8 +23,9 @@ def explain(
     index: FeatureIndex,
     features: Feature | Iterable[Feature],
     explainer: Explainer | None = None,
-    plan: Plan | None = None,
+    judge: Judge | None = None,
     *,
+    plan: Plan | None = None,
     examples: Examples | None = None,
     verbose: bool = True,
 ) -> list[Explanation]:
@@ -33,6 +36,7 @@ def explain(
     Args:
         index: Of the features; with its SAE attached, where `plan` asks for neighbours.
         explainer: None takes `TokenListExplainer()`, which asks no language model.
+        judge: Scores what was explained, by detection; None leaves it without a score.
         plan: Of the windows; None takes `Plan()`.
         examples: What `collect` drew for these features, in place of `plan`.
         verbose: Whether bars show how many are done.
@@ -42,20 +46,18 @@ def explain(
         provenance. One warning counts the others.
 
     Raises:
-        InputError: `plan` and `examples` are both given, or `examples` are of another index or other features.
+        InputError: `plan` and `examples` are both given, or `examples` are of another index.
         UnknownFeatureError: A feature lies outside [0, d_hidden).
 
     Examples:
         >>> from mlxterp import autointerp
-        >>> [told] = autointerp.explain(index, ball, autointerp.TokenListExplainer(1), autointerp.Plan(least=1))
+        >>> [told] = index.explain(ball, autointerp.TokenListExplainer(1), plan=autointerp.Plan(least=1))
         >>> told.text
         'fires on "ball"'
     """
     from tqdm.auto import tqdm
 
-    if examples is not None and (plan is not None or examples.index != described(index)):
-        raise InputError("examples= of this index take the place of plan=; give one of them.")
-    drawn = collect(index, features, plan, verbose=verbose) if examples is None else examples
+    drawn = examples_for(index, features, plan, examples, verbose)
     explainer = TokenListExplainer() if explainer is None else explainer
     about = {"index": described(index), "explainer": explainer.name, "plan": asdict(drawn.plan)}
     found, silent = [], dict(drawn.left_out)
@@ -70,4 +72,6 @@ def explain(
     if silent:
         feature, reason = next(iter(silent.items()))
         warn(f"{len(silent)} of {len(drawn)} features have no explanation; feature {feature}: {reason}.")
-    return found
+    if judge is None or not found:
+        return found
+    return score(index, found, judge, ["detection"], examples=drawn, verbose=verbose).explanations

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..concepts.explanations import Explanation
 from ..core import checks
 from ..errors import InputError
 
@@ -58,6 +59,15 @@ class Plan:
         for name, least in (("before", 0), ("after", 0), ("draws", 1), ("least", 1)):
             object.__setattr__(self, name, checks.count(getattr(self, name), name, least))
         object.__setattr__(self, "seed", checks.seed(self.seed))
+
+
+def plan_of(explanation: Explanation) -> Plan:
+    """The plan that an explanation was made by, as its provenance says; `Plan()` where it says none."""
+    said = explanation.provenance.get("plan")
+    try:
+        return Plan(**said) if isinstance(said, Mapping) else Plan()
+    except (TypeError, InputError):
+        return Plan()
 
 
 def _counts(given: Any, name: str, kinds: tuple[str, ...]) -> dict[str, int]:

@@ -11,9 +11,11 @@ from ..core import checks
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..errors import InputError
+from ..index.feature_index import FeatureIndex
 from . import measures
-from .examples import Drawn, Examples
-from .judges import Judge
+from .examples import Drawn, Examples, examples_for
+from .judges import Judge, TokenListJudge
+from .plan import Plan, plan_of
 from .scorers import CHANCE, CLASSES, SCORERS, Item
 from .scorers import credit as credit_of
 from .scores import Detail, FeatureScore, Scores
@@ -21,55 +23,63 @@ from .scores import Detail, FeatureScore, Scores
 
 @names_options
 def score(
-    explanations: Iterable[Explanation],
-    examples: Examples,
-    judge: Judge,
+    index: FeatureIndex,
+    explanations: Explanation | Iterable[Explanation],
+    judge: Judge | None = None,
     scorers: Sequence[str] = ("detection", "intruder"),
     *,
+    plan: Plan | None = None,
+    examples: Examples | None = None,
     batch_size: int = 256,
     verbose: bool = True,
 ) -> Scores:
     """Scores explanations on windows that they were not made from.
 
     Args:
-        explanations: At most one for each feature of a source; features that `examples` leaves out come with their
-            reason.
-        examples: Of `collect`.
-        judge: Who is asked.
+        index: Of the features; with its SAE attached, where the plan asks for neighbours.
+        explanations: One or many, by people or by `explain`.
+        judge: Who is asked; None takes `TokenListJudge()`, which looks for the words that an explanation lists.
         scorers: Of "detection", "fuzzing" and "intruder".
+        plan: Of the windows. None takes the one that the first explanation was made by, so that the texts that
+            explained it do not score it; else `Plan()`.
+        examples: What `collect` drew, in place of `plan`.
         batch_size: Questions that a judge is given at a time; no answer depends on it.
-        verbose: Whether a bar shows how many explanations are done.
+        verbose: Whether bars show how many are done.
+
+    Returns:
+        Each explanation with its scores; features with too few windows with the reason.
 
     Raises:
-        InputError: No explanations, an unknown scorer, a feature that `examples` does not know, or a judge that
-            gives something else than probabilities.
+        InputError: No explanations, an unknown scorer, `plan` and `examples` together, examples of another index or
+            without one of the features, or a judge that gives something else than probabilities.
+        UnknownFeatureError: A feature lies outside [0, d_hidden).
 
     Examples:
         >>> from mlxterp import autointerp
-        >>> examples = autointerp.collect(index, [ball], autointerp.Plan(least=1), verbose=False)
-        >>> told = autointerp.TokenListExplainer().explain(ball, examples[ball].explaining)
-        >>> found = autointerp.score([told], examples, autointerp.TokenListJudge(), ["detection"], verbose=False)
+        >>> told = index.explain(ball, plan=autointerp.Plan(least=1), verbose=False)
+        >>> found = index.score(told, scorers=["detection"], verbose=False)
         >>> found[0].scores["detection"].value > 0.5
         True
     """
     from tqdm.auto import tqdm
 
-    several = list(explanations)
+    several = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not several or not all(isinstance(one, Explanation) for one in several):
-        raise InputError(
-            "explanations= is a list of Explanation values, as an explainer gives them; none were given."
-        )
+        raise InputError("explanations= is a list of Explanation values, as `explain` gives them.")
     tasks = [checks.choice(task, "A scorer", SCORERS) for task in scorers]
     size = checks.count(batch_size, "batch_size")
-    found = []
+    judge = TokenListJudge() if judge is None else judge
+    features = list(dict.fromkeys(one.feature_id for one in several))
+    if examples is None and plan is None:
+        plan = plan_of(several[0])
+    drawn = examples_for(index, features, plan, examples, verbose)
+    if missing := [feature for feature in features if feature not in drawn]:
+        raise InputError(
+            f"examples= has no windows of feature {missing[0]}; collect them for all that are explained."
+        )
     with tqdm(several, desc="score", unit="explanation", disable=hidden(verbose), delay=1.0) as bar:
-        for one in bar:
-            if one.feature_id not in examples:
-                raise InputError(
-                    f"examples= has no windows of feature {one.feature_id}; collect them for all that are explained."
-                )
-            found.append(_scored(one, examples[one.feature_id], examples.plan.seed, judge, tasks, size))
-    return Scores(tuple(found), judge.name, examples.plan.seed)
+        found = [_scored(one, drawn[one.feature_id], drawn.plan.seed, judge, tasks, size) for one in bar]
+    return Scores(tuple(found), judge.name, drawn.plan.seed)
 
 
 def _scored(

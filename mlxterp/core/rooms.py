@@ -33,6 +33,8 @@ VERBS: dict[str, Room] = {
     "collection.build_indexes": Room("model.rooms:build_indexes"),
     "collection.firing_on": Room("geometry.families:firing_on"),
     "collection.search": Room("geometry.families:search"),
+    "index.explain": Room("autointerp.explaining:explain"),
+    "index.score": Room("autointerp.scoring:score"),
     "index.coactivation_graph": Room("geometry.coactivation:coactivation_graph"),
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ..concepts.explanations import Explanation
 from ..core import checks, rooms
 from ..core.feature_ids import Feature
 from ..core.sparse import SparseFeatures
@@ -270,6 +271,53 @@ class Answers(IndexBase):
             (5, ['count', 'id', 'label'])
         """
         return rooms.open("index.coactivation_graph", self, n, by=by, **options)
+
+    def explain(
+        self, features: Any, explainer: Any = None, judge: Any = None, *, plan: Any = None, examples: Any = None,
+        verbose: bool = True,
+    ) -> list[Explanation]:  # fmt: skip
+        """Explains features by windows of the index; see `autointerp.explain`.
+
+        Args:
+            features: One feature or many.
+            explainer: None lists the words that a feature fires on, and asks no language model.
+            judge: Scores what was explained, by detection; None leaves it without a score.
+            plan: An `autointerp.Plan` of the windows.
+            examples: What `autointerp.collect` drew, in place of `plan`.
+            verbose: Whether bars show how many are done.
+
+        Examples:
+            >>> from mlxterp import autointerp
+            >>> [told] = index.explain(ball, autointerp.TokenListExplainer(1), plan=autointerp.Plan(least=1))
+            >>> told.text
+            'fires on "ball"'
+        """
+        return rooms.open(
+            "index.explain", self, features, explainer, judge, plan=plan, examples=examples, verbose=verbose
+        )
+
+    def score(
+        self, explanations: Any, judge: Any = None, scorers: Sequence[str] = ("detection", "intruder"), *,
+        plan: Any = None, examples: Any = None, batch_size: int = 256, verbose: bool = True,
+    ) -> Any:  # fmt: skip
+        """Scores explanations on windows that they were not made from; see `autointerp.score`.
+
+        Args:
+            explanations: One or many, by people or by `explain`.
+            judge: Who is asked; None looks for the words that an explanation lists.
+            scorers: Of "detection", "fuzzing" and "intruder".
+            plan: An `autointerp.Plan`; None takes the one that the first explanation was made by.
+            examples: What `autointerp.collect` drew, in place of `plan`.
+            batch_size: Questions that a judge is given at a time.
+            verbose: Whether bars show how many are done.
+
+        Returns:
+            `autointerp.Scores`.
+        """
+        return rooms.open(
+            "index.score", self, explanations, judge, scorers, plan=plan, examples=examples, batch_size=batch_size,
+            verbose=verbose,
+        )  # fmt: skip
 
     def select_diverse(
         self, n: int, max_cos: float = 0.7, among: Sequence[int] | np.ndarray | None = None

@@ -56,10 +56,24 @@ class Failing(Oracle):
 
 
 @pytest.fixture(scope="module")
-def examples():
-    """Windows of some features of the demo."""
+def index():
     model, sae, texts = mlxterp.load_demo()
-    index = model.build_index(sae, [text[:700] for text in texts[:80]], verbose=False)
+    return model.build_index(sae, [text[:700] for text in texts[:80]], verbose=False)
+
+
+@pytest.fixture(scope="module")
+def scored(index):
+    """`autointerp.score` of explanations on examples."""
+
+    def score(told, examples, judge, scorers, **options):
+        return index.score(told, judge, scorers, examples=examples, verbose=False, **options)
+
+    return score
+
+
+@pytest.fixture(scope="module")
+def examples(index):
+    """Windows of some features of the demo."""
     features = [int(feature) for feature in index.live[3:300:17]]
     return autointerp.collect(index, features, verbose=False)
 
@@ -74,8 +88,8 @@ def told(examples):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 1.0])
-def test_a_constant_judge_scores_chance_exactly(examples, told, value):
-    found = autointerp.score(told, examples, Constant(value), TASKS, verbose=False)
+def test_a_constant_judge_scores_chance_exactly(scored, examples, told, value):
+    found = scored(told, examples, Constant(value), TASKS)
     for one in found:
         for task in TASKS:
             assert one.scores[task].value == pytest.approx(CHANCE[task], abs=1e-12)
@@ -83,8 +97,8 @@ def test_a_constant_judge_scores_chance_exactly(examples, told, value):
         assert one.details["detection"].auroc == 0.5
 
 
-def test_an_oracle_scores_one(examples, told):
-    found = autointerp.score(told, examples, Oracle(), TASKS, verbose=False)
+def test_an_oracle_scores_one(scored, examples, told):
+    found = scored(told, examples, Oracle(), TASKS)
     for one in found:
         for task in TASKS:
             score = one.scores[task]
@@ -93,9 +107,9 @@ def test_an_oracle_scores_one(examples, told):
         assert one.details["detection"].auroc == one.details["detection"].precision == 1
 
 
-def test_failures_are_counted_and_read_in_both_ways(examples, told):
-    whole = autointerp.score(told, examples, Oracle(), ["detection"], verbose=False)
-    found = autointerp.score(told, examples, Failing(), ["detection"], verbose=False)
+def test_failures_are_counted_and_read_in_both_ways(scored, examples, told):
+    whole = scored(told, examples, Oracle(), ["detection"])
+    found = scored(told, examples, Failing(), ["detection"])
     for one, all_of_it in zip(found, whole, strict=True):
         score, detail = one.scores["detection"], one.details["detection"]
         judged = score.n or 0
@@ -105,18 +119,18 @@ def test_failures_are_counted_and_read_in_both_ways(examples, told):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_batches_and_the_order_of_explanations_do_not_matter(examples, told, task):
+def test_batches_and_the_order_of_explanations_do_not_matter(scored, examples, told, task):
     judge = autointerp.TokenListJudge()
-    one = autointerp.score(told, examples, judge, [task], verbose=False)
-    other = autointerp.score(told[::-1], examples, judge, [task], batch_size=7, verbose=False)
+    one = scored(told, examples, judge, [task])
+    other = scored(told[::-1], examples, judge, [task], batch_size=7)
     assert [f.scores for f in one] == [f.scores for f in reversed(list(other))]
 
 
-def test_a_word_list_beats_the_lists_of_other_features(examples, told):
+def test_a_word_list_beats_the_lists_of_other_features(scored, examples, told):
     judge = autointerp.TokenListJudge()
-    own = autointerp.score(told, examples, judge, ["detection"], verbose=False).mean("detection")
+    own = scored(told, examples, judge, ["detection"]).mean("detection")
     moved = [replace(a, text=b.text) for a, b in zip(told, [*told[1:], told[0]], strict=True)]
-    others = autointerp.score(moved, examples, judge, ["detection"], verbose=False).mean("detection")
+    others = scored(moved, examples, judge, ["detection"]).mean("detection")
     assert own is not None and others is not None
     assert own.value > others.value + 0.05 and abs(others.value - 0.5) < 0.06
 
@@ -126,27 +140,27 @@ def test_a_feature_without_windows_keeps_its_reason():
     index = model.build_index(sae, [text[:700] for text in texts[:3]], verbose=False)
     few = autointerp.collect(index, [int(index.live[0])], verbose=False)
     feature = next(iter(few))
-    found = autointerp.score([Explanation(feature, "x", "me")], few, Constant(1), verbose=False)
+    found = index.score(Explanation(feature, "x", "me"), Constant(1), examples=few, verbose=False)
     assert found[0].scores == {} and few[feature].reason in str(found) and "1 left out" in str(found)
     assert found.to_pandas()["reason"].tolist() == [few[feature].reason]
 
 
-def test_what_cannot_be_scored_is_named(examples, told):
+def test_what_cannot_be_scored_is_named(scored, examples, told):
     judge = Constant(0.5)
     with pytest.raises(InputError, match="Explanation values"):
-        autointerp.score([], examples, judge, verbose=False)
+        scored([], examples, judge, TASKS)
     with pytest.raises(InputError, match="Explanation values"):
-        autointerp.score(["ball"], examples, judge, verbose=False)  # type: ignore[list-item]
+        scored(["ball"], examples, judge, TASKS)
     with pytest.raises(InputError, match="collect them"):
-        autointerp.score([Explanation(2047, "x", "me")], examples, judge, verbose=False)
+        scored([Explanation(2047, "x", "me")], examples, judge, TASKS)
     with pytest.raises(InputError, match="A scorer"):
-        autointerp.score(told, examples, judge, ["taste"], verbose=False)
+        scored(told, examples, judge, ["taste"])
     with pytest.raises(InputError, match="probability"):
-        autointerp.score(told, examples, Constant(2.0), verbose=False)
+        scored(told, examples, Constant(2.0))
 
 
-def test_the_table_and_the_page_show_every_figure(examples, told):
-    found = autointerp.score(told, examples, autointerp.TokenListJudge(), TASKS, verbose=False)
+def test_the_table_and_the_page_show_every_figure(scored, examples, told):
+    found = scored(told, examples, autointerp.TokenListJudge(), TASKS)
     table = found.to_pandas()
     assert len(table) == len(told) * len(TASKS) and table["chance"].notna().all()
     assert str(told[0].feature_id) in found.fragment() and "chance" in found.fragment()
@@ -181,3 +195,18 @@ def test_ties_share_what_is_right(numbers, data):
     best = np.flatnonzero(p == p.max())
     assert measures.chosen(p, right) == (1 / len(best) if right in best else 0)
     assert np.isnan(measures.chosen(np.append(p, np.nan), right))
+
+
+@pytest.mark.filterwarnings("ignore:.*have no explanation")
+def test_what_was_explained_is_scored_on_other_texts_by_itself(index):
+    plan = autointerp.Plan(seed=5, least=2)
+    features = [int(feature) for feature in index.live[3:100:17]]
+    told = index.explain(features, plan=plan, verbose=False)
+    assert [one.provenance["plan"]["seed"] for one in told] == [5] * len(told)
+    found = index.score(told, verbose=False)
+    assert found.seed == 5
+    examples = autointerp.collect(index, features, plan, verbose=False)
+    again = index.score(told, examples=examples, verbose=False)
+    assert [one.scores for one in found] == [one.scores for one in again]
+    judged = index.explain(features, judge=autointerp.TokenListJudge(), plan=plan, verbose=False)
+    assert [one.scores["detection"] for one in judged] == [one.scores["detection"] for one in found]
