@@ -65,7 +65,7 @@ def index():
 def scored(index):
     """`autointerp.score` of explanations on examples."""
 
-    def score(told, examples, judge, scorers, **options):
+    def score(told, examples, judge, scorers=TASKS, **options):
         return index.score(told, judge, scorers, examples=examples, verbose=False, **options)
 
     return score
