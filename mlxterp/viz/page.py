@@ -1,11 +1,13 @@
 """One offline HTML file, or a notebook's cell: the style sheet, the page around a body, and writing it.
 
-Views make the body; a page's policy forbids scripts and anything that would be fetched, should something
-slip past the escaping.
+Views make the body; a page's policy forbids anything that would be fetched, and every script but the page's own (as a
+rule it has none), should something slip past the escaping.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -34,6 +36,7 @@ _THEMES = {
 }
 """How Jupyter, VS Code, Colab and others say which theme they show; it wins over the system's."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""A page with a script of its own adds that script's hash, and nothing looser."""
 
 
 class Fragment(Protocol):
@@ -44,19 +47,28 @@ class Fragment(Protocol):
         ...
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, script: str = "", sheet: str = "", app: bool = False) -> str:
     """A whole HTML document.
 
     Args:
         title: Plain text.
         body: HTML of fragments, already escaped.
+        script: The one script that may run here, of this package; none runs without it.
+        sheet: A style sheet beside that of every view, of this package.
+        app: Whether the body takes the whole window.
     """
+    policy, run = _POLICY, ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+        policy, run = f"{_POLICY}; script-src 'sha256-{digest}'", f"<script>{script}</script>"
+    more = f"<style>{sheet}</style>" if sheet else ""
+    kind = "mlxterp-page mxt-app" if app else "mlxterp-page"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}</title>{style()}</head>\n"
-        f'<body class="mlxterp-page"><main class="mlxterp-view">\n{body}\n</main></body></html>\n'
+        f"<title>{escaped(title)}</title>{style()}{more}</head>\n"
+        f'<body class="{kind}"><main class="mlxterp-view">\n{body}\n</main>{run}</body></html>\n'
     )
 
 
