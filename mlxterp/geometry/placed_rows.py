@@ -104,11 +104,12 @@ class PlacedRows(View):
     # -- shown --------------------------------------------------------------------------------
 
     def colourings(self) -> tuple[Colouring, ...]:
-        """What points can be coloured by."""
+        """What points can be coloured by; the first is shown where nothing is chosen."""
         codes = np.searchsorted(self.widths, self.width)
-        own = [Colouring("width", codes, tuple(map(str, self.widths)), ordered=True)]
-        own += [Colouring(name, values) for name, values in self.scores.items()]
-        return (*own, Colouring(_NEARNESS, self.nearness))
+        width = Colouring("width", codes, tuple(map(str, self.widths)), ordered=True)
+        scores = [Colouring(name, values) for name, values in self.scores.items()]
+        scores.append(Colouring(_NEARNESS, self.nearness))
+        return (width, *scores) if len(self.widths) > 1 else (*scores, width)
 
     def points(self) -> Points:
         """What the page shows."""

@@ -32,11 +32,17 @@
   for (const one of data.colourings) one.values = unpack(one.values, one.groups ? Int32Array : Float32Array);
   const several = data.widths.length > 1;
   const nameOf = (i) => (several ? data.widths[width[i]] + " / " : "") + ids[i];
-  const tokensOf = (i) => {
-    const found = [];
-    for (let j = 0; j < data.most; j++) if (tokens[i * data.most + j] >= 0) found.push(data.words[tokens[i * data.most + j]]);
-    return found;
-  };
+  function tokensOf(i) {  // those that match what is searched first
+    const found = [], later = [];
+    for (let j = 0; j < data.most; j++) {
+      const t = tokens[i * data.most + j];
+      if (t >= 0) (state.query && told[t] ? found : later).push(data.words[t]);
+    }
+    return [...found, ...later].map((word, k) => {
+      const bare = word.trimStart(), spaces = word.length - bare.length;
+      return h("code", { class: k < found.length ? "mxm-hit" : null }, spaces ? h("i", {}, word.slice(0, spaces)) : null, bare);
+    });
+  }
 
   // Points by cells, for what lies under the pointer.
   const side = Math.max(1, Math.ceil(Math.sqrt(n / 3)));
@@ -52,13 +58,13 @@
   const state = { x: 0.5, y: 0.5, zoom: 1, lasso: false, color: 0, hover: -1, query: "" };
   const selected = new Uint8Array(n), matched = new Uint8Array(n), focused = new Set();
   const code = new Uint16Array(n);
-  let order = new Uint32Array(n), palette = [], chosen = [], matches = [], path = null, waiting = false;
+  let order = new Uint32Array(n), told = [], palette = [], inks = new Uint8Array(0), chosen = [], matches = [], path = null, waiting = false;
 
   // -- elements -------------------------------------------------------------------------------
 
   const canvas = h("canvas", { class: "mxm-canvas", tabindex: "0", "aria-label":
     "Map of features. Arrow keys move, plus and minus zoom, 0 shows all. Search lists features by text." });
-  const pen = canvas.getContext("2d");
+  const pen = canvas.getContext("2d", { alpha: false });
   const tip = h("div", { class: "mxm-tip", role: "status", hidden: true });
   const hint = h("div", { class: "mxm-hint" });
   const stage = h("div", { class: "mxm-stage" }, canvas, tip, hint);
@@ -87,59 +93,65 @@
   const screenY = (y) => (y - state.y) * scale + high / 2;
   const dataX = (px) => (px - wide / 2) / scale + state.x;
   const dataY = (py) => (py - high / 2) / scale + state.y;
-  const radius = (i) => data.sizes[width[i]] / 2 * crowd * clamp(Math.pow(state.zoom, 0.4), 0.8, 4);
+  const grown = () => clamp(Math.pow(state.zoom, 0.4), 0.8, 4);
+  const radius = (i) => data.sizes[width[i]] / 2 * crowd * grown();
 
-  let dots = new Map();
-  function dot(color, r) {
-    const key = color + r.toFixed(1);
-    let made = dots.get(key);
-    if (!made) {
-      const size = Math.ceil(2 * r * ratio) + 2;
-      made = document.createElement("canvas");
-      made.width = made.height = size;
-      const ink = made.getContext("2d");
-      ink.fillStyle = color;
-      ink.beginPath();
-      ink.arc(size / 2, size / 2, r * ratio, 0, 7);
-      ink.fill();
-      dots.set(key, made);
+  // Points go into the picture's bytes: a canvas's own circles are ten times slower without a graphics card.
+  let picture = null, masks = new Map();
+  function mask(r) {  // pixels of a disc around a point, and how much of each it covers
+    const key = Math.round(r * ratio * 4);
+    if (!masks.has(key)) {
+      const real = key / 4, reach = Math.ceil(real), found = [];
+      for (let y = -reach; y <= reach; y++) {
+        for (let x = -reach; x <= reach; x++) {
+          const cover = clamp(real + 0.5 - Math.hypot(x, y), 0, 1);
+          if (cover > 0.02) found.push(x, y, cover);
+        }
+      }
+      masks.set(key, { reach, pixels: Float32Array.from(found) });
     }
-    return made;
+    return masks.get(key);
   }
+  const parsed = (color) => color[0] === "#" ? [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16)) : color.match(/\d+/g).map(Number);
   function stamp(which, alpha, grow) {
-    pen.globalAlpha = alpha;
-    const margin = 12;
-    for (let w = 0; w < data.widths.length; w++) {  // the widest SAE's stand behind
-      const v = data.widths.length - 1 - w, r = data.sizes[v] / 2 * crowd * clamp(Math.pow(state.zoom, 0.4), 0.8, 4) * grow;
-      let last = -1, made = null, half = 0;
-      for (let k = 0; k < n; k++) {
-        const i = order[k];
-        if (width[i] !== v || !which(i)) continue;
-        const x = screenX(xs[i]), y = screenY(ys[i]);
-        if (x < -margin || y < -margin || x > wide + margin || y > high + margin) continue;
-        if (code[i] !== last) { last = code[i]; made = dot(palette[last], r); half = made.width / 2; }
-        pen.drawImage(made, Math.round(x * ratio - half), Math.round(y * ratio - half));
+    const bytes = picture.data, w = picture.width, t = picture.height;
+    const kinds = data.sizes.map((size) => mask(size / 2 * crowd * grown() * grow));
+    for (let k = 0; k < n; k++) {
+      const i = order[k];
+      if (which && !which(i)) continue;
+      const kind = kinds[width[i]], reach = kind.reach, pixels = kind.pixels;
+      const x = Math.round(screenX(xs[i]) * ratio), y = Math.round(screenY(ys[i]) * ratio);
+      if (x < reach || y < reach || x >= w - reach || y >= t - reach) continue;
+      const c = 3 * code[i], red = inks[c], green = inks[c + 1], blue = inks[c + 2];
+      for (let m = 0; m < pixels.length; m += 3) {
+        const at = 4 * ((y + pixels[m + 1]) * w + x + pixels[m]), cover = pixels[m + 2] * alpha;
+        bytes[at] += (red - bytes[at]) * cover;
+        bytes[at + 1] += (green - bytes[at + 1]) * cover;
+        bytes[at + 2] += (blue - bytes[at + 2]) * cover;
       }
     }
-    pen.globalAlpha = 1;
   }
   function draw() {
     waiting = false;
     const began = performance.now();
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, canvas.width, canvas.height);
+    const [red, green, blue] = parsed(getComputedStyle(stage).backgroundColor);
+    new Uint32Array(picture.data.buffer).fill((255 << 24 | blue << 16 | green << 8 | red) >>> 0);
     const some = chosen.length > 0 || state.query !== "" || focused.size > 0;
     const groups = data.colourings[state.color];
     const bright = (i) => chosen.length ? selected[i] : state.query ? matched[i] : focused.has(groups.values[i]);
-    if (!some) stamp(() => true, 0.82, 1);
-    else { stamp((i) => !bright(i), 0.13, 1); stamp(bright, 1, 1.35); }
+    if (!some) stamp(null, 0.82, 1);
+    else { stamp((i) => !bright(i), 0.13, 1); stamp(bright, 1, 1.3); }
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.putImageData(picture, 0, 0);
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.globalAlpha = some ? 0.45 : 1;
     words();
+    pen.globalAlpha = 1;
     if (state.hover >= 0) ring(state.hover);
     if (path) outline();
     app.dataset.drawn = (performance.now() - began).toFixed(1);
   }
-  function soon() { if (!waiting) { waiting = true; requestAnimationFrame(draw); } }
+  function soon() { if (!waiting && picture) { waiting = true; requestAnimationFrame(draw); } }
   function ring(i) {
     pen.lineWidth = 2;
     pen.strokeStyle = dark() ? "#ffffff" : "#15151a";
@@ -185,7 +197,8 @@
     canvas.width = Math.round(wide * ratio);
     canvas.height = Math.round(high * ratio);
     scale = Math.min(wide, high) * 0.92 * state.zoom;
-    dots = new Map();
+    picture = pen.createImageData(canvas.width, canvas.height);
+    masks = new Map();
     draw();
   }
 
@@ -210,11 +223,12 @@
         code[i] = Number.isFinite(v) ? 1 + Math.round(clamp((v - one.low) / range, 0, 1) * most) : 0;
       }
     }
-    const sizes = new Uint32Array(palette.length + 1);
-    for (let i = 0; i < n; i++) sizes[code[i] + 1]++;
-    for (let c = 0; c < palette.length; c++) sizes[c + 1] += sizes[c];
-    for (let i = 0; i < n; i++) order[sizes[code[i]]++] = i;
-    dots = new Map();
+    inks = Uint8Array.from(palette.flatMap(parsed));
+    const kinds = palette.length, rank = (i) => (data.widths.length - 1 - width[i]) * kinds + code[i];
+    const sizes = new Uint32Array(data.widths.length * kinds + 1);  // the widest SAE's points lie below
+    for (let i = 0; i < n; i++) sizes[rank(i) + 1]++;
+    for (let c = 0; c < sizes.length - 1; c++) sizes[c + 1] += sizes[c];
+    for (let i = 0; i < n; i++) order[sizes[rank(i)]++] = i;
     explain();
     soon();
   }
@@ -278,21 +292,20 @@
     tip.hidden = i < 0;
     canvas.style.cursor = state.lasso ? "crosshair" : i >= 0 ? "pointer" : "grab";
     if (i >= 0) {
-      tip.replaceChildren(...told(i));
+      tip.replaceChildren(...card(i));
       const x = screenX(xs[i]), y = screenY(ys[i]), box = tip.getBoundingClientRect();
       tip.style.left = clamp(x + 16 + box.width > wide ? x - box.width - 16 : x + 16, 6, Math.max(6, wide - box.width - 6)) + "px";
       tip.style.top = clamp(y - box.height / 2, 6, Math.max(6, high - box.height - 6)) + "px";
     }
     soon();
   }
-  function told(i) {
+  function card(i) {
     const rows = h("dl", {});
     for (const one of data.colourings) {
       const v = one.values[i], text = one.groups ? (v < 0 ? "noise" : one.groups[v]) : shown(v);
       if (!one.groups || one.name !== "width") rows.append(h("dt", {}, one.name), h("dd", {}, text));
     }
-    const label = data.labels[i] || "", chips = h("div", { class: "mxm-chips" });
-    for (const token of tokensOf(i)) chips.append(h("code", {}, token));
+    const label = data.labels[i] || "", chips = h("div", { class: "mxm-chips" }, ...tokensOf(i));
     return [
       h("div", { class: "mxm-who" }, h("b", {}, label || "Feature " + ids[i]),
         h("span", {}, (label ? "feature " + ids[i] : "") + (several ? (label ? ", " : "") + "width " + data.widths[width[i]] : ""))),
@@ -304,7 +317,7 @@
   function find(text) {
     state.query = text.trim().toLowerCase();
     matches = [];
-    const told = data.words.map((word) => state.query !== "" && word.toLowerCase().includes(state.query));
+    told = data.words.map((word) => state.query !== "" && word.toLowerCase().includes(state.query));
     for (let i = 0; i < n; i++) {
       let hit = state.query !== "" && ((data.labels[i] || "").toLowerCase().includes(state.query) || String(ids[i]) === state.query);
       for (let j = 0; j < data.most && !hit; j++) { const t = tokens[i * data.most + j]; hit = t >= 0 && told[t]; }
@@ -339,7 +352,7 @@
       const mark = h("i", { class: "mxm-dot" });
       mark.style.background = palette[code[i]];
       const text = h("td", {}, data.labels[i] ? h("div", { class: "mxm-label" }, data.labels[i]) : null,
-        data.most ? h("div", { class: "mxm-tokens" }, ...tokensOf(i).slice(0, 6).map((token) => h("code", {}, token))) : null);
+        data.most ? h("div", { class: "mxm-tokens" }, ...tokensOf(i).slice(0, 6)) : null);
       body.append(h("tr", { onmouseenter: () => point(i), onmouseleave: () => point(-1) },
         h("td", {}, h("button", { type: "button", class: "mxm-go", title: "Show it on the map", onclick: () => go(i) }, mark, nameOf(i))),
         text, h("td", { class: "mxm-value" }, one.name === "width" ? "" : said)));
@@ -468,13 +481,17 @@
 
   // -- the beginning: #q=ball&color=cluster&theme=dark says how ------------------------------------
 
-  const asked = new URLSearchParams(location.hash.slice(1));
-  if (asked.get("theme") === "dark" || asked.get("theme") === "light") document.documentElement.dataset.theme = asked.get("theme");
-  const wanted = data.colourings.findIndex((one) => one.name === asked.get("color"));
+  function begin() {
+    const asked = new URLSearchParams(location.hash.slice(1)), mode = asked.get("theme");
+    if (mode === "dark" || mode === "light") document.documentElement.dataset.theme = mode;
+    paint(Math.max(0, data.colourings.findIndex((one) => one.name === asked.get("color"))));
+    search.value = asked.get("q") || "";
+    select([]);
+    find(search.value);
+  }
   tool(false);
-  paint(Math.max(0, wanted));
-  search.value = asked.get("q") || "";
-  find(search.value);
+  begin();
+  addEventListener("hashchange", begin);
   new ResizeObserver(resize).observe(stage);
   resize();
   app.dataset.ready = "yes";

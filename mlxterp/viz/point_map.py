@@ -97,7 +97,7 @@ def point_map_page(points: Points) -> str:
         f'<div class="mxm-app" id="mxm"><header class="mxm-head"><h1 class="mxm-title">{escaped(points.title)}</h1>'
         f'<span class="mxm-count">{len(points.coordinates):,} points</span></header>'
         f"<noscript>This map is drawn by its own script, which is switched off here.</noscript>"
-        f'<footer class="mxm-foot"><details><summary>How this map was made</summary><ul>{facts}</ul></details></footer>'
+        f'<footer class="mxm-foot"><ul>{facts}</ul></footer>'
         f"</div>{_data(points)}"
     )
     return page(points.title, body, script=_part("js"), sheet=_part("css"), app=True)

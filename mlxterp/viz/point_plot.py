@@ -41,10 +41,12 @@ def scatter(points: Points, color: str, path: str | os.PathLike | None, show: bo
     else:
         for code in [-1, *range(len(chosen.groups))]:
             own = chosen.values == code
+            if not own.any():
+                continue
             name = "noise" if code < 0 else chosen.groups[code]
             axes.scatter(
                 x[own], y[own], s=sizes[own], color=chosen.color(code), linewidths=0, rasterized=True,
-                label=name if own.any() and len(chosen.groups) <= _NAMED else None,
+                label=name if len(chosen.groups) <= _NAMED else None,
             )  # fmt: skip
         if len(chosen.groups) <= _NAMED:
             axes.legend(title=chosen.name, fontsize=8, markerscale=2)
