@@ -55,13 +55,13 @@ def test_d9_clusters_of_a_umap_map_are_found_in_ten_dimensions_of_umap():
 
 
 def test_d9_random_directions_have_as_many_clusters_as_their_control():
-    rows = np.random.default_rng(0).normal(size=(600, 12))
-    clusters = found(sae_of(rows), dims=2)
-    low, high = clusters.count.control_interval
-    assert low > 5 and abs(clusters.count.value - clusters.count.control_mean) <= high - low
-    assert not clusters.tightness.stands_out
-    assert (clusters.q < 0.05).mean() > 0.5  # groups chosen for lying together pass the easy test
-    assert (clusters.p_control < 0.05).mean() < 0.25
+    pytest.importorskip("umap")
+    rows = np.random.default_rng(0).normal(size=(600, 48))
+    clusters = decoder_map(sae_of(rows)).clusters(draws=4)
+    assert clusters.count.value == pytest.approx(clusters.count.control_mean, rel=0.35)
+    assert clusters.count.value > 10 and clusters.tightness.value < 1.15 * clusters.tightness.control_mean
+    assert (clusters.q < 0.05).mean() > 0.7  # groups chosen for lying together pass the easy test
+    assert (clusters.p_control < 0.05).mean() < 0.2
 
 
 def test_d9_clusters_are_those_of_the_hdbscan_package(demo):

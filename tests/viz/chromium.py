@@ -101,7 +101,9 @@ class Chromium:
             time.sleep(0.02)
 
     def value(self, expression: str) -> Any:
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)[
+            "result"
+        ].get("value")
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
         pressed = {"button": "left", "buttons": 1} if kind != "mouseMoved" or more.pop("held", False) else {}
