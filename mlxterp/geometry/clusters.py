@@ -243,7 +243,8 @@ def hdbscan(points: np.ndarray, size: int) -> np.ndarray:
     except ImportError as error:
         raise BackendError('Clusters need scikit-learn: pip install "mlxterp[umap]".') from error
     least = min(size + 1, len(points))
-    fitted = HDBSCAN(min_cluster_size=size, min_samples=least, copy=True).fit(points.astype(np.float64))
+    own: Any = True  # later versions of scikit-learn ask for it
+    fitted = HDBSCAN(min_cluster_size=size, min_samples=least, copy=own).fit(points.astype(np.float64))
     return np.asarray(fitted.labels_, dtype=np.int64)
 
 

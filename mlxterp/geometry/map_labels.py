@@ -118,7 +118,8 @@ def tokens_of(found: DecoderRows, model: Model | None) -> tuple[tuple[str, ...],
     if model is None:
         return ()
     session = session_of(model)
-    anatomy, before = session.plain, session.tokenize("a")[-1:]  # so that a leading space is kept
+    anatomy, tokenize = session.plain, session.tokenize
+    before = [] if tokenize is None else tokenize("a")[-1:]  # so that a leading space is kept
     text = partial(TokenTexts(anatomy.model.tokenizer).after, before)
     rows: list[tuple[str, ...]] = []
     for width, sae in found.saes.items():

@@ -127,7 +127,7 @@ class _Search:
         return cosines
 
     def _both(self, block: slice, tile: slice) -> None:
-        """A tile of the rows among themselves: for the rows of the block and, beyond the diagonal, those of the tile."""
+        """A tile of the rows among themselves: for the rows of the block and, off the diagonal, those of the tile."""
         cosines = self._cosines(block, tile)
         self._merge(block, cosines, tile)
         if tile.start > block.start:

@@ -36,7 +36,6 @@ _THEMES = {
 }
 """How Jupyter, VS Code, Colab and others say which theme they show; it wins over the system's."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""A page with a script of its own adds that script's hash, and nothing looser."""
 
 
 class Fragment(Protocol):
@@ -47,27 +46,36 @@ class Fragment(Protocol):
         ...
 
 
-def page(title: str, body: str, script: str = "", sheet: str = "", app: bool = False) -> str:
+def page(title: str, body: str) -> str:
     """A whole HTML document.
 
     Args:
         title: Plain text.
         body: HTML of fragments, already escaped.
-        script: The one script that may run here, of this package; none runs without it.
-        sheet: A style sheet beside that of every view, of this package.
-        app: Whether the body takes the whole window.
     """
-    policy, run = _POLICY, ""
-    if script:
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-        policy, run = f"{_POLICY}; script-src 'sha256-{digest}'", f"<script>{script}</script>"
-    more = f"<style>{sheet}</style>" if sheet else ""
-    kind = "mlxterp-page mxt-app" if app else "mlxterp-page"
+    return _document(title, body, _POLICY, style(), "", "mlxterp-page")
+
+
+def app_page(title: str, body: str, script: str, sheet: str) -> str:
+    """A document that takes the whole window and runs one script; its policy allows that one, by its hash.
+
+    Args:
+        title: Plain text.
+        body: HTML, already escaped.
+        script, sheet: Of this package.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    policy = f"{_POLICY}; script-src 'sha256-{digest}'"
+    styles, run = f"{style()}<style>{sheet}</style>", f"<script>{script}</script>"
+    return _document(title, body, policy, styles, run, "mlxterp-page mxt-app")
+
+
+def _document(title: str, body: str, policy: str, styles: str, run: str, kind: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}</title>{style()}{more}</head>\n"
+        f"<title>{escaped(title)}</title>{styles}</head>\n"
         f'<body class="{kind}"><main class="mlxterp-view">\n{body}\n</main>{run}</body></html>\n'
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .escaping import escaped, one_line, token_line
-from .page import page
+from .page import app_page
 from .palette import GREY, group_color, scale_color
 
 _GRID = 65535
@@ -100,7 +100,7 @@ def point_map_page(points: Points) -> str:
         f'<footer class="mxm-foot"><ul>{facts}</ul></footer>'
         f"</div>{_data(points)}"
     )
-    return page(points.title, body, script=_part("js"), sheet=_part("css"), app=True)
+    return app_page(points.title, body, _part("js"), _part("css"))
 
 
 @cache

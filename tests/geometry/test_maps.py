@@ -275,8 +275,8 @@ def test_d7_a_damaged_map_is_found(tmp_path):
 def test_d8_the_plot_is_coloured_by_width_and_narrower_is_larger():
     pytest.importorskip("matplotlib")
     drawn = of(family(), n_neighbors=3, scores={"score": [*range(31), np.nan]})
-    clouds = drawn.plot().axes[0].collections
-    sizes = {len(cloud.get_offsets()): float(np.asarray(cloud.get_sizes()).max()) for cloud in clouds}
+    clouds: Any = drawn.plot().axes[0].collections
+    sizes = {len(cloud.get_offsets()): float(cloud.get_sizes().max()) for cloud in clouds}
     assert sizes[NARROW] > sizes[WIDE]
     points = drawn.points()
     assert points.colourings[0].name == "width" and points.colourings[0].color(0) == GREY["light"]
