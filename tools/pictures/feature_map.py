@@ -19,7 +19,7 @@ import mlxterp
 from mlxterp import geometry
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "feature_map.png"
-SIZE, COLOURS, QUERY = (1280, 860), 96, "q=dog&color=cluster"
+SIZE, COLOURS, QUERY = (1280, 860), 256, "q=dog&color=cluster"
 
 
 def drawn(folder: Path) -> Path:
@@ -47,7 +47,9 @@ def main() -> None:
         folder = Path(name)
         photograph(drawn(folder), folder / "map.png", folder)
         with Image.open(folder / "map.png") as shown:
-            shown.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+            shown.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                PICTURE, optimize=True
+            )
     print(PICTURE, f"{PICTURE.stat().st_size / 1000:.0f} kB")
 
 
