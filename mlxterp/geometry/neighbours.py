@@ -93,7 +93,7 @@ class _Search:
 
     def answer(self) -> Neighbours:
         side = min(_WIDE, max(1, int(_CELLS**0.5)))
-        for block in _blocks(len(self.rows), max(1, _CELLS // _FIRST)):
+        for block in _blocks(len(self.rows), side):
             self._begin(block)
         for block in _blocks(len(self.rows), side):
             for tile in _blocks(len(self.others), side):
