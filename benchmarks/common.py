@@ -111,6 +111,9 @@ def machine() -> dict[str, Any]:
         "mi-crow",
         "eai-delphi",
         "transformer-lens",
+        "umap-learn",
+        "pynndescent",
+        "scikit-learn",
     ):
         try:
             versions[package] = metadata.version(package)

@@ -8,13 +8,16 @@ from .absorption import Absorber, Absorption, MissedToken, absorption
 from .alignment import aligned_activations
 from .apart import Apart, apart
 from .children import Child, Splitting
+from .clusters import Clusters
 from .coactivation import coactivation, coactivation_graph
 from .concept_examples import ConceptExamples, concept_examples
+from .decoder_map import decoder_map
 from .enrichment import Enrichment, enrichment
 from .families import Firing, both_on, firing_on, load_family, search, train_family
 from .first_letter import FirstLetter, first_letter
 from .labels import Found
 from .logit_classes import Limits, LogitClasses, logit_classes
+from .maps import DecoderMap
 from .mediation import Ablated, Mediation
 from .meta_pairs import SharedPairs
 from .meta_sae import MetaSAE
@@ -35,9 +38,11 @@ __all__ = [
     "Absorption",
     "Apart",
     "Child",
+    "Clusters",
     "Coactivation",
     "ConceptExamples",
     "Controlled",
+    "DecoderMap",
     "Enrichment",
     "FeaturePairs",
     "Firing",
@@ -65,6 +70,7 @@ __all__ = [
     "coactivation_graph",
     "concept_examples",
     "cosine_neighbours",
+    "decoder_map",
     "enrichment",
     "firing_on",
     "first_letter",

@@ -23,7 +23,7 @@ _CELLS = 1 << 24
 _IN_CACHE = 1 << 18
 """Numbers that are gathered at once."""
 _WIDE = 4096
-"""Rows of `among` in a tile."""
+"""Rows of a tile's sides."""
 _FIRST = 256
 """Columns that are sorted into a row's neighbours before the others are compared with the worst of these."""
 _SPARE = 8
@@ -92,12 +92,15 @@ class _Search:
         self.best = np.full((len(rows), self.kept), -np.inf, dtype=np.float32)
 
     def answer(self) -> Neighbours:
-        columns = min(_WIDE, len(self.others))
-        step = max(1, _CELLS // columns)
-        for start in range(0, len(self.rows), step):
-            block = slice(start, min(start + step, len(self.rows)))
-            for first in range(0, len(self.others), columns):
-                self._tile(block, first, columns)
+        side = min(_WIDE, max(1, int(_CELLS**0.5)))
+        for block in _blocks(len(self.rows), side):
+            self._begin(block)
+        for block in _blocks(len(self.rows), side):
+            for tile in _blocks(len(self.others), side):
+                if not self.own:
+                    self._merge(block, self._cosines(block, tile), tile)
+                elif tile.start >= block.start:  # the other half of the products is the same
+                    self._both(block, tile)
         ids, cosines = self._refined(np.arange(len(self.rows)), self.ids)
         unsure = self._unsure(cosines)
         for part in np.array_split(unsure, max(1, -(-len(unsure) * len(self.others) // _CELLS))):
@@ -105,33 +108,61 @@ class _Search:
                 ids[part], cosines[part] = self._whole(part)
         return Neighbours(ids[:, : self.k], cosines[:, : self.k])
 
-    def _tile(self, block: slice, first: int, columns: int) -> None:
-        """Merges what a tile has that exceeds each row's worst so far."""
-        cosines = self.rows[block] @ self.others[first : first + columns].T
-        cosines[:, ~self.lives[first : first + columns]] = -np.inf
-        if self.own:
-            at = np.arange(max(block.start, first), min(block.stop, first + cosines.shape[1]))
-            cosines[at - block.start, at - first] = -np.inf
-        if first == 0:  # a few columns say what is worth looking at in the others
-            self._merge(block, cosines[:, :_FIRST], 0)
-            cosines, first = cosines[:, _FIRST:], _FIRST
-        self._merge(block, cosines, first)
-
-    def _merge(self, block: slice, cosines: np.ndarray, first: int) -> None:
-        best, ids = self.best[block], self.ids[block]
-        above = np.flatnonzero(cosines > best.min(axis=1)[:, None])
-        if not len(above):
-            return
+    def _begin(self, block: slice) -> None:
+        """Beside a few columns, which say what is worth looking at in the others."""
+        few = slice(0, min(_FIRST, len(self.others)))
+        cosines = self._cosines(block, few)
+        above = np.flatnonzero(np.isfinite(cosines))
         row, column = np.divmod(above, cosines.shape[1])
+        self._add(block, row, column, cosines.ravel()[above])
+
+    def _cosines(self, block: slice, tile: slice) -> np.ndarray:
+        """Of a block of rows and of some of the others; -inf where one has no direction, or is the other."""
+        cosines = self.rows[block] @ self.others[tile].T
+        cosines[:, ~self.lives[tile]] = -np.inf
+        cosines[~self.row_lives[block]] = -np.inf
+        if self.own:
+            at = np.arange(max(block.start, tile.start), min(block.stop, tile.stop))
+            cosines[at - block.start, at - tile.start] = -np.inf
+        return cosines
+
+    def _both(self, block: slice, tile: slice) -> None:
+        """A tile of the rows among themselves: for the rows of the block and, off the diagonal, those of the tile."""
+        cosines = self._cosines(block, tile)
+        self._merge(block, cosines, tile)
+        if tile.start > block.start:
+            skipped = max(0, min(_FIRST, block.stop) - block.start)
+            cosines = cosines[skipped:]
+            above = np.flatnonzero(cosines > self.best[tile].min(axis=1))
+            column, row = np.divmod(above, cosines.shape[1])
+            order = np.argsort(row, kind="stable")
+            self._add(tile, row[order], column[order] + block.start + skipped, cosines.ravel()[above[order]])
+
+    def _merge(self, block: slice, cosines: np.ndarray, tile: slice) -> None:
+        """What a tile has that exceeds each row's worst so far; the first columns are known."""
+        skipped = max(0, min(_FIRST, tile.stop) - tile.start)
+        above = np.flatnonzero(cosines[:, skipped:] > self.best[block].min(axis=1)[:, None])
+        row, column = np.divmod(above, cosines.shape[1] - skipped) if len(above) else (above, above)
+        self._add(block, row, column + tile.start + skipped, cosines[row, column + skipped])
+
+    def _add(self, block: slice, row: np.ndarray, ids: np.ndarray, cosines: np.ndarray) -> None:
+        """Keeps the best of what rows had and what they are given.
+
+        Args:
+            row: Place within the block, ascending.
+        """
+        if not len(row):
+            return
         touched, place, counts = np.unique(row, return_inverse=True, return_counts=True)
         slot = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         more = np.full((len(touched), int(counts.max())), -np.inf, dtype=np.float32)
         named = np.full(more.shape, -1, dtype=np.int64)
-        more[place, slot], named[place, slot] = cosines[row, column], column + first
-        more, named = np.hstack([best[touched], more]), np.hstack([ids[touched], named])
+        more[place, slot], named[place, slot] = cosines, ids
+        more = np.hstack([self.best[block][touched], more])
+        named = np.hstack([self.ids[block][touched], named])
         chosen = np.argpartition(-more, self.kept - 1, axis=1)[:, : self.kept]
-        best[touched] = np.take_along_axis(more, chosen, axis=1)
-        ids[touched] = np.take_along_axis(named, chosen, axis=1)
+        self.best[block][touched] = np.take_along_axis(more, chosen, axis=1)
+        self.ids[block][touched] = np.take_along_axis(named, chosen, axis=1)
 
     def _refined(self, rows: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids and float64 cosines of candidates (len(rows), c), sorted."""
@@ -166,6 +197,10 @@ class _Search:
         ids = np.where(np.isnan(cosines), -1, np.arange(len(self.others)))
         ids, cosines = _sorted(ids, cosines)
         return ids[:, : self.kept], cosines[:, : self.kept]
+
+
+def _blocks(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _unit32(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

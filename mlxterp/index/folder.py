@@ -4,6 +4,7 @@
     <folder>/shards/000000.safetensors
     <folder>/summary.safetensors      figures of every feature (once it is complete)
     <folder>/pieces.json              the text of each token id
+    <folder>/map.safetensors          where features stand on a map, if one was saved (`DecoderMap.save`)
 
 `index.json` is written again whenever a shard is whole, so what is there can be used at any moment. It binds the other
 files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none.
@@ -26,6 +27,7 @@ from ..errors import FeatureIndexError
 from .files import write_atomically
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"
+MAP = "map.safetensors"
 _FORMAT, VERSION = "mlxterp-index", 1
 _SHARD_NAME = re.compile(r"\d{6,}\.safetensors")
 
@@ -174,7 +176,7 @@ _AGAIN = "Run the same build_index again: it builds the index anew."
 def remains(folder: Path) -> bool:
     """Whether a folder holds shards of an index, and nothing but its files: what is damaged can be made again."""
     shards = _names(folder / SHARDS) if (folder / SHARDS).is_dir() else set()
-    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES} and all(map(_SHARD_NAME.fullmatch, shards))
+    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES, MAP} and all(map(_SHARD_NAME.fullmatch, shards))
     return only and bool(shards)
 
 

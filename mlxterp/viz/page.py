@@ -1,11 +1,13 @@
 """One offline HTML file, or a notebook's cell: the style sheet, the page around a body, and writing it.
 
-Views make the body; a page's policy forbids scripts and anything that would be fetched, should something
-slip past the escaping.
+Views make the body; a page's policy forbids anything that would be fetched, and every script but the page's own (as a
+rule it has none), should something slip past the escaping.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -51,12 +53,30 @@ def page(title: str, body: str) -> str:
         title: Plain text.
         body: HTML of fragments, already escaped.
     """
+    return _document(title, body, _POLICY, style(), "", "mlxterp-page")
+
+
+def app_page(title: str, body: str, script: str, sheet: str) -> str:
+    """A document that takes the whole window and runs one script; its policy allows that one, by its hash.
+
+    Args:
+        title: Plain text.
+        body: HTML, already escaped.
+        script, sheet: Of this package.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    policy = f"{_POLICY}; script-src 'sha256-{digest}'"
+    styles, run = f"{style()}<style>{sheet}</style>", f"<script>{script}</script>"
+    return _document(title, body, policy, styles, run, "mlxterp-page mxt-app")
+
+
+def _document(title: str, body: str, policy: str, styles: str, run: str, kind: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}</title>{style()}</head>\n"
-        f'<body class="mlxterp-page"><main class="mlxterp-view">\n{body}\n</main></body></html>\n'
+        f"<title>{escaped(title)}</title>{styles}</head>\n"
+        f'<body class="{kind}"><main class="mlxterp-view">\n{body}\n</main>{run}</body></html>\n'
     )
 
 

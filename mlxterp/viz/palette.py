@@ -107,3 +107,51 @@ def _luminance(colour: RGB) -> float:
 
 def _hex(colour: RGB) -> str:
     return "#" + "".join(f"{value:02x}" for value in colour)
+
+
+# -- groups and scales of maps ----------------------------------------------------------------------
+
+GREY = {"light": "#b9bbc2", "dark": "#5b5d66", "both": "#9a9ca5"}
+"""Of what is in no group, or has no value."""
+_GROUPS = {
+    "light": ("#3b6fd4", "#d9742b", "#2f9e6b", "#c2418c", "#7a5bd0", "#b08a12", "#1f97a8", "#c94a4a",
+              "#5f8f2d", "#8d6a4f", "#4a58a8", "#a35cc0"),
+    "dark": ("#7fa8ff", "#ffab6b", "#62d6a0", "#ff8ac8", "#b49bff", "#e6c45c", "#5fd3e3", "#ff8f8f",
+             "#a9d873", "#d0a98a", "#97a5f5", "#dda0f0"),
+    "both": ("#4f82e0", "#e0853f", "#3aad7a", "#d45a9f", "#8d70dd", "#bd9a2a", "#32a5b5", "#d86262",
+             "#74a040", "#a07d62", "#6371bd", "#b36fce"),
+}  # fmt: skip
+_ORDERED = {"light": ((0, 90, 60), (120, 200, 120)), "dark": ((46, 160, 110), (190, 245, 190)),
+            "both": ((10, 110, 75), (130, 205, 135))}  # fmt: skip
+_SCALE = {
+    "light": ((226, 220, 240), (122, 130, 205), (60, 60, 145), (30, 15, 70)),
+    "dark": ((58, 48, 92), (92, 104, 190), (90, 190, 200), (240, 245, 170)),
+}
+
+
+def group_color(group: int, mode: str, ordered: int | None = None) -> str:
+    """Colour of a group; grey for -1.
+
+    Args:
+        mode: "light", "dark", or "both" where one colour is to be seen on either.
+        ordered: How many groups there are, where they have an order: then the first is grey, the others run from dark
+            to light green.
+    """
+    if group < 0 or (ordered is not None and ordered > 1 and group == 0):
+        return GREY[mode]
+    if ordered is None or ordered == 1:
+        return _GROUPS[mode][group % len(_GROUPS[mode])]
+    first, last = _ORDERED[mode]
+    return _mixed(first, last, (group - 1) / max(1, ordered - 2))
+
+
+def scale_color(share: float, mode: str) -> str:
+    """Colour of a value at a share of its range, in [0, 1]."""
+    stops = _SCALE[mode]
+    at = min(int(share * (len(stops) - 1)), len(stops) - 2)
+    return _mixed(stops[at], stops[at + 1], share * (len(stops) - 1) - at)
+
+
+def _mixed(a: RGB, b: RGB, share: float) -> str:
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return _hex((red, green, blue))

@@ -45,13 +45,17 @@ class View(ABC):
         """What stands on that page."""
         return self.fragment(level=1)
 
+    def _page(self) -> str:
+        """That page, a whole document."""
+        return page(self._title(), self._body())
+
     def to_html(self, path: str | os.PathLike) -> Path:
         """Writes one HTML file that needs no network; returns its path.
 
         Raises:
             InputError: The folder does not exist, or `path` is a folder.
         """
-        return write_page(path, page(self._title(), self._body()))
+        return write_page(path, self._page())
 
     def _repr_html_(self) -> str:
         return cell(self)
