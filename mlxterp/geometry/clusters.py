@@ -21,6 +21,7 @@ from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap, draw_seed, random_like
 from ..errors import BackendError, InputError
 from ..viz.escaping import one_line
+from ..viz.lines import Table
 from ..viz.page import Links
 from ..viz.point_map import Colouring, Points, panel, point_map_page
 from ..viz.point_plot import scatter
@@ -31,7 +32,6 @@ from .decoder_rows import Distinct, distinct_rows
 from .layouts import CALLED, Method, layout
 from .placed_rows import PlacedRows
 from .running_sum import benjamini_hochberg
-from .text_table import table_html, table_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,7 +159,7 @@ class Clusters(View):
             color: None sets the title in bold where the output is a terminal and NO_COLOR is not set.
         """
         title = bold(one_line(self._title()), wants_color(color))
-        return "\n".join([title, *self._lines, "", *table_lines(_HEADS, self._rows())])
+        return "\n".join([title, *self._lines, "", *Table(_HEADS, self._rows()).lines()])
 
     def __repr__(self) -> str:
         return f"<Clusters: {self.count}>"
@@ -172,7 +172,7 @@ class Clusters(View):
 
     def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet and scripts, for a page: the map in the clusters' colours, and their table."""
-        return panel(self.points(), table_html(_HEADS, self._rows()), level, element_id)
+        return panel(self.points(), Table(_HEADS, self._rows()).html(), level, element_id)
 
     def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """The map, coloured by cluster; noise is grey.

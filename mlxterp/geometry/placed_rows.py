@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.controls import Controlled
-from ..errors import BackendError
+from ..core.frames import data_frame
 from ..viz.escaping import one_line
+from ..viz.lines import Table
 from ..viz.page import Links
 from ..viz.point_map import Colouring, Points, panel, point_map_page
 from ..viz.point_plot import scatter
@@ -22,7 +23,6 @@ from ..viz.spans import bold, wants_color
 from ..viz.view import View
 from .decoder_rows import Distinct
 from .layouts import CALLED, Method
-from .text_table import table_html, table_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,17 +89,13 @@ class PlacedRows(View):
         Raises:
             BackendError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise BackendError('Data frames need pandas: pip install "mlxterp[pandas]".') from error
         columns = {
             "width": self.width, "feature_id": self.feature_id, "x": self.coordinates[:, 0],
             "y": self.coordinates[:, 1], "label": list(self.labels), "nearness": self.nearness,
         }  # fmt: skip
         if self.tokens:
             columns["tokens"] = list(self.tokens)
-        return pandas.DataFrame({**columns, **self.scores})
+        return data_frame({**columns, **self.scores})
 
     # -- shown --------------------------------------------------------------------------------
 
@@ -148,7 +144,7 @@ class PlacedRows(View):
             color: None sets the title in bold where the output is a terminal and NO_COLOR is not set.
         """
         title = bold(one_line(self._title()), wants_color(color))
-        return "\n".join([title, *self.lines, "", *table_lines(_HEADS, self._rows())])
+        return "\n".join([title, *self.lines, "", *Table(_HEADS, self._rows()).lines()])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self)} rows of widths {self.widths} by {CALLED[self.method]}>"
@@ -161,7 +157,7 @@ class PlacedRows(View):
 
     def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet and scripts, for a page: a picture of the map, and what is said of it."""
-        return panel(self.points(), table_html(_HEADS, self._rows()), level, element_id)
+        return panel(self.points(), Table(_HEADS, self._rows()).html(), level, element_id)
 
     def plot(self, color: str = "width", path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """The points, coloured; those of narrower SAEs are larger.
