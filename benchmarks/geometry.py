@@ -41,17 +41,9 @@ import geometry_parts
 from common import report, results_path
 from geometry_rows import Row
 
-
-def clusters(given: Given) -> dict[str, Row]:
-    """See `geometry_clusters`, which needs umap-learn and scikit-learn."""
-    import geometry_clusters
-
-    return geometry_clusters.clusters(given)
-
-
 PARTS: dict[str, Callable[[Given], dict[str, Row]]] = {
     "splitting": geometry_parts.splitting,
-    "clusters": clusters,
+    "clusters": geometry_parts.clusters,
     "enrichment": geometry_parts.enrichment,
     "meta": geometry_parts.meta,
     "absorption": geometry_concepts.absorption,

@@ -51,10 +51,33 @@ def splitting(given: Given) -> Rows:
     return rows
 
 
+def clusters(given: Given) -> Rows:
+    """HDBSCAN in ten dimensions of UMAP: how many clusters, how much is in them, how tight they are."""
+    places = {"3M": [given.family(s)[WIDE] for s in given.seeds], "demo": [given.demo[1]] * len(given.seeds)}
+    rows: Rows = {}
+    for place, saes in places.items():
+        maps = [geometry.decoder_map(sae, seed=seed) for sae, seed in zip(saes, given.seeds, strict=True)]
+        made = [one.clusters() for one in maps]
+        rows |= {
+            f"{place}: clusters": measured(one.count for one in made),
+            f"{place}: share of features in none (noise)": measured(one.noise for one in made),
+            f"{place}: mean cosine within a cluster": measured(one.tightness for one in made),
+            f"{place}: clusters tighter than random groups of their size (q < .05)": plain(
+                [float((one.q < 0.05).mean()) for one in made]
+            ),
+            f"{place}: clusters tighter than 95 % of the control's (chance: .05)": plain(
+                [float((one.p_control < 0.05).mean()) for one in made]
+            ),
+            f"{place}: nearest neighbours kept in two dimensions": measured(one.kept for one in maps),
+        }
+    return rows
+
+
 def enrichment(given: Given) -> Rows:
     """Token sets: what features pass, what random directions pass, by both nulls."""
     places = {
-        f"3M, layer {n}": [(given.model, given.by_layer(s)[n]) for s in given.seeds] for n in (LAYER, *OTHER_LAYERS)
+        f"3M, layer {n}": [(given.model, given.by_layer(s)[n]) for s in given.seeds]
+        for n in (LAYER, *OTHER_LAYERS)
     }
     places["demo"] = [given.demo[:2]] * len(given.seeds)
     rows: Rows = {}
