@@ -38,7 +38,7 @@ CONCEPTS: dict[str, Callable[[str], bool]] = {
 }
 """Of a token's text. "inside quotes" depends on the tokens before and is made by itself."""
 SMOLLM2 = "layers.14.resid_post"
-LETTER_TOKENS, LETTER_WIDTH = 150_000, 2048
+LETTER_TOKENS, LETTER_WIDTH, WORDS = 150_000, 2048, 2000
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,9 @@ def first_letter(given: Given) -> dict[str, Row]:
     }
     rows: dict[str, Row] = {}
     for name, sae in saes.items():
-        made = [geometry.first_letter(model, sae, seed=seed, verbose=False) for seed in given.seeds]
+        made = [
+            geometry.first_letter(model, sae, n_words=WORDS, seed=seed, verbose=False) for seed in given.seeds
+        ]
         rows |= {
             f"{name}: letters measured of 26": plain([len(one.absorptions) for one in made]),
             f"{name}: letters refused (probe's F1 below .6, or too few words)": plain(

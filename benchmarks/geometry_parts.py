@@ -11,13 +11,12 @@ import mlxterp
 from mlxterp import geometry
 from mlxterp.core.controls import bootstrap
 from mlxterp.geometry import Controlled
-from mlxterp.weights import SAEWeights
 
 Rows = dict[str, Row]
 NARROW, MIDDLE, WIDE = WIDTHS
 PAIRS = ((NARROW, WIDE), (MIDDLE, WIDE))
-ENRICHED, RANDOM = 60, 300
-"""Features whose enrichment is asked for; random directions that are tested as if they were features."""
+ENRICHED = 60
+"""Features whose enrichment is asked for."""
 READ = 50_000
 """Tokens of universality and co-activation."""
 
@@ -83,25 +82,21 @@ def enrichment(given: Given) -> Rows:
     rows: Rows = {}
     for place, pairs in places.items():
         sets = geometry.TokenSets.standard(pairs[0][0].tokenizer)
-        own, random = [], []
+        made = []
         for (model, sae), seed in zip(pairs, given.seeds, strict=True):
             features = np.random.default_rng(seed).choice(alive(sae), ENRICHED, replace=False).tolist()
-            own.append(model.enrichment(sae, features, sets, seed=seed))
-            others = geometry.random_like(sae.W_dec, "covariance", seed=1000 + seed)[:RANDOM]
-            random.append(
-                model.enrichment(with_rows(sae, others), range(len(others)), sets, control=False, seed=seed)
-            )
+            made.append(model.enrichment(sae, features, sets, seed=seed))
         rows |= {
-            f"{place}: features with a set at q < .05": measured(one.passing for one in own),
+            f"{place}: features with a set at q < .05": measured(one.passing for one in made),
             f"{place}: pairs at p < .05 by random directions": measured(
-                one.pairs["directions"] for one in own
+                one.pairs["directions"] for one in made
             ),
-            f"{place}: pairs at p < .05 by shuffled tokens": measured(one.pairs["tokens"] for one in own),
-            f"{place}: random directions with a set at q < .05, by random directions (a false positive)": plain(
-                [one.passing.value for one in random]
+            f"{place}: pairs at p < .05 by shuffled tokens": measured(one.pairs["tokens"] for one in made),
+            f"{place}: random directions with a set at q < .05 (false positives of the direction null)": plain(
+                [one.passing.control_mean for one in made]
             ),
-            f"{place}: random directions' pairs at p < .05, by shuffled tokens (false positives)": plain(
-                [one.pairs["tokens"].control_mean for one in own]
+            f"{place}: random directions' pairs at p < .05 by shuffled tokens (false positives of that null)": plain(
+                [one.pairs["tokens"].control_mean for one in made]
             ),
         }
     return rows
@@ -211,11 +206,3 @@ def median_kurtosis(found: geometry.LogitClasses) -> Controlled:
 def alive(sae: mlxterp.SAE) -> np.ndarray:
     """Features whose decoder row is not zero."""
     return np.flatnonzero(np.linalg.norm(sae.W_dec, axis=1))
-
-
-def with_rows(sae: mlxterp.SAE, rows: np.ndarray) -> mlxterp.SAE:
-    """The SAE's first features with other decoder rows."""
-    n = len(rows)
-    return mlxterp.SAE(
-        SAEWeights(sae.W_enc[:, :n], sae.b_enc[:n], rows, sae.b_dec), sae.activation, sae.metadata
-    )
