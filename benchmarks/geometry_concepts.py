@@ -65,6 +65,7 @@ def absorption(given: Given) -> dict[str, Row]:
             several = [one.found for one in made if (one.concept, one.width) == (concept, width)]
             name = f"{width}, {concept}"
             rows |= {
+                f"{name}: F1 of the probe": plain([None if f is None else f.probe.f1.value for f in several]),
                 f"{name}: fully absorbed": measured(None if f is None else f.full for f in several),
                 f"{name}: absorber's cosine with the probe": measured(
                     None if f is None or not f.found.full.any() else f.cosine for f in several

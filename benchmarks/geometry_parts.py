@@ -130,7 +130,7 @@ def meta(given: Given) -> Rows:
                 f"{place}: siblings ({narrow} to {wide}) that share a meta-latent, beside random pairs": measured(
                     None if one is None else one.random for one in shared
                 ),
-                f"{place}: the same beside pairs of the same cosine": measured(
+                f"{place}: the same ({narrow} to {wide}), beside pairs of the same cosine": measured(
                     None if one is None else one.matched for one in shared
                 ),
             }

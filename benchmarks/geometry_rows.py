@@ -53,11 +53,11 @@ def measured(found: Iterable[Controlled | None], **more: Any) -> Row:
         row["control"] = rounded(draws.mean())
         row["control 95 %"] = [rounded(end) for end in np.quantile(draws, [0.025, 0.975])]
         row["control is"] = f"{known[0].kind}, {len(known[0].control)} draws for each seed"
-        row["stands out"] = "stands out" if n == len(known) else f"none (in {n} of {len(known)})"
+        row["stands out"] = "stands out" if n == len(figures) else f"none (in {n} of {len(figures)})"
     return Row(row | {"failures": failures} | more)
 
 
-def plain(values: Sequence[float], **more: Any) -> Row:
+def plain(values: Sequence[float | None], **more: Any) -> Row:
     """A figure of several seeds that has no control of its own."""
     known = [float(v) for v in values if v is not None and np.isfinite(v)]
     return Row(
