@@ -16,7 +16,9 @@ the others' figures stay as they are in results/:
     logit_classes   kurtosis and classes by layer
     universality    two training seeds
     coactivation    features together, and those that are seldom together though they point the same way
-    first_letter    the task by which absorption was found, on SmolLM2-135M-Instruct; needs --smollm2
+    first_letter    the task by which absorption was found, on SmolLM2-135M-Instruct (--smollm2), layer 14; an SAE of
+                    4096 features of ../shared, trained on 660,101 tokens
+    first_letter_small   the same with an SAE of 2048 features trained here, on 150,000 tokens
 
 A row has the mean over seeds with its 95 % interval (Student's t; three seeds make it wide), the control with 95 % of
 its draws, and "stands out" where the value is above 97.5 % of the draws in every seed, else "none" with the number
@@ -51,6 +53,7 @@ PARTS: dict[str, Callable[[Given], dict[str, Row]]] = {
     "universality": geometry_parts.universality,
     "coactivation": geometry_parts.coactivation,
     "first_letter": geometry_concepts.first_letter,
+    "first_letter_small": geometry_concepts.first_letter_small,
 }
 NOTES = [
     "over seeds: 95 % interval of the mean over seeds, Student's t",
@@ -70,7 +73,7 @@ def main() -> None:
     if unknown := sorted({*args.parts} - {*PARTS}):
         parser.error(f"no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
     given = Given(args.work, SEEDS, args.smollm2)
-    for part in args.parts or [name for name in PARTS if name != "first_letter" or args.smollm2]:
+    for part in args.parts or [name for name in PARTS if args.smollm2 or not name.startswith("first_letter")]:
         start = time.process_time()
         found = PARTS[part](given)
         found["processor seconds"] = Row(value=round(time.process_time() - start, 1))

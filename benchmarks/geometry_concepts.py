@@ -160,43 +160,36 @@ def _separation(found: list[geometry.Absorption]) -> dict[str, Row]:
 
 
 def first_letter(given: Given) -> dict[str, Row]:
-    """The paper's task on SmolLM2-135M-Instruct: a larger SAE that was given, and a small one trained here."""
-    folder = given.smollm2
-    if folder is None:
-        raise SystemExit("first_letter needs --smollm2 FOLDER (see ../shared/tools/fetch_smollm2.py)")
-    model = mlxterp.InterpretableModel(str(folder))
-    saes = {
-        "given, 4096 features": mlxterp.SAE.load(SHARED / "saes" / "smollm2_l14_resid_post"),
-        f"trained here, {LETTER_WIDTH} features": _small(model, given.work / "smollm2"),
+    """The paper's task on SmolLM2-135M-Instruct, with an SAE of 4096 features that was trained before."""
+    return _letters(given, lambda _: mlxterp.SAE.load(SHARED / "saes" / "smollm2_l14_resid_post"))
+
+
+def first_letter_small(given: Given) -> dict[str, Row]:
+    """The same with an SAE of 2048 features that is trained here."""
+    return _letters(given, lambda model: _small(model, given.work / "smollm2"))
+
+
+def _letters(given: Given, opened: Callable[[mlxterp.InterpretableModel], mlxterp.SAE]) -> dict[str, Row]:
+    if given.smollm2 is None:
+        raise SystemExit("The first letters need --smollm2 FOLDER (see ../shared/tools/fetch_smollm2.py).")
+    model = mlxterp.InterpretableModel(str(given.smollm2))
+    sae = opened(model)
+    made = [
+        geometry.first_letter(model, sae, n_words=WORDS, seed=seed, verbose=False) for seed in given.seeds
+    ]
+    rows = {
+        "letters measured, of 26": plain([len(one.absorptions) for one in made]),
+        "letters refused (probe's F1 below .6, or too few words)": plain([len(one.refused) for one in made]),
+        "F1 of the measured letters' probes": measured(_f1(one) for one in made),
+        "fully absorbed, mean over letters": measured(one.full for one in made),
+        "fully absorbed, beside shuffled labels": measured(_shuffled(one, "full_shuffled") for one in made),
+        "absorption fraction, mean over letters": measured(one.fraction for one in made),
+        "fraction, beside shuffled labels": measured(_shuffled(one, "fraction_shuffled") for one in made),
+        "absorber's cosine with the probe, letters with one": measured(_cosine(one) for one in made),
     }
-    rows: dict[str, Row] = {}
-    for name, sae in saes.items():
-        made = [
-            geometry.first_letter(model, sae, n_words=WORDS, seed=seed, verbose=False) for seed in given.seeds
-        ]
-        rows |= {
-            f"{name}: letters measured of 26": plain([len(one.absorptions) for one in made]),
-            f"{name}: letters refused (probe's F1 below .6, or too few words)": plain(
-                [len(o.refused) for o in made]
-            ),
-            f"{name}: mean F1 of the measured letters' probes": measured(_f1(one) for one in made),
-            f"{name}: fully absorbed, mean over letters": measured(one.full for one in made),
-            f"{name}: absorption fraction, mean over letters": measured(one.fraction for one in made),
-            f"{name}: fully absorbed, beside shuffled labels": measured(
-                _shuffled(o, "full_shuffled") for o in made
-            ),
-            f"{name}: fraction, beside shuffled labels": measured(
-                _shuffled(o, "fraction_shuffled") for o in made
-            ),
-            f"{name}: absorber's cosine with the probe, letters with one": measured(
-                _cosine(one) for one in made
-            ),
-        }
-        for letter in sorted(set().union(*(one.absorptions for one in made))):
-            several = [one.absorptions.get(letter) for one in made]
-            rows[f"{name}, {letter}: fully absorbed"] = measured(
-                None if f is None else f.full for f in several
-            )
+    for letter in sorted(set().union(*(one.absorptions for one in made))):
+        several = [one.absorptions.get(letter) for one in made]
+        rows[f"{letter}: fully absorbed"] = measured(None if f is None else f.full for f in several)
     return rows
 
 
