@@ -171,7 +171,7 @@ def _dealt(rows: SparseFeatures, draw: np.random.Generator) -> SparseFeatures:
 
     A feature that a unit would get twice it gets once.
     """
-    keys = np.unique(rows.row_ids * rows.d_hidden + draw.permutation(rows.indices))
-    row, ids = np.divmod(keys, rows.d_hidden)
+    keys = np.sort(rows.row_ids * rows.d_hidden + draw.permutation(rows.indices))
+    row, ids = np.divmod(keys[np.diff(keys, prepend=-1) > 0], rows.d_hidden)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows.n))]).astype(np.int64)
     return SparseFeatures(indptr, ids.astype(np.int32), np.ones(len(ids), np.float32), rows.d_hidden)

@@ -32,7 +32,7 @@ LIMITS = Limits()
 # -- the formulas ---------------------------------------------------------------------------------
 
 
-def test_the_formulas_by_hand():
+def test_d10_the_formulas_by_hand():
     """Feature 0 is the main one; 1 lies half along the probe (cosine .6), 2 a little (.05), both of length 1."""
     W_dec = np.array([[1, 0], [0.6, 0.8], [0.05, np.sqrt(1 - 0.05**2)]])
     z = np.array([
@@ -182,7 +182,7 @@ def absorbed(world: Hierarchy, sae: SAE) -> np.ndarray:
     return np.nanmean(figures, axis=0)
 
 
-def test_a_known_hierarchy_is_absorbed_where_it_should_be_and_nowhere_else():
+def test_d10_a_known_hierarchy_is_absorbed_where_it_should_be_and_nowhere_else():
     plain, nested = [], []
     for seed in range(3):
         world = Hierarchy.made(seed)
@@ -204,7 +204,7 @@ def toy() -> tuple[Hierarchy, SAE, geometry.Probe, geometry.Absorption]:
     return world, sae, known, geometry.absorption(sae, known, given_, max_mains=1)
 
 
-def test_absorbers_point_along_the_probe_as_random_directions_absorbers_do_not(toy):
+def test_d10_absorbers_point_along_the_probe_as_random_directions_absorbers_do_not(toy):
     found = toy[3]
     assert found.cosine.stands_out and found.cosine.value > 2 * found.cosine.control_mean
     for figure in (found.full, found.fraction, found.cosine, found.full_shuffled, found.fraction_shuffled):
@@ -281,7 +281,7 @@ def test_what_cannot_be_is_named(toy):
 # -- in a model -----------------------------------------------------------------------------------
 
 
-def test_ablating_an_absorber_moves_probe_and_next_token_more_than_a_random_feature(backend):
+def test_d10_ablating_an_absorber_moves_probe_and_next_token_more_than_a_random_feature(backend):
     model, sae, stories = load_demo(backend)
     ball, dog = (
         [text[: text.index(word)][-200:] + word for text in stories if word in text][:60]

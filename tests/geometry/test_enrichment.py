@@ -35,7 +35,7 @@ def planted(backend: str) -> Enrichment:
     return enrichment(model, with_rows(sae, rows), range(len(PLANTED)), sets, seed=1)
 
 
-def test_a_planted_set_gets_the_smallest_q(backend):
+def test_d12_a_planted_set_gets_the_smallest_q(backend):
     found = planted(backend)
     for i, name in enumerate(PLANTED):
         q = found.q[i]
@@ -44,7 +44,7 @@ def test_a_planted_set_gets_the_smallest_q(backend):
     assert found.passing.value == 1 and found.passing.stands_out
 
 
-def test_the_mean_of_a_sets_unembedding_rows_gets_the_smallest_q(letter_model):
+def test_d12_the_mean_of_a_sets_unembedding_rows_gets_the_smallest_q(letter_model):
     sae = random_sae(letter_model.d_model)
     sae.metadata["component"] = "layers.2.resid_post"
     head = written(letter_model, sae)
@@ -57,7 +57,7 @@ def test_the_mean_of_a_sets_unembedding_rows_gets_the_smallest_q(letter_model):
     assert all(found.q[i, i] == found.q[i].min() < 0.05 for i in range(10))
 
 
-def test_random_directions_seldom_pass_by_directions_and_often_by_shuffled_tokens(demo):
+def test_d12_random_directions_seldom_pass_by_directions_and_often_by_shuffled_tokens(demo):
     rows = random_like(demo.sae.W_dec, "covariance", seed=99)[:300]
     sae, sets = with_rows(demo.sae, rows), some_sets("mlx")
     found = enrichment(demo.model, sae, range(300), sets, control=False)

@@ -19,7 +19,7 @@ def letters(letter_model):
     )  # fmt: skip
 
 
-def test_letters_that_are_known_are_measured_and_others_refused(letters):
+def test_d10_letters_that_are_known_are_measured_and_others_refused(letters):
     assert sorted(letters.absorptions) == ["b", "c"] and sorted(letters.refused) == ["z"]
     assert "0 different positive" in letters.refused["z"]
     for letter, found in letters.absorptions.items():
@@ -36,7 +36,7 @@ def test_its_table_has_a_row_for_each_letter(letters, tmp_path):
     assert letters.to_html(tmp_path / "letters.html").read_text(encoding="utf-8").count("<tr>") == 4
 
 
-def test_a_model_that_does_not_know_the_letters_gets_no_verdict():
+def test_d10_a_model_that_does_not_know_the_letters_gets_no_verdict():
     model, sae, _ = load_demo()
     found = geometry.first_letter(model, sae, "sb", n_words=400, verbose=False)
     assert found.full is None and found.fraction is None and not found.absorptions

@@ -22,7 +22,7 @@ def classes(backend: str = "mlx") -> LogitClasses:
     return logit_classes(opened(backend).model, opened(backend).sae)
 
 
-def test_planted_shapes_get_their_class(backend):
+def test_d12_planted_shapes_get_their_class(backend):
     model, sae, _ = opened(backend)
     head, sets = written(model, sae), TokenSets.standard(model.tokenizer)
     few, half = toward(head, sets["-ing"]), toward(head, sets["leading space"])
@@ -30,7 +30,7 @@ def test_planted_shapes_get_their_class(backend):
     assert found.kinds[:3] == ("prediction", "suppression", "partition")
 
 
-def test_random_directions_are_of_a_class_as_seldom_as_alpha_says(demo):
+def test_d12_random_directions_are_of_a_class_as_seldom_as_alpha_says(demo):
     found = classes()
     for kind in CLASSES[:3]:
         assert found.shares[kind].control_mean <= 2 * found.alpha

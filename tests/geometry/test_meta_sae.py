@@ -48,19 +48,19 @@ def meta(truth) -> geometry.MetaSAE:
     return geometry.train_meta_sae(sae, ATOMS, 3, verbose=False)
 
 
-def test_the_atoms_of_a_composed_dictionary_are_found(truth, meta):
+def test_d11_the_atoms_of_a_composed_dictionary_are_found(truth, meta):
     cosines = truth[0] @ meta.sae.W_dec.T
     assert np.mean(cosines.max(axis=1) > 0.9) >= 0.95
 
 
-def test_held_out_variance_is_far_above_that_of_rows_with_the_same_covariance(meta):
+def test_d11_held_out_variance_is_far_above_that_of_rows_with_the_same_covariance(meta):
     found = meta.explained_variance
     assert found.value >= 2.5 * found.control_mean and found.stands_out
     assert len(found.control) == 20 and found.interval[0] < found.value < found.interval[1]
     assert meta.held_out_variance >= found.value - 0.01 and meta.control_epochs < meta.epochs
 
 
-def test_a_feature_decomposes_into_its_own_atoms(truth, meta):
+def test_d11_a_feature_decomposes_into_its_own_atoms(truth, meta):
     found = (truth[0] @ meta.sae.W_dec.T).argmax(axis=1)
     hits = [found[atom] in dict(meta.decompose(f)) for f in meta.held_out.tolist() for atom in truth[2][f]]
     assert np.mean(hits) > 0.9
@@ -74,7 +74,7 @@ def test_a_row_is_its_meta_latents_and_its_residual(meta):
         assert 0.5 < meta.explained(feature) <= 1
 
 
-def test_without_takes_one_part_out_and_leaves_the_rest(meta):
+def test_d11_without_takes_one_part_out_and_leaves_the_rest(meta):
     for feature in (0, 17, 4095):
         first, weight = meta.decompose(feature)[0]
         vector = meta.without(feature, first)

@@ -71,12 +71,12 @@ def test_the_score_equals_a_plain_running_sum(ranking):
 
 
 @pytest.mark.parametrize("weight", GSEAPY)
-def test_the_score_equals_that_of_gseapy(weight):
+def test_d12_the_score_equals_that_of_gseapy(weight):
     found = running_sum_scores(SCORES[None], list(SETS.values()), weight)[0]
     assert np.abs(found - GSEAPY[weight]).max() < 1e-6
 
 
-def test_the_permutation_null_agrees_with_that_of_gseapy_within_its_sampling():
+def test_d12_the_permutation_null_agrees_with_that_of_gseapy_within_its_sampling():
     _, weights = ranked(SCORES[None], 1.0)
     for j, ids in enumerate(SETS.values()):
         es = np.array([GSEAPY[1.0][j]])
