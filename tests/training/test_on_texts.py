@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def demo(request):
 @pytest.fixture(scope="module")
 def of_every_architecture(demo, tmp_path_factory):
     """One SAE of each architecture, trained from the same pass of the model, and where they are saved."""
-    common = {"d_hidden": 128, "k": 8, "batch_size": 128, "epochs": 3}
+    common: dict[str, Any] = {"d_hidden": 128, "k": 8, "batch_size": 128, "epochs": 3}
     jobs = {
         name: ("layers.1.resid_post", SAETrainConfig(architecture=name, **common)) for name in ARCHITECTURES
     }
