@@ -24,6 +24,7 @@ from ..core.tokens import TokenBatch
 from ..errors import ComponentError, InputError, SAEError, warn
 from . import SAE
 from .formats.fold import without_subtraction
+from .model_names import same_model
 from .pretrained import is_published
 
 _CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "attn", "mlp")
@@ -60,7 +61,7 @@ def open_sae(
 def _warn_of_another(anatomy: Anatomy, sae: SAE, adapted: SAE, model_name: str | None) -> None:
     """Says so where the SAE is of another model, or was trained on another component, than it is used with."""
     said = sae.metadata.get("model")
-    if model_name and isinstance(said, str) and not _same_model(model_name, said):
+    if model_name and isinstance(said, str) and not same_model(model_name, said):
         warn(f"This SAE was trained on {said}, and this model is {model_name}.")
     if adapted.component is not None:
         warn_of_another_place(anatomy, sae, adapted.component)
@@ -184,14 +185,6 @@ def trained_elsewhere(anatomy: Anatomy, sae: SAE, used_on: str) -> str | None:
         trained_on != used_on and place is not None and place.sites != anatomy.component(used_on).sites
     )  # a block's output is the residual stream after it
     return trained_on if elsewhere else None
-
-
-def _same_model(one: str, other: str) -> bool:
-    """Whether one name is the other with an owner, a quantization or the like around it."""
-    short, long = sorted(
-        (re.sub(r"[^a-z0-9]+", "", name.lower().rpartition("/")[2]) for name in (one, other)), key=len
-    )
-    return short in long or short.removesuffix("small") in long
 
 
 def adapt(anatomy: Anatomy, sae: SAE, component: str | None = None) -> SAE:

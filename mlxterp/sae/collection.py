@@ -25,6 +25,7 @@ from ..errors import InputError, SAEError
 from .formats import own
 from .manifest import Key, check_target, folder_names, key_of, write_manifest
 from .members import Member, at_path, in_folder, of_release
+from .model_names import are_two_models
 from .sae import SAE
 
 By = Literal["layer", "width", "component"]
@@ -238,7 +239,8 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         """The component that all of them read, for what compares their features.
 
         Raises:
-            SAEError: One names no component, or another one, or has another width of activations; it is named.
+            SAEError: One names no component, or another one, or has another width of activations; or one that is open
+                names another model. It is named.
         """
         names = ("component", "d_model", "d_out")
         facts = {key: tuple(m.fact(name) for name in names) for key, m in self._members.items()}
@@ -254,6 +256,13 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
                         f"SAE {key!r} has {name} {other}, SAE {first!r} has {one}. Compare SAEs of one component:"
                         " collection.where(component=…)."
                     )
+        models = {key: name for key, m in self._members.items() if (name := m.model()) is not None}
+        for key, name in models.items():
+            start, one = next(iter(models.items()))
+            if are_two_models(one, name):
+                raise SAEError(
+                    f"SAE {key!r} is of the model {name!r}, SAE {start!r} of {one!r}. Compare those of one."
+                )
         return str(expected[0])
 
     # -- as files and indexes -----------------------------------------------------------------

@@ -54,6 +54,10 @@ class Member:
         said = self._known.get(name) if self._sae is None else None
         return getattr(self.sae(), name) if said is None else said
 
+    def model(self) -> Any:
+        """The model that its metadata name; None where they name none, or the SAE is not opened yet."""
+        return None if self._sae is None else self._sae.metadata.get("model")
+
     def layer(self) -> int | None:
         """Number of the layer that its component lies in; None for what lies in none."""
         return layer_of(self.fact("component"))

@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxterp import InputError, MlxterpWarning, geometry
+import mlxterp
+from mlxterp import InputError, MlxterpWarning, SAECollection, SAEError, geometry
 from mlxterp.geometry import TokenSets
-from tests.geometry.families import NARROW, WIDE, activations, family
+from tests.geometry.families import COMPONENT, NARROW, WIDE, activations, family, parts, sae_of
 from tests.geometry.planting import opened
 
 ASK: Any = geometry
 """For what the type checker would not let through."""
+
+
+def named(model: str, rows: np.ndarray, bias: float = -0.4) -> mlxterp.SAE:
+    sae = sae_of(rows, bias)
+    sae.metadata["model"] = model
+    return sae
 
 
 def refused(call: Any, kind: type[Exception], words: str) -> None:
@@ -24,6 +31,28 @@ def refused(call: Any, kind: type[Exception], words: str) -> None:
 
 
 # -- families -------------------------------------------------------------------------------------
+
+
+def test_a_family_of_two_models_is_refused_wherever_it_is_asked():
+    one, other = named("gpt2", np.eye(NARROW, 16)), named("meta-llama/Llama-3", parts(), -0.75)
+    mixed = SAECollection({NARROW: one, WIDE: other})
+    for call in (
+        lambda: mlxterp.load_family([one, other]),
+        lambda: geometry.splitting(mixed, NARROW, WIDE, activations(200)),
+        lambda: geometry.stitching(mixed, NARROW, WIDE, activations(200)),
+        lambda: mixed.firing_on(NARROW, 0, WIDE, activations(200)),
+        mixed.same_component,
+    ):
+        refused(call, SAEError, "of the model 'meta-llama/Llama-3', SAE .* of 'gpt2'")
+
+
+@pytest.mark.parametrize(
+    "same", ["openai-community/gpt2", "gpt2-small", "/home/me/models/run7", "mlx-community/gpt2-4bit"]
+)
+def test_names_of_one_model_and_folders_are_no_two_models(same):
+    one = named("gpt2", np.eye(NARROW, 16))
+    assert SAECollection({NARROW: one, WIDE: named(same, parts(), -0.75)}).same_component() == COMPONENT
+    assert SAECollection({NARROW: one, WIDE: sae_of(parts())}).same_component() == COMPONENT
 
 
 def test_widths_may_be_one_or_several_of_any_kind():
