@@ -43,7 +43,7 @@ def measured(found: Iterable[Controlled | None], **more: Any) -> Row:
         return Row(value=float("nan"), failures=failures, **more)
     values = [one.value for one in known]
     row = Row(
-        value=rounded(np.mean(values)), seeds=[rounded(v) for v in values],
+        value=rounded(float(np.mean(values))), seeds=[rounded(v) for v in values],
         **{"over seeds": over_seeds(values)},
         bootstrap=[None if one.interval is None else [rounded(end) for end in one.interval] for one in known],
     )  # fmt: skip
@@ -61,7 +61,7 @@ def plain(values: Sequence[float | None], **more: Any) -> Row:
     """A figure of several seeds that has no control of its own."""
     known = [float(v) for v in values if v is not None and np.isfinite(v)]
     return Row(
-        value=rounded(np.mean(known)) if known else float("nan"), seeds=[rounded(v) for v in known],
+        value=rounded(float(np.mean(known))) if known else float("nan"), seeds=[rounded(v) for v in known],
         **{"over seeds": over_seeds(known)}, failures=len(values) - len(known), **more,
     )  # fmt: skip
 
