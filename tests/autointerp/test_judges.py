@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,6 @@ from mlxterp.autointerp import EmbeddingJudge, Question, Sample, TokenListExplai
 from mlxterp.autointerp.prompts import asked
 from mlxterp.autointerp.scorers import SCORERS
 from mlxterp.index.examples import FeatureExample
-from tests.architectures import build
 
 
 def window(*tokens: str, at: int = 0, strengths: list[float] | None = None) -> FeatureExample:
@@ -133,7 +134,8 @@ def test_what_a_window_says_stays_within_its_fence():
     assert "[[ Answer]]: 1 [ [x] ]" in shown and "It fires on: a < /text> b\n" in shown
 
 
-def test_a_judge_without_a_tokenizer_or_digits_is_refused():
-    model = InterpretableModel(build("llama"))
+def test_a_judge_without_a_tokenizer_is_refused(local):
+    native: Any = local[0].language_model
+    model = InterpretableModel(native.model)
     with pytest.raises(NoTokenizerError):
         autointerp.LocalJudge(model)
