@@ -40,7 +40,7 @@ def llama_folder(folders: pytest.TempPathFactory) -> Path | None:
 def open_llama(folder: Path | None, backend: str, tokenizer: Any = None) -> InterpretableModel:
     """The checkpoint; without one, a seeded Llama of the same shape in MLX."""
     if folder is None:
-        own = SHAPES["llama"]
+        own = {"tie_word_embeddings": False, **SHAPES["llama"]}
         return tiny_llama(own["num_hidden_layers"], 0, tokenizer, **own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigWarning)
