@@ -233,12 +233,15 @@ class _Known:
         if not file.is_file():
             return
         text = file.read_bytes()
+        lost = 0
         for line in text.splitlines():
             try:
                 said = json.loads(line)
                 self._answers[said["key"]] = said["reply"]
             except (ValueError, KeyError, TypeError):
-                continue  # a line that a killed run did not finish; it is asked again
+                lost += 1
+        if lost > 1:  # one line is what a killed run did not finish
+            warn(f"{lost} lines of {file} cannot be read; what they answered is asked again.")
         if text and not text.endswith(b"\n"):
             with open(file, "ab") as out:
                 out.write(b"\n")

@@ -47,7 +47,7 @@ def test_a_family_of_two_models_is_refused_wherever_it_is_asked():
 
 
 @pytest.mark.parametrize(
-    "same", ["openai-community/gpt2", "gpt2-small", "/home/me/models/run7", "mlx-community/gpt2-4bit"]
+    "same", ["openai-community/gpt2", "gpt2-small", "~/models/run7", "mlx-community/gpt2-4bit"]
 )
 def test_names_of_one_model_and_folders_are_no_two_models(same):
     one = named("gpt2", np.eye(NARROW, 16))

@@ -58,15 +58,13 @@ class Passes(Protocol):
     """Whether a prompt must be read in one pass, from its first token."""
     reads_last: bool
     """Whether a prompt's last token is read with the others; else in a pass of its own, as alone in this wing."""
-    pads: bool
-    """Whether `padded` can be asked."""
 
     def fresh(self, rows: list[int]) -> Batch:
         """The texts, with nothing read."""
         ...
 
-    def padded(self, rows: list[int], padding: np.ndarray) -> Batch:
-        """The texts, with nothing read; their first columns are padding, so many of each."""
+    def padded(self, rows: list[int], padding: np.ndarray) -> Batch | None:
+        """The texts, with nothing read; their first columns are padding, so many of each. None where it pads none."""
         ...
 
     def read(self, batch: Batch, ids: np.ndarray) -> Any:
@@ -161,20 +159,24 @@ def prefilled(
     by_token = all(edit.by_token for i in wave for edit in rows[i].edits)
     if reading.as_alone or passes.whole_prompts or not by_token:
         return [_read_apart(passes, rows, some, length, chunk) for length, some in by_length.items()]
-    if reading.padded and passes.pads and len(by_length) > 1 and not any(rows[i].edits for i in wave):
-        return [_read_padded(passes, rows, order, chunk)]
+    if reading.padded and len(by_length) > 1 and not any(rows[i].edits for i in wave):
+        whole = _read_padded(passes, rows, order, chunk)
+        if whole is not None:
+            return [whole]
     return _read_side_by_side(passes, rows, order, list(by_length), chunk)
 
 
-def _read_padded(passes: Passes, rows: Sequence[Continuation], order: list[int], chunk: int) -> Group:
-    """All texts to their ends, padded on the left."""
+def _read_padded(passes: Passes, rows: Sequence[Continuation], order: list[int], chunk: int) -> Group | None:
+    """All texts to their ends, padded on the left; None where the wing pads none."""
     prompts = [rows[i].prompt for i in order]
     longest = max(map(len, prompts))
     padding = np.array([longest - len(prompt) for prompt in prompts], dtype=np.int64)
+    batch, logits, step = passes.padded(order, padding), None, max(1, chunk // len(order))
+    if batch is None:
+        return None
     ids = np.zeros((len(order), longest), dtype=np.int64)
     for row, prompt, begin in zip(ids, prompts, padding, strict=True):
         row[begin:] = prompt
-    batch, logits, step = passes.padded(order, padding), None, max(1, chunk // len(order))
     for start in range(0, longest, step):
         logits = passes.read(batch, ids[:, start : start + step])
     return batch, logits

@@ -30,7 +30,6 @@ class MLXPasses:
     ahead = True
     whole_prompts = False
     reads_last = False
-    pads = False
 
     def __init__(self, model: nn.Module, run: Pass, rows: Sequence[Continuation]):
         self._model, self._run, self._rows = model, run, rows
@@ -41,8 +40,8 @@ class MLXPasses:
     def fresh(self, rows: list[int]) -> Batch:
         return Batch(rows, np.zeros(len(rows), dtype=np.int64), make_prompt_cache(self._model))
 
-    def padded(self, rows: list[int], padding: np.ndarray) -> Batch:
-        raise NotImplementedError("Caches of mlx-lm are merged, which costs less than their padding.")
+    def padded(self, rows: list[int], padding: np.ndarray) -> None:
+        del rows, padding  # mlx-lm's caches are merged
 
     def read(self, batch: Batch, ids: np.ndarray) -> None:
         with self._stream():

@@ -51,7 +51,6 @@ class TorchPasses:
     backend: Backend = BACKEND
     ahead = False
     reads_last = True
-    pads = True
 
     def __init__(self, run: Pass, options: PassOptions, rows: Sequence[Continuation]):
         self._run, self._options, self._rows = run, options, rows
