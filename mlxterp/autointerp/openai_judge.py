@@ -233,18 +233,19 @@ class _Known:
         if not file.is_file():
             return
         text = file.read_bytes()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):  # a killed run did not finish its last line; that is asked again
+            with open(file, "r+b") as out:
+                out.truncate(whole)
         lost = 0
-        for line in text.splitlines():
+        for line in text[:whole].splitlines():
             try:
                 said = json.loads(line)
                 self._answers[said["key"]] = said["reply"]
             except (ValueError, KeyError, TypeError):
                 lost += 1
-        if lost > 1:  # one line is what a killed run did not finish
+        if lost:
             warn(f"{lost} lines of {file} cannot be read; what they answered is asked again.")
-        if text and not text.endswith(b"\n"):
-            with open(file, "ab") as out:
-                out.write(b"\n")
 
     def get(self, key: str) -> Any:
         with self._lock:
