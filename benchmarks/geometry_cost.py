@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlxterp  # isort: skip  (first: it brings MLX an optimised BLAS)
@@ -89,35 +90,41 @@ def neighbours(n: int, figures: dict[str, Any]) -> None:
     figures[f"{said}scikit-learn, recall"] = recall(ids[:, 1:], exact.ids[asked])
 
 
-def maps(n: int, figures: dict[str, Any]) -> None:
+def maps(n: int, figures: dict[str, Any], seeds: Sequence[int] = (0, 1, 2)) -> None:
+    small = unit_rows(5000, 1)
+    geometry.decoder_map(reading(small))  # compiles
+    umap_alone(small, 0)
+    times, kept = [], []
+    for seed in seeds:
+        rows = unit_rows(n, seed + 1)
+        theirs, points = timed(partial(umap_alone, rows, seed))
+        own, drawn = timed(partial(geometry.decoder_map, reading(rows), seed=seed))
+        assert drawn.distinct is not None
+        near: Neighbours = drawn.distinct.neighbours
+        times.append((theirs, own))
+        kept.append((kept_neighbours(near, points, 0).value, drawn.kept.value))
+    said = f"map of {n} rows, seeds {', '.join(map(str, seeds))}: "
+    for i, name in enumerate(("umap-learn", "mlxterp")):
+        figures[f"{said}{name}, s"] = [pair[i] for pair in times]
+        figures[f"{said}share of neighbours kept, {name}"] = [pair[i] for pair in kept]
+    figures[f"{said}× umap-learn's time"] = sum(own for _, own in times) / sum(theirs for theirs, _ in times)
+
+
+def reading(rows: np.ndarray) -> SAE:
+    """An SAE with these decoder rows."""
+    zeros = np.zeros(len(rows), np.float32)
+    return SAE(SAEWeights(rows.T.copy(), zeros, rows, np.zeros(WIDTH, np.float32)), ReLU(), {})
+
+
+def umap_alone(rows: np.ndarray, seed: int) -> np.ndarray:
+    """float32, (n, 2): by umap-learn, neighbours and all."""
     import umap
 
-    rows = unit_rows(n, 1)
-    sae = SAE(
-        SAEWeights(rows.T.copy(), np.zeros(n, np.float32), rows, np.zeros(WIDTH, np.float32)), ReLU(), {}
-    )
-    settings = {"n_neighbors": K, "min_dist": 0.05, "metric": "cosine", "random_state": 0, "n_jobs": 1}
-    geometry.decoder_map(
-        SAE(
-            SAEWeights(
-                rows[:5000].T.copy(), np.zeros(5000, np.float32), rows[:5000], np.zeros(WIDTH, np.float32)
-            ),
-            ReLU(),
-            {},
-        )
-    )  # compiles
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        umap.UMAP(**settings).fit_transform(rows[:5000])
-        theirs, points = timed(lambda: umap.UMAP(**settings).fit_transform(rows))
-    own, drawn = timed(lambda: geometry.decoder_map(sae))
-    assert drawn.distinct is not None
-    near: Neighbours = drawn.distinct.neighbours
-    figures[f"map of {n} rows: umap-learn, s"] = theirs
-    figures[f"map of {n} rows: mlxterp, s"] = own
-    figures[f"map of {n} rows: × umap-learn's time"] = own / theirs
-    figures[f"map of {n} rows: share of neighbours kept, umap-learn"] = kept_neighbours(near, points, 0).value
-    figures[f"map of {n} rows: share of neighbours kept, mlxterp"] = drawn.kept.value
+        return umap.UMAP(
+            n_neighbors=K, min_dist=0.05, metric="cosine", random_state=seed, n_jobs=1
+        ).fit_transform(rows)
 
 
 def clusters(figures: dict[str, Any]) -> None:
