@@ -233,7 +233,7 @@ def find_clusters(
 
 
 def hdbscan(points: np.ndarray, size: int) -> np.ndarray:
-    """int64, (n,): the cluster of each point, -1 for none, as the hdbscan package numbers its neighbours.
+    """int64, (n,): the cluster of each point, -1 for none, as the hdbscan package's "prims_kdtree" gives it.
 
     Raises:
         BackendError: scikit-learn is not installed.

@@ -69,10 +69,10 @@ def test_d9_clusters_are_those_of_the_hdbscan_package(demo):
     pytest.importorskip("umap")
     rows = unit_rows(demo.sae.W_dec).astype(np.float32)
     points = layout(rows, cosine_neighbours(rows, k=15), 10, "umap", 0.1, 0)
-    theirs = peer.HDBSCAN(min_cluster_size=3).fit(points.astype(np.float64)).labels_
     own = hdbscan(points, 3)
-    assert agreement(own, theirs) >= 0.9
-    assert abs((own < 0).mean() - (theirs < 0).mean()) < 0.02
+    for algorithm in ("prims_kdtree", "generic"):  # its default breaks ties of the tree by the points' order
+        theirs = peer.HDBSCAN(min_cluster_size=3, algorithm=algorithm).fit(points.astype(np.float64)).labels_
+        assert agreement(own, theirs) > 0.999
 
 
 def test_d9_copies_are_one_row_and_share_its_cluster():
