@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tests import oracle
+
 SIGNATURE = "layers.1"
 TEXTS = [
     "Lily lost her red ball in the park and she was very sad.",
@@ -24,23 +26,19 @@ TEXTS = [
 ]
 
 
-_SEARCHED: dict[Any, dict[int, list[tuple[str, float]]]] = {}
-
-
-def brute_force(model: Any, sae: Any, texts: Sequence[str]) -> dict[int, list[tuple[str, float]]]:
-    """Every feature's texts at the residual stream after layer 1, one feature after the other."""
-    key = (sae.fingerprint, *texts)
-    if key not in _SEARCHED:
-        triples = {
-            f: model.get_top_texts_for_feature(
-                f, sae, list(texts), layer=1, component="resid_post", top_k=len(texts)
-            )
-            for f in range(sae.d_hidden)
-        }
-        _SEARCHED[key] = {
-            f: [(text, value) for text, value, _ in found] for f, found in triples.items() if found
-        }  # fmt: skip
-    return _SEARCHED[key]
+def brute_force(
+    model: Any, sae: Any, texts: Sequence[str], component: str = "layers.1.resid_post"
+) -> dict[int, list[tuple[str, float]]]:
+    """Every feature's texts, the strongest first: each text is run by itself."""
+    rows = [model.tokenize(text) for text in texts]
+    streams = [model.language_model.backend.get(model.trace(text).activations[component]) for text in texts]
+    dense = oracle.share_prefixes([sae.encode(stream[0]) for stream in streams], rows)
+    strongest = np.array([features.max(axis=0) for features in dense])  # (texts, features)
+    order = np.argsort(-strongest, axis=0, kind="stable")
+    return {
+        f: [(texts[i], float(strongest[i, f])) for i in order[:, f] if strongest[i, f] > 0]
+        for f in np.flatnonzero(strongest.any(axis=0)).tolist()
+    }
 
 
 def logits(model, text: str = TEXTS[0]) -> np.ndarray:

@@ -15,6 +15,7 @@ from mlxterp import InterpretableModel
 from mlxterp.compat.mi_crow import LanguageModel, TopKSae
 from tests.compat.guides import CORE, CSV, DISCOVERY, left_over, state_of, trained_sae
 from tests.ranking import assert_tracked
+from tests.stories import brute_force
 
 LAYER = "transformer.h.0.attn.c_proj"
 """Where the guide's c_attn is three times as wide as any SAE of its size."""
@@ -98,16 +99,8 @@ def names(run) -> dict[str, Any]:
 pytestmark = pytest.mark.filterwarnings("ignore:There is no device 'cuda' here:mlxterp.MlxterpWarning")
 
 
-def brute_force(lm: LanguageModel, sae: TopKSae, texts: list[str]) -> dict[int, list[tuple[str, float]]]:
-    distinct = list(dict.fromkeys(texts))
-    found = {}
-    for feature in range(sae.d_hidden):
-        triples = lm.model.get_top_texts_for_feature(
-            feature, sae, distinct, layer=0, component="attn.c_proj", top_k=len(distinct)
-        )
-        if triples:
-            found[feature] = [(text, value) for text, value, _ in triples]
-    return found
+def searched(lm: LanguageModel, sae: TopKSae, texts: list[str]) -> dict[int, list[tuple[str, float]]]:
+    return brute_force(lm.model, sae, list(dict.fromkeys(texts)), "layers.0.attn.c_proj")
 
 
 def test_the_concept_discovery_guide_runs(run, names, backend, capsys):
@@ -118,7 +111,7 @@ def test_the_concept_discovery_guide_runs(run, names, backend, capsys):
     assert sae.k == K and sae.d_hidden == N_LATENTS
 
     top_texts = names["top_texts"]
-    assert_tracked(top_texts, brute_force(lm, sae, dataset.texts), 10)
+    assert_tracked(top_texts, searched(lm, sae, dataset.texts), 10)
     assert json.loads(Path("top_texts.json").read_text()) == {
         str(neuron): [list(pair) for pair in pairs] for neuron, pairs in top_texts.items()
     }
@@ -147,7 +140,7 @@ def test_the_concept_discovery_guide_runs(run, names, backend, capsys):
     assert tuple(encodings["input_ids"].shape) == tuple(encodings["attention_mask"].shape) == (300, longest)
     after = sae.concepts.get_top_texts()  # of 6 distinct texts by now, cut to 5
     assert max(map(len, after.values())) <= 5
-    assert_tracked(after, brute_force(lm, sae, [*dataset.texts, *names["test_texts"]]), 5)
+    assert_tracked(after, searched(lm, sae, [*dataset.texts, *names["test_texts"]]), 5)
 
 
 def _most_active(top_texts: dict[int, list[tuple[str, float]]]) -> list[tuple[int, float]]:
@@ -164,7 +157,7 @@ def test_the_core_concepts_guide_runs(run, names):
     for block in CORE[2:]:
         run(block, names)
     lm, sae = names["lm"], names["sae"]
-    assert_tracked(names["top_texts"], brute_force(lm, sae, names["dataset_texts"]), 10)
+    assert_tracked(names["top_texts"], searched(lm, sae, names["dataset_texts"]), 10)
     assert sae.concepts.scales == {42: 0.5}
     assert names["dataset"].name == "wikitext" and names["dataset"].text_field == "text"
     assert names["store"].base_path == Path("store")
