@@ -265,13 +265,11 @@ def test_D17_the_sections_cell_runs_with_a_local_server(block, chat_server, monk
 def test_D17_good_replies_are_read_and_scored(block, serve):
     def say(system: str, user: str) -> str:
         if "It is active on" not in user:
-            return "This feature activates on toys and pets.\n\nI hope that helps."
-        word = "ball" if "ball" in user else "cat"
-        lines = user.splitlines()
-        return (
-            "The answer is " + ", ".join(line.partition(".")[0] for line in lines if f" {word}" in line)
-            or "None"
-        )
+            word = "there" if " there" in user else "smiled"
+            return f"This feature activates on {word}.\n\nI hope that helps."
+        told, *lines = user.splitlines()
+        named = [line.partition(".")[0] for line in lines if f" {told.split()[-1]}" in line]
+        return "The answer is " + ", ".join(named) if named else "None"
 
     server = serve(say)
     results = asking(block, scoring=True).run()
