@@ -323,6 +323,28 @@ class Answers(IndexBase):
             verbose=verbose,
         )  # fmt: skip
 
+    def study(
+        self, feature_id: Feature, *, family: Any = None, meta: Any = None, token_sets: Any = None, judge: Any = None,
+        patchscope: Any = None, control: bool = True,
+    ) -> Any:  # fmt: skip
+        """One feature by every line of evidence there is, each beside its control; see `mlxterp.study`.
+
+        Args:
+            family: SAEs of several widths at one component, this one among them.
+            meta: A meta-SAE of this SAE.
+            token_sets: Sets of tokens; None takes some of the standard ones.
+            judge: Who judges explanations; None looks for the words that they list.
+            patchscope: What patch scoping of this feature gave.
+            control: False leaves the controls out, and says so.
+
+        Returns:
+            `study.FeatureStudy`: `print` it, or write it with `to_html`.
+        """
+        return rooms.open(
+            "index.study", self, feature_id, family=family, meta=meta, token_sets=token_sets, judge=judge,
+            patchscope=patchscope, control=control,
+        )  # fmt: skip
+
     def select_diverse(
         self, n: int, max_cos: float = 0.7, among: Sequence[int] | np.ndarray | None = None
     ) -> list[int]:
