@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.controls import Controlled
+from ..viz.escaping import escaped
 from ..viz.lines import LinesView, Table
 
 LEFT_OUT = "no control: it was left out"
@@ -41,6 +42,11 @@ class Evidence(LinesView):
         if self.stands_out is None:
             return ""
         return "it stands out" if self.stands_out else "no finding: the control shows as much"
+
+    def body(self) -> str:
+        """HTML of everything but the title."""
+        told = "".join(f"<p>{escaped(line)}</p>" for line in self._lines[1:])
+        return told + "".join(table.html() for table in self.tables)
 
     @property
     def _lines(self) -> Sequence[str]:

@@ -89,7 +89,7 @@ def relatives_of(feature: int, source: Source, several: list[Beside], control: b
         rows.append(
             [f"{one.sae.d_hidden}/{near}", f"{cosine:.3f}", beyond, f"{share:.0%}", f"{density:.1%}", label]
         )
-        for f, part, base in firing:
+        for f, part, base in (row for row in firing if row[0] != near):
             label = one.sae.concepts.label_of(f, marked=True) or ""
             rows.append([f"{one.sae.d_hidden}/{f}", "", "", f"{part:.0%}", f"{base:.1%}", label])
         figures.append({"width": one.sae.d_hidden, "nearest": near, "cosine": cosine, "theta": theta,

@@ -114,8 +114,8 @@ class FeatureStudy(View):
             for name, part in self.sections()
         )
         rows = "".join(
-            f'<tr><td><a href="#{prefix}-{name}">{escaped(TITLES[name])}</a></td><td>{escaped(told)}</td>'
-            f"<td>{escaped(control)}</td></tr>"
+            f'<tr><td style="white-space:nowrap"><a href="#{prefix}-{name}">{escaped(TITLES[name])}</a></td>'
+            f"<td>{escaped(told)}</td><td>{escaped(control)}</td></tr>"
             for name, told, control in self._summary()
         )
         table = (
@@ -125,12 +125,12 @@ class FeatureStudy(View):
         return f'{head}<p class="mxt-lead">{escaped(self._lead)}</p>{table}{parts}{self._missing(level + 1)}'
 
     def _shown(self, name: str, part: Any, level: int, links: Links | None) -> str:
+        if isinstance(part, Evidence):
+            return part.body()
+        control = f"<p>Control: {escaped(self.controls[name])}</p>"
         if isinstance(part, Explanation):
-            said = f"<p>{escaped(shown(part))}</p><p>{escaped(_source(part))}</p>"
-            return said
-        control = self.controls.get(name, "")
-        below = "" if isinstance(part, Evidence) or not control else f"<p>Control: {escaped(control)}</p>"
-        return part.fragment(level, links) + below
+            return f"<p>{escaped(shown(part))}</p><p>{escaped(_source(part))}</p>{control}"
+        return part.fragment(level, links) + control
 
     def _missing(self, level: int) -> str:
         if not self.reasons:
@@ -157,12 +157,12 @@ class FeatureStudy(View):
         parts = [bold(one_line(self._title()), color), self._lead, *table.lines()]
         for name, part in self.sections():
             parts += ["", bold(f"== {TITLES[name]}", color)]
-            if isinstance(part, Explanation):
-                parts += [one_line(shown(part)), one_line(_source(part))]
+            if isinstance(part, Evidence):
+                parts.append(part.to_str(False).partition("\n")[2])
                 continue
-            parts.append(part.to_str(color))
-            if not isinstance(part, Evidence) and name in self.controls:
-                parts.append(f"Control: {one_line(self.controls[name])}")
+            said = [one_line(shown(part)), one_line(_source(part))] if isinstance(part, Explanation) else []
+            parts += said or [part.to_str(color)]
+            parts.append(f"Control: {one_line(self.controls[name])}")
         if self.reasons:
             parts += ["", bold("== Missing", color)]
             parts += [f"{TITLES[name]}: {one_line(why)}" for name, why in self.reasons.items()]
