@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,7 @@ def _last(source: Source, written: Component, batch: TokenBatch, deltas: np.ndar
             return x + model.backend.put(added, x)
 
         rows = TokenBatch(np.tile(batch.ids, (len(part), 1)), np.tile(batch.lengths, len(part)))
-        logits = model.run(rows, edits=written.edits(change, None)).logits
+        logits: Any = model.run(rows, edits=written.edits(change, None)).logits
         found.append(log_softmax(np.asarray(model.backend.get(logits[:, -1]))))
     return np.concatenate(found)
 

@@ -160,8 +160,10 @@ class FeatureStudy(View):
             if isinstance(part, Evidence):
                 parts.append(part.to_str(False).partition("\n")[2])
                 continue
-            said = [one_line(shown(part)), one_line(_source(part))] if isinstance(part, Explanation) else []
-            parts += said or [part.to_str(color)]
+            if isinstance(part, Explanation):
+                parts += [one_line(shown(part)), one_line(_source(part))]
+            else:
+                parts.append(part.to_str(color))
             parts.append(f"Control: {one_line(self.controls[name])}")
         if self.reasons:
             parts += ["", bold("== Missing", color)]

@@ -120,10 +120,11 @@ class _Study:
 
     def explanations(self, judge: Judge | None) -> None:
         """Explanation, scores and hard negatives."""
+        windows, why = None, ""
         try:
             windows = windows_of(self.index, self.feature, judge, self.seed)
         except MlxterpError as error:
-            windows, why = None, str(error).rstrip(".")
+            why = str(error).rstrip(".")
         told = said_of(self.index, self.feature)
         if told is None and windows is not None:
             told = words_of(self.feature, windows.drawn.explaining)

@@ -57,7 +57,7 @@ CALLS = {
 }  # fmt: skip
 """Row → calls, arguments and names in its code or its exercises."""
 LATENTS = [1410, 1629]  # "there", "smiled"
-PLAN = {
+PLAN: dict[str, Any] = {
     "total_tokens": 10**6,
     "n_top_ex_for_generation": 4,
     "n_top_ex_for_scoring": 2,
@@ -172,7 +172,8 @@ def test_D15_the_sections_example_prints_what_it_says():
     from tests.letters import llama_of_mlx
 
     pytest.importorskip("mlx")
-    gpt2 = HookedSAETransformer(llama_of_mlx().language_model.model, tokenizer=TokensOf())
+    native: Any = llama_of_mlx().language_model
+    gpt2 = HookedSAETransformer(native.model, tokenizer=TokensOf())
     ex = Example(
         toks=[1212, 1276, 307, 3635, 13, 314, 1239, 714, 651, 262, 8181, 286, 48971, 12545, 13],
         acts=[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0],
@@ -545,6 +546,7 @@ def test_D20_what_the_first_latent_is_asked_is_printed_and_data_is_used_again(bl
 
 def test_D20_windows_are_numbered_from_one(gathered):
     autointerp, data = gathered
+    told: list[str] = []
     for latent in LATENTS:
         right = [number for number, one in enumerate(data[1][latent], 1) if one.is_active]
         assert autointerp.score_predictions(right, data[1][latent]) == 1

@@ -215,5 +215,4 @@ def test_D2_a_family_or_meta_sae_of_another_sae_and_other_things_are_named(only)
 def test_D2_a_judge_is_asked_and_the_same_study_comes_twice(only):
     judge = TokenListJudge()
     one, two = (only.index.study(only.ball, judge=judge, token_sets=SETS).to_dict() for _ in range(2))
-    one.pop("seconds"), two.pop("seconds")
-    assert one == two and isinstance(only.found.logits, Evidence)
+    assert one | {"seconds": 0} == two | {"seconds": 0} and isinstance(only.found.logits, Evidence)

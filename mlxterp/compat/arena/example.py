@@ -75,7 +75,7 @@ def str_tokens(model: Any, toks: Sequence[int]) -> list[str]:
         raise InputError(
             f"model is a HookedTransformer or an InterpretableModel, got {type(model).__name__}."
         )
-    return list(model.to_str_tokens([int(token) for token in toks]))
+    return [str(text) for text in model.to_str_tokens([int(token) for token in toks])]
 
 
 def _listed(given: Any) -> Any:

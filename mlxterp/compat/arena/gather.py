@@ -114,22 +114,23 @@ def _batches(store: ActivationsStore, most: int) -> Iterator[tuple[np.ndarray, A
     """Token ids of contexts, (batch, context), each context once; as NumPy and native."""
     seen: set[bytes] = set()
     ends, rows = 0, []
+    like: Any = None
     while ends < 2 and len(seen) < most:  # a store may stand in the middle: the rest, then one whole round
         try:
-            native = store.get_batch_tokens(1, raise_at_epoch_end=True)
+            like = store.get_batch_tokens(1, raise_at_epoch_end=True)
         except StopIteration:
             ends += 1
             continue
-        row = backend_of(native).get(native)[0]
+        row = backend_of(like).get(like)[0]
         if (key := row.tobytes()) in seen:
             continue
         seen.add(key)
         rows.append(row)
         if len(rows) == store.store_batch_size_prompts or len(seen) == most:
-            yield _batch(rows, native)
+            yield _batch(rows, like)
             rows = []
     if rows:
-        yield _batch(rows, native)
+        yield _batch(rows, like)
 
 
 def _batch(rows: list[np.ndarray], like: Any) -> tuple[np.ndarray, Any]:
