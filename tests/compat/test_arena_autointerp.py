@@ -234,7 +234,7 @@ def test_D16_a_setting_that_is_none_is_named(bad):
 # -- D17: the class, with a real server -----------------------------------------------------------
 
 
-def test_D17_the_sections_cell_runs_with_a_local_server(block, chat_server, monkeypatch):
+def test_D17_the_sections_cell_runs_with_a_local_server(block, gathered, chat_server, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", chat_server)
     latents = LATENTS
     autointerp = AutoInterp(
@@ -250,8 +250,7 @@ def test_D17_the_sections_cell_runs_with_a_local_server(block, chat_server, monk
         failed = row["predictions"].failed  # the model writes stories
         assert np.isnan(row["score"]) == failed == (latent in results.reasons)
     assert "default_model" in results.asked and results.chance == pytest.approx(4 / 6)
-    data = autointerp.gather_data()
-    again = autointerp.run(data=data)
+    again = autointerp.run(data=gathered[1])
     assert {i: row["explanation"] for i, row in again.items()} == {
         i: row["explanation"] for i, row in results.items()
     }
@@ -263,7 +262,7 @@ def test_D17_the_sections_cell_runs_with_a_local_server(block, chat_server, monk
         autointerp.get_response([{"role": "robot", "content": "x"}], 5)
 
 
-def test_D17_good_replies_are_read_and_scored(block, serve):
+def test_D17_good_replies_are_read_and_scored(block, gathered, serve):
     def say(system: str, user: str) -> str:
         if "It is active on" not in user:
             word = "there" if " there" in user else "smiled"
@@ -273,11 +272,11 @@ def test_D17_good_replies_are_read_and_scored(block, serve):
         return "The answer is " + ", ".join(named) if named else "None"
 
     server = serve(say)
-    results = asking(block, scoring=True).run()
+    results = asking(block, scoring=True).run(data=gathered[1])
     assert {row["explanation"] for row in results.values()} == {"there", "smiled"} and not results.reasons
     assert all(row["score"] > results.chance for row in results.values())
     assert all("seed" not in body and body["model"] == "default_model" for body in server.asked)
-    only = asking(block).run()
+    only = asking(block).run(data=gathered[1])
     assert all(list(row) == ["explanation"] for row in only.values()) and np.isnan(only.chance)
 
 
@@ -292,7 +291,7 @@ def test_D17_what_one_latent_lacks_does_not_stop_the_others(block, serve):
     assert all(np.isnan(row["score"]) and row["predictions"] == [] for row in results.values())
 
 
-def test_D17_a_client_object_is_asked_as_the_section_asks_it(block):
+def test_D17_a_client_object_is_asked_as_the_section_asks_it(block, gathered):
     asked: list[dict[str, Any]] = []
 
     def create(**options: Any) -> Any:
@@ -302,7 +301,7 @@ def test_D17_a_client_object_is_asked_as_the_section_asks_it(block):
         return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content="activates on x."))])
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
-    results = asking(block, client=client, concurrency=1).run()
+    results = asking(block, client=client, concurrency=1).run(data=gathered[1])
     assert (
         sorted(asked[0]) == ["max_tokens", "messages", "model", "n", "stream"]
         and asked[0]["model"] == "gpt-4o-mini"
@@ -451,7 +450,9 @@ def test_D18_a_latent_with_too_few_windows_has_a_row_with_the_reason(block):
         asking(block, judge=TokenListJudge(), total_tokens=20).gather_data()
     with pytest.raises(InputError, match="no room"):
         asking(block, judge=TokenListJudge(), buffer=40).gather_data()
-    dense = asking(block, [1257], judge=TokenListJudge(), scoring=True, n_random_ex_for_scoring=40).run()
+    dense = asking(
+        block, [1257], judge=TokenListJudge(), scoring=True, n_random_ex_for_scoring=40, total_tokens=4000
+    ).run()
     assert "random windows it is active in" in dense.reasons[1257] and np.isnan(dense[1257]["score"])
     assert dense[1257]["explanation"].startswith("fires on")  # it can be explained, not scored
 
@@ -650,7 +651,7 @@ def test_D20_an_explanation_is_what_follows(said, found):
 
 
 def test_D21a_latents_are_asked_about_at_once_and_give_what_one_after_the_other_gives(
-    block, serve, monkeypatch
+    block, gathered, serve, monkeypatch
 ):
     two = threading.Barrier(2, timeout=30)
 
@@ -662,7 +663,7 @@ def test_D21a_latents_are_asked_about_at_once_and_give_what_one_after_the_other_
 
     serve(say)
     autointerp = asking(block, scoring=True)
-    data = autointerp.gather_data()
+    data = gathered[1]
     together = asyncio.run(autointerp.arun(data=data))
     assert autointerp.run(data=data) == together and list(together) == LATENTS
     monkeypatch.setattr(two, "wait", lambda: None)

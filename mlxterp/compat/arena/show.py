@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 
-def display_messages(messages: Sequence[Mapping[str, str]]) -> None:
+def display_messages(messages: Sequence[Mapping[Any, str]]) -> None:
     """Prints who says what, a row for each message.
 
     Args:
