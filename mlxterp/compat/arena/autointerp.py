@@ -14,7 +14,7 @@ from ...autointerp import Judge, OpenAIJudge, Question, Sample, TokenListExplain
 from ...core import checks
 from ...core.feature_ids import feature_id
 from ...core.progress import hidden
-from ...errors import InputError, JudgeError
+from ...errors import InputError, MlxterpError
 from ...index.examples import FeatureExample
 from ..saelens import ActivationsStore, HookedSAETransformer
 from ..saelens.sae import as_compat
@@ -83,7 +83,7 @@ class AutoInterp:
                 "Nobody is there to ask: give api_key= (or set OPENAI_API_KEY), set OPENAI_BASE_URL to a local server's"
                 " address, or give client= or judge=. judge=TokenListJudge() needs no language model."
             )
-        self._one_judge = threading.Lock()
+        self._alone = threading.Lock()  # whoever runs a model in this process
 
     # -- the whole ----------------------------------------------------------------------------
 
@@ -114,16 +114,19 @@ class AutoInterp:
         return self._results(rows, asked)
 
     async def arun(self, debug: bool = False, data: Data | None = None) -> Results:
-        """As `run`, for a running event loop: requests are made in threads, `cfg.concurrency` at a time."""
+        """As `run`, for a running event loop: requests are made in threads, `cfg.concurrency` at a time.
+
+        Only asking is done so: without `data` the model first runs here.
+        """
+        loop, latents = asyncio.get_running_loop(), self.cfg.latents
         asked = await asyncio.to_thread(self._asked)
-        found = await asyncio.to_thread(self._data, data, debug)
-        room = asyncio.Semaphore(self.cfg.concurrency)
-
-        async def one(latent: int) -> tuple[dict[str, Any], str]:
-            async with room:
-                return await asyncio.to_thread(self._row, latent, found, debug)
-
-        return self._results(await asyncio.gather(*map(one, self.cfg.latents)), asked)
+        found = self._data(data, debug)  # the model runs in this thread
+        pool = ThreadPoolExecutor(min(self.cfg.concurrency, len(latents)))
+        try:
+            rows = [loop.run_in_executor(pool, self._row, latent, found, debug) for latent in latents]
+            return self._results(await asyncio.gather(*rows), asked)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # -- its parts ----------------------------------------------------------------------------
 
@@ -160,7 +163,8 @@ class AutoInterp:
         if self.cfg.top_logits:
             if latent is None:
                 raise InputError("cfg.top_logits lists the tokens that a latent promotes: give latent=.")
-            [found] = self.model.interpretable.feature_logits(self.sae.sae, [latent], self.cfg.top_logits)
+            with self._alone:
+                [found] = self.model.interpretable.feature_logits(self.sae.sae, [latent], self.cfg.top_logits)
             promoted = [token for token, _ in found.promoted]
         return generation_prompts(generation_examples, self.cfg, promoted)
 
@@ -228,7 +232,7 @@ class AutoInterp:
         try:
             explanation = "" if reason else self._explained(latent, generation, debug)
             reason = reason or ("" if explanation else "the reply explains nothing")
-        except JudgeError as error:
+        except MlxterpError as error:
             reason = str(error)
         row: dict[str, Any] = {"explanation": explanation or f"(none: {reason})"}
         if not self.cfg.scoring:
@@ -240,7 +244,7 @@ class AutoInterp:
             try:
                 found = self._predicted(latent, explanation, scoring, debug)
                 reason = found.reason
-            except (JudgeError, InputError) as error:
+            except MlxterpError as error:
                 reason = str(error)
         return {
             **row, "predictions": found,
@@ -263,7 +267,7 @@ class AutoInterp:
             [reply] = self.get_response(messages, self.cfg.max_tokens_in_prediction, debug=debug)
             return parse_predictions(reply, len(examples))
         questions = [Question("detection", explanation, _window(latent, one)) for one in examples]
-        with self._one_judge:
+        with self._alone:
             answers = np.asarray(self._judge.probabilities(questions), dtype=np.float64)
         chosen = np.flatnonzero(answers > 0.5) + 1
         unanswered = (np.flatnonzero(np.isnan(answers)) + 1).tolist()
