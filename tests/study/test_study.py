@@ -19,6 +19,7 @@ from mlxterp.study import Evidence, FeatureStudy
 from mlxterp.study.evidence import LEFT_OUT
 from mlxterp.study.feature_study import TITLES
 from mlxterp.weights import SAEWeights
+from tests.viz.test_browser import BROWSER, browse
 
 OFFLINE = {
     "card", "explanation", "scores", "hard_negatives", "logits", "enrichment", "neighbours", "steering",
@@ -146,6 +147,17 @@ def test_D2_it_is_shown_on_a_page_in_text_and_as_json(studied, tmp_path):
     kept = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert list(kept["sections"]) == list(TITLES) and kept["sections"]["scopes"] is None
     assert kept["feature_id"] == studied.ball and kept["controls"] == dict(found.controls)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium (apt-get install chromium)")
+@pytest.mark.parametrize("theme", ["0", "1"])
+def test_D2_a_browser_opens_the_page_without_network_in_dark_and_light(only, tmp_path, theme):
+    page = only.found.to_html(tmp_path / "study.html")
+    flags = ("--dump-dom", f"--blink-settings=preferredColorScheme={theme}")
+    elements, console = browse(page, tmp_path / "profile", *flags)
+    assert console == [] and "<script" not in elements.lower()
+    assert all(f'id="mxt-study-{only.ball}-{name}"' in elements for name, _ in only.found.sections())
 
 
 def test_D2_what_a_person_said_comes_before_what_was_made(only):

@@ -57,6 +57,17 @@ class AutoInterp:
     Raises:
         InputError: Nobody is there to ask, or an argument is of another kind.
         UnknownFeatureError: The SAE has no such latent.
+
+    Examples:
+        >>> from mlxterp.autointerp import TokenListJudge
+        >>> from mlxterp.compat.arena import AutoInterp, AutoInterpConfig
+        >>> from mlxterp.compat.saelens import SAE, ActivationsStore, HookedSAETransformer
+        >>> gpt2, gpt2_sae = HookedSAETransformer(model), SAE(sae)
+        >>> store = ActivationsStore.from_sae(gpt2, gpt2_sae, dataset=texts, context_size=48)
+        >>> cfg = AutoInterpConfig([1629], n_top_ex_for_generation=4, n_top_ex_for_scoring=2, scoring=True)
+        >>> results = AutoInterp(cfg, gpt2, gpt2_sae, store, judge=TokenListJudge()).run()
+        >>> list(results[1629])
+        ['explanation', 'predictions', 'correct seqs', 'score']
     """
 
     def __init__(

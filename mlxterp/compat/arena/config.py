@@ -39,6 +39,12 @@ class AutoInterpConfig:
     Raises:
         InputError: A setting is none.
         UnknownFeatureError: `latents` holds what is no feature id.
+
+    Examples:
+        >>> from mlxterp.compat.arena import AutoInterpConfig
+        >>> cfg = AutoInterpConfig(latents=[9, 11], scoring=True)
+        >>> cfg.n_latents, cfg.n_top_ex, cfg.n_ex_for_scoring
+        (2, 14, 12)
     """
 
     latents: Any

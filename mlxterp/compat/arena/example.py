@@ -31,6 +31,12 @@ class Example:
 
     Raises:
         InputError: There are not as many activations as tokens, or none.
+
+    Examples:
+        >>> from mlxterp.compat.arena import Example
+        >>> tokens = model.tokenize("She saw a ball")
+        >>> Example(tokens[1:], [0, 0, 0, 2.5], act_threshold=0.5, model=model).to_str(mark_toks=True)
+        'She saw a<< ball>>'
     """
 
     def __init__(self, toks: Iterable[int], acts: Iterable[float], act_threshold: float, model: Any):

@@ -29,6 +29,12 @@ def get_k_largest_indices(x: Any, k: int, buffer: int = 0, no_overlap: bool = Tr
 
     Raises:
         InputError: `x` has another shape, or no position has room for the buffer.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mlxterp.compat.arena import get_k_largest_indices
+        >>> get_k_largest_indices(np.array([[0.0, 3.0, 1.0, 2.0]]), k=2).tolist()
+        [[0, 1], [0, 3]]
     """
     values, k, buffer = _host(x), checks.count(k, "k"), checks.count(buffer, "buffer", 0)
     places = largest_places(values, k, buffer, checks.flag(no_overlap, "no_overlap"))
@@ -48,6 +54,12 @@ def index_with_buffer(x: Any, indices: Any, buffer: int | None = None) -> Any:
 
     Raises:
         InputError: A place lies outside `x`, or rows are shorter than a window.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mlxterp.compat.arena import index_with_buffer
+        >>> index_with_buffer(np.arange(6)[None], np.array([[0, 2], [0, 5]]), buffer=1).tolist()
+        [[1, 2, 3], [3, 4, 5]]
     """
     values, places = _host(x), _places(indices)
     outside = (places < 0) | (places >= np.array(values.shape))
