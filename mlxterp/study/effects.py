@@ -216,7 +216,7 @@ def _prompts(index: FeatureIndex, source: Source) -> tuple[str, ...]:
     """The first words of some texts of the index, whose rest is not shown to the model."""
     model = source.anatomy.model
     found: dict[str, None] = {}
-    for text in texts_in(index)[: 10 * _PROMPTS]:
+    for text in texts_in(index, range(min(index.n_texts, 10 * _PROMPTS))):
         prompt = " ".join(text.split()[:_WORDS])
         if prompt and len(model.tokenize(prompt)) and len(found) < _PROMPTS:
             found[prompt] = None

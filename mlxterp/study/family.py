@@ -65,8 +65,7 @@ def on_texts(index: FeatureIndex, source: Source, others: list[SAE]) -> list[Bes
     ]
     if odd:
         raise InputError(f"{odd[0]!r} of the family reads another component than {source.sae!r}.")
-    texts = texts_in(index)
-    texts = texts[:: max(1, len(texts) // _TEXTS)][:_TEXTS]
+    texts = texts_in(index, range(0, index.n_texts, max(1, index.n_texts // _TEXTS))[:_TEXTS])
     rows = run_texts(source.anatomy, texts, source.component.name)[0]
     own = source.sae.encode_sparse(rows)
     return [Beside(sae, own, sae.encode_sparse(rows)) for sae in others]

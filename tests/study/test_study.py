@@ -204,6 +204,21 @@ def test_D2_what_is_missing_or_fails_has_a_reason_and_stops_nothing(only):
     assert "opened without its model" in alone.reasons["logits"]
 
 
+def test_D2_a_transcoder_is_studied_where_it_writes(only):
+    texts = [text[:300] for text in mlxterp.load_demo().texts[:40]]
+    settings = {"d_hidden": 96, "k": 8, "epochs": 1, "target": "layers.1.mlp", "skip": True}
+    transcoder = only.model.train_sae(1, texts, "mlp.input", verbose=False, **settings)
+    index = only.model.build_index(transcoder, texts, verbose=False)
+    common = int(index.summary.count.argmax())
+    found = index.study(common, token_sets=SETS, control=False)
+    assert {name for name, _ in found.sections()} >= OFFLINE - {"explanation", "scores", "hard_negatives"}
+    assert found.card.logits is not None and found.card.component == "layers.1.mlp.input"
+    heads = only.model.train_sae(1, texts, "attn.z", d_hidden=64, k=6, epochs=1, verbose=False)
+    by_head = only.model.build_index(heads, texts, verbose=False)
+    told = by_head.study(int(by_head.live[0]), token_sets=SETS, control=False)
+    assert "one row for each token" in told.reasons["causal_effect"] and told.steering is not None
+
+
 def test_D2_a_family_or_meta_sae_of_another_sae_and_other_things_are_named(only):
     other = only.family[only.width]
     with pytest.raises(InputError, match="no SAE that is the index's"):
