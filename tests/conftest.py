@@ -113,3 +113,15 @@ def letter_model(backend: str, request: pytest.FixtureRequest) -> mlxterp.Interp
 def demo() -> mlxterp.demo.Demo:
     """The embedded model, SAE and stories."""
     return mlxterp.load_demo()
+
+
+@pytest.fixture(scope="session")
+def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
+    """The base URL of a real mlx_lm.server with the demo's model."""
+    pytest.importorskip("httpx", reason='pip install "mlxterp[judge]"')
+    if "mlx" not in mlxterp.available_backends():
+        pytest.skip("mlx is not installed")
+    from tests.servers import running_server
+
+    with running_server(tmp_path_factory.mktemp("hub")) as url:
+        yield url

@@ -31,6 +31,7 @@ FILES = {
     "patching/test_activation.py",
     "sae/test_formats.py", "sae/test_sae.py",
     "steering/test_vector_files.py",
+    "study/test_evidence.py",
     "tracing/test_generation.py", "tracing/test_interventions.py", "tracing/test_trace.py",
     "training/test_run.py",
     "viz/test_card.py", "viz/test_grid.py", "viz/test_token_view.py",

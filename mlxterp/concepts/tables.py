@@ -22,6 +22,7 @@ from . import analysis, store
 from . import export as exporting
 from .checks import feature_id, list_of_texts
 from .explanations import PERSON, Concept, Explanation, Explanations, Names, checked_text
+from .labels import best_of, shown
 from .names import said
 from .scales import features_of, scales_of
 from .tracking import TopTexts
@@ -249,14 +250,34 @@ class ConceptTables(PublicNames):
         told = self._explanations.get(feature, ())
         return [*names, *sorted(told, key=lambda one: not one.by_person)]  # stable: in the order given
 
-    def label_of(self, feature: int) -> str | None:
-        """What to call a feature: its name (`name_of`), or else the first that is said of it; None without any.
+    def best_explanation(self, feature: int) -> Explanation | None:
+        """What a person says of a feature, else the explanation with the best score; None without any.
+
+        Scores are compared by how far they are from chance; one that no measure of the sentence scored comes last.
 
         Raises:
             UnknownFeatureError: There is no such feature.
         """
-        named, told = self.name_of(feature), self.said_of(feature)
-        return named if named is not None or not told else told[0].text
+        return best_of(self._explanations.get(feature_id(feature, self.d_hidden), ()))
+
+    def label_of(self, feature: int, marked: bool = False) -> str | None:
+        """What to call a feature: its name (`name_of`), or else its `best_explanation`; None without any.
+
+        Args:
+            marked: Whether what no person said is followed by "(explanation, detection 0.82)".
+
+        Raises:
+            UnknownFeatureError: There is no such feature.
+
+        Examples:
+            >>> sae.concepts.add_explanations(mlxterp.Explanation(ball, "toys", "me too", scores={"detection": 0.8}))
+            >>> sae.concepts.label_of(ball), sae.concepts.label_of(ball, marked=True)
+            ('toys', 'toys (explanation, detection 0.80)')
+        """
+        named, told = self.name_of(feature), self.best_explanation(feature)
+        if named is not None or told is None:
+            return named
+        return shown(told) if checks.flag(marked, "marked") else told.text
 
     def concept_distribution(self) -> dict[str, int]:
         """How many features have each name; most first, then by alphabet."""

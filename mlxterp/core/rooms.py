@@ -36,6 +36,7 @@ VERBS: dict[str, Room] = {
     "index.explain": Room("autointerp.explaining:explain"),
     "index.score": Room("autointerp.scoring:score"),
     "index.coactivation_graph": Room("geometry.coactivation:coactivation_graph"),
+    "index.study": Room("study.study:study"),
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),
 }

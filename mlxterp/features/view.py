@@ -35,7 +35,7 @@ def view_of_text(
     """The text's tokens coloured by features; None takes the `top_k` that are most active on it.
 
     Tokens that `exclude` names are shown without colour and do not count.
-    Features that `sae.concepts` has a name for are shown with it.
+    Features that `sae.concepts` has a name or an explanation for are shown with it.
 
     Raises:
         InputError: `text` is not one text with tokens, `feature_ids` is empty, or `top_k` is below 1.
@@ -60,5 +60,6 @@ def view_of_text(
         hits = features.indices == feature
         activations[i, positions[hits]] = features.values[hits]
     pieces = pieces_of(model.tokenizer, corpus.tokens.tolist())
-    names = {feature: name for feature in chosen if (name := sae.concepts.name_of(feature)) is not None}
+    labels = ((feature, sae.concepts.label_of(feature, marked=True)) for feature in chosen)
+    names = {feature: label for feature, label in labels if label is not None}
     return TokenView(pieces, tuple(chosen), activations, labels=names or None, component=component.name)

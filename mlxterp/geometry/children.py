@@ -210,7 +210,7 @@ class Splitting(LinesView, Plotted):
         if isinstance(index, FeatureIndex):
             tokens = index.stats(feature_id).top_tokens[:3]
             return index.label(feature_id) or ", ".join(one_line(token.strip()) for token, _ in tokens)
-        return self.saes[width == self.wide].concepts.name_of(feature_id) or ""
+        return self.saes[width == self.wide].concepts.label_of(feature_id, marked=True) or ""
 
     def cards(self, parent: Feature, n: int = 5) -> FeatureReport:
         """Cards of a parent and of its children, on one page.

@@ -230,7 +230,9 @@ def both_on(
                 rows[token] = [(int(ids[j]), float(values[j])) for j in best]
         found[width] = rows
     names = {width: sae.concepts for width, sae in saes.items()}
-    labels = {w: {f: names[w].name_of(f) for row in rows for f, _ in row} for w, rows in found.items()}
+    labels = {
+        w: {f: names[w].label_of(f, marked=True) for row in rows for f, _ in row} for w, rows in found.items()
+    }
     return OnText(text, pieces_of(run.tokenizer, corpus.tokens.tolist()), component, found, labels)
 
 

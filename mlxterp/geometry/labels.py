@@ -46,7 +46,7 @@ def documents_of(sae: SAE, index: FeatureIndex | None) -> list[tuple[int, str]]:
         raise InputError(f"The index of width {sae.d_hidden} is not one of {sae!r}.")
     found = []
     for f in range(sae.d_hidden):
-        label = index.label(f) or sae.concepts.label_of(f)
+        label = index.labels.label(f) or sae.concepts.label_of(f)
         if label is None and index.summary.count[f]:
             label = " ".join(token.strip() for token, _ in index.stats(f).top_tokens)
         if label:

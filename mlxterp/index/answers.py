@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..concepts.explanations import Explanation
+from ..concepts.labels import shown, skill
 from ..core import checks, rooms
 from ..core.feature_ids import Feature
 from ..core.sparse import SparseFeatures
@@ -33,9 +34,9 @@ class FeatureHit(NamedTuple):
 
     Attributes:
         feature_id: The feature.
-        score: 1 for a name that was given; else how nearly the feature fires on the words and nowhere else, in [0,
-            1].
-        why: What was found: its name, or the words it fires on.
+        score: 1 for what a person said; for an explanation, how far its score is from chance; else how nearly the
+            feature fires on the words and nowhere else. In [0, 1].
+        why: What was found: its name, its explanation, or the words it fires on.
     """
 
     feature_id: int
@@ -194,7 +195,9 @@ class Answers(IndexBase):
         ]
 
     def search(self, query: str, top_k: int = 10) -> list[FeatureHit]:
-        """Features whose name holds the query, then features that fire on its words and little else.
+        """Features whose name holds the query, then those whose explanation does, then those that fire on its words.
+
+        Explanations come by their scores; features that fire on the words, by how little else they fire on.
 
         Raises:
             InputError: The query is empty.
@@ -210,9 +213,10 @@ class Answers(IndexBase):
         by_words = searching.features_for_words(
             self._reader, self._pieces, query, self._tokenize, self._summary.count
         )
-        known = {hit.feature_id for hit in named}
+        told = [_explained_hit(one) for one in self._explained(query)]
+        known = {hit.feature_id for hit in (*named, *told)}
         found = [FeatureHit(f, score, why) for f, score, why in by_words if f not in known]
-        return [*named, *found][:top_k]
+        return [*named, *told, *found][:top_k]
 
     # -- features of a feature ----------------------------------------------------------------
 
@@ -319,6 +323,28 @@ class Answers(IndexBase):
             verbose=verbose,
         )  # fmt: skip
 
+    def study(
+        self, feature_id: Feature, *, family: Any = None, meta: Any = None, token_sets: Any = None, judge: Any = None,
+        patchscope: Any = None, control: bool = True,
+    ) -> Any:  # fmt: skip
+        """One feature by every line of evidence there is, each beside its control; see `mlxterp.study`.
+
+        Args:
+            family: SAEs of several widths at one component, this one among them.
+            meta: A meta-SAE of this SAE.
+            token_sets: Sets of tokens; None takes some of the standard ones.
+            judge: Who judges explanations; None looks for the words that they list.
+            patchscope: What patch scoping of this feature gave.
+            control: False leaves the controls out, and says so.
+
+        Returns:
+            `study.FeatureStudy`: `print` it, or write it with `to_html`.
+        """
+        return rooms.open(
+            "index.study", self, feature_id, family=family, meta=meta, token_sets=token_sets, judge=judge,
+            patchscope=patchscope, control=control,
+        )  # fmt: skip
+
     def select_diverse(
         self, n: int, max_cos: float = 0.7, among: Sequence[int] | np.ndarray | None = None
     ) -> list[int]:
@@ -330,3 +356,8 @@ class Answers(IndexBase):
         if among is None:
             among = self.live[np.argsort(-self._summary.count[self.live], kind="stable")]
         return self._with_source().sae.select_diverse(n, max_cos, [self.check_feature(f) for f in among])
+
+
+def _explained_hit(told: Explanation) -> FeatureHit:
+    score = 1.0 if told.by_person else min(1.0, max(0.0, skill(told)))
+    return FeatureHit(told.feature_id, score, f"explained as {shown(told)!r}")

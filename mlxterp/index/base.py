@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..concepts.explanations import Explanation
+from ..concepts.labels import skill
 from ..concepts.registry import FeatureRegistry
 from ..core import feature_ids
 from ..core.feature_ids import Feature
@@ -61,19 +63,34 @@ class IndexBase(PublicNames):
         self._labels = registry
 
     def label(self, feature_id: Feature) -> str | None:
-        """The feature's name in `labels`, or else in its SAE's `concepts`; None without one."""
+        """The feature's name in `labels`, or else in its SAE's `concepts`, or else its best explanation there.
+
+        What no person said is marked: "fires on “ball” (explanation, detection 0.82)". None without any.
+        """
         found = self.check_feature(feature_id)
         said = self.labels.label(found)
-        return said if said is not None or self._source is None else self._source.sae.concepts.name_of(found)
+        if said is not None or self._source is None:
+            return said
+        return self._source.sae.concepts.label_of(found, marked=True)
 
     def _named(self, query: str) -> list[int]:
         """Features whose name holds the query's words: by `labels`, then by the SAE's `concepts`."""
         found = self.labels.search(query)
         names = {} if self._source is None else self._source.sae.concepts.names
-        words = query.casefold().split()
-        said = {f: " ".join(concept.name for concept in given).casefold() for f, given in names.items()}
-        more = [f for f, name in said.items() if all(word in name for word in words)]
+        said = {f: " ".join(concept.name for concept in given) for f, given in names.items()}
+        more = [f for f, name in said.items() if _holds(name, query)]
         return [*found, *(f for f in more if f not in found and self.labels.label(f) is None)]
+
+    def _explained(self, query: str) -> list[Explanation]:
+        """Of features without a name the best explanation, where it holds the query's words; the best first."""
+        concepts = None if self._source is None else self._source.sae.concepts
+        if concepts is None:
+            return []
+        unnamed = (f for f in concepts.explanations if concepts.name_of(f) is None and f not in self.labels)
+        told = [one for one in map(concepts.best_explanation, unnamed) if one is not None]
+        return sorted(
+            (one for one in told if _holds(one.text, query)), key=lambda one: (not one.by_person, -skill(one))
+        )
 
     @property
     def d_hidden(self) -> int:
@@ -206,3 +223,8 @@ class IndexBase(PublicNames):
     def _is_copy_of(self, url: str) -> None:
         self._url = url
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _holds(said: str, query: str) -> bool:
+    """Whether a text has every word of a query, in any case."""
+    return all(word in said.casefold() for word in query.casefold().split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,10 +43,13 @@ def by_token(index: Answers) -> IndexRows:
     return IndexRows(SparseFeatures.concat(parts), text_ids, positions, np.concatenate(tokens))
 
 
-def texts_in(index: Answers) -> list[str]:
-    """All texts of an index, in its order.
+def texts_in(index: Answers, numbers: Iterable[int] | None = None) -> list[str]:
+    """Texts of an index, in its order.
+
+    Args:
+        numbers: Which of them; None takes all.
 
     Raises:
         FeatureIndexError: A shard is missing or damaged.
     """
-    return [index._reader.text(i) for i in range(index.n_texts)]
+    return [index._reader.text(i) for i in (range(index.n_texts) if numbers is None else numbers)]

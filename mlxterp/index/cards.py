@@ -31,7 +31,9 @@ def card(index: Answers, feature_id: int, n: int | None) -> FeatureCard:
     if index.source is not None:
         source = index.source
         name = repr(source.sae)
-        component = source.component.name
+        component = (
+            None if source.sae.is_transcoder else source.component.name
+        )  # its metadata say where it writes
         logits = feature_logits(source.anatomy, source.sae, [feature_id], _LOGITS, component=component)[0]
         similar = [(f, cosine, index.label(f)) for f, cosine in index.similar(feature_id, _SIMILAR)]
         facts["model"] = str(source.model_name or source.anatomy.model.model_type)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,8 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import mlxterp
-from mlxterp import InputError, MlxterpWarning, demo
+from mlxterp import InputError, MlxterpWarning
 from mlxterp.autointerp import OpenAIJudge, Question
 from mlxterp.errors import JudgeError
 from mlxterp.index.examples import FeatureExample
@@ -266,34 +264,8 @@ def test_settings_that_are_none_are_named(bad):
 # -- a real one ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """mlx_lm.server with the demo's model."""
-    if "mlx" not in mlxterp.available_backends():
-        pytest.skip("mlx is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("hub")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "mlx_lm", "server", "--model", str(demo.FOLDER / "model"), "--port", str(port)],
-        env={**os.environ, "HF_HOME": str(home)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/v1"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-            break
-        except OSError:
-            assert run.poll() is None
-            time.sleep(0.2)
-    yield url
-    run.kill()
-    run.wait()
-
-
-def test_a_real_server_gives_likelihoods_and_a_model_that_names_no_digit_fails_openly(real):
-    judge = OpenAIJudge(real, verbose=False)
+def test_a_real_server_gives_likelihoods_and_a_model_that_names_no_digit_fails_openly(chat_server):
+    judge = OpenAIJudge(chat_server, verbose=False)
     assert judge.capabilities["logprobs"] and judge.capabilities["model"] == "default_model"
     with pytest.warns(MlxterpWarning, match="no answer that can be read"):
         found = judge.probabilities(
@@ -301,10 +273,10 @@ def test_a_real_server_gives_likelihoods_and_a_model_that_names_no_digit_fails_o
         )  # the demo's model writes stories; ten likeliest words are no digits
     assert judge.usage["failed"] == int(np.isnan(found).sum()) > 0 and judge.usage["tokens_in"] > 100
     with pytest.warns(MlxterpWarning, match="no answer"):
-        again = OpenAIJudge(real, concurrency=1, verbose=False).probabilities(QUESTIONS)
+        again = OpenAIJudge(chat_server, concurrency=1, verbose=False).probabilities(QUESTIONS)
     assert np.allclose(found, again, atol=1e-4, equal_nan=True)
 
 
-def test_a_name_that_the_real_server_does_not_know_is_told(real):
+def test_a_name_that_the_real_server_does_not_know_is_told(chat_server):
     with pytest.raises(JudgeError, match="gpt-4o-mini"):
-        OpenAIJudge(real, model="gpt-4o-mini", verbose=False).probabilities(QUESTIONS)
+        OpenAIJudge(chat_server, model="gpt-4o-mini", verbose=False).probabilities(QUESTIONS)

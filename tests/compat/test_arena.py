@@ -2,7 +2,8 @@
 
 `CALLS` lists what a row's code calls, and what is used of the results later on. Rows whose exercises the section has
 not written yet (absorption, meta-SAEs, logit lens) are held by the claims that it names. Maps and clusters (D7 to D9)
-are in `test_arena_map`.
+are in `test_arena_map`, autointerp (D14 to D21) in `test_arena_autointerp`, the study of a latent (D2) in
+`tests/study`.
 """
 
 from __future__ import annotations

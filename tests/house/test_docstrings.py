@@ -45,10 +45,10 @@ FIRST_CALLS = (
 """What README and the guides call first."""
 
 HELD = (
-    "compat.mi_crow.inference.InferenceOutput", "compat.saelens.model.Output", "core.sites.Where",
-    "edits.conditions.DirectionReadout", "edits.conditions.FeatureReadout", "edits.edits.DirectionEdit",
-    "edits.edits.FeatureEdit", "lens.logit_lens.LensToken", "steering.calibration.Strength",
-    "steering.trials.Written",
+    "compat.arena.gather.Chosen", "compat.arena.gather.Gathered", "compat.mi_crow.inference.InferenceOutput",
+    "compat.saelens.model.Output", "core.sites.Where", "edits.conditions.DirectionReadout",
+    "edits.conditions.FeatureReadout", "edits.edits.DirectionEdit", "edits.edits.FeatureEdit",
+    "lens.logit_lens.LensToken", "steering.calibration.Strength", "steering.trials.Written",
 )  # fmt: skip
 """Values that public calls hand out, by names that are not public."""
 

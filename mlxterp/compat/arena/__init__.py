@@ -1,11 +1,22 @@
 """Names of ARENA's section "Understanding latents", with its signatures and columns.
 
-    from mlxterp.compat.arena import compute_sae_umap_data
+    from mlxterp.compat.arena import AutoInterp, AutoInterpConfig, Example, compute_sae_umap_data
 
 Its cells run with these imports. Models and SAEs may be those of `mlxterp.compat.saelens` or of mlxterp itself; what is
-computed is what the calls of `mlxterp.geometry` give, which show the controls too.
+computed is what the calls of `mlxterp.geometry` and `mlxterp.autointerp` give, which show the controls too.
 """
 
+from .autointerp import AutoInterp
+from .config import AutoInterpConfig
+from .example import Example
 from .maps import compute_sae_umap_data
+from .prompts import Messages
+from .replies import Predictions
+from .results import Results
+from .show import display_messages
+from .windows import get_k_largest_indices, index_with_buffer
 
-__all__ = ["compute_sae_umap_data"]
+__all__ = [
+    "AutoInterp", "AutoInterpConfig", "Example", "Messages", "Predictions", "Results", "compute_sae_umap_data",
+    "display_messages", "get_k_largest_indices", "index_with_buffer",
+]  # fmt: skip
