@@ -95,6 +95,12 @@ class _Ready(Intervention):
         return self._function(activation, where)
 
 
+def positions_of(change: Any) -> Positions:
+    """The positions that an intervention names; None for those that name none, and for plain functions."""
+    named = getattr(change, "_positions", None) if isinstance(change, Intervention) else None
+    return getattr(change, "positions", None) if isinstance(change, Intervention) and named is None else named
+
+
 def apply_change(change: Callable[[Array], Array], activation: Array, where: Where, name: str) -> Array:
     """Runs an intervention or a plain function, and checks what it returns.
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..core import checks
-from ..core.positions import Positions, check_open_ended
+from ..core.positions import Positions, check_open_ended, check_reached
 from ..core.tokens import to_batch
 from ..errors import InputError
-from ..interventions import restrict
+from ..interventions import positions_of, restrict
 from .declared import Interventions, as_interventions, declared_edits
 from .passes import check_length
 
@@ -59,6 +59,7 @@ def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     check_length(model, len(ids), "The prompt has")
     check_length(model, len(ids) + request.max_tokens, f"The prompt and max_tokens={request.max_tokens} make")
     check_stops(model, request)
+    check_places(request, len(ids), f"The prompt and max_tokens={request.max_tokens} make")
     edits = declared_edits(anatomy, placed(request))
     tokens = model.stream(
         ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
@@ -67,6 +68,19 @@ def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     if model.tokenizer is None:
         return (token for token, _ in tokens if token is not None)
     return _until((text for _, text in tokens), Until(request.stops))
+
+
+def check_places(request: Request, prompt: int, what: str) -> None:
+    """Raises InputError where a position that interventions name lies beyond the prompt and what is written.
+
+    Args:
+        prompt: Tokens of the prompt.
+        what: Names both in messages.
+    """
+    several = as_interventions(request.interventions).values()
+    places = [request.positions, *(positions_of(change) for changes in several for change in changes)]
+    for positions in places:
+        check_reached(positions, prompt + request.max_tokens, what)
 
 
 def check_stops(model: LanguageModel, request: Request) -> None:
