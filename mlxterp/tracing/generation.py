@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -98,18 +98,25 @@ def prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
     if chat:
         if not isinstance(prompt, str):
             raise InputError("chat=True takes the user's message as a string.")
-        template = getattr(model.tokenizer, "apply_chat_template", None)
-        if template is None:
-            raise InputError("chat=True needs a tokenizer with a chat template.")
-        messages = [{"role": "user", "content": prompt}]
-        ids = template(messages, add_generation_prompt=True, tokenize=True)
-        ids = ids["input_ids"] if hasattr(ids, "keys") else ids
-        prompt = list(ids)
+        prompt = chat_ids(model, [{"role": "user", "content": prompt}])
     tokenize = None if model.tokenizer is None else model.tokenize
     batch = to_batch(prompt, tokenize, model.vocab_size)
     if len(batch.lengths) > 1:
         raise InputError("Give several prompts as a list of strings or of lists of token ids.")
     return batch.ids[0].tolist()
+
+
+def chat_ids(model: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Token ids of a chat, up to where the answer begins.
+
+    Raises:
+        InputError: There is no chat template.
+    """
+    template = getattr(model.tokenizer, "apply_chat_template", None)
+    if template is None:
+        raise InputError("chat=True needs a tokenizer with a chat template.")
+    ids = template(list(messages), add_generation_prompt=True, tokenize=True)
+    return list(ids["input_ids"] if hasattr(ids, "keys") else ids)
 
 
 def placed(request: Request) -> Interventions:

@@ -59,7 +59,9 @@ def stream_tokens(
     )
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
         yield from with_text(
-            _checked((int(token) for token, _ in steps), read_before + len(prompt), edited), new_text(tokenizer), ends
+            _checked((int(token) for token, _ in steps), read_before + len(prompt), edited),
+            new_text(tokenizer),
+            ends,
         )
 
 
