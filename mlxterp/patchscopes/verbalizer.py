@@ -1,8 +1,8 @@
 """Verbalizers: models that were trained to say in words what a vector means, with the settings they were trained with.
 
 A checkpoint has `nla_meta.yaml` beside its weights: the prompt, the character whose embedding is replaced, its token
-and its neighbours, and how long the vector must be. What does not fit is refused: with another token or length the model
-writes fluent nonsense.
+and its neighbours, and how long the vector must be. What does not fit is refused: with another token or length the
+model writes fluent nonsense.
 """
 
 from __future__ import annotations

@@ -7,5 +7,11 @@ computed is what the calls of `mlxterp.geometry` give, which show the controls t
 """
 
 from .maps import compute_sae_umap_data
+from .patch_scoping import GENERATE_KWARGS, generate_patch_scoping_explanation, hook_fn_patch_scoping
 
-__all__ = ["compute_sae_umap_data"]
+__all__ = [
+    "GENERATE_KWARGS",
+    "compute_sae_umap_data",
+    "generate_patch_scoping_explanation",
+    "hook_fn_patch_scoping",
+]
