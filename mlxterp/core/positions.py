@@ -54,7 +54,9 @@ def check_reached(positions: Any, tokens: int, where: str) -> None:
         return
     wanted = integers(positions)
     if wanted.size and wanted.max() >= tokens:
-        raise InputError(f"Position {wanted.max()} is never reached. {where} {tokens} tokens, 0 to {tokens - 1}.")
+        raise InputError(
+            f"Position {wanted.max()} is never reached. {where} {tokens} tokens, 0 to {tokens - 1}."
+        )
 
 
 def _part_mask(positions: str, where: Where) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from ..backends.base import LanguageModel
 from ..core.texts import shown_ids
 from ..data.text import decode
 from ..errors import InputError
-from ..tracing.generation import chat_ids, prompt_ids
+from ..tracing.generation import chat_ids, has_template, prompt_ids
 from .placeholders import CANDIDATES, found_placeholder, named_placeholder, positions_of, unknown_token
 
 SLOT = "{x}"
@@ -38,6 +38,7 @@ PROMPTS: dict[str, Question] = {
     "repeat": Question('Say "{x}" three times.', 'Sure! "{x}", "{x}", "'),
 }
 """The package's own questions, by name. Each answer ends within quotes."""
+_NO_QUESTION = "The package's own questions need a tokenizer. Give prompt= as token ids, and placeholder= as one of them."
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -109,6 +110,8 @@ def _chosen(model: LanguageModel, several: Sequence[Any], chat: bool | None) -> 
     own = [one for one in several if _question(one) is None]
     if own:
         return found_placeholder(model.tokenizer, _ids(model, own[0], "", chat))
+    if model.tokenizer is None:
+        raise InputError(_NO_QUESTION)
     tried = [one for one in (unknown_token(model.tokenizer), *CANDIDATES) if one is not None]
     for candidate in tried:
         try:
@@ -139,9 +142,7 @@ def _of_question(
     model: LanguageModel, question: Question, placeholder: str | int, chat: bool | None
 ) -> list[int]:
     if model.tokenizer is None:
-        raise InputError(
-            "The package's own questions need a tokenizer. Give prompt= as token ids, and placeholder= as one of them."
-        )
+        raise InputError(_NO_QUESTION)
     word = decode(model.tokenizer, [placeholder]) if isinstance(placeholder, int) else placeholder
     user, answer = (text.replace(SLOT, word) for text in (question.user, question.answer))
     if chat or (chat is None and has_template(model.tokenizer)):
@@ -170,8 +171,3 @@ def _of_messages(model: LanguageModel, messages: Sequence[Mapping[str, Any]]) ->
         *chat_ids(model, messages[:-1]),
         *(ids[len(opening) :] if ids[: len(opening)] == opening else ids),
     ]
-
-
-def has_template(tokenizer: Any) -> bool:
-    """Whether a tokenizer has a chat template."""
-    return bool(getattr(tokenizer, "chat_template", None)) and hasattr(tokenizer, "apply_chat_template")

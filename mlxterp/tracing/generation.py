@@ -112,11 +112,15 @@ def chat_ids(model: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> lis
     Raises:
         InputError: There is no chat template.
     """
-    template = getattr(model.tokenizer, "apply_chat_template", None)
-    if template is None:
+    if not has_template(model.tokenizer):
         raise InputError("chat=True needs a tokenizer with a chat template.")
-    ids = template(list(messages), add_generation_prompt=True, tokenize=True)
+    ids = model.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True)
     return list(ids["input_ids"] if hasattr(ids, "keys") else ids)
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer has a chat template."""
+    return hasattr(tokenizer, "apply_chat_template") and getattr(tokenizer, "chat_template", "") is not None
 
 
 def placed(request: Request) -> Interventions:

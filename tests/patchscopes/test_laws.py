@@ -64,7 +64,9 @@ def some_vectors(model: InterpretableModel, n: int = 3) -> np.ndarray:
 def test_a_vector_replaced_by_its_own_value_changes_no_bit(model):
     own = stream(model, IDS, LAYER)[PLACE]
     before = get(model, model(IDS))
-    with model.trace(IDS, {f"layers.{LAYER}.resid_pre": replace_with(own, positions=[PLACE])}, capture=[]) as t:
+    with model.trace(
+        IDS, {f"layers.{LAYER}.resid_pre": replace_with(own, positions=[PLACE])}, capture=[]
+    ) as t:
         pass
     assert np.array_equal(before, get(model, t.output))
     assert ask(model, own) == model.generate(IDS, max_tokens=NEW)

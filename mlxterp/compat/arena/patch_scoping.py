@@ -23,7 +23,9 @@ GENERATE_KWARGS: dict[str, Any] = {"temperature": 0.5, "freq_penalty": 2.0}
 """What the section gives to `generate`; `generate_patch_scoping_explanation` reads it at each call."""
 
 
-def hook_fn_patch_scoping(activations: Array, hook: Any, seq_pos: Sequence[int], latent_vector: Array) -> None:
+def hook_fn_patch_scoping(
+    activations: Array, hook: Any, seq_pos: Sequence[int], latent_vector: Array
+) -> None:
     """Puts a vector in the place of some positions of the prompt, in place; a pass of one new token stays as it is.
 
     Hooked generation reads the prompt in one pass, so positions are the text's own; one outside it raises.

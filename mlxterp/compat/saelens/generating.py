@@ -24,7 +24,6 @@ class GenerationMethods(TextMethods):
     """`HookedTransformer.generate`."""
 
     if TYPE_CHECKING:
-
         _hooks: Hooks
 
         def _interventions(self, wanted: set[str], record: dict[str, Array]) -> dict[str, list[Change]]: ...
