@@ -30,6 +30,7 @@ ROWS = {
     " B1 B3 B4 B5 B6 B8 B9 B10 B12",
     "docs/features.md": "C5 C9 C10 C16 E2 E3 E5 E7 E8 E10 E11 E12",
     "docs/geometry.md": "D1 D3 D6 D7 D8 D9 D10 D11 D12",
+    "docs/patch_scoping.md": "D22 D23 D24 D25 D26",
 }
 """Rows of the guides that users of other libraries know, and the page that answers them."""
 

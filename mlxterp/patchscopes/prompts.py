@@ -38,7 +38,9 @@ PROMPTS: dict[str, Question] = {
     "repeat": Question('Say "{x}" three times.', 'Sure! "{x}", "{x}", "'),
 }
 """The package's own questions, by name. Each answer ends within quotes."""
-_NO_QUESTION = "The package's own questions need a tokenizer. Give prompt= as token ids, and placeholder= as one of them."
+_NO_QUESTION = (
+    "The package's own questions need a tokenizer. Give prompt= as token ids, placeholder= as one of them."
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -220,7 +220,7 @@ def test_it_is_printed_written_drawn_and_listed(model, sae, tmp_path):
     assert repr(scope).startswith("<Patchscope of feature 741")
 
 
-def test_what_acts_on_the_model_acts_here_too(model, sae):
+def test_what_acts_on_the_model_acts_here_too(model):
     vector = dog(model, 0)
     plain = asked(model, vector, layer=0, scales=[1.0])
     with model.steer(steering.add_direction(dog(model, 3) * 10, 1.0, "layers.3.resid_post")):
@@ -244,7 +244,7 @@ def test_a_scale_that_gives_no_numbers_is_told_and_the_others_go_on(model):
 
 
 def test_a_hook_that_raises_ends_the_scope_and_leaves_nothing_behind(model):
-    def fails(x):
+    def fails(_):
         raise ZeroDivisionError("the hook's own")
 
     before = model.generate(PROMPT, max_tokens=3)
@@ -259,44 +259,44 @@ def test_a_vector_beyond_the_models_numbers_is_refused(model):
 
 
 BAD = {
-    "no placeholder": (dict(prompt="She saw a dog. The"), InputError, "holds none of 'X'"),
-    "a named one that is not there": (dict(placeholder="Z"), InputError, "holds no placeholder 'Z'"),
+    "no placeholder": ({"prompt": "She saw a dog. The"}, InputError, "holds none of 'X'"),
+    "a named one that is not there": ({"placeholder": "Z"}, InputError, "holds no placeholder 'Z'"),
     "several tokens": (
-        dict(prompt="She saw zyxwvq. The", placeholder="zyxwvq"), InputError, "stands once in the prompt"
+        {"prompt": "She saw zyxwvq. The", "placeholder": "zyxwvq"}, InputError, "stands once in the prompt"
     ),
-    "an empty one": (dict(placeholder=" "), InputError, "placeholder is ' '"),
-    "a number that is no id": (dict(placeholder=-3), InputError, "placeholder is -3"),
-    "an id that is not there": (dict(placeholder=3), InputError, "token 3"),
-    "a layer out of range": (dict(layer=9), ComponentError, "no layer 9"),
-    "a layer that is none": (dict(layer="2"), ComponentError, "no layer"),
-    "a negative scale": (dict(scales=[1.0, -2.0]), InputError, "opposite direction"),
-    "a huge scale": (dict(scales=[1e300]), InputError, "A scale is 1e"),
-    "a scale that is no number": (dict(scales=[float("nan")]), InputError, "A scale is nan"),
-    "no scales": (dict(scales=[]), InputError, "scales= is empty"),
-    "scales that are words": (dict(scales="12"), InputError, "A scale is '12'"),
-    "other units": (dict(units="max"), InputError, "units is 'max'"),
-    "a vector of another width": (dict(what=np.ones(5)), InputError, "has 5 numbers; expected 192"),
-    "a vector of words": (dict(what=["a", "b"]), InputError, "holds text"),
-    "a vector of zeros": (dict(what=np.zeros(192)), InputError, "is zero"),
-    "a vector that is not finite": (dict(what=np.full(192, np.nan)), InputError, "no direction"),
-    "no subject": (dict(what="dog"), InputError, r"expected \(sae, feature\)"),
+    "an empty one": ({"placeholder": " "}, InputError, "placeholder is ' '"),
+    "a number that is no id": ({"placeholder": -3}, InputError, "placeholder is -3"),
+    "an id that is not there": ({"placeholder": 3}, InputError, "token 3"),
+    "a layer out of range": ({"layer": 9}, ComponentError, "no layer 9"),
+    "a layer that is none": ({"layer": "2"}, ComponentError, "no layer"),
+    "a negative scale": ({"scales": [1.0, -2.0]}, InputError, "opposite direction"),
+    "a huge scale": ({"scales": [1e300]}, InputError, "A scale is 1e"),
+    "a scale that is no number": ({"scales": [float("nan")]}, InputError, "A scale is nan"),
+    "no scales": ({"scales": []}, InputError, "scales= is empty"),
+    "scales that are words": ({"scales": "12"}, InputError, "A scale is '12'"),
+    "other units": ({"units": "max"}, InputError, "units is 'max'"),
+    "a vector of another width": ({"what": np.ones(5)}, InputError, "has 5 numbers; expected 192"),
+    "a vector of words": ({"what": ["a", "b"]}, InputError, "holds text"),
+    "a vector of zeros": ({"what": np.zeros(192)}, InputError, "is zero"),
+    "a vector that is not finite": ({"what": np.full(192, np.nan)}, InputError, "no direction"),
+    "no subject": ({"what": "dog"}, InputError, r"expected \(sae, feature\)"),
     "a position outside the other text": (
-        dict(what=("layers.0.resid_pre", "The dog", 7)), InputError, "Position 7 is outside the other text"
+        {"what": ("layers.0.resid_pre", "The dog", 7)}, InputError, "Position 7 is outside the other text"
     ),
     "a component as wide as something else": (
-        dict(what=("layers.0.mlp.gate_proj", "The dog")), ComponentError, "as wide as"
+        {"what": ("layers.0.mlp.gate_proj", "The dog")}, ComponentError, "as wide as"
     ),
-    "a mean of another width": (dict(add_mean=np.ones(3)), InputError, "add_mean has 3"),
-    "an empty list of prompts": (dict(prompt=[]), InputError, "prompt= is empty"),
-    "an empty prompt": (dict(prompt=""), InputError, "holds none of"),
-    "a chat without a template": (dict(prompt=[{"role": "user", "content": "X?"}]), InputError, "template"),
-    "a message that is none": (dict(prompt=[{"role": "user"}]), InputError, "A message is"),
+    "a mean of another width": ({"add_mean": np.ones(3)}, InputError, "add_mean has 3"),
+    "an empty list of prompts": ({"prompt": []}, InputError, "prompt= is empty"),
+    "an empty prompt": ({"prompt": ""}, InputError, "holds none of"),
+    "a chat without a template": ({"prompt": [{"role": "user", "content": "X?"}]}, InputError, "template"),
+    "a message that is none": ({"prompt": [{"role": "user"}]}, InputError, "A message is"),
     "a prompt beyond the positions": (
-        dict(prompt="X " * 600), (InputError, mlxterp.MlxterpWarning), "max_tokens=3 make"
+        {"prompt": "X " * 600}, (InputError, mlxterp.MlxterpWarning), "max_tokens=3 make"
     ),
-    "no tokens": (dict(max_tokens=0), InputError, "max_tokens is 0"),
-    "a seed that is none": (dict(seed=-1), InputError, "seed is -1"),
-    "an unknown argument": (dict(steps=3), InputError, "takes no steps="),
+    "no tokens": ({"max_tokens": 0}, InputError, "max_tokens is 0"),
+    "a seed that is none": ({"seed": -1}, InputError, "seed is -1"),
+    "an unknown argument": ({"steps": 3}, InputError, "takes no steps="),
 }  # fmt: skip
 
 
@@ -340,5 +340,5 @@ def test_models_without_a_tokenizer_are_asked_by_token_ids(model):
     )
     with pytest.raises(InputError, match="by its token id"):
         plain.patchscope(dog(model, 0), ids, layer=0, verbose=False)
-    with pytest.raises(InputError, match="need a tokenizer|no tokenizer"):
+    with pytest.raises(InputError, match="need a tokenizer"):
         plain.patchscope(dog(model, 0), verbose=False)
