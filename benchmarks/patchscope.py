@@ -50,7 +50,7 @@ WORDS = (  # noqa: SIM905
 SOURCES, TARGET, NEW = (1, 6, 11, 16, 21, 26), 2, 12
 FEATURE_SCALES = (0.5, 1.0, 2.0)
 SAE_LAYER, READ_TOKENS, LEAST, SHARE = 14, 5000, 5, 0.5
-DRAWS = 20
+DRAWS, TOGETHER = 20, 4
 
 
 def names(text: str | None, word: str) -> bool:
@@ -137,18 +137,25 @@ def sentences_of(model: Any, wanted: int) -> Iterator[tuple[str, str, int]]:
                     break
 
 
+def together(several: Sequence[Any]) -> list[Sequence[Any]]:
+    """Those that are asked about in one batch; it is kept when all of it is done."""
+    return [several[i : i + TOGETHER] for i in range(0, len(several), TOGETHER)]
+
+
 def words(asked: Asked, kept: Kept, wanted: int) -> None:
     """Asks about the words that are not kept yet."""
     components = ["layers.0.resid_pre", *(f"layers.{layer}.resid_post" for layer in SOURCES)]
-    for number, (word, sentence, place) in enumerate(sentences_of(asked.model, wanted)):
-        if word in kept.rows:
-            continue
-        start = time.process_time()
-        own = [value[place] for value in asked.values(asked.model.tokenize(sentence), components)]
-        random = np.random.default_rng([0, number]).normal(size=asked.model.d_model)
-        texts = asked.texts([*own, random], [1.0] * (len(own) + 1))
-        seconds = time.process_time() - start
-        kept.add({"key": word, "sentence": sentence, "texts": texts, "seconds": seconds})
+    found = list(enumerate(sentences_of(asked.model, wanted)))
+    for some in together([one for one in found if one[1][0] not in kept.rows]):
+        start, vectors = time.process_time(), []
+        for number, (_, sentence, place) in some:
+            own = [value[place] for value in asked.values(asked.model.tokenize(sentence), components)]
+            vectors += [*own, np.random.default_rng([0, number]).normal(size=asked.model.d_model)]
+        texts = asked.texts(vectors, [1.0] * len(vectors))
+        seconds, each = (time.process_time() - start) / len(some), len(texts) // len(some)
+        for i, (_, (word, sentence, _)) in enumerate(some):
+            own_texts = texts[i * each : (i + 1) * each]
+            kept.add({"key": word, "sentence": sentence, "texts": own_texts, "seconds": seconds})
 
 
 def fired(asked: Asked, sae: mlxterp.SAE, wanted: int) -> list[tuple[int, str]]:
@@ -182,14 +189,17 @@ def features(asked: Asked, kept: Kept, wanted: int) -> None:
         return
     sae = mlxterp.SAE.load(SHARED / "saes" / f"smollm2_l{SAE_LAYER}_resid_post", backend=asked.backend.name)
     like = random_like(np.asarray(sae.W_dec)[::2], "covariance", 0)
-    for number, (feature, word) in enumerate(fired(asked, sae, wanted)):
-        if str(feature) in kept.rows:
-            continue
+    found, scales = list(enumerate(fired(asked, sae, wanted))), FEATURE_SCALES
+    for some in together([one for one in found if str(one[1][0]) not in kept.rows]):
         start = time.process_time()
-        pair, scales = [np.asarray(sae.W_dec)[feature], like[number]], FEATURE_SCALES
-        texts = asked.texts([v for v in pair for _ in scales], [s for _ in pair for s in scales])
-        seconds = time.process_time() - start
-        kept.add({"key": str(feature), "word": word, "texts": texts, "seconds": seconds})
+        pairs = [
+            row for number, (feature, _) in some for row in (np.asarray(sae.W_dec)[feature], like[number])
+        ]
+        texts = asked.texts([v for v in pairs for _ in scales], [s for _ in pairs for s in scales])
+        seconds, each = (time.process_time() - start) / len(some), len(texts) // len(some)
+        for i, (_, (feature, word)) in enumerate(some):
+            own_texts = texts[i * each : (i + 1) * each]
+            kept.add({"key": str(feature), "word": word, "texts": own_texts, "seconds": seconds})
 
 
 # -- what came of it -------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ class _Scope:
 
 def entropies(logits: np.ndarray) -> np.ndarray:
     """float64, (rows,): entropy of the softmax of logits (rows, vocabulary), nats; NaN where they are no numbers."""
-    bad = ~np.isfinite(logits).all(axis=-1)
+    bad = np.asarray(~np.isfinite(logits).all(axis=-1))
     logp = log_softmax(np.where(bad[:, None], 0.0, logits))
     return np.where(bad, np.nan, -(np.exp(logp) * logp).sum(axis=-1))
 
