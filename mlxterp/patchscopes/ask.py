@@ -14,6 +14,7 @@ from ..core.options import names_options
 from ..errors import InputError, warn
 from ..hooks.session import ModelSession
 from ..tracing.continued import Continued
+from ..tracing.generation import Request
 from .prompts import prompts_of
 from .replacement import Mode, Row, stream_of, written
 
@@ -56,6 +57,14 @@ def ask(
         >>> patchscopes.ask(model, dog[0, -1], "One day, Lily saw a X. The", max_tokens=1)
         'dog'
     """
+    settings = Request(
+        max_tokens,
+        temperature=temperature,
+        stop=stop,
+        seed=checks.seed(seed),
+        prefill_step_size=prefill_step_size,
+    )
+    most = checks.count_or_none(batch_tokens, "batch_tokens")
     session = session_of(model, ModelSession)
     session.refresh()
     mode = checks.choice(mode, "mode", ("replace", "add"))
@@ -70,11 +79,7 @@ def ask(
         )
     component = stream_of(session.anatomy, layer)
     rows = [Row(asked.ids, asked.positions, some) for some in stacked]
-    found = written(
-        session, component.name, rows, mode=mode, max_tokens=max_tokens, stop=stop, temperature=temperature,
-        seed=checks.seed(seed), prefill_step_size=prefill_step_size,
-        batch_tokens=checks.count_or_none(batch_tokens, "batch_tokens"), verbose=verbose,
-    )  # fmt: skip
+    found = written(session, component.name, rows, settings, mode=mode, batch_tokens=most, verbose=verbose)
     texts = _texts(session, found)
     return texts[0] if single else texts
 

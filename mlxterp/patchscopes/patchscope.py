@@ -19,7 +19,6 @@ from ..backends.base import LanguageModel
 from ..backends.host.conversion import to_vector
 from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap
-from ..core.integers import is_truth_value
 from ..core.numeric import log_softmax
 from ..core.options import names_options
 from ..core.sites import Component
@@ -27,9 +26,10 @@ from ..core.texts import shown_ids
 from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..tracing.continued import Continued
+from ..tracing.generation import Request
 from .answers import Answers, Patchscope
 from .prompts import Prompt, prompts_of
-from .replacement import Row, predicted, stream_of, written
+from .replacement import Row, layer_of, predicted, stream_of, written
 from .slopes import slopes_of
 from .subject import Subject, subject_of, unit_of
 
@@ -66,7 +66,8 @@ def patchscope(
         units: "norm": times the median length of the stream there on the package's prose; "raw": as it is.
         max_tokens, temperature, prefill_step_size, verbose: As in `InterpretableModel.generate`.
         stop: Ends a text; None only at the text's end or `max_tokens`.
-        control: Ask about a random direction and another feature too, and measure 20 random directions.
+        control: Ask about a random direction and another feature too, and measure 20 random directions, which is one
+            pass over the prompt for each of them and each scale.
         seed: Of the control, and of sampling.
         add_mean: A vector that is added to the direction, or True for the mean of the stream there on the prose; the
             placeholder's own activation is gone, so nothing else is left of what all activations have in common.
@@ -85,40 +86,32 @@ def patchscope(
         >>> scope.best(1)[0].text  # at the scale where the model is most certain of what comes next
         'dog'
     """
+    settings = Request(
+        max_tokens,
+        temperature=temperature,
+        stop=stop,
+        seed=checks.seed(seed),
+        prefill_step_size=prefill_step_size,
+    )
+    control, derivatives = checks.flag(control, "control"), checks.flag(derivatives, "derivatives")
+    units, given = checks.choice(units, "units", ("norm", "raw")), _check_scales(scales)
     session = session_of(model, ModelSession)
     session.refresh()
-    control, derivatives, seed = (
-        checks.flag(control, "control"),
-        checks.flag(derivatives, "derivatives"),
-        checks.seed(seed),
-    )
-    units = checks.choice(units, "units", ("norm", "raw"))
-    given = _check_scales(scales)
-    subject = subject_of(session, what)
-    component = stream_of(session.anatomy, layer)
+    subject, component = subject_of(session, what), stream_of(session.anatomy, layer)
     prompts, named = prompts_of(session.plain.model, prompt, placeholder, chat)
     usual = _usual(session.anatomy.model, component)
-    lengths = given * (usual.length if units == "norm" else 1.0) if given is not None else None
-    if lengths is None:
-        given = np.geomspace(*NORMS, _STEPS) * (1.0 if units == "norm" else usual.length)
-        lengths = np.geomspace(*NORMS, _STEPS) * usual.length
-    assert given is not None
-    scope = _Scope(session, component, prompts, lengths, _mean(add_mean, usual.mean))
+    one = usual.length if units == "norm" else 1.0
+    given = np.geomspace(*NORMS, _STEPS) * usual.length / one if given is None else given
+    scope = _Scope(session, component, prompts, given * one, _mean(add_mean, usual.mean))
     directions, told = _directions(subject, control, seed)
-    texts = scope.write(
-        [unit for _, unit in directions], max_tokens=max_tokens, stop=stop, temperature=temperature, seed=seed,
-        prefill_step_size=prefill_step_size, verbose=verbose,
-    )  # fmt: skip
+    texts = scope.write([unit for _, unit in directions], settings, verbose)
     found = {kind: scope.answers(unit, some) for (kind, unit), some in zip(directions, texts, strict=True)}
-    slopes = None
-    if derivatives:
-        slopes = slopes_of(session.anatomy, component, prompts, scope.vectors(subject.unit), subject.unit)
-        slopes = slopes * (usual.length if units == "norm" else 1.0)
     return Patchscope(
-        subject=subject.described, component=component.name, layer=session.anatomy.names.layer(layer),
-        prompts=tuple(one.text for one in prompts), placeholder=named, scales=given, units=units, unit=usual.length,
-        mean_added=scope.mean is not None, answers=found["own"], random=found.get("random", ()),
-        other=found.get("other", ()), others=told, derivatives=slopes, seed=seed,
+        subject=subject.described, component=component.name, layer=layer_of(component),
+        prompts=tuple(asked.text for asked in prompts), placeholder=named, scales=given, units=units,
+        unit=usual.length, mean_added=scope.mean is not None, answers=found["own"],
+        random=found.get("random", ()), other=found.get("other", ()), others=told,
+        derivatives=scope.slopes(subject.unit) * one if derivatives else None, seed=seed,
         certainty=_certainty(scope, found["own"], subject, control, seed),
     )  # fmt: skip
 
@@ -164,9 +157,9 @@ def _usual(model: LanguageModel, component: Component) -> _Usual:
 
 
 def _mean(given: Any, usual: np.ndarray) -> np.ndarray | None:
-    if given is None or (is_truth_value(given) and not given):
-        return None
-    return usual if is_truth_value(given) else to_vector(given, "add_mean", len(usual))
+    if given is None or isinstance(given, (bool, np.bool_)):
+        return usual if given else None
+    return to_vector(given, "add_mean", len(usual))
 
 
 def _directions(
@@ -203,10 +196,10 @@ class _Scope:
         """A row for each scale."""
         return [Row(prompt.ids, prompt.positions, vector[None]) for vector in self.vectors(unit)]
 
-    def write(self, units: Sequence[np.ndarray], **settings: Any) -> list[list[Continued]]:
+    def write(self, units: Sequence[np.ndarray], settings: Request, verbose: bool) -> list[list[Continued]]:
         """What is written for each direction, prompt by prompt, scale by scale; all of it together."""
         rows = [row for unit in units for prompt in self.prompts for row in self.rows(unit, prompt)]
-        found = written(self.session, self.component.name, rows, **settings)
+        found = written(self.session, self.component.name, rows, settings, verbose=verbose)
         each = len(self.prompts) * len(self.lengths)
         return [found[i : i + each] for i in range(0, len(found), each)]
 
@@ -231,10 +224,13 @@ class _Scope:
         """Next-token entropy and self-similarity of rows, float64 (rows,)."""
         anatomy = self.session.anatomy
         layers = len(anatomy.model.layers)
-        own = anatomy.names.layer(int(self.component.name.split(".")[1]))
-        late = anatomy.component(f"layers.{max(own, layers - _LATE)}.resid_post")
+        late = anatomy.component(f"layers.{max(layer_of(self.component), layers - _LATE)}.resid_post")
         found = predicted(anatomy, self.component, rows, late)
         return entropies(found.logits), _cosines(found.stream, unit)
+
+    def slopes(self, unit: np.ndarray) -> np.ndarray:
+        """float64, (scales,): of the entropy by the length of a direction."""
+        return slopes_of(self.session.anatomy, self.component, self.prompts, self.vectors(unit), unit)
 
 
 def entropies(logits: np.ndarray) -> np.ndarray:

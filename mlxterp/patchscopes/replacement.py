@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -60,6 +60,11 @@ def stream_of(anatomy: Anatomy, layer: Any) -> Component:
     return component
 
 
+def layer_of(component: Component) -> int:
+    """The layer whose residual stream a component is."""
+    return int(component.name.split(".")[1])
+
+
 def changes_of(row: Row, mode: Mode = "replace") -> list[Change]:
     """What makes a row's change, as interventions at its layer's stream."""
     if row.vectors is None:
@@ -87,22 +92,18 @@ def _adding(vector: np.ndarray, positions: list[int]) -> Change:
 
 
 def written(
-    session: ModelSession, component: str, rows: Sequence[Row], *, max_tokens: int, mode: Mode = "replace",
-    temperature: float = 0.0, stop: Any = None, seed: int = 0, prefill_step_size: int = 2048,
+    session: ModelSession, component: str, rows: Sequence[Row], settings: Request, *, mode: Mode = "replace",
     batch_tokens: int | None = None, verbose: bool = False,
 ) -> list[Continued]:  # fmt: skip
     """How the model goes on from each row, all of them together. What is generated is never replaced.
 
+    Args:
+        settings: Of each row.
+
     Raises:
-        InputError: A setting cannot be, or a prompt is too long.
+        InputError: A prompt is too long.
     """
-    requests = [
-        Request(
-            max_tokens, {component: changes_of(row, mode)}, temperature=temperature, seed=seed, stop=stop,
-            prefill_step_size=prefill_step_size,
-        )
-        for row in rows
-    ]  # fmt: skip
+    requests = [replace(settings, interventions={component: changes_of(row, mode)}) for row in rows]
     prompts = [row.ids for row in rows]
     anatomy = session.running_rows([None] * len(rows), [[]] * len(rows))
     ids = ids_of_prompts(anatomy, prompts, requests)

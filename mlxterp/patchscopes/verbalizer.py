@@ -23,7 +23,7 @@ from ..core.places import path_of
 from ..errors import InputError, SAEError
 from ..hooks.session import ModelSession
 from ..sae.formats.settings import read_config
-from ..tracing.generation import chat_ids
+from ..tracing.generation import Request, chat_ids
 from .replacement import Row, stream_of, written
 
 FILE = "nla_meta.yaml"
@@ -131,16 +131,14 @@ class Verbalizer:
             InputError: A vector is zero or of another width, or the verbalizer does not fit the model.
             NotFiniteError: The logits are no numbers.
         """
+        settings = Request(max_tokens, temperature=temperature, seed=checks.seed(seed))
         session = session_of(model, ModelSession)
         rows = self._rows(vectors)
         ids, place = self.prompt(model)
         unit = [row / np.linalg.norm(row.astype(np.float64)) for row in rows]
         asked = [Row(ids, (place,), (one * self.length).astype(np.float32)[None]) for one in unit]
         component = stream_of(session.anatomy, 0)
-        found = written(
-            session, component.name, asked, max_tokens=max_tokens, temperature=temperature, seed=checks.seed(seed),
-            verbose=verbose,
-        )  # fmt: skip
+        found = written(session, component.name, asked, settings, verbose=verbose)
         failure = next((one.failure for one in found if one.failure is not None), None)
         if failure is not None:
             raise failure
