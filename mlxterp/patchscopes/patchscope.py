@@ -19,7 +19,6 @@ from ..backends.base import LanguageModel
 from ..backends.host.conversion import to_vector
 from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap
-from ..core.numeric import log_softmax
 from ..core.options import names_options
 from ..core.sites import Component
 from ..core.texts import shown_ids
@@ -226,18 +225,11 @@ class _Scope:
         layers = len(anatomy.model.layers)
         late = anatomy.component(f"layers.{max(layer_of(self.component), layers - _LATE)}.resid_post")
         found = predicted(anatomy, self.component, rows, late)
-        return entropies(found.logits), _cosines(found.stream, unit)
+        return found.entropy, _cosines(found.stream, unit)
 
     def slopes(self, unit: np.ndarray) -> np.ndarray:
         """float64, (scales,): of the entropy by the length of a direction."""
         return slopes_of(self.session.anatomy, self.component, self.prompts, self.vectors(unit), unit)
-
-
-def entropies(logits: np.ndarray) -> np.ndarray:
-    """float64, (rows,): entropy of the softmax of logits (rows, vocabulary), nats; NaN where they are no numbers."""
-    bad = np.asarray(~np.isfinite(logits).all(axis=-1))
-    logp = log_softmax(np.where(bad[:, None], 0.0, logits))
-    return np.where(bad, np.nan, -(np.exp(logp) * logp).sum(axis=-1))
 
 
 def _cosines(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..backends import backend_of
 from ..backends.fits import check_fits
+from ..core.numeric import entropies
 from ..core.sites import Array, Component, Run, Where, unique_sites
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError
@@ -115,18 +116,18 @@ class Predicted:
     """What comes after the prompt of each row.
 
     Attributes:
-        logits: float32, (rows, vocabulary).
+        entropy: float64, (rows,): of the next token, nats; NaN where the logits are no numbers.
         stream: float32, (rows, d_model): the residual stream at the last token, where it was asked for.
     """
 
-    logits: np.ndarray
+    entropy: np.ndarray
     stream: np.ndarray
 
 
 def predicted(anatomy: Anatomy, component: Component, rows: Sequence[Row], seen: Component) -> Predicted:
-    """Logits after each row's prompt, and another component at its last token; rows of equal length run together."""
+    """What comes after each row's prompt, and a component at its last token; rows of equal length run together."""
     model = anatomy.model
-    logits = np.empty((len(rows), model.vocab_size), dtype=np.float32)
+    entropy = np.empty(len(rows))
     stream = np.empty((len(rows), model.d_model), dtype=np.float32)
     for some in in_blocks([len(row.ids) for row in rows], model.vocab_size):
         for block in _of_one_length(rows, some):
@@ -136,9 +137,9 @@ def predicted(anatomy: Anatomy, component: Component, rows: Sequence[Row], seen:
             assert run.logits is not None
             value = seen.read(run)
             value = value[-1] if isinstance(value, list) else value
-            logits[block] = model.backend.get(run.logits[:, -1])
+            entropy[block] = entropies(model.backend.get(run.logits[:, -1]))
             stream[block] = model.backend.get(value[:, -1])
-    return Predicted(logits, stream)
+    return Predicted(entropy, stream)
 
 
 def _of_one_length(rows: Sequence[Row], some: Sequence[int]) -> list[list[int]]:

@@ -110,11 +110,14 @@ def chat_ids(model: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> lis
     """Token ids of a chat, up to where the answer begins.
 
     Raises:
-        InputError: There is no chat template.
+        InputError: There is no chat template, or it refuses the messages.
     """
     if not has_template(model.tokenizer):
         raise InputError("chat=True needs a tokenizer with a chat template.")
-    ids = model.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True)
+    try:
+        ids = model.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True)
+    except Exception as error:  # a template raises what it likes
+        raise InputError(f"The chat template refuses these messages: {error}") from error
     return list(ids["input_ids"] if hasattr(ids, "keys") else ids)
 
 

@@ -10,9 +10,8 @@ import pytest
 
 import mlxterp
 from mlxterp import ComponentError, InputError, UnknownFeatureError, patchscopes, steering
-from mlxterp.core.numeric import log_softmax
+from mlxterp.core.numeric import entropies, log_softmax
 from mlxterp.interventions import replace_with
-from mlxterp.patchscopes.patchscope import entropies
 
 PROMPT = "One day, Lily saw a X. The"
 PLACE = 8
