@@ -5,9 +5,9 @@ feature's; `ask` is what it is made of; `load_verbalizer` reads models that were
 """
 
 from .answers import Answers, BestScale, Patchscope
-from .ask import ask
-from .patchscope import patchscope
 from .prompts import PROMPTS, Question
+from .sweep import patchscope
+from .vectors import ask
 from .verbalizer import Verbalized, Verbalizer, load_verbalizer
 
 __all__ = [
