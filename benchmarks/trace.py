@@ -12,7 +12,9 @@ import argparse
 import importlib.util
 import json
 import shutil
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from typing import Any
 from common import interleaved, ratio, report
 
 from mlxterp import InterpretableModel
+from mlxterp.backends.host.item_access import checked_items
 from mlxterp.core.tokens import TokenBatch
 from mlxterp.demo import FOLDER
+from mlxterp.interventions import zero_out
 
 import mlx.core as mx  # isort: skip  (after mlxterp, which gives it a fast BLAS)
 
@@ -97,6 +101,50 @@ def forward(model: InterpretableModel, ids: list[int], rounds: int) -> dict[str,
         times, "stopped after the layer", "plain"
     )
     return rows
+
+
+def checking(model: InterpretableModel, ids: list[int], rounds: int) -> dict[str, Any]:
+    """What it costs that indices of users' functions are checked, in processor time."""
+    x, n = mx.zeros((1, len(ids), CONFIG["hidden_size"])), 1000
+    backend = model.language_model.backend
+
+    def plain() -> None:
+        for _ in range(n):
+            x[:, 3]
+
+    def entered() -> None:
+        for _ in range(n):
+            with checked_items(backend, "x"):
+                pass
+
+    def checked() -> None:
+        with checked_items(backend, "x"):
+            plain()
+
+    def change(given: Any) -> Any:
+        given[:, 0] = 0
+        return given
+
+    def trace(function: Any) -> None:
+        changes = {f"layers.{layer}.mlp": function for layer in range(LAYERS)}
+        with model.trace(ids, changes, capture=[]):
+            pass
+
+    times = interleaved(
+        {
+            "index": plain, "block": entered, "checked index": checked,
+            "ready": lambda: trace(zero_out(positions=[0])), "function": lambda: trace(change),
+        },
+        rounds, clock=time.process_time,
+    )  # fmt: skip
+    per = {name: statistics.median(times[name]) / n * 1e6 for name in ("index", "block", "checked index")}
+    return {
+        "users' functions checked: microseconds for each call": per["block"],
+        "the same for each index, beyond the library's own": per["checked index"] - per["index"],
+        f"trace of {len(ids)} tokens, {LAYERS} functions that write an item: × zero_out at a position": ratio(
+            times, "function", "ready"
+        ),
+    }
 
 
 def peak(job: Callable[[], Any]) -> int:
@@ -212,16 +260,22 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--only-checking", action="store_true", help="measure that part alone")
     options = parser.parse_args()
     ids = [(7 * i + 3) % CONFIG["vocab_size"] for i in range(options.tokens)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_checkpoint(folder)
         model = InterpretableModel(folder, backend="mlx")
+        if options.only_checking:
+            notes = ["processor time; others used the machine too"]
+            report("trace_checking", checking(model, ids, options.rounds), notes)
+            return
         rows = {
             **building(model, ids, 5 * options.rounds),
             **forward(model, ids, options.rounds),
             **memory(model, ids),
+            **checking(model, ids, options.rounds),
         }
         more, notes = peers(model, folder, ids, options.rounds)
     report("trace", rows | more, notes)

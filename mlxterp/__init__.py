@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .lens.logit_lens import LogitLens as LogitLens
     from .model.interpretable import InterpretableModel as InterpretableModel
     from .patching import PatchingResult as PatchingResult
+    from .patchscopes import Patchscope as Patchscope
     from .sae import SAE as SAE
     from .sae import SAECollection as SAECollection
     from .sae.pretrained import PretrainedSAE as PretrainedSAE
@@ -115,6 +116,7 @@ _HOMES = {
     "model": ("InterpretableModel",),
     "tracing.objectives": ("logit_difference",),
     "patching": ("PatchingResult",),
+    "patchscopes": ("Patchscope",),
     "concepts.registry": ("FeatureRegistry",),
     "sae": ("SAE", "SAECollection"),
     "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),

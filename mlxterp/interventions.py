@@ -18,6 +18,7 @@ import numpy as np
 from .backends import backend_of
 from .backends.fits import check_fits
 from .backends.host.conversion import is_native, to_native, to_numpy
+from .backends.host.item_access import checked_items
 from .core import checks
 from .core.integers import scalar
 from .core.options import names_options
@@ -76,11 +77,28 @@ class Intervention:
         mask = full_mask(activation.shape, self._positions, self._heads, where)
         if mask is not None and not mask.any():
             return activation
-        changed = self._function(activation, where)
+        changed = self._changed(activation, where)
         if mask is None or mask.all():
             return changed
         check_shape(changed, activation, self._name)
         return backend_of(activation).where(mask, changed, activation)
+
+    def _changed(self, activation: Array, where: Where) -> Array:
+        with checked_items(backend_of(activation), f"an array in {self._name}"):
+            return self._function(activation, where)
+
+
+class _Ready(Intervention):
+    """One that is made here, whose function need not be watched."""
+
+    def _changed(self, activation: Array, where: Where) -> Array:
+        return self._function(activation, where)
+
+
+def positions_of(change: Any) -> Positions:
+    """The positions that an intervention names; None for those that name none, and for plain functions."""
+    named = getattr(change, "_positions", None) if isinstance(change, Intervention) else None
+    return getattr(change, "positions", None) if isinstance(change, Intervention) and named is None else named
 
 
 def apply_change(change: Callable[[Array], Array], activation: Array, where: Where, name: str) -> Array:
@@ -91,7 +109,11 @@ def apply_change(change: Callable[[Array], Array], activation: Array, where: Whe
     """
     backend = backend_of(activation)
     safe = backend.alias(activation)  # the function may write into it
-    changed = change.apply(safe, where) if isinstance(change, Intervention) else change(safe)
+    if isinstance(change, Intervention):
+        changed = change.apply(safe, where)
+    else:
+        with checked_items(backend, f"an array in the intervention at {name}"):
+            changed = change(safe)
     if not isinstance(changed, backend.array_type):
         raise EditError(
             f"The intervention at {name} returned {type(changed).__name__}; it must return the new"
@@ -112,7 +134,7 @@ def check_shape(changed: Array, activation: Array, who: str) -> None:
 def restrict(change: Callable[[Array], Array], positions: Positions, name: str) -> Intervention:
     """The same change, only at some positions of a text, or (in generation) at the "prompt" or what is "generated"."""
     alone = isinstance(change, Intervention) and change.by_token
-    return Intervention(lambda x, where: apply_change(change, x, where, name), positions, None, name, alone)
+    return _Ready(lambda x, where: apply_change(change, x, where, name), positions, None, name, alone)
 
 
 # -- ready ones -------------------------------------------------------------------------------
@@ -134,7 +156,7 @@ def zero_out(positions: Positions = None, heads: Positions = None) -> Interventi
         backend = backend_of(x)
         return backend.where(np.array(False), x, backend.put(np.zeros((), np.float32), x))
 
-    return Intervention(function, positions, heads, "zero_out", by_token=True)
+    return _Ready(function, positions, heads, "zero_out", by_token=True)
 
 
 @names_options
@@ -150,7 +172,7 @@ def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> 
         raise InputError("scale(None): expected a number, or an array that broadcasts to the activation.")
     factor, known = _limit(factor, "factor"), set[str]()
     if not isinstance(factor, float):
-        return Intervention(
+        return _Ready(
             lambda x, _where: x * _fitting(factor, x, "scale", known),
             positions,
             heads,
@@ -162,14 +184,14 @@ def scale(factor: Any, positions: Positions = None, heads: Positions = None) -> 
         check_fits(factor, x, f"scale({factor:g})")
         return x * factor
 
-    return Intervention(function, positions, heads, f"scale({factor:g})", by_token=True)
+    return _Ready(function, positions, heads, f"scale({factor:g})", by_token=True)
 
 
 @names_options
 def add_vector(vector: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
     """Adds `vector`, which broadcasts to the activation (usually (d_model,))."""
     known: set[str] = set()
-    return Intervention(
+    return _Ready(
         lambda x, _where: x + _fitting(vector, x, "add_vector", known),
         positions,
         heads,
@@ -187,7 +209,7 @@ def replace_with(value: Any, positions: Positions = None, heads: Positions = Non
     def function(x: Array, _where: Where) -> Array:
         return backend_of(x).where(np.array(False), x, _fitting(value, x, "replace_with", known))
 
-    return Intervention(function, positions, heads, "replace_with", _same_for_all(value))
+    return _Ready(function, positions, heads, "replace_with", _same_for_all(value))
 
 
 @names_options
@@ -220,7 +242,7 @@ def clamp(
                 )
         return x
 
-    return Intervention(function, positions, heads, "clamp", all(map(_same_for_all, (low, high))))
+    return _Ready(function, positions, heads, "clamp", all(map(_same_for_all, (low, high))))
 
 
 @names_options
@@ -244,7 +266,7 @@ def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positio
         check_fits(values, x, f"noise({std:g})")
         return x + backend_of(x).put(values if axis == 0 else values[None], x)
 
-    return Intervention(function, positions, heads, f"noise({std}, seed={seed})")
+    return _Ready(function, positions, heads, f"noise({std}, seed={seed})")
 
 
 @names_options
@@ -259,7 +281,7 @@ def compose(
         return x
 
     alone = all(isinstance(change, Intervention) and change.by_token for change in changes)
-    return Intervention(function, positions, heads, "compose", alone)
+    return _Ready(function, positions, heads, "compose", alone)
 
 
 def _same_for_all(value: Any) -> bool:

@@ -32,6 +32,7 @@ ROWS = {
     "docs/autointerp.md": "D14 D15 D16 D17 D18 D19 D20 D21",
     "docs/study.md": "D2",
     "docs/geometry.md": "D1 D3 D6 D7 D8 D9 D10 D11 D12",
+    "docs/patch_scoping.md": "D22 D23 D24 D25 D26",
 }
 """Rows of the guides that users of other libraries know, and the page that answers them."""
 

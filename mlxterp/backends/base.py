@@ -354,8 +354,12 @@ class LanguageModel(Protocol):
         top_p: float = 1.0,
         seed: int | None = None,
         prefill_step_size: int = 2048,
+        whole_prompt: bool = False,
     ) -> Iterator[tuple[int | None, str]]:
         """Sampled tokens and, with a tokenizer, the text that each adds.
+
+        Args:
+            whole_prompt: Whether the prompt is read in one pass, its last token too, however long it is.
 
         Ends before an end-of-text token. The last pair may be (None, text still held back). The
         edits' `Run.where` says which absolute positions each pass covers.

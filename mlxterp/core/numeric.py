@@ -15,6 +15,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
+def entropies(logits: np.ndarray) -> np.ndarray:
+    """float64, (rows,): entropy of the softmax of logits (rows, width), nats; NaN where they are no numbers."""
+    bad = np.asarray(~np.isfinite(logits).all(axis=-1))
+    logp = log_softmax(np.where(bad[:, None], 0.0, logits))
+    return np.where(bad, np.nan, -(np.exp(logp) * logp).sum(axis=-1))
+
+
 def largest(row: np.ndarray, k: int) -> np.ndarray:
     """int64: indices of the k largest (all, where there are fewer), largest first; among equals the lower index."""
     k = min(k, len(row))

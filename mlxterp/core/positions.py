@@ -42,6 +42,23 @@ def check_open_ended(positions: Any) -> None:
     position_mask(positions, Where(np.arange(1), None, prompts=np.ones(1, dtype=np.int64)))
 
 
+def check_reached(positions: Any, tokens: int, where: str) -> None:
+    """Raises InputError where a position lies beyond all tokens that a generation can have.
+
+    Args:
+        positions: As for `position_mask`; slices and parts end where the text ends.
+        tokens: Of the prompt and of what may be written.
+        where: Says what has that many ("The prompt and max_tokens=5 make").
+    """
+    if positions is None or isinstance(positions, (str, slice)):
+        return
+    wanted = integers(positions)
+    if wanted.size and wanted.max() >= tokens:
+        raise InputError(
+            f"Position {wanted.max()} is never reached. {where} {tokens} tokens, 0 to {tokens - 1}."
+        )
+
+
 def _part_mask(positions: str, where: Where) -> np.ndarray | None:
     if positions not in ("prompt", "generated"):
         raise InputError(

@@ -43,6 +43,12 @@ class SparseFeatures:
                 " do not belong together. Use SparseFeatures.from_topk or from_dense."
             )
 
+    def check_ids(self) -> None:
+        """Raises InputError where a feature id lies outside [0, d_hidden): MLX would read other memory there."""
+        if self.indices.size and not 0 <= int(self.indices.min()) <= int(self.indices.max()) < self.d_hidden:
+            bad = self.indices[(self.indices < 0) | (self.indices >= self.d_hidden)][0]
+            raise InputError(f"These features hold the id {bad}, which is outside [0, {self.d_hidden}).")
+
     # -- making one ---------------------------------------------------------------------------
 
     @staticmethod

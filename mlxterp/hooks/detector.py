@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import backend_of
+from ..backends.host.item_access import checked_items
 from ..core.sites import Array, Where
 from ..edits.rows import as_rows
 from ..errors import InputError
@@ -162,7 +163,9 @@ class _Observing:
         """The last position among them."""
 
     def see(self, x: Array, where: Where) -> None:
-        self._detector.observe(backend_of(x).alias(x), where)
+        backend = backend_of(x)
+        with checked_items(backend, f"an array in the detector at {self.component}"):
+            self._detector.observe(backend.alias(x), where)
         if not self._rows:
             return
         by_text = self._by_text(x, where)

@@ -222,6 +222,7 @@ class SAE(PublicNames):
         Raises:
             SAEError: The features are not this SAE's: their number is not d_hidden; or `like` is
                 needed and missing.
+            InputError: Sparse features hold an id that is none.
 
         Examples:
             >>> x = model.trace("Lily lost her red ball.").activations["layers.1.resid_post"]
@@ -234,6 +235,8 @@ class SAE(PublicNames):
         width = features.d_hidden if isinstance(features, SparseFeatures) else _width(features)
         if width != self.d_hidden:
             raise SAEError(f"Expected features of this SAE, (…, {self.d_hidden}), got {width} of them.")
+        if isinstance(features, SparseFeatures):
+            features.check_ids()
         if like is not None:
             return self._decode_like(features, self.apply(like), like)
         if self.needs_input:

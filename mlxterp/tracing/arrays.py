@@ -19,6 +19,7 @@ import numpy as np
 from ..backends import backend_of
 from ..backends.base import Backend
 from ..backends.host.conversion import is_native, to_native, to_numpy
+from ..backends.host.item_access import Take, Write, close_look, open_look, read_index
 from ..core.integers import as_integer, is_number, scalar
 from ..core.sites import Array
 from ..errors import EditError, MlxterpError
@@ -79,6 +80,16 @@ def own_key(key: Any, like: Array, backend: Backend) -> Any:
         if array.dtype.kind in "iub" and array.size:
             return backend.put_beside(array, like)
     return key
+
+
+def without_masks(key: Any, like: Array, backend: Backend) -> Any:
+    """An index whose masks of one axis are the places where they hold: MLX reads by those only."""
+    if isinstance(key, tuple):
+        return tuple(without_masks(part, like, backend) for part in key)
+    array = np.asarray(key) if isinstance(key, list) else read_index(key)
+    if array is None or array.dtype.kind != "b" or array.ndim != 1:
+        return key
+    return backend.put_beside(np.flatnonzero(array), like)
 
 
 def own_value(value: Any, like: Array, backend: Backend) -> Any:
@@ -150,27 +161,37 @@ def array_methods(backend: Backend, listener: Listener) -> Iterator[None]:
                 _remove(cls)
 
 
-def _install(cls: Any, listener: Listener) -> None:
-    names = ("__getitem__", "__setitem__", *_IN_PLACE)
-    _own[cls] = {name: vars(cls).get(name, _missing) for name in names}
-    take, write = cls.__getitem__, cls.__setitem__
+class _Listening:
+    """Tells a listener of items that are read and written."""
 
-    def __getitem__(self: Any, key: Any) -> Any:
-        key = listener.own_key(self, key)
-        listener.indexed(self, key)
-        item = take(self, key)
-        listener.item_taken(self, key, item)
+    def __init__(self, listener: Listener):
+        self._listener = listener
+
+    def take(self, array: Array, key: Any, take: Take) -> Array:
+        key = self._listener.own_key(array, key)
+        item = take(array, key)
+        self._listener.item_taken(array, key, item)
         return item
 
-    def __setitem__(self: Any, key: Any, value: Any) -> None:
-        key, value = listener.own_key(self, key), listener.own_value(self, value)
-        listener.indexed(self, key)
-        noticed = listener.noticed(value)  # before: a part of `self` counts its changes with it
-        with _named(self, value):
-            write(self, key, value)
-        listener.item_written(self, key, value, noticed)
+    def write(self, array: Array, key: Any, value: Any, write: Write) -> None:
+        listener = self._listener
+        key, value = listener.own_key(array, key), listener.own_value(array, value)
+        noticed = listener.noticed(value)  # before: a part of `array` counts its changes with it
+        with _named(array, value):
+            write(array, key, value)
+        listener.item_written(array, key, value, noticed)
 
-    cls.__getitem__, cls.__setitem__ = __getitem__, __setitem__
+    def point(self, array: Array, key: Any) -> None:
+        self._listener.indexed(array, key)
+
+
+_looks: dict[type, _Listening] = {}
+
+
+def _install(cls: Any, listener: Listener) -> None:
+    _own[cls] = {name: vars(cls).get(name, _missing) for name in _IN_PLACE}
+    _looks[cls] = _Listening(listener)
+    open_look(cls, _looks[cls])
     for name, function in _IN_PLACE.items():
         if hasattr(cls, name):
             setattr(cls, name, _reporting(getattr(cls, name), function, listener))
@@ -212,6 +233,7 @@ def _named(array: Array, value: Any) -> Iterator[None]:
 
 def _remove(cls: Any) -> None:
     del cls.save, cls.output
+    close_look(cls, _looks.pop(cls))
     for name, own in _own.pop(cls).items():
         if own is _missing:
             if name in vars(cls):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from ..anatomy.anatomy import Anatomy
 from ..core.sites import Array, Component, SiteEdit
 from ..errors import TraceError
-from .arrays import Operation, frozen, own_key, own_value
+from .arrays import Operation, frozen, own_key, own_value, without_masks
 from .ledger import HandedOut, Ledger
 
 
@@ -91,7 +91,11 @@ class OpenTraces:
 
     def own_key(self, array: Array, key: Any) -> Any:
         found = self._find(array)
-        return key if found is None else own_key(key, array, found.ledger.backend)
+        if found is None:
+            return key
+        key = own_key(key, array, found.ledger.backend)
+        found.ledger.check_index(found.given, key)
+        return without_masks(key, array, found.ledger.backend)
 
     def own_value(self, array: Array, value: Any) -> Any:
         found = self._find(array)

@@ -13,7 +13,7 @@ from ..core.progress import hidden
 from ..core.sites import SiteEdit
 from ..errors import InputError
 from .declared import declared_edits
-from .generation import Request, Until, check_stops, placed, prompt_ids
+from .generation import Request, Until, check_places, check_stops, placed, prompt_ids
 from .passes import check_length
 
 _SHOWN_AFTER = 2.0
@@ -62,6 +62,7 @@ def ids_of_prompts(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[
     most = requests[longest].max_tokens
     what = f"Prompt {longest} of {len(prompts)} and max_tokens={most} make"
     check_length(model, len(found[longest]) + most, what)
+    check_places(requests[longest], len(found[longest]), what)
     return found
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..core import checks
-from ..core.positions import Positions, check_open_ended
+from ..core.positions import Positions, check_open_ended, check_reached
 from ..core.tokens import to_batch
 from ..errors import InputError
-from ..interventions import restrict
+from ..interventions import positions_of, restrict
 from .declared import Interventions, as_interventions, declared_edits
 from .passes import check_length
 
@@ -59,6 +59,7 @@ def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     check_length(model, len(ids), "The prompt has")
     check_length(model, len(ids) + request.max_tokens, f"The prompt and max_tokens={request.max_tokens} make")
     check_stops(model, request)
+    check_places(request, len(ids), f"The prompt and max_tokens={request.max_tokens} make")
     edits = declared_edits(anatomy, placed(request))
     tokens = model.stream(
         ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
@@ -67,6 +68,19 @@ def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     if model.tokenizer is None:
         return (token for token, _ in tokens if token is not None)
     return _until((text for _, text in tokens), Until(request.stops))
+
+
+def check_places(request: Request, prompt: int, what: str) -> None:
+    """Raises InputError where a position that interventions name lies beyond the prompt and what is written.
+
+    Args:
+        prompt: Tokens of the prompt.
+        what: Names both in messages.
+    """
+    several = as_interventions(request.interventions).values()
+    places = [request.positions, *(positions_of(change) for changes in several for change in changes)]
+    for positions in places:
+        check_reached(positions, prompt + request.max_tokens, what)
 
 
 def check_stops(model: LanguageModel, request: Request) -> None:
@@ -84,18 +98,32 @@ def prompt_ids(model: LanguageModel, prompt: Any, chat: bool) -> list[int]:
     if chat:
         if not isinstance(prompt, str):
             raise InputError("chat=True takes the user's message as a string.")
-        template = getattr(model.tokenizer, "apply_chat_template", None)
-        if template is None:
-            raise InputError("chat=True needs a tokenizer with a chat template.")
-        messages = [{"role": "user", "content": prompt}]
-        ids = template(messages, add_generation_prompt=True, tokenize=True)
-        ids = ids["input_ids"] if hasattr(ids, "keys") else ids
-        prompt = list(ids)
+        prompt = chat_ids(model, [{"role": "user", "content": prompt}])
     tokenize = None if model.tokenizer is None else model.tokenize
     batch = to_batch(prompt, tokenize, model.vocab_size)
     if len(batch.lengths) > 1:
         raise InputError("Give several prompts as a list of strings or of lists of token ids.")
     return batch.ids[0].tolist()
+
+
+def chat_ids(model: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Token ids of a chat, up to where the answer begins.
+
+    Raises:
+        InputError: There is no chat template, or it refuses the messages.
+    """
+    if not has_template(model.tokenizer):
+        raise InputError("chat=True needs a tokenizer with a chat template.")
+    try:
+        ids = model.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True)
+    except Exception as error:  # a template raises what it likes
+        raise InputError(f"The chat template refuses these messages: {error}") from error
+    return list(ids["input_ids"] if hasattr(ids, "keys") else ids)
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer has a chat template."""
+    return hasattr(tokenizer, "apply_chat_template") and getattr(tokenizer, "chat_template", "") is not None
 
 
 def placed(request: Request) -> Interventions:

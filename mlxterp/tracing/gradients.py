@@ -9,6 +9,7 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import Backend
+from ..backends.host.item_access import checked_items
 from ..core.sites import Array, Change, Component, SiteEdit, unique_sites
 from ..core.tokens import TokenBatch
 from ..errors import GradientError, InputError
@@ -65,8 +66,16 @@ def gradients(
 
 
 def in_float32(function: Callable[[Array], Any], backend: Backend) -> Callable[[Array], Any]:
-    """A function of logits that is given them in float32, so that its sums do not round to 16 bits."""
-    return lambda logits: function(backend.widen(logits))
+    """A function of logits that is given them in float32, so that its sums do not round to 16 bits.
+
+    An index outside them raises.
+    """
+
+    def wide(logits: Array) -> Any:
+        with checked_items(backend, "an array in a function of the logits"):
+            return function(backend.widen(logits))
+
+    return wide
 
 
 def _calls(value: Any) -> list[Array]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend
+from ..backends.host.item_access import read_index
+from ..core.array_keys import check_key
 from ..core.sites import Array, Change, Component, Run, SiteEdit, Where
 from ..core.tokens import TokenBatch
-from ..errors import InputError, warn
+from ..errors import warn
 from .arrays import Operation, frozen, own_whole
 
 
@@ -63,7 +65,7 @@ class Ledger:
         return self._given.get(id(array))
 
     def check_index(self, given: HandedOut, key: Any) -> None:
-        """Refuses integers outside an axis, and warns where one falls on padding.
+        """Refuses an index outside an axis, and warns where one falls on padding.
 
         Raises:
             InputError: A position, head or text that is not there.
@@ -71,8 +73,8 @@ class Ledger:
         _check_index(key, self._batch, given)
 
     def note_item(self, given: HandedOut, key: Any, item: Array) -> None:
-        """Notes an item of a component's value; items of items are not followed."""
-        if given.parent is None:
+        """Notes an item of a component's value, or an item of such an item."""
+        if item is not given.array:
             self._given[id(item)] = HandedOut(item, given.component, key, given, version=_version(item))
 
     def note_operation(self, given: HandedOut, operation: Operation) -> None:
@@ -166,20 +168,16 @@ def _same_key(a: Any, b: Any) -> bool:
 
 def _check_index(key: Any, batch: TokenBatch, given: HandedOut) -> None:
     """See `Ledger.check_index`; MLX itself does not check."""
-    shape = given.array.shape
+    shape, part = tuple(given.array.shape), given.parent is not None
+    what = f"a part of {given.component.name}" if part else given.component.name
+    check_key(key, shape, what, read_index)
     keys = key if isinstance(key, tuple) else (key,)
-    if any(k is None or k is ... for k in keys) or len(keys) > len(shape):
+    if part or any(k is None or k is ... for k in keys):
         return
-    for axis, (index, size) in enumerate(zip(keys, shape, strict=False)):
-        if type(index) is not int:
-            continue
-        if not -size <= index < size:
-            raise InputError(
-                f"Index {index} is outside axis {axis} of {given.component.name}, which has {size} entries"
-                f" (0 to {size - 1}, or -{size} to -1 from the end)."
-            )
-        on_positions = axis == (2 if len(shape) == 4 else 1) and size == batch.ids.shape[1]
-        if on_positions and given.parent is None and (index % size >= batch.lengths).any():
+    axis = 2 if len(shape) == 4 else 1
+    if len(keys) > axis and type(keys[axis]) is int and shape[axis] == batch.ids.shape[1]:
+        index = keys[axis]
+        if (index % shape[axis] >= batch.lengths).any():
             warn(
                 f"Position {index} of {given.component.name} is padding for the shorter of these texts, whose"
                 f" lengths are {batch.lengths.tolist()}. t.last indexes each text's last token;"

@@ -63,6 +63,9 @@ class LogitDifference:
             if not 0 <= token < vocabulary:
                 raise InputError(f"Token id {token} is outside this model's vocabulary [0, {vocabulary}).")
         rows = self._rows or [self.position] * logits.shape[0]
+        for row in rows:
+            if not -logits.shape[1] <= row < logits.shape[1]:
+                raise InputError(f"Position {row} is outside these logits, of {logits.shape[1]} positions.")
         widen = backend_of(logits).widen
         terms = [
             widen(logits[i, row, self.correct]) - widen(logits[i, row, self.wrong])

@@ -28,7 +28,7 @@ ORDER = (
     "edits",
     "hooks",
     "steering patching attention neuronpedia",
-    "geometry autointerp explorer circuits",
+    "geometry autointerp explorer circuits patchscopes",
     "model study",
     "demo",
     "cli compat",

@@ -14,16 +14,16 @@ from mlxterp.viz import FeatureReport, Section, View
 ROOT = Path(mlxterp.__file__).parent
 MADE_ONCE = {"_repr_html_", "to_html"}
 PICTURES = {
-    "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
-    "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
-    "steering.sweep": "Sweep", "autointerp.scores": "Scores",
-    "study.evidence": "Evidence", "study.feature_study": "FeatureStudy",
-    "geometry.absorption": "Absorption", "geometry.first_letter": "FirstLetter", "geometry.mediation": "Mediation",
-    "geometry.meta_pairs": "SharedPairs", "geometry.meta_sae": "MetaSAE", "geometry.probes": "Probe",
-    "geometry.enrichment": "Enrichment", "geometry.logit_classes": "LogitClasses",
-    "geometry.apart": "Apart", "geometry.children": "Splitting", "geometry.on_text": "OnText",
-    "geometry.pairs": "Coactivation", "geometry.partners": "Universality", "geometry.stitching": "Stitching",
-    "geometry.clusters": "Clusters", "geometry.maps": "DecoderMap", "geometry.placed_rows": "PlacedRows",
+    "autointerp.scores": "Scores", "geometry.absorption": "Absorption", "geometry.apart": "Apart",
+    "geometry.children": "Splitting", "geometry.clusters": "Clusters", "geometry.enrichment": "Enrichment",
+    "geometry.first_letter": "FirstLetter", "geometry.logit_classes": "LogitClasses",
+    "geometry.maps": "DecoderMap", "geometry.mediation": "Mediation", "geometry.meta_pairs": "SharedPairs",
+    "geometry.meta_sae": "MetaSAE", "geometry.on_text": "OnText", "geometry.pairs": "Coactivation",
+    "geometry.partners": "Universality", "geometry.placed_rows": "PlacedRows", "geometry.probes": "Probe",
+    "geometry.stitching": "Stitching", "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult",
+    "patchscopes.answers": "Patchscope", "steering.calibration": "Calibration", "steering.sweep": "Sweep",
+    "study.evidence": "Evidence", "study.feature_study": "FeatureStudy", "viz.card": "FeatureCard",
+    "viz.report": "FeatureReport", "viz.token_view": "TokenView",
 }  # fmt: skip
 
 

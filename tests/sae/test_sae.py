@@ -57,6 +57,16 @@ def test_sparse_features_decode_as_dense_ones(backend):
     np.testing.assert_allclose(sparse, dense, rtol=1e-4, atol=1e-4)
 
 
+def test_sparse_features_beyond_the_sae_are_not_decoded(backend):
+    sae = make_sae(backend)
+    for bad in (-1, sae.d_hidden):
+        features = SparseFeatures(
+            np.array([0, 1]), np.array([bad], np.int32), np.ones(1, np.float32), sae.d_hidden
+        )
+        with pytest.raises(InputError, match=f"id {bad}, which is outside"):
+            sae.decode(features)
+
+
 def test_rows_of_unequal_length_decode_too(backend):
     sae = make_sae(backend)
     dense = np.zeros((3, 40), np.float32)

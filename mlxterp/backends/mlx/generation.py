@@ -42,8 +42,13 @@ def stream_tokens(
     seed: int | None,
     prefill_step_size: int,
     edited: bool,
+    read_before: int = 0,
 ) -> Iterator[tuple[int | None, str]]:
-    """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
+    """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`).
+
+    Args:
+        read_before: Tokens before `prompt` that the first step reads too.
+    """
     ends, sample = end_tokens(tokenizer), Sampler(temperature, top_p, seed)
     steps: Iterator[tuple[Any, Any]] = generate_step(
         mx.array(list(prompt)),
@@ -54,7 +59,9 @@ def stream_tokens(
     )
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
         yield from with_text(
-            _checked((int(token) for token, _ in steps), len(prompt), edited), new_text(tokenizer), ends
+            _checked((int(token) for token, _ in steps), read_before + len(prompt), edited),
+            new_text(tokenizer),
+            ends,
         )
 
 

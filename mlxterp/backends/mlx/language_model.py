@@ -250,11 +250,14 @@ class MLXLanguageModel:
         top_p: float = 1.0,
         seed: int | None = None,
         prefill_step_size: int = 2048,
+        whole_prompt: bool = False,
     ) -> Iterator[tuple[int | None, str]]:
         done, prompts = 0, np.array([len(prompt)])
 
         def step(ids: mx.array, **options: Any) -> mx.array:
             nonlocal done
+            if whole_prompt and done == 0:  # mlx-lm's loop knows its last token only
+                ids = mx.array([list(prompt)])
             where = Where(np.arange(done, done + ids.shape[1]), None, prompts=prompts)
             done += ids.shape[1]
             return self._generating(ids, edits, where, **options)
@@ -263,13 +266,14 @@ class MLXLanguageModel:
             self.model,
             step,
             self.tokenizer,
-            prompt,
+            prompt[-1:] if whole_prompt else prompt,
             max_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
             prefill_step_size=prefill_step_size,
             edited=bool(edits),
+            read_before=len(prompt) - 1 if whole_prompt else 0,
         )
 
     def stream_rows(

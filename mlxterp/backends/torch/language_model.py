@@ -213,6 +213,7 @@ class TorchLanguageModel:
         top_p: float = 1.0,
         seed: int | None = None,
         prefill_step_size: int = 2048,
+        whole_prompt: bool = False,
     ) -> Iterator[tuple[int | None, str]]:
         options = self._options(edits)
         prompts = np.array([len(prompt)])
@@ -230,7 +231,7 @@ class TorchLanguageModel:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            prefill_step_size=prefill_step_size,
+            prefill_step_size=len(prompt) if whole_prompt else prefill_step_size,
             edited=bool(edits),
         )
 

@@ -10,6 +10,7 @@ from .autointerp import AutoInterp
 from .config import AutoInterpConfig
 from .example import Example
 from .maps import compute_sae_umap_data
+from .patch_scoping import GENERATE_KWARGS, generate_patch_scoping_explanation, hook_fn_patch_scoping
 from .prompts import Messages
 from .replies import Predictions
 from .results import Results
@@ -17,6 +18,7 @@ from .show import display_messages
 from .windows import get_k_largest_indices, index_with_buffer
 
 __all__ = [
-    "AutoInterp", "AutoInterpConfig", "Example", "Messages", "Predictions", "Results", "compute_sae_umap_data",
-    "display_messages", "get_k_largest_indices", "index_with_buffer",
+    "GENERATE_KWARGS", "AutoInterp", "AutoInterpConfig", "Example", "Messages", "Predictions", "Results",
+    "compute_sae_umap_data", "display_messages", "generate_patch_scoping_explanation", "get_k_largest_indices",
+    "hook_fn_patch_scoping", "index_with_buffer",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from ...errors import ComponentError, InputError
 from ...model.interpretable import InterpretableModel
 from ...tracing.declared import declared_edits
 from ...tracing.passes import check_length
+from .hooks import Hooks
 from .text import TextMethods
 
 Change = Callable[[Array], Array]
@@ -23,6 +24,7 @@ class GenerationMethods(TextMethods):
     """`HookedTransformer.generate`."""
 
     if TYPE_CHECKING:
+        _hooks: Hooks
 
         def _interventions(self, wanted: set[str], record: dict[str, Array]) -> dict[str, list[Change]]: ...
 
@@ -35,9 +37,8 @@ class GenerationMethods(TextMethods):
     ) -> Any:  # fmt: skip
         """The prompt with its continuation; hooks and SAEs act on every pass.
 
-        Hook functions see the prompt's passes first, (1, positions, …), then (1, 1, …) for each new token; in MLX the
-        prompt's last token comes in a pass of its own, and a prompt of more than 2048 tokens in several. `hook_k` and
-        `hook_v` hold all tokens so far, not only the new ones.
+        Hook functions see the whole prompt first, (1, positions, …), then (1, 1, …) for each new token. `hook_k` and
+        `hook_v` hold all tokens so far, not only the new ones. Without hooks a prompt is read 2048 tokens at a time.
 
         Args:
             input: Text, a list of texts, or token ids (batch, position).
@@ -110,7 +111,9 @@ class GenerationMethods(TextMethods):
         edits = [*edits, *declared_edits(anatomy, logits)]
         tokens: list[int] = []
         pieces: list[str] = []
-        stream: Iterator[tuple[int | None, str]] = anatomy.model.stream(ids, count, edits, **sampling)
+        stream: Iterator[tuple[int | None, str]] = anatomy.model.stream(
+            ids, count, edits, whole_prompt=bool(self._hooks.names), **sampling
+        )
         for token, text in stream:
             if token in ends:
                 break

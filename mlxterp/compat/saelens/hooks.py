@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...backends import backend_of
+from ...backends.host.item_access import checked_items
 from ...core.sites import Array
 from ...errors import EditError, InputError
 
@@ -111,7 +112,8 @@ class Hooks:
         for hook in [hook for hook in self._hooks if hook.name == name]:
             backend = backend_of(value)
             given = backend.alias(value)  # the function may write into it
-            out = hook.function(given, hook=self.point(name))
+            with checked_items(backend, f"an array in the function hooked to {name}"):
+                out = hook.function(given, hook=self.point(name))
             out = given if out is None else out
             if not isinstance(out, backend.array_type) or tuple(out.shape) != tuple(value.shape):
                 shape = tuple(getattr(out, "shape", ()))
