@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .index import FeatureStats as FeatureStats
     from .lens.feature_logits import FeatureLogits as FeatureLogits
     from .lens.feature_logits import RandomDirections as RandomDirections
+    from .lens.jacobian_lens import JacobianLens as JacobianLens
     from .lens.logit_lens import LogitLens as LogitLens
     from .model.interpretable import InterpretableModel as InterpretableModel
     from .patching import PatchingResult as PatchingResult
@@ -121,6 +122,7 @@ _HOMES = {
     "sae.sae": ("BatchTopKSAE", "TopKSAE"),
     "core.sparse": ("SparseFeatures",),
     "activations.store": ("ActivationStore",),
+    "lens.jacobian_lens": ("JacobianLens",),
     "lens.logit_lens": ("LogitLens",),
     "tracing.trace": ("Trace",),
     "training": ("SAETrainConfig", "train_sae"),

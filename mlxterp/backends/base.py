@@ -6,7 +6,7 @@ handles. `mlx/` and `torch/` implement the same protocols; `tests/` runs the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -388,6 +388,29 @@ class LanguageModel(Protocol):
         deltas: Mapping[str, Sequence[Array]],
     ) -> tuple[Array, dict[str, list[Array]]]:
         """The objective of the logits, and its gradient with respect to each array of `deltas`."""
+        ...
+
+    def pullbacks(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], Array],
+        edits: Callable[[Sequence[Array]], Sequence[SiteEdit]],
+        deltas: Sequence[Array],
+        cotangents: Iterable[np.ndarray],
+    ) -> Iterator[list[Array]]:
+        """Products of cotangents with the Jacobian of a value of the pass (vector-Jacobian products).
+
+        Args:
+            capture: Sites that `value` reads.
+            value: The run → an array.
+            edits: The arrays of `deltas` → the edits through which the value depends on them.
+            cotangents: float32, each of the value's shape.
+
+        Yields:
+            For each cotangent, the gradient of sum(cotangent × value) with respect to each array of `deltas`; lazy in
+            MLX. Where the library keeps the graph of a pass (torch), all share one.
+        """
         ...
 
     def decode_stream(self, x: Array) -> Array:

@@ -1,6 +1,9 @@
-"""What directions and activations say in words: the linear logit lens of features, and that of the residual stream."""
+"""What directions and activations say in words: the logit lens of features, and lenses of the residual stream."""
 
 from .feature_logits import FeatureLogits, RandomDirections, feature_logits, random_direction_baseline
+from .jacobian_lens import JacobianLens
 from .logit_lens import LogitLens
 
-__all__ = ["FeatureLogits", "LogitLens", "RandomDirections", "feature_logits", "random_direction_baseline"]
+__all__ = [
+    "FeatureLogits", "JacobianLens", "LogitLens", "RandomDirections", "feature_logits", "random_direction_baseline",
+]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -321,6 +321,21 @@ class MLXLanguageModel:
         result, grads = mx.value_and_grad(value)({k: list(v) for k, v in deltas.items()})
         mx.eval(result, grads)
         return result, grads
+
+    def pullbacks(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], mx.array],
+        edits: Callable[[Sequence[mx.array]], Sequence[SiteEdit]],
+        deltas: Sequence[mx.array],
+        cotangents: Iterable[np.ndarray],
+    ) -> Iterator[list[mx.array]]:
+        def function(*given: mx.array) -> list[mx.array]:
+            return [value(self.run(batch, capture, edits(given))).astype(mx.float32)]
+
+        for cotangent in cotangents:
+            yield mx.vjp(function, list(deltas), [mx.array(cotangent)])[1]
 
     def decode_stream(self, x: mx.array) -> mx.array:
         """Replaces the last block's output: nothing before it is ever computed, because MLX is lazy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -305,6 +305,32 @@ class TorchLanguageModel:
                 found = torch.autograd.grad(result.reshape(()), flat, allow_unused=True)
         grads = iter([torch.zeros_like(x) if g is None else g for x, g in zip(flat, found, strict=True)])
         return result.detach().reshape(()), {k: [next(grads) for _ in v] for k, v in leaves.items()}
+
+    def pullbacks(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], torch.Tensor],
+        edits: Callable[[Sequence[torch.Tensor]], Sequence[SiteEdit]],
+        deltas: Sequence[torch.Tensor],
+        cotangents: Iterable[np.ndarray],
+    ) -> Iterator[list[torch.Tensor]]:
+        leaves = [x.detach().clone().requires_grad_() for x in deltas]
+        given = edits(leaves)
+        self._check_paths([*capture, *(edit.site for edit in given)])
+        run = Run(None, {}, {}, Where(np.arange(batch.ids.shape[1]), batch.lengths))
+        reads = [site for edit in given for site in edit.reads]
+        tracer = Tracer(self.tree, [*capture, *reads], given, run=run)
+        with settled(self.tree, gradients=True):
+            _, out = self._call(tracer, self._ids(batch.ids), self._uncached())
+            self._finish(run, tracer, [*capture, *(edit.site for edit in given)])
+            run.logits = logits_of(out)
+            found = value(run).float()
+        del out, tracer
+        for cotangent in cotangents:
+            weights = torch.as_tensor(cotangent, device=found.device)
+            grads = torch.autograd.grad(found, leaves, weights, retain_graph=True, allow_unused=True)
+            yield [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
 
     def decode_stream(self, x: torch.Tensor) -> torch.Tensor:
         """The blocks do not run: each returns what it returns for one token, holding `x` instead.
