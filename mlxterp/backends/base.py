@@ -399,16 +399,18 @@ class LanguageModel(Protocol):
         deltas: Sequence[Array],
         cotangents: Iterable[np.ndarray],
     ) -> Iterator[list[Array]]:
-        """Products of cotangents with the Jacobian of a value of the pass (vector-Jacobian products).
+        """Products of cotangents with the Jacobian of a value of a pass over one text, several at a time.
 
         Args:
+            batch: One text.
             capture: Sites that `value` reads.
-            value: The run → an array.
+            value: The run → an array (1, …).
             edits: The arrays of `deltas` → the edits through which the value depends on them.
-            cotangents: float32, each of the value's shape.
+            deltas: Arrays (1, …).
+            cotangents: float32 (n, …), n of the value's shape; the same n each time.
 
         Yields:
-            For each cotangent, the gradient of sum(cotangent × value) with respect to each array of `deltas`; lazy in
+            For each, the gradients of sum(cotangent × value) with respect to each array of `deltas`, (n, …); lazy in
             MLX. Where the library keeps the graph of a pass (torch), all share one.
         """
         ...

@@ -1,7 +1,7 @@
 """Jacobians of one pass: how the last residual stream answers to the stream after each layer, averaged over a text.
 
-One backward pass carries a batch of the same text, with another output dimension in each row, back to all layers at
-once. `jacobian_fit` averages over texts.
+One backward pass carries several output dimensions, each a one-hot cotangent, back to all layers at once.
+`jacobian_fit` averages over texts.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def prompt_jacobians(anatomy: Anatomy, ids: Sequence[int], way: Way) -> np.ndarr
     values = [_stream(model.model_type, model.d_model, len(ids), source, seen) for source in sources]
     backend.evaluate(values[:1])
     rows, d = min(way.rows, model.d_model), model.d_model
-    zeros = np.zeros((rows, len(ids), d), np.float32)
-    deltas = [backend.put(zeros, like=value) for value in values]
+    deltas = [backend.put(np.zeros((1, len(ids), d), np.float32), like=value) for value in values]
 
     def edits(given: Sequence[Array]) -> list[SiteEdit]:
         start = values[0]  # what is below the first source need not run again
@@ -63,13 +62,13 @@ def prompt_jacobians(anatomy: Anatomy, ids: Sequence[int], way: Way) -> np.ndarr
 
     def cotangents() -> Iterator[np.ndarray]:
         for dimension in range(0, d, rows):
-            one = zeros.copy()
+            one = np.zeros((rows, len(ids), d), np.float32)
             for row in range(min(rows, d - dimension)):
                 one[row, first:end, dimension + row] = 1.0
             yield one
 
     found = np.empty((len(sources), d, d), np.float32)
-    batch = TokenBatch.from_rows([ids] * rows)
+    batch = TokenBatch.from_rows([ids])
     passes = model.pullbacks(batch, goal.sites, lambda run: _value(goal, run), edits, deltas, cotangents())
     for number, gradients in enumerate(passes):
         sums = [backend.widen(gradient)[:, first:end].sum(1) for gradient in gradients]

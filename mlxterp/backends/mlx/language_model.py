@@ -27,6 +27,7 @@ from .batching import MLXPasses
 from .generation import end_tokens, new_text, stream_tokens
 from .intercept import Tracer, first_array
 from .modes import settled
+from .pullback import pullbacks
 from .recording import Recording
 from .state import state_digest, weights_digest
 from .swap import hooked, own_class, unobserved
@@ -331,11 +332,10 @@ class MLXLanguageModel:
         deltas: Sequence[mx.array],
         cotangents: Iterable[np.ndarray],
     ) -> Iterator[list[mx.array]]:
-        def function(*given: mx.array) -> list[mx.array]:
-            return [value(self.run(batch, capture, edits(given))).astype(mx.float32)]
+        def function(rows: TokenBatch) -> Callable[..., list[mx.array]]:
+            return lambda *given: [value(self.run(rows, capture, edits(given))).astype(mx.float32)]
 
-        for cotangent in cotangents:
-            yield mx.vjp(function, list(deltas), [mx.array(cotangent)])[1]
+        return pullbacks(function, batch, list(deltas), cotangents)
 
     def decode_stream(self, x: mx.array) -> mx.array:
         """Replaces the last block's output: nothing before it is ever computed, because MLX is lazy."""

@@ -315,22 +315,37 @@ class TorchLanguageModel:
         deltas: Sequence[torch.Tensor],
         cotangents: Iterable[np.ndarray],
     ) -> Iterator[list[torch.Tensor]]:
-        leaves = [x.detach().clone().requires_grad_() for x in deltas]
-        given = edits(leaves)
-        self._check_paths([*capture, *(edit.site for edit in given)])
-        run = Run(None, {}, {}, Where(np.arange(batch.ids.shape[1]), batch.lengths))
-        reads = [site for edit in given for site in edit.reads]
-        tracer = Tracer(self.tree, [*capture, *reads], given, run=run)
-        with settled(self.tree, gradients=True):
-            _, out = self._call(tracer, self._ids(batch.ids), self._uncached())
-            self._finish(run, tracer, [*capture, *(edit.site for edit in given)])
-            run.logits = logits_of(out)
-            found = value(run).float()
-        del out, tracer
+        graph: tuple[torch.Tensor, list[torch.Tensor]] | None = None
         for cotangent in cotangents:
+            if graph is None:
+                graph = self._graph(batch, capture, value, edits, deltas, len(cotangent))
+            found, leaves = graph
             weights = torch.as_tensor(cotangent, device=found.device)
             grads = torch.autograd.grad(found, leaves, weights, retain_graph=True, allow_unused=True)
             yield [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+
+    def _graph(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], torch.Tensor],
+        edits: Callable[[Sequence[torch.Tensor]], Sequence[SiteEdit]],
+        deltas: Sequence[torch.Tensor],
+        n: int,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """A value of a pass over n copies of a text, and the arrays that it depends on."""
+        leaves = [x.detach().expand(n, *x.shape[1:]).clone().requires_grad_() for x in deltas]
+        given = edits(leaves)
+        self._check_paths([*capture, *(edit.site for edit in given)])
+        ids, lengths = np.repeat(batch.ids, n, axis=0), np.repeat(batch.lengths, n)
+        run = Run(None, {}, {}, Where(np.arange(ids.shape[1]), lengths))
+        reads = [site for edit in given for site in edit.reads]
+        tracer = Tracer(self.tree, [*capture, *reads], given, run=run)
+        with settled(self.tree, gradients=True):
+            _, out = self._call(tracer, self._ids(ids), self._uncached())
+            self._finish(run, tracer, [*capture, *(edit.site for edit in given)])
+            run.logits = logits_of(out)
+            return value(run).float(), leaves
 
     def decode_stream(self, x: torch.Tensor) -> torch.Tensor:
         """The blocks do not run: each returns what it returns for one token, holding `x` instead.
