@@ -31,7 +31,7 @@ from ..tracing.objectives import token_given, token_id
 from ..tracing.passes import check_length
 from ..viz.lines import LinesView, Table
 from .jacobian_files import read_lens, write_lens
-from .logit_lens import LogitLens, logit_lens
+from .logit_lens import LogitLens, Transport, logit_lens
 from .pullback import unembedding_row
 
 REPOSITORY = "neuronpedia/jacobian-lens"
@@ -148,7 +148,7 @@ class JacobianLens(LinesView):
             return logit_lens(anatomy, batch, layers, top_k, position)
         chosen = self._readable(anatomy, layers)
         return logit_lens(
-            anatomy, batch, chosen, top_k, position, kind="Jacobian lens", transport=self._transport(anatomy)
+            anatomy, batch, chosen, top_k, position, kind="Jacobian lens", transport=self.transport(anatomy)
         )
 
     def directions(
@@ -194,17 +194,22 @@ class JacobianLens(LinesView):
     def _readable(self, anatomy: Anatomy, layers: Any) -> tuple[int, ...]:
         every = anatomy.chosen_layers(None)
         if layers is None:
-            return tuple(n for n in every if n in self.jacobians or n >= self.target)
+            return tuple(n for n in every if self.covers(n))
         chosen = anatomy.chosen_layers(layers)
         for layer in chosen:
-            if layer not in self.jacobians and layer < self.target:
+            if not self.covers(layer):
                 raise InputError(
                     f"This lens has no layer {layer}. It has {list(self.layers)}, and layers from {self.target} on are"
                     " read as they are."
                 )
         return chosen
 
-    def _transport(self, anatomy: Anatomy) -> Any:
+    def covers(self, layer: int) -> bool:
+        """Whether the stream after a layer can be read with it."""
+        return layer in self.jacobians or layer >= self.target
+
+    def transport(self, anatomy: Anatomy) -> Transport:
+        """What becomes of a layer's stream before it goes through norm and head."""
         backend = anatomy.model.backend
 
         def transport(layer: int, x: Array) -> Array:

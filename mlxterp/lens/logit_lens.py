@@ -211,7 +211,7 @@ def logit_lens(
         raise InputError(f"logit_lens takes one text, got {len(batch.lengths)}. Ask for each of them.")
     chosen = anatomy.chosen_layers(layers)
     positions = _positions(position, int(batch.lengths[0]))
-    stream = _stream(anatomy, batch, chosen)
+    stream = stream_of(anatomy, batch, chosen)
     rows = [x[0, positions[0] : positions[-1] + 1] for x in stream]
     if transport is not None:
         rows = [transport(layer, x) for layer, x in zip(chosen, rows, strict=True)]
@@ -241,7 +241,7 @@ def _positions(position: int | None, length: int) -> tuple[int, ...]:
     return (at % length,)
 
 
-def _stream(anatomy: Anatomy, batch: TokenBatch, layers: Sequence[int]) -> list[Array]:
+def stream_of(anatomy: Anatomy, batch: TokenBatch, layers: Sequence[int]) -> list[Array]:
     """The residual stream after each layer, (1, positions, d_model), from one pass."""
     model = anatomy.model
     components = [anatomy.component(f"layers.{n}.resid_post") for n in layers]
