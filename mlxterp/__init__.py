@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .lens.jacobian_lens import JacobianLens as JacobianLens
     from .lens.logit_lens import LogitLens as LogitLens
     from .model.interpretable import InterpretableModel as InterpretableModel
+    from .neuronpedia.dashboard import display_dashboard as display_dashboard
     from .patching import PatchingResult as PatchingResult
     from .sae import SAE as SAE
     from .sae import SAECollection as SAECollection
@@ -116,6 +117,7 @@ _HOMES = {
     "model": ("InterpretableModel",),
     "tracing.objectives": ("logit_difference",),
     "patching": ("PatchingResult",),
+    "neuronpedia": ("display_dashboard",),
     "concepts.registry": ("FeatureRegistry",),
     "sae": ("SAE", "SAECollection"),
     "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),

@@ -15,7 +15,9 @@ ROOT = Path(mlxterp.__file__).parent
 MADE_ONCE = {"_repr_html_", "to_html"}
 PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
-    "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
+    "lens.comparison": "LensComparison", "lens.jacobian_lens": "JacobianLens", "lens.logit_lens": "LogitLens",
+    "neuronpedia.dashboard": "Dashboard", "neuronpedia.page": "NeuronpediaFeature",
+    "patching.result": "PatchingResult", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep", "autointerp.scores": "Scores",
     "geometry.absorption": "Absorption", "geometry.first_letter": "FirstLetter", "geometry.mediation": "Mediation",
     "geometry.meta_pairs": "SharedPairs", "geometry.meta_sae": "MetaSAE", "geometry.probes": "Probe",
