@@ -27,13 +27,13 @@ from ..errors import InputError
 from ..tracing.passes import check_length, unembed
 from ..viz.lines import LinesView, Table
 from ..viz.plotting import finished, new_figure
-from .jacobian_lens import JacobianLens
+from .fitted_lens import FittedLens
 from .logit_lens import Transport, stream_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Lens = JacobianLens
+Lens = FittedLens
 LOGIT = "logit"
 _RESAMPLES = 1000
 _ROWS = 64
@@ -231,7 +231,7 @@ def _named(session: Any, lenses: Mapping[str, Lens] | None) -> dict[str, Lens | 
             )
         if name == LOGIT:
             raise InputError(f"{LOGIT!r} is the logit lens; give this one another name.")
-        found[str(name)] = lens if lens.session is session else lens.on(session)
+        found[str(name)] = lens if lens.is_on(session) else lens.on(session)
     return found
 
 

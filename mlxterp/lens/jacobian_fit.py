@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..activations.fingerprint import model_fingerprint, weights_of
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Session
 from ..core import checks
@@ -21,6 +20,7 @@ from ..core.texts import TokenText
 from ..core.tokens import Tokenize
 from ..data.dataset import texts_of
 from ..errors import InputError, warn
+from .fitted_lens import model_facts
 from .jacobian_lens import JacobianLens
 from .pullback import Way, prompt_jacobians
 
@@ -191,15 +191,9 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _facts(session: Session, anatomy: Anatomy, way: Way, settings: FitSettings, short: int) -> dict[str, Any]:
-    plain = session.plain
-    last = plain.component(f"layers.{way.target}.resid_post")
     kept = {k: v for k, v in asdict(settings).items() if k in ("context_length", "skip")}
-    acting = list(anatomy.model.described)
-    return {
-        "model": session.name, "model_type": plain.model.model_type, "n_layers": len(plain.model.layers),
-        "weights": weights_of(plain.model), "probe": model_fingerprint(plain, [last]),
-        "fit": {**kept, "acting": acting}, "too_short": short,
-    }  # fmt: skip
+    fit = {**kept, "acting": list(anatomy.model.described)}
+    return {**model_facts(session, way.target), "fit": fit, "too_short": short}
 
 
 def _digest(prompts: Sequence[Sequence[int]]) -> str:

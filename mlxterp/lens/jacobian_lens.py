@@ -12,24 +12,22 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..activations.fingerprint import is_same, model_fingerprint
 from ..anatomy.anatomy import Anatomy
-from ..anatomy.session import Model, Session, session_of
+from ..anatomy.session import Model, Session
 from ..core import checks
 from ..core.frames import data_frame
 from ..core.integers import is_integer
 from ..core.places import path_of
 from ..core.sites import Array
-from ..core.tokens import to_batch
-from ..errors import InputError, SAEError, warn
+from ..errors import InputError, SAEError
 from ..sae.pretrained import download, list_files
 from ..tracing.objectives import token_given, token_id
-from ..tracing.passes import check_length
-from ..viz.lines import LinesView, Table
+from ..viz.lines import Table
+from .fitted_lens import FittedLens
 from .jacobian_files import read_lens, write_lens
 from .logit_lens import LogitLens, Transport, logit_lens
 from .pullback import unembedding_row
@@ -42,7 +40,7 @@ _ENDING = "_jacobian_lens.pt"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class JacobianLens(LinesView):
+class JacobianLens(FittedLens):
     """Mean Jacobians of the residual stream at one layer with respect to the stream after each earlier one.
 
     `lens("a text")` reads a text with it; `print` and notebooks show how far each matrix is from the identity.
@@ -64,6 +62,8 @@ class JacobianLens(LinesView):
         >>> lens("Tom was sad because he lost his", position=-1).top(1)[0].text
         ' toy'
     """
+
+    kind: ClassVar[str] = "Jacobian lens"
 
     jacobians: Mapping[int, np.ndarray]
     target: int
@@ -97,27 +97,6 @@ class JacobianLens(LinesView):
 
     # -- reading a text -------------------------------------------------------------------------
 
-    def on(self, model: Model) -> JacobianLens:
-        """The same lens for this model, checked to fit.
-
-        A model of the same shape but with other weights (a fine-tuned one, say) gives a warning.
-
-        Raises:
-            InputError: The model has another width, or too few layers.
-        """
-        session = session_of(model)
-        session.refresh()
-        anatomy = session.plain
-        of, count = anatomy.model, len(anatomy.model.layers)
-        said = self.metadata.get("n_layers", count)
-        if of.d_model != self.d_model or said != count or self.target >= count:
-            raise InputError(
-                f"This lens is of another model ({self._made_for()}): it has width {self.d_model} and leads to layer"
-                f" {self.target}; this {of.model_type} model has width {of.d_model} and {count} layers."
-            )
-        self._compare(anatomy)
-        return replace(self, session=session)
-
     def __call__(
         self,
         text: Any,
@@ -139,17 +118,9 @@ class JacobianLens(LinesView):
         Raises:
             InputError: The lens has no such layer, or no model (`lens.on(model)`); and as `model.logit_lens`.
         """
-        session = self._of_model()
-        session.refresh()
-        anatomy = session.anatomy
-        batch = to_batch(text, session.tokenize, anatomy.model.vocab_size)
-        check_length(anatomy.model, int(batch.lengths.max()))
-        if not checks.flag(use_jacobian, "use_jacobian"):
-            return logit_lens(anatomy, batch, layers, top_k, position)
-        chosen = self._readable(anatomy, layers)
-        return logit_lens(
-            anatomy, batch, chosen, top_k, position, kind="Jacobian lens", transport=self.transport(anatomy)
-        )
+        if checks.flag(use_jacobian, "use_jacobian"):
+            return self.read(text, layers, top_k, position)
+        return logit_lens(*self._opened(text), layers, top_k, position)
 
     def directions(
         self, token: int | str, layers: int | Iterable[int] | None = None, *, use_jacobian: bool = True
@@ -186,24 +157,6 @@ class JacobianLens(LinesView):
         """float32, (d_model,): one of `directions`."""
         return next(iter(self.directions(token, layer, use_jacobian=use_jacobian).values()))
 
-    def _of_model(self) -> Session:
-        if self.session is None:
-            raise InputError("This lens has no model yet: lens.on(model), or model.load_jacobian_lens(path).")
-        return self.session
-
-    def _readable(self, anatomy: Anatomy, layers: Any) -> tuple[int, ...]:
-        every = anatomy.chosen_layers(None)
-        if layers is None:
-            return tuple(n for n in every if self.covers(n))
-        chosen = anatomy.chosen_layers(layers)
-        for layer in chosen:
-            if not self.covers(layer):
-                raise InputError(
-                    f"This lens has no layer {layer}. It has {list(self.layers)}, and layers from {self.target} on are"
-                    " read as they are."
-                )
-        return chosen
-
     def covers(self, layer: int) -> bool:
         """Whether the stream after a layer can be read with it."""
         return layer in self.jacobians or layer >= self.target
@@ -220,20 +173,14 @@ class JacobianLens(LinesView):
 
         return transport
 
-    def _compare(self, anatomy: Anatomy) -> None:
-        probe = self.metadata.get("probe")
-        if not isinstance(probe, Mapping):
-            return
-        now = model_fingerprint(anatomy, [anatomy.component(name) for name in probe])
-        kept = self.metadata.get("weights")
-        if not all(is_same(anatomy.model, kept, probe[name], now[name], "This lens") for name in probe):
-            warn(
-                f"This lens was fitted to a model with other weights ({self._made_for()}). Of a model fine-tuned from"
-                " it the lens says much the same; of another it says nothing."
-            )
+    def _held(self) -> tuple[Session | None, Mapping[str, Any]]:
+        return self.session, self.metadata
 
-    def _made_for(self) -> str:
-        return str(self.metadata.get("model") or self.metadata.get("model_type") or "not said which")
+    def _bound(self, session: Session) -> JacobianLens:
+        return replace(self, session=session)
+
+    def _shape_fits(self, n_layers: int) -> bool:
+        return self.metadata.get("n_layers", n_layers) == n_layers and self.target < n_layers
 
     # -- files ----------------------------------------------------------------------------------
 

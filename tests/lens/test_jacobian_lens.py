@@ -343,7 +343,7 @@ def test_a_lens_of_another_model_is_refused_or_told(folders, tmp_path):
     wide = InterpretableModel(
         checkpoint("llama", tmp_path / "wide", hidden_size=32, intermediate_size=48), backend="torch"
     )
-    with pytest.raises(InputError, match="width 64 and leads to layer 2; this llama model has width 32"):
+    with pytest.raises(InputError, match="width 64 and reads up to layer 1; this llama model has width 32"):
         wide.load_jacobian_lens(lens)
     deep = InterpretableModel(checkpoint("llama", tmp_path / "deep", num_hidden_layers=4), backend="torch")
     with pytest.raises(InputError, match="of another model"):
