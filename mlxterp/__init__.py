@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .lens.feature_logits import RandomDirections as RandomDirections
     from .lens.jacobian_lens import JacobianLens as JacobianLens
     from .lens.logit_lens import LogitLens as LogitLens
+    from .lens.tuned_lens import TunedLens as TunedLens
     from .model.interpretable import InterpretableModel as InterpretableModel
     from .neuronpedia.dashboard import display_dashboard as display_dashboard
     from .patching import PatchingResult as PatchingResult
@@ -125,6 +126,7 @@ _HOMES = {
     "core.sparse": ("SparseFeatures",),
     "activations.store": ("ActivationStore",),
     "lens.jacobian_lens": ("JacobianLens",),
+    "lens.tuned_lens": ("TunedLens",),
     "lens.logit_lens": ("LogitLens",),
     "tracing.trace": ("Trace",),
     "training": ("SAETrainConfig", "train_sae"),

@@ -415,6 +415,19 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def divergence(self, x: Array, target: Array) -> tuple[np.ndarray, Array]:
+        """How far what `decode_stream` says of vectors is from given logits.
+
+        Args:
+            x: Native float32 (rows, d_model).
+            target: Native logits (rows, vocabulary).
+
+        Returns:
+            float32 (rows,): KL(target ‖ softmax of the logits of x) in nats; and the gradient of their sum with respect
+            to x, (rows, d_model).
+        """
+        ...
+
     def decode_stream(self, x: Array) -> Array:
         """Logits of residual-stream vectors (rows, d_model) as they leave the last block."""
         ...

@@ -46,7 +46,7 @@ class InterpretableModel(Facade):
         model.generate  steer  add_hook  let it write, changed
         model.load_sae  train_sae        its sparse autoencoders, and what they say:
         model.get_top_features_for_text  get_top_texts_for_feature  build_index  feature_logits
-        model.logit_lens  jacobian_lens  activation_patching  attribution_patching
+        model.logit_lens  jacobian_lens  tuned_lens  activation_patching  attribution_patching
 
     Args:
         model: A model of mlx-lm, a Hugging Face model (torch), or a hub repo or folder to load.
@@ -301,6 +301,9 @@ class InterpretableModel(Facade):
     fit_jacobian_lens = lenses.fit_jacobian_lens
     load_jacobian_lens = lenses.load_jacobian_lens
     jacobian_lens = lenses.jacobian_lens
+    train_tuned_lens = lenses.train_tuned_lens
+    load_tuned_lens = lenses.load_tuned_lens
+    tuned_lens = lenses.tuned_lens
     activation_patching = patching.activation_patching
     attribution_patching = patching.attribution_patching
 

@@ -337,6 +337,19 @@ class MLXLanguageModel:
 
         return pullbacks(function, batch, list(deltas), cotangents)
 
+    def divergence(self, x: mx.array, target: mx.array) -> tuple[np.ndarray, mx.array]:
+        aim = target.astype(mx.float32)
+        aim = aim - mx.logsumexp(aim, axis=-1, keepdims=True)
+
+        def function(x: mx.array) -> tuple[mx.array, mx.array]:
+            said = self.decode_stream(x).astype(mx.float32)
+            said = said - mx.logsumexp(said, axis=-1, keepdims=True)
+            losses = (mx.exp(aim) * (aim - said)).sum(axis=-1)
+            return losses.sum(), losses
+
+        (_, losses), gradient = mx.value_and_grad(function)(x)
+        return np.array(losses), gradient
+
     def decode_stream(self, x: mx.array) -> mx.array:
         """Replaces the last block's output: nothing before it is ever computed, because MLX is lazy."""
         batch = TokenBatch.from_rows([[0]] * x.shape[0])

@@ -347,7 +347,16 @@ class TorchLanguageModel:
             run.logits = logits_of(out)
             return value(run).float(), leaves
 
-    def decode_stream(self, x: torch.Tensor) -> torch.Tensor:
+    def divergence(self, x: torch.Tensor, target: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+        leaf = x.detach().clone().requires_grad_()
+        said = self.decode_stream(leaf, gradients=True).float().log_softmax(dim=-1)
+        with torch.enable_grad():
+            aim = target.detach().float().log_softmax(dim=-1)
+            losses = (aim.exp() * (aim - said)).sum(dim=-1)
+            [gradient] = torch.autograd.grad(losses.sum(), [leaf])
+        return self.backend.get(losses), gradient
+
+    def decode_stream(self, x: torch.Tensor, gradients: bool = False) -> torch.Tensor:
         """The blocks do not run: each returns what it returns for one token, holding `x` instead.
 
         Raises:
@@ -364,7 +373,7 @@ class TorchLanguageModel:
                 )
             given[path] = with_first(out, x[:, None, :].to(first))
         tracer = Tracer(self.tree, (), (), run=Run(None, {}, {}, Where(np.arange(1), None)), given=given)
-        with settled(self.tree):
+        with settled(self.tree, gradients=gradients):
             _, out = self._call(tracer, self._ids(np.zeros((len(x), 1))), self._uncached())
         return logits_of(out)[:, 0]
 
