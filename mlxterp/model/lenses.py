@@ -135,7 +135,7 @@ def train_tuned_lens(
     self: Facade,
     dataset: Any,
     num_steps: int = 250,
-    learning_rate: float = 1.0,
+    learning_rate: float = 0.1,
     momentum: float = 0.9,
     max_seq_len: int = 2048,
     gradient_clip: float = 1.0,
@@ -157,7 +157,7 @@ def train_tuned_lens(
     Args:
         dataset: Texts, as `build_index` takes them.
         num_steps: Batches; texts are read again as often as it takes.
-        learning_rate: Of the first step.
+        learning_rate: Of the first step. (The existing mlxterp starts with 1.0, which overshoots in small models.)
         max_seq_len: Tokens of a context; longer texts are cut into several.
         gradient_clip: A layer's gradient is at most so long.
         save_path: Saves the lens there at the end, as `TunedLens.save` does.
@@ -174,7 +174,7 @@ def train_tuned_lens(
         ComponentError: The model has more than one residual stream.
 
     Examples:
-        >>> lens = model.train_tuned_lens(texts, num_steps=20, verbose=False)
+        >>> lens = model.train_tuned_lens(texts, num_steps=10, verbose=False)
         >>> before, after = lens.gain[0]  # KL on held-out texts after layer 0: of the logit lens, and of this one
         >>> after < before
         True
