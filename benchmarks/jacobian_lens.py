@@ -57,7 +57,7 @@ def main() -> None:
         layers=None if args.layers is None else [*args.layers, model.n_layers - 1], context_length=args.context,
     )  # fmt: skip
     sys.stdout.write(f"{found}\n")
-    rows = {f"{name}: after layer {layer}": row for layer, row in rows_of(found).items()}
+    rows: dict[str, object] = {f"{name}: after layer {n}": row for n, row in rows_of(found).items()}
     rows[f"{name}: processor seconds for each prompt"] = round(cost, 2)
     report(f"jacobian_lens_{name}", rows, notes(model, lens, found, args))
 

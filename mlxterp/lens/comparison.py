@@ -93,7 +93,7 @@ class LensComparison(LinesView):
         weights = np.stack([np.bincount(row, minlength=len(self.tokens)) for row in picked])
         with np.errstate(invalid="ignore"):  # layers that are not read
             drawn = (rows @ weights.T) / (weights @ self.tokens)
-        return np.stack(np.quantile(drawn, [0.025, 0.975], axis=-1), axis=-1)
+        return np.moveaxis(np.quantile(drawn, [0.025, 0.975], axis=-1), 0, -1)
 
     def _number(self, name: str) -> int:
         return self.names.index(checks.choice(name, "name", self.names))

@@ -6,7 +6,6 @@ import json
 import time
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mlxterp import InputError, MlxterpError, MlxterpWarning, neuronpedia
@@ -183,7 +182,7 @@ def test_names_and_numbers_that_cannot_be_are_refused(arguments, options, messag
 
 def test_a_feature_has_what_its_page_says(tmp_path):
     with answered(PAGE) as (url, paths):
-        found = neuronpedia.feature(MODEL, SOURCE, np.int64(3), base_url=url, cache=tmp_path)
+        found = neuronpedia.feature(MODEL, SOURCE, 3, base_url=url, cache=tmp_path)
     assert paths == [f"/api/feature/{MODEL}/{SOURCE}/3"]
     assert neuronpedia.feature(MODEL, SOURCE, 3, base_url=url, cache=tmp_path).promoted == found.promoted
     assert [(e.text, e.source) for e in found.explanations] == [

@@ -61,9 +61,9 @@ def _maps(function: Function, deltas: Sequence[mx.array], rows: mx.array) -> boo
         mx.eval(found, alone)
     except (RuntimeError, ValueError):  # an operation without a map
         return False
-    size = sum(mx.abs(x.astype(mx.float32)).sum().item() for x in alone)
-    apart = sum(
-        mx.abs(x[:1].astype(mx.float32) - y.astype(mx.float32)).sum().item()
-        for x, y in zip(found, alone, strict=True)
-    )
-    return bool(apart <= _APART * size)
+    size = sum(_size(x) for x in alone)
+    return sum(_size(x[:1] - y) for x, y in zip(found, alone, strict=True)) <= _APART * size
+
+
+def _size(x: mx.array) -> float:
+    return float(np.abs(np.array(x.astype(mx.float32))).sum(dtype=np.float64))
