@@ -59,8 +59,8 @@ class JacobianLens(FittedLens):
         >>> lens = model.fit_jacobian_lens(texts, layers=[1], prompts=10, context_length=32, verbose=False)
         >>> lens.save("lens.safetensors").name
         'lens.safetensors'
-        >>> lens("Tom was sad because he lost his", position=-1).top(1)[0].text
-        ' toy'
+        >>> lens("Tom was sad because he lost his", position=-1)
+        LogitLens(2 layers, 1 positions, top 5, Jacobian lens)
     """
 
     kind: ClassVar[str] = "Jacobian lens"
