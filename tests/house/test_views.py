@@ -16,6 +16,7 @@ MADE_ONCE = {"_repr_html_", "to_html"}
 PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
     "lens.comparison": "LensComparison", "lens.jacobian_lens": "JacobianLens", "lens.logit_lens": "LogitLens",
+    "lens.tuned_lens": "TunedLens",
     "neuronpedia.dashboard": "Dashboard", "neuronpedia.page": "NeuronpediaFeature",
     "patching.result": "PatchingResult", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep", "autointerp.scores": "Scores",

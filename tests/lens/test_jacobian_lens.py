@@ -47,6 +47,12 @@ def fitted(model: InterpretableModel, texts: Any = PROMPTS, **options: Any) -> J
         return model.fit_jacobian_lens(texts, **given)
 
 
+def fresh(folder: Path, backend: str) -> InterpretableModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConfigWarning)
+        return InterpretableModel(folder, backend=backend)
+
+
 def along(
     model: InterpretableModel, layer: int, target: int, vector: np.ndarray, ids: list[int]
 ) -> np.ndarray:
@@ -103,9 +109,7 @@ def test_without_attention_and_mlp_it_is_the_identity(backend, tmp_path):
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             weights[name] = np.zeros_like(weights[name])
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConfigWarning)
-        model = InterpretableModel(folder, backend=backend)
+    model = fresh(folder, backend)
     lens = fitted(model)
     for layer in (0, 1):
         assert np.allclose(lens.jacobians[layer], np.eye(model.d_model), atol=1e-6)
@@ -153,6 +157,43 @@ def test_blocks_that_cannot_be_mapped_over_cotangents_run_on_copies(folders, mon
     copied = fitted(model, prompts=2)
     for layer in mapped.layers:
         assert np.allclose(mapped.jacobians[layer], copied.jacobians[layer], atol=1e-5)
+
+
+def test_in_sixteen_bits_it_is_nearly_the_same(backend, folders, tmp_path):
+    exact = fitted(opened("llama", folders["llama"], backend), prompts=3)
+    inner: Any = fresh(checkpoint("llama", tmp_path / "half"), backend).language_model
+    if backend == "mlx":
+        import mlx.core as mx
+
+        inner.model.set_dtype(mx.bfloat16)
+    else:
+        inner.model.bfloat16()
+    model = InterpretableModel(inner.model)
+    lens = fitted(model, prompts=3)
+    for layer in exact.layers:
+        apart = np.linalg.norm(lens.jacobians[layer] - exact.jacobians[layer])
+        assert 0 < apart < 0.05 * np.linalg.norm(exact.jacobians[layer])
+    assert lens(IDS).layers == (0, 1, 2)
+    assert lens.direction(17, 1) @ exact.direction(17, 1) > 0.99
+
+
+def test_what_acts_on_the_model_is_part_of_it_and_is_told(backend, folders):
+    model = opened("llama", folders["llama"], backend)
+    plain, vector = fitted(model, prompts=2), np.ones(64, np.float32) / 8
+    with (
+        model.steer(steering.project_out(vector, at="layers.1.resid_post")),
+        pytest.warns(MlxterpWarning, match="Something acts on this model while a lens is fitted to it"),
+    ):
+        steered = fitted(model, prompts=2)
+    assert not np.allclose(plain.jacobians[0], steered.jacobians[0], atol=1e-3)
+    assert np.allclose(vector @ fitted_at(model, vector), 0, atol=1e-5)
+    assert steered.metadata["fit"]["acting"] and not plain.metadata["fit"]["acting"]
+
+
+def fitted_at(model: InterpretableModel, vector: np.ndarray) -> np.ndarray:
+    """The matrix that leads to layer 1 where that layer's stream has nothing along a vector."""
+    with model.steer(steering.project_out(vector, at="layers.1.resid_post")):
+        return prompt_jacobians(model.anatomy, IDS, Way((0,), 1, SKIP, 16))[0]
 
 
 # -- fitting --------------------------------------------------------------------------------------
