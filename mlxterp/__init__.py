@@ -62,8 +62,11 @@ if TYPE_CHECKING:
     from .index import FeatureStats as FeatureStats
     from .lens.feature_logits import FeatureLogits as FeatureLogits
     from .lens.feature_logits import RandomDirections as RandomDirections
+    from .lens.jacobian_lens import JacobianLens as JacobianLens
     from .lens.logit_lens import LogitLens as LogitLens
+    from .lens.tuned_lens import TunedLens as TunedLens
     from .model.interpretable import InterpretableModel as InterpretableModel
+    from .neuronpedia.dashboard import display_dashboard as display_dashboard
     from .patching import PatchingResult as PatchingResult
     from .patchscopes import Patchscope as Patchscope
     from .sae import SAE as SAE
@@ -117,12 +120,15 @@ _HOMES = {
     "tracing.objectives": ("logit_difference",),
     "patching": ("PatchingResult",),
     "patchscopes": ("Patchscope",),
+    "neuronpedia": ("display_dashboard",),
     "concepts.registry": ("FeatureRegistry",),
     "sae": ("SAE", "SAECollection"),
     "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),
     "sae.sae": ("BatchTopKSAE", "TopKSAE"),
     "core.sparse": ("SparseFeatures",),
     "activations.store": ("ActivationStore",),
+    "lens.jacobian_lens": ("JacobianLens",),
+    "lens.tuned_lens": ("TunedLens",),
     "lens.logit_lens": ("LogitLens",),
     "tracing.trace": ("Trace",),
     "training": ("SAETrainConfig", "train_sae"),

@@ -14,6 +14,7 @@
     │   └── UnknownFeatureError            a feature id outside the SAE
     ├── FeatureIndexError (ValueError)     an index that cannot be opened, or is of another SAE or model
     ├── WriteError (OSError)               nothing can be written there; also the error of what was written
+    ├── NetworkError (ConnectionError)     a server cannot be reached, or does not answer as it should
     └── BackendError (ImportError)         the library a wing needs is not installed
 
 Two warnings: `ConfigWarning` (a setting of a checkpoint would be ignored by the library that runs
@@ -99,6 +100,10 @@ class IndexWriteError(FeatureIndexError, WriteError):
 
 class JudgeError(MlxterpError, ConnectionError):
     """A server of a judge cannot be used; the message names it and what to do."""
+
+
+class NetworkError(MlxterpError, ConnectionError):
+    """A server cannot be reached, breaks off, or does not answer as it should; the message has the address."""
 
 
 class BackendError(MlxterpError, ImportError):

@@ -29,6 +29,7 @@ FILES = {
     "index/test_answers.py",
     "lens/test_logit_lens.py",
     "model/test_completion.py",
+    "neuronpedia/test_labels.py",
     "patching/test_activation.py",
     "patchscopes/test_placeholders.py",
     "sae/test_formats.py", "sae/test_sae.py",
@@ -57,6 +58,8 @@ LONG = {
     "test_quantiles_are_tenths_of_the_ranks_and_together_are_all_texts",
     "test_sixteen_bit_weights_give_the_same_rules",
     "test_the_demo_chooses_features_that_are_strong_here_and_rare_elsewhere",
+    "test_a_server_that_is_not_there_or_silent_is_named",
+    "test_thirty_megabytes_are_read",
     "test_the_program_starts_without_an_array_library_and_ends_quietly_with_its_reader",
     "test_top_texts_of_every_feature_equal_brute_force",
 }

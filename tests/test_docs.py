@@ -28,7 +28,7 @@ WITHOUT_PYTHON = {
 ROWS = {
     "docs/concepts.md": "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 A13 A14 A15 A16 A17 A18 A19 A20 A21"
     " B1 B3 B4 B5 B6 B8 B9 B10 B12",
-    "docs/features.md": "C5 C9 C10 C16 E2 E3 E5 E7 E8 E10 E11 E12",
+    "docs/features.md": "C5 C9 C10 C16 D4 D5 D22 E2 E3 E5 E7 E8 E10 E11 E12",
     "docs/autointerp.md": "D14 D15 D16 D17 D18 D19 D20 D21",
     "docs/study.md": "D2",
     "docs/geometry.md": "D1 D3 D6 D7 D8 D9 D10 D11 D12",

@@ -6,7 +6,7 @@ handles. `mlx/` and `torch/` implement the same protocols; `tests/` runs the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -392,6 +392,44 @@ class LanguageModel(Protocol):
         deltas: Mapping[str, Sequence[Array]],
     ) -> tuple[Array, dict[str, list[Array]]]:
         """The objective of the logits, and its gradient with respect to each array of `deltas`."""
+        ...
+
+    def pullbacks(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], Array],
+        edits: Callable[[Sequence[Array]], Sequence[SiteEdit]],
+        deltas: Sequence[Array],
+        cotangents: Iterable[np.ndarray],
+    ) -> Iterator[list[Array]]:
+        """Products of cotangents with the Jacobian of a value of a pass over one text, several at a time.
+
+        Args:
+            batch: One text.
+            capture: Sites that `value` reads.
+            value: The run → an array (1, …).
+            edits: The arrays of `deltas` → the edits through which the value depends on them.
+            deltas: Arrays (1, …).
+            cotangents: float32 (n, …), n of the value's shape; the same n each time.
+
+        Yields:
+            For each, the gradients of sum(cotangent × value) with respect to each array of `deltas`, (n, …); lazy in
+            MLX. Where the library keeps the graph of a pass (torch), all share one.
+        """
+        ...
+
+    def divergence(self, x: Array, target: Array) -> tuple[np.ndarray, Array]:
+        """How far what `decode_stream` says of vectors is from given logits.
+
+        Args:
+            x: Native float32 (rows, d_model).
+            target: Native logits (rows, vocabulary).
+
+        Returns:
+            float32 (rows,): KL(target ‖ softmax of the logits of x) in nats; and the gradient of their sum with respect
+            to x, (rows, d_model).
+        """
         ...
 
     def decode_stream(self, x: Array) -> Array:

@@ -14,15 +14,17 @@ import numpy as np
 from ..errors import EditError, InputError
 from .sites import Where
 
-Positions = int | slice | Sequence[int] | Literal["all", "prompt", "generated"] | None
+Positions = int | slice | Sequence[int] | Literal["all", "prompt", "prompt[1:]", "generated"] | None
 """A position, a slice, several positions, a part of a generation, or None for all."""
+PARTS = ("prompt", "prompt[1:]", "generated")
+"""Parts of a generation: what was given, the same without its first token (BOS, as a rule), what is written."""
 
 
 def position_mask(positions: Positions, where: Where) -> np.ndarray | None:
     """Booleans (batch or 1, columns): which columns of this pass are meant; None means all.
 
     Args:
-        positions: "prompt" and "generated" too; a text that is run whole is all prompt.
+        positions: `PARTS` too; a text that is run whole is all prompt.
 
     Raises:
         InputError: A position outside a text, or counted from an end that is still open.
@@ -60,13 +62,18 @@ def check_reached(positions: Any, tokens: int, where: str) -> None:
 
 
 def _part_mask(positions: str, where: Where) -> np.ndarray | None:
-    if positions not in ("prompt", "generated"):
+    if positions not in PARTS:
         raise InputError(
-            f"positions={positions!r}: expected 'all', 'prompt', 'generated', a slice or a list."
+            f"positions={positions!r}: expected 'all', 'prompt', 'prompt[1:]', 'generated', a slice or a list."
         )
+    columns = np.atleast_2d(where.positions)
     if where.prompts is None:
-        return None if positions == "prompt" else np.zeros((1, where.columns), dtype=bool)
-    read = np.atleast_2d(where.positions) < where.prompts[:, None]
+        if positions == "prompt":
+            return None
+        return columns > 0 if positions == "prompt[1:]" else np.zeros((1, where.columns), dtype=bool)
+    read = columns < where.prompts[:, None]
+    if positions == "prompt[1:]":
+        return read & (columns > 0)
     return read if positions == "prompt" else ~read
 
 

@@ -11,7 +11,7 @@ from ..backends.host.conversion import to_vector
 from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import scalar
-from ..core.positions import Positions, integers
+from ..core.positions import PARTS, Positions, integers
 from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..variants import Temporal
@@ -68,12 +68,12 @@ def check_float32(pushes: np.ndarray | None, what: str) -> None:
 
 
 def check_positions(positions: Any) -> Any:
-    """None, "all", "prompt", "generated", an integer, a slice, or a tuple of integers.
+    """None, "all", one of `PARTS`, an integer, a slice, or a tuple of integers.
 
     Raises:
         InputError: It is something else.
     """
-    if positions is None or (isinstance(positions, str) and positions in ("all", "prompt", "generated")):
+    if positions is None or (isinstance(positions, str) and positions in ("all", *PARTS)):
         return positions
     if isinstance(positions, slice):
         try:
@@ -84,7 +84,8 @@ def check_positions(positions: Any) -> Any:
         return positions
     if isinstance(positions, str):
         raise InputError(
-            f"positions={positions!r}: expected 'all', 'prompt', 'generated', a position, a slice or a list."
+            f"positions={positions!r}: expected 'all', 'prompt', 'prompt[1:]', 'generated', a position, a slice or a"
+            " list."
         )
     array = integers(positions)
     return tuple(array.tolist()) if np.ndim(positions) else int(array[0])

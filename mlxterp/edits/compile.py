@@ -96,7 +96,8 @@ def _if_acting(change: Change, generating: bool) -> Change | None:
         check_open_ended(positions)
         return change
     if isinstance(positions, str):
-        return None if positions == "generated" else replace(change, positions=None)
+        whole = slice(1, None) if positions == "prompt[1:]" else None
+        return None if positions == "generated" else replace(change, positions=whole)
     return change
 
 

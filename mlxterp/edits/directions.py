@@ -3,6 +3,7 @@
     add_direction   h + strength·v                 "norm": h + strength·‖h‖·v/‖v‖
     project_out     h - (1 - keep)·(h·d)·d         with d = v/‖v‖ (directional ablation, Arditi et al. 2024)
     threshold_add   h + strength·v where h·d < threshold   (AxBench's thresholding, Wu et al. 2025)
+    swap            h + share·(h·d)·(e - d)        with e the other vector at length 1; no longer than cap·‖h‖
 
 `at` is a component's path; a `SteeringVector` brings its own.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
+from ..core import checks
 from ..core.options import names_options
 from ..errors import InputError
 from .checks import SteeringPositions, check_number, check_vector
@@ -77,6 +79,38 @@ def threshold_add(
     return DirectionEdit(
         vector=check_vector(vector), kind="threshold_add", number=check_number(strength, "strength"),
         threshold=check_number(threshold, "threshold"), component=at or getattr(vector, "component", None),
+        positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
+    )  # fmt: skip
+
+
+@names_options
+def swap(
+    vector: Any, into: Any, at: str | None = None, *, share: float = 1.0, cap: float = 1.0,
+    positions: SteeringPositions = None, when: Condition | None = None, preserve_norm: bool = False,
+) -> DirectionEdit:  # fmt: skip
+    """Moves what an activation has along one vector to another.
+
+    Args:
+        into: (width,), or a `SteeringVector`.
+        share: How much of it is moved; 0 changes nothing.
+        cap: The change is at most so many times as long as the token's activation.
+
+    Raises:
+        InputError: A vector has no direction, they are not of one width, or a number is not finite.
+
+    Examples:
+        >>> from mlxterp import steering
+        >>> steering.swap(sae.W_dec[ball], sae.W_dec[7], at="layers.1.resid_post").kind
+        'swap'
+    """
+    one, other = check_vector(vector), check_vector(into)
+    if one.shape != other.shape:
+        raise InputError(
+            f"The vectors to swap have {len(one)} and {len(other)} numbers; give two of one width."
+        )
+    return DirectionEdit(
+        vector=one, other=other, kind="swap", number=check_number(share, "share"),
+        cap=checks.finite(cap, "cap", 0.0), component=at or getattr(vector, "component", None),
         positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
     )  # fmt: skip
 

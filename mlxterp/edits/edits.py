@@ -145,14 +145,18 @@ class DirectionEdit(Edit):
     Attributes:
         vector: float32, (width,): the vector.
         kind: What is done along the vector.
-        number: A strength; for "project_out" the share that stays.
+        number: A strength; for "project_out" the share that stays; for "swap" the share that is moved.
         threshold: For "threshold_add": h·v/‖v‖ below which it acts.
+        other: float32, (width,): for "swap", the vector that it is moved to.
+        cap: For "swap": the longest change, in lengths of the activation.
     """
 
     vector: np.ndarray
-    kind: Literal["add", "add_norm", "project_out", "threshold_add"]
+    kind: Literal["add", "add_norm", "project_out", "threshold_add", "swap"]
     number: float
     threshold: float | None = None
+    other: np.ndarray | None = None
+    cap: float | None = None
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
@@ -169,12 +173,13 @@ class DirectionEdit(Edit):
 
     @property
     def does(self) -> str:
-        vector = f"direction {hashlib.sha256(self.vector.tobytes()).hexdigest()[:8]}"
+        vector = _said(self.vector)
         return {
             "add": f"add {self.number:g} × {vector}",
             "add_norm": f"add {self.number:g} × the activation's length along {vector}",
             "project_out": f"project {vector} out to {self.number:g} of it",
             "threshold_add": f"add {self.number:g} × {vector} where there is less of it than {self.threshold}",
+            "swap": f"move {self.number:g} of {vector} to {_said(self.other)}",
         }[self.kind]
 
     @property
@@ -184,7 +189,22 @@ class DirectionEdit(Edit):
     @property
     def unit(self) -> np.ndarray:
         """float32, (width,): the vector at length 1."""
-        return (self.vector / np.linalg.norm(self.vector.astype(np.float64))).astype(np.float32)
+        return _unit(self.vector)
+
+    @property
+    def other_unit(self) -> np.ndarray:
+        """float32, (width,): `other` at length 1."""
+        assert self.other is not None
+        return _unit(self.other)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return (vector / np.linalg.norm(vector.astype(np.float64))).astype(np.float32)
+
+
+def _said(vector: np.ndarray | None) -> str:
+    """A vector by a digest of its numbers."""
+    return "none" if vector is None else f"direction {hashlib.sha256(vector.tobytes()).hexdigest()[:8]}"
 
 
 def flattened(edits: Any) -> list[Edit]:

@@ -178,7 +178,7 @@ def _overlap(one: Any, other: Any) -> bool:
     if one is None or other is None or "all" in words:
         return True
     if words:
-        return len(words) == 1 or one == other
+        return len(words) == 1 or words.count("generated") != 1
     if not (isinstance(one, slice) or isinstance(other, slice)):
         return bool(set(np.atleast_1d(one).tolist()) & set(np.atleast_1d(other).tolist()))
     return _slices_overlap(one, other)

@@ -46,8 +46,12 @@ class DirectionChange(Change, Protocol):
     @property
     def unit(self) -> np.ndarray: ...  # the same at length 1
     @property
-    def kind(self) -> str: ...  # "add", "add_norm", "project_out", "threshold_add"
+    def kind(self) -> str: ...  # "add", "add_norm", "project_out", "threshold_add", "swap"
     @property
     def number(self) -> float: ...
     @property
     def threshold(self) -> float | None: ...
+    @property
+    def other_unit(self) -> np.ndarray: ...  # of "swap"
+    @property
+    def cap(self) -> float | None: ...  # of "swap"

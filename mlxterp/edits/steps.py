@@ -22,7 +22,7 @@ from ..variants import BatchTopK
 from .conditions import FeatureReadout
 from .fold import Phase, phases_of
 from .protocols import Change, DirectionChange, FeatureChange
-from .rows import Moment, Rows
+from .rows import Moment, Rows, length
 
 
 class Step(Protocol):
@@ -207,6 +207,12 @@ class DirectionStep:
         along = (rows.wide @ unit)[:, None]
         if edit.kind == "project_out":
             return along * (unit * (edit.number - 1))
+        if edit.kind == "swap":
+            change = along * (rows.put(edit.other_unit) - unit) * edit.number
+            longest = rows.lengths * (1.0 if edit.cap is None else edit.cap)
+            return change * rows.backend.clip(
+                longest / rows.backend.clip(length(change), 1e-30, None), None, 1.0
+            )
         assert edit.threshold is not None
         less = rows.backend.cast(along < edit.threshold, rows.wide)
         return less * rows.put(edit.vector * np.float32(edit.number))

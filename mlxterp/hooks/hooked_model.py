@@ -7,9 +7,11 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..core.continuations import Continuation, Piece
@@ -136,6 +138,20 @@ class HookedModel:
         """As `LanguageModel.gradients`, with the changes before `edits`."""
         self._told = True
         return self._base.gradients(batch, objective, lambda given: [*self._edits, *edits(given)], deltas)
+
+    def pullbacks(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], Array],
+        edits: Callable[[Sequence[Array]], Sequence[SiteEdit]],
+        deltas: Sequence[Array],
+        cotangents: Iterable[np.ndarray],
+    ) -> Iterator[list[Array]]:
+        """As `LanguageModel.pullbacks`, with the changes before `edits`."""
+        self._told = True
+        changed = lambda given: [*self._edits, *edits(given)]  # noqa: E731
+        return self._base.pullbacks(batch, capture, value, changed, deltas, cotangents)
 
     # -- who watches --------------------------------------------------------------------------
 

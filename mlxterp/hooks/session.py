@@ -14,6 +14,7 @@ from ..edits.edits import Edit, flattened
 from ..edits.placement import checked, placed
 from ..errors import warn
 from ..features.cache import FeatureCache
+from ..lens import JacobianLens, TunedLens
 from ..tracing.passes import check_length
 from .attachments import Attachments, SteerBlock
 from .hooked_model import Effect, Watch, with_effects
@@ -34,6 +35,10 @@ class ModelSession(Session):
         """SAEs and hooks that act until they are detached."""
         self.feature_cache = FeatureCache()
         """Features of the texts last searched."""
+        self.jacobian_lens: JacobianLens | None = None
+        """The one last fitted or loaded."""
+        self.tuned_lens: TunedLens | None = None
+        """The one last trained or loaded."""
         self._plain = Anatomy(model)
 
     @property

@@ -10,7 +10,7 @@ The method is nostalgebraist's, "interpreting GPT: the logit lens" (2020).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 _CELLS = 1 << 23
 """Logits held at once."""
+
+
+Transport = Callable[[int, Array], Array]
+"""(layer, stream after it, (positions, d_model)) → what is read instead."""
 
 
 class LensToken(NamedTuple):
@@ -75,6 +79,7 @@ class LogitLens(View, Mapping[int, list[list[tuple[int, float, str]]]]):
         texts: Text of each of `ids`.
         n_tokens: Tokens of the text.
         n_layers: Layers of the model.
+        kind: Which lens it is, for its heading: "Logit lens", "Jacobian lens", "Tuned lens".
     """
 
     layers: tuple[int, ...]
@@ -86,6 +91,7 @@ class LogitLens(View, Mapping[int, list[list[tuple[int, float, str]]]]):
     texts: tuple[tuple[tuple[str, ...], ...], ...]
     n_tokens: int
     n_layers: int
+    kind: str = "Logit lens"
 
     def top(self, layer: int, position: int = -1) -> list[LensToken]:
         """The likeliest tokens after a layer, likeliest first.
@@ -128,14 +134,14 @@ class LogitLens(View, Mapping[int, list[list[tuple[int, float, str]]]]):
         """HTML without style sheet, for a page; its heading is of this `level`."""
         anchor = f' id="{element_id}"' if element_id else ""
         return (
-            f'<section class="mxt-panel"{anchor} aria-label="Logit lens">'
-            f'<h{level} class="mxt-title">Logit lens</h{level}>{self._grid().html()}'
+            f'<section class="mxt-panel"{anchor} aria-label="{self.kind}">'
+            f'<h{level} class="mxt-title">{self.kind}</h{level}>{self._grid().html()}'
             '<div class="mxt-foot">The likeliest next token after each layer; the stronger the colour, the more'
             " probable. Point at a token for the others.</div></section>"
         )
 
     def _title(self) -> str:
-        return "Logit lens"
+        return self.kind
 
     def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """A heatmap of layers and positions: the likeliest token, coloured by its probability.
@@ -150,7 +156,7 @@ class LogitLens(View, Mapping[int, list[list[tuple[int, float, str]]]]):
         figure = heatmap(
             self.probabilities[..., 0], [str(n) for n in self.layers],
             [f"{p} {own_token(t.strip(' ') or t)}" for p, t in zip(self.positions, self.tokens, strict=True)],
-            limits=(0.0, 1.0), label="probability", title="Logit lens",
+            limits=(0.0, 1.0), label="probability", title=self.kind,
             texts=[[token_line(cell[0].strip(" ") or cell[0]) for cell in row] for row in self.texts], show=show,
         )  # fmt: skip
         figure.axes[0].set(xlabel="token", ylabel="after layer")
@@ -162,13 +168,13 @@ class LogitLens(View, Mapping[int, list[list[tuple[int, float, str]]]]):
         Args:
             color: None sets the title in bold where the output is a terminal and NO_COLOR is not set.
         """
-        title = f"Logit lens: the likeliest next token after each layer ({self.n_tokens} tokens)"
+        title = f"{self.kind}: the likeliest next token after each layer ({self.n_tokens} tokens)"
         return "\n".join([bold(title, wants_color(color)), *self._grid().lines()])
 
     def __repr__(self) -> str:
-        return (
-            f"LogitLens({len(self.layers)} layers, {len(self.positions)} positions, top {self.ids.shape[-1]})"
-        )
+        of = "" if self.kind == "Logit lens" else f", {self.kind}"
+        shape = f"{len(self.layers)} layers, {len(self.positions)} positions, top {self.ids.shape[-1]}"
+        return f"LogitLens({shape}{of})"
 
     def _grid(self) -> Grid:
         steps = np.abs(steps_of(self.probabilities[..., 0], 1.0))
@@ -190,16 +196,26 @@ def logit_lens(
     layers: int | Iterable[int] | None = None,
     top_k: int = 5,
     position: int | None = None,
+    *,
+    kind: str = "Logit lens",
+    transport: Transport | None = None,
 ) -> LogitLens:
-    """See `InterpretableModel.logit_lens`; the batch is one text."""
+    """See `InterpretableModel.logit_lens`; the batch is one text.
+
+    Args:
+        transport: What becomes of a layer's stream (positions, d_model) before it goes through norm and head.
+    """
     model = anatomy.model
     top_k = checks.count(top_k, "top_k")
     if len(batch.lengths) != 1:
         raise InputError(f"logit_lens takes one text, got {len(batch.lengths)}. Ask for each of them.")
     chosen = anatomy.chosen_layers(layers)
     positions = _positions(position, int(batch.lengths[0]))
-    stream = _stream(anatomy, batch, chosen)
-    found = [_likeliest(model, x[0, positions[0] : positions[-1] + 1], top_k) for x in stream]
+    stream = stream_of(anatomy, batch, chosen)
+    rows = [x[0, positions[0] : positions[-1] + 1] for x in stream]
+    if transport is not None:
+        rows = [transport(layer, x) for layer, x in zip(chosen, rows, strict=True)]
+    found = [_likeliest(model, x, top_k) for x in rows]
     ids, logits, probabilities = (np.stack(part) for part in zip(*found, strict=True))
     row = batch.ids[0].tolist()
     own = pieces_of(model.tokenizer, row)
@@ -210,7 +226,7 @@ def logit_lens(
             tuple(tuple(texts.after(row[p : p + 1], int(t)) for t in ids[i, j]) for j, p in enumerate(positions))
             for i in range(len(chosen))
         ),
-        len(row), len(model.layers),
+        len(row), len(model.layers), kind,
     )  # fmt: skip
 
 
@@ -225,7 +241,7 @@ def _positions(position: int | None, length: int) -> tuple[int, ...]:
     return (at % length,)
 
 
-def _stream(anatomy: Anatomy, batch: TokenBatch, layers: Sequence[int]) -> list[Array]:
+def stream_of(anatomy: Anatomy, batch: TokenBatch, layers: Sequence[int]) -> list[Array]:
     """The residual stream after each layer, (1, positions, d_model), from one pass."""
     model = anatomy.model
     components = [anatomy.component(f"layers.{n}.resid_post") for n in layers]

@@ -20,7 +20,7 @@ from ..features.cache import FeatureCache
 from ..hooks.session import ModelSession
 from ..tracing.context import innermost_trace
 from ..tracing.proxies import ComponentProxy, LayerList
-from . import features, index, patching, running, saes, steering
+from . import features, index, lenses, patching, running, saes, steering
 from .facade import Facade
 
 _COMPAT = "; mlxterp.compat.saelens has HookedSAETransformer with it"
@@ -46,7 +46,7 @@ class InterpretableModel(Facade):
         model.generate  steer  add_hook  let it write, changed
         model.load_sae  train_sae        its sparse autoencoders, and what they say:
         model.get_top_features_for_text  get_top_texts_for_feature  build_index  feature_logits
-        model.logit_lens  activation_patching  attribution_patching  patchscope
+        model.logit_lens  jacobian_lens  tuned_lens  activation_patching  attribution_patching
 
     Args:
         model: A model of mlx-lm, a Hugging Face model (torch), or a hub repo or folder to load.
@@ -298,6 +298,12 @@ class InterpretableModel(Facade):
     # -- what it shows of its predictions -----------------------------------------------------
 
     logit_lens = patching.logit_lens
+    fit_jacobian_lens = lenses.fit_jacobian_lens
+    load_jacobian_lens = lenses.load_jacobian_lens
+    jacobian_lens = lenses.jacobian_lens
+    train_tuned_lens = lenses.train_tuned_lens
+    load_tuned_lens = lenses.load_tuned_lens
+    tuned_lens = lenses.tuned_lens
     activation_patching = patching.activation_patching
     attribution_patching = patching.attribution_patching
     patchscope = patchscopes.patchscope

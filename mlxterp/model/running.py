@@ -101,8 +101,8 @@ def generate(
     Args:
         prompt: A string or token ids; a list of them gives a list of continuations.
         interventions: As in `trace`; they act on every forward pass.
-        positions: Where they act: "all", "prompt", "generated", or absolute positions as a slice
-            or list (0 is the prompt's first token). A generated token is edited when it is read.
+        positions: Where they act: "all", "prompt", "prompt[1:]" (without its first token), "generated", or absolute
+            positions as a slice or list (0 is the prompt's first token). A generated token is edited when it is read.
         steer: Edits of `mlxterp.steering`, as in `model.steer`; `positions` is for those that name none. For several
             prompts a list holds one entry for each, an edit, a list of edits, or None; a list of one edit is for all.
         temperature: 0, or anything below 1e-6, takes the likeliest token.

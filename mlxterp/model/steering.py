@@ -32,7 +32,8 @@ def steer(
     Args:
         edits: Of `mlxterp.steering`. Each acts at its own component: that its SAE was trained on, or its `at`.
         at: Component for edits that name none, instead of that of their SAE.
-        positions: For edits that name none: "all", "prompt", "generated", or positions.
+        positions: For edits that name none: "all", "prompt", "prompt[1:]" (without its first token), "generated", or
+            positions.
 
     Raises:
         InputError: Something that is no edit, or one without a component.

@@ -7,9 +7,10 @@ Strengths have units: `add_feature(sae, 42, 0.5, units="max")`.
 """
 
 from ..edits.conditions import Condition, direction, feature
-from ..edits.directions import add_direction, norm_preserving, project_out, threshold_add
+from ..edits.directions import add_direction, norm_preserving, project_out, swap, threshold_add
 from ..edits.edits import Edit
 from ..edits.features import ablate, add_feature, amplify, clamp, max_activation
+from ..edits.lens_directions import lens_ablate, lens_steer, lens_swap
 from .calibrate import calibrate, output_score
 from .calibration import Calibration
 from .contrast import difference_of_means, pca_direction
@@ -31,6 +32,9 @@ __all__ = [
     "difference_of_means",
     "direction",
     "feature",
+    "lens_ablate",
+    "lens_steer",
+    "lens_swap",
     "load_vectors",
     "max_activation",
     "norm_preserving",
@@ -38,6 +42,7 @@ __all__ = [
     "pca_direction",
     "project_out",
     "save_vectors",
+    "swap",
     "sweep",
     "threshold_add",
 ]

@@ -46,14 +46,16 @@ class Fragment(Protocol):
         ...
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, frames: str = "") -> str:
     """A whole HTML document.
 
     Args:
         title: Plain text.
         body: HTML of fragments, already escaped.
+        frames: Address whose pages may stand in frames; "" allows none.
     """
-    return _document(title, body, _POLICY, style(), "", "mlxterp-page")
+    policy = f"{_POLICY}; frame-src {frames}" if frames else _POLICY
+    return _document(title, body, policy, style(), "", "mlxterp-page")
 
 
 def app_page(title: str, body: str, script: str, sheet: str) -> str:

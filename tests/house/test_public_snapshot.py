@@ -20,8 +20,8 @@ MODULES = (
     "compat.mi_crow.datasets",
     "compat.mi_crow.hooks", "compat.mi_crow.language_model", "compat.mi_crow.mechanistic.sae",
     "compat.mi_crow.store", "compat.saelens", "concepts", "demo", "errors", "geometry", "hooks", "index",
-    "interventions", "lens", "model", "patching", "patchscopes", "sae", "sae.pretrained", "steering", "study",
-    "training", "variants", "viz", "weights",
+    "interventions", "lens", "model", "neuronpedia", "patching", "patchscopes", "sae", "sae.pretrained",
+    "steering", "study", "training", "variants", "viz", "weights",
 )  # fmt: skip
 """Paths that the docs name, or that users of the existing systems import."""
 

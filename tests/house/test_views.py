@@ -20,10 +20,13 @@ PICTURES = {
     "geometry.maps": "DecoderMap", "geometry.mediation": "Mediation", "geometry.meta_pairs": "SharedPairs",
     "geometry.meta_sae": "MetaSAE", "geometry.on_text": "OnText", "geometry.pairs": "Coactivation",
     "geometry.partners": "Universality", "geometry.placed_rows": "PlacedRows", "geometry.probes": "Probe",
-    "geometry.stitching": "Stitching", "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult",
-    "patchscopes.answers": "Patchscope", "steering.calibration": "Calibration", "steering.sweep": "Sweep",
-    "study.evidence": "Evidence", "study.feature_study": "FeatureStudy", "viz.card": "FeatureCard",
-    "viz.report": "FeatureReport", "viz.token_view": "TokenView",
+    "geometry.stitching": "Stitching", "lens.comparison": "LensComparison",
+    "lens.jacobian_lens": "JacobianLens", "lens.logit_lens": "LogitLens", "lens.tuned_lens": "TunedLens",
+    "neuronpedia.dashboard": "Dashboard", "neuronpedia.page": "NeuronpediaFeature",
+    "patching.result": "PatchingResult", "patchscopes.answers": "Patchscope",
+    "steering.calibration": "Calibration", "steering.sweep": "Sweep", "study.evidence": "Evidence",
+    "study.feature_study": "FeatureStudy", "viz.card": "FeatureCard", "viz.report": "FeatureReport",
+    "viz.token_view": "TokenView",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -27,6 +27,7 @@ from .batching import MLXPasses
 from .generation import end_tokens, new_text, stream_tokens
 from .intercept import Tracer, first_array
 from .modes import settled
+from .pullback import pullbacks
 from .recording import Recording
 from .state import state_digest, weights_digest
 from .swap import hooked, own_class, unobserved
@@ -325,6 +326,33 @@ class MLXLanguageModel:
         result, grads = mx.value_and_grad(value)({k: list(v) for k, v in deltas.items()})
         mx.eval(result, grads)
         return result, grads
+
+    def pullbacks(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], mx.array],
+        edits: Callable[[Sequence[mx.array]], Sequence[SiteEdit]],
+        deltas: Sequence[mx.array],
+        cotangents: Iterable[np.ndarray],
+    ) -> Iterator[list[mx.array]]:
+        def function(rows: TokenBatch) -> Callable[..., list[mx.array]]:
+            return lambda *given: [value(self.run(rows, capture, edits(given))).astype(mx.float32)]
+
+        return pullbacks(function, batch, list(deltas), cotangents)
+
+    def divergence(self, x: mx.array, target: mx.array) -> tuple[np.ndarray, mx.array]:
+        aim = target.astype(mx.float32)
+        aim = aim - mx.logsumexp(aim, axis=-1, keepdims=True)
+
+        def function(x: mx.array) -> tuple[mx.array, mx.array]:
+            said = self.decode_stream(x).astype(mx.float32)
+            said = said - mx.logsumexp(said, axis=-1, keepdims=True)
+            losses = (mx.exp(aim) * (aim - said)).sum(axis=-1)
+            return losses.sum(), losses
+
+        (_, losses), gradient = mx.value_and_grad(function)(x)
+        return np.array(losses), gradient
 
     def decode_stream(self, x: mx.array) -> mx.array:
         """Replaces the last block's output: nothing before it is ever computed, because MLX is lazy."""

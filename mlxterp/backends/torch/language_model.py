@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -307,7 +307,57 @@ class TorchLanguageModel:
         grads = iter([torch.zeros_like(x) if g is None else g for x, g in zip(flat, found, strict=True)])
         return result.detach().reshape(()), {k: [next(grads) for _ in v] for k, v in leaves.items()}
 
-    def decode_stream(self, x: torch.Tensor) -> torch.Tensor:
+    def pullbacks(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], torch.Tensor],
+        edits: Callable[[Sequence[torch.Tensor]], Sequence[SiteEdit]],
+        deltas: Sequence[torch.Tensor],
+        cotangents: Iterable[np.ndarray],
+    ) -> Iterator[list[torch.Tensor]]:
+        graph: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+        for cotangent in cotangents:
+            if graph is None:
+                graph = self._graph(batch, capture, value, edits, deltas, len(cotangent))
+            found, leaves = graph
+            weights = torch.as_tensor(cotangent, device=found.device)
+            grads = torch.autograd.grad(found, leaves, weights, retain_graph=True, allow_unused=True)
+            yield [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+
+    def _graph(
+        self,
+        batch: TokenBatch,
+        capture: Sequence[Site],
+        value: Callable[[Run], torch.Tensor],
+        edits: Callable[[Sequence[torch.Tensor]], Sequence[SiteEdit]],
+        deltas: Sequence[torch.Tensor],
+        n: int,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """A value of a pass over n copies of a text, and the arrays that it depends on."""
+        leaves = [x.detach().expand(n, *x.shape[1:]).clone().requires_grad_() for x in deltas]
+        given = edits(leaves)
+        self._check_paths([*capture, *(edit.site for edit in given)])
+        ids, lengths = np.repeat(batch.ids, n, axis=0), np.repeat(batch.lengths, n)
+        run = Run(None, {}, {}, Where(np.arange(ids.shape[1]), lengths))
+        reads = [site for edit in given for site in edit.reads]
+        tracer = Tracer(self.tree, [*capture, *reads], given, run=run)
+        with settled(self.tree, gradients=True):
+            _, out = self._call(tracer, self._ids(ids), self._uncached())
+            self._finish(run, tracer, [*capture, *(edit.site for edit in given)])
+            run.logits = logits_of(out)
+            return value(run).float(), leaves
+
+    def divergence(self, x: torch.Tensor, target: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+        leaf = x.detach().clone().requires_grad_()
+        said = self.decode_stream(leaf, gradients=True).float().log_softmax(dim=-1)
+        with torch.enable_grad():
+            aim = target.detach().float().log_softmax(dim=-1)
+            losses = (aim.exp() * (aim - said)).sum(dim=-1)
+            [gradient] = torch.autograd.grad(losses.sum(), [leaf])
+        return self.backend.get(losses), gradient
+
+    def decode_stream(self, x: torch.Tensor, gradients: bool = False) -> torch.Tensor:
         """The blocks do not run: each returns what it returns for one token, holding `x` instead.
 
         Raises:
@@ -324,7 +374,7 @@ class TorchLanguageModel:
                 )
             given[path] = with_first(out, x[:, None, :].to(first))
         tracer = Tracer(self.tree, (), (), run=Run(None, {}, {}, Where(np.arange(1), None)), given=given)
-        with settled(self.tree):
+        with settled(self.tree, gradients=gradients):
             _, out = self._call(tracer, self._ids(np.zeros((len(x), 1))), self._uncached())
         return logits_of(out)[:, 0]
 
