@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, overload
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from ..concepts.explanations import Explanation, Score
-from ..core.controls import bootstrap
+from ..core import checks
+from ..core.controls import DRAWS, Controlled, bootstrap, group_means
 from ..core.frames import data_frame
+from ..errors import InputError
 from ..viz.lines import LinesView, Table
+from ..viz.plotting import Plotted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,7 +33,11 @@ class Detail:
         precision: Of those called active.
         recall: Of the active ones.
         recall_by_tenth: Recall in each tenth of ranks, 9 the strongest, where there are any.
-        by_kind: Share right among the windows of each kind.
+        by_kind: Share right among the windows of each kind; of what compares windows, the score of that kind against
+            all of the other sort.
+        by_tenth: The score on the active windows of each tenth of ranks, against all inactive ones.
+        weighted: The score where an active window counts as much as the feature is strong in it.
+        false_positives: Texts of inactive windows that were called active, the surest first, at most five.
     """
 
     draws: np.ndarray
@@ -35,6 +47,9 @@ class Detail:
     recall: float = float("nan")
     recall_by_tenth: Mapping[int, float] = field(default_factory=dict)
     by_kind: Mapping[str, float] = field(default_factory=dict)
+    by_tenth: Mapping[int, float] = field(default_factory=dict)
+    weighted: float = float("nan")
+    false_positives: tuple[str, ...] = ()
 
     @property
     def between_draws(self) -> float:
@@ -50,11 +65,13 @@ class FeatureScore:
         explanation: With its scores.
         details: What stands behind each score.
         reason: Why the feature could not be scored; "" where it was.
+        firings: Tokens of the index on which the feature is active.
     """
 
     explanation: Explanation
     details: Mapping[str, Detail] = field(default_factory=dict)
     reason: str = ""
+    firings: int = 0
 
     @property
     def scores(self) -> Mapping[str, Score]:
@@ -63,18 +80,29 @@ class FeatureScore:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class Scores(LinesView, Sequence[FeatureScore]):
+class Scores(LinesView, Plotted, Sequence[FeatureScore]):
     """What `score` found, in the order of the explanations. `print` and notebooks show the table.
+
+    `plot` draws each score by tenths of the ranks, mean and 95 % over features, with chance and the controls beside.
 
     Attributes:
         found: The features.
         judge: Who was asked.
         seed: Of the windows' choice.
+        controls: By scorer and kind: the mean beside means of a control's units (an explanation on a draw of windows).
+        without: Controls that are not there, and why.
+        provenance: Where the scores come from: plan, seed, index and SAE, judge, prompts (their digest, and one question
+            of each scorer as it was asked), version.
+        cost: Questions that were answered, tokens that the judge read and wrote, seconds, and when it was done.
     """
 
     found: tuple[FeatureScore, ...]
     judge: str
     seed: int
+    controls: Mapping[str, Mapping[str, Controlled]] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, index: int) -> FeatureScore: ...
@@ -99,16 +127,94 @@ class Scores(LinesView, Sequence[FeatureScore]):
         """What was scored."""
         return list(dict.fromkeys(task for one in self.found for task in one.details))
 
-    def mean(self, task: str) -> Score | None:
-        """The mean over features, with a 95 % interval over them; None where none was scored."""
-        scored = [one for one in self.found if task in one.details]
+    def mean(self, task: str, by: str = "features") -> Score | None:
+        """The mean over features, with a 95 % interval over them; None where none was scored.
+
+        Args:
+            by: "features" counts each as much; "firings" as much as it has tokens where it is active.
+        """
+        by = checks.choice(by, "by", ("features", "firings"))
+        scored = self._scored(task)
         if not scored:
             return None
         values = np.array([one.scores[task].value for one in scored])
+        weights = np.array([float(one.firings if by == "firings" else 1) for one in scored])
+        weights = weights if weights.any() else np.ones(len(scored))
+        pairs = np.stack([values, weights], axis=1)
         failed = sum(one.scores[task].failed for one in scored)
-        chance = scored[0].scores[task].chance
-        interval = bootstrap(values, seed=self.seed)
-        return Score(float(values.mean()), chance, interval, len(values), failed, self.seed)
+        return Score(
+            _weighted(pairs), scored[0].scores[task].chance, bootstrap(pairs, _weighted, seed=self.seed), len(values),
+            failed, self.seed,
+        )  # fmt: skip
+
+    def ranked(self, task: str) -> list[FeatureScore]:
+        """The features that were scored, the best first.
+
+        Raises:
+            InputError: There is one draw of windows alone, which would rank by chance.
+        """
+        scored = self._scored(task)
+        if any(len(one.details[task].draws) < 2 for one in scored):
+            raise InputError(
+                "These scores are of one draw of windows, whose order would be chance: score with Plan(draws=2), or more."
+            )
+        return sorted(scored, key=lambda one: -one.scores[task].value)
+
+    def beside(self, **controls: Scores) -> Scores:
+        """The same, held also against scores of other features, such as those of a `control_index`.
+
+        Args:
+            controls: Scores of at least twenty features each, by what they are called.
+
+        Raises:
+            InputError: A control has fewer features that were scored.
+
+        Examples:
+            >>> from mlxterp import autointerp
+            >>> told = index.explain(index.live[:60:2], plan=autointerp.Plan(least=1), verbose=False)
+            >>> found = index.score(told, scorers=["detection"], controls=False, verbose=False)
+            >>> list(found.beside(itself=found).controls["detection"])
+            ['itself']
+        """
+        added = {task: dict(known) for task, known in self.controls.items()}
+        for name, other in controls.items():
+            for task in self.tasks:
+                units = np.array([one.scores[task].value for one in other._scored(task)])
+                if len(units) < DRAWS:
+                    raise InputError(
+                        f"{name}= has {len(units)} features scored by {task}; {DRAWS} are the fewest of a control."
+                    )
+                mean = self.mean(task)
+                assert mean is not None
+                groups = group_means(units, mean.n or 1, seed=self.seed)
+                kind = name.replace("_", " ")
+                added.setdefault(task, {})[name] = Controlled(
+                    mean.value, mean.interval, groups, kind, self.seed
+                )
+        return replace(self, controls=added)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the scores as one JSON file, whole or not at all; returns its path.
+
+        Two runs with one seed write the same bytes but for "cost", which holds the times.
+
+        Raises:
+            WriteError: Nothing can be written there.
+        """
+        from .scores_file import write
+
+        return write(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike) -> Scores:
+        """The scores in a file that `save` wrote.
+
+        Raises:
+            InputError: There is none, it is damaged, or of a later version.
+        """
+        from .scores_file import read
+
+        return read(path)
 
     def to_pandas(self) -> Any:
         """A table: a row for each explanation and score.
@@ -120,13 +226,16 @@ class Scores(LinesView, Sequence[FeatureScore]):
         names = dict.fromkeys(name for row in rows for name in row)
         return data_frame({name: [row.get(name) for row in rows] for name in names})
 
+    def _scored(self, task: str) -> list[FeatureScore]:
+        return [one for one in self.found if task in one.details]
+
     @property
     def _lines(self) -> Sequence[str]:
         left_out = sum(bool(one.reason) for one in self.found)
         lines = [f"{len(self.found)} explanations, judged by {self.judge}, seed {self.seed}"]
         for task in self.tasks:
-            mean = self.mean(task)
-            lines.append(f"{task}: mean {mean} over {0 if mean is None else mean.n} features")
+            lines += [_summary(task, self), *(_beside(one) for one in self.controls.get(task, {}).values())]
+        lines += [f"No control by {kind}: {reason}." for kind, reason in self.without.items()]
         return [*lines, f"{left_out} left out"] if left_out else lines
 
     @property
@@ -143,6 +252,33 @@ class Scores(LinesView, Sequence[FeatureScore]):
 
     def _title(self) -> str:
         return "Scores of explanations"
+
+    def _drawn(self, show: bool) -> Figure:
+        from .scores_plot import by_tenth
+
+        return by_tenth(self, show)
+
+
+def _weighted(pairs: np.ndarray) -> float:
+    """Mean of values by their weights, (n, 2)."""
+    total = pairs[:, 1].sum()
+    return float(pairs[:, 0] @ pairs[:, 1] / total) if total else float("nan")
+
+
+def _summary(task: str, scores: Scores) -> str:
+    mean, weighted = scores.mean(task), scores.mean(task, "firings")
+    n = 0 if mean is None else mean.n
+    beside = "" if weighted is None else f"; weighted by firings {weighted.value:.3g}"
+    strong = [one.details[task].weighted for one in scores if task in one.details]
+    known = [value for value in strong if np.isfinite(value)]
+    beside += f", by strength {np.mean(known):.3g}" if known else ""
+    return f"{task}: mean {mean} over {n} features{beside}"
+
+
+def _beside(one: Controlled) -> str:
+    low, high = one.control_interval
+    verdict = "the score is above it" if one.stands_out else "no finding: the control shows it too"
+    return f"  control, {one.kind}: {one.control_mean:.3g} [{low:.3g}, {high:.3g}]; {verdict}"
 
 
 def _told(task: str, one: FeatureScore) -> str:
@@ -168,4 +304,5 @@ def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
             **about, "scorer": task, "score": score.value, "chance": score.chance, "low": low, "high": high,
             "n": score.n, "failed": score.failed, "as_wrong": detail.as_wrong, "auroc": detail.auroc,
             "precision": detail.precision, "recall": detail.recall, "between_draws": detail.between_draws,
+            "weighted": detail.weighted, "firings": one.firings,
         }  # fmt: skip
