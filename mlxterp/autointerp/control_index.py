@@ -205,6 +205,6 @@ def _check_same(index: FeatureIndex, control: FeatureIndex) -> None:
     of_index, of_control = (one.n_tokens + sum(one.excluded.values()) for one in (index, control))
     if of_index != of_control:
         raise FeatureIndexError(
-            f"The texts of {index.path} have {of_control} tokens when they are read again, and had {of_index}: were they"
-            " given as token ids? A control needs an index of texts."
+            f"The texts of {index.path} have {of_control} tokens when read again, and had {of_index}. Were they token"
+            " ids? A control needs an index of texts."
         )

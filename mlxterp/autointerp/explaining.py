@@ -52,7 +52,7 @@ def explain(
         provenance. One warning counts the others.
 
     Raises:
-        InputError: `plan` and `examples` are both given, `examples` are of another index, or the file is of another call.
+        InputError: `plan` and `examples` are both given, `examples` are of another index, or the file of another call.
         UnknownFeatureError: A feature lies outside [0, d_hidden).
 
     Examples:

@@ -1,5 +1,5 @@
-"""How well answers tell two kinds of windows apart, whatever the judge. Ties count half, so a judge that always says the
-same scores exactly what chance gives.
+"""How well answers tell two kinds of windows apart, whatever the judge. Ties count half, so a judge that always says
+the same scores exactly what chance gives.
 
 A `Figure` is one of these measures over some items, as a function of how much each item weighs. So the score, its
 interval (items drawn again), each draw, each tenth of ranks and the weighting by importance are the same sum.

@@ -1,4 +1,4 @@
-"""`neighbour_precision`: does an explanation hold for its feature alone, or for those that point nearly the same way?"""
+"""`neighbour_precision`: does an explanation hold for its feature alone, or for near ones too?"""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def neighbour_precision(
         verbose: Whether bars show how many are done.
 
     Returns:
-        The explanation with its score "neighbour_precision"; `details["neighbour_precision"].false_positives` are windows
-        that it holds for by mistake.
+        The explanation with its score "neighbour_precision"; `details["neighbour_precision"].false_positives` are
+        windows that it holds for by mistake.
 
     Raises:
         InputError: A setting is none.

@@ -34,7 +34,7 @@ class Plan:
         least: A feature with fewer windows to explain from, or fewer positives or negatives in a draw, is left out,
             with the reason.
         seed: Of all draws, in [0, 2**64).
-        neighbours: Features with the nearest decoder rows, and those that fire together most, that windows are taken of.
+        neighbours: Features with the nearest decoder rows, and that fire together most, whose windows are taken.
 
     Raises:
         InputError: An unknown kind, or a number that is no count.

@@ -91,8 +91,8 @@ class Scores(LinesView, Plotted, Sequence[FeatureScore]):
         seed: Of the windows' choice.
         controls: By scorer and kind: the mean beside means of a control's units (an explanation on a draw of windows).
         without: Controls that are not there, and why.
-        provenance: Where the scores come from: plan, seed, index and SAE, judge, prompts (their digest, and one question
-            of each scorer as it was asked), version.
+        provenance: Where the scores come from: plan, seed, index and SAE, judge, prompts (their digest, and one
+            question of each scorer as it was asked), version.
         cost: Questions that were answered, tokens that the judge read and wrote, seconds, and when it was done.
     """
 
@@ -156,7 +156,7 @@ class Scores(LinesView, Plotted, Sequence[FeatureScore]):
         scored = self._scored(task)
         if any(len(one.details[task].draws) < 2 for one in scored):
             raise InputError(
-                "These scores are of one draw of windows, whose order would be chance: score with Plan(draws=2), or more."
+                "These scores are of one draw of windows, whose order would be chance: score with Plan(draws=2)."
             )
         return sorted(scored, key=lambda one: -one.scores[task].value)
 

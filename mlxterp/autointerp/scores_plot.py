@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .scores import Scores
 
 _TENTHS = 10
-_WIDTH, _HEIGHT = 4.2, 3.4
+_WIDTH, _HEIGHT = 4.2, 3.6
 
 
 def by_tenth(scores: Scores, show: bool) -> Figure:
@@ -29,12 +29,15 @@ def by_tenth(scores: Scores, show: bool) -> Figure:
     if not tasks:
         figure.suptitle("No score by tenths of the ranks")
         return figure
+    named: dict[str, Any] = {}
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         _draw(axes, scores, task)
+        named.update(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=len(named), fontsize=8)
     return figure
 
 
-def _draw(axes, scores: Scores, task: str) -> None:
+def _draw(axes: Any, scores: Scores, task: str) -> None:
     tenths, means, ends = [], [], []
     for tenth in range(_TENTHS):
         found = [one.details[task].by_tenth.get(tenth) for one in scores if task in one.details]
@@ -50,8 +53,9 @@ def _draw(axes, scores: Scores, task: str) -> None:
     if mean is not None and mean.chance is not None:
         axes.axhline(mean.chance, color="black", linewidth=0.8, linestyle=":", label="chance")
     for number, one in enumerate(scores.controls.get(task, {}).values()):
-        axes.axhspan(*one.control_interval, color=f"C{number + 1}", alpha=0.25, label=one.kind)
+        axes.axhspan(
+            *one.control_interval, color=f"C{number + 1}", alpha=0.25, label=f"{one.kind} (all tenths)"
+        )
     axes.set_xticks(range(1, _TENTHS + 1))
     axes.set_xlabel("tenth of the ranks (10: the strongest)")
     axes.set_ylabel(task)
-    axes.legend(fontsize=7)

@@ -52,9 +52,9 @@ def score(
         index: Of the features; with its SAE attached, where the plan asks for neighbours.
         explanations: One or many, by people or by `explain`.
         judge: Who is asked; None takes `TokenListJudge()`, which looks for the words that an explanation lists.
-        scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation" (a judge that gives strengths:
-            a word list, a model here, a server with logprobs), "surprisal" (a model here) and "embedding" (an
-            `EmbeddingJudge`).
+        scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation" (of a judge that gives
+            strengths: a word list, a model here, a server with logprobs), "surprisal" (a model here) and "embedding"
+            (an `EmbeddingJudge`).
         plan: Of the windows. None takes the one that the first explanation was made by, so that the texts that
             explained it do not score it; else `Plan()`.
         examples: What `collect` drew, in place of `plan`.

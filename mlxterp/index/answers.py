@@ -316,7 +316,8 @@ class Answers(IndexBase):
         Args:
             explanations: One or many, by people or by `explain`.
             judge: Who is asked; None looks for the words that an explanation lists.
-            scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation", "surprisal", "embedding".
+            scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation", "surprisal",
+                "embedding".
             plan: An `autointerp.Plan`; None takes the one that the first explanation was made by.
             examples: What `autointerp.collect` drew, in place of `plan`.
             controls: Of "explanations" and "tokens"; True takes both, False none.
