@@ -20,11 +20,12 @@ from .test_scoring import Constant, Oracle
 PLAN = autointerp.Plan(negatives={"random": 10}, least=2)
 
 
-@pytest.fixture(scope="module", params=["torch", "mlx"])
-def index(request, tmp_path_factory):
-    if request.param not in mlxterp.available_backends():
-        pytest.skip(f"{request.param} is not installed")
-    model, sae, texts = mlxterp.load_demo(request.param)
+pytestmark = pytest.mark.filterwarnings("ignore:.*have no explanation")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    model, sae, texts = mlxterp.load_demo()
     stories = [text[:600] for text in texts[:40]]
     return model.build_index(sae, stories, path=tmp_path_factory.mktemp("index") / "demo", verbose=False)
 
@@ -39,7 +40,6 @@ def scores(index, told):
     return index.score(told, scorers=["detection", "intruder"], verbose=False)
 
 
-@pytest.mark.filterwarnings("ignore:.*have no explanation")
 def test_word_lists_are_above_both_controls_which_are_at_chance(scores):
     held = scores.controls["detection"]
     assert set(held) == {"explanations", "tokens"} and set(scores.controls["intruder"]) == {"tokens"}
@@ -168,6 +168,22 @@ def test_D21d_a_control_has_the_same_texts_and_as_many_firings(index, kind):
     told = control.explain(control.live[100:110:3], plan=PLAN, verbose=False)
     found = control.score(told, scorers=["detection"], verbose=False)
     assert found.provenance["index"]["sae"] == control.fingerprint
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_D21d_both_wings_make_the_same_control(backend, index):
+    if backend not in mlxterp.available_backends():
+        pytest.skip(f"{backend} is not installed")
+    model, sae, texts = mlxterp.load_demo(backend)
+    small = model.build_index(sae, [text[:200] for text in texts[:8]], verbose=False)
+    control = autointerp.control_index(small, "covariance", verbose=False)
+    reference = mlxterp.load_demo()
+    other = autointerp.control_index(
+        reference.model.build_index(reference.sae, [text[:200] for text in texts[:8]], verbose=False),
+        verbose=False,
+    )
+    assert control.summary.count == pytest.approx(other.summary.count, abs=2)
+    assert autointerp.control_index(small, "neurons", verbose=False).component.endswith("down_proj.input")
 
 
 def test_D21d_scores_stand_beside_those_of_a_control(index, told, scores, tmp_path):

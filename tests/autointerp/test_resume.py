@@ -75,7 +75,7 @@ def test_a_finished_call_asks_nothing_and_more_scorers_ask_only_theirs(folder, t
     with pytest.raises(InputError, match="explanations, windows differ"):
         index.score(told[1:], Counting(), ["detection"], path=path, verbose=False)
     with pytest.raises(InputError, match="Choose another path"):
-        index.explain([1], path=path, verbose=False)
+        index.explain([1], plan=plan, path=path, verbose=False)
 
 
 def test_what_cannot_be_gone_on_with_is_named(tmp_path):
