@@ -38,6 +38,7 @@ FILES = {
 """Paths below `tests`."""
 
 LONG = {
+    "test_a_model_in_this_process_judges_from_the_command_line",
     "test_a_prompt_longer_than_the_prefill_chunk_is_edited_throughout",
     "test_a_training_that_was_interrupted_is_saved_and_told",
     "test_an_index_of_every_token_answers_as_brute_force",
@@ -45,7 +46,6 @@ LONG = {
     "test_both_backends_end_with_the_same_loss_after_200_steps",
     "test_both_wings_show_the_same_tokens_of_a_generation_however_it_ends",
     "test_c8_the_demo_takes_any_text",
-    "test_a_model_in_this_process_judges_from_the_command_line",
     "test_direct_answers_with_exclude_are_those_of_an_index_with_it",
     "test_e3_texts_are_those_of_the_python_call",
     "test_edits_in_generation_equal_a_full_recompute",
