@@ -21,6 +21,7 @@ from ..activations.forward import collect
 from ..backends.base import LanguageModel
 from ..core import checks
 from ..core.controls import random_like
+from ..core.options import names_options
 from ..core.places import path_of
 from ..core.sites import Component
 from ..data.corpus import Corpus
@@ -51,6 +52,7 @@ _COLUMNS = 64
 """Directions whose thresholds are measured at a time."""
 
 
+@names_options
 def control_index(
     index: FeatureIndex, kind: Kind = "covariance", path: str | os.PathLike | None = None, *, seed: int = 0,
     verbose: bool = True,
