@@ -10,10 +10,10 @@ import numpy as np
 
 from ..concepts.explanations import Score
 from . import measures
+from .feature_score import Detail
 from .judges import PROBABILITIES
 from .measures import Figure
 from .scorers import SCORERS, Answers, Item, Scorer, active_of
-from .scores import Detail
 
 _SHOWN = 5
 """Windows that were wrongly called active, of which a score shows the text."""

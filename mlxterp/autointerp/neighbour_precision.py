@@ -8,9 +8,9 @@ from ..concepts.explanations import Explanation
 from ..core import checks
 from ..core.options import names_options
 from ..index.feature_index import FeatureIndex
+from .feature_score import FeatureScore
 from .judges import Judge
 from .plan import Plan, plan_of
-from .scores import FeatureScore
 from .scoring import score
 
 _WINDOWS = 2

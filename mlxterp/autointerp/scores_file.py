@@ -17,7 +17,7 @@ from ..core.digests import check_seal, sealed
 from ..core.files import strict_json
 from ..core.places import path_of
 from ..errors import InputError
-from .scores import Detail, FeatureScore, Scores
+from .feature_score import Detail, FeatureScore
 
 _FORMAT, _VERSION = "mlxterp-scores", 1
 _COST = "cost"
@@ -25,22 +25,26 @@ _PLAIN = ("as_wrong", "auroc", "precision", "recall", "weighted")
 _BY_TENTH = ("recall_by_tenth", "by_tenth")
 
 
-def write(scores: Scores, path: str | os.PathLike) -> Path:
-    """See `Scores.save`."""
+def write(path: str | os.PathLike, scores: Mapping[str, Any]) -> Path:
+    """See `Scores.save`.
+
+    Args:
+        scores: The fields of a `Scores`.
+    """
     said = {
-        "format": _FORMAT, "version": _VERSION, "judge": scores.judge, "seed": scores.seed,
-        "features": [_feature(one) for one in scores],
+        "format": _FORMAT, "version": _VERSION, "judge": scores["judge"], "seed": scores["seed"],
+        "features": [_feature(one) for one in scores["found"]],
         "controls": {
             task: {name: _controlled(one) for name, one in several.items()}
-            for task, several in scores.controls.items()
+            for task, several in scores["controls"].items()
         },
-        "without": dict(scores.without), "provenance": dict(scores.provenance),
+        "without": dict(scores["without"]), "provenance": dict(scores["provenance"]),
     }  # fmt: skip
-    return store.write(path, store.as_json({**sealed(_numbers(said)), _COST: dict(scores.cost)}))
+    return store.write(path, store.as_json({**sealed(_numbers(said)), _COST: dict(scores["cost"])}))
 
 
-def read(path: str | os.PathLike) -> Scores:
-    """See `Scores.load`."""
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """The fields of the `Scores` in a file; see `Scores.load`."""
     file = path_of(path)
     try:
         found = strict_json(file.read_text(encoding="utf-8"))
@@ -65,15 +69,19 @@ def _unreadable(file: Path, error: Exception) -> InputError:
     return InputError(f"{file} cannot be read as scores: {error}. Scores.save writes such a file.")
 
 
-def _scores(found: Mapping[str, Any], cost: Any) -> Scores:
-    controls = {
-        task: {name: _control_of(one) for name, one in several.items()}
-        for task, several in found["controls"].items()
+def _scores(found: Mapping[str, Any], cost: Any) -> dict[str, Any]:
+    return {
+        "found": tuple(_feature_of(one) for one in found["features"]),
+        "judge": str(found["judge"]),
+        "seed": int(found["seed"]),
+        "controls": {
+            task: {name: _control_of(one) for name, one in several.items()}
+            for task, several in found["controls"].items()
+        },
+        "without": dict(found["without"]),
+        "provenance": dict(found["provenance"]),
+        "cost": dict(cost),
     }
-    return Scores(
-        tuple(_feature_of(one) for one in found["features"]), str(found["judge"]), int(found["seed"]), controls,
-        dict(found["without"]), dict(found["provenance"]), dict(cost),
-    )  # fmt: skip
 
 
 def _feature(one: FeatureScore) -> dict[str, Any]:

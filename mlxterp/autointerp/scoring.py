@@ -22,13 +22,14 @@ from ..errors import InputError
 from ..index.feature_index import FeatureIndex
 from .asking import Asker
 from .examples import Drawn, Examples, Sample, described, examples_for
+from .feature_score import FeatureScore
 from .finished import Finished
 from .judged import Judged
 from .judges import Judge, TokenListJudge, check_able
 from .plan import Plan, plan_of
 from .prompts import VERSION, rendered
 from .scorers import SCORERS, Item
-from .scores import FeatureScore, Scores
+from .scores import Scores
 from .shuffling import CONTROLS, Unit, applies, exchanged, held_against, units
 
 
