@@ -102,6 +102,8 @@ class OpenAIJudge:
     def strengths(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """The expected digit on each token, as much larger as 10 is than 9: one question for each."""
         tokens = [by_token(question) for question in questions]
+        if not tokens:
+            return []
         found = self._told([asked(one) for single in tokens for one in single], _read_digit)
         return np.split(found * (STRONGEST / 9), np.cumsum([len(single) for single in tokens])[:-1])
 
