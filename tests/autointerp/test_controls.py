@@ -32,7 +32,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(index):
-    return index.explain([int(f) for f in index.live[100:400:12]], plan=PLAN, verbose=False)
+    return index.explain([int(f) for f in index.live[100:400:9]], plan=PLAN, verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +189,7 @@ def test_D21d_both_wings_make_the_same_control(backend, index):
 def test_D21d_scores_stand_beside_those_of_a_control(index, told, scores, tmp_path):
     control = autointerp.control_index(index, "covariance", tmp_path / "control", seed=3, verbose=False)
     again = autointerp.control_index(index, "covariance", seed=3, verbose=False)
-    other = autointerp.control_index(index, "covariance", seed=4, verbose=False)
-    assert control.fingerprint == again.fingerprint != other.fingerprint
+    assert control.fingerprint == again.fingerprint
     assert FeatureIndex.open(tmp_path / "control").n_texts == index.n_texts
     same = control.explain([one.feature_id for one in told], plan=PLAN, verbose=False)
     found = scores.beside(
