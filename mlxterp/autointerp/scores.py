@@ -109,34 +109,38 @@ class Scores(LinesView, Plotted, Sequence[FeatureScore]):
         """The same, held also against scores of other features, such as those of a `control_index`.
 
         Args:
-            controls: Scores of at least twenty features each, by what they are called.
+            controls: Scores of at least twenty features each, by what they are called; of the same scorers, or some.
 
         Raises:
-            InputError: A control has fewer features that were scored.
+            InputError: A control has fewer features that were scored, or none of the scorers.
 
         Examples:
-            >>> from mlxterp import autointerp
-            >>> told = index.explain(index.live[:60:2], plan=autointerp.Plan(least=1), verbose=False)
-            >>> found = index.score(told, scorers=["detection"], controls=False, verbose=False)
-            >>> list(found.beside(itself=found).controls["detection"])
-            ['itself']
+            control = autointerp.control_index(index, "covariance")
+            by_chance = control.score(control.explain(features))
+            print(index.score(index.explain(features)).beside(covariance=by_chance))
         """
         added = {task: dict(known) for task, known in self.controls.items()}
         for name, other in controls.items():
-            for task in self.tasks:
-                units = np.array([one.scores[task].value for one in other._scored(task)])
-                if len(units) < DRAWS:
-                    raise InputError(
-                        f"{name}= has {len(units)} features scored by {task}; {DRAWS} are the fewest of a control."
-                    )
-                mean = self.mean(task)
-                assert mean is not None
-                groups = group_means(units, mean.n or 1, seed=self.seed)
-                kind = name.replace("_", " ")
-                added.setdefault(task, {})[name] = Controlled(
-                    mean.value, mean.interval, groups, kind, self.seed
+            shared = [task for task in self.tasks if task in other.tasks]
+            if not shared:
+                raise InputError(
+                    f"{name}= is scored by {', '.join(other.tasks) or 'nothing'}, this by {', '.join(self.tasks)}."
                 )
+            for task in shared:
+                added.setdefault(task, {})[name] = self._against(task, name, other)
         return replace(self, controls=added)
+
+    def _against(self, task: str, name: str, other: Scores) -> Controlled:
+        """A mean beside means of as many of a control's features."""
+        units = np.array([one.scores[task].value for one in other._scored(task)])
+        if len(units) < DRAWS:
+            raise InputError(
+                f"{name}= has {len(units)} features scored by {task}; {DRAWS} are the fewest of a control."
+            )
+        mean = self.mean(task)
+        assert mean is not None
+        groups = group_means(units, mean.n or 1, seed=self.seed)
+        return Controlled(mean.value, mean.interval, groups, name.replace("_", " "), self.seed)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the scores as one JSON file, whole or not at all; returns its path.

@@ -202,20 +202,18 @@ class _Run:
         """Each score beside each control, and why some are missing."""
         found: dict[str, dict[str, Controlled]] = {}
         without = {CONTROLS[kind]: "it was left out (controls=)" for kind in CONTROLS if kind not in kinds}
-        scored = [one.explanation for one in scores if one.details]
-        for kind in kinds if scored else ():
-            several, reason = units(kind, scored, self._drawn, self._seed)
-            if reason:
-                without[CONTROLS[kind]] = reason
-            for task in [task for task in tasks if several and applies(kind, task)]:
+        for kind in kinds:
+            for task in [task for task in tasks if applies(kind, task)]:
                 mean = scores.mean(task)
                 if mean is None:
                     continue
+                scored = [one.explanation for one in scores if task in one.details]
+                several, reason = units(kind, scored, self._drawn, self._seed)
                 values = [self._unit(f"{kind}/{n}/{task}", task, unit) for n, unit in enumerate(several)]
                 if held := held_against(mean, values, CONTROLS[kind], self._seed):
                     found.setdefault(task, {})[kind] = held
                 else:
-                    without[f"{CONTROLS[kind]} ({task})"] = "the judge failed on too much of it"
+                    without[f"{CONTROLS[kind]} ({task})"] = reason or "the judge failed on too much of it"
         return found, without
 
     def _unit(self, key: str, task: str, unit: Unit) -> float:

@@ -62,7 +62,7 @@ def test_what_a_control_shows_too_is_no_finding(index, told):
 def test_too_few_explanations_are_no_control_and_it_says_so(index, told):
     found = index.score(told[:2], scorers=["detection"], verbose=False)
     assert set(found.controls["detection"]) == {"tokens"}
-    assert "2 explanations give 4 exchanges" in str(found)
+    assert "other features (detection): 20 are wanted, and 2 explanations give 4 exchanges" in str(found)
     none = index.score(told[:2], scorers=["detection"], controls=False, verbose=False)
     assert none.controls == {} and str(none).count("it was left out (controls=)") == 2
     one = index.score(told, scorers=["detection"], controls="tokens", verbose=False)
@@ -201,6 +201,9 @@ def test_D21d_scores_stand_beside_those_of_a_control(index, told, scores, tmp_pa
     few = control.score(same[:3], scorers=["detection"], controls=False, verbose=False)
     with pytest.raises(InputError, match="20 are the fewest"):
         scores.beside(covariance=few)
+    fuzzed = control.score(same[:3], scorers=["fuzzing"], controls=False, verbose=False)
+    with pytest.raises(InputError, match="scored by fuzzing, this by detection, intruder"):
+        scores.beside(covariance=fuzzed)
 
 
 def test_a_control_needs_model_and_sae_and_a_kind(index):
