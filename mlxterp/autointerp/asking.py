@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..core.integers import is_integer, is_number
 from ..errors import InputError
 from .finished import Finished
 from .judges import (
@@ -66,7 +67,7 @@ class Asker:
         return np.split(np.concatenate(found), ends[:-1]) if found else []
 
     def _batch(self, key: str, questions: Sequence[Question], kind: str) -> list[np.ndarray]:
-        if key not in self._finished:
+        if not _is_kept(self._finished.get(key), len(questions)):
             before = tokens_so_far(self._judge)
             given = self._ask(questions, kind)
             after = tokens_so_far(self._judge)
@@ -111,6 +112,21 @@ class Asker:
                     f" [{low:g}, {high:g}], or NaN."
                 )
         return given
+
+
+def _is_kept(known: Any, questions: int) -> bool:
+    """Whether answers to so many questions were kept; what a file holds otherwise is asked again."""
+    if not isinstance(known, dict):
+        return False
+    answers, tokens = known.get("answers"), known.get("tokens")
+    return (
+        isinstance(answers, list)
+        and len(answers) == questions
+        and all(isinstance(one, list) and all(x is None or is_number(x) for x in one) for one in answers)
+        and isinstance(tokens, list)
+        and len(tokens) == 2
+        and all(map(is_integer, tokens))
+    )
 
 
 def _numbers(judge: Any, questions: Sequence[Question], kind: str) -> Any:

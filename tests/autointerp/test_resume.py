@@ -109,3 +109,23 @@ def test_a_line_that_was_cut_off_is_done_again_and_a_broken_one_is_counted(tmp_p
     with pytest.warns(MlxterpWarning, match="1 lines .* done again"):
         found = Finished(path, {"call": "x"})
     assert "a" not in found and found.get("b") == 2
+
+
+def test_an_answer_that_was_changed_is_asked_again(folder, tmp_path):
+    index = mlxterp.FeatureIndex.open(folder)
+    plan = autointerp.Plan(negatives={"random": 5}, least=2)
+    told = index.explain(int(index.summary.count.argsort()[-40]), plan=plan, verbose=False)
+    path = tmp_path / "answers"
+
+    def score():
+        return index.score(told, scorers=["detection"], controls=False, path=path, verbose=False)
+
+    first, good = score(), path.read_text()
+    for old, new in (
+        ('"answers": [[', '"answers": ["x", ['),
+        ('"tokens": [0, 0]', '"tokens": 0'),
+        ("[[", "[[true, "),
+    ):
+        assert old in good
+        path.write_text(good.replace(old, new, 1))
+        assert str(score()) == str(first) and len(path.read_text().splitlines()) > len(good.splitlines())

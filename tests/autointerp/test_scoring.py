@@ -160,6 +160,22 @@ def test_batches_and_the_order_of_explanations_do_not_matter(scored, examples, t
     assert [f.scores for f in one] == [f.scores for f in reversed(list(other))]
 
 
+def test_the_order_of_windows_does_not_matter(scored, examples, told):
+    tasks = ["detection", "neighbour_precision", "simulation"]
+    turned = [
+        replace(one, draws=tuple(tuple(reversed(samples)) for samples in one.draws))
+        for one in examples.values()
+    ]
+    other = autointerp.Examples(turned, examples.plan, examples.index)
+    judge = autointerp.TokenListJudge()
+    for one, same in zip(
+        scored(told, examples, judge, tasks), scored(told, other, judge, tasks), strict=True
+    ):
+        for task in tasks:
+            assert one.scores[task].value == pytest.approx(same.scores[task].value, abs=1e-12)
+            assert one.details[task].by_tenth == pytest.approx(same.details[task].by_tenth, abs=1e-12)
+
+
 def test_a_word_list_beats_the_lists_of_other_features(scored, examples, told):
     judge = autointerp.TokenListJudge()
     own = scored(told, examples, judge, ["detection"]).mean("detection")
