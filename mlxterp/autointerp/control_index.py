@@ -7,31 +7,21 @@ Can Interpret Randomly Initialized Transformers" (2025), found such scores near 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import weakref
-from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from ..activations.exclusions import Rule, rule_for
 from ..activations.forward import collect
-from ..backends.base import LanguageModel
 from ..core import checks
 from ..core.controls import random_like
 from ..core.options import names_options
 from ..core.places import path_of
 from ..core.sites import Component
 from ..data.corpus import Corpus
-from ..errors import FeatureIndexError, InputError
-from ..index.building import BuildOptions, build
+from ..errors import InputError
 from ..index.feature_index import FeatureIndex
-from ..index.folder import read_meta
+from ..index.rebuilt import Same
 from ..index.source import Source
-from ..index.summary import summary_of
-from ..index.windows import Windows
 from ..sae import SAE
 from ..variants import ReLU, TopK
 from ..weights import SAEWeights
@@ -74,7 +64,7 @@ def control_index(
         verbose: Whether a bar is shown.
 
     Raises:
-        InputError: There is no such kind, or the index's SAE names no layer, where one is needed.
+        InputError: There is no such kind, no feature is active, or the index's SAE names no layer, where one is needed.
         FeatureIndexError: The index has no model and SAE, or its texts cannot be run again.
 
     Examples:
@@ -84,29 +74,14 @@ def control_index(
         (True, True)
     """
     kind, seed = checks.choice(kind, "kind", KINDS), checks.seed(seed)  # type: ignore[assignment]
-    own = index._with_source()
-    place = _place(own, kind)
-    texts = _texts(index)
-    rule = index._meta.rule
-    if place.name != own.component.name:
-        rule = rule_for(own.anatomy.model, place, rule.exclude)
-    rows = _rows(own.anatomy.model, texts, place, rule, seed)
-    sae = _sae(index, kind, rows, seed)
+    same = Same.of(index)
+    if not len(index.live):
+        raise InputError("No feature of this index is active, so there is nothing that a control could be as often as.")
+    place = _place(same.source, kind)
+    rows = _rows(same, place, seed)
+    sae = _sae(same, kind, rows, seed)
     sae.metadata.update(component=place.name, control=KINDS[kind], seed=seed)
-    source = replace(own, sae=sae, component=place)
-    options = BuildOptions(index.n_examples, tuple(rule.exclude), index._meta.seed, verbose=verbose)
-    folder = Path(tempfile.mkdtemp(prefix="mlxterp-control-")) if path is None else path_of(path)
-    try:
-        build(source, texts, folder, options)
-        found = _opened(folder, source)
-        _check_same(index, found)
-    except BaseException:
-        if path is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if path is None:
-        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
-    return found
+    return same.built(sae, place, None if path is None else path_of(path), verbose)
 
 
 def _place(own: Source, kind: str) -> Component:
@@ -123,13 +98,9 @@ def _place(own: Source, kind: str) -> Component:
     )
 
 
-def _texts(index: FeatureIndex) -> list[str]:
-    windows = Windows(index, 0, 0)
-    return [windows.text(number) for number in range(index.n_texts)]
-
-
-def _rows(model: LanguageModel, texts: list[str], place: Component, rule: Rule, seed: int) -> np.ndarray:
+def _rows(same: Same, place: Component, seed: int) -> np.ndarray:
     """float32, (tokens, width): activations of tokens that count; of texts drawn at random, where they are many."""
+    model, texts, rule = same.source.anatomy.model, same.texts, same.rule(place)
     found: list[np.ndarray] = []
     corpus = Corpus.from_texts(texts, model.tokenize)
     order = np.random.default_rng(seed).permutation(len(texts))
@@ -148,9 +119,9 @@ def _rows(model: LanguageModel, texts: list[str], place: Component, rule: Rule, 
     return np.concatenate(found)
 
 
-def _sae(index: FeatureIndex, kind: str, rows: np.ndarray, seed: int) -> SAE:
+def _sae(same: Same, kind: str, rows: np.ndarray, seed: int) -> SAE:
     """The control as an SAE."""
-    own = index._with_source().sae
+    index, own = same.index, same.source.sae
     shares = index.summary.count / index.n_tokens
     draw = np.random.default_rng([seed, list(KINDS).index(kind)])
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -195,18 +166,3 @@ def _thresholds(rows: np.ndarray, W: np.ndarray, shares: np.ndarray) -> np.ndarr
         above = products[-1] + np.abs(products[-1]) + 1
         found[start : start + _COLUMNS] = np.where(n > 0, at, above)
     return found
-
-
-def _opened(folder: Path, source: Source) -> FeatureIndex:
-    meta = read_meta(folder)
-    assert meta is not None
-    return FeatureIndex(folder, meta, summary_of(folder, meta), source)
-
-
-def _check_same(index: FeatureIndex, control: FeatureIndex) -> None:
-    of_index, of_control = (one.n_tokens + sum(one.excluded.values()) for one in (index, control))
-    if of_index != of_control:
-        raise FeatureIndexError(
-            f"The texts of {index.path} have {of_control} tokens when read again, and had {of_index}. Were they token"
-            " ids? A control needs an index of texts."
-        )
