@@ -52,7 +52,7 @@ NAMES = {
     "random_init": "untrained TopK SAE", "neurons": "MLP neurons", "residual": "residual dimensions",
 }  # fmt: skip
 PLAN = autointerp.Plan(
-    explaining={"top": 10, "quantile": 40}, positives={"quantile": 12, "top": 4},
+    explaining={"top": 10, "quantile": 40}, positives={"top": 4, "quantile": 12},
     negatives={"random": 12, "same_token": 4, "neighbour": 4, "coactive": 4}, draws=2,
 )  # fmt: skip
 FROM = {"all": ("top", "quantile"), "top": ("top",)}
