@@ -76,7 +76,9 @@ def control_index(
     kind, seed = checks.choice(kind, "kind", KINDS), checks.seed(seed)  # type: ignore[assignment]
     same = Same.of(index)
     if not len(index.live):
-        raise InputError("No feature of this index is active, so there is nothing that a control could be as often as.")
+        raise InputError(
+            "No feature of this index is active, so there is nothing that a control could be as often as."
+        )
     place = _place(same.source, kind)
     rows = _rows(same, place, seed)
     sae = _sae(same, kind, rows, seed)

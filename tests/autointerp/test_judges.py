@@ -74,6 +74,13 @@ def sample(*tokens: str, at: int) -> Sample:
     return Sample(window(*tokens, at=at, strengths=strengths), "top", True, 9)
 
 
+def test_a_word_that_is_mostly_there_without_the_feature_is_not_listed():
+    often = [sample(" the", " cat", " and", " the", " dog", at=1) for _ in range(4)]
+    once = sample(" the", " cat", " and", at=0)
+    found = TokenListExplainer().explain(7, [*often, once])
+    assert found is not None and found.text == 'fires on "cat"'
+
+
 def test_words_are_listed_whole_and_the_commonest_first():
     samples = [
         sample(" a", " foot", "ball", at=2), sample(" The", " Football", "!", at=1), sample(" x", "\n", at=1),
