@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,5 +59,6 @@ def test_a_server_without_likelihoods_says_that_it_cannot_simulate(serve):  # no
 def test_digits_are_weighed_by_their_likelihoods():
     tokens = [*likely(1, 3), {"token": "well", "logprob": -0.01}, {"token": "10", "logprob": -0.01}]
     assert expected_digit(tokens) == pytest.approx(2) and np.isnan(expected_digit(tokens[2:]))
-    for bad in ([], None, [{"token": "1"}], ["1"], [{"token": "1", "logprob": "a"}]):
+    several: list[Any] = [[], None, [{"token": "1"}], ["1"], [{"token": "1", "logprob": "a"}]]
+    for bad in several:
         assert np.isnan(expected_digit(bad))

@@ -244,7 +244,8 @@ def test_features_are_explained_and_their_explanations_scored(index_path, says, 
     assert "Scores of explanations" in page.read_text(encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.html", "scores.json", "told.json"]
     again = answer(says("score", index_path, told, "--scorers", "detection", "--controls", "none", "--json"))
-    assert again["means"]["detection"]["value"] == found.mean("detection").value
+    mean = found.mean("detection")
+    assert mean is not None and again["means"]["detection"]["value"] == mean.value
     assert again["means"]["detection"]["controls"] == {} and len(again["explanations"]) == 6
     assert "--overwrite" in fails("score", index_path, told, "--out", scored)
     assert "cannot do 'surprisal'" in fails("score", index_path, told, "--scorers", "surprisal")
