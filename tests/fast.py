@@ -42,6 +42,7 @@ FILES = {
 """Paths below `tests`."""
 
 LONG = {
+    "test_a_model_in_this_process_judges_from_the_command_line",
     "test_a_prompt_longer_than_the_prefill_chunk_is_edited_throughout",
     "test_a_training_that_was_interrupted_is_saved_and_told",
     "test_an_index_of_every_token_answers_as_brute_force",
@@ -52,6 +53,7 @@ LONG = {
     "test_direct_answers_with_exclude_are_those_of_an_index_with_it",
     "test_e3_texts_are_those_of_the_python_call",
     "test_edits_in_generation_equal_a_full_recompute",
+    "test_features_are_explained_and_their_explanations_scored",
     "test_generation_equals_recomputing_everything_without_a_cache",
     "test_lines_keep_to_the_width_of_a_terminal",
     "test_python_runs_the_package_as_the_command",

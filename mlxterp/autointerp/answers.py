@@ -39,12 +39,25 @@ def from_logprobs(tokens: Iterable[Any]) -> float:
     Args:
         tokens: Dicts with "token" and "logprob", in any order, as `top_logprobs` has them.
     """
-    mass = {True: 0.0, False: 0.0}
+    likely = _likelihoods(tokens)
+    yes = sum(p for word, p in likely if word in ("1", "yes"))
+    no = sum(p for word, p in likely if word in ("0", "no"))
+    return yes / (yes + no) if yes + no > 0 else float("nan")
+
+
+def expected_digit(tokens: Iterable[Any]) -> float:
+    """The digit expected by the likeliest tokens of one place, in [0, 9]; NaN where none of them is one."""
+    likely = [(int(word), p) for word, p in _likelihoods(tokens) if re.fullmatch("[0-9]", word)]
+    total = sum(p for _, p in likely)
+    return sum(digit * p for digit, p in likely) / total if total > 0 else float("nan")
+
+
+def _likelihoods(tokens: Iterable[Any]) -> list[tuple[str, float]]:
+    """Words, in lower case and without marks of a tokenizer, and their probabilities; what is no such pair left out."""
+    found = []
     for one in tokens if isinstance(tokens, Iterable) else ():
         if not isinstance(one, Mapping) or not isinstance(one.get("logprob"), (int, float)):
             continue
         word = re.sub(r"[^\w]", "", str(one.get("token", "")).replace("Ġ", "").replace("▁", "")).lower()
-        if word in ("1", "yes", "0", "no"):
-            mass[word in _YES] += float(np.exp(min(0.0, float(one["logprob"]))))
-    total = mass[True] + mass[False]
-    return mass[True] / total if total > 0 else float("nan")
+        found.append((word, float(np.exp(min(0.0, float(one["logprob"]))))))
+    return found

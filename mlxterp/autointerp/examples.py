@@ -20,7 +20,6 @@ from .plan import Plan
 
 _SAME = 5
 """Windows are the same where so many tokens on both sides of the place are."""
-_NEIGHBOURS = 10
 _TRIES = 200
 """Places that are looked at for a window, at most so many for each that is wanted."""
 _TENTHS = 10
@@ -267,7 +266,7 @@ class _Collector:
             tokens = dict.fromkeys(windows.token_at(*peak) for peak in peaks)
             return _in_turn([windows.places_of_token(token, draw) for token in tokens])
         by = "decoder" if kind == "neighbour" else "coactivation"
-        others = [other for other, _ in self._index.similar(feature, _NEIGHBOURS, by)]
+        others = [other for other, _ in self._index.similar(feature, self._plan.neighbours, by)]
         return _in_turn([self._peaks_of(other, draw) for other in others])
 
     def _peaks_of(self, feature: int, draw: np.random.Generator) -> Iterator[tuple[int, int]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
+
+import numpy as np
 
 from ..concepts.explanations import Explanation
 from ..core import checks
 from .examples import Sample
+
+_LEAST = 0.005
+"""Of the windows that a word must add."""
 
 
 class Explainer(Protocol):
@@ -25,9 +30,11 @@ class Explainer(Protocol):
 
 
 class TokenListExplainer:
-    """Lists what a feature fires on: the words at its strongest tokens, the commonest first.
+    """Lists the words that a feature fires on. The baseline that a language model must beat.
 
-    The baseline that a language model must beat. A token within a word gives the whole word.
+    A word is what a token belongs to, in lower case. One after the other the words are taken that, together with those
+    before, stand in the most windows where the feature fires on them, and in the fewest where it does not; a word that
+    hardly helps is left out.
 
     Args:
         words: At most so many.
@@ -47,23 +54,48 @@ class TokenListExplainer:
         return f"token list of {self._words}"
 
     def explain(self, feature_id: int, samples: Sequence[Sample]) -> Explanation | None:
-        counted: Counter[str] = Counter()
-        for sample in samples:
-            counted[_word(sample)] += 1
-        listed = [word for word, _ in counted.most_common() if word][: self._words]
+        listed = _telling([list(_words(sample)) for sample in samples], self._words)
         if not listed:
             return None
         text = "fires on " + ", ".join('"' + word.replace('"', '\\"') + '"' for word in listed)
         return Explanation(feature_id, text, self.name)
 
 
-def _word(sample: Sample) -> str:
-    """The word that a window's strongest token belongs to, in lower case."""
-    tokens, at = sample.example.tokens, sample.example.position - sample.example.start
-    first = at
-    while first > 0 and tokens[first][:1].isalnum() and tokens[first - 1][-1:].isalnum():
-        first -= 1
-    end = at + 1
-    while end < len(tokens) and tokens[end - 1][-1:].isalnum() and tokens[end][:1].isalnum():
-        end += 1
-    return "".join(tokens[first:end]).strip().lower()
+def _telling(windows: Sequence[Sequence[tuple[str, bool]]], n: int) -> list[str]:
+    """The words that tell best where a feature fires, at most n; the commonest first among equals.
+
+    Args:
+        windows: The words of each, and whether the feature fires on them.
+    """
+    fired = Counter(word for words in windows for word, active in words if active and word)
+    seen = [set(words) for words in windows]
+    hit = {word: _where(seen, word, True) for word in fired}
+    missed = {word: _where(seen, word, False) for word in fired}
+    left, found = [word for word, _ in fired.most_common()], []
+    hits = alarms = np.zeros(len(windows), dtype=bool)
+    best = -np.inf
+    while left and len(found) < n:
+        scores = [float((hits | hit[w]).mean() - (alarms | missed[w]).mean()) for w in left]
+        at = int(np.argmax(scores))
+        if scores[at] <= best + _LEAST:
+            break
+        best, word = scores[at], left.pop(at)
+        found.append(word)
+        hits, alarms = hits | hit[word], alarms | missed[word]
+    return found
+
+
+def _where(windows: Sequence[set[tuple[str, bool]]], word: str, active: bool) -> np.ndarray:
+    """bool, (windows,): whether a word stands in each where the feature fires, or where it does not."""
+    return np.array([(word, active) in words for words in windows], dtype=bool)
+
+
+def _words(sample: Sample) -> Iterator[tuple[str, bool]]:
+    """The words of a window, and whether the feature fires on one of their tokens."""
+    tokens, active = sample.example.tokens, sample.example.activations != 0
+    first = 0
+    for end in range(1, len(tokens) + 1):
+        if end < len(tokens) and tokens[end - 1][-1:].isalnum() and tokens[end][:1].isalnum():
+            continue
+        yield "".join(tokens[first:end]).strip().lower(), bool(active[first:end].any())
+        first = end

@@ -1,6 +1,8 @@
 """Who judges: questions about windows of text in, probabilities out. None of these asks a language model.
 
-A judge is anything with a `name` and `probabilities`. What it cannot answer is NaN, and counted as failed.
+A judge is anything with a `name` and `probabilities`. What it cannot answer is NaN, and counted as failed. Some can do
+more: a `StrengthJudge` says how strongly a feature fires on each token, a `GainJudge` how much easier a text is to
+foretell after the explanation, a `CosineJudge` how near their embeddings are.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +19,10 @@ from ..backends.host.conversion import to_numpy
 from ..errors import InputError
 from ..index.examples import FeatureExample
 
+PROBABILITIES = "probabilities"
+"""What every judge can be asked for."""
+STRONGEST = 10.0
+"""The largest strength on a token in a simulation."""
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 
@@ -27,7 +33,8 @@ class Question:
 
     Attributes:
         task: "detection": does the feature fire in this window? "fuzzing": are the marked tokens those that it fires
-            on? "intruder": is this window the one that does not belong with the others?
+            on? "intruder": is this window the one that does not belong with the others? "simulation": how strongly does
+            it fire on each token? "surprisal" and "embedding": how much does the explanation say of this window?
         explanation: What the feature is said to mean; "" for an intruder.
         example: The window. A judge sees its tokens; the activations are there for who marks and for tests.
         marked: bool, (tokens,): the tokens marked; None where none are.
@@ -69,6 +76,87 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
+class StrengthJudge(Judge, Protocol):
+    """A judge that can simulate a feature."""
+
+    def strengths(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """For each window how strongly the feature fires on each token, (tokens,), in [0, 10]; NaN for no answer."""
+        ...
+
+
+@runtime_checkable
+class GainJudge(Judge, Protocol):
+    """A judge that foretells texts."""
+
+    def gains(self, questions: Sequence[Question]) -> np.ndarray:
+        """float64, (questions,): nats a token that the window is easier to foretell after its explanation than after
+        a neutral one; NaN for no answer."""
+        ...
+
+
+@runtime_checkable
+class CosineJudge(Judge, Protocol):
+    """A judge that compares embeddings."""
+
+    def cosines(self, questions: Sequence[Question]) -> np.ndarray:
+        """float64, (questions,): cosine of explanation and window, in [-1, 1]; NaN for no answer."""
+        ...
+
+
+@runtime_checkable
+class SelectiveJudge(Judge, Protocol):
+    """A judge that finds out what it cannot do."""
+
+    def cannot(self, task: str) -> str:
+        """Why it cannot do a task; "" where it can."""
+        ...
+
+
+@runtime_checkable
+class CountingJudge(Judge, Protocol):
+    """A judge that counts what it reads and writes."""
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """So far, "tokens_in" and "tokens_out" among other counts."""
+        ...
+
+
+_NEEDED: dict[str, tuple[type, str]] = {
+    "strengths": (
+        StrengthJudge,
+        "TokenListJudge, LocalJudge, or OpenAIJudge on a server that gives logprobs",
+    ),
+    "gains": (GainJudge, "LocalJudge"),
+    "cosines": (CosineJudge, "EmbeddingJudge"),
+}
+"""The kind of judge for what can be asked, and those of this package."""
+
+
+def check_able(judge: Judge, task: str, answers: str) -> None:
+    """Sees to it, before anything is asked, that a judge can do a task.
+
+    Args:
+        answers: What the task asks for: "probabilities", "strengths", "gains" or "cosines".
+
+    Raises:
+        InputError: It cannot.
+    """
+    kind, who = _NEEDED.get(answers, (object, "any other judge"))
+    reason = f"it has no {answers}(questions)" if not isinstance(judge, kind) else ""
+    if not reason and isinstance(judge, SelectiveJudge):
+        reason = judge.cannot(task)
+    if reason:
+        raise InputError(f"The judge {judge.name!r} cannot do {task!r}: {reason}. What can: {who}.")
+
+
+def tokens_so_far(judge: Judge) -> tuple[int, int]:
+    """Tokens that a judge has read and written; 0 for one that does not count."""
+    used = judge.usage if isinstance(judge, CountingJudge) else {}
+    return int(used.get("tokens_in", 0)), int(used.get("tokens_out", 0))
+
+
 class TokenListJudge:
     """Takes an explanation as a list of words: yes, where one of them stands in the window (or is marked).
 
@@ -91,6 +179,24 @@ class TokenListJudge:
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
         return np.array([self._answer(question) for question in questions], dtype=np.float64)
+
+    def strengths(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """10 on the tokens of a listed word, 0 on all others."""
+        return [self._strengths(question) for question in questions]
+
+    def _strengths(self, question: Question) -> np.ndarray:
+        words, tokens = self.words(question.explanation), question.example.tokens
+        if not words:
+            return np.full(len(tokens), np.nan)
+        found = [(part.start(), part.end(), part.group().lower()) for part in _WORD.finditer(question.text)]
+        ends = np.cumsum([len(token) for token in tokens])
+        strengths = np.zeros(len(tokens))
+        for word in words:
+            for i in range(len(found) - len(word) + 1):
+                if tuple(part for _, _, part in found[i : i + len(word)]) == word:
+                    first, last = found[i][0], found[i + len(word) - 1][1]
+                    strengths[(ends > first) & (ends - [len(t) for t in tokens] < last)] = STRONGEST
+        return strengths
 
     def _answer(self, question: Question) -> float:
         if question.task == "intruder":
@@ -119,6 +225,11 @@ class EmbeddingJudge:
         self._embed, self.name = embed, name
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
+        sign = np.array([-1.0 if question.task == "intruder" else 1.0 for question in questions])
+        return np.clip((1 + sign * self.cosines(questions)) / 2, 0, 1)
+
+    def cosines(self, questions: Sequence[Question]) -> np.ndarray:
+        """Of explanation and window; for an intruder, of the window and the others, on average."""
         pairs = [_compared(question) for question in questions]
         texts = list(dict.fromkeys(text for text, others in pairs for text in (text, *others)))
         vectors = (
@@ -130,11 +241,9 @@ class EmbeddingJudge:
             )
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = dict(zip(texts, vectors / np.where(lengths > 0, lengths, 1), strict=True))
-        cosines = np.array(
+        return np.array(
             [np.mean([unit[text] @ unit[other] for other in others]) for text, others in pairs]
-        )
-        sign = np.array([-1.0 if question.task == "intruder" else 1.0 for question in questions])
-        return np.clip((1 + sign * cosines) / 2, 0, 1)
+        ).clip(-1, 1)
 
 
 def _compared(question: Question) -> tuple[str, list[str]]:

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import numpy as np
 from ..core import checks
 from ..core.progress import hidden
 from ..errors import BackendError, InputError, JudgeError, warn
-from .answers import from_logprobs, parsed, without_thinking
-from .judges import Question
-from .prompts import VERSION, asked
+from .answers import expected_digit, from_logprobs, parsed, without_thinking
+from .judges import STRONGEST, Question
+from .prompts import VERSION, asked, by_token
 
 _WAIT, _LONGEST = 0.5, 30.0
 """Seconds before the first repetition, doubled each time, and at most."""
@@ -97,12 +97,30 @@ class OpenAIJudge:
         return f"{self.capabilities['model']} at {self.base_url}, prompts {VERSION}"
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
+        return self._told([asked(question) for question in questions], _read)
+
+    def strengths(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """The expected digit on each token, as much larger as 10 is than 9: one question for each."""
+        tokens = [by_token(question) for question in questions]
+        if not tokens:
+            return []
+        found = self._told([asked(one) for single in tokens for one in single], _read_digit)
+        return np.split(found * (STRONGEST / 9), np.cumsum([len(single) for single in tokens])[:-1])
+
+    def cannot(self, task: str) -> str:
+        """Why it cannot do a task; "" where it can."""
+        if task == "simulation" and not self.capabilities["logprobs"]:
+            return f"{self.base_url} gives no logprobs"
+        return ""
+
+    def _told(self, prompts: Sequence[str], read: Callable[[dict[str, Any]], float]) -> np.ndarray:
+        """What is read of the replies to questions; NaN where there is none."""
         from tqdm.auto import tqdm
 
-        if not questions:
+        if not prompts:
             return np.zeros(0)
         able = self.capabilities
-        bodies = [self._body(asked(question), able) for question in questions]
+        bodies = [self._body(prompt, able) for prompt in prompts]
         found = np.full(len(bodies), np.nan)
         with (
             ThreadPoolExecutor(self._concurrency) as pool,
@@ -111,8 +129,8 @@ class OpenAIJudge:
             ) as bar,
         ):
             try:
-                for i, answer in enumerate(pool.map(self._answer, bodies)):
-                    found[i] = answer
+                for i, reply in enumerate(pool.map(self._reply_to, bodies)):
+                    found[i] = float("nan") if reply is None else read(reply)
                     bar.update()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -133,15 +151,13 @@ class OpenAIJudge:
         }  # fmt: skip
         return {**body, "logprobs": True, "top_logprobs": _TOP} if able["logprobs"] else body
 
-    def _answer(self, body: dict[str, Any]) -> float:
+    def _reply_to(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """What was replied, now or before; None where nothing came that can be read."""
         key = _digest(body)
         reply = self._known.get(key)
-        if reply is None:
-            reply = self._asked(body)
-            if reply is None:
-                return float("nan")
+        if reply is None and (reply := self._asked(body)) is not None:
             self._known.put(key, reply)
-        return _read(reply)
+        return reply
 
     def _asked(self, body: dict[str, Any]) -> dict[str, Any] | None:
         """What the server replied, as far as it counts; None where nothing came that can be read."""
@@ -295,6 +311,11 @@ def _read(reply: dict[str, Any]) -> float:
     """By likelihoods of the first token, else by the words; its own choice is not looked at (some tell a wrong one)."""
     likely = from_logprobs(reply["top"])
     return parsed(reply["text"]) if np.isnan(likely) else likely
+
+
+def _read_digit(reply: dict[str, Any]) -> float:
+    """The digit expected by likelihoods of the first token."""
+    return expected_digit(reply["top"])
 
 
 def _digest(body: dict[str, Any]) -> str:

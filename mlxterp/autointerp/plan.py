@@ -34,6 +34,7 @@ class Plan:
         least: A feature with fewer windows to explain from, or fewer positives or negatives in a draw, is left out,
             with the reason.
         seed: Of all draws, in [0, 2**64).
+        neighbours: Features with the nearest decoder rows, and that fire together most, whose windows are taken.
 
     Raises:
         InputError: An unknown kind, or a number that is no count.
@@ -52,11 +53,12 @@ class Plan:
     draws: int = 2
     least: int = 4
     seed: int = 0
+    neighbours: int = 10
 
     def __post_init__(self) -> None:
         for name, kinds in (("explaining", POSITIVES), ("positives", POSITIVES), ("negatives", NEGATIVES)):
             object.__setattr__(self, name, _counts(getattr(self, name), name, kinds))
-        for name, least in (("before", 0), ("after", 0), ("draws", 1), ("least", 1)):
+        for name, least in (("before", 0), ("after", 0), ("neighbours", 1), ("draws", 1), ("least", 1)):
             object.__setattr__(self, name, checks.count(getattr(self, name), name, least))
         object.__setattr__(self, "seed", checks.seed(self.seed))
 

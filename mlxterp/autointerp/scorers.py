@@ -1,7 +1,12 @@
-"""What a judge is asked about an explanation, and what counts as right: detection, fuzzing, intruder.
+"""What a judge is asked about an explanation, and what counts as right.
 
-Each scorer turns the windows of one draw into items: questions that are answered together, and the truth. Paulo et
-al., "Automatically Interpreting Millions of Features in Large Language Models" (2024), have detection and fuzzing.
+Each scorer turns the windows of one draw into items: questions that are answered together, and the truth.
+
+* detection, fuzzing, intruder, and surprisal and embedding as scores: Paulo et al., "Automatically Interpreting
+  Millions of Features in Large Language Models" (2024);
+* simulation: Bills et al., "Language models can explain neurons in language models" (2023);
+* neighbour precision asks of windows where features with near decoder rows are active: an explanation that holds for
+  them too is too wide.
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ import numpy as np
 from ..index.examples import FeatureExample
 from . import measures
 from .examples import Sample
-from .judges import Question
+from .judges import PROBABILITIES, Question
+from .measures import Figure
 
 _SHOWN = 0.3
 """Of a window's largest activation: tokens above it are marked."""
@@ -39,15 +45,58 @@ class Item:
 
 Ask = Callable[[str, Sequence[Sample], np.random.Generator], list[Item]]
 """(explanation, the windows of a draw, a random generator) → items."""
+Answers = Sequence[np.ndarray]
+"""Of each item: a number for each of its questions; of a simulation one for each token."""
+Measure = Callable[[Sequence[Item], Answers], Figure]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scorer:
+    """One way to score an explanation.
+
+    Attributes:
+        ask: What is asked.
+        figure: The score of answers.
+        chance: What a judge gets that always says the same.
+        answers: What it asks a judge for; see `judges`.
+        by_window: Whether one window's answer is right or wrong by itself (else it is compared with others).
+        explains: Whether the explanation is shown.
+        inactive: Whether items of both kinds are wanted, active and inactive.
+    """
+
+    ask: Ask
+    figure: Measure
+    chance: float
+    answers: str = PROBABILITIES
+    by_window: bool = False
+    explains: bool = True
+    inactive: bool = True
 
 
 def detection(explanation: str, samples: Sequence[Sample], draw: np.random.Generator) -> list[Item]:
     """Does the feature fire in this window? Nothing is marked."""
-    del draw  # nothing is drawn
-    return [
-        Item((Question("detection", explanation, sample.example),), sample, int(sample.active))
-        for sample in samples
-    ]
+    return _each("detection", explanation, samples, draw)
+
+
+def simulation(explanation: str, samples: Sequence[Sample], draw: np.random.Generator) -> list[Item]:
+    """How strongly does it fire on each token?"""
+    return _each("simulation", explanation, samples, draw)
+
+
+def surprisal(explanation: str, samples: Sequence[Sample], draw: np.random.Generator) -> list[Item]:
+    """Is the window easier to foretell after the explanation?"""
+    return _each("surprisal", explanation, samples, draw)
+
+
+def embedding(explanation: str, samples: Sequence[Sample], draw: np.random.Generator) -> list[Item]:
+    """Is the window's embedding near that of the explanation?"""
+    return _each("embedding", explanation, samples, draw)
+
+
+def neighbour_precision(explanation: str, samples: Sequence[Sample], draw: np.random.Generator) -> list[Item]:
+    """Does it fire in this window? Inactive windows are those where a feature with a near decoder row is active."""
+    chosen = [sample for sample in samples if sample.active or sample.kind == "neighbour"]
+    return _each("detection", explanation, chosen, draw)
 
 
 def fuzzing(explanation: str, samples: Sequence[Sample], draw: np.random.Generator) -> list[Item]:
@@ -88,15 +137,6 @@ def intruder(explanation: str, samples: Sequence[Sample], draw: np.random.Genera
     return items
 
 
-SCORERS: dict[str, Ask] = {"detection": detection, "fuzzing": fuzzing, "intruder": intruder}
-CHANCE = {"detection": 0.5, "fuzzing": 0.5, "intruder": 1 / _WINDOWS}
-"""What a judge gets that always says the same."""
-
-
-CLASSES = {"detection": 2, "fuzzing": 2, "intruder": 1}
-"""Of items: active and inactive ones, whose shares right are averaged, or one."""
-
-
 def marked_tokens(example: FeatureExample) -> np.ndarray:
     """bool, (tokens,): those on which the feature is at least 0.3 as strong as on the strongest."""
     strengths = np.abs(example.activations)
@@ -111,5 +151,50 @@ def credit(item: Item, answer: np.ndarray) -> float:
     return yes if item.right else 1 - yes
 
 
+def active_of(items: Sequence[Item]) -> np.ndarray:
+    """bool, (items,)."""
+    return np.array([item.sample.active for item in items], dtype=bool)
+
+
+def _balanced(items: Sequence[Item], answers: Answers) -> Figure:
+    credits = np.array([credit(item, answer) for item, answer in zip(items, answers, strict=True)])
+    return measures.balanced_figure(credits, active_of(items))
+
+
+def _auroc(items: Sequence[Item], answers: Answers) -> Figure:
+    return measures.auroc_figure(np.array([answer[0] for answer in answers]), active_of(items))
+
+
+def _precision(items: Sequence[Item], answers: Answers) -> Figure:
+    yes = measures.says_yes(np.array([answer[0] for answer in answers]))
+    return measures.precision_figure(yes, active_of(items))
+
+
+def _correlation(items: Sequence[Item], answers: Answers) -> Figure:
+    true = [np.abs(item.sample.example.activations).astype(np.float64) for item in items]
+    return measures.correlation_figure(list(answers), true)
+
+
+def _each(task: str, explanation: str, samples: Sequence[Sample], draw: np.random.Generator) -> list[Item]:
+    """An item for each window."""
+    del draw  # nothing is drawn
+    return [
+        Item((Question(task, explanation, sample.example),), sample, int(sample.active)) for sample in samples
+    ]
+
+
 def _without(group: list[FeatureExample], i: int) -> tuple[FeatureExample, ...]:
     return (*group[:i], *group[i + 1 :])
+
+
+SCORERS: dict[str, Scorer] = {
+    "detection": Scorer(detection, _balanced, 0.5, by_window=True),
+    "fuzzing": Scorer(fuzzing, _balanced, 0.5, by_window=True),
+    "intruder": Scorer(intruder, _balanced, 1 / _WINDOWS, by_window=True, explains=False, inactive=False),
+    "simulation": Scorer(simulation, _correlation, 0.0, answers="strengths"),
+    "surprisal": Scorer(surprisal, _auroc, 0.5, answers="gains"),
+    "embedding": Scorer(embedding, _auroc, 0.5, answers="cosines"),
+    "neighbour_precision": Scorer(neighbour_precision, _precision, 0.5),
+}
+CHANCE = {task: scorer.chance for task, scorer in SCORERS.items()}
+"""What a judge gets that always says the same."""

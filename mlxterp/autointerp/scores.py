@@ -2,79 +2,52 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, overload
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from ..concepts.explanations import Explanation, Score
-from ..core.controls import bootstrap
+from ..core import checks
+from ..core.controls import DRAWS, Controlled, bootstrap, group_means
 from ..core.frames import data_frame
+from ..errors import InputError
 from ..viz.lines import LinesView, Table
+from ..viz.plotting import Plotted
+from . import scores_file, scores_plot
+from .feature_score import FeatureScore
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Detail:
-    """What stands behind one score.
-
-    Attributes:
-        draws: float64, (draws,): the score of each draw by itself.
-        as_wrong: The score with failures counted as wrong; the score leaves them out.
-        auroc: How often an active window is above an inactive one; NaN for an intruder.
-        precision: Of those called active.
-        recall: Of the active ones.
-        recall_by_tenth: Recall in each tenth of ranks, 9 the strongest, where there are any.
-        by_kind: Share right among the windows of each kind.
-    """
-
-    draws: np.ndarray
-    as_wrong: float
-    auroc: float = float("nan")
-    precision: float = float("nan")
-    recall: float = float("nan")
-    recall_by_tenth: Mapping[int, float] = field(default_factory=dict)
-    by_kind: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def between_draws(self) -> float:
-        """Standard deviation of the draws' scores; NaN of one draw."""
-        return float(np.std(self.draws, ddof=1)) if len(self.draws) > 1 else float("nan")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class FeatureScore:
-    """How one explanation did.
-
-    Attributes:
-        explanation: With its scores.
-        details: What stands behind each score.
-        reason: Why the feature could not be scored; "" where it was.
-    """
-
-    explanation: Explanation
-    details: Mapping[str, Detail] = field(default_factory=dict)
-    reason: str = ""
-
-    @property
-    def scores(self) -> Mapping[str, Score]:
-        """By scorer."""
-        return self.explanation.scores if not self.reason else {}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class Scores(LinesView, Sequence[FeatureScore]):
+class Scores(LinesView, Plotted, Sequence[FeatureScore]):
     """What `score` found, in the order of the explanations. `print` and notebooks show the table.
+
+    `plot` draws each score by tenths of the ranks, mean and 95 % over features, with chance and the controls beside.
 
     Attributes:
         found: The features.
         judge: Who was asked.
         seed: Of the windows' choice.
+        controls: By scorer and kind: the mean beside means of a control's units (an explanation on a draw of windows).
+        without: Controls that are not there, and why.
+        provenance: Where the scores come from: plan, seed, index and SAE, judge, prompts (their digest, and one
+            question of each scorer as it was asked), version.
+        cost: Questions that were answered, tokens that the judge read and wrote, seconds, and when it was done.
     """
 
     found: tuple[FeatureScore, ...]
     judge: str
     seed: int
+    controls: Mapping[str, Mapping[str, Controlled]] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, index: int) -> FeatureScore: ...
@@ -99,16 +72,94 @@ class Scores(LinesView, Sequence[FeatureScore]):
         """What was scored."""
         return list(dict.fromkeys(task for one in self.found for task in one.details))
 
-    def mean(self, task: str) -> Score | None:
-        """The mean over features, with a 95 % interval over them; None where none was scored."""
-        scored = [one for one in self.found if task in one.details]
+    def mean(self, task: str, by: str = "features") -> Score | None:
+        """The mean over features, with a 95 % interval over them; None where none was scored.
+
+        Args:
+            by: "features" counts each as much; "firings" as much as it has tokens where it is active.
+        """
+        by = checks.choice(by, "by", ("features", "firings"))
+        scored = self._scored(task)
         if not scored:
             return None
         values = np.array([one.scores[task].value for one in scored])
+        weights = np.array([float(one.firings if by == "firings" else 1) for one in scored])
+        weights = weights if weights.any() else np.ones(len(scored))
+        pairs = np.stack([values, weights], axis=1)
         failed = sum(one.scores[task].failed for one in scored)
-        chance = scored[0].scores[task].chance
-        interval = bootstrap(values, seed=self.seed)
-        return Score(float(values.mean()), chance, interval, len(values), failed, self.seed)
+        return Score(
+            _weighted(pairs), scored[0].scores[task].chance, bootstrap(pairs, _weighted, seed=self.seed), len(values),
+            failed, self.seed,
+        )  # fmt: skip
+
+    def ranked(self, task: str) -> list[FeatureScore]:
+        """The features that were scored, the best first.
+
+        Raises:
+            InputError: There is one draw of windows alone, which would rank by chance.
+        """
+        scored = self._scored(task)
+        if any(len(one.details[task].draws) < 2 for one in scored):
+            raise InputError(
+                "These scores are of one draw of windows, whose order would be chance: score with Plan(draws=2)."
+            )
+        return sorted(scored, key=lambda one: -one.scores[task].value)
+
+    def beside(self, **controls: Scores) -> Scores:
+        """The same, held also against scores of other features, such as those of a `control_index`.
+
+        Args:
+            controls: Scores of at least twenty features each, by what they are called; of the same scorers, or some.
+
+        Raises:
+            InputError: A control has fewer features that were scored, or none of the scorers.
+
+        Examples:
+            control = autointerp.control_index(index, "covariance")
+            by_chance = control.score(control.explain(features))
+            print(index.score(index.explain(features)).beside(covariance=by_chance))
+        """
+        added = {task: dict(known) for task, known in self.controls.items()}
+        for name, other in controls.items():
+            shared = [task for task in self.tasks if task in other.tasks]
+            if not shared:
+                raise InputError(
+                    f"{name}= is scored by {', '.join(other.tasks) or 'nothing'}, this by {', '.join(self.tasks)}."
+                )
+            for task in shared:
+                added.setdefault(task, {})[name] = self._against(task, name, other)
+        return replace(self, controls=added)
+
+    def _against(self, task: str, name: str, other: Scores) -> Controlled:
+        """A mean beside means of as many of a control's features."""
+        units = np.array([one.scores[task].value for one in other._scored(task)])
+        if len(units) < DRAWS:
+            raise InputError(
+                f"{name}= has {len(units)} features scored by {task}; {DRAWS} are the fewest of a control."
+            )
+        mean = self.mean(task)
+        assert mean is not None
+        groups = group_means(units, mean.n or 1, seed=self.seed)
+        return Controlled(mean.value, mean.interval, groups, name.replace("_", " "), self.seed)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the scores as one JSON file, whole or not at all; returns its path.
+
+        Two runs with one seed write the same bytes but for "cost", which holds the times.
+
+        Raises:
+            WriteError: Nothing can be written there.
+        """
+        return scores_file.write(path, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @staticmethod
+    def load(path: str | os.PathLike) -> Scores:
+        """The scores in a file that `save` wrote.
+
+        Raises:
+            InputError: There is none, it is damaged, or of a later version.
+        """
+        return Scores(**scores_file.read(path))
 
     def to_pandas(self) -> Any:
         """A table: a row for each explanation and score.
@@ -120,13 +171,16 @@ class Scores(LinesView, Sequence[FeatureScore]):
         names = dict.fromkeys(name for row in rows for name in row)
         return data_frame({name: [row.get(name) for row in rows] for name in names})
 
+    def _scored(self, task: str) -> list[FeatureScore]:
+        return [one for one in self.found if task in one.details]
+
     @property
     def _lines(self) -> Sequence[str]:
         left_out = sum(bool(one.reason) for one in self.found)
         lines = [f"{len(self.found)} explanations, judged by {self.judge}, seed {self.seed}"]
         for task in self.tasks:
-            mean = self.mean(task)
-            lines.append(f"{task}: mean {mean} over {0 if mean is None else mean.n} features")
+            lines += [_summary(task, self), *(_beside(one) for one in self.controls.get(task, {}).values())]
+        lines += [f"No control by {kind}: {reason}." for kind, reason in self.without.items()]
         return [*lines, f"{left_out} left out"] if left_out else lines
 
     @property
@@ -143,6 +197,31 @@ class Scores(LinesView, Sequence[FeatureScore]):
 
     def _title(self) -> str:
         return "Scores of explanations"
+
+    def _drawn(self, show: bool) -> Figure:
+        return scores_plot.by_tenth(self.found, self.controls, self.seed, show)
+
+
+def _weighted(pairs: np.ndarray) -> float:
+    """Mean of values by their weights, (n, 2)."""
+    total = pairs[:, 1].sum()
+    return float(pairs[:, 0] @ pairs[:, 1] / total) if total else float("nan")
+
+
+def _summary(task: str, scores: Scores) -> str:
+    mean, weighted = scores.mean(task), scores.mean(task, "firings")
+    n = 0 if mean is None else mean.n
+    beside = "" if weighted is None else f"; weighted by firings {weighted.value:.3g}"
+    strong = [one.details[task].weighted for one in scores if task in one.details]
+    known = [value for value in strong if np.isfinite(value)]
+    beside += f", by strength {np.mean(known):.3g}" if known else ""
+    return f"{task}: mean {mean} over {n} features{beside}"
+
+
+def _beside(one: Controlled) -> str:
+    low, high = one.control_interval
+    verdict = "the score is above it" if one.stands_out else "no finding: the control shows it too"
+    return f"  control, {one.kind}: {one.control_mean:.3g} [{low:.3g}, {high:.3g}]; {verdict}"
 
 
 def _told(task: str, one: FeatureScore) -> str:
@@ -168,4 +247,5 @@ def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
             **about, "scorer": task, "score": score.value, "chance": score.chance, "low": low, "high": high,
             "n": score.n, "failed": score.failed, "as_wrong": detail.as_wrong, "auroc": detail.auroc,
             "precision": detail.precision, "recall": detail.recall, "between_draws": detail.between_draws,
+            "weighted": detail.weighted, "firings": one.firings,
         }  # fmt: skip

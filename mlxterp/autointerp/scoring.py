@@ -1,24 +1,36 @@
-"""`score`: what explanations are worth by a judge, with chance, intervals, draws and failures beside every figure."""
+"""`score`: what explanations are worth by a judge, with chance, controls, intervals, draws and failures beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
-from ..concepts.explanations import Explanation, Score
+from ..concepts.explanations import Explanation
 from ..core import checks
+from ..core.controls import Controlled
+from ..core.digests import digest_of
 from ..core.options import names_options
 from ..core.progress import hidden
+from ..core.version import version
 from ..errors import InputError
 from ..index.feature_index import FeatureIndex
-from . import measures
-from .examples import Drawn, Examples, examples_for
-from .judges import Judge, TokenListJudge
+from .asking import Asker
+from .examples import Drawn, Examples, Sample, described, examples_for
+from .feature_score import FeatureScore
+from .finished import Finished
+from .judged import Judged
+from .judges import Judge, TokenListJudge, check_able
 from .plan import Plan, plan_of
-from .scorers import CHANCE, CLASSES, SCORERS, Item
-from .scorers import credit as credit_of
-from .scores import Detail, FeatureScore, Scores
+from .prompts import VERSION, rendered
+from .scorers import SCORERS, Item
+from .scores import Scores
+from .shuffling import CONTROLS, Unit, applies, exchanged, held_against, units
 
 
 @names_options
@@ -30,6 +42,8 @@ def score(
     *,
     plan: Plan | None = None,
     examples: Examples | None = None,
+    controls: bool | str | Sequence[str] = True,
+    path: str | os.PathLike | None = None,
     batch_size: int = 256,
     verbose: bool = True,
 ) -> Scores:
@@ -39,10 +53,16 @@ def score(
         index: Of the features; with its SAE attached, where the plan asks for neighbours.
         explanations: One or many, by people or by `explain`.
         judge: Who is asked; None takes `TokenListJudge()`, which looks for the words that an explanation lists.
-        scorers: Of "detection", "fuzzing" and "intruder".
+        scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation" (of a judge that gives
+            strengths: a word list, a model here, a server with logprobs), "surprisal" (a model here) and "embedding"
+            (an `EmbeddingJudge`).
         plan: Of the windows. None takes the one that the first explanation was made by, so that the texts that
             explained it do not score it; else `Plan()`.
         examples: What `collect` drew, in place of `plan`.
+        controls: What the scores are held against: "explanations" (those of other features) and "tokens" (windows whose
+            tokens have changed places). True takes both, each on a sample of twenty explanations and draws; False none.
+        path: A file that keeps every answer as it comes. The same call with it goes on after an interruption, and asks
+            nothing again but what was under way.
         batch_size: Questions that a judge is given at a time; no answer depends on it.
         verbose: Whether bars show how many are done.
 
@@ -50,8 +70,9 @@ def score(
         Each explanation with its scores; features with too few windows with the reason.
 
     Raises:
-        InputError: No explanations, an unknown scorer, `plan` and `examples` together, examples of another index or
-            without one of the features, or a judge that gives something else than probabilities.
+        InputError: No explanations, an unknown scorer or control, a scorer that the judge cannot do (before anything is
+            asked), `plan` and `examples` together, examples of another index or without one of the features, a judge
+            that gives something else than asked, or a file of another call.
         UnknownFeatureError: A feature lies outside [0, d_hidden).
 
     Examples:
@@ -61,14 +82,15 @@ def score(
         >>> found[0].scores["detection"].value > 0.5
         True
     """
-    from tqdm.auto import tqdm
-
+    started = time.time()
     several = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not several or not all(isinstance(one, Explanation) for one in several):
         raise InputError("explanations= is a list of Explanation values, as `explain` gives them.")
-    tasks = [checks.choice(task, "A scorer", SCORERS) for task in scorers]
+    tasks, kinds = _several(scorers, "A scorer", SCORERS), controls_of(controls)
     size = checks.count(batch_size, "batch_size")
     judge = TokenListJudge() if judge is None else judge
+    for task in tasks:
+        check_able(judge, task, SCORERS[task].answers)
     features = list(dict.fromkeys(one.feature_id for one in several))
     if examples is None and plan is None:
         plan = plan_of(several[0])
@@ -77,90 +99,151 @@ def score(
         raise InputError(
             f"examples= has no windows of feature {missing[0]}; collect them for all that are explained."
         )
-    with tqdm(several, desc="score", unit="explanation", disable=hidden(verbose), delay=1.0) as bar:
-        found = [_scored(one, drawn[one.feature_id], drawn.plan.seed, judge, tasks, size) for one in bar]
-    return Scores(tuple(found), judge.name, drawn.plan.seed)
+    run = _Run(index, drawn, judge, Asker(judge, size, Finished(path, _about(several, drawn, judge, size))))
+    found = run.scored(several, tasks, verbose)
+    scores = Scores(tuple(found), judge.name, drawn.plan.seed, provenance=run.provenance(several, tasks))
+    held, without = run.controls(scores, kinds, tasks)
+    return Scores(
+        scores.found,
+        scores.judge,
+        scores.seed,
+        held,
+        without,
+        scores.provenance,
+        run.cost(time.time() - started),
+    )
 
 
-def _scored(
-    explanation: Explanation, drawn: Drawn, seed: int, judge: Judge, tasks: Sequence[str], size: int
-) -> FeatureScore:
-    if drawn.reason:
-        return FeatureScore(explanation, reason=drawn.reason)
-    found = {}
-    for task in tasks:
-        draws = [
-            SCORERS[task](
-                explanation.text, samples, np.random.default_rng([seed, explanation.feature_id, number])
-            )
-            for number, samples in enumerate(drawn.draws)
-        ]
-        found[task] = _score(task, draws, [_answers(judge, items, size) for items in draws], seed)
-    known = {task: one for task, one in found.items() if one is not None}
-    scored = explanation.scored(**{task: value for task, (value, _) in known.items()})
-    return FeatureScore(scored, {task: detail for task, (_, detail) in known.items()})
-
-
-def _answers(judge: Judge, items: Sequence[Item], size: int) -> list[np.ndarray]:
-    """Probabilities of each item's questions.
+def controls_of(given: Any) -> list[str]:
+    """The controls that `controls=` names.
 
     Raises:
-        InputError: The judge gives something else.
+        InputError: There is no such control.
     """
-    questions = [question for item in items for question in item.questions]
-    parts = []
-    for start in range(0, len(questions), size):
-        asked = questions[start : start + size]
-        given = np.asarray(judge.probabilities(asked), dtype=np.float64)
-        if given.shape != (len(asked),) or ((given < 0) | (given > 1)).any():
-            raise InputError(
-                f"The judge {judge.name!r} gave shape {given.shape} for {len(asked)} questions; expected a probability"
-                " in [0, 1], or NaN, for each."
-            )
-        parts.append(given)
-    whole = np.concatenate(parts) if parts else np.zeros(0)
-    ends = np.cumsum([len(item.questions) for item in items])
-    return np.split(whole, ends[:-1]) if len(items) else []
+    if isinstance(given, bool):
+        return list(CONTROLS) if given else []
+    return _several(given, "A control", CONTROLS)
 
 
-def _score(
-    task: str, draws: Sequence[Sequence[Item]], answers: Sequence[Sequence[np.ndarray]], seed: int
-) -> tuple[Score, Detail] | None:
-    """The score over all draws; None where nothing was judged."""
-    items = [item for several in draws for item in several]
-    given = [answer for several in answers for answer in several]
-    which = np.array([number for number, several in enumerate(draws) for _ in several], dtype=np.int64)
-    active = np.array([item.sample.active for item in items], dtype=bool)
-    credit = np.array([credit_of(item, answer) for item, answer in zip(items, given, strict=True)])
-    judged = ~np.isnan(credit)
-    value = measures.balanced(credit[judged], active[judged])
-    if not np.isfinite(value) or (CLASSES[task] == 2 and len(set(active[judged].tolist())) < 2):
-        return None
-    interval = measures.balanced_interval(credit[judged], active[judged], seed)
-    each = [
-        measures.balanced(credit[judged & (which == number)], active[judged & (which == number)])
-        for number in range(len(draws))
+def _several(given: Any, name: str, known: Mapping[str, Any]) -> list[str]:
+    names = [given] if isinstance(given, str) else list(given)
+    return list(dict.fromkeys(checks.choice(one, name, known) for one in names))
+
+
+def _about(several: Sequence[Explanation], drawn: Examples, judge: Judge, size: int) -> dict[str, Any]:
+    """What answers depend on, for the file that keeps them."""
+    windows = [
+        [
+            feature,
+            [[s.example.text_id, s.example.position, s.active] for samples in one.draws for s in samples],
+        ]
+        for feature, one in drawn.items()
     ]
-    as_wrong = measures.balanced(np.nan_to_num(credit), active)
-    kept = [k for k, one in enumerate(judged) if one]
-    detail = _detail(
-        task, [items[k] for k in kept], [given[k] for k in kept], credit[judged], np.array(each), as_wrong
-    )
-    return Score(value, CHANCE[task], interval, len(kept), len(items) - len(kept), seed), detail
+    return {
+        "call": "score", "index": dict(drawn.index), "judge": judge.name, "batch_size": size,
+        "explanations": digest_of({"said": [[one.feature_id, one.text] for one in several]}),
+        "windows": digest_of({"drawn": windows, "before": drawn.plan.before, "after": drawn.plan.after}),
+    }  # fmt: skip
 
 
-def _detail(
-    task: str, items: Sequence[Item], answers: Sequence[np.ndarray], credit: np.ndarray, draws: np.ndarray,
-    as_wrong: float,
-) -> Detail:  # fmt: skip
-    kinds = [("active: " if item.sample.active else "inactive: ") + item.sample.kind for item in items]
-    by_kind = {kind: float(credit[[k == kind for k in kinds]].mean()) for kind in dict.fromkeys(kinds)}
-    if CLASSES[task] == 1:
-        return Detail(draws, as_wrong, by_kind=by_kind)
-    given, active = np.array([p[0] for p in answers]), np.array([item.sample.active for item in items])
-    tenths = np.array([-1 if item.sample.tenth is None else item.sample.tenth for item in items])
-    by_tenth = {int(t): float(credit[tenths == t].mean()) for t in np.unique(tenths[tenths >= 0])}
-    return Detail(
-        draws, as_wrong, measures.auroc(given, active), measures.precision(given, active),
-        measures.recall(given, active), by_tenth, by_kind,
-    )  # fmt: skip
+class _Run:
+    """One call of `score`."""
+
+    def __init__(self, index: FeatureIndex, drawn: Examples, judge: Judge, asker: Asker):
+        self._index, self._drawn, self._judge, self._asker = index, drawn, judge, asker
+        self._seed = drawn.plan.seed
+        self._shown: dict[str, str] = {}
+
+    def scored(
+        self, several: Sequence[Explanation], tasks: Sequence[str], verbose: bool
+    ) -> list[FeatureScore]:
+        from tqdm.auto import tqdm
+
+        with tqdm(several, desc="score", unit="explanation", disable=hidden(verbose), delay=1.0) as bar:
+            return [self._feature(number, one, tasks) for number, one in enumerate(bar)]
+
+    def _feature(self, number: int, explanation: Explanation, tasks: Sequence[str]) -> FeatureScore:
+        drawn = self._drawn[explanation.feature_id]
+        firings = int(self._index.stats(explanation.feature_id).count)
+        if drawn.reason:
+            return FeatureScore(explanation, reason=drawn.reason, firings=firings)
+        found = {}
+        for task in tasks:
+            scored = self._judged(f"{number}/{task}", task, explanation, drawn).score(self._seed)
+            if scored is not None:
+                found[task] = scored
+        told = explanation.scored(**{task: value for task, (value, _) in found.items()})
+        return FeatureScore(told, {task: detail for task, (_, detail) in found.items()}, "", firings)
+
+    def _judged(self, key: str, task: str, explanation: Explanation, drawn: Drawn) -> Judged:
+        """The answers on all draws."""
+        items: list[Item] = []
+        answers: list[np.ndarray] = []
+        which: list[int] = []
+        for number, samples in enumerate(drawn.draws):
+            mine = self._items(task, explanation.text, explanation.feature_id, samples, number)
+            items += mine
+            answers += self._asker.answers(f"{key}/{number}", mine, SCORERS[task].answers)
+            which += [number] * len(mine)
+        if items:
+            self._shown.setdefault(task, rendered(items[0].questions[0]))
+        return Judged(task, items, answers, np.array(which, dtype=np.int64))
+
+    def _items(
+        self, task: str, text: str, feature: int, samples: Sequence[Sample], number: int
+    ) -> list[Item]:
+        return SCORERS[task].ask(text, samples, np.random.default_rng([self._seed, feature, number]))
+
+    # -- controls -----------------------------------------------------------------------------
+
+    def controls(
+        self, scores: Scores, kinds: Sequence[str], tasks: Sequence[str]
+    ) -> tuple[dict[str, dict[str, Controlled]], dict[str, str]]:
+        """Each score beside each control, and why some are missing."""
+        found: dict[str, dict[str, Controlled]] = {}
+        without = {CONTROLS[kind]: "it was left out (controls=)" for kind in CONTROLS if kind not in kinds}
+        for kind in kinds:
+            for task in [task for task in tasks if applies(kind, task)]:
+                mean = scores.mean(task)
+                if mean is None:
+                    continue
+                scored = [one.explanation for one in scores if task in one.details]
+                several, reason = units(kind, scored, self._drawn, self._seed)
+                values = [self._unit(f"{kind}/{n}/{task}", task, unit) for n, unit in enumerate(several)]
+                if held := held_against(mean, values, CONTROLS[kind], self._seed):
+                    found.setdefault(task, {})[kind] = held
+                else:
+                    without[f"{CONTROLS[kind]} ({task})"] = reason or "the judge failed on too much of it"
+        return found, without
+
+    def _unit(self, key: str, task: str, unit: Unit) -> float:
+        feature = unit.explanation.feature_id
+        samples = self._drawn[feature].draws[unit.number]
+        items = self._items(task, unit.text, feature, samples, unit.number)
+        if unit.seed is not None:
+            items = exchanged(items, samples, [self._seed, unit.seed])
+        answers = self._asker.answers(key, items, SCORERS[task].answers)
+        return (
+            Judged(task, items, answers, np.zeros(len(items), dtype=np.int64)).value
+            if items
+            else float("nan")
+        )
+
+    # -- where it comes from ------------------------------------------------------------------
+
+    def provenance(self, several: Sequence[Explanation], tasks: Sequence[str]) -> dict[str, Any]:
+        """All that the scores depend on."""
+        return {
+            "mlxterp": version(), "judge": self._judge.name, "scorers": list(tasks),
+            "explainers": sorted({one.source for one in several}), "plan": asdict(self._drawn.plan),
+            "seed": self._seed, "index": described(self._index),
+            "prompts": {"digest": VERSION, "rendered": dict(self._shown)},
+        }  # fmt: skip
+
+    def cost(self, seconds: float) -> dict[str, Any]:
+        """What it took."""
+        tokens_in, tokens_out = self._asker.tokens
+        return {
+            "questions": self._asker.asked, "tokens_in": tokens_in, "tokens_out": tokens_out,
+            "seconds": round(seconds, 3), "done": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip

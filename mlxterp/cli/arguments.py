@@ -73,6 +73,22 @@ def parser() -> Parser:
             "mlxterp check my-sae --model hub/model --texts stories.txt",
         )
     )
+    _explain(
+        command(
+            "explain",
+            "say what features mean, by what they fire on",
+            "mlxterp explain stories.index 682 741 --out told.json",
+            "With --out what was done is kept; the same command goes on.",
+        )
+    )
+    _score(
+        command(
+            "score",
+            "judge whether explanations hold on other texts, beside chance and controls",
+            "mlxterp score stories.index told.json --scorers detection,intruder --out scores.json",
+            "With --out what was answered is kept; the same command goes on.",
+        )
+    )
     return made
 
 
@@ -200,6 +216,64 @@ def _check(p: Parser) -> None:
     _backend(p)
     _place(p)
     _json(p)
+
+
+def _explain(p: Parser) -> None:
+    p.add_argument(
+        "index", metavar="INDEX", help="the index that knows the features (mlxterp index makes one)"
+    )
+    p.add_argument(
+        "features",
+        type=_number,
+        nargs="*",
+        metavar="FEATURE",
+        help="their numbers (default: all that are active)",
+    )
+    p.add_argument("--words", type=int, default=5, help="words listed, at most (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="which windows explain (default: %(default)s)")
+    p.add_argument("--out", type=_path, metavar="FILE", help="write the explanations there, as JSON")
+    _overwrite(p)
+    _model(p)
+    _place(p)
+    _json(p)
+
+
+def _score(p: Parser) -> None:
+    p.add_argument(
+        "index", metavar="INDEX", help="the index that knows the features (mlxterp index makes one)"
+    )
+    p.add_argument("explanations", metavar="FILE", help="explanations, as mlxterp explain --out writes them")
+    p.add_argument(
+        "--scorers", type=_names, default=("detection", "intruder"), metavar="NAMES",
+        help="some of detection, fuzzing, intruder, neighbour_precision, simulation, surprisal (default:"
+        " detection,intruder)",
+    )  # fmt: skip
+    p.add_argument(
+        "--judge", default="words", metavar="JUDGE",
+        help="words (looks for the words that are listed), the address of a server that speaks OpenAI's protocol, or a"
+        " model: a hub repository or a folder (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--judge-model", metavar="NAME", help="a model that the server knows (default: its first)")
+    p.add_argument("--cache", metavar="FOLDER", help="keep the server's answers there")
+    p.add_argument(
+        "--controls", type=_names, default=True, metavar="NAMES",
+        help="some of explanations, tokens; or none (default: both)",
+    )  # fmt: skip
+    p.add_argument("--out", type=_path, metavar="FILE", help="write the scores there, as JSON")
+    p.add_argument("--html", type=_path, metavar="FILE", help="write a page that needs no network")
+    _overwrite(p)
+    _model(p)
+    _place(p)
+    _json(p)
+
+
+def _names(given: str) -> tuple[str, ...]:
+    """Names with commas between; none of them for "none"."""
+    return () if given == "none" else tuple(given.split(","))
+
+
+def _path(given: str) -> Path:
+    return Path(given).expanduser()
 
 
 # -- what several commands take ---------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..autointerp import Scores
+from ..concepts.explanations import Explanation, Score
 from ..viz import FeatureCard, TokenView
 
 
@@ -78,4 +80,40 @@ def _card(card: FeatureCard) -> dict[str, Any]:
             for title, examples in card.groups()
         },
         "facts": dict(card.facts),
+    }
+
+
+def explanations(told: Sequence[Explanation]) -> list[dict[str, Any]]:
+    """`mlxterp explain`: each with its feature."""
+    return [{"feature_id": one.feature_id, "explanation": one.text, "source": one.source} for one in told]
+
+
+def scores(found: Scores) -> dict[str, Any]:
+    """`mlxterp score`: the means, each with chance and controls, and each explanation's."""
+    return {
+        "judge": found.judge,
+        "seed": found.seed,
+        "means": {task: _score(found.mean(task)) | {"controls": _controls(found, task)} for task in found.tasks},
+        "explanations": [
+            {
+                "feature_id": one.explanation.feature_id, "explanation": one.explanation.text, "reason": one.reason,
+                "scores": {task: _score(score) for task, score in one.scores.items() if task in one.details},
+            }
+            for one in found
+        ],
+    }  # fmt: skip
+
+
+def _score(score: Score | None) -> dict[str, Any]:
+    if score is None:
+        return {}
+    return {
+        "value": score.value, "chance": score.chance, "interval": score.interval, "n": score.n, "failed": score.failed
+    }  # fmt: skip
+
+
+def _controls(found: Scores, task: str) -> dict[str, Any]:
+    return {
+        name: {"mean": one.control_mean, "interval": one.control_interval, "above": one.stands_out}
+        for name, one in found.controls.get(task, {}).items()
     }

@@ -18,7 +18,7 @@ from ..model.interpretable import InterpretableModel
 from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView
 from ..viz.terminal import Screen, around, complain
-from . import as_json, opening
+from . import as_json, explaining, opening
 from .overwrite import check_folder, check_page
 
 _BEFORE, _AFTER = 24, 12
@@ -31,7 +31,7 @@ def run(options: Namespace) -> int:
     """Runs the command named; returns the exit status."""
     commands: dict[str, Callable[[Namespace, Screen], int | None]] = {
         "demo": demo, "features": features, "texts": texts, "index": index, "show": show, "train": train,
-        "check": check,
+        "check": check, "explain": explaining.explain, "score": explaining.score,
     }  # fmt: skip
     return commands[options.command](options, Screen()) or 0
 

@@ -42,6 +42,18 @@ def check_page(target: Path, options: Namespace) -> None:
         _check(target, options, f"{target} is there already and is no page of mlxterp's.")
 
 
+def check_file(target: Path, options: Namespace, what: str) -> None:
+    """Sees to it that a file may be written.
+
+    Args:
+        what: What it would be: "scores".
+
+    Raises:
+        InputError: Something is there, and is to stay.
+    """
+    _check(target, options, f"{target} is there already, and {what} would be written over it.")
+
+
 def _check(target: Path, options: Namespace, said: str) -> None:
     if options.overwrite or not target.exists():
         return

@@ -5,6 +5,7 @@ Base of `FeatureIndex`. Answers follow the same rule as the search without an in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -278,7 +279,7 @@ class Answers(IndexBase):
 
     def explain(
         self, features: Any, explainer: Any = None, judge: Any = None, *, plan: Any = None, examples: Any = None,
-        verbose: bool = True,
+        path: str | os.PathLike | None = None, verbose: bool = True,
     ) -> list[Explanation]:  # fmt: skip
         """Explains features by windows of the index; see `autointerp.explain`.
 
@@ -288,6 +289,7 @@ class Answers(IndexBase):
             judge: Scores what was explained, by detection; None leaves it without a score.
             plan: An `autointerp.Plan` of the windows.
             examples: What `autointerp.collect` drew, in place of `plan`.
+            path: A file that keeps each explanation as it is made; the same call with it goes on.
             verbose: Whether bars show how many are done.
 
         Examples:
@@ -297,21 +299,33 @@ class Answers(IndexBase):
             'fires on "ball"'
         """
         return rooms.open(
-            "index.explain", self, features, explainer, judge, plan=plan, examples=examples, verbose=verbose
+            "index.explain",
+            self,
+            features,
+            explainer,
+            judge,
+            plan=plan,
+            examples=examples,
+            path=path,
+            verbose=verbose,
         )
 
     def score(
         self, explanations: Any, judge: Any = None, scorers: Sequence[str] = ("detection", "intruder"), *,
-        plan: Any = None, examples: Any = None, batch_size: int = 256, verbose: bool = True,
+        plan: Any = None, examples: Any = None, controls: bool | str | Sequence[str] = True,
+        path: str | os.PathLike | None = None, batch_size: int = 256, verbose: bool = True,
     ) -> Any:  # fmt: skip
         """Scores explanations on windows that they were not made from; see `autointerp.score`.
 
         Args:
             explanations: One or many, by people or by `explain`.
             judge: Who is asked; None looks for the words that an explanation lists.
-            scorers: Of "detection", "fuzzing" and "intruder".
+            scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation", "surprisal",
+                "embedding".
             plan: An `autointerp.Plan`; None takes the one that the first explanation was made by.
             examples: What `autointerp.collect` drew, in place of `plan`.
+            controls: Of "explanations" and "tokens"; True takes both, False none.
+            path: A file that keeps every answer as it comes; the same call with it goes on.
             batch_size: Questions that a judge is given at a time.
             verbose: Whether bars show how many are done.
 
@@ -319,8 +333,8 @@ class Answers(IndexBase):
             `autointerp.Scores`.
         """
         return rooms.open(
-            "index.score", self, explanations, judge, scorers, plan=plan, examples=examples, batch_size=batch_size,
-            verbose=verbose,
+            "index.score", self, explanations, judge, scorers, plan=plan, examples=examples, controls=controls,
+            path=path, batch_size=batch_size, verbose=verbose,
         )  # fmt: skip
 
     def study(

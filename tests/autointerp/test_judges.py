@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import mlxterp
 from mlxterp import InputError, InterpretableModel, NoTokenizerError, autointerp
 from mlxterp.autointerp import EmbeddingJudge, Question, Sample, TokenListExplainer, TokenListJudge
-from mlxterp.autointerp.prompts import asked
+from mlxterp.autointerp.prompts import NEUTRAL, asked, by_token, foretold
 from mlxterp.autointerp.scorers import SCORERS
 from mlxterp.index.examples import FeatureExample
 
@@ -73,6 +74,13 @@ def sample(*tokens: str, at: int) -> Sample:
     return Sample(window(*tokens, at=at, strengths=strengths), "top", True, 9)
 
 
+def test_a_word_that_is_mostly_there_without_the_feature_is_not_listed():
+    often = [sample(" the", " cat", " and", " the", " dog", at=1) for _ in range(4)]
+    once = sample(" the", " cat", " and", at=0)
+    found = TokenListExplainer().explain(7, [*often, once])
+    assert found is not None and found.text == 'fires on "cat"'
+
+
 def test_words_are_listed_whole_and_the_commonest_first():
     samples = [
         sample(" a", " foot", "ball", at=2), sample(" The", " Football", "!", at=1), sample(" x", "\n", at=1),
@@ -106,13 +114,13 @@ def questions_of(examples, task, n=6):
         if drawn.draws:
             told = autointerp.TokenListExplainer().explain(feature, drawn.explaining)
             assert told is not None
-            items = SCORERS[task](told.text, drawn.draws[0], np.random.default_rng(0))
+            items = SCORERS[task].ask(told.text, drawn.draws[0], np.random.default_rng(0))
             found += [question for item in items[:3] for question in item.questions]
     assert len(found) >= n
     return found
 
 
-@pytest.mark.parametrize("task", list(SCORERS))
+@pytest.mark.parametrize("task", ["detection", "fuzzing", "intruder"])
 def test_a_local_judge_says_what_one_whole_pass_says(local, task):
     model, examples = local
     judge, questions = autointerp.LocalJudge(model), questions_of(examples, task)
@@ -124,6 +132,66 @@ def test_a_local_judge_says_what_one_whole_pass_says(local, task):
         p = np.exp(logits - logits.max())
         assert found == pytest.approx(p[yes] / (p[yes] + p[no]), abs=1e-5)
         assert found == pytest.approx(judge.probabilities([question])[0], abs=1e-5)
+
+
+def test_a_local_judge_simulates_by_the_digit_expected_of_whole_passes(local):
+    model, examples = local
+    judge, questions = autointerp.LocalJudge(model), questions_of(examples, "simulation")[:3]
+    together = judge.strengths(questions)
+    for question, found in zip(questions, together, strict=True):
+        assert found.shape == (len(question.example.tokens),) and ((found >= 0) & (found <= 10)).all()
+        for i in (0, len(found) // 2, len(found) - 1):
+            logits = model.language_model.backend.get(model(model.tokenize(asked(by_token(question)[i]))))[
+                0, -1
+            ]
+            p = np.exp(logits.astype(np.float64)[judge._digits])
+            assert found[i] == pytest.approx(p @ np.arange(10) / p.sum() * 10 / 9, abs=1e-4)
+    assert judge.usage["tokens_in"] > 0 and judge.strengths([]) == []
+    assert judge.strengths(questions[1:2])[0] == pytest.approx(together[1], abs=1e-4)
+
+
+def test_a_local_judge_says_how_much_easier_a_text_is_to_foretell(local):
+    model, examples = local
+    judge, questions = autointerp.LocalJudge(model), questions_of(examples, "surprisal")
+    together = judge.gains(questions)
+    for question, found in list(zip(questions, together, strict=True))[:4]:
+        before = foretold(NEUTRAL)
+        tokens = len(model.tokenize(before + question.text)) - len(model.tokenize(before))
+        sums = [
+            sum_of_losses(model, foretold(said) + question.text, tokens)
+            for said in (question.explanation, NEUTRAL)
+        ]
+        assert found == pytest.approx((sums[1] - sums[0]) / tokens, abs=1e-4)
+        assert found == pytest.approx(judge.gains([question])[0], abs=1e-4)
+    same = replace(questions[0], explanation=NEUTRAL)
+    assert judge.gains([same])[0] == pytest.approx(0, abs=1e-5) and judge.gains([]).shape == (0,)
+
+
+def sum_of_losses(model, text, n):
+    """Nats of a text's last n tokens, in plain NumPy."""
+    ids = model.tokenize(text)
+    logits = model.language_model.backend.get(model(ids))[0].astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(logits).sum(axis=1))[:-1] - logits[np.arange(len(ids) - 1), ids[1:]]
+    return losses[-n:].sum()
+
+
+def test_a_word_list_simulates_by_the_tokens_of_its_words():
+    question = Question(
+        "simulation", '"football", "red ball"', window(" A", " foot", "ball", ",", " red", " ball")
+    )
+    assert TokenListJudge().strengths([question])[0].tolist() == [0, 10, 10, 0, 10, 10]
+    nothing = replace(question, explanation=" , ")
+    assert np.isnan(TokenListJudge().strengths([nothing])[0]).all()
+
+
+def test_a_simulation_asks_for_each_token_with_the_text_before_it():
+    question = Question("simulation", "toys", window(" a", " red", " ball"))
+    shown = [asked(one) for one in by_token(question)]
+    assert [one.split("<text>")[-1].split("</text>")[0] for one in shown] == [
+        "[[ a]]", " a[[ red]]", " a red[[ ball]]"
+    ]  # fmt: skip
+    assert all("Answer (0 to 9):" in one for one in shown)
 
 
 def test_what_a_window_says_stays_within_its_fence():

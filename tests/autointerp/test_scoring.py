@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import mlxterp
 from mlxterp import Explanation, InputError, autointerp
-from mlxterp.autointerp import measures
+from mlxterp.autointerp import Drawn, Sample, measures
 from mlxterp.autointerp.scorers import CHANCE, SCORERS, marked_tokens
+from mlxterp.index.examples import FeatureExample
 
 TASKS = list(SCORERS)
 
@@ -26,6 +27,11 @@ class Constant:
     def probabilities(self, questions):
         return np.full(len(questions), self.value)
 
+    def strengths(self, questions):
+        return [np.full(len(question.example.tokens), self.value) for question in questions]
+
+    gains = cosines = probabilities
+
 
 class Oracle:
     """Reads the activations."""
@@ -35,11 +41,18 @@ class Oracle:
     def probabilities(self, questions):
         return np.array([self.answer(question) for question in questions])
 
+    def strengths(self, questions):
+        return [
+            np.abs(question.example.activations) / 1000 + 0 * self.answer(question) for question in questions
+        ]
+
+    gains = cosines = probabilities
+
     def answer(self, question):
         active = question.example.activations.any()
         if question.task == "fuzzing":
             return float(active and np.array_equal(question.marked, marked_tokens(question.example)))
-        return float(active if question.task == "detection" else not active)
+        return float(not active if question.task == "intruder" else active)
 
 
 class Failing(Oracle):
@@ -65,8 +78,10 @@ def index():
 def scored(index):
     """`autointerp.score` of explanations on examples."""
 
-    def score(told, examples, judge, scorers=TASKS, **options):
-        return index.score(told, judge, scorers, examples=examples, verbose=False, **options)
+    def score(told, examples, judge, scorers=TASKS, controls=False, **options):
+        return index.score(
+            told, judge, scorers, examples=examples, controls=controls, verbose=False, **options
+        )
 
     return score
 
@@ -102,7 +117,14 @@ def test_an_oracle_scores_one(scored, examples, told):
     for one in found:
         for task in TASKS:
             score = one.scores[task]
-            assert score.value == 1 and score.interval == (1.0, 1.0) and score.failed == 0
+            assert score.value == pytest.approx(1) and score.failed == 0
+            assert score.interval == pytest.approx((1.0, 1.0))
+            assert one.details[task].draws == pytest.approx(1)
+            if SCORERS[task].inactive:
+                assert list(one.details[task].by_tenth.values()) == pytest.approx(
+                    [1] * len(one.details[task].by_tenth)
+                )
+                assert one.details[task].weighted == pytest.approx(1)
         assert set(one.details["detection"].recall_by_tenth.values()) == {1.0}
         assert one.details["detection"].auroc == one.details["detection"].precision == 1
 
@@ -119,11 +141,39 @@ def test_failures_are_counted_and_read_in_both_ways(scored, examples, told):
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_failures_count_as_wrong_in_every_scorer(scored, examples, told, task):
+    whole, found = (scored(told[:3], examples, judge, [task]) for judge in (Oracle(), Failing()))
+    for one, all_of_it in zip(found, whole, strict=True):
+        if task not in one.details:  # an intruder fails with one answer of five
+            assert task == "intruder"
+            continue
+        score, wrong = one.scores[task], one.details[task].as_wrong
+        assert score.value == pytest.approx(1) and wrong < 0.9
+        assert (score.n or 0) + score.failed == all_of_it.scores[task].n
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if SCORERS[t].answers in ("probabilities", "strengths")])
 def test_batches_and_the_order_of_explanations_do_not_matter(scored, examples, told, task):
     judge = autointerp.TokenListJudge()
     one = scored(told, examples, judge, [task])
     other = scored(told[::-1], examples, judge, [task], batch_size=7)
     assert [f.scores for f in one] == [f.scores for f in reversed(list(other))]
+
+
+def test_the_order_of_windows_does_not_matter(scored, examples, told):
+    tasks = ["detection", "neighbour_precision", "simulation"]
+    turned = [
+        replace(one, draws=tuple(tuple(reversed(samples)) for samples in one.draws))
+        for one in examples.values()
+    ]
+    other = autointerp.Examples(turned, examples.plan, examples.index)
+    judge = autointerp.TokenListJudge()
+    for one, same in zip(
+        scored(told, examples, judge, tasks), scored(told, other, judge, tasks), strict=True
+    ):
+        for task in tasks:
+            assert one.scores[task].value == pytest.approx(same.scores[task].value, abs=1e-12)
+            assert one.details[task].by_tenth == pytest.approx(same.details[task].by_tenth, abs=1e-12)
 
 
 def test_a_word_list_beats_the_lists_of_other_features(scored, examples, told):
@@ -155,15 +205,72 @@ def test_what_cannot_be_scored_is_named(scored, examples, told):
         scored([Explanation(2047, "x", "me")], examples, judge, TASKS)
     with pytest.raises(InputError, match="A scorer"):
         scored(told, examples, judge, ["taste"])
-    with pytest.raises(InputError, match="probability"):
+    with pytest.raises(InputError, match="A control"):
+        scored(told, examples, judge, controls=["luck"])
+    with pytest.raises(InputError, match="probabilities"):
         scored(told, examples, Constant(2.0))
 
 
-def test_the_table_and_the_page_show_every_figure(scored, examples, told):
-    found = scored(told, examples, autointerp.TokenListJudge(), TASKS)
+def test_D19_the_table_and_the_page_show_every_figure(scored, examples, told):
+    tasks = ["detection", "fuzzing", "intruder", "simulation"]
+    found = scored(told, examples, autointerp.TokenListJudge(), tasks)
     table = found.to_pandas()
-    assert len(table) == len(told) * len(TASKS) and table["chance"].notna().all()
+    assert len(table) == len(told) * len(tasks) and table["chance"].notna().all()
     assert str(told[0].feature_id) in found.fragment() and "chance" in found.fragment()
+
+
+@pytest.mark.parametrize(
+    ("judge", "task", "who"),
+    [
+        (autointerp.TokenListJudge(), "surprisal", "LocalJudge"),
+        (autointerp.TokenListJudge(), "embedding", "EmbeddingJudge"),
+        (autointerp.EmbeddingJudge(lambda texts: np.ones((len(texts), 2))), "simulation", "TokenListJudge"),
+    ],
+)  # fmt: skip
+def test_a_judge_that_cannot_do_a_task_says_so_and_who_can(scored, examples, told, judge, task, who):
+    with pytest.raises(InputError, match=f"cannot do '{task}'.*{who}"):
+        scored(told, examples, judge, ["detection", task])
+
+
+def test_a_judge_that_finds_out_what_it_cannot_do_is_asked_nothing(scored, examples, told):
+    class Blind(Oracle):
+        def cannot(self, task):
+            return "it has no digits" if task == "simulation" else ""
+
+        def answer(self, question):
+            raise AssertionError("asked")
+
+    with pytest.raises(InputError, match="no digits"):
+        scored(told, examples, Blind(), ["detection", "simulation"])
+
+
+def test_D13_an_explanation_is_too_wide_by_precision_and_too_narrow_by_recall(index):
+    def sample(words, active, number):
+        tokens = tuple(words)
+        at = tokens.index(" stop")
+        values = np.zeros(len(tokens), dtype=np.float32)
+        values[at] = 2.0 * active
+        example = FeatureExample(5, "".join(tokens), number, at, float(values[at]), tokens, values, 0)
+        return Sample(example, "quantile" if active else "same_token", active, 5 if active else None)
+
+    def score(feature_stops, others, text):
+        samples = [sample(one, True, n) for n, one in enumerate(feature_stops)]
+        samples += [sample(one, False, 99 + n) for n, one in enumerate(others)]
+        drawn = Drawn(5, tuple(samples[:1]), (tuple(samples), tuple(samples)))
+        examples = autointerp.Examples(
+            [drawn], autointerp.Plan(), autointerp.collect(index, [5], verbose=False).index
+        )
+        found = index.score(
+            Explanation(5, text, "me"), examples=examples, scorers=["detection"], verbose=False
+        )
+        return found[0].details["detection"]
+
+    do = [(" please", " stop", f" {n}") for n in range(4)]
+    dont = [(" don't", " stop", f" {n}") for n in range(4)]
+    wide = score(do, dont, '"stop"')
+    assert wide.recall == 1 and wide.precision == 0.5 and wide.false_positives[0] == " don't stop 0"
+    narrow = score([*do, *dont], [(" stop", "ped", "!")], '"don\'t stop"')
+    assert narrow.precision == 1 and narrow.recall == 0.5 and narrow.false_positives == ()
 
 
 # -- the figures by themselves ---------------------------------------------------------------------
@@ -186,6 +293,37 @@ def test_balanced_accuracy_of_the_opposite_is_the_rest(pairs):
     p, active = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
     credit = np.where(active, measures.says_yes(p), 1 - measures.says_yes(p))
     assert measures.balanced(credit, active) + measures.balanced(1 - credit, active) == pytest.approx(1)
+
+
+@given(ANSWERS, st.integers(0, 1000))
+def test_a_figure_by_weights_is_the_figure_of_items_repeated(pairs, seed):
+    p, active = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+    n = np.random.default_rng(seed).integers(0, 3, len(p))
+    again, which = np.repeat(p, n), np.repeat(active, n)
+    credit = np.where(active, measures.says_yes(p), 1 - measures.says_yes(p))
+    weights = np.stack([np.ones(len(p)), n])
+    [all_of_it, some] = measures.auroc_figure(p, active)(weights)
+    assert all_of_it == pytest.approx(measures.auroc(p, active))
+    assert some == pytest.approx(measures.auroc(again, which), nan_ok=True)
+    [all_of_it, some] = measures.balanced_figure(credit, active)(weights)
+    assert all_of_it == pytest.approx(measures.balanced(credit, active))
+    assert some == pytest.approx(measures.balanced(np.repeat(credit, n), which), nan_ok=True)
+    yes = measures.says_yes(p)
+    [precise] = measures.precision_figure(yes, active)(weights[:1])
+    hits, alarms = yes[active].mean(), yes[~active].mean()
+    assert precise == pytest.approx(hits / (hits + alarms) if hits + alarms else 0.5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=40), st.integers(1, 4))
+def test_correlation_is_numpys_over_all_tokens(pairs, parts):
+    told, true = (np.array([pair[i] for pair in pairs], dtype=np.float64) for i in (0, 1))
+    [found] = measures.correlation_figure(np.array_split(told, parts), np.array_split(true, parts))(
+        np.ones((1, parts))
+    )
+    if np.ptp(true) == 0:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(0 if np.ptp(told) == 0 else np.corrcoef(told, true)[0, 1], abs=1e-9)
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=6), st.data())

@@ -15,6 +15,7 @@ import pytest
 from rich.cells import cell_len
 
 import mlxterp
+from mlxterp.autointerp import Scores
 from mlxterp.cli import main
 from mlxterp.demo.choosing import noticed, short_stories, story_index, words_of
 from mlxterp.training.trainer import Trainer
@@ -224,6 +225,43 @@ def test_yes_and_overwrite_write(says, written, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert main([str(part) for part in written["card.html"]]) == 0
     assert "mlxterp-view" in (tmp_path / "card.html").read_text()
+
+
+def test_features_are_explained_and_their_explanations_scored(index_path, says, fails, tmp_path):
+    index = mlxterp.FeatureIndex.open(index_path)
+    features = [int(f) for f in index.summary.count.argsort()[::-1][20:26]]
+    told, scored, page = (tmp_path / name for name in ("told.json", "scores.json", "scores.html"))
+    printed = says("explain", index_path, *features, "--out", told, "--words", 3)
+    assert f"{told}: 6 explanations of 6 features" in printed and "mlxterp score" in printed
+    said = answer(says("explain", index_path, *features, "--words", 3, "--json"))
+    assert [one["feature_id"] for one in said] == features and "fires on" in said[0]["explanation"]
+    printed = says(
+        "score", index_path, told, "--out", scored, "--html", page, "--scorers", "detection,simulation"
+    )
+    assert "control, explanations of other features" in printed and str(scored) in printed
+    found = Scores.load(scored)
+    assert found.tasks == ["detection", "simulation"] and len(found) == 6
+    assert "Scores of explanations" in page.read_text(encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.html", "scores.json", "told.json"]
+    again = answer(says("score", index_path, told, "--scorers", "detection", "--controls", "none", "--json"))
+    mean = found.mean("detection")
+    assert mean is not None and again["means"]["detection"]["value"] == mean.value
+    assert again["means"]["detection"]["controls"] == {} and len(again["explanations"]) == 6
+    assert "--overwrite" in fails("score", index_path, told, "--out", scored)
+    assert "cannot do 'surprisal'" in fails("score", index_path, told, "--scorers", "surprisal")
+    assert "A scorer" in fails("score", index_path, told, "--scorers", "taste")
+    (tmp_path / "names.json").write_text('{"3": "ball"}')
+    assert "no explanations" in fails("score", index_path, tmp_path / "names.json")
+    assert "no index" in fails("explain", tmp_path, 3)
+
+
+def test_a_model_in_this_process_judges_from_the_command_line(index_path, says, tmp_path):
+    told = tmp_path / "told.json"
+    says("explain", index_path, 375, "--out", told)
+    own = Path(mlxterp.__file__).parent / "demo" / "model"
+    options = ["--scorers", "detection", "--controls", "none", "--judge", own, "--json"]
+    found = answer(says("score", index_path, told, *options))
+    assert found["judge"].startswith("llama here") and found["means"]["detection"]["chance"] == 0.5
 
 
 # -- what is wrong ----------------------------------------------------------------------------
