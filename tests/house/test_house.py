@@ -31,7 +31,7 @@ ORDER = (
     "geometry autointerp explorer circuits",
     "model study",
     "demo",
-    "cli compat",
+    "cli compat visualization",
     "__main__",
 )
 """From the ground up: what stands in a line may import what stands in earlier lines, and nothing beside it."""
