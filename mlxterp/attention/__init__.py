@@ -5,6 +5,14 @@ library); scores.py (numbers of a pattern)
 """
 
 from ..viz.pattern_figure import AttentionVisualizationConfig
+from .head_effect import HeadEffect, head_effect
+from .head_scores import HeadScore, HeadScores, head_scores
+from .head_types import (
+    AttentionPatternDetector,
+    detect_head_types,
+    detect_induction_heads,
+    find_attention_pattern,
+)
 from .patterns import AttentionPatterns
 from .pictures import (
     InteractiveAttentionConfig,
@@ -29,18 +37,27 @@ from .scores import (
 )
 
 __all__ = [
+    "AttentionPatternDetector",
     "AttentionPatterns",
     "AttentionVisualizationConfig",
+    "HeadEffect",
+    "HeadScore",
+    "HeadScores",
     "InteractiveAttentionConfig",
     "attention_from_trace",
     "attention_heatmap",
     "attention_patterns",
     "copying_score",
     "current_token_score",
+    "detect_head_types",
+    "detect_induction_heads",
     "display_interactive_attention",
     "duplicate_token_score",
+    "find_attention_pattern",
     "first_token_score",
     "get_attention_patterns",
+    "head_effect",
+    "head_scores",
     "induction_score",
     "interactive_attention",
     "interactive_attention_from_trace",

@@ -115,7 +115,7 @@ class AttentionPatterns(View, Plotted, Mapping[int, np.ndarray]):
         return self.of(text).patterns[layer][0, self.heads[layer].index(head)]
 
     def to_sink(self) -> dict[int, np.ndarray]:
-        """Layer → float32 (texts, heads, queries): what a row leaves to a learned sink; without one 0, up to rounding."""
+        """Layer → float32 (texts, heads, queries): what rows leave to a learned sink; else 0, but for rounding."""
         return {layer: _ended(1 - x.sum(axis=-1), self.tokens) for layer, x in self.patterns.items()}
 
     def weighted(self) -> AttentionPatterns:
@@ -148,7 +148,7 @@ class AttentionPatterns(View, Plotted, Mapping[int, np.ndarray]):
 
     # -- to look at -----------------------------------------------------------------------------
 
-    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:  # noqa: ARG002
+    def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
         """HTML without style sheet and scripts: small pictures of the first heads of the first text."""
         one = self.of(0)
         heads = [

@@ -4,13 +4,17 @@ The same as in `mlxterp.attention`, which has more.
 """
 
 from ..attention import (
+    AttentionPatternDetector,
     AttentionVisualizationConfig,
     InteractiveAttentionConfig,
     attention_from_trace,
     attention_heatmap,
     copying_score,
     current_token_score,
+    detect_head_types,
+    detect_induction_heads,
     display_interactive_attention,
+    find_attention_pattern,
     first_token_score,
     get_attention_patterns,
     induction_score,
@@ -21,13 +25,17 @@ from ..attention import (
 )
 
 __all__ = [
+    "AttentionPatternDetector",
     "AttentionVisualizationConfig",
     "InteractiveAttentionConfig",
     "attention_from_trace",
     "attention_heatmap",
     "copying_score",
     "current_token_score",
+    "detect_head_types",
+    "detect_induction_heads",
     "display_interactive_attention",
+    "find_attention_pattern",
     "first_token_score",
     "get_attention_patterns",
     "induction_score",

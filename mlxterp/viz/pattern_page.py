@@ -1,8 +1,8 @@
 """Attention patterns as one offline page: tokens, heads, layers and the weights between tokens, under the hand.
 
 The page is one file: its data, a script (`pattern_page.js`) and a style sheet. Its policy allows that one script, by
-its hash, and nothing that would be fetched. Tokens reach the page as JSON and the screen as text nodes. Weights are kept
-in steps of 1/255, those that are not 0 only, and unpacked when a layer is looked at.
+its hash, and nothing that would be fetched. Tokens reach the page as JSON and the screen as text nodes. Weights are
+kept in steps of 1/255, those that are not 0 only, and unpacked when a layer is looked at.
 """
 
 from __future__ import annotations

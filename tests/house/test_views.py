@@ -17,6 +17,7 @@ PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
     "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep", "autointerp.scores": "Scores",
+    "attention.head_effect": "HeadEffect", "attention.head_scores": "HeadScores",
     "attention.patterns": "AttentionPatterns",
     "geometry.absorption": "Absorption", "geometry.first_letter": "FirstLetter", "geometry.mediation": "Mediation",
     "geometry.meta_pairs": "SharedPairs", "geometry.meta_sae": "MetaSAE", "geometry.probes": "Probe",
