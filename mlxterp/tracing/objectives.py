@@ -39,14 +39,14 @@ class LogitDifference:
     """A function of logits (batch, positions, vocabulary), made by `logit_difference`."""
 
     def __init__(self, correct: int | str, wrong: int | str, position: int):
-        self.correct, self.wrong = _token(correct, "correct"), _token(wrong, "wrong")
+        self.correct, self.wrong = as_token(correct, "correct"), as_token(wrong, "wrong")
         self.position = checks.integer(position, "position")
         self._rows: list[int] | None = None
 
     def bind(self, batch: TokenBatch, tokenizer: Any) -> LogitDifference:
         """The same objective for these texts: token texts become ids, ends become each text's own."""
         bound = LogitDifference(
-            _token_id(self.correct, tokenizer), _token_id(self.wrong, tokenizer), self.position
+            token_id(self.correct, tokenizer), token_id(self.wrong, tokenizer), self.position
         )
         rows = [int(n) + self.position if self.position < 0 else self.position for n in batch.lengths]
         for i, (row, n) in enumerate(zip(rows, batch.lengths, strict=True)):
@@ -71,13 +71,23 @@ class LogitDifference:
         return sum(terms[1:], terms[0])
 
 
-def _token(given: Any, name: str) -> int | str:
+def as_token(given: Any, name: str) -> int | str:
+    """A token as users name it: its id, or its text.
+
+    Raises:
+        InputError: It is neither.
+    """
     if isinstance(given, str):
         return given
     return checks.count(given, name, 0, hint="It is a token id, or text that is one token.")
 
 
-def _token_id(token: int | str, tokenizer: Any) -> int:
+def token_id(token: int | str, tokenizer: Any) -> int:
+    """The id of a token that was named by its id or its text.
+
+    Raises:
+        InputError: The text is not exactly one token, or there is no tokenizer.
+    """
     if not isinstance(token, str):
         return int(token)
     if tokenizer is None:

@@ -15,7 +15,8 @@ ROOT = Path(mlxterp.__file__).parent
 MADE_ONCE = {"_repr_html_", "to_html"}
 PICTURES = {
     "viz.card": "FeatureCard", "viz.token_view": "TokenView", "viz.report": "FeatureReport",
-    "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult", "steering.calibration": "Calibration",
+    "lens.logit_lens": "LogitLens", "patching.result": "PatchingResult",
+    "patching.causal_map": "CausalTrace", "steering.calibration": "Calibration",
     "steering.sweep": "Sweep", "autointerp.scores": "Scores",
     "attention.head_effect": "HeadEffect", "attention.head_scores": "HeadScores",
     "attention.patterns": "AttentionPatterns",
