@@ -2,9 +2,9 @@
 
     pip install ".[cpu]" && python benchmarks/causal_trace.py --smollm2 FOLDER [--backend torch]
 
-FOLDER is made by ../shared/tools/fetch_smollm2.py. "The capital of France is" runs with noise of three standard deviations
-on " France", 10 draws, and the clean state of each layer and token is put back: the stream, and what ten MLPs or ten
-attentions add. Intervals: 95 %, bootstrap over draws.
+FOLDER is made by ../shared/tools/fetch_smollm2.py. "The capital of France is" runs with noise of three standard
+deviations on " France", 10 draws, and the clean state of each layer and token is put back: the stream, and what ten
+MLPs or ten attentions add. Intervals: 95 %, bootstrap over draws.
 """
 
 from __future__ import annotations

@@ -247,6 +247,17 @@ class Trace(NotCopied, PublicNames):
         captured = None if self._capture is None else [c.name for c in self._capture]
         return Activations(self.anatomy, self._again, captured, list(self._kept))
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a component, within the block or after it; `default` where there is no such component.
+
+        `get_activation` is another name of it.
+        """
+        if not self.anatomy.names.knows(name):
+            return self._saved.get(name, default)
+        return self.read(name) if self._token is not None and not self._done else self.activations[name]
+
+    get_activation = get
+
     @property
     def saved_values(self) -> dict[str, Any]:
         """What `.save()` was called on, by component name (or the name given)."""
