@@ -218,7 +218,7 @@ def _loss(
         step = max(1, _LOGITS // (batch.ids.shape[1] * model.vocab_size))
         for start in range(0, len(batch.lengths), step):
             part = TokenBatch(batch.ids[start : start + step], batch.lengths[start : start + step])
-            logits = model.run(part, edits=edits).logits
+            logits: Any = model.run(part, edits=edits).logits
             places = [(i, int(starts[start + i]), n) for i, n in enumerate(part.lengths.tolist())]
             rows = model.backend.concatenate([logits[i, first - 1 : n - 1] for i, first, n in places])
             targets = np.concatenate([part.ids[i, first:n] for i, first, n in places])

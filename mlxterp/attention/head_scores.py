@@ -241,8 +241,8 @@ class HeadScores(LinesView, Plotted):
         order = np.argsort(-means, kind="stable")[: checks.count(k, "k")]
         return [
             HeadScore(
-                *self.heads[i].tolist(), float(means[i]), score, tuple(intervals[i].tolist()),
-                None if control is None else float(control[i]),
+                int(self.heads[i, 0]), int(self.heads[i, 1]), float(means[i]), score,
+                (float(intervals[i, 0]), float(intervals[i, 1])), None if control is None else float(control[i]),
             )
             for i in order
         ]  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..anatomy.session import Model
 from ..core import checks
+from ..core.integers import as_integer
 from ..core.options import checks_options, names_options
 from ..errors import InputError
 from . import scores
@@ -214,11 +215,8 @@ def head_pairs(heads: Any) -> list[tuple[int, int]]:
 
 
 def _is_pair(given: Any) -> bool:
-    return (
-        isinstance(given, (tuple, list, np.ndarray))
-        and len(given) == 2
-        and all(np.ndim(x) == 0 for x in given)
-    )
+    two = isinstance(given, (tuple, list, np.ndarray)) and len(given) == 2
+    return two and all(as_integer(x) is not None for x in given)
 
 
 def _patterns(model: Model, text: Any, layers: Any) -> Iterable[tuple[int, int, np.ndarray]]:

@@ -80,12 +80,12 @@ class RepeatedTokens:
 
 def ordinary_tokens(model: LanguageModel) -> np.ndarray:
     """int64: ids of the tokenizer's tokens that are neither special nor added; without one all of the model's."""
-    tokenizer = model.tokenizer
+    tokenizer: Any = model.tokenizer
     listed = getattr(tokenizer, "get_vocab", None)
     ids = set(range(model.vocab_size)) if listed is None else {int(i) for i in listed().values()}
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or ()}
-    added = getattr(tokenizer, "get_added_vocab", None)
-    special |= {int(i) for i in (added() if callable(added) else {}).values()}
+    added: Any = getattr(tokenizer, "get_added_vocab", dict)
+    special |= {int(i) for i in added().values()}
     special |= {i for name in _ALONE if (i := as_integer(getattr(tokenizer, name, None))) is not None}
     found = sorted(i for i in ids - special if 0 <= i < model.vocab_size)
     if len(found) < 2:

@@ -62,4 +62,5 @@ def _without_norm(anatomy: Anatomy, rows: np.ndarray) -> Array:
         return model.backend.put(rows[:, None], x)
 
     edits = anatomy.component("final_norm").edits(change, None)
-    return model.run(batch, edits=edits).logits[:, 0]
+    logits: Any = model.run(batch, edits=edits).logits
+    return logits[:, 0]

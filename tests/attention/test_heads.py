@@ -8,6 +8,7 @@ import pytest
 import mlxterp.visualization as vis
 from mlxterp import ComponentError, InputError, InterpretableModel
 from mlxterp.attention import HeadScore, HeadScores, head_effect, head_scores
+from mlxterp.attention.head_types import head_pairs
 from mlxterp.attention.random_tokens import RepeatedTokens, ordinary_tokens
 from tests.architectures import build
 from tests.viz.reading import ATTRIBUTES, TAGS, Reader
@@ -137,6 +138,17 @@ def test_u9_without_the_induction_head_the_second_repetition_is_no_longer_known(
     assert effect.above_interval[0] > 3 and len(effect.by_draw) == 20 and len(effect.random_heads) == 20
     assert all(heads in (((1, 0),), ((1, 2),)) for heads in effect.random_heads)
     assert "more than random heads" in str(effect)
+
+
+def test_u9_heads_are_named_by_pairs_by_scores_and_by_arrays():
+    both = [HeadScore(0, 1, 0.5), HeadScore(1, 2, 0.4)]
+    assert (
+        head_pairs(both)
+        == head_pairs([(0, 1), (1, 2)])
+        == head_pairs(np.array([[0, 1], [1, 2]]))
+        == [(0, 1), (1, 2)]
+    )
+    assert head_pairs((1, 2)) == head_pairs(both[1]) == head_pairs([both[1], (1, 2)]) == [(1, 2)]
 
 
 def test_u9_a_head_that_writes_nothing_has_no_effect(circuit):

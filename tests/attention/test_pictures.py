@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_u7_a_heat_map_shows_one_head_with_the_first_query_on_top(trace, tokens)
     pattern = vis.get_attention_patterns(trace, 1)[1]
     for given in (pattern, pattern[0], pattern[0, -1]):
         figure = vis.attention_heatmap(given, tokens, head_idx=-1 if given.ndim > 2 else 0, title="T")
-        drawn = figure.axes[0].images[0].get_array()
+        drawn: Any = figure.axes[0].images[0].get_array()
         lower = np.tril(np.ones((N, N), bool))
         assert np.allclose(drawn.data[lower], pattern[0, -1][lower]) and drawn.mask[~lower].all()
         assert (

@@ -5,7 +5,7 @@
 """
 
 # ruff: noqa
-# pyright: basic, reportUndefinedVariable=false, reportAttributeAccessIssue=false
+# pyright: basic, reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from mlxterp import (
     InterpretableModel,

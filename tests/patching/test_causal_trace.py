@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -145,9 +147,7 @@ def test_u12_the_map_is_shown_in_every_way(circuit, tmp_path):
     table = found.to_pandas()
     assert len(table) == 14 and table["subject"].sum() == 2
     assert table.loc[(table.layer == 0) & (table.position == 2), "effect"].item() == found.effects[0, 2]
-    hostile = CausalTrace(
-        **{name: getattr(found, name) for name in found.__slots__} | {"tokens": (HOSTILE,) * 7}
-    )
+    hostile = replace(found, tokens=(HOSTILE,) * 7)
     assert "<script" not in hostile.fragment()
     pytest.importorskip("matplotlib")
     assert found.plot(tmp_path / "trace.png").axes[0].get_ylabel() == "layer"
