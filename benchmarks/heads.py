@@ -2,11 +2,10 @@
 
     pip install ".[cpu]" && python benchmarks/heads.py --smollm2 FOLDER
 
-FOLDER is made by ../shared/tools/fetch_smollm2.py. 50 random ordinary tokens are said twice, 20 draws, beside the same
+FOLDER is made by ../shared/tools/fetch_smollm2.py. 25 random ordinary tokens are said twice, 20 draws, beside the same
 tokens with the second repetition shuffled (`attention.head_scores`). The five heads of highest induction score are then
 ablated by their mean, and the loss on the second repetition of 20 other draws is compared with that of the model as it
-is
-and with 20 sets of five random heads, as many of each layer (`attention.head_effect`). Who is ablated was decided on
+is and with 20 sets of five random heads, as many of each layer (`attention.head_effect`). Who is ablated was decided on
 other tokens than those that the loss is of. The same for the model that comes with the package.
 """
 
@@ -23,7 +22,7 @@ from common import report
 
 from mlxterp import attention
 
-SEED, EFFECT_SEED, HEADS = 0, 1000, 5
+SEED, EFFECT_SEED, HEADS, TOKENS = 0, 1000, 5, 25
 
 
 def main() -> None:
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def measured(name: str, model: mlxterp.InterpretableModel) -> dict[str, Any]:
-    scores = attention.head_scores(model, seed=SEED)
+    scores = attention.head_scores(model, n_random_tokens=TOKENS, seed=SEED)
     top = scores.top("induction", HEADS)
     rows: dict[str, Any] = {f"{name}: heads": len(scores.heads)}
     for head in top:
@@ -53,7 +52,7 @@ def measured(name: str, model: mlxterp.InterpretableModel) -> dict[str, Any]:
         rows[f"{name}: previous token {head.name}"] = str(scores.of(head.layer, head.head, "previous_token"))
     for kind, heads in scores.types().items():
         rows[f"{name}: above 0.4 and above the control, {kind}"] = len(heads)
-    effect = attention.head_effect(model, top, seed=EFFECT_SEED)
+    effect = attention.head_effect(model, top, n_random_tokens=TOKENS, seed=EFFECT_SEED)
     low, high = effect.above_interval
     return rows | {
         f"{name}: loss on the second repetition": round(effect.loss, 3),

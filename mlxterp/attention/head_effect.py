@@ -65,7 +65,7 @@ def head_effect(
 
     Examples:
         >>> from mlxterp import attention
-        >>> found = attention.head_effect(model, [(1, 3)], ["Lily lost her red ball.", "Tom was sad."])
+        >>> found = attention.head_effect(model, [(1, 3)], texts[:6])
         >>> found.effect.value > found.effect.control_mean  # the previous-token head matters more than others do
         True
     """
@@ -82,11 +82,14 @@ def head_effect(
     means = _means(anatomy, reference, sorted(counts))
     plain = loss(())
     ablated = loss(_edits(anatomy, chosen, means))
-    others = np.stack([loss(_edits(anatomy, own, means)) for own in random])
+    each = {
+        own: loss(_edits(anatomy, own, means)) for own in dict.fromkeys(random)
+    }  # few heads: some sets come twice
+    others = np.stack([each[own] for own in random])
     effects, control = ablated - plain, others - plain
     above = effects - control.mean(axis=0)
     return HeadEffect(
-        heads=tuple(chosen), random_heads=tuple(tuple(own) for own in random), task=name,
+        heads=tuple(chosen), random_heads=tuple(random), task=name,
         loss=float(plain.mean()), ablated=float(ablated.mean()), by_draw=effects,
         effect=Controlled(
             float(effects.mean()), bootstrap(effects, seed=seed), control.mean(axis=1),
@@ -165,7 +168,9 @@ def _named(anatomy: Anatomy, heads: Heads) -> list[tuple[int, int]]:
     return list(dict.fromkeys((known[layer], head) for layer, head in heads))
 
 
-def _random_heads(heads: Heads, counts: dict[int, int], sets: int, seed: int) -> list[list[tuple[int, int]]]:
+def _random_heads(
+    heads: Heads, counts: dict[int, int], sets: int, seed: int
+) -> list[tuple[tuple[int, int], ...]]:
     """Sets of as many heads of each layer, without those given."""
     wanted = Counter(layer for layer, _ in heads)
     others = {layer: [h for h in range(counts[layer]) if (layer, h) not in set(heads)] for layer in wanted}
@@ -181,7 +186,7 @@ def _random_heads(heads: Heads, counts: dict[int, int], sets: int, seed: int) ->
         drawn = [
             (layer, random.choice(others[layer], n, replace=False)) for layer, n in sorted(wanted.items())
         ]
-        found.append([(layer, int(head)) for layer, some in drawn for head in sorted(some.tolist())])
+        found.append(tuple((layer, int(head)) for layer, some in drawn for head in sorted(some.tolist())))
     return found
 
 

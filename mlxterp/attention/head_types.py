@@ -102,7 +102,7 @@ def detect_head_types(
     Examples:
         >>> from mlxterp.attention import detect_head_types
         >>> detect_head_types(model, "Lily lost her red ball. Tom found it.")["previous_token"]
-        [(1, 3)]
+        [(1, 3), (2, 3)]
     """
     threshold = checks.fraction(threshold, "threshold")
     if text is None:
@@ -175,9 +175,9 @@ def find_attention_pattern(
 
     Examples:
         >>> from mlxterp.attention import find_attention_pattern
-        >>> heads = find_attention_pattern(model, "Lily lost her red ball.", lambda a: a[-1, 0], threshold=0.5)
-        >>> heads[0].name
-        'L1H1'
+        >>> heads = find_attention_pattern(model, "Lily lost her red ball.", lambda a: a[-1, 0], threshold=0.3)
+        >>> heads[0].name  # the last token rests on the first one most
+        'L3H1'
     """
     if not callable(pattern_fn):
         raise InputError(

@@ -30,7 +30,7 @@ def encode_batch(self: Facade, texts: Any) -> list[list[int]]:
 
     Examples:
         >>> model.encode_batch(["Lily lost her", "Tom"])
-        [[0, 609, 1344, 317], [0, 451]]
+        [[0, 609, 1344, 317], [0, 757]]
     """
     return [encode(self, text) for text in listed(texts)]
 

@@ -75,11 +75,11 @@ def causal_trace(
         NotFiniteError: Logits are NaN or infinite.
 
     Examples:
-        >>> found = model.causal_trace("Lily lost her red ball. Lily was very", " lost", draws=3)
+        >>> found = model.causal_trace("Lily lost her red ball. Lily was very", " lost", " sad", draws=3)
         >>> found.restored.shape  # draws, layers, tokens
         (3, 4, 10)
-        >>> found.top(1)[0][:2]  # the layer and position that bring back most
-        (0, 2)
+        >>> found.top(1)[0][:3]  # the layer, position and token that bring back most
+        (3, 9, ' very')
     """
     session = session_of(model, ModelSession)
     batch = session.batch(prompt)
