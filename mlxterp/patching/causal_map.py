@@ -139,7 +139,7 @@ class CausalTrace(View):
         scale = self._scale()
         figure = heatmap(
             self.effects, [str(n) for n in self.layers], names, limits=(-scale, scale),
-            label=f"probability of {token_line(self.target_text)!r} brought back", title=self._title(), show=show,
+            label="probability brought back", title=self._title(), show=show,
         )  # fmt: skip
         figure.axes[0].set(xlabel="token (* has noise)", ylabel="layer")
         return finished(figure, path, show)

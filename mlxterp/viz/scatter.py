@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDE, _LEFT, _BELOW = 320, 36, 34
-_NAMED = 5
-"""Points that are named, of the highest in each direction."""
+_NAMED, _LEAST = 5, 0.25
+"""Points that are named, of the highest in each direction, from this share of the axis on."""
 
 
 def scatter_svg(x: np.ndarray, y: np.ndarray, names: Sequence[str], labels: Sequence[str]) -> str:
@@ -67,6 +67,8 @@ def scatter_figure(
 
 def _outer(x: np.ndarray, y: np.ndarray) -> list[int]:
     """The highest points in each direction."""
-    return sorted(
-        {*np.argsort(-x, kind="stable")[:_NAMED].tolist(), *np.argsort(-y, kind="stable")[:_NAMED].tolist()}
-    )
+    found: set[int] = set()
+    for values in (x, y):
+        least = _LEAST * max(1.0, float(np.max(values, initial=0.0)))
+        found |= {i for i in np.argsort(-values, kind="stable")[:_NAMED].tolist() if values[i] >= least}
+    return sorted(found)

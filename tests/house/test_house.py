@@ -30,8 +30,8 @@ ORDER = (
     "steering patching attention neuronpedia",
     "geometry autointerp explorer circuits",
     "model study",
-    "demo",
-    "cli compat visualization",
+    "demo visualization",
+    "cli compat",
     "__main__",
 )
 """From the ground up: what stands in a line may import what stands in earlier lines, and nothing beside it."""
