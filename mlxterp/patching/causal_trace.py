@@ -27,7 +27,7 @@ from ..core.tokens import TokenBatch
 from ..data.text import pieces_of
 from ..errors import ComponentError, InputError
 from ..hooks.session import ModelSession
-from ..tracing.objectives import as_token, token_id
+from ..tracing.objectives import token_given, token_id
 from .activation import per_pass
 from .causal_map import CausalTrace
 
@@ -91,7 +91,7 @@ def causal_trace(
     anatomy = session.anatomy
     tokens = pieces_of(session.tokenizer, batch.ids[0].tolist())
     places = subject_positions(subject, tokens)
-    asked = None if target is None else token_id(as_token(target, "target"), session.tokenizer)
+    asked = None if target is None else token_id(token_given(target, "target"), session.tokenizer)
     chosen = anatomy.chosen_layers(layers)
     tracer = _Tracer(anatomy, batch, places, kind, window if kind != "hidden" else 1, noise, draws, seed)
     clean = tracer.clean()

@@ -39,7 +39,7 @@ class LogitDifference:
     """A function of logits (batch, positions, vocabulary), made by `logit_difference`."""
 
     def __init__(self, correct: int | str, wrong: int | str, position: int):
-        self.correct, self.wrong = as_token(correct, "correct"), as_token(wrong, "wrong")
+        self.correct, self.wrong = token_given(correct, "correct"), token_given(wrong, "wrong")
         self.position = checks.integer(position, "position")
         self._rows: list[int] | None = None
 
@@ -71,7 +71,7 @@ class LogitDifference:
         return sum(terms[1:], terms[0])
 
 
-def as_token(given: Any, name: str) -> int | str:
+def token_given(given: Any, name: str) -> int | str:
     """A token as users name it: its id, or its text.
 
     Raises:
