@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     __version__: str
     from . import interventions as interventions
     from . import steering as steering
+    from .activations.at_positions import batch_get_activations as batch_get_activations
+    from .activations.at_positions import get_activations as get_activations
     from .activations.collect import collect_activations as collect_activations
     from .activations.local_store import LocalStore as LocalStore
     from .activations.store import ActivationStore as ActivationStore
@@ -109,6 +111,7 @@ _HOMES = {
         "WriteError",
     ),
     "evaluation.check": ("SAECheck",),
+    "activations.at_positions": ("batch_get_activations", "get_activations"),
     "activations.collect": ("collect_activations",),
     "evaluation.evaluation": ("SAEEvaluation",),
     "geometry.families": ("load_family",),

@@ -26,7 +26,17 @@ from .core.positions import Positions, full_mask, position_axis
 from .core.sites import Array, Where
 from .errors import EditError, InputError
 
-__all__ = ["Intervention", "add_vector", "clamp", "compose", "noise", "replace_with", "scale", "zero_out"]
+__all__ = [
+    "Intervention",
+    "InterventionComposer",
+    "add_vector",
+    "clamp",
+    "compose",
+    "noise",
+    "replace_with",
+    "scale",
+    "zero_out",
+]
 
 
 class Intervention:
@@ -201,9 +211,24 @@ def add_vector(vector: Any, positions: Positions = None, heads: Positions = None
 
 
 @names_options
-def replace_with(value: Any, positions: Positions = None, heads: Positions = None) -> Intervention:
-    """Puts `value`, which broadcasts to the activation, in its place."""
+def replace_with(
+    value: Any, positions: Positions = None, heads: Positions = None, align: str | None = None
+) -> Intervention:
+    """Puts `value`, which broadcasts to the activation, in its place.
 
+    Args:
+        align: "end" lays a value of fewer positions, (n, width) or (batch, n, width), at each text's end, "start" at
+            its beginning; the other tokens stay. None broadcasts.
+
+    Examples:
+        >>> from mlxterp import interventions
+        >>> short = model.trace("her red").activations["layers.1"][:, 1:]  # two tokens, without the beginning
+        >>> put = {"layers.1": interventions.replace_with(short, align="end")}
+        >>> tuple(model.trace("Lily lost her red", put).output.shape)
+        (1, 5, 4096)
+    """
+    if align is not None:
+        return Intervention(aligned(value, align), positions, heads, f"replace_with at the {align}")
     known: set[str] = set()
 
     def function(x: Array, _where: Where) -> Array:
@@ -246,7 +271,9 @@ def clamp(
 
 
 @names_options
-def noise(std: float, seed: int = 0, positions: Positions = None, heads: Positions = None) -> Intervention:
+def noise(
+    std: float = 0.1, seed: int = 0, positions: Positions = None, heads: Positions = None
+) -> Intervention:
     """Adds Gaussian noise of standard deviation `std`.
 
     The noise at a position depends on `seed` and the position alone, so it is the same in both
@@ -282,6 +309,78 @@ def compose(
 
     alone = all(isinstance(change, Intervention) and change.by_token for change in changes)
     return _Ready(function, positions, heads, "compose", alone)
+
+
+class InterventionComposer:
+    """Several interventions one after the other, as the existing library composes them: `compose` does the same.
+
+    Examples:
+        >>> from mlxterp.interventions import InterventionComposer, clamp, scale
+        >>> change = InterventionComposer().add(scale(0.5)).add(clamp(-1.0, 1.0)).build()
+        >>> tuple(model.trace("Lily lost", {"layers.1.mlp": change}).output.shape)
+        (1, 3, 4096)
+    """
+
+    def __init__(self) -> None:
+        self._changes: list[Callable[[Array], Array]] = []
+
+    def add(self, fn: Callable[[Array], Array]) -> InterventionComposer:
+        """Adds an intervention, or a function of an activation, after the others; returns the composer."""
+        self._changes += as_list(fn, "InterventionComposer.add")
+        return self
+
+    def build(self) -> Intervention:
+        """One intervention of all that was added.
+
+        Raises:
+            InputError: Nothing was added.
+        """
+        if not self._changes:
+            raise InputError(
+                "This composer has no interventions yet: InterventionComposer().add(scale(0.5)).build()."
+            )
+        return compose(*self._changes)
+
+
+def aligned(value: Any, align: str) -> Callable[[Array, Where], Array]:
+    """A change that lays a value of fewer positions at the end, or the start, of each text.
+
+    Raises:
+        InputError: Another word, or a value of other axes.
+    """
+    align = checks.choice(align, "align", ("start", "end"))
+    rows = to_numpy(value, "What replace_with is given")
+    if rows.ndim not in (2, 3):
+        raise InputError(
+            f"align={align!r} takes a value (n, width) or (batch, n, width), got shape {rows.shape}."
+        )
+    rows = rows if rows.ndim == 3 else rows[None]
+
+    def function(x: Array, where: Where) -> Array:
+        if where.heads_first or len(x.shape) != 3 or where.columns != x.shape[1]:
+            raise EditError(
+                f"replace_with(align={align!r}) needs (batch, positions, width), got {tuple(x.shape)}."
+            )
+        if where.lengths is None:
+            raise InputError(
+                "align= counts in whole texts; in generation the end is open. Give positions= instead."
+            )
+        n = rows.shape[1]
+        if rows.shape[2] != x.shape[2] or len(rows) not in (1, x.shape[0]) or n > where.lengths.min():
+            raise EditError(
+                f"replace_with(align={align!r}): shape {rows.shape} does not fit texts of {where.lengths.tolist()}"
+                f" tokens and width {x.shape[2]}."
+            )
+        backend = backend_of(x)
+        whole = np.zeros((*x.shape,), dtype=np.float32)
+        mask = np.zeros((*x.shape[:2], 1), dtype=bool)
+        for i, length in enumerate(where.lengths.tolist()):
+            first = length - n if align == "end" else 0
+            whole[i, first : first + n] = rows[i % len(rows)]
+            mask[i, first : first + n] = True
+        return backend.where(mask, backend.put(whole, x), x)
+
+    return function
 
 
 def _same_for_all(value: Any) -> bool:

@@ -29,15 +29,19 @@ def model_types() -> list[str]:
     return sorted(set(configs()) - NOT_ON_CPU)
 
 
-def build(model_type: str, seed: int = 0) -> Any:
-    """A small random model in float32; zero weights become small random ones: no check passes on zeros."""
+def build(model_type: str, seed: int = 0, **settings: Any) -> Any:
+    """A small random model in float32; zero weights become small random ones: no check passes on zeros.
+
+    Args:
+        settings: Of its config, to be other than those listed.
+    """
     import mlx.core as mx
     from mlx.utils import tree_map
 
     sys.modules.setdefault("hf_olmo", types.ModuleType("hf_olmo"))  # mlx_lm.models.olmo exits without it
     mx.random.seed(seed)
     module = importlib.import_module(f"mlx_lm.models.{model_type}")
-    config = json.loads(json.dumps(configs()[model_type]))  # from_dict may change what it is given
+    config = json.loads(json.dumps(configs()[model_type] | settings))  # from_dict may change what it is given
     model = module.Model(module.ModelArgs.from_dict(config))
     model.eval()
 

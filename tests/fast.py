@@ -11,6 +11,7 @@ from __future__ import annotations
 FILES = {
     "activations/test_exclusions.py",
     "anatomy/test_names.py", "anatomy/test_residual.py",
+    "attention/test_pictures.py", "attention/test_scores.py",
     "autointerp/test_answers.py",
     "backends/test_encoding.py", "backends/test_torch_arrays.py",
     "cli/test_cli.py",

@@ -39,6 +39,7 @@ VERBS: dict[str, Room] = {
     "index.study": Room("study.study:study"),
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),
+    "sae.is_compatible": Room("model.rooms:is_compatible"),
 }
 """Class and verb → the function. A line stands here when its function exists."""
 

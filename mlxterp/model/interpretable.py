@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
-from .. import geometry, patchscopes
+from .. import attention, geometry, patchscopes
+from .. import patching as patching_room
 from ..activations.save import ModelActivations
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.names import GLOBAL, ROOTS
@@ -20,7 +21,7 @@ from ..features.cache import FeatureCache
 from ..hooks.session import ModelSession
 from ..tracing.context import innermost_trace
 from ..tracing.proxies import ComponentProxy, LayerList
-from . import features, index, lenses, patching, running, saes, steering
+from . import features, index, lenses, names, patching, running, saes, steering
 from .facade import Facade
 
 _COMPAT = "; mlxterp.compat.saelens has HookedSAETransformer with it"
@@ -46,7 +47,8 @@ class InterpretableModel(Facade):
         model.generate  steer  add_hook  let it write, changed
         model.load_sae  train_sae        its sparse autoencoders, and what they say:
         model.get_top_features_for_text  get_top_texts_for_feature  build_index  feature_logits
-        model.logit_lens  jacobian_lens  tuned_lens  activation_patching  attribution_patching
+        model.logit_lens  jacobian_lens  tuned_lens  attention_patterns
+        model.activation_patching  attribution_patching  causal_trace  patchscope
 
     Args:
         model: A model of mlx-lm, a Hugging Face model (torch), or a hub repo or folder to load.
@@ -146,8 +148,8 @@ class InterpretableModel(Facade):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or "session" not in self.__dict__:
             raise AttributeError(name)
-        if name in GLOBAL:
-            return innermost_trace(self.session.plain).read(name)
+        if name in GLOBAL or self._is_output(name):
+            return innermost_trace(self.session.plain).read("logits" if name == "output" else name)
         if name in ROOTS or any(name in path.split(".") for path in self.session.plain.model.modules):
             return ComponentProxy(self.session.plain, name)
         raise AttributeError(
@@ -156,10 +158,16 @@ class InterpretableModel(Facade):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in GLOBAL:
-            innermost_trace(self.session.plain).assign(name, value)
+        if name in GLOBAL or self._is_output(name):
+            innermost_trace(self.session.plain).assign("logits" if name == "output" else name, value)
         else:
             object.__setattr__(self, name, value)
+
+    def _is_output(self, name: str) -> bool:
+        """Whether this is the existing library's name of the logits, and no module's."""
+        return name == "output" and not any(
+            "output" in m.split(".") for m in self.session.plain.model.modules
+        )
 
     def __copy__(self) -> InterpretableModel:
         twin = object.__new__(type(self))
@@ -230,6 +238,13 @@ class InterpretableModel(Facade):
         """
         return decode(self.session.require_tokenizer(), tokens)
 
+    encode = names.encode
+    encode_batch = names.encode_batch
+    token_to_str = names.token_to_str
+    named_modules = names.named_modules
+    parameters = names.parameters
+    trainable_parameters = names.trainable_parameters
+
     # -- running ------------------------------------------------------------------------------
 
     def __call__(self, inputs: Any) -> Array:
@@ -258,6 +273,7 @@ class InterpretableModel(Facade):
     evaluate_sae = saes.evaluate_sae
     train_sae = saes.train_sae
     train_saes = saes.train_saes
+    train_transcoder = saes.train_transcoder
     get_top_features_for_text = features.get_top_features_for_text
     get_top_texts_for_feature = features.get_top_texts_for_feature
     visualize_feature_activations = features.visualize_feature_activations
@@ -298,6 +314,7 @@ class InterpretableModel(Facade):
     # -- what it shows of its predictions -----------------------------------------------------
 
     logit_lens = patching.logit_lens
+    get_token_predictions = patching.get_token_predictions
     fit_jacobian_lens = lenses.fit_jacobian_lens
     load_jacobian_lens = lenses.load_jacobian_lens
     jacobian_lens = lenses.jacobian_lens
@@ -307,6 +324,8 @@ class InterpretableModel(Facade):
     activation_patching = patching.activation_patching
     attribution_patching = patching.attribution_patching
     patchscope = patchscopes.patchscope
+    causal_trace = patching_room.causal_trace
+    attention_patterns = attention.attention_patterns
 
 
 class _Unusable:

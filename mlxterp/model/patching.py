@@ -9,6 +9,7 @@ from .. import patching
 from ..core.positions import Positions
 from ..lens import LogitLens
 from ..lens.logit_lens import logit_lens as logit_lens_of
+from ..lens.token_predictions import token_predictions
 from ..patching import PatchingResult
 from .facade import Facade
 
@@ -67,6 +68,46 @@ def logit_lens(
     if plot:
         lens.plot(show=True)
     return lens
+
+
+def get_token_predictions(
+    self: Facade,
+    hidden_state: Any,
+    top_k: int = 10,
+    return_scores: bool = False,
+    embedding_layer: Any = None,
+    lm_head: Any = None,
+    *,
+    norm: bool = True,
+) -> Any:
+    """The likeliest tokens of one state of the stream, or of several.
+
+    Args:
+        hidden_state: (d_model,) or (batch, d_model).
+        top_k: Tokens of each.
+        return_scores: Whether each comes with its logit.
+        embedding_layer: A tied embedding of the model's library, which makes logits in the model's stead.
+        lm_head: A module that makes logits of states, in the model's stead.
+        norm: Whether the final norm comes first, as in the model. The existing library leaves it out: norm=False. A
+            head that is given gets the states as they are.
+
+    Returns:
+        For one state the ids, likeliest first, or (id, logit) pairs; for several a list of such lists.
+
+    Raises:
+        InputError: Another width, or logits that are not finite.
+
+    Examples:
+        >>> with model.trace("Once upon a time there was a little girl named") as t:
+        ...     hidden = model.layers[3].output
+        >>> model.token_to_str(model.get_token_predictions(hidden[0, -1], top_k=1)[0])
+        ' Lily'
+    """
+    head = lm_head
+    if embedding_layer is not None:
+        on_mlx = self.session.plain.model.backend.name == "mlx"
+        head = embedding_layer.as_linear if on_mlx else lambda x: x @ embedding_layer.weight.T
+    return token_predictions(self.session.anatomy, hidden_state, top_k, return_scores, norm, head)
 
 
 @overload

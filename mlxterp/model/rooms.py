@@ -12,12 +12,13 @@ from typing import Any
 
 from ..anatomy.session import Model
 from ..data.dataset import texts_of
-from ..errors import InputError
+from ..errors import ComponentError, InputError
 from ..evaluation.check import SAECheck
 from ..evaluation.evaluation import SAEEvaluation
 from ..index import FeatureIndex
 from ..index.remote import is_url
 from ..sae import SAE, SAECollection
+from ..sae.adapt import trained_elsewhere
 from ..sae.manifest import Key, folder_names
 from .interpretable import InterpretableModel
 
@@ -42,6 +43,21 @@ def evaluate_sae(
         InputError: `model` is no InterpretableModel.
     """
     return _checked(model).evaluate_sae(sae, texts, component=component, **options)
+
+
+def is_compatible(sae: SAE, model: Model, layer: int, component: str = "mlp") -> bool:
+    """`sae.is_compatible`: whether the place is there, as wide as the SAE's input, and not another than its own.
+
+    Raises:
+        InputError: `model` is no InterpretableModel.
+    """
+    anatomy = _checked(model).session.anatomy
+    try:
+        place = anatomy.component(f"layers.{anatomy.names.layer(layer)}.{component}")
+        wide = anatomy.width(place) == sae.d_model
+    except ComponentError:
+        return False
+    return wide and trained_elsewhere(anatomy, sae, place.name) is None
 
 
 def build_indexes(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.integers import as_integer
-from ..errors import InputError
+from ..errors import InputError, SAEError
 from ..evaluation.check import SAECheck, check
 from ..evaluation.evaluation import SAEEvaluation, evaluate
 from ..hooks.session import ModelSession
@@ -18,6 +19,12 @@ from ..training.config import SAETrainConfig, config_of
 from ..training.on_texts import TrainOptions, split_options, train_on_texts
 from .facade import Facade
 from .opening import sae_at
+
+_OF_TRANSCODER = (
+    "from_layer", "to_layer", "dataset", "component", "from_component", "to_component", "save_path", "config",
+    "verbose",
+)  # fmt: skip
+"""What `train_transcoder` takes beside settings and options."""
 
 
 def load_sae(
@@ -162,6 +169,51 @@ def train_sae(
         raise InputError(f"train_sae takes the layer before the texts: train_sae({dataset!r}, texts, …).")
     made = config_of(config, settings)
     jobs = {"sae": (_path(self.session.anatomy.names.layer(layer), component), made)}
+    return _train(self.session, jobs, dataset, {"sae": save_path}, verbose, options)["sae"]
+
+
+def train_transcoder(
+    self: Facade,
+    from_layer: int,
+    to_layer: int,
+    dataset: Any,
+    component: str = "mlp",
+    from_component: str | None = None,
+    to_component: str | None = None,
+    save_path: str | os.PathLike | None = None,
+    config: SAETrainConfig | Mapping[str, Any] | None = None,
+    verbose: bool = True,
+    **options: Any,
+) -> SAE:
+    """Trains a transcoder: features of one component that predict another component of the same tokens.
+
+    The same as `train_sae` with `config.target`, which it sets. An MLP's own transcoder reads what enters it:
+    from_component="mlp.input", to_component="mlp" of the same layer.
+
+    Args:
+        from_layer, to_layer: Layers that are read and predicted.
+        dataset, save_path, config, verbose, options: As in `train_sae`.
+        component: Name below both layers, where the next two are not given.
+        from_component, to_component: Names below the one and the other.
+
+    Raises:
+        InputError, ComponentError, SAEError: As `train_sae` says; SAEError where the config names another target.
+
+    Examples:
+        >>> settings = {"d_hidden": 256, "k": 8, "epochs": 1}
+        >>> trained = model.train_transcoder(1, 2, texts, "resid_post", config=settings, verbose=False)
+        >>> trained.is_transcoder
+        True
+    """
+    settings, options = split_options(options, "train_transcoder", _OF_TRANSCODER)
+    made, names = config_of(config, settings), self.session.anatomy.names
+    target = _path(names.layer(to_layer), component if to_component is None else to_component)
+    if made.target not in (None, target):
+        raise SAEError(
+            f"config.target is {made.target!r}, and to_layer and to_component say {target!r}. Name one."
+        )
+    source = _path(names.layer(from_layer), component if from_component is None else from_component)
+    jobs = {"sae": (source, replace(made, target=target))}
     return _train(self.session, jobs, dataset, {"sae": save_path}, verbose, options)["sae"]
 
 

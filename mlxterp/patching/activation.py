@@ -64,7 +64,7 @@ def activation_patching(
     patches = list(_patches(question, places))
     columns = 1 + max(patch.index[2] for patch in patches)
     raw = np.full((len(question.components), len(question.layers), columns), np.nan)
-    size = _per_pass(model.vocab_size, pair.longest * pair.size, batch_size)
+    size = per_pass(model.vocab_size, pair.longest * pair.size, batch_size)
     from tqdm.auto import tqdm
 
     with tqdm(total=len(patches), desc="patching", disable=hidden(verbose)) as bar:
@@ -98,7 +98,7 @@ def _patches(question: Question, places: Sequence[Place]) -> Iterator[_Patch]:
                 yield _Patch(place, only, None, (*index, column))
 
 
-def _per_pass(vocab_size: int, tokens: int, batch_size: int | None) -> int:
+def per_pass(vocab_size: int, tokens: int, batch_size: int | None) -> int:
     """How many patches run together."""
     if batch_size is None:
         return max(1, min(_TOKENS // tokens, _LOGITS // (tokens * vocab_size)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,11 @@ _SEEN = 16
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
-class PatchingResult(View):
+class PatchingResult(View, Mapping[int, Any]):
     """The metric with each place of one component patched.
 
-    A notebook shows it by itself; `print` shows it in the terminal.
+    A notebook shows it by itself; `print` shows it in the terminal. As a mapping it gives what the existing mlxterp
+    does: layer → per cent of the way back, or an array of them by position or head.
 
     Attributes:
         component: Name below a layer.
@@ -102,6 +103,20 @@ class PatchingResult(View):
         rows.sort(key=lambda row: -abs(row["effect"]))
         middle = [self.by] if self.columns else []
         return [tuple(row[key] for key in ("layer", *middle, "effect")) for row in rows[:k]]
+
+    # -- as a mapping ---------------------------------------------------------------------------
+
+    def __getitem__(self, layer: int) -> Any:
+        if layer not in self.layers:
+            raise KeyError(layer)
+        found = 100 * self.effects[self.layers.index(layer)]
+        return float(found) if found.ndim == 0 else found
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
 
     # -- to look at -----------------------------------------------------------------------------
 

@@ -436,6 +436,18 @@ class SAE(PublicNames):
         """
         return opened(fetch(release, sae_id, revision), backend, device, k)
 
+    def is_compatible(self, model: Model, layer: int, component: str = "mlp") -> bool:
+        """Whether it can read a component: as wide, and no other place is named in its metadata. `check` measures more.
+
+        Args:
+            layer, component: The place: component is a name below the layer.
+
+        Examples:
+            >>> sae.is_compatible(model, 1, "resid_post"), sae.is_compatible(model, 2, "mlp")
+            (True, False)
+        """
+        return rooms.open("sae.is_compatible", self, model, layer, component)
+
     def check(self, model: Model, texts: Sequence[str], component: str | None = None, **options: Any) -> Any:
         """How well it fits a component of a model, with the likely cause where it does not; as `model.check_sae`.
 

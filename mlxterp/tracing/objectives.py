@@ -75,12 +75,22 @@ class LogitDifference:
 
 
 def token_given(given: Any, name: str) -> int | str:
+    """A token as users name it: its id, or its text.
+
+    Raises:
+        InputError: It is neither.
+    """
     if isinstance(given, str):
         return given
     return checks.count(given, name, 0, hint="It is a token id, or text that is one token.")
 
 
 def token_id(token: int | str, tokenizer: Any) -> int:
+    """The id of a token that was named by its id or its text.
+
+    Raises:
+        InputError: The text is not exactly one token, or there is no tokenizer.
+    """
     if not isinstance(token, str):
         return int(token)
     if tokenizer is None:

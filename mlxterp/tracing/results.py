@@ -15,7 +15,7 @@ class Activations(NotCopied, Mapping[str, Any]):
     """A finished trace's values by any name of a component; iterates over all canonical names.
 
     Args:
-        answer: Gives a component's value.
+        answer: Gives the values of components, those that were not kept from one further pass.
         captured: Names of the only components that are there; None for all.
         kept: Names of those that need not be computed again.
     """
@@ -23,14 +23,18 @@ class Activations(NotCopied, Mapping[str, Any]):
     def __init__(
         self,
         anatomy: Anatomy,
-        answer: Callable[[Component], Any],
+        answer: Callable[[Sequence[Component]], list[Any]],
         captured: Sequence[str] | None,
         kept: Sequence[str],
     ):
         self._anatomy, self._answer, self._captured, self._kept = anatomy, answer, captured, kept
 
     def __getitem__(self, name: str) -> Any:
-        return self._answer(self._anatomy.component(name))
+        return self._answer([self._anatomy.component(name)])[0]
+
+    def several(self, names: Sequence[str]) -> list[Any]:
+        """The values of several components; those that were not kept come from one further pass."""
+        return self._answer([self._anatomy.component(name) for name in names])
 
     def __contains__(self, name: object) -> bool:
         try:

@@ -247,6 +247,17 @@ class Trace(NotCopied, PublicNames):
         captured = None if self._capture is None else [c.name for c in self._capture]
         return Activations(self.anatomy, self._again, captured, list(self._kept))
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a component, within the block or after it; `default` where there is no such component.
+
+        `get_activation` is another name of it.
+        """
+        if not self.anatomy.names.knows(name):
+            return self._saved.get(name, default)
+        return self.read(name) if self._token is not None and not self._done else self.activations[name]
+
+    get_activation = get
+
     @property
     def saved_values(self) -> dict[str, Any]:
         """What `.save()` was called on, by component name (or the name given)."""
@@ -273,16 +284,18 @@ class Trace(NotCopied, PublicNames):
         """Logits (batch, vocabulary) at each text's last token: what comes next."""
         return self.output[self._backend.put(np.arange(len(self.lengths), dtype=np.int32)), self.last]
 
-    def _again(self, component: Component) -> Any:
-        """A value that was not kept, from another pass."""
-        if component.name in self._kept:
-            return self._kept[component.name]
-        if self._capture is not None:
-            return self._value(component)  # raises
-        run = self._model.run(self._batch, component.sites, self._ledger.edits, stop_after=component.sites)
-        value = component.read(run)
-        self._backend.evaluate(_flat(value))
-        return value
+    def _again(self, components: Sequence[Component]) -> list[Any]:
+        """Values of components; those that were not kept come from another pass."""
+        missing = [component for component in components if component.name not in self._kept]
+        found: dict[str, Any] = {}
+        if missing and self._capture is not None:
+            self._value(missing[0])  # raises
+        if missing:
+            sites = unique_sites(missing)
+            run = self._model.run(self._batch, sites, self._ledger.edits, stop_after=sites)
+            found = {component.name: component.read(run) for component in missing}
+            self._backend.evaluate([array for value in found.values() for array in _flat(value)])
+        return [found[c.name] if c.name in found else self._kept[c.name] for c in components]
 
     def __repr__(self) -> str:
         state = "done" if self._done else "open" if self._token else "not run yet"

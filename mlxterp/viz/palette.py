@@ -155,3 +155,13 @@ def scale_color(share: float, mode: str) -> str:
 def _mixed(a: RGB, b: RGB, share: float) -> str:
     red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
     return _hex((red, green, blue))
+
+
+def ramp(share: float, mode: str) -> tuple[str, str]:
+    """Colour of a share in [0, 1] and of text on it, as #rrggbb: from the panel's own colour to the strongest step."""
+    panel: RGB = (255, 255, 255) if mode == "light" else (30, 30, 34)
+    stops = (panel, *(background(mode, "p", step) for step in range(1, STEPS + 1)))
+    at = min(int(share * STEPS), STEPS - 1)
+    part = share * STEPS - at
+    red, green, blue = (round(x + (y - x) * part) for x, y in zip(stops[at], stops[at + 1], strict=True))
+    return _hex((red, green, blue)), _hex(foreground((red, green, blue)))

@@ -10,7 +10,7 @@ from tests.fast import FILES, LONG
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOMS = {path.parent.name for path in Path(mlxterp.__file__).parent.glob("*/__init__.py")}
-ELSEWHERE = {"demo": "cli/test_cli.py"}
+ELSEWHERE = {"demo": "cli/test_cli.py", "visualization": "attention/test_pictures.py"}
 """Rooms whose tests lie in another's file."""
 
 

@@ -30,7 +30,7 @@ ORDER = (
     "steering patching attention neuronpedia",
     "geometry autointerp explorer circuits patchscopes",
     "model study",
-    "demo",
+    "demo visualization",
     "cli compat",
     "__main__",
 )

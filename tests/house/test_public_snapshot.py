@@ -16,12 +16,13 @@ import mlxterp
 
 SNAPSHOT = Path(__file__).parent / "public_names.json"
 MODULES = (
-    "autointerp", "backends", "cli", "compat.arena", "compat.mi_crow", "compat.mi_crow.activations",
+    "attention",
+    "autointerp", "backends", "cli", "compat.arena", "compat.mlxterp", "compat.mi_crow", "compat.mi_crow.activations",
     "compat.mi_crow.datasets",
     "compat.mi_crow.hooks", "compat.mi_crow.language_model", "compat.mi_crow.mechanistic.sae",
     "compat.mi_crow.store", "compat.saelens", "concepts", "demo", "errors", "geometry", "hooks", "index",
     "interventions", "lens", "model", "neuronpedia", "patching", "patchscopes", "sae", "sae.pretrained",
-    "steering", "study", "training", "variants", "viz", "weights",
+    "steering", "study", "training", "variants", "visualization", "viz", "weights",
 )  # fmt: skip
 """Paths that the docs name, or that users of the existing systems import."""
 

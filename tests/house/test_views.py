@@ -14,8 +14,10 @@ from mlxterp.viz import FeatureReport, Section, View
 ROOT = Path(mlxterp.__file__).parent
 MADE_ONCE = {"_repr_html_", "to_html"}
 PICTURES = {
-    "autointerp.scores": "Scores", "geometry.absorption": "Absorption", "geometry.apart": "Apart",
-    "geometry.children": "Splitting", "geometry.clusters": "Clusters", "geometry.enrichment": "Enrichment",
+    "attention.head_effect": "HeadEffect", "attention.head_scores": "HeadScores",
+    "attention.patterns": "AttentionPatterns", "autointerp.scores": "Scores",
+    "geometry.absorption": "Absorption", "geometry.apart": "Apart", "geometry.children": "Splitting",
+    "geometry.clusters": "Clusters", "geometry.enrichment": "Enrichment",
     "geometry.first_letter": "FirstLetter", "geometry.logit_classes": "LogitClasses",
     "geometry.maps": "DecoderMap", "geometry.mediation": "Mediation", "geometry.meta_pairs": "SharedPairs",
     "geometry.meta_sae": "MetaSAE", "geometry.on_text": "OnText", "geometry.pairs": "Coactivation",
@@ -23,10 +25,10 @@ PICTURES = {
     "geometry.stitching": "Stitching", "lens.comparison": "LensComparison",
     "lens.jacobian_lens": "JacobianLens", "lens.logit_lens": "LogitLens", "lens.tuned_lens": "TunedLens",
     "neuronpedia.dashboard": "Dashboard", "neuronpedia.page": "NeuronpediaFeature",
-    "patching.result": "PatchingResult", "patchscopes.answers": "Patchscope",
-    "steering.calibration": "Calibration", "steering.sweep": "Sweep", "study.evidence": "Evidence",
-    "study.feature_study": "FeatureStudy", "viz.card": "FeatureCard", "viz.report": "FeatureReport",
-    "viz.token_view": "TokenView",
+    "patching.causal_map": "CausalTrace", "patching.result": "PatchingResult",
+    "patchscopes.answers": "Patchscope", "steering.calibration": "Calibration", "steering.sweep": "Sweep",
+    "study.evidence": "Evidence", "study.feature_study": "FeatureStudy", "viz.card": "FeatureCard",
+    "viz.report": "FeatureReport", "viz.token_view": "TokenView",
 }  # fmt: skip
 
 
