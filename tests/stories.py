@@ -36,7 +36,7 @@ def brute_force(
     strongest = np.array([features.max(axis=0) for features in dense])  # (texts, features)
     order = np.argsort(-strongest, axis=0, kind="stable")
     return {
-        f: [(texts[i], float(strongest[i, f])) for i in order[:, f] if strongest[i, f] > 0]
+        f: [(texts[int(i)], float(strongest[i, f])) for i in order[:, f] if strongest[i, f] > 0]
         for f in np.flatnonzero(strongest.any(axis=0)).tolist()
     }
 
