@@ -72,8 +72,11 @@ JUDGED = 100
 class Work:
     """Models, indexes and what was measured before."""
 
-    def __init__(self, folder: Path, smollm2: Path | None, minilm: Path | None, seeds: Sequence[int] = SEEDS):
-        self.folder, self.smollm2, self.minilm, self.seeds = folder, smollm2, minilm, seeds
+    def __init__(
+        self, folder: Path, smollm2: Path | None, minilm: Path | None, seeds: Sequence[int] = SEEDS,
+        kinds: Sequence[str] = KINDS,
+    ):  # fmt: skip
+        self.folder, self.smollm2, self.minilm, self.seeds, self.kinds = folder, smollm2, minilm, seeds, kinds
         self.given = Given(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._cells = folder / "cells.jsonl"
