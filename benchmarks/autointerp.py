@@ -72,8 +72,11 @@ JUDGED = 100
 class Work:
     """Models, indexes and what was measured before."""
 
-    def __init__(self, folder: Path, smollm2: Path | None, minilm: Path | None, seeds: Sequence[int] = SEEDS):
-        self.folder, self.smollm2, self.minilm, self.seeds = folder, smollm2, minilm, seeds
+    def __init__(
+        self, folder: Path, smollm2: Path | None, minilm: Path | None, seeds: Sequence[int] = SEEDS,
+        kinds: Sequence[str] = KINDS,
+    ):  # fmt: skip
+        self.folder, self.smollm2, self.minilm, self.seeds, self.kinds = folder, smollm2, minilm, seeds, kinds
         self.given = Given(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._cells = folder / "cells.jsonl"
@@ -134,7 +137,7 @@ def words(work: Work) -> dict[str, Any]:
     cells = _cells(work, "words", _words)
     rows: dict[str, Any] = {}
     for mode in FROM:
-        for kind in KINDS:
+        for kind in work.kinds:
             for figure in ("all ranks", "top", "hard", "recall", "false alarms"):
                 rows[f"{NAMES[kind]}, from {mode}: {figure}"] = _row(
                     cells[kind], f"{mode}, {figure}", cells["SAE"]
@@ -150,16 +153,16 @@ def embedding(work: Work) -> dict[str, Any]:
     cells = _cells(work, "embedding", _embedding)
     return {
         f"{NAMES[kind]}: {figure}": _row(cells[kind], figure, cells["SAE"])
-        for kind in KINDS
+        for kind in work.kinds
         for figure in ("embedding", "word list", "embedding, explanations exchanged")
     }
 
 
 def _cells(work: Work, part: str, make: Callable[[Work, str, int], Cell]) -> dict[str, list[Cell]]:
     """Of each kind, what every seed gave."""
-    found: dict[str, list[Cell]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[Cell]] = {kind: [] for kind in work.kinds}
     for seed in work.seeds:
-        for kind in KINDS:
+        for kind in work.kinds:
             found[kind].append(work.cell(part, kind, seed, make=lambda k=kind, s=seed: make(work, k, s)))
     return found
 
@@ -423,10 +426,11 @@ def main() -> None:
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct")
     parser.add_argument("--minilm", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     args = parser.parse_args()
     if unknown := sorted({*args.parts} - {*PARTS}):
         parser.error(f"no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
-    work = Work(args.work, args.smollm2, args.minilm, args.seeds)
+    work = Work(args.work, args.smollm2, args.minilm, args.seeds, args.kinds)
     for part in args.parts or list(PARTS):
         found = PARTS[part](work)
         rows = dict(_kept(part)) | {f"{part}: {name}": row for name, row in found.items()}
