@@ -36,7 +36,6 @@ def main() -> None:
     for kind in ("hidden", "mlp", "attn"):
         found = model.causal_trace(PROMPT, SUBJECT, TARGET, draws=DRAWS, kind=kind)
         rows |= told(kind, found)
-        print(kind, found.top(3), flush=True)
         if args.picture and kind == "hidden":
             found.plot(args.picture)
     report(

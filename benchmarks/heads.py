@@ -2,7 +2,7 @@
 
     pip install ".[cpu]" && python benchmarks/heads.py --smollm2 FOLDER
 
-FOLDER is made by ../shared/tools/fetch_smollm2.py. 25 random ordinary tokens are said twice, 20 draws, beside the same
+FOLDER is made by ../shared/tools/fetch_smollm2.py. 20 random ordinary tokens are said twice, 20 draws, beside the same
 tokens with the second repetition shuffled (`attention.head_scores`). The five heads of highest induction score are then
 ablated by their mean, and the loss on the second repetition of 20 other draws is compared with that of the model as it
 is and with 20 sets of five random heads, as many of each layer (`attention.head_effect`). Who is ablated was decided on
@@ -22,7 +22,7 @@ from common import report
 
 from mlxterp import attention
 
-SEED, EFFECT_SEED, HEADS, TOKENS = 0, 1000, 5, 25
+SEED, EFFECT_SEED, HEADS, TOKENS = 0, 1000, 5, 20
 
 
 def main() -> None:

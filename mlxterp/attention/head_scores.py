@@ -221,7 +221,10 @@ class HeadScores(LinesView, Plotted):
         return np.quantile(means, [0.025, 0.975], axis=0).T
 
     def of(self, layer: int, head: int, score: str) -> Controlled:
-        """A head's score with its interval, beside its score on each draw of shuffled tokens.
+        """A head's score with its interval, beside its control.
+
+        That is its score on each draw of shuffled tokens; of the positional scores, which shuffling leaves as they are,
+        the score of a head that reads all tokens so far alike.
 
         Raises:
             InputError: There is no such head or score.
@@ -231,8 +234,10 @@ class HeadScores(LinesView, Plotted):
             raise InputError(f"There is no head {head!r} of layer {layer!r} among these.")
         own = self.values[self._known(score)][:, at[0]]
         other = self.control[score][:, at[0]] if score in self.control else np.zeros(0)
-        interval = bootstrap(own, seed=self.seed)
-        return Controlled(float(own.mean()), interval, other, "shuffled tokens", self.seed)
+        kind = "shuffled tokens"
+        if score in POSITIONAL:
+            other, kind = np.array([self.chance[score]]), "attention to all tokens alike"
+        return Controlled(float(own.mean()), bootstrap(own, seed=self.seed), other, kind, self.seed)
 
     def top(self, score: str, k: int = 5) -> list[HeadScore]:
         """The heads of highest score, highest first; among equals the lower layer and head."""
