@@ -111,6 +111,18 @@ def test_u3_a_lens_answers_by_layer_position_and_rank(demo):
         old.logit_lens("Lily", color="red")
 
 
+def test_u4_a_tuned_lens_is_trained_kept_and_read_by_their_names(letter_model, tmp_path):
+    steps = []
+    made = theirs.train_tuned_lens(
+        letter_model, TEXTS * 4, 3, learning_rate=0.1, save_path=tmp_path / "lens", verbose=False,
+        callback=lambda step, loss: steps.append((step, loss)),
+    )  # fmt: skip
+    assert isinstance(made, theirs.TunedLens) and [step for step, _ in steps] == [1, 2, 3]
+    token, _, piece = letter_model.tuned_lens(TEXTS[0], made, top_k=1)[0][-1][0]
+    again = letter_model.load_tuned_lens(tmp_path / "lens")
+    assert letter_model.tuned_lens(TEXTS[0], again, top_k=1)[0][-1][0][:3:2] == (token, piece)
+
+
 def test_u5_a_patching_result_answers_by_layer_in_per_cent(demo):
     clean, corrupted = "Lily lost her ball because", "Tom lost his ball because"
     result = demo.model.activation_patching(clean, corrupted, "mlp", layers=[0, 2])

@@ -7,6 +7,7 @@ exact activations, positions from each text's own end, patterns by exact layer.
 
 from ... import visualization
 from ...activations.at_positions import batch_get_activations, get_activations
+from ...lens import TunedLens
 from ...sae import SAE
 from . import changes as interventions
 from .cache import ActivationCache, collect_activations
@@ -21,7 +22,7 @@ from .changes import (
     zero_out,
 )
 from .model import InterpretableModel
-from .training import SAEConfig, SAETrainer
+from .training import SAEConfig, SAETrainer, train_tuned_lens
 
 __all__ = [
     "SAE",
@@ -30,6 +31,7 @@ __all__ = [
     "InterventionComposer",
     "SAEConfig",
     "SAETrainer",
+    "TunedLens",
     "add_vector",
     "batch_get_activations",
     "clamp",
@@ -40,6 +42,7 @@ __all__ = [
     "replace_at_positions",
     "replace_with",
     "scale",
+    "train_tuned_lens",
     "visualization",
     "zero_out",
 ]

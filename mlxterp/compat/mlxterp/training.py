@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ...errors import warn
+from ...lens import TunedLens
 from ...model import InterpretableModel
 from ...sae import SAE
 from ...training import SAETrainConfig
@@ -128,3 +130,21 @@ class SAETrainer:
         return InterpretableModel.train_sae(
             model, layer, dataset, component, config=settings, save_path=save_path, verbose=verbose
         )
+
+
+def train_tuned_lens(
+    model: InterpretableModel,
+    dataset: Any,
+    num_steps: int = 250,
+    learning_rate: float = 1.0,
+    momentum: float = 0.9,
+    max_seq_len: int = 2048,
+    gradient_clip: float = 1.0,
+    save_path: str | os.PathLike | None = None,
+    verbose: bool = True,
+    callback: Callable[[int, float], Any] | None = None,
+) -> TunedLens:
+    """See `InterpretableModel.train_tuned_lens`; the learning rate is the existing library's."""
+    return model.train_tuned_lens(
+        dataset, num_steps, learning_rate, momentum, max_seq_len, gradient_clip, save_path, verbose, callback
+    )
