@@ -1,0 +1,59 @@
+"""Where the frozen pass of a model is cut: what enters its first block, and what its MLPs add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..core.frozen import FINAL, FrozenPlaces, Hold
+from ..core.sites import Component
+from ..errors import ComponentError
+
+
+def places_of(
+    anatomy: Anatomy, inputs: Mapping[int, Component], outputs: Mapping[int, Component],
+    skips: Mapping[int, np.ndarray] | None = None, hold: Hold = "all", *, final: bool = False,
+) -> FrozenPlaces:  # fmt: skip
+    """The places of a pass that reads `inputs` and replaces `outputs`, and the output of every other layer's MLP.
+
+    Args:
+        inputs, outputs: Layer → what its transcoder reads and predicts.
+        skips: Layer → float32 (d_in, d_out).
+        final: Whether the final norm's output is read too.
+
+    Raises:
+        ComponentError: The model has no stream that enters its first block, or no final norm.
+    """
+    replaced = {layer: found for layer in range(len(anatomy.model.layers)) if (found := mlp_of(anatomy, layer))}
+    read = {**inputs, FINAL[0]: anatomy.component("final_norm")} if final else dict(inputs)
+    return FrozenPlaces(
+        stream_of(anatomy), {**replaced, **outputs}, read, dict(skips or {}), frozenset(_dead(anatomy)), hold
+    )
+
+
+def stream_of(anatomy: Anatomy) -> Component:
+    """What enters the first block; the embedding, where the blocks themselves are never called."""
+    return anatomy.component("layers.0.resid_pre" if anatomy.has("layers.0.resid_pre") else "embed")
+
+
+def mlp_of(anatomy: Anatomy, layer: int) -> Component | None:
+    """What the MLP of a layer adds to the stream; None where the layer has no MLP."""
+    for name in (f"layers.{layer}.mlp_out", f"layers.{layer}.mlp"):
+        if anatomy.has(name):
+            return anatomy.component(name)
+    return None
+
+
+def _dead(anatomy: Anatomy) -> list[str]:
+    """Modules that do nothing but make what is replaced."""
+    found = []
+    for layer in range(len(anatomy.model.layers)):
+        try:
+            path = anatomy.names.resolve(f"layers.{layer}.mlp")
+        except ComponentError:
+            continue
+        if path.kind == "module":
+            found.append(path.module)
+    return found
