@@ -9,7 +9,6 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..core.frozen import FINAL, FrozenPlaces, Hold
 from ..core.sites import Component
-from ..errors import ComponentError
 
 
 def places_of(
@@ -26,10 +25,11 @@ def places_of(
     Raises:
         ComponentError: The model has no stream that enters its first block, or no final norm.
     """
-    replaced = {layer: found for layer in range(len(anatomy.model.layers)) if (found := mlp_of(anatomy, layer))}
+    layers = range(len(anatomy.model.layers))
+    replaced = {layer: found for layer in layers if (found := mlp_of(anatomy, layer)) is not None}
     read = {**inputs, FINAL[0]: anatomy.component("final_norm")} if final else dict(inputs)
     return FrozenPlaces(
-        stream_of(anatomy), {**replaced, **outputs}, read, dict(skips or {}), frozenset(_dead(anatomy)), hold
+        stream_of(anatomy), {**replaced, **outputs}, read, dict(skips or {}), frozenset(_dead(anatomy, replaced)), hold
     )
 
 
@@ -40,20 +40,22 @@ def stream_of(anatomy: Anatomy) -> Component:
 
 def mlp_of(anatomy: Anatomy, layer: int) -> Component | None:
     """What the MLP of a layer adds to the stream; None where the layer has no MLP."""
-    for name in (f"layers.{layer}.mlp_out", f"layers.{layer}.mlp"):
-        if anatomy.has(name):
-            return anatomy.component(name)
-    return None
+    if anatomy.has(f"layers.{layer}.mlp_out"):
+        return anatomy.component(f"layers.{layer}.mlp_out")
+    if anatomy.has(f"layers.{layer}.attn_out"):  # a block of one sublayer, which may be an MLP
+        only = anatomy.component(f"layers.{layer}.attn_out")
+        kinds = [anatomy.model.modules.get(site.module, "") for site in only.sites]
+        return only if len(kinds) == 1 and any(word in kinds[0].lower() for word in ("mlp", "moe")) else None
+    return anatomy.component(f"layers.{layer}.mlp") if anatomy.has(f"layers.{layer}.mlp") else None
 
 
-def _dead(anatomy: Anatomy) -> list[str]:
+def _dead(anatomy: Anatomy, replaced: Mapping[int, Component]) -> set[str]:
     """Modules that do nothing but make what is replaced."""
-    found = []
-    for layer in range(len(anatomy.model.layers)):
-        try:
-            path = anatomy.names.resolve(f"layers.{layer}.mlp")
-        except ComponentError:
-            continue
-        if path.kind == "module":
-            found.append(path.module)
+    found = set()
+    for layer, component in replaced.items():
+        name = f"layers.{layer}.mlp"
+        if component.name.endswith(".attn_out"):
+            found.update(site.module for site in component.sites)
+        elif anatomy.names.knows(name) and (path := anatomy.names.resolve(name)).kind == "module":
+            found.add(path.module)
     return found

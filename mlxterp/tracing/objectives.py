@@ -46,7 +46,7 @@ class LogitDifference:
     def bind(self, batch: TokenBatch, tokenizer: Any) -> LogitDifference:
         """The same objective for these texts: token texts become ids, ends become each text's own."""
         bound = LogitDifference(
-            _token_id(self.correct, tokenizer), _token_id(self.wrong, tokenizer), self.position
+            token_id(self.correct, tokenizer), token_id(self.wrong, tokenizer), self.position
         )
         rows = [int(n) + self.position if self.position < 0 else self.position for n in batch.lengths]
         for i, (row, n) in enumerate(zip(rows, batch.lengths, strict=True)):
@@ -77,7 +77,12 @@ def _token(given: Any, name: str) -> int | str:
     return checks.count(given, name, 0, hint="It is a token id, or text that is one token.")
 
 
-def _token_id(token: int | str, tokenizer: Any) -> int:
+def token_id(token: int | str, tokenizer: Any) -> int:
+    """The id of a token that is given as such or by its text.
+
+    Raises:
+        InputError: The text is not exactly one token, or there is no tokenizer for it.
+    """
     if not isinstance(token, str):
         return int(token)
     if tokenizer is None:

@@ -94,7 +94,7 @@ class MLXFrozenPass:
                 raise self._not_reached(site, tracer.calls())
         tracer.finish()
         read = {
-            (layer, number): component.compute(row).astype(mx.float32)
+            (layer, number): self._by_text(component.compute(row).astype(mx.float32), rows)
             for layer, component in places.inputs.items()
             for number, row in enumerate(
                 zip(*(run.values[site] for site in component.sites), strict=False)
@@ -123,12 +123,12 @@ class MLXFrozenPass:
         def change(x: mx.array, _where: Where, run: Run) -> mx.array:
             key = layer, next(numbers)
             if sources is None:
-                found = x.astype(mx.float32)
-                self._sources[key] = mx.stop_gradient(found - self._skip(layer, run))
-                return mx.stop_gradient(found) if all_held else found
+                found = self._by_text(x.astype(mx.float32), rows)
+                self._sources[key] = mx.stop_gradient(found - self._skip(layer, run, rows))
+                return (mx.stop_gradient(found) if all_held else found).reshape(x.shape)
             if not all_held:
-                return x + sources[key] if key in sources else x
-            return self._given(sources, key, rows) + self._skip(layer, run)
+                return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
+            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
 
         return change
 
@@ -136,14 +136,18 @@ class MLXFrozenPass:
         shape = (rows, *self._sources[key].shape[1:])
         return mx.broadcast_to(sources[key], shape) if key in sources else mx.zeros(shape)
 
-    def _skip(self, layer: int, run: Run) -> mx.array | float:
+    def _skip(self, layer: int, run: Run, rows: int) -> mx.array | float:
         """What goes from the input of this layer's transcoder straight to its output."""
         skip = self._skips.get(layer)
         if skip is None:
             return 0.0
         component = self._places.inputs[layer]
         value = component.compute([run.values[site][-1] for site in component.sites])
-        return value.astype(mx.float32) @ skip
+        return self._by_text(value.astype(mx.float32), rows) @ skip
+
+    def _by_text(self, x: mx.array, rows: int) -> mx.array:
+        """(rows, positions, width), where a model has flattened the first two."""
+        return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
 
 
 def _total(targets: Sequence[ReadAt], inputs: Mapping[Key, mx.array], logits: mx.array) -> mx.array:

@@ -160,7 +160,7 @@ def _repeated(found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | Non
         if rest == 0:
             return found.repeat(times, *(1 for _ in shape[1:]))
     try:
-        return found.expand(shape)
+        return found.expand(shape).contiguous()  # some models take views of it
     except RuntimeError:
         return None
 

@@ -135,7 +135,7 @@ class TorchFrozenPass:
         held.finish()
         with torch.set_grad_enabled(gradients):
             read = {
-                (layer, number): component.compute(row).float()
+                (layer, number): self._by_text(component.compute(row).float(), rows)
                 for layer, component in places.inputs.items()
                 for number, row in enumerate(
                     zip(*(run.values[site] for site in component.sites), strict=False)
@@ -164,12 +164,12 @@ class TorchFrozenPass:
         def change(x: torch.Tensor, _where: Where, run: Run) -> torch.Tensor:
             key = layer, next(numbers)
             if sources is None:
-                found = x.detach().float()
-                self._sources[key] = found - self._skip(layer, run)
-                return found
+                found = self._by_text(x.detach().float(), rows)
+                self._sources[key] = found - self._skip(layer, run, rows)
+                return found.reshape(x.shape)
             if not all_held:
-                return x + sources[key] if key in sources else x
-            return self._given(sources, key, rows) + self._skip(layer, run)
+                return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
+            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
 
         return change
 
@@ -178,24 +178,33 @@ class TorchFrozenPass:
         shape = (rows, *known.shape[1:])
         return sources[key].expand(shape) if key in sources else known.new_zeros(shape)
 
-    def _skip(self, layer: int, run: Run) -> torch.Tensor | float:
+    def _skip(self, layer: int, run: Run, rows: int) -> torch.Tensor | float:
         """What goes from the input of this layer's transcoder straight to its output."""
         skip = self._skips.get(layer)
         if skip is None:
             return 0.0
         component = self._places.inputs[layer]
-        return component.compute([run.values[site][-1] for site in component.sites]).float() @ skip
+        value = component.compute([run.values[site][-1] for site in component.sites])
+        return self._by_text(value.float(), rows) @ skip
+
+    def _by_text(self, x: torch.Tensor, rows: int) -> torch.Tensor:
+        """(rows, positions, width), where a model has flattened the first two."""
+        return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
 
 
 def _skipped(tree: ModuleTree, places: FrozenPlaces) -> frozenset[str]:
     """Modules that only make what is replaced: they need not run again."""
     if places.hold != "all":
         return frozenset()
-    made = {
-        site.module for component in places.outputs.values() for site in component.sites
-        if site.port == "output" and component.plain
-    }  # fmt: skip
-    return frozenset(path for path in made | places.dead if path in tree.by_path)
+    plain = [component for component in places.outputs.values() if component.plain]
+    made = {site.module for component in plain for site in component.sites if site.port == "output"}
+    needed = [
+        site.module for component in (*places.outputs.values(), *places.inputs.values()) for site in component.sites
+    ]
+    return frozenset(
+        path for path in made | places.dead
+        if path in tree.by_path and not any(module.startswith(f"{path}.") for module in needed)
+    )  # fmt: skip
 
 
 def _cotangents(
