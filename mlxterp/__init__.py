@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .activations.store import ActivationStore as ActivationStore
     from .backends import available_backends as available_backends
     from .backends import get_backend as get_backend
+    from .circuits import AttributionGraph as AttributionGraph
     from .concepts import Concepts as Concepts
     from .concepts import Explanation as Explanation
     from .concepts.registry import FeatureRegistry as FeatureRegistry
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .data.dataset import HuggingFaceDataset as HuggingFaceDataset
     from .demo import load_demo as load_demo
     from .errors import BackendError as BackendError
+    from .errors import CircuitError as CircuitError
     from .errors import ComponentError as ComponentError
     from .errors import ConfigWarning as ConfigWarning
     from .errors import EditError as EditError
@@ -87,6 +89,7 @@ _HOMES = {
     "demo": ("load_demo",),
     "errors": (
         "BackendError",
+        "CircuitError",
         "ComponentError",
         "ConfigWarning",
         "EditError",
@@ -107,6 +110,7 @@ _HOMES = {
     "evaluation.check": ("SAECheck",),
     "activations.collect": ("collect_activations",),
     "evaluation.evaluation": ("SAEEvaluation",),
+    "circuits": ("AttributionGraph",),
     "geometry.families": ("load_family",),
     "hooks": ("Controller", "Detector"),
     "index": ("FeatureExample", "FeatureIndex", "FeatureStats"),

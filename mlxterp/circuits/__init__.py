@@ -1,0 +1,11 @@
+"""Attribution graphs: what features, errors and tokens of a prompt add to its features and predictions.
+
+`model.attribution_graph(prompt, transcoders)` makes an `AttributionGraph`. The method is that of Ameisen et al.,
+"Circuit Tracing" (2025), and of circuit-tracer; the pass is frozen generically, and a law checks every graph.
+"""
+
+from .attribution import attribution_graph
+from .graph import AttributionGraph, Path
+from .nodes import Edge, Node
+
+__all__ = ["AttributionGraph", "Edge", "Node", "Path", "attribution_graph"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from ..core.frames import data_frame
 from ..core.options import checks_options
 from ..errors import BackendError, InputError
 from ..viz.lines import LinesView, Table
+from . import files
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
 from .nodes import Edge, Node
 
@@ -340,7 +343,29 @@ class AttributionGraph(LinesView):
         ids = tuple(dict.fromkeys(node.id for node in found))
         return replace(self, supernodes={**(self.supernodes or {}), name: ids})
 
-    # -- as tables ----------------------------------------------------------------------------
+    # -- as files and tables ------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike) -> FilePath:
+        """Writes the graph as JSON that circuit-tracer's viewer and Neuronpedia read; returns the path.
+
+        Whole or not at all. A large graph is saved pruned: `graph.prune().save(path)`.
+
+        Raises:
+            InputError: The file would be larger than 100 MiB.
+            WriteError: It cannot be written; what was there is unchanged.
+        """
+        return files.write(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike) -> AttributionGraph:
+        """A graph that `save`, circuit-tracer or Neuronpedia wrote.
+
+        What their files do not say is NaN: biases, and the outputs' values.
+
+        Raises:
+            CircuitError: It is no such file, is damaged, or is larger than 100 MiB.
+        """
+        return AttributionGraph(**files.read(path))
 
     def to_pandas(self, what: str = "nodes") -> Any:
         """A DataFrame: of the nodes, a row each; or, with "edges", of all edges that are not 0.

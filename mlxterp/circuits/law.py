@@ -21,12 +21,18 @@ LIMIT = 1e-3
 class Law:
     """Measures rows of a frozen pass.
 
+    Args:
+        model_type: Of the model, for the error.
+        seed: Of the random movement.
+        limit: What the worst row may break the law by.
+
     Attributes:
         columns: What each row's gradient is to be multiplied with, beside its own columns.
     """
 
-    def __init__(self, frozen: FrozenPass, model_type: str, seed: int = 0):
+    def __init__(self, frozen: FrozenPass, model_type: str, seed: int = 0, limit: float = LIMIT):
         draw = np.random.default_rng(seed)
+        self._limit = limit
         self._model_type, self._base = model_type, frozen.base
         moved = {
             key: (draw.normal(size=value.shape) * (value.std() or 1.0)).astype(np.float32)
@@ -65,10 +71,10 @@ class Law:
             np.abs(change - added) / _scale(value), np.abs(moved - expected) / _scale(expected)
         ])  # fmt: skip
         worst = float(np.max(broken))
-        if not worst <= LIMIT:
+        if not worst <= self._limit:
             raise CircuitError(
                 f"The frozen pass of this {self._model_type} model is not affine: a row differs by {worst:.1e} of its"
-                f" value from what its sources add (at most {LIMIT:g} is allowed). Something in this architecture"
+                f" value from what its sources add (at most {self._limit:g} is allowed). Something in this architecture"
                 " multiplies activations in a way that is not held, so its attribution graphs would be wrong."
             )
         return worst

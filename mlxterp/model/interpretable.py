@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
-from .. import geometry
+from .. import circuits, geometry
 from ..activations.save import ModelActivations
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.names import GLOBAL, ROOTS
@@ -46,7 +46,7 @@ class InterpretableModel(Facade):
         model.generate  steer  add_hook  let it write, changed
         model.load_sae  train_sae        its sparse autoencoders, and what they say:
         model.get_top_features_for_text  get_top_texts_for_feature  build_index  feature_logits
-        model.logit_lens  activation_patching  attribution_patching
+        model.logit_lens  activation_patching  attribution_patching  attribution_graph
 
     Args:
         model: A model of mlx-lm, a Hugging Face model (torch), or a hub repo or folder to load.
@@ -300,6 +300,7 @@ class InterpretableModel(Facade):
     logit_lens = patching.logit_lens
     activation_patching = patching.activation_patching
     attribution_patching = patching.attribution_patching
+    attribution_graph = circuits.attribution_graph
 
 
 class _Unusable:

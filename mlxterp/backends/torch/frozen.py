@@ -50,7 +50,7 @@ class TorchFrozenPass:
         self._model, self._ids, self._places = model, list(ids), places
         self._constants = Constants()
         self._sources: dict[Key, torch.Tensor] = {}
-        self._skips = {layer: torch.as_tensor(skip, device=model.device) for layer, skip in places.skips.items()}
+        self._skips = {layer: self._put(skip) for layer, skip in places.skips.items()}
         self._columns: tuple[Any, list[torch.Tensor]] = (None, [])
         self._live: _Live | None = None
         self._skipped = _skipped(model.tree, places)
@@ -70,15 +70,14 @@ class TorchFrozenPass:
         if self._places.hold != "all":
             sources = {EMBED: self._sources[EMBED]}
         for key, change in changes.items():
-            added = torch.as_tensor(np.asarray(change, dtype=np.float32), device=self._model.device)
+            added = self._put(change)
             sources[key] = sources[key] + added if key in sources else added
         return _reading(*self._run(sources, rows))
 
     def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
-            put = [torch.as_tensor(column.vectors, device=self._model.device) for column in columns]
-            self._columns = columns, put
+            self._columns = columns, [self._put(column.vectors) for column in columns]
         keys = list(dict.fromkeys(column.key for column in columns))
         live = self._kept(keys, len(targets))
         values, gradients = _cotangents(targets, live.inputs, live.logits)
@@ -98,6 +97,9 @@ class TorchFrozenPass:
             for column, vectors in zip(columns, self._columns[1], strict=True)
         ]
         return torch.cat(parts, dim=1).cpu().numpy()
+
+    def _put(self, x: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(np.array(x, dtype=np.float32), device=self._model.device)
 
     def _kept(self, keys: Sequence[Key], rows: int) -> _Live:
         """The pass of a batch of so many rows, made once."""
