@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ..core.frozen import Key, ReadAt, Reading, SourceVectors
+from ..errors import ComponentError
 
 
 class FrozenPass(Protocol):
@@ -48,3 +49,12 @@ class FrozenPass(Protocol):
             columns: The same object in every call: it is put where the pass computes once.
         """
         ...
+
+
+def tokens_first(shape: tuple[int, ...], positions: int, name: str) -> None:
+    """Raises ComponentError where what enters the first block is not (1, positions, …)."""
+    if len(shape) < 3 or shape[:2] != (1, positions):
+        raise ComponentError(
+            f"What enters the first block of this {name} model has shape {shape}, not (1, {positions}, width): it"
+            " carries several streams one after the other, so it cannot be frozen."
+        )

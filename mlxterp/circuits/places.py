@@ -8,7 +8,9 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..core.frozen import FINAL, FrozenPlaces, Hold
-from ..core.sites import Component
+from ..core.sites import Component, Site, at_site
+from ..core.tokens import TokenBatch
+from ..errors import ComponentError
 
 
 def places_of(
@@ -34,8 +36,20 @@ def places_of(
 
 
 def stream_of(anatomy: Anatomy) -> Component:
-    """What enters the first block; the embedding, where the blocks themselves are never called."""
-    return anatomy.component("layers.0.resid_pre" if anatomy.has("layers.0.resid_pre") else "embed")
+    """What enters the first block; the embedding, where the blocks themselves are never called.
+
+    Raises:
+        ComponentError: There is neither.
+    """
+    if anatomy.has("layers.0"):
+        return anatomy.component("layers.0.resid_pre")
+    tables = [path for path, kind in anatomy.model.modules.items() if kind.endswith("Embedding")]
+    if not tables:
+        raise ComponentError(
+            f"The blocks of this {anatomy.model.model_type} model are never called and it has no embedding, so nothing"
+            " says what enters them."
+        )
+    return at_site("embed", Site(tables[0]))
 
 
 def mlp_of(anatomy: Anatomy, layer: int) -> Component | None:
@@ -50,12 +64,33 @@ def mlp_of(anatomy: Anatomy, layer: int) -> Component | None:
 
 
 def _dead(anatomy: Anatomy, replaced: Mapping[int, Component]) -> set[str]:
-    """Modules that do nothing but make what is replaced."""
-    found = set()
+    """Modules that do nothing but make what is replaced: the MLP that is added, or that a norm takes first."""
+    found: set[str] = set()
+    feeding: dict[str, str] = {}
     for layer, component in replaced.items():
-        name = f"layers.{layer}.mlp"
+        made, name = component.sites[-1].module, f"layers.{layer}.mlp"
         if component.name.endswith(".attn_out"):
-            found.update(site.module for site in component.sites)
+            found.add(made)
         elif anatomy.names.knows(name) and (path := anatomy.names.resolve(name)).kind == "module":
-            found.add(path.module)
-    return found
+            if made == path.module or made.startswith(f"{path.module}."):
+                found.add(path.module)
+            else:
+                feeding[path.module] = made
+    return found | _feeding(anatomy, feeding)
+
+
+def _feeding(anatomy: Anatomy, pairs: Mapping[str, str]) -> set[str]:
+    """Those modules whose output is just what the other module takes."""
+    if not pairs:
+        return set()
+    model = anatomy.model
+    sites = [site for module, other in pairs.items() for site in (Site(module), Site(other, "input"))]
+    try:
+        run = model.run(TokenBatch.from_rows([[0, 1]]), sites)
+    except ComponentError:
+        return set()
+    return {
+        module for module, other in pairs.items()
+        if np.array_equal(model.backend.get(run.values[Site(module)][0]),
+                          model.backend.get(run.values[Site(other, "input")][0]))
+    }  # fmt: skip

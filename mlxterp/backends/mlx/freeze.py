@@ -45,6 +45,10 @@ PARTS: dict[tuple[str, str], tuple[float, float]] = {
     ("MambaBlock", "x_proj"): (0.0, 1.0),
     ("JambaMambaMixer", "x_proj"): (0.0, 1.0),
     ("ShortConv", "in_proj"): (0.0, 2 / 3),
+    ("RecurrentBlock", "linear_y"): (0.0, 1.0),
+    ("Rwkv7TimeMixing", "k_proj"): (0.0, 1.0),
+    ("Rwkv7TimeMixing", "r_proj"): (0.0, 1.0),
+    ("Rwkv7TimeMixing", "g_lora"): (0.0, 1.0),
 }
 """Class of a sublayer and its module → from where to where the last axis of its output is held."""
 
@@ -219,7 +223,7 @@ def _attention(
     tracer = _tracer()
     if tracer is None:
         return original(q, k, v, scale=scale, mask=mask, sinks=sinks, **options)
-    pattern = tracer.hold(lambda: attention_pattern(q, k, scale, mask, sinks))
+    pattern = tracer.hold(lambda: attention_pattern(q, k, scale, mask, sinks), (*q.shape[:3], k.shape[2]))
     return pattern.astype(v.dtype) @ repeat_heads(v, q.shape[1])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
+from ..frozen import tokens_first
 from .attention import PATCHES
 from .freeze import Constants, FrozenTracer, Wrapped, constant_parts, patches_for
 from .modes import settled
@@ -111,9 +112,10 @@ class MLXFrozenPass:
     def _embed(self, sources: Mapping[Key, mx.array] | None, rows: int) -> Change:
         def change(x: mx.array, _where: Where, _run: Run) -> mx.array:
             if sources is None:
-                self._sources[EMBED] = mx.stop_gradient(x.astype(mx.float32))
-                return self._sources[EMBED]
-            return self._given(sources, EMBED, rows)
+                tokens_first(tuple(x.shape), len(self._ids), self._model.model_type)
+                self._sources[EMBED] = self._by_text(mx.stop_gradient(x.astype(mx.float32)), rows)
+                return self._sources[EMBED].reshape(x.shape)
+            return self._given(sources, EMBED, rows).reshape(x.shape)
 
         return change
 
@@ -146,7 +148,7 @@ class MLXFrozenPass:
         return self._by_text(value.astype(mx.float32), rows) @ skip
 
     def _by_text(self, x: mx.array, rows: int) -> mx.array:
-        """(rows, positions, width), where a model has flattened the first two."""
+        """(rows, positions, width), however the model lays its tokens and streams out."""
         return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
 
 

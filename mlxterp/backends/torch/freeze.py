@@ -124,7 +124,7 @@ class Held(TorchFunctionMode):
     ) -> Any:
         options = kwargs or {}
         handler = self._handlers.get(func) if func.__hash__ is not None else None
-        if handler is None or self._tracer.in_dead:
+        if handler is None or (handler is not _widened and self._tracer.in_dead):
             return func(*args, **options)
         return handler(self, func, args, options)
 
@@ -256,7 +256,8 @@ def _attention(held: Held, _func: Callable[..., Any], args: tuple, options: dict
     given = {**dict(zip(names, args, strict=False)), **options}
     q, k, v = given["query"], given["key"], given["value"]
     pattern = held.hold(
-        lambda: _pattern(q, k, given.get("attn_mask"), bool(given.get("is_causal")), given.get("scale"))
+        lambda: _pattern(q, k, given.get("attn_mask"), bool(given.get("is_causal")), given.get("scale")),
+        (*q.shape[:-1], k.shape[-2]),
     )
     times = q.shape[-3] // v.shape[-3]
     v = v if times == 1 else v.repeat_interleave(times, dim=-3)

@@ -14,6 +14,7 @@ from torch import nn
 from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
+from ..frozen import tokens_first
 from .freeze import Constants, FrozenTracer, Held
 from .modes import settled
 from .swap import hooked
@@ -154,9 +155,10 @@ class TorchFrozenPass:
     def _embed(self, sources: Mapping[Key, torch.Tensor] | None, rows: int) -> Change:
         def change(x: torch.Tensor, _where: Where, _run: Run) -> torch.Tensor:
             if sources is None:
-                self._sources[EMBED] = x.detach().float()
-                return self._sources[EMBED]
-            return self._given(sources, EMBED, rows)
+                tokens_first(tuple(x.shape), len(self._ids), type(self._model.module).__name__)
+                self._sources[EMBED] = self._by_text(x.detach().float(), rows)
+                return self._sources[EMBED].reshape(x.shape)
+            return self._given(sources, EMBED, rows).reshape(x.shape)
 
         return change
 
@@ -190,7 +192,7 @@ class TorchFrozenPass:
         return self._by_text(value.float(), rows) @ skip
 
     def _by_text(self, x: torch.Tensor, rows: int) -> torch.Tensor:
-        """(rows, positions, width), where a model has flattened the first two."""
+        """(rows, positions, width), however the model lays its tokens and streams out."""
         return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
 
 
