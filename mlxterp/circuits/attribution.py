@@ -23,6 +23,7 @@ from ..core.tokens import several, to_batch
 from ..data.text import pieces_of
 from ..errors import InputError, MlxterpError, warn
 from ..tracing.passes import check_length
+from .effects import Live
 from .graph import AttributionGraph
 from .influence import shares_of
 from .law import Law
@@ -338,4 +339,5 @@ def _graph(session: Session, found: Computed, ids: list[int], conventions: str) 
         tokens=tokens, n_layers=layers, conventions=conventions, law=found.law, model=session.name,
         transcoders=tuple(str(one.sae.metadata.get("name") or one.sae.fingerprint[:12]) for one in
                           made.transcoders.values()),
+        live=Live(session.plain, ids, made, [one.read for one in found.targets]),
     )  # fmt: skip

@@ -18,8 +18,10 @@ from ..core.options import checks_options
 from ..errors import BackendError, InputError
 from ..viz.lines import LinesView, Table
 from . import files
+from .effects import Live
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
 from .nodes import Edge, Node
+from .validation import Validation, validate
 
 NodeLike = Node | str | tuple[int, int, int]
 """A node as calls take it: itself, its id, or (layer, position, feature id)."""
@@ -76,6 +78,7 @@ class AttributionGraph(LinesView):
         supernodes: Name → ids of its nodes.
         whole: Of a pruned graph: replacement and completeness score of the whole one; else None.
         influence_shares: Of a pruned graph: float64, (nodes,), of the whole one (see `influence`); else None.
+        live: The model and prompt that `validate` runs; None of a graph from a file.
     """
 
     nodes: tuple[Node, ...]
@@ -92,6 +95,7 @@ class AttributionGraph(LinesView):
     supernodes: Mapping[str, tuple[str, ...]] | None = None
     whole: tuple[float, float] | None = None
     influence_shares: np.ndarray | None = None
+    live: Live | None = None
 
     # -- its nodes ----------------------------------------------------------------------------
 
@@ -285,6 +289,24 @@ class AttributionGraph(LinesView):
         What circuit-tracer's files call influence. Of a pruned graph, the whole one's.
         """
         return cumulative(self.influence) if self.influence_shares is None else self.influence_shares
+
+    # -- whether it holds ---------------------------------------------------------------------
+
+    def validate(self, n: int = 32, seed: int = 0) -> Validation:
+        """What the graph predicts of taking features away, beside what the model does, with more or less of it held.
+
+        The n features with the largest effects are taken away one at a time. With everything held the graph's direct
+        edges must be met; where MLPs, norms or attention answer, the effects by all paths are compared. Expect less with
+        less held: a graph explains contributions at fixed scales.
+
+        Args:
+            n: Features; fewer where the graph has fewer.
+            seed: Of the control and the intervals.
+
+        Raises:
+            InputError: The graph is pruned, comes from a file, or holds only some of the active features.
+        """
+        return validate(self, n, seed)
 
     # -- paths and groups ---------------------------------------------------------------------
 

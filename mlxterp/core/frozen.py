@@ -24,9 +24,10 @@ FINAL: Key = (-2, 0)
 LOGITS: Key = (-3, 0)
 """The logits of the last position, before a final soft cap."""
 
-Hold = Literal["all", "attention+norms", "attention"]
+Hold = Literal["all", "attention+norms", "attention", "nothing"]
 """What is constant: everything, with the sources in place of the outputs; attention patterns and denominators of norms;
-attention patterns alone. In the last two the replaced outputs are computed, and changes are added to them."""
+attention patterns alone; nothing. In all but the first the replaced outputs are computed, and changes are added to
+them."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True, help="stories separated by <|endoftext|>")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=1_200_000)
+    parser.add_argument("--tokens", type=int, default=400_000)
     return parser.parse_args()
 
 

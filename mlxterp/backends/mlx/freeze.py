@@ -28,8 +28,8 @@ from .intercept import Tracer
 from .swap import current_tracer, own_class
 from .tree import ModuleTree
 
-_VALUES = ("sigmoid", "exp", "erf", "log", "log1p", "expm1", "logaddexp")
-"""Functions of `mx` whose value is held: gates, of which `nn.silu` and `nn.gelu` consist."""
+_VALUES = ("sigmoid", "exp", "erf", "log", "log1p", "expm1", "logaddexp", "argpartition")
+"""Functions of `mx` whose value is held: gates, of which `nn.silu` and `nn.gelu` consist, and choices of the largest."""
 _NORMS = ("rsqrt", "sqrt")
 
 SHARED: dict[tuple[str, str], tuple[str, ...]] = {
@@ -41,6 +41,8 @@ SHARED: dict[tuple[str, str], tuple[str, ...]] = {
     ("mlx_lm.models.bailing_hybrid", "recurrent_gla"): ("q", "k"),
 }
 """Functions that architectures share → the arguments that are held; the others stay live."""
+ROUNDED = (("mlx_lm.models.afm7", "fake_8bit_quant"), ("mlx_lm.models.deepseek_v41", "_fake_quant_fp8"))
+"""Functions that round their first argument, which stays live: what rounding adds to it is held."""
 PARTS: dict[tuple[str, str], tuple[float, float]] = {
     ("MambaBlock", "x_proj"): (0.0, 1.0),
     ("JambaMambaMixer", "x_proj"): (0.0, 1.0),
@@ -249,6 +251,13 @@ def _shared(
     return original(**values)
 
 
+def _rounded(original: Callable[..., mx.array], x: mx.array, *rest: Any, **options: Any) -> mx.array:
+    tracer = _tracer()
+    if tracer is None:
+        return original(x, *rest, **options)
+    return x + tracer.hold(lambda: original(x, *rest, **options) - x, x.shape)
+
+
 @cache
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
@@ -277,10 +286,13 @@ _BY_ALL = (
     *(Patch(mx, name, _by(_value)) for name in _VALUES),
 )
 _MAKES = {held: _by(partial(_shared, held)) for held in set(SHARED.values())}
+_ROUNDS = _by(_rounded)
 
 
 def patches_for(hold: Hold) -> list[Patch]:
     """What is replaced while a pass runs."""
+    if hold == "nothing":
+        return []
     if hold == "attention":
         return list(_BY_ATTENTION)
     if hold == "attention+norms":
@@ -291,7 +303,9 @@ def patches_for(hold: Hold) -> list[Patch]:
 def _shared_patches() -> list[Patch]:
     """The functions of `SHARED`, in every architecture that was loaded and imported them."""
     models = [m for name, m in list(sys.modules.items()) if name.startswith("mlx_lm.models") and m is not None]
-    found = []
+    found = [
+        Patch(sys.modules[home], name, _ROUNDS) for home, name in ROUNDED if hasattr(sys.modules.get(home), name)
+    ]
     for (home, name), held in SHARED.items():
         source = sys.modules.get(home)
         if source is None or not hasattr(source, name):

@@ -170,9 +170,12 @@ Handler = Callable[[Held, Callable[..., Any], tuple, dict[str, Any]], Any]
 
 def _handlers(places: FrozenPlaces) -> Mapping[Any, Handler]:
     """What is done instead, by function."""
+    products: dict[Any, Handler] = dict.fromkeys(_PRODUCTS, _widened)
+    if places.hold == "nothing":
+        return products
     attention: dict[Any, Handler] = {
+        **products,
         F.scaled_dot_product_attention: _attention,
-        **dict.fromkeys(_PRODUCTS, _widened),
         **dict.fromkeys(_TANH, _tanh),
         **dict.fromkeys(_SOFTMAX, _own_softmax),
     }
