@@ -7,5 +7,6 @@
 from .attribution import attribution_graph
 from .graph import AttributionGraph, Path
 from .nodes import Edge, Node
+from .validation import Mode, Validation
 
-__all__ = ["AttributionGraph", "Edge", "Node", "Path", "attribution_graph"]
+__all__ = ["AttributionGraph", "Edge", "Mode", "Node", "Path", "Validation", "attribution_graph"]

@@ -1,7 +1,7 @@
 """Attribution graphs: which features, errors and tokens make the features and the predictions of one prompt.
 
-    replacement.py (the prompt in the frozen pass) → attribution.py (rows of edges, the law) → graph.py (the result)
-    transcoders.py, targets.py and places.py read what is asked; influence.py ranks and prunes.
+replacement.py (the prompt in the frozen pass) → attribution.py (rows of edges, the law) → graph.py (the result)
+transcoders.py, targets.py and places.py read what is asked; influence.py ranks and prunes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, Session, session_of
 from ..backends.host.memory import free_bytes
 from ..core import checks
-from ..core.frozen import LOGITS, ReadAt, SourceVectors
+from ..core.frozen import ReadAt, SourceVectors
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..core.tokens import several, to_batch
 from ..data.text import pieces_of
-from ..errors import InputError, MlxterpError, warn
+from ..errors import InputError, warn
 from ..tracing.passes import check_length
 from .effects import Live
 from .graph import AttributionGraph
@@ -63,8 +63,8 @@ def attribution_graph(
         transcoders: An `SAECollection`, {layer: transcoder}, a list, or a folder or release of them; at most one for
             each layer. ReLU, JumpReLU, TopK and BatchTopK, with or without a skip connection.
         targets: What is explained, at the last position: token ids, texts of one token, `mlxterp.logit_difference(…)`,
-            one or several; or {name: one of these, or a direction (d_model,) of what the final norm puts out}. A token's
-            logit is read less the mean of all logits, before a final soft cap. None takes the likeliest tokens.
+            one or several; or {name: one of these, or a direction (d_model,) of what the final norm puts out}. A
+            token's logit is read less the mean of all logits, before a final soft cap. None takes the likeliest tokens.
         max_logits, logit_prob: So many of the likeliest at most, and no more than together reach this probability.
         max_features: Only the features with the most influence get rows and columns; None takes all that are active.
             What the others add to each target is in `graph.omitted`.
@@ -81,19 +81,37 @@ def attribution_graph(
         CircuitError: The pass is not affine in this architecture.
 
     Examples:
-        >>> transcoders = mlxterp.demo_transcoders()  # doctest: +SKIP
-        >>> graph = model.attribution_graph("Lily lost her red", transcoders)  # doctest: +SKIP
+        >>> jobs = {
+        ...     str(n): (f"layers.{n}.mlp.input", mlxterp.SAETrainConfig(
+        ...         d_hidden=64, k=8, tokens=1000, batch_size=500, target=f"layers.{n}.mlp_out"))
+        ...     for n in range(4)
+        ... }
+        >>> trained = model.train_saes(jobs, texts[:20], verbose=False)  # far too few tokens: train longer
+        >>> graph = model.attribution_graph("Lily lost her red", trained.values(), targets=" ball", verbose=False)
+        >>> graph.outputs[0].token, graph.law < 1e-4
+        (' ball', True)
     """
     session = session_of(model)
     session.refresh()
-    anatomy, conventions = _untouched(session), checks.choice(conventions, "conventions", ("exact", "circuit-tracer"))
-    most, size = checks.count_or_none(max_features, "max_features"), checks.count_or_none(batch_size, "batch_size")
+    anatomy, conventions = (
+        _untouched(session),
+        checks.choice(conventions, "conventions", ("exact", "circuit-tracer")),
+    )
+    most, size = (
+        checks.count_or_none(max_features, "max_features"),
+        checks.count_or_none(batch_size, "batch_size"),
+    )
     theirs = conventions == "circuit-tracer"
     ids = _prompt(session, prompt, theirs)
     placed = transcoders_of(anatomy, transcoders, session.name)
     _tell_missing(anatomy, placed)
     made = replacement_of(
-        anatomy, ids, placed, final=needs_final(targets), dropped=_dropped(anatomy, theirs), token_vectors=theirs
+        anatomy,
+        ids,
+        placed,
+        final=needs_final(targets),
+        dropped=_dropped(anatomy, theirs),
+        token_vectors=theirs,
     )
     base = made.frozen.base
     found = targets_of(
@@ -204,7 +222,12 @@ class Rows:
     """
 
     def __init__(
-        self, anatomy: Anatomy, made: Replacement, targets: Sequence[Target], most: int | None, size: int | None
+        self,
+        anatomy: Anatomy,
+        made: Replacement,
+        targets: Sequence[Target],
+        most: int | None,
+        size: int | None,
     ):
         self._anatomy, self._made, self._targets = anatomy, made, list(targets)
         self._columns = made.columns()
@@ -330,7 +353,8 @@ def _graph(session: Session, found: Computed, ids: list[int], conventions: str) 
     errors = [error_node(layer, at, token) for layer in made.layers for at, token in enumerate(tokens)]
     embeddings = [embedding_node(i, at, tokens[at]) for at, i in enumerate(ids)]
     outputs = [
-        output_node(layers, one.number, len(ids) - 1, one.name, one.weight, one.of_token) for one in found.targets
+        output_node(layers, one.number, len(ids) - 1, one.name, one.weight, one.of_token)
+        for one in found.targets
     ]
     summed = found.matrix.sum(axis=1, dtype=np.float64)
     return AttributionGraph(

@@ -78,7 +78,9 @@ class Live:
 
     def _outputs(self, reading: Reading) -> np.ndarray:
         """float64, (rows, outputs)."""
-        return np.array([[reading.at(read, row) for read in self.reads] for row in range(len(reading.logits))])
+        return np.array(
+            [[reading.at(read, row) for read in self.reads] for row in range(len(reading.logits))]
+        )
 
 
 def total_effects(matrix: np.ndarray, activations: np.ndarray, n: int) -> np.ndarray:
@@ -99,4 +101,3 @@ def total_effects(matrix: np.ndarray, activations: np.ndarray, n: int) -> np.nda
             return total
         total += current
     raise ValueError("its features form a circle, so no source comes before the others")
-

@@ -93,7 +93,9 @@ def write(graph: Saved, path: str | os.PathLike, slug: str | None = None) -> Pat
             f"This graph has {links} edges, which make a file of more than {LARGEST >> 20} MiB. Save a pruned one:"
             " graph.prune().save(path)."
         )
-    text = json.dumps(as_json(graph, slug or target.stem), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(
+        as_json(graph, slug or target.stem), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
     if len(text.encode("utf-8")) > LARGEST:
         raise InputError(
             f"The file would be larger than {LARGEST >> 20} MiB. Save a pruned graph: graph.prune().save(path)."
@@ -195,7 +197,9 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     try:
         size = place.stat().st_size
         if size > LARGEST:
-            raise CircuitError(f"it has {size >> 20} MiB; at most {LARGEST >> 20} are read. Prune the graph first")
+            raise CircuitError(
+                f"it has {size >> 20} MiB; at most {LARGEST >> 20} are read. Prune the graph first"
+            )
         return _Reader(strict_json(place.read_bytes())).fields()
     except OSError as error:
         raise CircuitError(f"{place} cannot be read: {error}") from error
@@ -227,7 +231,7 @@ class _Reader:
         count = len(matrix)
         outputs = order[n:]
         said = self.metadata
-        scores = (said.get("replacement_score"), said.get("completeness_score"))
+        scores = [_number_or_none(said.get(f"{name}_score")) for name in ("replacement", "completeness")]
         pruned = self.own.get("pruned", True) is True
         activations = [float("nan") if x.activation is None else x.activation for x in _of(order, "feature")]
         unknown = np.array([*activations, *([np.nan] * len(outputs))], dtype=np.float32)
@@ -235,11 +239,12 @@ class _Reader:
             "nodes": tuple(order), "matrix": matrix, "tokens": tuple(self.tokens), "n_layers": outputs[0].layer,
             "bias": self._numbers("bias", count), "omitted": self._numbers("omitted", count),
             "values": self._numbers("values", count, unknown),
-            "conventions": str(self.own.get("conventions", "circuit-tracer")), "law": _number_or_none(self.own.get("law")),
+            "conventions": str(self.own.get("conventions", "circuit-tracer")),
+            "law": _number_or_none(self.own.get("law")),
             "model": said["scan"] or None,
             "transcoders": tuple(_texts(said.get("transcoder_list") or [], "metadata.transcoder_list")),
             "supernodes": self._supernodes(named), "influence_shares": shares if pruned else None,
-            "whole": (float(scores[0]), float(scores[1])) if pruned and all(map(is_number, scores)) else None,
+            "whole": (scores[0], scores[1]) if pruned and None not in scores else None,
         }  # fmt: skip
 
     def _numbers(self, name: str, count: int, unknown: np.ndarray | None = None) -> np.ndarray:
@@ -247,7 +252,9 @@ class _Reader:
         said = self.own.get(name)
         if said is None:
             return np.full(count, np.nan, np.float32) if unknown is None else unknown
-        _need(isinstance(said, list) and len(said) == count, f"metadata.mlxterp.{name} has not {count} numbers")
+        _need(
+            isinstance(said, list) and len(said) == count, f"metadata.mlxterp.{name} has not {count} numbers"
+        )
         values = [float("nan") if x is None else x for x in said]
         _need(all(map(is_number, values)), f"metadata.mlxterp.{name} holds something else than numbers")
         return np.array(values, dtype=np.float32)
@@ -263,7 +270,10 @@ class _Reader:
             missing = [key for key in _NODE_KEYS if key not in entry]
             _need(not missing, f"nodes[{i}] has no {missing[0] if missing else ''!r}")
             name = entry["node_id"]
-            _need(isinstance(name, str) and name not in named, f"nodes[{i}] has the id {name!r}, which comes twice")
+            _need(
+                isinstance(name, str) and name not in named,
+                f"nodes[{i}] has the id {name!r}, which comes twice",
+            )
             node = self._node(entry, f"nodes[{i}]")
             named[name] = node
             share = entry.get("influence")
@@ -276,7 +286,10 @@ class _Reader:
 
     def _node(self, entry: Mapping[str, Any], where: str) -> Node:
         kind = _KINDS.get(entry["feature_type"]) if isinstance(entry["feature_type"], str) else None
-        _need(kind is not None, f"{where} is of the type {entry['feature_type']!r}, which has no place in a graph here")
+        _need(
+            kind is not None,
+            f"{where} is of the type {entry['feature_type']!r}, which has no place in a graph here",
+        )
         position = entry["ctx_idx"]
         _need(
             is_integer(position) and 0 <= position < len(self.tokens),
@@ -300,17 +313,24 @@ class _Reader:
     @staticmethod
     def _layer(given: Any, where: str) -> int:
         text = str(given)
-        _need(isinstance(given, (str, int)) and text.isdigit() and len(text) < 6, f"{where} has the layer {given!r}")
+        _need(
+            isinstance(given, (str, int)) and text.isdigit() and len(text) < 6,
+            f"{where} has the layer {given!r}",
+        )
         return int(text)
 
-    def _output(self, entry: Mapping[str, Any], n_layers: int, position: int, parts: Sequence[str], where: str) -> Node:
+    def _output(
+        self, entry: Mapping[str, Any], n_layers: int, position: int, parts: Sequence[str], where: str
+    ) -> Node:
         _need(len(parts) == 3 and parts[1].isdigit(), f"{where} has the id {entry['node_id']!r}")
         _need(n_layers >= 0, f"{where} has the layer {entry['layer']!r}")
         found = _CLERP.match(str(entry["clerp"]))
         text = found[1] if found else str(entry["clerp"])
         share = entry.get("token_prob", 1.0)
         _need(is_number(share) and 0 <= share <= 1, f"{where} has the probability {share!r}")
-        of_token = entry["node_id"] not in _texts(self.own.get("directions", []), "metadata.mlxterp.directions")
+        of_token = entry["node_id"] not in _texts(
+            self.own.get("directions", []), "metadata.mlxterp.directions"
+        )
         return output_node(n_layers, int(parts[1]), position, text, float(share), of_token)
 
     def _links(
@@ -327,7 +347,10 @@ class _Reader:
             link = _mapping(one, f"links[{i}]")
             ends = [link.get("source"), link.get("target")]
             for end in ends:
-                _need(isinstance(end, str) and end in named, f"links[{i}] names the node {end!r}, which is not there")
+                _need(
+                    isinstance(end, str) and end in named,
+                    f"links[{i}] names the node {end!r}, which is not there",
+                )
             source, target = (named[str(end)].id for end in ends)
             weight = link.get("weight")
             _need(is_number(weight) and abs(weight) < 1e38, f"links[{i}] has the weight {weight!r}")

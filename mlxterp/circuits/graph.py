@@ -66,8 +66,8 @@ class AttributionGraph(LinesView):
             and embeddings, both in the order of `nodes`.
         bias: float32, (targets,): what biases add: of attention, norms, transcoders, and what has no node.
         omitted: float32, (targets,): what sources add that are not in this graph (`max_features`, `prune`).
-        values: float32, (targets,): a feature's activation; of an output, its logit less the mean of all, before a final
-            soft cap, or what its direction reads.
+        values: float32, (targets,): a feature's activation; of an output, its logit less the mean of all, before a
+            final soft cap, or what its direction reads.
         tokens: Text of each token of the prompt.
         n_layers: Decoder blocks of the model.
         conventions: "exact" or "circuit-tracer".
@@ -150,21 +150,19 @@ class AttributionGraph(LinesView):
                 return self.targets[row]
         if place is None:
             raise InputError(
-                f"This graph has no node {given!r}. Nodes are named by id, such as {self.nodes[0].id!r}, or a feature by"
-                " (layer, position, feature id); graph.nodes lists them."
+                f"This graph has no node {given!r}. Nodes are named by id, such as {self.nodes[0].id!r}, or a feature"
+                " by (layer, position, feature id); graph.nodes lists them."
             )
         return self.sources[place]
 
     # -- its edges ----------------------------------------------------------------------------
 
-    def edges(
-        self, target: Any = None, source: Any = None, top_k: int | None = 20
-    ) -> list[Edge]:
+    def edges(self, target: Any = None, source: Any = None, top_k: int | None = 20) -> list[Edge]:
         """Edges, the largest weights first, then the order of the nodes.
 
         Args:
-            target, source: Only those into, and out of, this node; or the name of a supernode, or a list of nodes, whose
-                edges are summed.
+            target, source: Only those into, and out of, this node; or the name of a supernode, or a list of nodes,
+                whose edges are summed.
             top_k: At most so many; None gives all that are not 0.
 
         Raises:
@@ -200,7 +198,9 @@ class AttributionGraph(LinesView):
             return None
         if isinstance(given, str) and self.supernodes and given in self.supernodes:
             return [self.node(name) for name in self.supernodes[given]]
-        if isinstance(given, (str, Node)) or (isinstance(given, tuple) and len(given) == 3 and _is_place(given)):
+        if isinstance(given, (str, Node)) or (
+            isinstance(given, tuple) and len(given) == 3 and _is_place(given)
+        ):
             return [self.node(given)]
         if not isinstance(given, Iterable):
             raise InputError(f"Expected a node, or several, got {type(given).__name__}.")
@@ -216,7 +216,9 @@ class AttributionGraph(LinesView):
 
     def _column(self, node: Node) -> int:
         if node.id not in self._columns:
-            raise InputError(f"{node} has no outgoing edges: a source is a feature, an error or an embedding.")
+            raise InputError(
+                f"{node} has no outgoing edges: a source is a feature, an error or an embedding."
+            )
         return self._columns[node.id]
 
     # -- what matters -------------------------------------------------------------------------
@@ -296,8 +298,8 @@ class AttributionGraph(LinesView):
         """What the graph predicts of taking features away, beside what the model does, with more or less of it held.
 
         The n features with the largest effects are taken away one at a time. With everything held the graph's direct
-        edges must be met; where MLPs, norms or attention answer, the effects by all paths are compared. Expect less with
-        less held: a graph explains contributions at fixed scales.
+        edges must be met; where MLPs, norms or attention answer, the effects by all paths are compared. Expect less
+        with less held: a graph explains contributions at fixed scales.
 
         Args:
             n: Features; fewer where the graph has fewer.
@@ -325,7 +327,12 @@ class AttributionGraph(LinesView):
         while True:
             came = before[row]
             edges.append(
-                Edge(self.sources[came], self.targets[row], float(self.matrix[row, came]), float(self._shares[row, came]))
+                Edge(
+                    self.sources[came],
+                    self.targets[row],
+                    float(self.matrix[row, came]),
+                    float(self._shares[row, came]),
+                )
             )
             if came == column:
                 break
@@ -401,7 +408,17 @@ class AttributionGraph(LinesView):
                 "source": [self.sources[i].id for i in columns], "target": [self.targets[i].id for i in rows],
                 "weight": self.matrix[rows, columns], "share": self._shares[rows, columns],
             })  # fmt: skip
-        names = ("id", "kind", "layer", "position", "token", "feature_id", "token_id", "activation", "probability")
+        names = (
+            "id",
+            "kind",
+            "layer",
+            "position",
+            "token",
+            "feature_id",
+            "token_id",
+            "activation",
+            "probability",
+        )
         columns_of = {name: [getattr(node, name) for node in self.nodes] for name in names}
         return data_frame({**columns_of, "influence": self.influence})
 
@@ -431,9 +448,7 @@ class AttributionGraph(LinesView):
 
     def __repr__(self) -> str:
         s = self.shape
-        return (
-            f"AttributionGraph({s.features} features, {s.errors} errors, {s.embeddings} tokens, {s.outputs} outputs)"
-        )
+        return f"AttributionGraph({s.features} features, {s.errors} errors, {s.embeddings} tokens, {s.outputs} outputs)"
 
     @property
     def _lines(self) -> Sequence[str]:

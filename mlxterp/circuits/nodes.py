@@ -13,12 +13,14 @@ class Node:
     """A place in an attribution graph.
 
     Attributes:
-        id: Unique in its graph: "3_741_5" is feature 741 of layer 3 at position 5, "3_-1_5" what the transcoder of layer
-            3 misses there, "E_17_5" token 17 at position 5, "5_17_9" the output of token 17 in a model of 4 layers.
+        id: Unique in its graph: "3_741_5" is feature 741 of layer 3 at position 5, "3_-1_5" what the transcoder of
+            layer 3 misses there, "E_17_5" token 17 at position 5, "5_17_9" the output of token 17 in a model of 4
+            layers.
         kind: "feature", "error", "embedding" or "output".
         layer: Of features and errors; -1 for embeddings, the number of layers for outputs.
         position: 0-based, in the prompt.
-        token: Text of the token at that position; of an output, the token that it predicts or the name of its direction.
+        token: Text of the token at that position; of an output, the token that it predicts or the name of its
+            direction.
         feature_id: Of a feature; else None.
         token_id: Of an embedding, and of an output that is one token; else None.
         activation: Of a feature, in its transcoder's own scale; else None.
@@ -78,7 +80,9 @@ def embedding_node(token_id: int, position: int, token: str) -> Node:
     return Node(f"E_{token_id}_{position}", "embedding", -1, position, token, token_id=token_id)
 
 
-def output_node(n_layers: int, number: int, position: int, token: str, probability: float, of_token: bool) -> Node:
+def output_node(
+    n_layers: int, number: int, position: int, token: str, probability: float, of_token: bool
+) -> Node:
     """A number of the output.
 
     Args:

@@ -31,7 +31,12 @@ def places_of(
     replaced = {layer: found for layer in layers if (found := mlp_of(anatomy, layer)) is not None}
     read = {**inputs, FINAL[0]: anatomy.component("final_norm")} if final else dict(inputs)
     return FrozenPlaces(
-        stream_of(anatomy), {**replaced, **outputs}, read, dict(skips or {}), frozenset(_dead(anatomy, replaced)), hold
+        stream_of(anatomy),
+        {**replaced, **outputs},
+        read,
+        dict(skips or {}),
+        frozenset(_dead(anatomy, replaced)),
+        hold,
     )
 
 

@@ -104,7 +104,9 @@ def replacement_of(
         found = one.encode(read)
         rows = found.row_ids
         kept = rows >= dropped
-        given = one.sae.decode(found) if one.skip is None else one.sae.decode(found, like=read) - read @ one.skip
+        given = (
+            one.sae.decode(found) if one.skip is None else one.sae.decode(found, like=read) - read @ one.skip
+        )
         errors[layer] = np.asarray(frozen.sources[layer, 0] - given, dtype=np.float32)
         features.append(np.stack([np.full(kept.sum(), layer), rows[kept], found.indices[kept]], axis=1))
         activations.append(found.values[kept])
@@ -114,9 +116,7 @@ def replacement_of(
         error[:dropped] = 0
     order, values = _sorted(np.concatenate(features).astype(np.int64), np.concatenate(activations))
     embeddings = _token_vectors(anatomy, ids) if token_vectors else frozen.sources[EMBED]
-    return Replacement(
-        frozen, transcoders, tuple(sorted(errors)), order, values, errors, embeddings, dropped
-    )
+    return Replacement(frozen, transcoders, tuple(sorted(errors)), order, values, errors, embeddings, dropped)
 
 
 def _check(anatomy: Anatomy, sources: Mapping[Key, np.ndarray]) -> None:

@@ -49,7 +49,9 @@ class Broken:
     held: int = 0
 
 
-def law_of(model: Model, ids: Sequence[int] | None = None, directions: int = 4, seed: int = 0) -> Measured | Broken:
+def law_of(
+    model: Model, ids: Sequence[int] | None = None, directions: int = 4, seed: int = 0
+) -> Measured | Broken:
     """Two logits and random directions of every MLP's input, on a few random tokens.
 
     Args:
@@ -80,7 +82,9 @@ def _measured(anatomy: Anatomy, ids: list[int], directions: int, draw: np.random
             reads.append(ReadAt(key, position, draw.normal(size=value.shape[-1]).astype(np.float32)))
     law = Law(frozen, anatomy.model.model_type, limit=float("inf"))
     law.measure(reads, frozen.rows(reads, law.columns))
-    plain = anatomy.model.backend.get(anatomy.model.forward(TokenBatch.from_rows([ids])))[0, -1].astype(np.float32)
+    plain = anatomy.model.backend.get(anatomy.model.forward(TokenBatch.from_rows([ids])))[0, -1].astype(
+        np.float32
+    )
     forward = float(np.abs(logits - plain).max() / np.abs(plain).max())
     return Measured(law.check(), forward, len(frozen.sources), frozen.held)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -100,7 +100,8 @@ class Output:
 def needs_final(given: Any) -> bool:
     """Whether a target is a direction, which is read after the final norm."""
     return isinstance(given, Mapping) and any(
-        not isinstance(value, (str, LogitDifference)) and as_integer(value) is None for value in given.values()
+        not isinstance(value, (str, LogitDifference)) and as_integer(value) is None
+        for value in given.values()
     )
 
 
@@ -124,7 +125,7 @@ def targets_of(output: Output, given: Any, max_logits: int, logit_prob: float) -
         single = isinstance(given, (str, LogitDifference)) or as_integer(given) is not None
         if not single and not isinstance(given, Iterable):
             raise InputError(f"targets= is {type(given).__name__}; expected tokens, or {{name: direction}}.")
-        several = [given] if single else list(given)
+        several: list[Any] = [given] if single else [*cast(Any, given)]
         found = [_target(output, one, "", i) for i, one in enumerate(several)]
     if not found:
         raise InputError("targets= is empty. Name at least one, or leave it out for the likeliest tokens.")

@@ -141,8 +141,8 @@ def _check(sae: SAE) -> None:
     """Raises SAEError where a graph cannot be made of such a transcoder."""
     if not sae.is_transcoder:
         raise SAEError(
-            f"{sae!r} reconstructs what it reads. A graph takes transcoders, which predict an MLP's output of its input:"
-            " train one with model.train_sae(texts, 'layers.3.mlp.input', target='layers.3.mlp_out')."
+            f"{sae!r} reconstructs what it reads. A graph takes transcoders, which predict an MLP's output of its"
+            " input: train one with model.train_sae(3, texts, 'mlp.input', target='layers.3.mlp_out')."
         )
     if not isinstance(sae.activation, _LINEAR):
         known = ", ".join(cls.__name__ for cls in _LINEAR)

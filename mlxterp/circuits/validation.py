@@ -18,7 +18,6 @@ from ..core.frozen import Hold
 from ..errors import InputError
 from ..viz.lines import LinesView, Table
 from .effects import Live, total_effects
-from .influence import Shape
 from .nodes import Node
 
 MODES: tuple[tuple[Hold, str, str], ...] = (
@@ -103,8 +102,6 @@ class Validated(Protocol):
     def outputs(self) -> tuple[Node, ...]: ...
     @property
     def matrix(self) -> np.ndarray: ...
-    @property
-    def shape(self) -> Shape: ...
 
 
 def validate(graph: Validated, n: int, seed: int) -> Validation:
@@ -112,7 +109,7 @@ def validate(graph: Validated, n: int, seed: int) -> Validation:
     n, seed, live = checks.count(n, "n"), checks.seed(seed), graph.live
     if live is None:
         raise InputError("This graph comes from a file, without its model. Make it anew to validate it.")
-    count = graph.shape.features
+    count = len(graph.features)
     if count != len(live.made.features):
         raise InputError(
             f"This graph holds {count} of the {len(live.made.features)} active features, so effects by all paths are"
@@ -134,7 +131,9 @@ def _mode(held: str, predicts: str, predicted: np.ndarray, measured: np.ndarray,
     draw, largest = np.random.default_rng(seed), float(np.abs(measured).max())
     pairs = np.stack([predicted, measured], axis=1)
     control = np.array([_r(np.stack([draw.permutation(predicted), measured], axis=1)) for _ in range(DRAWS)])
-    correlation = Controlled(_r(pairs), bootstrap(pairs, _r, seed=seed, n=200), control, "shuffled features", seed)
+    correlation = Controlled(
+        _r(pairs), bootstrap(pairs, _r, seed=seed, n=200), control, "shuffled features", seed
+    )
     large = np.abs(measured) > _LARGE * largest
     square = float((predicted**2).sum())
     return Mode(

@@ -80,7 +80,5 @@ class Reading:
 
     def at(self, target: ReadAt, row: int = 0) -> float:
         """The number that `target` asks for, summed in float64."""
-        found = (
-            self.logits[row] if target.key == LOGITS else self.inputs[target.key][row, target.position]
-        )
+        found = self.logits[row] if target.key == LOGITS else self.inputs[target.key][row, target.position]
         return float(np.dot(found.astype(np.float64), target.direction.astype(np.float64)))

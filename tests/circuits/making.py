@@ -16,7 +16,9 @@ from tests.small import checkpoint
 ACTIVATIONS: dict[str, Activation] = {"relu": ReLU(), "jumprelu": JumpReLU(), "topk": TopK(5)}
 
 
-def transcoder(layer: int, width: int, n: int = 24, activation: Activation | None = None, skip: bool = False) -> SAE:
+def transcoder(
+    layer: int, width: int, n: int = 24, activation: Activation | None = None, skip: bool = False
+) -> SAE:
     """A random transcoder of a layer's MLP, about a third of whose features are active."""
     draw = np.random.default_rng(layer)
     activation = activation or ReLU()

@@ -73,7 +73,10 @@ def _attention(block: Arrays, pattern: np.ndarray, x: np.ndarray) -> np.ndarray:
     normed = _scale(x) * 1.0
     for head in range(HEADS):
         group = head // (HEADS // KEYS)
-        values = block["self_attn.v_proj.weight"][group * size : (group + 1) * size] * block["input_layernorm.weight"]
+        values = (
+            block["self_attn.v_proj.weight"][group * size : (group + 1) * size]
+            * block["input_layernorm.weight"]
+        )
         moved = block["self_attn.o_proj.weight"][:, head * size : (head + 1) * size] @ values
         found += np.einsum("pq,q,de->pdqe", pattern[head], normed[:, 0], moved)
     return found

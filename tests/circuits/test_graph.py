@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,10 @@ def test_a_pruned_graph_keeps_the_scores_of_the_whole_and_its_rows_sum():
     small = graph.prune(0.5, 0.8)
     assert {node.id for node in small.nodes} >= {"1_3_1", "E_10_0", "E_11_1", "3_42_1"}
     assert not [node for node in small.nodes if node.kind == "error"]
-    assert (small.replacement_score, small.completeness_score) == (graph.replacement_score, graph.completeness_score)
+    assert (small.replacement_score, small.completeness_score) == (
+        graph.replacement_score,
+        graph.completeness_score,
+    )
     assert np.allclose(small.matrix.sum(axis=1) + small.bias + small.omitted, small.values)
     assert small.whole is not None and "of the whole graph" in str(small)
     with pytest.raises(InputError, match="node_threshold"):
@@ -130,7 +132,11 @@ def test_a_file_has_the_keys_and_ids_that_the_viewers_read(tmp_path):
     assert set(data) == {"metadata", "qParams", "nodes", "links"}
     assert {"slug", "scan", "prompt_tokens", "prompt", "schema_version"} <= set(data["metadata"])
     feature, error, embedding, output = (data["nodes"][i] for i in (1, 2, 6, 8))
-    assert (feature["node_id"], feature["feature"], feature["layer"]) == ("1_3_1", 13, "1")  # Cantor's pair of 1 and 3
+    assert (feature["node_id"], feature["feature"], feature["layer"]) == (
+        "1_3_1",
+        13,
+        "1",
+    )  # Cantor's pair of 1 and 3
     assert (feature["feature_type"], feature["jsNodeId"]) == ("cross layer transcoder", "1_3-0")
     assert (error["node_id"], error["feature"], error["jsNodeId"]) == ("0_-1_0", -1, "0_0-0")
     assert (embedding["node_id"], embedding["layer"]) == ("E_10_0", "E")
@@ -145,7 +151,9 @@ def test_a_graph_of_circuit_tracer_is_read_with_either_form_of_error_nodes(tmp_p
     for entry in (*data["nodes"], *data["links"]):
         for key, value in entry.items():
             parts = str(value).split("_")
-            if len(parts) == 3 and parts[1] == "-1":  # 0.5.0: the layer stands where features have their number
+            if (
+                len(parts) == 3 and parts[1] == "-1"
+            ):  # 0.5.0: the layer stands where features have their number
                 entry[key] = f"0_{parts[0]}_{parts[2]}"
     path = tmp_path / "theirs.json"
     path.write_text(json.dumps(data), encoding="utf-8")
@@ -182,15 +190,14 @@ def damages() -> dict[str, tuple[Any, str]]:
     }  # fmt: skip
 
 
-def test_damaged_files_are_refused_by_what_is_wrong(tmp_path):
-    good, path = written(tmp_path), tmp_path / "bad.json"
-    for name, (damage, said) in damages().items():
-        data = copy.deepcopy(good)
-        damage(data)
-        path.write_text(json.dumps(data), encoding="utf-8")
-        with pytest.raises(CircuitError, match=said):
-            AttributionGraph.load(path)
-            pytest.fail(name)
+@pytest.mark.parametrize("name", list(damages()))
+def test_damaged_files_are_refused_by_what_is_wrong(tmp_path, name):
+    data, path = written(tmp_path), tmp_path / "bad.json"
+    damage, said = damages()[name]
+    damage(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(CircuitError, match=said):
+        AttributionGraph.load(path)
 
 
 def test_what_is_no_graph_is_refused(tmp_path):

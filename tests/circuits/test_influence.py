@@ -8,7 +8,9 @@ import pytest
 from mlxterp.circuits.influence import Shape, influence, prune, scores, shares_of
 
 
-def random_graph(seed: int, features: int, errors: int, tokens: int, outputs: int) -> tuple[np.ndarray, np.ndarray, Shape]:
+def random_graph(
+    seed: int, features: int, errors: int, tokens: int, outputs: int
+) -> tuple[np.ndarray, np.ndarray, Shape]:
     """A sparse graph without circles; small whole numbers, so that many edges tie."""
     draw = np.random.default_rng(seed)
     shape = Shape(features, errors, tokens, outputs)

@@ -16,7 +16,7 @@ import mlxterp
 
 SNAPSHOT = Path(__file__).parent / "public_names.json"
 MODULES = (
-    "autointerp", "backends", "cli", "compat.arena", "compat.mi_crow", "compat.mi_crow.activations",
+    "autointerp", "backends", "circuits", "cli", "compat.arena", "compat.mi_crow", "compat.mi_crow.activations",
     "compat.mi_crow.datasets",
     "compat.mi_crow.hooks", "compat.mi_crow.language_model", "compat.mi_crow.mechanistic.sae",
     "compat.mi_crow.store", "compat.saelens", "concepts", "demo", "errors", "geometry", "hooks", "index",

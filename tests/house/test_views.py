@@ -22,6 +22,7 @@ PICTURES = {
     "geometry.enrichment": "Enrichment", "geometry.logit_classes": "LogitClasses",
     "geometry.apart": "Apart", "geometry.children": "Splitting", "geometry.on_text": "OnText",
     "geometry.pairs": "Coactivation", "geometry.partners": "Universality", "geometry.stitching": "Stitching",
+    "circuits.graph": "AttributionGraph", "circuits.validation": "Validation",
     "geometry.clusters": "Clusters", "geometry.maps": "DecoderMap", "geometry.placed_rows": "PlacedRows",
 }  # fmt: skip
 

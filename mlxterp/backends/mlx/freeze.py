@@ -29,7 +29,8 @@ from .swap import current_tracer, own_class
 from .tree import ModuleTree
 
 _VALUES = ("sigmoid", "exp", "erf", "log", "log1p", "expm1", "logaddexp", "argpartition")
-"""Functions of `mx` whose value is held: gates, of which `nn.silu` and `nn.gelu` consist, and choices of the largest."""
+"""Functions of `mx` whose value is held: gates, of which `nn.silu` and `nn.gelu` consist, and choices of the
+largest."""
 _NORMS = ("rsqrt", "sqrt")
 
 SHARED: dict[tuple[str, str], tuple[str, ...]] = {
@@ -234,9 +235,7 @@ def _own_softmax(original: Callable[..., mx.array], x: mx.array, *rest: Any, **o
     return _value(original, x, *rest, **options) if x.ndim >= 4 else original(x, *rest, **options)
 
 
-def _shared(
-    held: tuple[str, ...], original: Callable[..., Any], *given: Any, **named: Any
-) -> Any:
+def _shared(held: tuple[str, ...], original: Callable[..., Any], *given: Any, **named: Any) -> Any:
     tracer = _tracer()
     if tracer is None:
         return original(*given, **named)
@@ -302,9 +301,13 @@ def patches_for(hold: Hold) -> list[Patch]:
 
 def _shared_patches() -> list[Patch]:
     """The functions of `SHARED`, in every architecture that was loaded and imported them."""
-    models = [m for name, m in list(sys.modules.items()) if name.startswith("mlx_lm.models") and m is not None]
+    models = [
+        m for name, m in list(sys.modules.items()) if name.startswith("mlx_lm.models") and m is not None
+    ]
     found = [
-        Patch(sys.modules[home], name, _ROUNDS) for home, name in ROUNDED if hasattr(sys.modules.get(home), name)
+        Patch(sys.modules[home], name, _ROUNDS)
+        for home, name in ROUNDED
+        if hasattr(sys.modules.get(home), name)
     ]
     for (home, name), held in SHARED.items():
         source = sys.modules.get(home)

@@ -76,9 +76,7 @@ class MLXFrozenPass:
 
     # -- one pass -----------------------------------------------------------------------------
 
-    def _run(
-        self, sources: Mapping[Key, mx.array] | None, rows: int
-    ) -> tuple[dict[Key, mx.array], mx.array]:
+    def _run(self, sources: Mapping[Key, mx.array] | None, rows: int) -> tuple[dict[Key, mx.array], mx.array]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
         model, places = self._model, self._places
         batch = TokenBatch.from_rows([self._ids] * rows)
@@ -97,9 +95,7 @@ class MLXFrozenPass:
         read = {
             (layer, number): self._by_text(component.compute(row).astype(mx.float32), rows)
             for layer, component in places.inputs.items()
-            for number, row in enumerate(
-                zip(*(run.values[site] for site in component.sites), strict=False)
-            )
+            for number, row in enumerate(zip(*(run.values[site] for site in component.sites), strict=False))
         }
         return read, logits[:, -1].astype(mx.float32)
 

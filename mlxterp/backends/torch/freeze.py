@@ -224,7 +224,10 @@ def _gated(held: Held, func: Callable[..., Any], args: tuple, options: dict[str,
 
 
 def _layer_norm(held: Held, _func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
-    given = {**dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)), **options}
+    given = {
+        **dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)),
+        **options,
+    }
     x, weight, bias = given["input"], given.get("weight"), given.get("bias")
     axes, wide = _axes(given["normalized_shape"]), x.float()
     centred = wide - wide.mean(axes, keepdim=True)

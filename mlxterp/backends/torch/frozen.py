@@ -203,7 +203,9 @@ def _skipped(tree: ModuleTree, places: FrozenPlaces) -> frozenset[str]:
     plain = [component for component in places.outputs.values() if component.plain]
     made = {site.module for component in plain for site in component.sites if site.port == "output"}
     needed = [
-        site.module for component in (*places.outputs.values(), *places.inputs.values()) for site in component.sites
+        site.module
+        for component in (*places.outputs.values(), *places.inputs.values())
+        for site in component.sites
     ]
     return frozenset(
         path for path in made | places.dead
