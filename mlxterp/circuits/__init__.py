@@ -5,8 +5,9 @@
 """
 
 from .attribution import attribution_graph
-from .graph import AttributionGraph, Path
+from .graph import AttributionGraph
 from .nodes import Edge, Node
+from .paths import Path
 from .validation import Mode, Validation
 
 __all__ = ["AttributionGraph", "Edge", "Mode", "Node", "Path", "Validation", "attribution_graph"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,39 +16,19 @@ from ..core.frames import data_frame
 from ..core.options import checks_options
 from ..errors import BackendError, InputError
 from ..viz.lines import LinesView, Table
+from ..viz.link_graph import link_graph_page
 from . import files
 from .effects import Live
+from .explored import explored
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
 from .nodes import Edge, Node
+from .paths import Path, strongest
 from .validation import Validation, validate
 
 NodeLike = Node | str | tuple[int, int, int]
 """A node as calls take it: itself, its id, or (layer, position, feature id)."""
 SHOWN = 10
 """Rows of a table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """Edges that lead from one node to another; made by `AttributionGraph.path`.
-
-    Attributes:
-        edges: In order.
-        share: Product of the edges' shares.
-    """
-
-    edges: tuple[Edge, ...]
-    share: float
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """From the first to the last."""
-        return (self.edges[0].source, *(edge.target for edge in self.edges))
-
-    def __str__(self) -> str:
-        told = [str(self.edges[0].source)]
-        told += [f"{edge.weight:+.3g} → {edge.target}" for edge in self.edges]
-        return " ".join(told)
 
 
 @checks_options
@@ -320,43 +299,10 @@ class AttributionGraph(LinesView):
         """
         start, end = self.node(a), self.node(b)
         column, row = self._column(start), self._row(end)
-        best, before = self._strongest_from(column)
-        if row not in before:
+        found = strongest(self.matrix, self._shares, self.sources, self.targets, column, row)
+        if found is None:
             raise InputError(f"No path leads from {start} to {end} in this graph.")
-        edges: list[Edge] = []
-        while True:
-            came = before[row]
-            edges.append(
-                Edge(
-                    self.sources[came],
-                    self.targets[row],
-                    float(self.matrix[row, came]),
-                    float(self._shares[row, came]),
-                )
-            )
-            if came == column:
-                break
-            row = came
-        return Path(tuple(reversed(edges)), float(np.exp(-best[self._row(end)])))
-
-    def _strongest_from(self, column: int) -> tuple[dict[int, float], dict[int, int]]:
-        """Row → the length of the way there (−log of the product of shares), and the column before it."""
-        best: dict[int, float] = {}
-        before: dict[int, int] = {}
-        waiting, done = [(0.0, column)], set()
-        n = self.shape.features
-        while waiting:
-            length, here = heapq.heappop(waiting)
-            if here in done:
-                continue
-            done.add(here)
-            for row in np.flatnonzero(self._shares[:, here]).tolist():
-                new = length - float(np.log(self._shares[row, here]))
-                if new < best.get(row, np.inf) and row != column:
-                    best[row], before[row] = new, here
-                    if row < n:  # a feature: its column has the same number
-                        heapq.heappush(waiting, (new, row))
-        return best, before
+        return found
 
     def supernode(self, name: str, nodes: Iterable[NodeLike]) -> AttributionGraph:
         """The same graph with a group of nodes that has a name; `edges` sums those of a group.
@@ -463,28 +409,24 @@ class AttributionGraph(LinesView):
             "It explains contributions at the scales of this prompt; it does not predict what steering does.",
         )
 
+    def _page(self) -> str:
+        """The page to explore it: of a whole graph, its pruned form."""
+        shown = self if self.whole is not None else self.prune()
+        return link_graph_page(explored(shown, self), shown.fragment(level=2))
+
     @property
     def _tables(self) -> Sequence[Table]:
-        rows = [
-            [str(node), f"{value:+.3f}", f"{bias:+.3f}"]
-            for node, value, bias in zip(
-                self.outputs[:SHOWN], self.values[self.shape.features :], self.bias[self.shape.features :],
-                strict=False,
-            )
-        ]  # fmt: skip
-        strongest = [
-            [str(edge.source), str(edge.target), f"{edge.weight:+.3f}", f"{edge.share:.1%}"]
-            for edge in self.edges(self.outputs, top_k=SHOWN)
-        ] if len(self.outputs) == 1 else [
-            [str(edge.source), str(edge.target), f"{edge.weight:+.3f}", f"{edge.share:.1%}"]
-            for edge in sorted(
-                (edge for output in self.outputs[:3] for edge in self.edges(output, top_k=SHOWN)),
-                key=lambda edge: -abs(edge.weight),
-            )[:SHOWN]
-        ]  # fmt: skip
+        first = self.shape.features
+        outputs = zip(self.outputs, self.values[first:], self.bias[first:], strict=True)
+        rows = [[str(node), f"{value:+.3f}", f"{bias:+.3f}"] for node, value, bias in outputs][:SHOWN]
+        into = [edge for output in self.outputs[:SHOWN] for edge in self.edges(output, top_k=SHOWN)]
+        into = sorted(into, key=lambda edge: -abs(edge.weight))[:SHOWN]
         return (
             Table(("output", "value", "bias"), rows),
-            Table(("adds", "to", "weight", "share"), strongest),
+            Table(
+                ("adds", "to", "weight", "share"),
+                [[str(e.source), str(e.target), f"{e.weight:+.3f}", f"{e.share:.1%}"] for e in into],
+            ),
         )
 
 
