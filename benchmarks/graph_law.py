@@ -38,7 +38,9 @@ def main() -> None:
         if not found.law < HOLDS:
             broken.append(name)
         gc.collect()
-    sys.stdout.write(f"{len(names) - len(broken)} of {len(names)} hold to {HOLDS:g}; not: {', '.join(broken)}\n")
+    sys.stdout.write(
+        f"{len(names) - len(broken)} of {len(names)} hold to {HOLDS:g}; not: {', '.join(broken)}\n"
+    )
     sys.stdout.write(f"{len(configs())} architectures are known, {len(model_types())} run on a CPU\n")
 
 

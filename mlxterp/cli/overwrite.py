@@ -42,6 +42,16 @@ def check_page(target: Path, options: Namespace) -> None:
         _check(target, options, f"{target} is there already and is no page of mlxterp's.")
 
 
+def check_file(target: Path, options: Namespace) -> None:
+    """Sees to it that a file may be written.
+
+    Raises:
+        InputError: Something is there, and is to stay.
+    """
+    if not target.is_dir():  # the writer says what is wrong then
+        _check(target, options, f"{target} is there already.")
+
+
 def _check(target: Path, options: Namespace, said: str) -> None:
     if options.overwrite or not target.exists():
         return

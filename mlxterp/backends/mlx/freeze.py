@@ -42,7 +42,10 @@ SHARED: dict[tuple[str, str], tuple[str, ...]] = {
     ("mlx_lm.models.bailing_hybrid", "recurrent_gla"): ("q", "k"),
 }
 """Functions that architectures share → the arguments that are held; the others stay live."""
-ROUNDED = (("mlx_lm.models.afm7", "fake_8bit_quant"), ("mlx_lm.models.deepseek_v41", "_fake_quant_fp8"))
+ROUNDED = (
+    ("mlx_lm.models.afm7", "fake_8bit_quant"), ("mlx_lm.models.deepseek_v41", "_fake_quant_fp8"),
+    ("mlx_lm.models.deepseek_v41", "_fake_quant_fp4"),
+)  # fmt: skip
 """Functions that round their first argument, which stays live: what rounding adds to it is held."""
 PARTS: dict[tuple[str, str], tuple[float, float]] = {
     ("MambaBlock", "x_proj"): (0.0, 1.0),
