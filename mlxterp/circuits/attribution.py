@@ -110,7 +110,7 @@ def attribution_graph(
         ids,
         placed,
         final=needs_final(targets),
-        dropped=_dropped(anatomy, theirs),
+        dropped=_dropped(session, theirs),
         token_vectors=theirs,
     )
     base = made.frozen.base
@@ -173,11 +173,12 @@ def _special(tokenizer: Any) -> int | None:
     return next((int(token) for token in found if token is not None), None)
 
 
-def _dropped(anatomy: Anatomy, theirs: bool) -> int:
-    """Positions whose features and errors are not counted."""
+def _dropped(session: Session, theirs: bool) -> int:
+    """Positions whose features and errors are not counted: as circuit-tracer does it, four of chats of Gemma 3."""
     if not theirs:
         return 0
-    return 4 if anatomy.model.model_type.startswith("gemma3") else 1
+    chats = session.plain.model.model_type.startswith("gemma3") and str(session.name or "").endswith("-it")
+    return 4 if chats else 1
 
 
 def _tell_missing(anatomy: Anatomy, placed: Any) -> None:
