@@ -105,7 +105,7 @@ def test_ties_are_kept_together():
     shape = Shape(4, 0, 1, 1)
     matrix = np.zeros((5, 5), np.float32)
     matrix[4, :4], matrix[:4, 4] = 1, 1
-    kept = prune(matrix, np.ones(1), shape, 0.3, 0.1)
+    kept = prune(matrix, np.ones(1), shape, 0.6, 0.1)
     assert kept.sources.all() and kept.edges.sum() == 8
 
 
