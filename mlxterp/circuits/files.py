@@ -307,7 +307,7 @@ class _Reader:
         _need(len(parts) == 3 and parts[1].isdigit(), f"{where} has the id {entry['node_id']!r}")
         activation = entry.get("activation")
         _need(activation is None or is_number(activation), f"{where} has the activation {activation!r}")
-        found = float("nan") if activation is None else float(activation)
+        found = float("nan") if activation is None else float(np.float32(activation))
         return feature_node(layer, position, int(parts[1]), self.tokens[position], found)
 
     @staticmethod

@@ -17,7 +17,8 @@ from mlxterp.circuits.nodes import embedding_node, error_node, feature_node, out
 def by_hand() -> AttributionGraph:
     """Token → feature A → feature B → output, with an error of layer 1 beside them."""
     tokens = ("The", " cat")
-    a, b = feature_node(0, 0, 7, "The", 2.0), feature_node(1, 1, 3, " cat", 1.0)
+    third = float(np.float32(1 / 3))  # as activations are: float32, written with the digits that it needs
+    a, b = feature_node(0, 0, 7, "The", 2.0), feature_node(1, 1, 3, " cat", third)
     errors = [error_node(layer, p, tokens[p]) for layer in range(2) for p in range(2)]
     embeddings = [embedding_node(10 + p, p, tokens[p]) for p in range(2)]
     output = output_node(2, 42, 1, " sat", 0.75, True)
