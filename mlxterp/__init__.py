@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .activations.store import ActivationStore as ActivationStore
     from .backends import available_backends as available_backends
     from .backends import get_backend as get_backend
+    from .circuits import AttributionGraph as AttributionGraph
     from .concepts import Concepts as Concepts
     from .concepts import Explanation as Explanation
     from .concepts.registry import FeatureRegistry as FeatureRegistry
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .data.dataset import HuggingFaceDataset as HuggingFaceDataset
     from .demo import load_demo as load_demo
     from .errors import BackendError as BackendError
+    from .errors import CircuitError as CircuitError
     from .errors import ComponentError as ComponentError
     from .errors import ConfigWarning as ConfigWarning
     from .errors import EditError as EditError
@@ -93,6 +95,7 @@ _HOMES = {
     "demo": ("load_demo",),
     "errors": (
         "BackendError",
+        "CircuitError",
         "ComponentError",
         "ConfigWarning",
         "EditError",
@@ -114,6 +117,7 @@ _HOMES = {
     "activations.at_positions": ("batch_get_activations", "get_activations"),
     "activations.collect": ("collect_activations",),
     "evaluation.evaluation": ("SAEEvaluation",),
+    "circuits": ("AttributionGraph",),
     "geometry.families": ("load_family",),
     "hooks": ("Controller", "Detector"),
     "index": ("FeatureExample", "FeatureIndex", "FeatureStats"),

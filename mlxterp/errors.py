@@ -12,6 +12,7 @@
     ├── NotALanguageModelError (TypeError) the object given is no language model
     ├── SAEError (ValueError)              an SAE that cannot be read, or does not fit the model
     │   └── UnknownFeatureError            a feature id outside the SAE
+    ├── CircuitError (ValueError)          an attribution graph that cannot be made or read
     ├── FeatureIndexError (ValueError)     an index that cannot be opened, or is of another SAE or model
     ├── WriteError (OSError)               nothing can be written there; also the error of what was written
     ├── NetworkError (ConnectionError)     a server cannot be reached, or does not answer as it should
@@ -75,6 +76,10 @@ class SAEError(MlxterpError, ValueError):
 
 class UnknownFeatureError(SAEError):
     """A feature id outside [0, d_hidden)."""
+
+
+class CircuitError(MlxterpError, ValueError):
+    """An attribution graph that would be wrong, or a file that holds none."""
 
 
 class FeatureIndexError(MlxterpError, ValueError):

@@ -14,6 +14,7 @@ FILES = {
     "attention/test_pictures.py", "attention/test_scores.py",
     "autointerp/test_answers.py",
     "backends/test_encoding.py", "backends/test_torch_arrays.py",
+    "circuits/test_graph.py", "circuits/test_influence.py",
     "cli/test_cli.py",
     "compat/test_mi_crow.py",
     "concepts/test_names.py", "concepts/test_registry.py", "concepts/test_scales.py", "concepts/test_tracking.py",

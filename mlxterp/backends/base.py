@@ -12,12 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..core.continuations import Continuation, Piece
+from ..core.frozen import FrozenPlaces
 from ..core.sites import Array, Component, Run, Site, SiteEdit
 from ..core.sparse import SparseFeatures
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError
 from ..variants import Activation, InputForm
 from ..weights import SAEWeights
+from .frozen import FrozenPass
 from .host.state import StateDigest, WeightsDigest
 
 
@@ -429,6 +431,14 @@ class LanguageModel(Protocol):
         Returns:
             float32 (rows,): KL(target ‖ softmax of the logits of x) in nats; and the gradient of their sum with respect
             to x, (rows, d_model).
+        """
+        ...
+
+    def frozen_pass(self, ids: Sequence[int], places: FrozenPlaces) -> FrozenPass:
+        """One prompt's pass with everything that multiplies held constant; it is recorded here.
+
+        Raises:
+            NeverCalledError, ComponentError: A place was not reached.
         """
         ...
 

@@ -89,6 +89,13 @@ def parser() -> Parser:
             "With --out what was answered is kept; the same command goes on.",
         )
     )
+    _graph(
+        command(
+            "graph",
+            "which features of transcoders make a prediction, and out of what",
+            'mlxterp graph "Lily lost her red" --transcoders my-transcoders --html graph.html',
+        )
+    )
     return made
 
 
@@ -274,6 +281,32 @@ def _names(given: str) -> tuple[str, ...]:
 
 def _path(given: str) -> Path:
     return Path(given).expanduser()
+
+
+def _graph(p: Parser) -> None:
+    p.add_argument("text", metavar="TEXT", help="the prompt; - reads it from standard input")
+    p.add_argument(
+        "--transcoders", required=True, metavar="FOLDER", help="one for each layer: a folder, or a release"
+    )
+    p.add_argument(
+        "--target", action="append", metavar="TOKEN",
+        help="a token to explain, as text; may be given again (default: the likeliest)",
+    )  # fmt: skip
+    p.add_argument("--max-features", type=int, help="only so many features, those with the most influence")
+    p.add_argument(
+        "--node-threshold", type=float, default=0.8, help="of what is shown (default: %(default)s)"
+    )
+    p.add_argument(
+        "--edge-threshold", type=float, default=0.98, help="of what is shown (default: %(default)s)"
+    )
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
+    p.add_argument(
+        "--save", type=Path, metavar="FILE", help="write what is shown as JSON, as Neuronpedia reads it"
+    )
+    p.add_argument("--open", action="store_true", help="show the page in the browser")
+    _overwrite(p)
+    p.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
+    _backend(p)
 
 
 # -- what several commands take ---------------------------------------------------------------

@@ -16,10 +16,10 @@ from rich.text import Text
 from ..errors import InputError
 from ..model.interpretable import InterpretableModel
 from ..training import SAETrainConfig
-from ..viz import FeatureCard, FeatureReport, TokenView
+from ..viz import FeatureCard, FeatureReport, TokenView, View
 from ..viz.terminal import Screen, around, complain
 from . import as_json, explaining, opening
-from .overwrite import check_folder, check_page
+from .overwrite import check_file, check_folder, check_page
 
 _BEFORE, _AFTER = 24, 12
 """Tokens shown on both sides of the one where a feature is strongest."""
@@ -31,7 +31,7 @@ def run(options: Namespace) -> int:
     """Runs the command named; returns the exit status."""
     commands: dict[str, Callable[[Namespace, Screen], int | None]] = {
         "demo": demo, "features": features, "texts": texts, "index": index, "show": show, "train": train,
-        "check": check, "explain": explaining.explain, "score": explaining.score,
+        "check": check, "explain": explaining.explain, "score": explaining.score, "graph": graph,
     }  # fmt: skip
     return commands[options.command](options, Screen()) or 0
 
@@ -182,6 +182,25 @@ def check(options: Namespace, screen: Screen) -> int | None:
     return None if found.ok else NOT_WELL
 
 
+def graph(options: Namespace, screen: Screen) -> None:
+    """`mlxterp graph`."""
+    page, file = (None if path is None else path.expanduser() for path in (options.html, options.save))
+    if page is not None:
+        check_page(page, options)
+    if file is not None:
+        check_file(file, options, "the graph")
+    text = opening.read_text(options.text)
+    made = opening.open_model(options).attribution_graph(
+        text, options.transcoders, targets=options.target, max_features=options.max_features
+    )
+    shown = made.prune(options.node_threshold, options.edge_threshold)
+    screen.ansi(shown.to_str(color=screen.colored))
+    if file is not None:
+        screen.write_line(f"Written: {shown.save(file).resolve()}")
+    if page is not None or options.open:
+        _written(options, screen, shown, page or Path(mkdtemp(prefix="mlxterp-")) / "graph.html")
+
+
 def _strongest(
     subject: opening.Subject, text: str, top_k: int, exclude: Sequence[str]
 ) -> list[tuple[int, float]]:
@@ -204,8 +223,13 @@ def _page(options: Namespace, screen: Screen, shown: list[FeatureCard | TokenVie
     path = options.html or Path(mkdtemp(prefix="mlxterp-")) / "features.html"
     title = "Features of a text" if options.text is not None else "Features"
     view = shown[0] if len(shown) == 1 else FeatureReport(title, shown)
-    written = view.to_html(path.expanduser()).resolve()
-    if not options.json:
+    _written(options, screen, view, path.expanduser(), told=not options.json)
+
+
+def _written(options: Namespace, screen: Screen, view: View, path: Path, told: bool = True) -> None:
+    """Writes a page, and opens it where that is asked."""
+    written = view.to_html(path).resolve()
+    if told:
         screen.write_line(f"Written: {written}")
     if options.open and not webbrowser.open(written.as_uri()):
         complain(f"note: there is no browser here; open {written} yourself.")

@@ -51,7 +51,8 @@ def check_file(target: Path, options: Namespace, what: str) -> None:
     Raises:
         InputError: Something is there, and is to stay.
     """
-    _check(target, options, f"{target} is there already, and {what} would be written over it.")
+    if not target.is_dir():  # the writer says what is wrong then
+        _check(target, options, f"{target} is there already, and {what} would be written over it.")
 
 
 def _check(target: Path, options: Namespace, said: str) -> None:

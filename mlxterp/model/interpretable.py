@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
-from .. import attention, geometry, patchscopes
+from .. import attention, circuits, geometry, patchscopes
 from .. import patching as patching_room
 from ..activations.save import ModelActivations
 from ..anatomy.anatomy import Anatomy
@@ -47,8 +47,8 @@ class InterpretableModel(Facade):
         model.generate  steer  add_hook  let it write, changed
         model.load_sae  train_sae        its sparse autoencoders, and what they say:
         model.get_top_features_for_text  get_top_texts_for_feature  build_index  feature_logits
-        model.logit_lens  jacobian_lens  tuned_lens  attention_patterns
-        model.activation_patching  attribution_patching  causal_trace  patchscope
+        model.logit_lens  jacobian_lens  tuned_lens  attention_patterns  patchscope
+        model.activation_patching  attribution_patching  causal_trace  attribution_graph
 
     Args:
         model: A model of mlx-lm, a Hugging Face model (torch), or a hub repo or folder to load.
@@ -326,6 +326,7 @@ class InterpretableModel(Facade):
     patchscope = patchscopes.patchscope
     causal_trace = patching_room.causal_trace
     attention_patterns = attention.attention_patterns
+    attribution_graph = circuits.attribution_graph
 
 
 class _Unusable:

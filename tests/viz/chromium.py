@@ -87,12 +87,12 @@ class Chromium:
         elif method == "Network.requestWillBeSent" and told.get("type") != "Document":
             self.asked.append(told["request"]["url"])
 
-    def open(self, page: Path, fragment: str = "", theme: str = "light") -> None:
-        """Opens a file and waits until its script is done."""
+    def open(self, page: Path, fragment: str = "", theme: str = "light", app: str = "mxm") -> None:
+        """Opens a file and waits until its script is done, which the element `app` says."""
         features = [{"name": "prefers-color-scheme", "value": theme}]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url=page.as_uri() + fragment)
-        self.wait(lambda: self.value("document.getElementById('mxm')?.dataset.ready") == "yes")
+        self.wait(lambda: self.value(f"document.getElementById('{app}')?.dataset.ready") == "yes")
 
     def wait(self, true: Callable[[], bool], seconds: float = 30) -> None:
         end = time.monotonic() + seconds

@@ -8,45 +8,28 @@ themselves: theirs are read from the modules around it and from `mx.softmax`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
 from ...core.sites import Change, Component, Site, SiteEdit, Where, head_at_site
+from ..host.patches import Patch, Patches
 from .intercept import Tracer
 from .swap import current_tracer
 
-_lock = threading.RLock()
-_originals: dict[str, Callable] = {}
-_users = 0
+PATCHES = Patches()
+"""What is replaced in `mx` while passes need it, by all of this wing."""
 
 
 @contextmanager
 def attention_seen(tracer: Tracer) -> Iterator[None]:
     """Within this block the attention calls of `tracer`'s pass go through it, if it asks for any."""
-    global _users
-    if not tracer.attention:
+    with PATCHES.replaced(_SEEN if tracer.attention else ()):
         yield
-        return
-    with _lock:
-        if _users == 0:
-            _originals["sdpa"] = mx.fast.scaled_dot_product_attention
-            _originals["softmax"] = mx.softmax
-            mx.fast.scaled_dot_product_attention = _attention
-            mx.softmax = _softmax
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                mx.fast.scaled_dot_product_attention = _originals["sdpa"]
-                mx.softmax = _originals["softmax"]
 
 
 def _block(tracer: Tracer) -> str | None:
@@ -58,6 +41,7 @@ def _block(tracer: Tracer) -> str | None:
 
 
 def _attention(
+    original: Callable[..., mx.array],
     q: mx.array,
     k: mx.array,
     v: mx.array,
@@ -67,7 +51,6 @@ def _attention(
     sinks: mx.array | None = None,
     **options: Any,
 ) -> mx.array:
-    original = _originals["sdpa"]
     tracer = current_tracer()
     block = None if tracer is None else _block(tracer)
     if tracer is None or block is None:
@@ -80,7 +63,7 @@ def _attention(
     if site in tracer.edits:
         pattern = attention_pattern(q, k, scale, mask, sinks)
         pattern = tracer.pass_through(site, pattern, number)
-        z = pattern.astype(v.dtype) @ _repeat_heads(v, q.shape[1])
+        z = pattern.astype(v.dtype) @ repeat_heads(v, q.shape[1])
     else:
         if site in tracer.wanted:
             tracer.pass_through(site, attention_pattern(q, k, scale, mask, sinks), number)
@@ -95,14 +78,14 @@ def attention_pattern(
 
     With attention sinks a row sums to less than 1: the rest went to the sink.
     """
-    k = _repeat_heads(k, q.shape[1])
+    k = repeat_heads(k, q.shape[1])
     scores = (q.astype(mx.float32) * scale) @ k.astype(mx.float32).swapaxes(-1, -2)
     if isinstance(mask, str):  # "causal"
         n, m = scores.shape[-2:]
         mask = mx.arange(m - n, m)[:, None] >= mx.arange(m)[None]
     if mask is not None:
         scores = mx.where(mask, scores, mx.finfo(mx.float32).min) if mask.dtype == mx.bool_ else scores + mask
-    softmax = _originals.get("softmax", mx.softmax)
+    softmax = PATCHES.original(mx, "softmax")
     if sinks is None:
         return softmax(scores, axis=-1, precise=True).astype(q.dtype)
     column = mx.broadcast_to(sinks.reshape(1, -1, 1, 1).astype(mx.float32), (*scores.shape[:-1], 1))
@@ -110,7 +93,7 @@ def attention_pattern(
     return full[..., 1:].astype(q.dtype)
 
 
-def _repeat_heads(x: mx.array, heads: int) -> mx.array:
+def repeat_heads(x: mx.array, heads: int) -> mx.array:
     return x if x.shape[1] == heads else mx.repeat(x, heads // x.shape[1], axis=1)
 
 
@@ -186,8 +169,8 @@ def _side_by_side(name: str, site: Site, parts: int, head_dim: int) -> Component
     return Component(name, (site,), lambda values: split(values[0]), edits)
 
 
-def _softmax(x: mx.array, *args: Any, **options: Any) -> mx.array:
-    out = _originals["softmax"](x, *args, **options)
+def _softmax(original: Callable[..., mx.array], x: mx.array, *args: Any, **options: Any) -> mx.array:
+    out = original(x, *args, **options)
     tracer = current_tracer()
     if tracer is None or x.ndim < 4 or not own_softmax(tracer.model_type):
         return out
@@ -197,3 +180,9 @@ def _softmax(x: mx.array, *args: Any, **options: Any) -> mx.array:
     heads = out.reshape(out.shape[0], -1, *out.shape[-2:])
     number = tracer.next_attention_call(block)
     return tracer.pass_through(Site(block, "pattern"), heads, number).reshape(out.shape)
+
+
+_SEEN = (
+    Patch(mx.fast, "scaled_dot_product_attention", lambda original: partial(_attention, original)),
+    Patch(mx, "softmax", lambda original: partial(_softmax, original)),
+)

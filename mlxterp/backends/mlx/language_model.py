@@ -11,6 +11,7 @@ import numpy as np
 from mlx_lm.generate import generation_stream, wired_limit
 
 from ...core.continuations import Continuation, Piece
+from ...core.frozen import FrozenPlaces
 from ...core.integers import is_integer
 from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
@@ -24,6 +25,8 @@ from ..host.state import StateDigest, WeightsDigest
 from .arrays import BACKEND
 from .attention import attention_seen, head_component
 from .batching import MLXPasses
+from .freeze import Wrapped
+from .frozen import MLXFrozenPass
 from .generation import end_tokens, new_text, stream_tokens
 from .intercept import Tracer, first_array
 from .modes import settled
@@ -353,6 +356,10 @@ class MLXLanguageModel:
 
         (_, losses), gradient = mx.value_and_grad(function)(x)
         return np.array(losses), gradient
+
+    def frozen_pass(self, ids: Sequence[int], places: FrozenPlaces) -> MLXFrozenPass:
+        model = Wrapped(self.model, self.tree, self.layers, self.model_type)
+        return MLXFrozenPass(model, ids, places, self.not_reached)
 
     def decode_stream(self, x: mx.array) -> mx.array:
         """Replaces the last block's output: nothing before it is ever computed, because MLX is lazy."""

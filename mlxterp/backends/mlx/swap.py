@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,8 +33,26 @@ def uncompiled(tree: ModuleTree) -> Iterator[None]:
     if not tree.has_compiled:
         yield
         return
-    mx.disable_compile()
+    with eager():
+        yield
+
+
+_lock = threading.RLock()
+_eager_users = 0
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Within this block compiled functions run as plain Python, in all threads; the last to leave ends that."""
+    global _eager_users
+    with _lock:
+        if _eager_users == 0:
+            mx.disable_compile()
+        _eager_users += 1
     try:
         yield
     finally:
-        mx.enable_compile()
+        with _lock:
+            _eager_users -= 1
+            if _eager_users == 0:
+                mx.enable_compile()

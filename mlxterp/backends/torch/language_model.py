@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...core.continuations import Continuation, Piece
+from ...core.frozen import FrozenPlaces
 from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where, head_at_site
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
@@ -23,6 +24,7 @@ from .arrays import BACKEND
 from .attention import attention_seen
 from .batching import TorchPasses, scales_by_longest
 from .devices import free_on
+from .frozen import TorchFrozenPass, Wrapped
 from .generation import CachedPasses, PassOptions, end_tokens, stream_tokens
 from .intercept import Stopped, Tracer
 from .modes import settled
@@ -356,6 +358,13 @@ class TorchLanguageModel:
             losses = (aim.exp() * (aim - said)).sum(dim=-1)
             [gradient] = torch.autograd.grad(losses.sum(), [leaf])
         return self.backend.get(losses), gradient
+
+    def frozen_pass(self, ids: Sequence[int], places: FrozenPlaces) -> TorchFrozenPass:
+        options = self._uncached()
+        if "logits_to_keep" in self._parameters:
+            options["logits_to_keep"] = 1
+        model = Wrapped(self.model, self.tree, self.layers, options, self._device(), self.not_reached)
+        return TorchFrozenPass(model, ids, places)
 
     def decode_stream(self, x: torch.Tensor, gradients: bool = False) -> torch.Tensor:
         """The blocks do not run: each returns what it returns for one token, holding `x` instead.

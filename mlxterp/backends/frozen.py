@@ -1,0 +1,60 @@
+"""`FrozenPass`: one prompt's pass with everything that multiplies held constant; the protocol of both wings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ..core.frozen import Key, ReadAt, Reading, SourceVectors
+from ..errors import ComponentError
+
+
+class FrozenPass(Protocol):
+    """A pass that is affine in its sources (see `core.frozen`). Streams are float32, whatever the weights are.
+
+    It holds what it recorded of one prompt. The model is not changed, and other threads are not touched.
+    """
+
+    @property
+    def sources(self) -> Mapping[Key, np.ndarray]:
+        """float32, (positions, width): the sources' values in the prompt; of an output without its live skip."""
+        ...
+
+    @property
+    def base(self) -> Reading:
+        """What the recording pass read, one row."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """How many constants were recorded."""
+        ...
+
+    def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
+        """What the pass reads where the sources are changed.
+
+        Args:
+            changes: (rows, positions, width) each, with equally many rows: added to the sources.
+            origin: Start from sources of 0 instead of the prompt's.
+        """
+        ...
+
+    def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
+        """float32, (targets, vectors of all columns): each target's gradient by a source, times the source's vector.
+
+        Args:
+            targets: They run as the rows of one batch.
+            columns: The same object in every call: it is put where the pass computes once.
+        """
+        ...
+
+
+def tokens_first(shape: tuple[int, ...], positions: int, name: str) -> None:
+    """Raises ComponentError where what enters the first block is not (1, positions, …)."""
+    if len(shape) < 3 or shape[:2] != (1, positions):
+        raise ComponentError(
+            f"What enters the first block of this {name} model has shape {shape}, not (1, {positions}, width): it"
+            " carries several streams one after the other, so it cannot be frozen."
+        )

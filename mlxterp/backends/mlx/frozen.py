@@ -1,0 +1,179 @@
+"""The frozen pass of an MLX model: recorded once, replayed with other sources, differentiated (see `core.frozen`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count, groupby
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
+from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
+from ...core.tokens import TokenBatch
+from ..frozen import tokens_first
+from .attention import PATCHES
+from .freeze import Constants, FrozenTracer, Wrapped, constant_parts, patches_for
+from .modes import settled
+from .swap import eager, hooked
+
+
+class MLXFrozenPass:
+    """See `FrozenPass`."""
+
+    def __init__(
+        self, model: Wrapped, ids: Sequence[int], places: FrozenPlaces,
+        not_reached: Callable[[Site, Mapping[str, int]], Exception],
+    ):  # fmt: skip
+        self._model, self._ids, self._places = model, list(ids), places
+        self._not_reached = not_reached
+        self._parts = constant_parts(model.tree) if places.hold == "all" else []
+        self._constants = Constants()
+        self._sources: dict[Key, mx.array] = {}
+        self._skips = {layer: mx.array(skip) for layer, skip in places.skips.items()}
+        self._columns: tuple[Any, list[mx.array]] = (None, [])
+        inputs, logits = self._run(None, 1)
+        mx.eval(self._sources, list(inputs.values()), logits, self._constants.items)
+        self.sources = {key: np.array(value)[0] for key, value in self._sources.items()}
+        self.base = _reading(inputs, logits)
+
+    @property
+    def held(self) -> int:
+        """See `FrozenPass`."""
+        return len(self._constants.items)
+
+    def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
+        """See `FrozenPass`."""
+        rows = next((len(change) for change in changes.values()), 1)
+        sources: dict[Key, mx.array] = {} if origin else dict(self._sources)
+        if self._places.hold != "all":
+            sources = {EMBED: self._sources[EMBED]}
+        for key, change in changes.items():
+            added = mx.array(np.asarray(change, dtype=np.float32))
+            sources[key] = sources[key] + added if key in sources else added
+        inputs, logits = self._run(sources, rows)
+        mx.eval(list(inputs.values()), logits)
+        return _reading(inputs, logits)
+
+    def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
+        """See `FrozenPass`."""
+        if self._columns[0] is not columns:
+            self._columns = columns, [mx.array(column.vectors) for column in columns]
+        keys = list(dict.fromkeys(column.key for column in columns))
+        zeros = [mx.zeros((len(targets), *self._sources[key].shape[1:])) for key in keys]
+
+        def objective(sources: list[mx.array]) -> mx.array:
+            inputs, logits = self._run(dict(zip(keys, sources, strict=True)), len(targets))
+            return _total(targets, inputs, logits)
+
+        gradients = dict(zip(keys, mx.grad(objective)(zeros), strict=True))
+        found = [
+            _products(gradients[column.key], column.positions, vectors)
+            for column, vectors in zip(columns, self._columns[1], strict=True)
+        ]
+        return np.array(mx.concatenate(found, axis=1))
+
+    # -- one pass -----------------------------------------------------------------------------
+
+    def _run(self, sources: Mapping[Key, mx.array] | None, rows: int) -> tuple[dict[Key, mx.array], mx.array]:
+        """What is read, by key, and the logits of the last position; `sources` of None records."""
+        model, places = self._model, self._places
+        batch = TokenBatch.from_rows([self._ids] * rows)
+        run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
+        edits, sites = self._edits(sources, rows), unique_sites(places.inputs.values())
+        tracer = FrozenTracer(
+            model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None
+        )
+        patched = PATCHES.replaced(patches_for(places.hold))
+        with settled(model.tree), patched, eager(), hooked(tracer):
+            logits: Any = model.module(mx.array(batch.ids))
+        for site in (*sites, *(edit.site for edit in edits)):
+            if site not in tracer.reached:
+                raise self._not_reached(site, tracer.calls())
+        tracer.finish()
+        read = {
+            (layer, number): self._by_text(component.compute(row).astype(mx.float32), rows)
+            for layer, component in places.inputs.items()
+            for number, row in enumerate(zip(*(run.values[site] for site in component.sites), strict=False))
+        }
+        return read, logits[:, -1].astype(mx.float32)
+
+    def _edits(self, sources: Mapping[Key, mx.array] | None, rows: int) -> list[SiteEdit]:
+        edits = list(self._places.embed.edits(self._embed(sources, rows), 0))
+        for layer, component in self._places.outputs.items():
+            edits += component.edits(self._output(layer, sources, rows), None)
+        return edits
+
+    def _embed(self, sources: Mapping[Key, mx.array] | None, rows: int) -> Change:
+        def change(x: mx.array, _where: Where, _run: Run) -> mx.array:
+            if sources is None:
+                tokens_first(tuple(x.shape), len(self._ids), self._model.model_type)
+                self._sources[EMBED] = self._by_text(mx.stop_gradient(x.astype(mx.float32)), rows)
+                return self._sources[EMBED].reshape(x.shape)
+            return self._given(sources, EMBED, rows).reshape(x.shape)
+
+        return change
+
+    def _output(self, layer: int, sources: Mapping[Key, mx.array] | None, rows: int) -> Change:
+        numbers, all_held = count(), self._places.hold == "all"
+
+        def change(x: mx.array, _where: Where, run: Run) -> mx.array:
+            key = layer, next(numbers)
+            if sources is None:
+                found = self._by_text(x.astype(mx.float32), rows)
+                self._sources[key] = mx.stop_gradient(found - self._skip(layer, run, rows))
+                return (mx.stop_gradient(found) if all_held else found).reshape(x.shape)
+            if not all_held:
+                return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
+            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
+
+        return change
+
+    def _given(self, sources: Mapping[Key, mx.array], key: Key, rows: int) -> mx.array:
+        shape = (rows, *self._sources[key].shape[1:])
+        return mx.broadcast_to(sources[key], shape) if key in sources else mx.zeros(shape)
+
+    def _skip(self, layer: int, run: Run, rows: int) -> mx.array | float:
+        """What goes from the input of this layer's transcoder straight to its output."""
+        skip = self._skips.get(layer)
+        if skip is None:
+            return 0.0
+        component = self._places.inputs[layer]
+        value = component.compute([run.values[site][-1] for site in component.sites])
+        return self._by_text(value.astype(mx.float32), rows) @ skip
+
+    def _by_text(self, x: mx.array, rows: int) -> mx.array:
+        """(rows, positions, width), however the model lays its tokens and streams out."""
+        return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
+
+
+def _total(targets: Sequence[ReadAt], inputs: Mapping[Key, mx.array], logits: mx.array) -> mx.array:
+    """The sum of all targets, each read from its own row."""
+    total = mx.array(0.0)
+    for key in dict.fromkeys(target.key for target in targets):
+        of_key = [(row, target) for row, target in enumerate(targets) if target.key == key]
+        rows = mx.array([row for row, _ in of_key])
+        directions = mx.array(np.stack([target.direction for _, target in of_key]))
+        if key == LOGITS:
+            total = total + (logits[rows] * directions).sum()
+        else:
+            positions = mx.array([target.position for _, target in of_key])
+            total = total + (inputs[key][rows, positions] * directions).sum()
+    return total
+
+
+def _products(gradient: mx.array, positions: np.ndarray, vectors: mx.array) -> mx.array:
+    """(rows, n): the gradient (rows, positions, width) at each vector's position, times the vector."""
+    if len(positions) == gradient.shape[1] and np.array_equal(positions, np.arange(len(positions))):
+        return (gradient * vectors[None]).sum(axis=-1)
+    parts, start = [], 0
+    for position, group in groupby(positions.tolist()):
+        end = start + len(list(group))
+        parts.append(gradient[:, position] @ vectors[start:end].T)
+        start = end
+    return mx.concatenate(parts, axis=1) if parts else mx.zeros((gradient.shape[0], 0))
+
+
+def _reading(inputs: Mapping[Key, mx.array], logits: mx.array) -> Reading:
+    return Reading({key: np.array(value) for key, value in inputs.items()}, np.array(logits))

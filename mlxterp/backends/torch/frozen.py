@@ -1,0 +1,248 @@
+"""The frozen pass of a torch model: recorded once, replayed with other sources, differentiated (see `core.frozen`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
+from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
+from ...core.tokens import TokenBatch
+from ..frozen import tokens_first
+from .freeze import Constants, FrozenTracer, Held
+from .modes import settled
+from .swap import hooked
+from .tree import ModuleTree
+from .values import logits_of
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Wrapped:
+    """The model that a frozen pass runs, and how."""
+
+    module: nn.Module
+    tree: ModuleTree
+    layers: tuple[str, ...]
+    options: Mapping[str, Any]
+    device: torch.device | None
+    not_reached: Callable[[Site, Mapping[str, int]], Exception]
+
+
+@dataclass(eq=False, slots=True)
+class _Live:
+    """A batch's pass whose graph is kept, so that each further batch is a backward pass only."""
+
+    rows: int
+    sources: dict[Key, torch.Tensor]
+    inputs: dict[Key, torch.Tensor]
+    logits: torch.Tensor
+
+
+class TorchFrozenPass:
+    """See `FrozenPass`."""
+
+    def __init__(self, model: Wrapped, ids: Sequence[int], places: FrozenPlaces):
+        self._model, self._ids, self._places = model, list(ids), places
+        self._constants = Constants()
+        self._sources: dict[Key, torch.Tensor] = {}
+        self._skips = {layer: self._put(skip) for layer, skip in places.skips.items()}
+        self._columns: tuple[Any, list[torch.Tensor]] = (None, [])
+        self._live: _Live | None = None
+        self._skipped = _skipped(model.tree, places)
+        inputs, logits = self._run(None, 1)
+        self.sources = {key: value[0].cpu().numpy() for key, value in self._sources.items()}
+        self.base = _reading(inputs, logits)
+
+    @property
+    def held(self) -> int:
+        """See `FrozenPass`."""
+        return len(self._constants.items)
+
+    def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
+        """See `FrozenPass`."""
+        rows = next((len(change) for change in changes.values()), 1)
+        sources = {} if origin else dict(self._sources)
+        if self._places.hold != "all":
+            sources = {EMBED: self._sources[EMBED]}
+        for key, change in changes.items():
+            added = self._put(change)
+            sources[key] = sources[key] + added if key in sources else added
+        return _reading(*self._run(sources, rows))
+
+    def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
+        """See `FrozenPass`."""
+        if self._columns[0] is not columns:
+            self._columns = columns, [self._put(column.vectors) for column in columns]
+        keys = list(dict.fromkeys(column.key for column in columns))
+        live = self._kept(keys, len(targets))
+        values, gradients = _cotangents(targets, live.inputs, live.logits)
+        leaves = [live.sources[key] for key in keys]
+        got: Sequence[torch.Tensor | None] = [None] * len(leaves)
+        if live_values := [(v, g) for v, g in zip(values, gradients, strict=True) if v.requires_grad]:
+            got = torch.autograd.grad(
+                [v for v, _ in live_values], leaves, [g for _, g in live_values], retain_graph=True,
+                allow_unused=True,
+            )  # fmt: skip
+        found = {
+            key: torch.zeros_like(leaf) if g is None else g
+            for key, leaf, g in zip(keys, leaves, got, strict=True)
+        }
+        parts = [
+            _products(found[column.key], column.positions, vectors)
+            for column, vectors in zip(columns, self._columns[1], strict=True)
+        ]
+        return torch.cat(parts, dim=1).cpu().numpy()
+
+    def _put(self, x: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(np.array(x, dtype=np.float32), device=self._model.device)
+
+    def _kept(self, keys: Sequence[Key], rows: int) -> _Live:
+        """The pass of a batch of so many rows, made once."""
+        if self._live is None or self._live.rows != rows or list(self._live.sources) != list(keys):
+            self._live = None  # two graphs are not held at once
+            shapes = {key: (rows, *self._sources[key].shape[1:]) for key in keys}
+            sources = {
+                key: torch.zeros(shape, device=self._model.device, requires_grad=True)
+                for key, shape in shapes.items()
+            }
+            self._live = _Live(rows, sources, *self._run(sources, rows, gradients=True))
+        return self._live
+
+    # -- one pass -----------------------------------------------------------------------------
+
+    def _run(
+        self, sources: Mapping[Key, torch.Tensor] | None, rows: int, gradients: bool = False
+    ) -> tuple[dict[Key, torch.Tensor], torch.Tensor]:
+        """What is read, by key, and the logits of the last position; `sources` of None records."""
+        model, places, recording = self._model, self._places, sources is None
+        batch = TokenBatch.from_rows([self._ids] * rows)
+        run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
+        edits, sites = self._edits(sources, rows), unique_sites(places.inputs.values())
+        tracer = FrozenTracer(
+            model.tree, model.layers, sites, edits, run, places, self._constants,
+            recording=recording, rows=rows, skipped=self._skipped,
+        )  # fmt: skip
+        held = Held(tracer, places, self._constants, recording=recording)
+        ids = torch.as_tensor(batch.ids.astype(np.int64), device=model.device)
+        with settled(model.tree, gradients=gradients), hooked(tracer), held:
+            out = model.module(ids, **model.options)
+        for site in (*sites, *(edit.site for edit in edits)):
+            if site not in tracer.reached:
+                raise model.not_reached(site, tracer.counts)
+        held.finish()
+        with torch.set_grad_enabled(gradients):
+            read = {
+                (layer, number): self._by_text(component.compute(row).float(), rows)
+                for layer, component in places.inputs.items()
+                for number, row in enumerate(
+                    zip(*(run.values[site] for site in component.sites), strict=False)
+                )
+            }
+            return read, logits_of(out)[:, -1].float()
+
+    def _edits(self, sources: Mapping[Key, torch.Tensor] | None, rows: int) -> list[SiteEdit]:
+        edits = list(self._places.embed.edits(self._embed(sources, rows), 0))
+        for layer, component in self._places.outputs.items():
+            edits += component.edits(self._output(layer, sources, rows), None)
+        return edits
+
+    def _embed(self, sources: Mapping[Key, torch.Tensor] | None, rows: int) -> Change:
+        def change(x: torch.Tensor, _where: Where, _run: Run) -> torch.Tensor:
+            if sources is None:
+                tokens_first(tuple(x.shape), len(self._ids), type(self._model.module).__name__)
+                self._sources[EMBED] = self._by_text(x.detach().float(), rows)
+                return self._sources[EMBED].reshape(x.shape)
+            return self._given(sources, EMBED, rows).reshape(x.shape)
+
+        return change
+
+    def _output(self, layer: int, sources: Mapping[Key, torch.Tensor] | None, rows: int) -> Change:
+        numbers, all_held = count(), self._places.hold == "all"
+
+        def change(x: torch.Tensor, _where: Where, run: Run) -> torch.Tensor:
+            key = layer, next(numbers)
+            if sources is None:
+                found = self._by_text(x.detach().float(), rows)
+                self._sources[key] = found - self._skip(layer, run, rows)
+                return found.reshape(x.shape)
+            if not all_held:
+                return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
+            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
+
+        return change
+
+    def _given(self, sources: Mapping[Key, torch.Tensor], key: Key, rows: int) -> torch.Tensor:
+        known = self._sources[key]
+        shape = (rows, *known.shape[1:])
+        return sources[key].expand(shape) if key in sources else known.new_zeros(shape)
+
+    def _skip(self, layer: int, run: Run, rows: int) -> torch.Tensor | float:
+        """What goes from the input of this layer's transcoder straight to its output."""
+        skip = self._skips.get(layer)
+        if skip is None:
+            return 0.0
+        component = self._places.inputs[layer]
+        value = component.compute([run.values[site][-1] for site in component.sites])
+        return self._by_text(value.float(), rows) @ skip
+
+    def _by_text(self, x: torch.Tensor, rows: int) -> torch.Tensor:
+        """(rows, positions, width), however the model lays its tokens and streams out."""
+        return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
+
+
+def _skipped(tree: ModuleTree, places: FrozenPlaces) -> frozenset[str]:
+    """Modules that only make what is replaced: they need not run again."""
+    if places.hold != "all":
+        return frozenset()
+    plain = [component for component in places.outputs.values() if component.plain]
+    made = {site.module for component in plain for site in component.sites if site.port == "output"}
+    needed = [
+        site.module
+        for component in (*places.outputs.values(), *places.inputs.values())
+        for site in component.sites
+    ]
+    return frozenset(
+        path for path in made | places.dead
+        if path in tree.by_path and not any(module.startswith(f"{path}.") for module in needed)
+    )  # fmt: skip
+
+
+def _cotangents(
+    targets: Sequence[ReadAt], inputs: Mapping[Key, torch.Tensor], logits: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What the targets are read from, and the direction of each in its own row."""
+    values, directions = [], []
+    for key in dict.fromkeys(target.key for target in targets):
+        value = logits if key == LOGITS else inputs[key]
+        direction = torch.zeros_like(value)
+        for row, target in enumerate(targets):
+            if target.key == key:
+                place = direction[row] if key == LOGITS else direction[row, target.position]
+                place.copy_(torch.as_tensor(target.direction, device=value.device))
+        values.append(value)
+        directions.append(direction)
+    return values, directions
+
+
+def _products(gradient: torch.Tensor, positions: np.ndarray, vectors: torch.Tensor) -> torch.Tensor:
+    """(rows, n): the gradient (rows, positions, width) at each vector's position, times the vector."""
+    if len(positions) == gradient.shape[1] and np.array_equal(positions, np.arange(len(positions))):
+        return (gradient * vectors[None]).sum(-1)
+    parts, start = [], 0
+    for position, group in groupby(positions.tolist()):
+        end = start + len(list(group))
+        parts.append(gradient[:, position] @ vectors[start:end].T)
+        start = end
+    return torch.cat(parts, dim=1) if parts else gradient.new_zeros((gradient.shape[0], 0))
+
+
+def _reading(inputs: Mapping[Key, torch.Tensor], logits: torch.Tensor) -> Reading:
+    return Reading(
+        {key: value.detach().cpu().numpy() for key, value in inputs.items()}, logits.detach().cpu().numpy()
+    )

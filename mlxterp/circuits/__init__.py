@@ -1,0 +1,13 @@
+"""Attribution graphs: what features, errors and tokens of a prompt add to its features and predictions.
+
+`model.attribution_graph(prompt, transcoders)` makes an `AttributionGraph`. The method is that of Ameisen et al.,
+"Circuit Tracing" (2025), and of circuit-tracer; the pass is frozen generically, and a law checks every graph.
+"""
+
+from .attribution import attribution_graph
+from .graph import AttributionGraph
+from .nodes import Edge, Node
+from .paths import Path
+from .validation import Mode, Validation
+
+__all__ = ["AttributionGraph", "Edge", "Mode", "Node", "Path", "Validation", "attribution_graph"]

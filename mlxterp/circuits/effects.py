@@ -1,0 +1,103 @@
+"""What a graph predicts and what the model does: effects of features, with more or less of the model held constant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.frozen import FrozenPass
+from ..core.frozen import FINAL, Hold, Key, ReadAt, Reading
+from .places import places_of
+from .replacement import Replacement
+
+_TOKENS = 2048
+"""Tokens of one batch, about."""
+
+
+@dataclass(eq=False, slots=True)
+class Live:
+    """The model and the prompt of a graph that was made here.
+
+    Attributes:
+        anatomy: The model's components.
+        ids: Token ids of the prompt.
+        made: The prompt in the replacement model.
+        reads: What the outputs are read along.
+    """
+
+    anatomy: Anatomy
+    ids: list[int]
+    made: Replacement
+    reads: Sequence[ReadAt]
+    _passes: dict[str, FrozenPass] = field(default_factory=dict)
+
+    def frozen(self, hold: Hold) -> FrozenPass:
+        """The pass with so much held; recorded once."""
+        if hold == "all":
+            return self.made.frozen
+        if hold not in self._passes:
+            one = self.made.transcoders
+            places = places_of(
+                self.anatomy, {layer: t.reads for layer, t in one.items()},
+                {layer: t.predicts for layer, t in one.items()}, None, hold,
+                final=FINAL in self.made.frozen.base.inputs,
+            )  # fmt: skip
+            self._passes[hold] = self.anatomy.model.frozen_pass(self.ids, places)
+        return self._passes[hold]
+
+    def effects(self, numbers: np.ndarray, factor: float, hold: Hold) -> np.ndarray:
+        """float64, (features, outputs): how outputs change where one feature at a time is changed.
+
+        Args:
+            numbers: Rows of `made.features`.
+            factor: What is added of each, as a multiple of its activation: -1 takes it away.
+        """
+        frozen, size = self.frozen(hold), max(1, _TOKENS // len(self.ids))
+        before = self._outputs(frozen.base)[0]
+        found = [
+            self._outputs(frozen.read(self._changes(numbers[start : start + size], factor))) - before
+            for start in range(0, len(numbers), size)
+        ]
+        return np.concatenate(found)
+
+    def _changes(self, numbers: np.ndarray, factor: float) -> dict[Key, np.ndarray]:
+        """What is added to the sources: a row for each feature."""
+        found: dict[Key, np.ndarray] = {}
+        for row, (layer, position, feature) in enumerate(self.made.features[numbers].tolist()):
+            key = layer, 0
+            if key not in found:
+                shape = (len(numbers), *self.made.errors[layer].shape)
+                found[key] = np.zeros(shape, np.float32)
+            activation = self.made.activations[numbers[row]]
+            vector = self.made.transcoders[layer].written(np.array([feature]), np.array([activation]))[0]
+            found[key][row, position] = factor * vector
+        return found
+
+    def _outputs(self, reading: Reading) -> np.ndarray:
+        """float64, (rows, outputs)."""
+        return np.array(
+            [[reading.at(read, row) for read in self.reads] for row in range(len(reading.logits))]
+        )
+
+
+def total_effects(matrix: np.ndarray, activations: np.ndarray, n: int) -> np.ndarray:
+    """float64, (outputs, features): what each feature does to the outputs by all paths, to first order.
+
+    A change of a feature's input changes its activation by as much: everything it writes grows in proportion.
+
+    Args:
+        matrix: (features + outputs, sources), of which the first n of each are features.
+        activations: (n,).
+    """
+    inner = matrix[:n, :n].astype(np.float64) / activations[:, None]
+    current = matrix[n:, :n].astype(np.float64)
+    total = current.copy()
+    for _ in range(1000):
+        current = current @ inner
+        if not current.any():
+            return total
+        total += current
+    raise ValueError("its features form a circle, so no source comes before the others")

@@ -1,0 +1,148 @@
+"""`Replacement`: one prompt in the local replacement model: features in place of MLPs, with what they miss beside them.
+
+Everything that multiplies is held as it is in the prompt (`core.frozen`), so every feature's input and every logit is
+the sum of what features, errors and embeddings add, and of the biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.frozen import FrozenPass
+from ..core.frozen import EMBED, Key, ReadAt, SourceVectors
+from ..core.tokens import TokenBatch
+from ..errors import ComponentError, NotFiniteError
+from .places import places_of
+from .transcoders import Transcoder
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Replacement:
+    """A prompt's sources.
+
+    Attributes:
+        frozen: The pass.
+        transcoders: Layer → transcoder.
+        layers: Layers whose outputs are replaced, ascending: those with a transcoder and every other one with an MLP.
+        features: int64, (n, 3): layer, position and id of each active feature, sorted.
+        activations: float32, (n,): theirs.
+        errors: Layer → float32 (positions, d_out): its MLP's output less what its transcoder gives.
+        embeddings: float32, (positions, d_model): the vectors of the embedding nodes.
+        dropped: Position below which features and errors are not counted.
+    """
+
+    frozen: FrozenPass
+    transcoders: Mapping[int, Transcoder]
+    layers: tuple[int, ...]
+    features: np.ndarray
+    activations: np.ndarray
+    errors: Mapping[int, np.ndarray]
+    embeddings: np.ndarray
+    dropped: int
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.embeddings)
+
+    def of_layer(self, layer: int) -> slice:
+        """The features of a layer."""
+        start, end = np.searchsorted(self.features[:, 0], [layer, layer + 1])
+        return slice(int(start), int(end))
+
+    def columns(self) -> list[SourceVectors]:
+        """What features, errors and embeddings are, in the order of the graph's sources."""
+        every = np.arange(self.positions)
+        found = []
+        for layer, transcoder in self.transcoders.items():
+            part = self.of_layer(layer)
+            vectors = transcoder.written(self.features[part, 2], self.activations[part])
+            found.append(SourceVectors((layer, 0), self.features[part, 1], vectors.astype(np.float32)))
+        found += [SourceVectors((layer, 0), every, self.errors[layer]) for layer in self.layers]
+        return [*found, SourceVectors(EMBED, every, self.embeddings)]
+
+    def reads(self, numbers: np.ndarray) -> list[ReadAt]:
+        """What the given features (rows of `features`) read."""
+        found: list[ReadAt] = []
+        for layer, position, feature in self.features[numbers].tolist():
+            direction = self.transcoders[layer].directions(np.array([feature]))[0]
+            found.append(ReadAt((layer, 0), position, direction))
+        return found
+
+
+def replacement_of(
+    anatomy: Anatomy, ids: list[int], transcoders: Mapping[int, Transcoder], *, final: bool, dropped: int,
+    token_vectors: bool,
+) -> Replacement:  # fmt: skip
+    """Runs the prompt once.
+
+    Args:
+        final: Whether the final norm's output is read.
+        dropped: Features and errors at positions below this are not counted.
+        token_vectors: Whether embedding nodes are the tokens' vectors alone, without learned positions.
+
+    Raises:
+        ComponentError: The model calls its layers more than once.
+        NotFiniteError: Activations are NaN or infinite.
+    """
+    places = places_of(
+        anatomy,
+        {layer: one.reads for layer, one in transcoders.items()},
+        {layer: one.predicts for layer, one in transcoders.items()},
+        {layer: one.skip for layer, one in transcoders.items() if one.skip is not None},
+        final=final,
+    )
+    frozen = anatomy.model.frozen_pass(ids, places)
+    _check(anatomy, frozen.sources)
+    features, activations, errors = [], [], {}
+    for layer, one in transcoders.items():
+        read = frozen.base.inputs[layer, 0][0]
+        found = one.encode(read)
+        rows = found.row_ids
+        kept = rows >= dropped
+        given = (
+            one.sae.decode(found) if one.skip is None else one.sae.decode(found, like=read) - read @ one.skip
+        )
+        errors[layer] = np.asarray(frozen.sources[layer, 0] - given, dtype=np.float32)
+        features.append(np.stack([np.full(kept.sum(), layer), rows[kept], found.indices[kept]], axis=1))
+        activations.append(found.values[kept])
+    for layer in sorted({key[0] for key in frozen.sources} - set(errors) - {EMBED[0]}):
+        errors[layer] = frozen.sources[layer, 0].copy()
+    for error in errors.values():
+        error[:dropped] = 0
+    order, values = _sorted(np.concatenate(features).astype(np.int64), np.concatenate(activations))
+    embeddings = _token_vectors(anatomy, ids) if token_vectors else frozen.sources[EMBED]
+    return Replacement(frozen, transcoders, tuple(sorted(errors)), order, values, errors, embeddings, dropped)
+
+
+def _check(anatomy: Anatomy, sources: Mapping[Key, np.ndarray]) -> None:
+    for (layer, number), value in sources.items():
+        if number > 0:
+            raise ComponentError(
+                f"This {anatomy.model.model_type} model runs its layers more than once for each token, so a feature of"
+                " a layer has several activations at one position; there is no graph of such a model yet."
+            )
+        if not np.isfinite(value).all():
+            raise NotFiniteError(
+                f"The MLP of layer {layer} puts out NaN or infinite values for this prompt, so nothing can be"
+                " attributed. Run the model in float32 or bfloat16."
+            )
+
+
+def _sorted(features: np.ndarray, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By layer, position and id."""
+    order = np.lexsort((features[:, 2], features[:, 1], features[:, 0]))
+    return features[order], activations[order].astype(np.float32)
+
+
+def _token_vectors(anatomy: Anatomy, ids: list[int]) -> np.ndarray:
+    """float32, (positions, d_model): the tokens' own vectors."""
+    place = anatomy.component("embed")
+    run = anatomy.model.run(TokenBatch.from_rows([ids]), place.sites, stop_after=place.sites)
+    value = place.read(run)
+    assert not isinstance(value, list)
+    return anatomy.model.backend.get(value)[0].astype(np.float32)

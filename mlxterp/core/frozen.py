@@ -1,0 +1,84 @@
+"""What a frozen pass is asked for: where sources enter, what is read, and along which directions (NumPy only).
+
+In a frozen pass everything that multiplies (attention patterns, denominators of norms, gates) is a constant, recorded
+once. What remains is affine in its sources: the stream that enters the first block and the outputs that are replaced
+(what transcoders predict). `circuits` makes graphs of it; each wing's `frozen` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from .sites import Component
+
+Key = tuple[int, int]
+"""(layer, number of the call): where a source enters, or a value is read. A looped model calls a layer again."""
+EMBED: Key = (-1, 0)
+"""The stream that enters the first block."""
+FINAL: Key = (-2, 0)
+"""What the final norm puts out."""
+LOGITS: Key = (-3, 0)
+"""The logits of the last position, before a final soft cap."""
+
+Hold = Literal["all", "attention+norms", "attention", "nothing"]
+"""What is constant: everything, with the sources in place of the outputs; attention patterns and denominators of norms;
+attention patterns alone; nothing. In all but the first the replaced outputs are computed, and changes are added to
+them."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FrozenPlaces:
+    """Where the sources of a pass enter and what it reads."""
+
+    embed: Component
+    """The stream that enters the first block."""
+    outputs: Mapping[int, Component]
+    """Layer → what is replaced by a source."""
+    inputs: Mapping[int, Component]
+    """Layer (or that of `FINAL`) → what is read."""
+    skips: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """Layer → float32 (d_in, d_out): what is read there times this is added to the source, and stays live."""
+    dead: frozenset[str] = frozenset()
+    """Native paths of modules that only make an output that is replaced: nothing in them is held."""
+    hold: Hold = "all"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ReadAt:
+    """A number read from a pass: a direction times a value at one position."""
+
+    key: Key
+    position: int
+    """Of `LOGITS` always the last."""
+    direction: np.ndarray
+    """float32, (width,): of what is read; (vocabulary,) for logits."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SourceVectors:
+    """Vectors that a gradient is multiplied with, each at one position of one source."""
+
+    key: Key
+    positions: np.ndarray
+    """int64, (n,), ascending."""
+    vectors: np.ndarray
+    """float32, (n, width)."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reading:
+    """What a frozen pass read, float32."""
+
+    inputs: Mapping[Key, np.ndarray]
+    """(rows, positions, width) each."""
+    logits: np.ndarray
+    """(rows, vocabulary): of the last position, before a final soft cap."""
+
+    def at(self, target: ReadAt, row: int = 0) -> float:
+        """The number that `target` asks for, summed in float64."""
+        found = self.logits[row] if target.key == LOGITS else self.inputs[target.key][row, target.position]
+        return float(np.dot(found.astype(np.float64), target.direction.astype(np.float64)))
