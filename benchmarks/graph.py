@@ -3,7 +3,7 @@
     python benchmarks/graph.py FOLDER [--backend torch] [--tokens 8 16] [--features 64 256]
 
 The transcoders are random (TopK, 8 active on a token), which costs what trained ones cost. For each: rows, seconds of
-the processor and of the clock, rows for each second of the clock, the law, and the largest memory of the process so far.
+the processor and of the clock, rows for each second of the clock, the law, and the largest memory so far.
 """
 
 from __future__ import annotations
