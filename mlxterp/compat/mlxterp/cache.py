@@ -8,6 +8,7 @@ from typing import Any
 
 from ...anatomy.names import ComponentNames
 from ...core.sites import Array
+from ...errors import ComponentError
 from ...model import InterpretableModel
 
 
@@ -39,7 +40,9 @@ class ActivationCache:
     def __getitem__(self, name: str) -> Array:
         found = self.get(name)
         if found is None:
-            raise KeyError(name)
+            raise ComponentError(
+                f"{name!r} was not collected. There are: {', '.join(self.activations) or 'none'}."
+            )
         return found
 
     def __contains__(self, name: str) -> bool:
