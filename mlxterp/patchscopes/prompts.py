@@ -99,7 +99,7 @@ def _several(given: Any) -> list[Any]:
 
 
 def _is_column(given: Any) -> bool:
-    """Whether it holds texts and is neither a list nor one row of token ids: a column, a generator, an array of texts."""
+    """Whether it is a column, a generator or an array of texts: neither a list nor a row of token ids."""
     if isinstance(given, (str, bytes, list, tuple, Mapping, Question)):
         return False
     kind = getattr(getattr(given, "dtype", None), "kind", None)

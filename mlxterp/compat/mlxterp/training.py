@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ...errors import warn
+from ...errors import InputError, warn
 from ...model import InterpretableModel
 from ...sae import SAE
 from ...training import SAETrainConfig
@@ -111,6 +111,10 @@ class SAETrainer:
     """
 
     def __init__(self, config: SAEConfig | None = None):
+        if config is not None and not isinstance(config, SAEConfig):
+            raise InputError(
+                f"config is {type(config).__name__}; expected an SAEConfig, or None for their defaults."
+            )
         self.config = config or SAEConfig()
 
     def train(
