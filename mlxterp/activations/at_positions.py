@@ -107,6 +107,10 @@ def _places(positions: Any, batch: TokenBatch) -> np.ndarray:
         if isinstance(positions, Iterable) and not isinstance(positions, np.ndarray)
         else positions
     )
+    if positions is None or isinstance(positions, (str, slice)):
+        raise InputError(
+            f"positions={positions!r}: expected positions of each prompt, one or several, such as [0, -1]."
+        )
     wanted = integers(given)
     if not wanted.size:
         raise InputError("positions= is empty. Name at least one, such as -1.")

@@ -84,9 +84,10 @@ class Anatomy:
             return tuple(range(count))
         if as_integer(layers) is not None:
             return (self.names.layer(layers),)
-        if not isinstance(layers, Iterable):
+        if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
             raise ComponentError(
-                f"layers={layers!r}: expected layer numbers, one or several; this model has 0 to {count - 1}."
+                f"layers={layers!r}: expected layer numbers, one or several, or None for all; this model has 0 to"
+                f" {count - 1}."
             )
         found = tuple(dict.fromkeys(self.names.layer(number) for number in layers))
         if not found:

@@ -124,6 +124,8 @@ class ComponentNames:
 
     def knows(self, name: str) -> bool:
         """Whether `name` means a component; costs less than an error that lists near matches."""
+        if not isinstance(name, str):
+            return False
         text = name.strip().partition("#")[0]
         try:
             return bool(text) and self._resolve(text) is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core import checks
+from ..core.by_layer import layer_key
 from ..errors import InputError
 from ..viz.lines import Table
 from ..viz.page import Links
@@ -62,7 +63,7 @@ class AttentionPatterns(View, Plotted, Mapping[int, np.ndarray]):
     # -- as a mapping ---------------------------------------------------------------------------
 
     def __getitem__(self, layer: int) -> np.ndarray:
-        return self.patterns[layer]
+        return self.patterns[layer_key(layer, self.layers)]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.patterns)

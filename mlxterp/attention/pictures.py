@@ -275,6 +275,10 @@ def _heads(given: Any, name: str) -> np.ndarray:
 
 
 def _words(tokens: Sequence[str], n: int) -> list[str]:
+    if not isinstance(tokens, Iterable):
+        raise InputError(
+            f"tokens is {type(tokens).__name__}; expected the text of each token: model.to_str_tokens(text)."
+        )
     words = [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
     if len(words) != n:
         raise InputError(

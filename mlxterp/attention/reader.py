@@ -15,8 +15,8 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, session_of
 from ..core import checks
+from ..core.integers import as_integer
 from ..core.options import names_options
-from ..core.positions import integers
 from ..core.sites import Array, Component, unique_sites
 from ..core.tokens import TokenBatch, held
 from ..data.text import pieces_of
@@ -133,6 +133,7 @@ class _Reader:
         values = checks.flag(values, "values")
         chosen, without = layers_with_attention(self.anatomy, layers)
         counts = head_counts(self.anatomy, chosen)
+        heads = _several_heads(heads)
         own = {layer: _chosen_heads(heads, layer, counts[layer]) for layer in chosen}
         self._check_size(own, counts, limit)
         found: dict[int, np.ndarray] = {}
@@ -194,10 +195,15 @@ class _Reader:
         heads = sum(map(len, own.values()))
         raise InputError(
             f"The patterns of {heads:,} heads in {len(own)} layers for {texts} texts of up to {longest:,} tokens take"
-            f" {kept / GIB:.2f} GiB (4 bytes × {texts} × {heads:,} × {longest:,}²), a pass over one layer"
-            f" {held_ / GIB:.2f} GiB; limit_gb is {limit / GIB:g}. Name fewer layers= or heads=, give shorter texts, or"
-            f" allow more: limit_gb={max(kept, held_) / GIB * 1.01:.2f}."
+            f" {_gib(kept)} GiB (4 bytes × {texts} × {heads:,} × {longest:,}²), a pass over one layer"
+            f" {_gib(held_)} GiB; limit_gb is {limit / GIB:g}. Name fewer layers= or heads=, give shorter texts, or"
+            f" allow more: limit_gb={_gib(max(kept, held_) * 1.05)}."
         )
+
+
+def _gib(size: float) -> str:
+    """Bytes in GiB, with as many digits as it takes not to be 0."""
+    return f"{size / GIB:.2f}" if size >= GIB / 100 else f"{size / GIB:.2g}"
 
 
 def layers_with_attention(anatomy: Anatomy, layers: Any = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -256,12 +262,28 @@ def single(component: Component, value: Any) -> Array:
     return value
 
 
-def _chosen_heads(heads: Any, layer: int, count: int) -> tuple[int, ...]:
+def _several_heads(heads: Any) -> list[int] | None:
+    """Numbers of heads as they were given, read once; None for all."""
+    if heads is None:
+        return None
+    single = (
+        isinstance(heads, (str, bytes)) or as_integer(heads) is not None or not isinstance(heads, Iterable)
+    )
+    given = [heads] if single else list(heads)
+    if not given:
+        raise InputError("heads= is empty. Name at least one head, or leave it out for all.")
+    numbers = [as_integer(one) for one in given]
+    if None in numbers:
+        raise InputError(
+            f"heads={heads!r:.60}: expected numbers of heads, one or several, or None for all of each layer."
+        )
+    return [number for number in numbers if number is not None]
+
+
+def _chosen_heads(heads: list[int] | None, layer: int, count: int) -> tuple[int, ...]:
     if heads is None:
         return tuple(range(count))
-    wanted = integers(list(heads) if isinstance(heads, Iterable) and not hasattr(heads, "shape") else heads)
-    if not wanted.size:
-        raise InputError("heads= is empty. Name at least one head, or leave it out for all.")
+    wanted = np.array(heads)
     if ((wanted < -count) | (wanted >= count)).any():
         bad = wanted[(wanted < -count) | (wanted >= count)][0]
         raise InputError(f"heads= names {bad}; layer {layer} has {count} heads, numbered 0 to {count - 1}.")

@@ -6,7 +6,7 @@ cut to the axis by both libraries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,36 @@ Read = Callable[[Any], np.ndarray | None]
 def check_key(key: Any, shape: Sequence[int], what: str, read: Read) -> None:
     """Raises InputError where an index lies outside the axis that it is for, or a mask has another shape.
 
-    What is no index at all is left to the library, which refuses it.
+    Text, fractions and what else is no index are refused in the same words for both libraries. Objects that nobody
+    here knows are left to the library.
 
     Args:
         key: What stands in the brackets: integers, slices, lists, arrays, masks, or a tuple of these.
         what: Names the array in messages.
         read: Makes NumPy's arrays of the library's own.
     """
+    for part in key if isinstance(key, tuple) else (key,):
+        _check_kind(part, what)
     for axis, part, used in _axes(key, shape, what, read):
         if isinstance(part, np.ndarray):
             _check_array(part, axis, used, shape, what)
         elif (found := as_integer(part)) is not None:
             _check_number(found, axis, shape, what)
+
+
+def _check_kind(part: Any, what: str) -> None:
+    """Raises InputError where a part of a key is certainly no index."""
+    if isinstance(part, list):
+        for one in part:
+            _check_kind(one, what)
+        return
+    kind = str(getattr(part, "dtype", ""))
+    no_numbers = any(word in kind for word in ("float", "complex", "str", "<U", "object"))
+    if no_numbers or isinstance(part, (str, bytes, float, complex, Mapping, set)):
+        raise InputError(
+            f"{what} cannot be indexed by {part!r:.60}: expected integers, slices, None, ..., lists or arrays of"
+            " integers, or masks. A component of a trace is named: t.activations['layers.3.mlp']."
+        )
 
 
 def _axes(key: Any, shape: Sequence[int], what: str, read: Read) -> Iterator[tuple[int, Any, int]]:
@@ -56,6 +74,8 @@ def _numbers(part: Any, read: Read) -> Any:
     """An index as it is checked: arrays and lists of numbers as NumPy's arrays, all else as it is."""
     if part is None or part is ... or isinstance(part, (bool, int, slice, str)):
         return part
+    if isinstance(part, range):
+        part = list(part)
     if isinstance(part, (list, np.ndarray)):
         try:
             found = np.asarray([_numbers(x, read) for x in part] if isinstance(part, list) else part)

@@ -13,6 +13,9 @@ from typing import Any, Protocol, SupportsIndex
 from ..errors import InputError, UnknownFeatureError
 from .integers import as_integer, scalar
 
+ANY = 2**31
+"""Stands for the number of features of an SAE whose width is not known."""
+
 
 class HasFeature(Protocol):
     """Something that names its feature: what a search returned, an example, a card."""
@@ -63,6 +66,10 @@ def feature_id(given: Any, d_hidden: int, hint: str = _HINT, whose: str = "this 
     if found is not None and 0 <= found < d_hidden:
         return found
     shown = repr(given) if found is None else str(found)
+    if d_hidden >= ANY:
+        raise UnknownFeatureError(
+            f"No feature {shown}: features are numbered from 0.{'' if found is not None else hint}"
+        )
     raise UnknownFeatureError(
         f"No feature {shown}: {whose} has {d_hidden}, numbered 0 to {d_hidden - 1}.{'' if found is not None else hint}"
     )

@@ -163,15 +163,18 @@ def _after(decoded: Decoded, before: list[int], ids: list[int]) -> str:
     return both[len(prefix) :] if before and both.startswith(prefix) else decoded(ids)
 
 
-def decode(tokenizer: Any, tokens: Any) -> str:
+def decode(tokenizer: Any, tokens: Any, vocab_size: int | None = None) -> str:
     """The text of token ids given as an integer, a list or an array (positions,) or (1, positions).
 
+    Args:
+        vocab_size: Where known, ids are checked to lie in [0, vocab_size).
+
     Raises:
-        InputError: Something else, or a number that no vocabulary has.
+        InputError: Something else, or an id outside the vocabulary.
     """
     array = as_array(tokens, "What is to decode")
     if array.dtype.kind not in "iu" or array.squeeze().ndim > 1:
         raise InputError(f"decode takes token ids of one text, got {array.dtype} of shape {array.shape}.")
-    row = token_row(array.reshape(-1), "What is to decode")
+    row = token_row(array.reshape(-1), "What is to decode", vocab_size)
     with quiet:
         return tokenizer.decode(row.tolist())

@@ -51,6 +51,8 @@ def read_lens(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
     Raises:
         InputError: There is no such file, it is damaged, or it holds something else.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. A Jacobian lens is a .safetensors or .pt file: name it.")
     if not path.is_file():
         raise InputError(f"There is no file {path}. A Jacobian lens is a .safetensors or .pt file.")
     try:

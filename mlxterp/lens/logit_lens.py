@@ -20,6 +20,7 @@ from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..backends.host.finite import not_finite
 from ..core import checks
+from ..core.by_layer import layer_key
 from ..core.integers import as_integer
 from ..core.numeric import largest, log_softmax
 from ..core.sites import Array, unique_sites
@@ -118,9 +119,8 @@ class LogitLens(View, Mapping[int, list[list[tuple[int, float, str]]]]):
     # -- as a mapping ---------------------------------------------------------------------------
 
     def __getitem__(self, layer: int) -> list[list[tuple[int, float, str]]]:
-        if layer not in self.layers:
-            raise KeyError(layer)
-        return [[(t.token_id, t.logit, t.text) for t in self.top(layer, p)] for p in self.positions]
+        number = layer_key(layer, self.layers, self.n_layers)
+        return [[(t.token_id, t.logit, t.text) for t in self.top(number, p)] for p in self.positions]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.layers)

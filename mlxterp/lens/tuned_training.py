@@ -229,6 +229,10 @@ class _State:
         Raises:
             InputError: It is damaged, or of another training.
         """
+        if file.is_dir():
+            raise InputError(
+                f"checkpoint={str(file)!r} is a folder; expected a file, such as 'run.safetensors'."
+            )
         try:
             check_safetensors(file)
             with safe_open(file, framework="np") as opened:

@@ -232,11 +232,14 @@ class InterpretableModel(Facade):
     def decode(self, tokens: Any) -> str:
         """The text of token ids.
 
+        Raises:
+            InputError: Something else, or an id outside the model's vocabulary.
+
         Examples:
             >>> model.decode([609, 1344])
             'Lily lost'
         """
-        return decode(self.session.require_tokenizer(), tokens)
+        return decode(self.session.require_tokenizer(), tokens, self.vocab_size)
 
     encode = names.encode
     encode_batch = names.encode_batch

@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 from .. import patching
 from ..core.positions import Positions
+from ..errors import InputError
 from ..lens import LogitLens
 from ..lens.logit_lens import logit_lens as logit_lens_of
 from ..lens.token_predictions import token_predictions
@@ -105,8 +106,15 @@ def get_token_predictions(
     """
     head = lm_head
     if embedding_layer is not None:
+        if not hasattr(embedding_layer, "weight"):
+            raise InputError(
+                f"embedding_layer is {type(embedding_layer).__name__}; expected the model's embedding, a module with a"
+                " weight (vocabulary, d_model)."
+            )
         on_mlx = self.session.plain.model.backend.name == "mlx"
         head = embedding_layer.as_linear if on_mlx else lambda x: x @ embedding_layer.weight.T
+    if head is not None and not callable(head):
+        raise InputError(f"lm_head is {type(head).__name__}; expected a module that makes logits of states.")
     return token_predictions(self.session.anatomy, hidden_state, top_k, return_scores, norm, head)
 
 

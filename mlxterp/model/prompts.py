@@ -63,7 +63,8 @@ def generated(
         NotFiniteError: None of the prompts could go on.
     """
     anatomy = session.running_rows([None if asked[0].chat else prompt for prompt in prompts], edits)
-    ids = ids_of_prompts(anatomy, prompts, asked)
+    shared = {id(some): [edit.positions for edit in some] for some in edits}
+    ids = ids_of_prompts(anatomy, prompts, asked, [shared[id(some)] for some in edits])
     try:
         found = continued(anatomy, ids, asked, batch_tokens=batch_tokens, verbose=verbose)
     except Interrupted as interrupted:

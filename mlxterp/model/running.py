@@ -140,7 +140,8 @@ def generate(
     if prompts is None:
         request = generation.Request(*settings)
         edits = self.session.edits([] if steer is None else steer, positions=positions)
-        pieces = list(generation.stream(_running(self.session, prompt, request, edits), prompt, request))
+        running = _running(self.session, prompt, request, edits)
+        pieces = list(generation.stream(running, prompt, request, [edit.positions for edit in edits]))
         return pieces if self.session.tokenizer is None else "".join(pieces)
     requests = of_prompts.requests(len(prompts), *settings)
     each = of_prompts.edits_of(self.session, steer, len(prompts), positions)
@@ -156,7 +157,8 @@ def stream_generate(
     check_options(options, [*known, "prompt", "steer"], "InterpretableModel.stream_generate")
     request = generation.Request(max_tokens, **options)
     edits = self.session.edits(steer, positions=request.positions)
-    return generation.stream(_running(self.session, prompt, request, edits), prompt, request)
+    running = _running(self.session, prompt, request, edits)
+    return generation.stream(running, prompt, request, [edit.positions for edit in edits])
 
 
 def gradients(

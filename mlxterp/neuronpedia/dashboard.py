@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..core import checks
-from ..core.feature_ids import Feature, feature_id
+from ..core.feature_ids import ANY, Feature, feature_id
 from ..errors import InputError, warn
 from ..index import FeatureIndex
 from ..sae.pretrained import find_pretrained, is_release
@@ -115,7 +115,7 @@ def display_dashboard(
     if index is not None and not embed:
         return _card(sae_release, sae_id, latent_idx, index)
     entry = find_pretrained(sae_release, sae_id)
-    number = feature_id(latent_idx, _ANY)
+    number = feature_id(latent_idx, ANY)
     title = f"{entry.release}, {entry.sae_id}, feature {number}"
     if entry.neuronpedia_id is None:
         return Dashboard(title, f"{_NO_INDEX} Neuronpedia does not have this SAE.", None)
@@ -126,7 +126,6 @@ def display_dashboard(
     return Dashboard(title, told, url, embed, *size)
 
 
-_ANY = 2**31
 _NO_INDEX = (
     "There is no index of this SAE here: model.build_index(sae, texts) makes one; then give index=index."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from ..concepts import Explanation
 from ..core import checks
+from ..core.feature_ids import Feature, named_feature
 from ..core.integers import is_number
 from ..viz.escaping import one_line
 from ..viz.lines import LinesView, Table
@@ -93,7 +95,7 @@ class NeuronpediaFeature(LinesView):
 def feature(
     model_id: str,
     source_id: str,
-    feature_id: int,
+    feature_id: Feature,
     *,
     base_url: str = BASE_URL,
     cache: str | os.PathLike | bool | None = None,
@@ -102,7 +104,7 @@ def feature(
     """What Neuronpedia says of one feature. What was brought once is answered from the cache, without a network.
 
     Args:
-        feature_id: The feature's number.
+        feature_id: The feature's number, or what a search returned.
         model_id, source_id, base_url, cache, timeout: As in `labels`.
 
     Raises:
@@ -111,7 +113,8 @@ def feature(
     """
     model = checked_name(model_id, "model_id", "gpt2-small")
     source = checked_name(source_id, "source_id", "8-res_fs768-jb")
-    number = checks.count(feature_id, "feature_id", 0)
+    named = named_feature(feature_id)
+    number = checks.count(feature_id if named is None else named, "feature_id", 0)
     server = Server.of(base_url, cache, timeout)
     path = f"/api/feature/{model}/{source}/{number}"
     url = f"{server.base_url}/{model}/{source}/{number}"
@@ -159,18 +162,26 @@ def _numbers(row: dict[str, Any], key: str) -> list[float]:
     values = row.get(key) or []
     if not isinstance(values, list) or not all(is_number(value) for value in values):
         raise TypeError(f"{key!r} is no list of numbers")
-    return [float(value) for value in values]
+    return [_finite(value, key) for value in values]
 
 
 def _number(found: dict[str, Any], key: str) -> float | None:
     value = found.get(key)
     if value is not None and not is_number(value):
         raise TypeError(f"{key!r} is no number")
-    return None if value is None else float(value)
+    return None if value is None else _finite(value, key)
+
+
+def _finite(value: float, key: str) -> float:
+    if not math.isfinite(value):  # 1e999
+        raise ValueError(f"{key!r} is not finite")
+    return float(value)
 
 
 def _logits(found: dict[str, Any], side: str) -> tuple[tuple[str, float], ...]:
     tokens, values = _strings(found, f"{side}_str"), _numbers(found, f"{side}_values")
+    if len(tokens) != len(values):
+        raise ValueError(f"'{side}_str' has {len(tokens)} entries and '{side}_values' {len(values)}")
     return tuple(zip(tokens, values, strict=True))
 
 

@@ -28,7 +28,7 @@ BASE_URL = "https://www.neuronpedia.org"
 _LARGEST = 512 * 2**20
 """Bytes of an answer. The explanations of 100,000 features are about 30 MB."""
 _PIECE = 1 << 20
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError)
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -56,7 +56,7 @@ class Server:
         Raises:
             InputError: The address is none, or the timeout no number above 0.
         """
-        if not isinstance(base_url, str) or not re.match(r"https?://[^/\s]", base_url):
+        if not isinstance(base_url, str) or not _is_address(base_url):
             raise InputError(f"base_url={base_url!r}; expected an address such as {BASE_URL}.")
         folder = None if cache is False else own_folder() if cache is None else path_of(cache)
         return Server(base_url.rstrip("/"), folder, checks.finite(timeout, "timeout", above=0.0))
@@ -107,6 +107,14 @@ class Server:
         if file is None:
             return said
         return f"{said} Without a network, what was brought on another machine can be copied to {file}."
+
+
+def _is_address(url: str) -> bool:
+    try:
+        host = urllib.parse.urlsplit(url).hostname
+    except ValueError:
+        return False
+    return bool(host) and re.fullmatch(r"https?://\S+", url) is not None
 
 
 def own_folder() -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
+from ..core.by_layer import layer_key
 from ..data.text import pieces_of
 from ..errors import warn
 from ..viz.escaping import escaped, one_line, own_token, token_line
@@ -107,9 +108,7 @@ class PatchingResult(View, Mapping[int, Any]):
     # -- as a mapping ---------------------------------------------------------------------------
 
     def __getitem__(self, layer: int) -> Any:
-        if layer not in self.layers:
-            raise KeyError(layer)
-        found = 100 * self.effects[self.layers.index(layer)]
+        found = 100 * self.effects[self.layers.index(layer_key(layer, self.layers))]
         return float(found) if found.ndim == 0 else found
 
     def __iter__(self) -> Iterator[int]:

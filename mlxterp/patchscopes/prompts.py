@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,8 @@ def prompts_of(
 def _several(given: Any) -> list[Any]:
     if given is None:
         return ["meaning"]
+    if _is_column(given):
+        given = list(given)
     if isinstance(given, (str, Question)) or not isinstance(given, (list, tuple)):
         return [given]
     if not given:
@@ -94,6 +96,14 @@ def _several(given: Any) -> list[Any]:
         )
     nested = all(isinstance(one, (str, Question, list, tuple)) for one in given)
     return list(given) if nested else [given]
+
+
+def _is_column(given: Any) -> bool:
+    """Whether it is a column, a generator or an array of texts: neither a list nor a row of token ids."""
+    if isinstance(given, (str, bytes, list, tuple, Mapping, Question)):
+        return False
+    kind = getattr(getattr(given, "dtype", None), "kind", None)
+    return kind in ("O", "U", "T") if kind is not None else isinstance(given, Iterator)
 
 
 def _question(given: Any) -> Question | None:

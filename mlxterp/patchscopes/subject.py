@@ -13,6 +13,7 @@ from ..backends.host.conversion import to_vector
 from ..core import checks
 from ..core.controls import random_like
 from ..core.feature_ids import feature_id
+from ..core.integers import as_integer
 from ..core.sites import unique_sites
 from ..core.tokens import to_batch
 from ..data.text import pieces_of
@@ -71,9 +72,9 @@ def subject_of(session: ModelSession, what: Any) -> Subject:
     elif isinstance(what, SteeringVector):
         vector = to_vector(what, f"The steering vector at {what.component}", d_model)
         found = Subject(vector, f"the steering vector at {what.component}", "isotropic", isotropic(d_model))
-    elif isinstance(what, (str, SAE)):
+    elif not _is_vector(what):
         raise InputError(
-            f"what is {type(what).__name__}; expected (sae, feature), a vector of {d_model} numbers, a SteeringVector,"
+            f"what is {_told(what)}; expected (sae, feature), a vector of {d_model} numbers, a SteeringVector,"
             " or (component, text, position) for an activation on another text."
         )
     else:
@@ -83,6 +84,20 @@ def subject_of(session: ModelSession, what: Any) -> Subject:
             f"{found.described[0].upper()}{found.described[1:]} is zero: it has no direction to ask about."
         )
     return found
+
+
+def _is_vector(given: Any) -> bool:
+    """Whether it is a vector of numbers, as far as its type tells; `to_vector` checks the rest."""
+    if isinstance(given, (list, tuple)):
+        return all(as_integer(one) is not None or isinstance(one, (float, np.floating)) for one in given)
+    return bool(getattr(given, "shape", ()))
+
+
+def _told(given: Any) -> str:
+    if isinstance(given, (list, tuple)):
+        inside = ", ".join(type(one).__name__ for one in given[:3])
+        return f"a {type(given).__name__} of {len(given)} ({inside}{', …' if len(given) > 3 else ''})"
+    return type(given).__name__
 
 
 def isotropic(d_model: int) -> Callable[[int, int], np.ndarray]:

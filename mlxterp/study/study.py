@@ -70,6 +70,12 @@ def study(
     control = checks.flag(control, "control")
     if patchscope is not None and not isinstance(patchscope, View):
         raise InputError(f"patchscope= is what patch scoping gave, got {type(patchscope).__name__}.")
+    if judge is not None and not callable(getattr(judge, "probabilities", None)):
+        raise InputError(f"judge= is a judge of mlxterp.autointerp, got {type(judge).__name__}.")
+    if meta is not None and not isinstance(meta, MetaSAE):
+        raise InputError(f"meta= is a MetaSAE (geometry.train_meta_sae), got {type(meta).__name__}.")
+    if token_sets is not None and not isinstance(token_sets, (TokenSets, Mapping)):
+        raise InputError(f"token_sets= is a TokenSets, or rules by name, got {type(token_sets).__name__}.")
     if family is not None and index.source is not None:
         family_of(family, index.source)
     asking = _Study(index, feature, control, _SEED)

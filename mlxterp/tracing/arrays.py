@@ -75,9 +75,11 @@ def own_key(key: Any, like: Array, backend: Backend) -> Any:
         return key
     if (found := as_integer(key)) is not None:
         return found
-    if isinstance(key, (list, np.ndarray)) or is_native(key):
+    if isinstance(key, (list, range, np.ndarray)) or is_native(key):
         array = np.asarray(backend_of(key).get(key) if is_native(key) else key)
-        if array.dtype.kind in "iub" and array.size:
+        if not array.size and isinstance(key, (list, range)):
+            array = array.astype(np.int32)  # an empty list has no kind of its own
+        if array.dtype.kind in "iub":
             return backend.put_beside(array, like)
     return key
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..anatomy.anatomy import Anatomy
 from ..core.continuations import Continuation
+from ..core.positions import Positions
 from ..core.progress import hidden
 from ..core.sites import SiteEdit
 from ..errors import InputError
@@ -44,8 +45,16 @@ class Interrupted(KeyboardInterrupt):
         """All prompts, as far as they came."""
 
 
-def ids_of_prompts(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[Request]) -> list[list[int]]:
+def ids_of_prompts(
+    anatomy: Anatomy,
+    prompts: Sequence[Any],
+    requests: Sequence[Request],
+    places: Sequence[Sequence[Positions]] = (),
+) -> list[list[int]]:
     """Token ids of each prompt.
+
+    Args:
+        places: For each prompt, positions of edits that act on it; prompts that share edits share the list.
 
     Raises:
         InputError: One is empty, no prompt, or with its `max_tokens` longer than the model's positions; it says which.
@@ -60,10 +69,26 @@ def ids_of_prompts(anatomy: Anatomy, prompts: Sequence[Any], requests: Sequence[
             raise type(error)(f"Prompt {number} of {len(prompts)}: {said}") from error
     longest = max(range(len(found)), key=lambda i: len(found[i]) + requests[i].max_tokens)
     most = requests[longest].max_tokens
-    what = f"Prompt {longest} of {len(prompts)} and max_tokens={most} make"
-    check_length(model, len(found[longest]) + most, what)
-    check_places(requests[longest], len(found[longest]), what)
+    check_length(
+        model, len(found[longest]) + most, f"Prompt {longest} of {len(prompts)} and max_tokens={most} make"
+    )
+    _check_places(found, requests, places)
     return found
+
+
+def _check_places(
+    found: Sequence[Sequence[int]], requests: Sequence[Request], places: Sequence[Sequence[Positions]]
+) -> None:
+    """Raises InputError where none of the prompts that share interventions or edits can reach a position of theirs."""
+    longest: dict[tuple[int, int], int] = {}
+    for i, (ids, request) in enumerate(zip(found, requests, strict=True)):
+        key = (id(request.interventions), id(places[i]) if places else 0)
+        best = longest.setdefault(key, i)
+        if len(ids) + request.max_tokens > len(found[best]) + requests[best].max_tokens:
+            longest[key] = i
+    for i in longest.values():
+        what = f"Prompt {i} of {len(found)} and max_tokens={requests[i].max_tokens} make"
+        check_places(requests[i], len(found[i]), what, places[i] if places else ())
 
 
 def continued(

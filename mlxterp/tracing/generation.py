@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,14 +52,20 @@ class Request:
         return self.stop
 
 
-def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
-    """Pieces of text; token ids where there is no tokenizer. Arguments are checked at the call."""
+def stream(
+    anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = ()
+) -> Iterator[Any]:
+    """Pieces of text; token ids where there is no tokenizer. Arguments are checked at the call.
+
+    Args:
+        places: Positions of edits that act here, to be checked as those of interventions are.
+    """
     model = anatomy.model
     ids = prompt_ids(model, prompt, request.chat)
     check_length(model, len(ids), "The prompt has")
     check_length(model, len(ids) + request.max_tokens, f"The prompt and max_tokens={request.max_tokens} make")
     check_stops(model, request)
-    check_places(request, len(ids), f"The prompt and max_tokens={request.max_tokens} make")
+    check_places(request, len(ids), f"The prompt and max_tokens={request.max_tokens} make", places)
     edits = declared_edits(anatomy, placed(request))
     tokens = model.stream(
         ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
@@ -70,15 +76,20 @@ def stream(anatomy: Anatomy, prompt: Any, request: Request) -> Iterator[Any]:
     return _until((text for _, text in tokens), Until(request.stops))
 
 
-def check_places(request: Request, prompt: int, what: str) -> None:
+def check_places(request: Request, prompt: int, what: str, others: Iterable[Positions] = ()) -> None:
     """Raises InputError where a position that interventions name lies beyond the prompt and what is written.
 
     Args:
         prompt: Tokens of the prompt.
         what: Names both in messages.
+        others: Positions that are named elsewhere.
     """
     several = as_interventions(request.interventions).values()
-    places = [request.positions, *(positions_of(change) for changes in several for change in changes)]
+    places = [
+        request.positions,
+        *(positions_of(change) for changes in several for change in changes),
+        *others,
+    ]
     for positions in places:
         check_reached(positions, prompt + request.max_tokens, what)
 

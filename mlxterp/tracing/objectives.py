@@ -97,5 +97,12 @@ def token_id(token: int | str, tokenizer: Any) -> int:
         raise InputError(f"{token!r} needs a tokenizer; give a token id instead.")
     ids = [int(i) for i in tokenizer.encode(token, add_special_tokens=False)]
     if len(ids) != 1:
-        raise InputError(f"{token!r} is {len(ids)} tokens ({ids}); expected text that is exactly one.")
+        spaced = f" {token}"
+        one = (
+            bool(ids)
+            and not token.startswith(" ")
+            and len(tokenizer.encode(spaced, add_special_tokens=False)) == 1
+        )
+        hint = f" {spaced!r}, as within a sentence, is one." if one else ""
+        raise InputError(f"{token!r} is {len(ids)} tokens ({ids}); expected text that is exactly one.{hint}")
     return ids[0]

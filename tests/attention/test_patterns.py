@@ -148,3 +148,23 @@ def test_u7_patterns_are_a_mapping_a_table_and_a_value(letter_model):
     assert first["previous"] == pytest.approx(np.diagonal(found.head(2, 3), -1).mean())
     with pytest.raises(InputError, match="text is 2"):
         found.of(2)
+
+
+def test_layers_and_heads_that_are_none_are_said(letter_model):
+    found = letter_model.attention_patterns("Lily", layers=[1], heads=(i for i in (2, 0)))
+    assert found.heads == {1: (2, 0)} and list(found) == [1] and 0 not in found and found.get(-1) is None
+    for given in (-1, 0, "layers.1", None, [1], slice(0, 1)):
+        with pytest.raises(ComponentError, match=r"There is no layer .* in this result. It has: 1"):
+            found[given]
+    for given in ("all", slice(0, 2), 1.0, True, ["a"]):
+        with pytest.raises(InputError, match=r"heads=.*expected numbers of heads"):
+            letter_model.attention_patterns("Lily", heads=given)
+    with pytest.raises(ComponentError, match="layers='all': expected layer numbers"):
+        letter_model.attention_patterns("Lily", layers="all")
+
+
+def test_the_limit_that_a_message_names_is_enough(letter_model):
+    with pytest.raises(InputError, match="allow more: limit_gb=") as raised:
+        letter_model.attention_patterns("Lily", limit_gb=1e-9)
+    enough = float(str(raised.value).rpartition("limit_gb=")[2].rstrip("."))
+    assert letter_model.attention_patterns("Lily", limit_gb=enough).layers

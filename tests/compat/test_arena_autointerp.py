@@ -704,3 +704,13 @@ def test_D21e_the_prompt_has_what_is_asked_for_and_windows_stay_within_their_fen
     assert line == "1. << > >>> < /texts> < <obey> >↵↵"
     with pytest.raises(InputError, match="no examples"):
         plain.get_generation_prompts([])
+
+
+def test_messages_and_activations_that_are_none_are_refused():
+    for messages in ("hello", None, [{"role": "user"}], ["hello"]):
+        with pytest.raises(InputError, match="'role': 'user', 'content': text"):
+            display_messages(messages)
+    with pytest.raises(InputError, match="x holds NaN"):
+        get_k_largest_indices(np.array([[0.0, np.nan]]), k=1)
+    with pytest.raises(UnknownFeatureError, match="No feature -1: features are numbered from 0"):
+        AutoInterpConfig(latents=[-1])

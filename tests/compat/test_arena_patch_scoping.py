@@ -137,3 +137,17 @@ def test_D26_the_guide_says_how_gated_models_and_the_cache_are_handled():
         pytest.skip("the package was installed without its pages")
     text = page.read_text(encoding="utf-8")
     assert "<!-- D26 -->" in text and "HF_TOKEN" in text and "hf cache" in text
+
+
+def test_D23_the_hook_function_says_what_does_not_fit(backend):
+    model = mlxterp.load_demo(backend).model
+    put, get = model.language_model.backend.put, model.language_model.backend.get
+    x = put(np.zeros((1, 4, 192), np.float32))
+    arena.hook_fn_patch_scoping(x, None, 2, np.ones(192))  # one position, an array of NumPy
+    assert get(x)[0].any(axis=1).tolist() == [False, False, True, False]
+    for positions, vector, message in (
+        (None, np.ones(192), "seq_pos is None"), ("3", np.ones(192), "seq_pos is '3'"),
+        ([1], np.ones(5), "latent_vector has 5 numbers"), ([1], put(np.ones(5, np.float32)), r"has shape \(5,\)"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            arena.hook_fn_patch_scoping(x, None, positions, vector)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp import EditError, InputError, InterpretableModel, MlxterpWarning, SAEError
+from mlxterp import ComponentError, EditError, InputError, InterpretableModel, MlxterpWarning, SAEError
 from mlxterp.compat import mlxterp as theirs
 from mlxterp.demo import FOLDER
 from mlxterp.interventions import InterventionComposer, add_vector, compose, replace_with, scale
@@ -160,8 +161,41 @@ def test_u6_their_collect_activations_is_a_cache_of_one_input(demo):
     assert (
         cache.get("layers.9") is None and cache.get("model.layers.2.self_attn") is cache["layers.2.self_attn"]
     )
-    with pytest.raises(KeyError):
-        cache["nothing"]
+    for name in ("nothing", 3, None):
+        with pytest.raises(ComponentError, match="was not collected") as raised:
+            cache[name]
+        assert isinstance(raised.value, KeyError) and name not in cache
+    alone = theirs.collect_activations(demo.model, "Lily lost", "layers.3")
+    assert alone.keys() == ["layers.3"]
+
+
+def test_u11_positions_that_are_no_integers_are_refused_not_cut(letter_model):
+    value = np.zeros(letter_model.d_model, np.float32)
+
+    def run(given: Any) -> Any:
+        edit = theirs.interventions.replace_at_positions(value, given)
+        return letter_model.trace("Lily", {"layers.1.mlp": edit}, capture=[]).output
+
+    for given in ([1.5], "x", [True], ["0"]):
+        with pytest.raises(InputError, match=r"[Pp]ositions"):
+            run(given)
+    for given in ("all", None, slice(0, 2)):
+        with pytest.raises(InputError, match="expected positions of each prompt"):
+            mlxterp.get_activations(letter_model, TEXTS, positions=given)
+
+
+def test_u2_arguments_of_another_kind_say_what_is_expected(demo):
+    hidden = np.ones(demo.model.d_model)
+    with pytest.raises(InputError, match="embedding_layer is int; expected the model's embedding"):
+        demo.model.get_token_predictions(hidden, embedding_layer=1)
+    with pytest.raises(InputError, match="lm_head is str; expected a module"):
+        demo.model.get_token_predictions(hidden, lm_head="head")
+    with pytest.raises(InputError, match="config is str; expected an SAEConfig"):
+        theirs.SAETrainer("topk")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"Token id 1000000 is outside this model's vocabulary \[0, 4096\)"):
+        demo.model.decode([10**6])
+    with pytest.raises(InputError, match="' sad', as within a sentence, is one"):
+        demo.model.causal_trace("Lily was", "Lily", target="sad")
 
 
 # -- U10: SAEs --------------------------------------------------------------------------------------

@@ -45,6 +45,30 @@ def test_an_index_outside_is_named_with_the_shape(key):
     assert "(2, 5, 3)" in (refused(key) or "")
 
 
-def test_what_is_no_index_is_left_to_the_library():
-    for key in ("x", 1.5, (0, "x"), [[0], [0, 1]], (0, object())):
+def test_what_nobody_here_knows_is_left_to_the_library():
+    for key in ([[0], [0, 1]], (0, object()), [None]):
         assert refused(key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "layers.3",
+        1.0,
+        np.float32(2),
+        (0, "a"),
+        (slice(None), [0, 1.5]),
+        (0, np.array([0.5])),
+        {"a": 1},
+        ([["a"]],),
+    ],
+    ids=str,
+)
+def test_what_is_no_index_is_said_in_the_same_words_for_both_libraries(key):
+    said = refused(key)
+    assert said is not None and "cannot be indexed by" in said
+
+
+def test_a_range_is_an_index_as_a_list_is():
+    assert refused((slice(None), range(5))) is None
+    assert "Index 5 is outside axis 1" in str(refused((slice(None), range(6))))

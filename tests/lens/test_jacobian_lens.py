@@ -525,3 +525,8 @@ def test_a_lens_prints_and_tabulates_how_far_it_is_from_the_identity(folders):
     one = np.linalg.norm(lens.jacobians[0] - np.eye(64)) / 8
     assert frame["identity_distance"][0] == pytest.approx(one)
     assert repr(lens) == "JacobianLens(2 layers to layer 2, 12 prompts)"
+
+
+def test_a_folder_is_not_taken_for_a_damaged_file(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder\. A Jacobian lens is a"):
+        JacobianLens.load(tmp_path)

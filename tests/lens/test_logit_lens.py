@@ -154,7 +154,7 @@ def test_the_largest_come_first_and_of_equals_the_lowest(values, k):
         (IDS, {"position": "last"}, InputError, "'last'"),
         (IDS, {"layers": 4}, ComponentError, "numbered 0 to 3"),
         (IDS, {"layers": []}, InputError, "empty"),
-        (IDS, {"layers": "01"}, ComponentError, "'0'"),
+        (IDS, {"layers": "01"}, ComponentError, "layers='01'"),
         (IDS, {"top_k": 0}, InputError, "top_k"),
         ([], {}, InputError, "empty"),
     ],

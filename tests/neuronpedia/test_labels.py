@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxterp import InputError, MlxterpError, MlxterpWarning, neuronpedia
+from mlxterp import InputError, MlxterpError, MlxterpWarning, UnknownFeatureError, neuronpedia
 from mlxterp.errors import NetworkError
 from mlxterp.neuronpedia.server import own_folder
 from tests.neuronpedia.serving import row, serving
@@ -211,7 +211,7 @@ def test_what_strangers_wrote_stays_text():
         ({"activations": [{"tokens": ["a"], "values": []}]}, "more tokens than activations"),
         ({"activations": {"a": 1}}, "'activations' is no list"),
         ({"pos_values": ["1", "2"]}, "'pos_values' is no list of numbers"),
-        ({"pos_values": [1]}, "shorter"),
+        ({"pos_values": [1]}, "has 2 entries and"),
         ({"frac_nonzero": "much"}, "'frac_nonzero' is no number"),
         ({"explanations": ["text"]}, "'explanations' is no list of objects"),
     ],
@@ -222,3 +222,31 @@ def test_an_answer_that_does_not_fit_is_refused(change, message):
         pytest.raises(NetworkError, match=f"not answer as Neuronpedia does: .*{message}"),
     ):
         neuronpedia.feature(MODEL, SOURCE, 3, base_url=url, cache=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"frac_nonzero": 10**400}, "too large"), ({"pos_values": [10**400, 1]}, "too large"),
+        ({"maxActApprox": "1e999"}, "'maxActApprox' is not finite"),
+        ({"pos_str": ["a"]}, "'pos_str' has 1 entries and 'pos_values' 2"),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_page_that_cannot_be_are_the_servers_fault(changed, message):
+    body = json.dumps(PAGE | changed).replace('"1e999"', "1e999").encode()
+    with answered(body) as (url, _), pytest.raises(NetworkError, match=message):
+        neuronpedia.feature(MODEL, SOURCE, 3, base_url=url, cache=False)
+
+
+def test_an_address_that_is_none_is_refused_before_anything_is_asked():
+    for url in ("http://[bad", "http://", "http://a b", "ftp://a"):
+        with pytest.raises(InputError, match="expected an address"):
+            neuronpedia.feature(MODEL, SOURCE, 3, base_url=url, cache=False)
+
+
+def test_a_feature_is_named_by_what_a_search_returned_too():
+    with answered(PAGE) as (url, asked_for):
+        found = neuronpedia.feature(MODEL, SOURCE, (3, 0.5), base_url=url, cache=False)
+    assert found.feature_id == 3 and asked_for == [f"/api/feature/{MODEL}/{SOURCE}/3"]
+    with pytest.raises(UnknownFeatureError, match="No feature -1: features are numbered from 0"):
+        neuronpedia.display_dashboard("gpt2-small-res-jb", "blocks.7.hook_resid_pre", -1)

@@ -275,7 +275,7 @@ BAD = {
     "scales that are words": ({"scales": "12"}, InputError, "A scale is '12'"),
     "other units": ({"units": "max"}, InputError, "units is 'max'"),
     "a vector of another width": ({"what": np.ones(5)}, InputError, "has 5 numbers; expected 192"),
-    "a vector of words": ({"what": ["a", "b"]}, InputError, "holds text"),
+    "a vector of words": ({"what": ["a", "b"]}, InputError, "what is a list of 2"),
     "a vector of zeros": ({"what": np.zeros(192)}, InputError, "is zero"),
     "a vector that is not finite": ({"what": np.full(192, np.nan)}, InputError, "no direction"),
     "no subject": ({"what": "dog"}, InputError, r"expected \(sae, feature\)"),
@@ -341,3 +341,26 @@ def test_models_without_a_tokenizer_are_asked_by_token_ids(model):
         plain.patchscope(dog(model, 0), ids, layer=0, verbose=False)
     with pytest.raises(InputError, match="need a tokenizer"):
         plain.patchscope(dog(model, 0), verbose=False)
+
+
+def test_what_is_no_direction_is_said_with_what_can_be_asked_about(model, sae):
+    for what, told in (
+        (None, "NoneType"),
+        (741, "int"),
+        ([sae, 741], "a list of 2 (SAE, int)"),
+        ((741, sae), "a tuple of 2"),
+    ):
+        with pytest.raises(InputError) as raised:
+            asked(model, what)
+        assert f"what is {told}" in str(raised.value) and "expected (sae, feature)" in str(raised.value)
+
+
+def test_prompts_may_come_as_a_column_a_generator_or_an_array(model):
+    pandas = pytest.importorskip("pandas")
+    vector, one = (
+        dog(model, 0),
+        {"layer": 0, "scales": [1.0], "max_tokens": 1, "control": False, "verbose": False},
+    )
+    expected = model.patchscope(vector, [PROMPT, PROMPT], **one).prompts
+    for prompts in (pandas.Series([PROMPT] * 2), (PROMPT for _ in range(2)), np.array([PROMPT] * 2)):
+        assert model.patchscope(vector, prompts, **one).prompts == expected

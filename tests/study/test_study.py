@@ -227,6 +227,13 @@ def test_D2_a_family_or_meta_sae_of_another_sae_and_other_things_are_named(only)
         only.index.study(only.ball, family=[only.sae])
     with pytest.raises(InputError, match="patchscope="):
         only.index.study(only.ball, patchscope="a thing")
+    for name, given, message in (
+        ("judge", "gpt", "judge of mlxterp.autointerp, got str"),
+        ("meta", 5, "meta= is a MetaSAE"),
+        ("token_sets", "a", "token_sets= is a TokenSets"),
+    ):
+        with pytest.raises(InputError, match=message):
+            only.index.study(only.ball, **{name: given})
     with pytest.raises(InputError, match="control"):
         only.index.study(only.ball, control="yes")
     with pytest.raises(UnknownFeatureError):

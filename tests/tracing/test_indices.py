@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp import InputError, logit_difference
+from mlxterp import InputError, logit_difference, steering
 from mlxterp.backends.host.item_access import checked_items
 from mlxterp.compat.saelens import HookedTransformer
 from mlxterp.interventions import Intervention, compose, zero_out
@@ -116,6 +116,23 @@ def test_what_a_function_may_do_it_still_may(model):
     assert np.array_equal(model.language_model.backend.get(after), expected)
 
 
+def test_an_empty_list_and_a_range_are_taken_alike_in_a_trace(model):
+    with model.trace(TEXT) as t:
+        none = model.layers[1].resid_post[:, []].save()
+        some = model.layers[1].resid_post[:, range(2)].save()
+        model.layers[1].resid_post[:, []] = 0
+        whole = model.layers[1].resid_post.save()
+    plain = model.trace(TEXT, capture=[PLACE]).activations[PLACE]
+    get = model.language_model.backend.get
+    assert none.shape == (1, 0, plain.shape[2]) and np.array_equal(get(some), get(whole)[:, :2])
+    assert np.array_equal(get(whole), get(plain)) and t.tokens.shape == (1, LENGTH)
+    with (
+        pytest.raises(InputError, match=r"layers\.1\.resid_post cannot be indexed by 1\.5"),
+        model.trace(TEXT),
+    ):
+        model.layers[1].resid_post[:, 1.5] = 0
+
+
 def test_masks_of_one_axis_are_read_and_written_alike_in_a_trace(model):
     mask = np.arange(LENGTH) % 3 == 0
     with model.trace(TEXT) as t:
@@ -171,6 +188,18 @@ def test_positions_that_are_never_reached_raise_in_generation(model):
         with pytest.raises(InputError, match="Position 40 is never reached"):
             model.generate([TEXT, TEXT], max_tokens=3, **given)
     model.generate([TEXT, TEXT * 2], max_tokens=3, positions=[15], interventions={PLACE: zero_out()})
+    with pytest.raises(InputError, match=r"Position 15 is never reached\. Prompt 1 of 2 and max_tokens=3"):
+        model.generate([TEXT * 2, TEXT], max_tokens=3, interventions=[None, {PLACE: zero_out(positions=15)}])
+    width = model.language_model.d_model
+    edit = steering.add_direction(np.ones(width, np.float32), 1.0, at=PLACE, positions=[15])
+    for call in (
+        lambda: model.generate(TEXT, max_tokens=3, steer=edit),
+        lambda: list(model.stream_generate(TEXT, max_tokens=3, steer=edit)),
+        lambda: model.generate([TEXT * 2, TEXT], max_tokens=3, steer=[None, edit]),
+    ):
+        with pytest.raises(InputError, match="Position 15 is never reached"):
+            call()
+    model.generate([TEXT * 2, TEXT], max_tokens=3, steer=edit)
     model.generate(TEXT, max_tokens=3, positions=slice(0, 99), interventions={PLACE: zero_out()})
     with pytest.raises(InputError, match="Positions are integers"):
         run(model, zero_out(positions=[True, False]))

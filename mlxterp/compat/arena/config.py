@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core import checks
-from ...core.feature_ids import feature_ids
+from ...core.feature_ids import ANY, feature_ids
 
 LEVELS = ("token", "substring", "concept")
 """Kinds of latents that a prompt can show example explanations of."""
-_ANY = 1 << 62
 
 
 @dataclass
@@ -66,7 +65,7 @@ class AutoInterpConfig:
     concurrency: int = field(default=8, kw_only=True)
 
     def __post_init__(self) -> None:
-        self.latents = feature_ids(self.latents, _ANY, "latents")
+        self.latents = feature_ids(self.latents, ANY, "latents")
         for name, least in _LEAST.items():
             setattr(self, name, checks.count(getattr(self, name), name, least))
         for name in _FLAGS:

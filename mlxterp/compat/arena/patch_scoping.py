@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ...backends import backend_of
+from ...backends.host.conversion import to_vector
 from ...core import checks
 from ...core.feature_ids import feature_id
+from ...core.integers import as_integer
 from ...core.sites import Array
 from ...errors import InputError
 from ...patchscopes.placeholders import found_placeholder, positions_of
@@ -24,7 +27,7 @@ GENERATE_KWARGS: dict[str, Any] = {"temperature": 0.5, "freq_penalty": 2.0}
 
 
 def hook_fn_patch_scoping(
-    activations: Array, hook: Any, seq_pos: Sequence[int], latent_vector: Array
+    activations: Array, hook: Any, seq_pos: int | Sequence[int], latent_vector: Any
 ) -> None:
     """Puts a vector in the place of some positions of the prompt, in place; a pass of one new token stays as it is.
 
@@ -34,14 +37,27 @@ def hook_fn_patch_scoping(
         activations: Native, (batch, positions, d_model).
         hook: What the model gives to hook functions; without effect.
         seq_pos: Positions.
-        latent_vector: (d_model,), an array of the model's library.
+        latent_vector: (d_model,), an array of any library.
 
     Raises:
-        InputError: A position lies outside the prompt.
+        InputError: A position lies outside the prompt, or the vector has another width.
     """
     if activations.shape[1] == 1:
         return
     length = activations.shape[1]
+    backend = backend_of(activations)
+    if not isinstance(latent_vector, backend.array_type):
+        latent_vector = backend.put(
+            to_vector(latent_vector, "latent_vector", activations.shape[2]), activations
+        )
+    if tuple(latent_vector.shape) != (activations.shape[2],):
+        raise InputError(
+            f"latent_vector has shape {tuple(latent_vector.shape)}; the activations are {activations.shape[2]} wide."
+        )
+    if as_integer(seq_pos) is not None:
+        seq_pos = [seq_pos]
+    if isinstance(seq_pos, str) or not isinstance(seq_pos, Iterable):
+        raise InputError(f"seq_pos is {seq_pos!r:.60}; expected positions of the prompt, such as [3, 7].")
     for position in seq_pos:
         place = checks.integer(position, "A position of seq_pos", -length, length - 1)
         activations[:, place] = latent_vector

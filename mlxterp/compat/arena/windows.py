@@ -28,7 +28,7 @@ def get_k_largest_indices(x: Any, k: int, buffer: int = 0, no_overlap: bool = Tr
         int, (k, 2): row and position.
 
     Raises:
-        InputError: `x` has another shape, or no position has room for the buffer.
+        InputError: `x` has another shape or holds NaN, or no position has room for the buffer.
 
     Examples:
         >>> import numpy as np
@@ -37,6 +37,8 @@ def get_k_largest_indices(x: Any, k: int, buffer: int = 0, no_overlap: bool = Tr
         [[0, 1], [0, 3]]
     """
     values, k, buffer = _host(x), checks.count(k, "k"), checks.count(buffer, "buffer", 0)
+    if not np.isfinite(values).all():
+        raise InputError("x holds NaN or infinite values, which have no order. Look at the activations.")
     places = largest_places(values, k, buffer, checks.flag(no_overlap, "no_overlap"))
     return _like(places, x)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...anatomy.names import ComponentNames
 from ...core.sites import Array
+from ...errors import ComponentError
 from ...model import InterpretableModel
 
 
@@ -39,7 +40,9 @@ class ActivationCache:
     def __getitem__(self, name: str) -> Array:
         found = self.get(name)
         if found is None:
-            raise KeyError(name)
+            raise ComponentError(
+                f"{name!r} was not collected. There are: {', '.join(self.activations) or 'none'}."
+            )
         return found
 
     def __contains__(self, name: str) -> bool:
@@ -56,7 +59,10 @@ class ActivationCache:
 
 
 def collect_activations(
-    model: InterpretableModel, inputs: Any, layers: list[str] | None = None, normalize_keys: bool = True
+    model: InterpretableModel,
+    inputs: Any,
+    layers: str | Iterable[str] | None = None,
+    normalize_keys: bool = True,
 ) -> ActivationCache:
     """Activations of one input, by name. (`mlxterp.collect_activations` keeps those of many texts on disk.)
 
@@ -69,7 +75,8 @@ def collect_activations(
         ComponentError: There is no such component.
     """
     names = model.session.plain.names
-    wanted = list(layers) if layers else _outputs(model)
+    named = [layers] if isinstance(layers, str) else list(layers or ())
+    wanted = named or _outputs(model)
     trace = model.trace(inputs, capture=wanted)
     found: dict[str, Array] = {}
     for name in wanted:

@@ -53,8 +53,8 @@ def replace_at_positions(value: Any, positions: int | Iterable[int]) -> Interven
     """
     if positions is None:
         raise InputError("replace_at_positions needs positions; replace_with changes all of them.")
-    if isinstance(positions, Iterable):
-        return our_replace_with(value, [int(i) for i in positions])
+    if isinstance(positions, Iterable) and not isinstance(positions, str):
+        positions = list(positions)
     return our_replace_with(value, positions)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ...errors import warn
+from ...errors import InputError, warn
 from ...lens import TunedLens
 from ...model import InterpretableModel
 from ...sae import SAE
@@ -113,6 +113,10 @@ class SAETrainer:
     """
 
     def __init__(self, config: SAEConfig | None = None):
+        if config is not None and not isinstance(config, SAEConfig):
+            raise InputError(
+                f"config is {type(config).__name__}; expected an SAEConfig, or None for their defaults."
+            )
         self.config = config or SAEConfig()
 
     def train(
