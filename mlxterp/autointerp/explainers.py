@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ..concepts.explanations import Explanation
 from ..core import checks
+from ..index.examples import FeatureExample
 from .examples import Sample
 
 
@@ -20,7 +21,11 @@ class Explainer(Protocol):
         ...
 
     def explain(self, feature_id: int, samples: Sequence[Sample]) -> Explanation | None:
-        """What the feature means; None where nothing can be said."""
+        """What the feature means; None where nothing can be said.
+
+        Args:
+            samples: Windows where it is active, the strongest first; then where it is not, the plan's `contrast`.
+        """
         ...
 
 
@@ -49,7 +54,8 @@ class TokenListExplainer:
     def explain(self, feature_id: int, samples: Sequence[Sample]) -> Explanation | None:
         counted: Counter[str] = Counter()
         for sample in samples:
-            counted[_word(sample)] += 1
+            if sample.active:
+                counted[word_at(sample.example)] += 1
         listed = [word for word, _ in counted.most_common() if word][: self._words]
         if not listed:
             return None
@@ -57,9 +63,9 @@ class TokenListExplainer:
         return Explanation(feature_id, text, self.name)
 
 
-def _word(sample: Sample) -> str:
+def word_at(example: FeatureExample) -> str:
     """The word that a window's strongest token belongs to, in lower case."""
-    tokens, at = sample.example.tokens, sample.example.position - sample.example.start
+    tokens, at = example.tokens, example.position - example.start
     first = at
     while first > 0 and tokens[first][:1].isalnum() and tokens[first - 1][-1:].isalnum():
         first -= 1

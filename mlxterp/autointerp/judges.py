@@ -87,20 +87,20 @@ class TokenListJudge:
         """The words (each as its parts) that an explanation lists."""
         quoted = [one.replace('\\"', '"') for one in _QUOTED.findall(explanation)]
         listed = quoted or explanation.split(",")
-        return tuple(dict.fromkeys(parts for one in listed if (parts := _parts(one))))
+        return tuple(dict.fromkeys(parts for one in listed if (parts := parts_of(one))))
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
         return np.array([self._answer(question) for question in questions], dtype=np.float64)
 
     def _answer(self, question: Question) -> float:
         if question.task == "intruder":
-            mine = set(_parts(question.text))
-            shared = [len(mine & set(_parts("".join(one.tokens)))) for one in question.others]
+            mine = set(parts_of(question.text))
+            shared = [len(mine & set(parts_of("".join(one.tokens)))) for one in question.others]
             return 1 / (1 + float(np.mean(shared)))
         words = self.words(question.explanation)
         if not words:
             return float("nan")
-        return float(any(_holds(_parts(text), word) for text in _seen(question) for word in words))
+        return float(any(holds(parts_of(text), word) for text in _seen(question) for word in words))
 
 
 class EmbeddingJudge:
@@ -151,11 +151,12 @@ def _seen(question: Question) -> list[str]:
     return [text for text, marked in question.runs if marked]
 
 
-def _parts(text: str) -> tuple[str, ...]:
+def parts_of(text: str) -> tuple[str, ...]:
     """Words and marks of a text, in lower case."""
     return tuple(_WORD.findall(text.lower()))
 
 
-def _holds(parts: tuple[str, ...], word: tuple[str, ...]) -> bool:
+def holds(parts: tuple[str, ...], word: tuple[str, ...]) -> bool:
+    """Whether a word, as its parts, stands in a text, as its."""
     size = len(word)
     return any(parts[i : i + size] == word for i in range(len(parts) - size + 1))

@@ -45,8 +45,9 @@ def _marked(question: Question) -> str:
 
 
 def _fenced(text: str) -> str:
-    """A window that cannot end its own fence."""
-    return text.replace("<text>", "< text>").replace("</text>", "< /text>")
+    """A window that cannot end its own fence, and that UTF-8 can hold."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return whole.replace("<text>", "< text>").replace("</text>", "< /text>")
 
 
 def _plain(explanation: str) -> str:

@@ -26,6 +26,9 @@ class Detail:
         recall: Of the active ones.
         recall_by_tenth: Recall in each tenth of ranks, 9 the strongest, where there are any.
         by_kind: Share right among the windows of each kind.
+        f1: Of precision and recall, in a generation test.
+        control: float64, (explanations,): the same figure on the texts that were written for other features; empty
+            where nothing was written, or for this one alone.
     """
 
     draws: np.ndarray
@@ -35,6 +38,8 @@ class Detail:
     recall: float = float("nan")
     recall_by_tenth: Mapping[int, float] = field(default_factory=dict)
     by_kind: Mapping[str, float] = field(default_factory=dict)
+    f1: float = float("nan")
+    control: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def between_draws(self) -> float:
@@ -70,11 +75,13 @@ class Scores(LinesView, Sequence[FeatureScore]):
         found: The features.
         judge: Who was asked.
         seed: Of the windows' choice.
+        writer: Who wrote texts; "" where none were written.
     """
 
     found: tuple[FeatureScore, ...]
     judge: str
     seed: int
+    writer: str = ""
 
     @overload
     def __getitem__(self, index: int) -> FeatureScore: ...
@@ -106,7 +113,8 @@ class Scores(LinesView, Sequence[FeatureScore]):
             return None
         values = np.array([one.scores[task].value for one in scored])
         failed = sum(one.scores[task].failed for one in scored)
-        chance = scored[0].scores[task].chance
+        chances = {one.scores[task].chance or 0.0 for one in scored}
+        chance = chances.pop() if len(chances) == 1 else float(np.mean([one.scores[task].chance for one in scored]))
         interval = bootstrap(values, seed=self.seed)
         return Score(float(values.mean()), chance, interval, len(values), failed, self.seed)
 
@@ -123,10 +131,13 @@ class Scores(LinesView, Sequence[FeatureScore]):
     @property
     def _lines(self) -> Sequence[str]:
         left_out = sum(bool(one.reason) for one in self.found)
-        lines = [f"{len(self.found)} explanations, judged by {self.judge}, seed {self.seed}"]
+        wrote = f", texts by {self.writer}" if self.writer else ""
+        lines = [f"{len(self.found)} explanations, judged by {self.judge}{wrote}, seed {self.seed}"]
         for task in self.tasks:
             mean = self.mean(task)
-            lines.append(f"{task}: mean {mean} over {0 if mean is None else mean.n} features")
+            control = [one.details[task].control.mean() for one in self.found if _has_control(one, task)]
+            others = f"; texts of other features {np.mean(control):.3g}" if control else ""
+            lines.append(f"{task}: mean {mean} over {0 if mean is None else mean.n} features{others}")
         return [*lines, f"{left_out} left out"] if left_out else lines
 
     @property
@@ -145,13 +156,19 @@ class Scores(LinesView, Sequence[FeatureScore]):
         return "Scores of explanations"
 
 
+def _has_control(one: FeatureScore, task: str) -> bool:
+    return task in one.details and len(one.details[task].control) > 0
+
+
 def _told(task: str, one: FeatureScore) -> str:
     if task not in one.details:
         return ""
     detail = one.details[task]
     spread = "" if np.isnan(detail.between_draws) else f", draws differ by {detail.between_draws:.2f}"
     wrong = f", {detail.as_wrong:.3g} with failures as wrong" if one.scores[task].failed else ""
-    return f"{one.scores[task]}{wrong}{spread}"
+    f1 = "" if np.isnan(detail.f1) else f", F1 {detail.f1:.2f}"
+    others = f", texts of other features {detail.control.mean():.2f}" if len(detail.control) else ""
+    return f"{one.scores[task]}{wrong}{spread}{f1}{others}"
 
 
 def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
@@ -167,5 +184,7 @@ def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
         yield {
             **about, "scorer": task, "score": score.value, "chance": score.chance, "low": low, "high": high,
             "n": score.n, "failed": score.failed, "as_wrong": detail.as_wrong, "auroc": detail.auroc,
-            "precision": detail.precision, "recall": detail.recall, "between_draws": detail.between_draws,
+            "precision": detail.precision, "recall": detail.recall, "f1": detail.f1,
+            "control": detail.control.mean() if len(detail.control) else float("nan"),
+            "between_draws": detail.between_draws,
         }  # fmt: skip

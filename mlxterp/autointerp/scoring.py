@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from ..errors import InputError
 from ..index.feature_index import FeatureIndex
 from . import measures
 from .examples import Drawn, Examples, examples_for
+from .generation import TESTS, scores_by_tests
 from .judges import Judge, TokenListJudge
 from .plan import Plan, plan_of
 from .scorers import CHANCE, CLASSES, SCORERS, Item
 from .scorers import credit as credit_of
 from .scores import Detail, FeatureScore, Scores
+from .writers import Writer
 
 
 @names_options
@@ -26,8 +28,9 @@ def score(
     index: FeatureIndex,
     explanations: Explanation | Iterable[Explanation],
     judge: Judge | None = None,
-    scorers: Sequence[str] = ("detection", "intruder"),
+    scorers: Sequence[str] | None = None,
     *,
+    writer: Writer | None = None,
     plan: Plan | None = None,
     examples: Examples | None = None,
     batch_size: int = 256,
@@ -39,7 +42,10 @@ def score(
         index: Of the features; with its SAE attached, where the plan asks for neighbours.
         explanations: One or many, by people or by `explain`.
         judge: Who is asked; None takes `TokenListJudge()`, which looks for the words that an explanation lists.
-        scorers: Of "detection", "fuzzing" and "intruder".
+        scorers: Of "detection", "fuzzing", "intruder", "generation" and "sensitivity"; None takes detection, intruder
+            and, where there is a writer, generation.
+        writer: Who writes the texts of "generation" and "sensitivity"; a judge that writes too, or a `CorpusWriter`.
+            The index's own model and SAE are run on them.
         plan: Of the windows. None takes the one that the first explanation was made by, so that the texts that
             explained it do not score it; else `Plan()`.
         examples: What `collect` drew, in place of `plan`.
@@ -50,9 +56,11 @@ def score(
         Each explanation with its scores; features with too few windows with the reason.
 
     Raises:
-        InputError: No explanations, an unknown scorer, `plan` and `examples` together, examples of another index or
-            without one of the features, or a judge that gives something else than probabilities.
+        InputError: No explanations, an unknown scorer or one that lacks its writer, `plan` and `examples` together,
+            examples of another index or without one of the features, or a judge that gives something else than
+            probabilities.
         UnknownFeatureError: A feature lies outside [0, d_hidden).
+        FeatureIndexError: Texts are to be written, and the index has no model and SAE.
 
     Examples:
         >>> from mlxterp import autointerp
@@ -66,7 +74,7 @@ def score(
     several = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not several or not all(isinstance(one, Explanation) for one in several):
         raise InputError("explanations= is a list of Explanation values, as `explain` gives them.")
-    tasks = [checks.choice(task, "A scorer", SCORERS) for task in scorers]
+    tasks = _tasks(scorers, writer)
     size = checks.count(batch_size, "batch_size")
     judge = TokenListJudge() if judge is None else judge
     features = list(dict.fromkeys(one.feature_id for one in several))
@@ -77,9 +85,41 @@ def score(
         raise InputError(
             f"examples= has no windows of feature {missing[0]}; collect them for all that are explained."
         )
+    written = scores_by_tests(index, several, writer, tasks, drawn)
+    asked = [task for task in tasks if task in SCORERS]
     with tqdm(several, desc="score", unit="explanation", disable=hidden(verbose), delay=1.0) as bar:
-        found = [_scored(one, drawn[one.feature_id], drawn.plan.seed, judge, tasks, size) for one in bar]
-    return Scores(tuple(found), judge.name, drawn.plan.seed)
+        found = [
+            _with(_scored(one, drawn[one.feature_id], drawn.plan.seed, judge, asked, size), more)
+            for one, more in zip(bar, written, strict=True)
+        ]
+    name = writer.name if writer is not None and set(tasks) & set(TESTS) else ""
+    return Scores(tuple(found), judge.name, drawn.plan.seed, name)
+
+
+def _tasks(scorers: Sequence[str] | None, writer: Writer | None) -> list[str]:
+    """The names of scorers, each once.
+
+    Raises:
+        InputError: One is unknown, or lacks its writer.
+    """
+    if scorers is None:
+        return ["detection", "intruder", *(["generation"] if writer is not None else [])]
+    several = [scorers] if isinstance(scorers, str) else list(scorers)
+    tasks = list(dict.fromkeys(checks.choice(task, "A scorer", [*SCORERS, *TESTS]) for task in several))
+    if writer is None and (lacking := [task for task in tasks if task in TESTS]):
+        raise InputError(
+            f"{lacking[0]!r} needs texts: writer=judge where the judge can write, or"
+            " writer=autointerp.CorpusWriter(texts), which takes sentences that are there."
+        )
+    return tasks
+
+
+def _with(one: FeatureScore, more: Mapping[str, tuple[Score, Detail]]) -> FeatureScore:
+    """A result with those of the tests that were written."""
+    if not more:
+        return one
+    scored = one.explanation.scored(**{task: value for task, (value, _) in more.items()})
+    return FeatureScore(scored, {**one.details, **{task: detail for task, (_, detail) in more.items()}})
 
 
 def _scored(

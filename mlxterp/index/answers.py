@@ -297,7 +297,7 @@ class Answers(IndexBase):
         )
 
     def score(
-        self, explanations: Any, judge: Any = None, scorers: Sequence[str] = ("detection", "intruder"), *,
+        self, explanations: Any, judge: Any = None, scorers: Sequence[str] | None = None, *, writer: Any = None,
         plan: Any = None, examples: Any = None, batch_size: int = 256, verbose: bool = True,
     ) -> Any:  # fmt: skip
         """Scores explanations on windows that they were not made from; see `autointerp.score`.
@@ -305,7 +305,9 @@ class Answers(IndexBase):
         Args:
             explanations: One or many, by people or by `explain`.
             judge: Who is asked; None looks for the words that an explanation lists.
-            scorers: Of "detection", "fuzzing" and "intruder".
+            scorers: Of "detection", "fuzzing", "intruder", "generation" and "sensitivity"; None takes detection,
+                intruder and, where there is a writer, generation.
+            writer: Who writes texts on which the index's own model and SAE are run.
             plan: An `autointerp.Plan`; None takes the one that the first explanation was made by.
             examples: What `autointerp.collect` drew, in place of `plan`.
             batch_size: Questions that a judge is given at a time.
@@ -315,8 +317,8 @@ class Answers(IndexBase):
             `autointerp.Scores`.
         """
         return rooms.open(
-            "index.score", self, explanations, judge, scorers, plan=plan, examples=examples, batch_size=batch_size,
-            verbose=verbose,
+            "index.score", self, explanations, judge, scorers, writer=writer, plan=plan, examples=examples,
+            batch_size=batch_size, verbose=verbose,
         )  # fmt: skip
 
     def select_diverse(
