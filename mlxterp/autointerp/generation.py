@@ -39,7 +39,7 @@ Job = Sequence[tuple[Wanted, ...]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Tested:
+class Outcome:
     """What a feature did on texts that were written.
 
     Attributes:
@@ -97,7 +97,7 @@ class Texts:
     peaks: np.ndarray
     """float32, (rows, columns)."""
 
-    def tested(self, feature: int, job: Job) -> Tested:
+    def tested(self, feature: int, job: Job) -> Outcome:
         """What a feature does on the texts of a job, its own or another's."""
         sides = [
             [(text, k) for k, draw in enumerate(job) for text in self._of(draw, side)] for side in (0, 1)
@@ -106,7 +106,7 @@ class Texts:
         column = self.columns[feature]
         fitting, near = (self.peaks[[self.rows[text] for text, _ in side], column] for side in sides)
         draws = np.array([k for side in sides for _, k in side], dtype=np.int64)
-        return Tested(fitting, near, draws, (asked[0] - len(fitting), asked[1] - len(near)))
+        return Outcome(fitting, near, draws, (asked[0] - len(fitting), asked[1] - len(near)))
 
     def _of(self, draw: tuple[Wanted, ...], side: int) -> list[str]:
         return self.written[id(draw[side])] if side < len(draw) else []
@@ -158,7 +158,9 @@ def generation_job(explanation: str, known: Sequence[Sample], like: Sequence[Seq
     texts = tuple(dict.fromkeys(sample.example.text for sample in known))
     return [
         tuple(
-            Wanted(task, n, explanation, like=tuple(one.example for one in shown[:_LIKE]), known=texts, draw=k)
+            Wanted(
+                task, n, explanation, like=tuple(one.example for one in shown[:_LIKE]), known=texts, draw=k
+            )
             for task in ("fitting", "near_miss")
         )
         for k, shown in enumerate(like)
@@ -216,7 +218,7 @@ def _job(task: str, explanation: str, drawn: Drawn) -> Job:
     return generation_job(explanation, drawn.explaining, plain)
 
 
-def _value(task: str, own: Tested) -> float:
+def _value(task: str, own: Outcome) -> float:
     """Balanced accuracy, or the share of texts on which it fires; NaN where texts are missing."""
     if task == "sensitivity":
         return own.precision
@@ -224,7 +226,7 @@ def _value(task: str, own: Tested) -> float:
 
 
 def _scored(
-    task: str, own: Tested, control: np.ndarray, chance: float, n_draws: int, seed: int
+    task: str, own: Outcome, control: np.ndarray, chance: float, n_draws: int, seed: int
 ) -> tuple[Score, Detail] | None:
     value = _value(task, own)
     if np.isnan(value):
@@ -248,9 +250,9 @@ def _scored(
     return Score(value, chance, interval, n, lost, seed), detail
 
 
-def _draw_of(own: Tested, k: int) -> Tested:
+def _draw_of(own: Outcome, k: int) -> Outcome:
     mine, n = own.draws == k, len(own.fitting)
-    return Tested(own.fitting[mine[:n]], own.near[mine[n:]], own.draws[mine])
+    return Outcome(own.fitting[mine[:n]], own.near[mine[n:]], own.draws[mine])
 
 
 def _share_of_windows(index: FeatureIndex, feature: int, examples: Examples) -> float:

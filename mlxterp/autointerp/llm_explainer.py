@@ -23,7 +23,7 @@ from ..index.peaks import attached
 from ..lens.feature_logits import feature_logits
 from . import written_texts
 from .examples import Drawn, Sample
-from .generation import Tested, generation_job, written
+from .generation import Outcome, generation_job, written
 from .replies import Told, explanation_in
 from .styles import LEVELS, LISTED, STYLES, VERSION, Options, Shown, rendered
 from .writers import Prompt, Writer, tokens_used
@@ -44,7 +44,7 @@ class _Candidate:
 
     told: Told
     reply: str
-    tested: Tested | None = None
+    tested: Outcome | None = None
 
 
 class LLMExplainer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,16 @@ class OpenAIJudge:
         return f"{self.capabilities['model']} at {self.base_url}, prompts {VERSION}"
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
-        if not questions:
+        return self._told([asked(question) for question in questions], _read)
+
+    def _told(self, prompts: Sequence[str], read: Callable[[dict[str, Any]], float]) -> np.ndarray:
+        """What is read of the replies to questions; NaN where there is none."""
+        if not prompts:
             return np.zeros(0)
         able = self.capabilities
-        bodies = [self._body(asked(question), able) for question in questions]
+        bodies = [self._body(prompt, able) for prompt in prompts]
         replies = self._replies(bodies, [self._key(body) for body in bodies], "judge")
-        found = np.array([np.nan if reply is None else _read(reply) for reply in replies])
+        found = np.array([np.nan if reply is None else read(reply) for reply in replies])
         self._tell_lost(int(np.isnan(found).sum()), len(found), "they are NaN")
         return found
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,7 +148,10 @@ class CorpusWriter:
         order = np.random.default_rng(self._seed).permutation(len(kept))
         self._sentences = [list(kept)[i] for i in order]
         self._words = [parts_of(one) for one in self._sentences]
-        self._sets = [frozenset(words) for words in self._words]
+        self._rows: dict[str, list[int]] = {}
+        for row, words in enumerate(self._words):
+            for word in dict.fromkeys(words):
+                self._rows.setdefault(word, []).append(row)
 
     @property
     def name(self) -> str:
@@ -172,31 +176,34 @@ class CorpusWriter:
         if prompt.task in ("fitting", "near_miss"):
             words = TokenListJudge().words(prompt.explanation)
         elif prompt.task == "similar":
-            words = tuple({parts_of(word_at(one)): None for one in prompt.examples})
+            words = tuple(dict.fromkeys(parts_of(word_at(one)) for one in prompt.examples))
         else:
             return []
         words = tuple(word for word in words if word)
         n = len(self._sentences)
         first = int(np.random.default_rng([self._seed, seed]).integers(n)) if seed else 0
-        rows = [i for i in (*range(first, n), *range(first)) if self._is_new(i, prompt.known)]
-        fits = [i for i in rows if any(holds(self._words[i], word) for word in words)]
+        fits = {i for word in words for i in self._rows.get(word[0], ()) if holds(self._words[i], word)}
+        wanted = prompt.n * (prompt.draw + 1)
+        new = (i for i in sorted(fits, key=lambda i: (i - first) % n) if self._is_new(i, prompt.known))
+        shown = list(islice(new, wanted))
         if prompt.task == "near_miss":
-            fits = self._near(rows, set(fits), fits[: prompt.n * (prompt.draw + 1)], words)
-        return [self._sentences[i] for i in fits[prompt.n * prompt.draw : prompt.n * (prompt.draw + 1)]]
+            shown = self._near(shown, fits, words, prompt.known)
+        return [self._sentences[i] for i in shown[prompt.n * prompt.draw : wanted]]
 
     def _near(
-        self, rows: list[int], fits: set[int], shown: list[int], words: tuple[tuple[str, ...], ...]
+        self, shown: list[int], fits: set[int], words: tuple[tuple[str, ...], ...], known: Sequence[str]
     ) -> list[int]:
         """For each sentence that fits, one that does not and shares most other words with it; each once."""
         listed_words = {part for word in words for part in word}
-        left = [i for i in rows if i not in fits]
         found: list[int] = []
         for one in shown:
-            mine = self._sets[one] - listed_words
-            if left:
-                best = max(left, key=lambda i: len(mine & self._sets[i]) / len(mine | self._sets[i]))
-                left.remove(best)
-                found.append(best)
+            mine = set(self._words[one]) - listed_words
+            shared = Counter(i for word in sorted(mine) for i in self._rows[word])
+            alike = {
+                i: n / (len(mine) + len(set(self._words[i])) - n) for i, n in shared.items() if i not in fits
+            }
+            nearest = sorted(alike, key=lambda i: (-alike[i], i))
+            found += next(([i] for i in nearest if i not in found and self._is_new(i, known)), [])
         return found
 
     def _is_new(self, i: int, known: Sequence[str]) -> bool:

@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,11 @@ import pytest
 
 import mlxterp
 from mlxterp import InputError, MlxterpWarning, demo
-from mlxterp.autointerp import OpenAIJudge, Question
+from mlxterp.autointerp import LLMExplainer, OpenAIJudge, Plan, Question, openai_judge
 from mlxterp.errors import JudgeError
 from mlxterp.index.examples import FeatureExample
 
-pytest.importorskip("httpx", reason='pip install "mlxterp[judge]"')
+httpx = pytest.importorskip("httpx", reason='pip install "mlxterp[judge]"')
 
 
 def question(text: str = " a ball") -> Question:
@@ -255,6 +257,84 @@ def test_a_killed_run_goes_on_where_it_was(serve, tmp_path):
     assert len(every) > len(asked)
 
 
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def echo(number, body):
+    """Says which request it was, after thinking aloud."""
+    return 200, {}, reply(f"<think>hm</think> {body['messages'][-1]['content']} {number}")
+
+
+def test_a_server_writes_what_is_asked_and_nothing_twice(serve, tmp_path):
+    server = serve(echo)
+    judge = OpenAIJudge(server.url, cache=tmp_path, verbose=False)
+    found = judge.write(["a", "b", "a"], 30)
+    assert found[0] == found[2] and [one.split()[0] for one in found if one] == ["a", "b", "a"]
+    assert judge.usage["asked"] == 2 and judge.usage["tokens_out"] == 2 and judge.capabilities["thinks"]
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    [other] = judge.write([messages], 30)
+    assert other and other.startswith("u") and server.asked[-1]["messages"] == messages
+    again = OpenAIJudge(server.url, cache=tmp_path, verbose=False)
+    assert again.write(["b", "a"], 30) == [found[1], found[0]] and again.usage["asked"] == 0
+    assert again.usage["known"] == 2 and again.usage["known_tokens_in"] == 10
+    assert again.write(["a"], 31) != found[:1] and again.usage["asked"] == 1
+    assert all(not {"seed", "n"} & set(body) for body in server.asked)
+
+
+def test_draws_are_requests_of_their_own_and_each_is_kept(serve, tmp_path):
+    server = serve(echo)
+    judge = OpenAIJudge(server.url, cache=tmp_path, concurrency=3, verbose=False)
+    first = judge.write(["a"] * 4, 30, temperature=0.7)
+    assert len(set(first)) == 4
+    again = OpenAIJudge(server.url, cache=tmp_path, verbose=False)
+    assert again.write(["a"] * 4, 30, temperature=0.7) == first and again.usage["asked"] == 0
+    assert set(again.write(["a"] * 4, 30, temperature=0.7, seed=1)).isdisjoint(first)
+    assert again.usage["asked"] == 4
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (401, {}, {"error": "key"}), (404, {}, {"error": "no such model"}), (400, {}, {}), (200, {}, b"{half"),
+        (200, {}, {"choices": [{}]}), (200, {}, reply("")), (200, {}, reply("<think>never ends")), (500, {}, {}),
+        (429, {"Retry-After": "0.01"}, {}), (200, {"Claims": "5000"}, reply("x")),
+    ],
+)  # fmt: skip
+def test_what_is_not_written_is_none_and_counted(serve, fault):
+    def decide(number, body):
+        status, headers, given = fault
+        return (status, dict(headers), given) if body["messages"][0]["content"] == "bad" else ONE
+
+    judge = OpenAIJudge(serve(decide).url, retries=1, timeout=2, verbose=False)
+    with pytest.warns(MlxterpWarning, match="1 of 3"):
+        assert judge.write(["a", "bad", "b"], 8) == ["1", None, "1"]
+    assert judge.usage["failed"] == 1
+
+
+def test_thoughts_that_a_server_tells_apart_are_no_text(serve):
+    given = {
+        "choices": [{"message": {"content": None, "reasoning": "long thoughts"}, "finish_reason": "length"}]
+    }
+    server = serve(lambda number, body: (200, {}, given) if body["max_tokens"] < 1000 else ONE)
+    judge = OpenAIJudge(server.url, verbose=False)
+    assert judge.capabilities["thinks"] and judge.write(["a"], 8) == ["1"]
+
+
+def test_another_model_of_no_name_is_asked_anew(serve, tmp_path):
+    name = ["first"]
+    server = serve(lambda number, body: (200, {}, reply(name[0])))
+    assert OpenAIJudge(server.url, cache=tmp_path, verbose=False).write(["a"], 8) == ["first"]
+    name[0] = "second"
+    assert OpenAIJudge(server.url, cache=tmp_path, verbose=False).write(["a"], 8) == ["second"]
+
+
+def test_half_characters_in_texts_are_sent_as_question_marks(serve):
+    server = serve(lambda n, body: ONE)
+    judge = OpenAIJudge(server.url, verbose=False)
+    assert judge.probabilities([question(" half \ud800")]).tolist() == [1]
+    assert judge.write(["half \udfff"], 8) == ["1"] and server.asked[-1]["messages"][0]["content"] == "half ?"
+
+
 @pytest.mark.parametrize(
     "bad", [{"base_url": "localhost:8080"}, {"concurrency": 0}, {"timeout": 0}, {"retries": -1}]
 )
@@ -266,30 +346,47 @@ def test_settings_that_are_none_are_named(bad):
 # -- a real one ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """mlx_lm.server with the demo's model."""
+@contextmanager
+def served(folder: Path, home: Path) -> Iterator[str]:
+    """The address of mlx_lm.server with a model."""
     if "mlx" not in mlxterp.available_backends():
         pytest.skip("mlx is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("hub")
     run = subprocess.Popen(
-        [sys.executable, "-m", "mlx_lm", "server", "--model", str(demo.FOLDER / "model"), "--port", str(port)],
+        [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)],
         env={**os.environ, "HF_HOME": str(home)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/v1"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-            break
-        except OSError:
-            assert run.poll() is None
-            time.sleep(0.2)
-    yield url
-    run.kill()
-    run.wait()
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert run.poll() is None
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        run.kill()
+        run.wait()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """mlx_lm.server with the demo's model; it has no chat template, and no folder of a hub."""
+    with served(demo.FOLDER / "model", tmp_path_factory.mktemp("hub")) as url:
+        yield url
+
+
+def post(url: str, **body: Any) -> tuple[int, Any]:
+    """What a server says to a chat request as it is."""
+    given = {
+        "messages": [{"role": "user", "content": "Once upon a time there was a"}],
+        "max_tokens": 4,
+    } | body
+    answer = httpx.post(f"{url}/chat/completions", json={"model": "default_model", **given}, timeout=60)
+    return answer.status_code, answer.json()
 
 
 def test_a_real_server_gives_likelihoods_and_a_model_that_names_no_digit_fails_openly(real):
@@ -308,3 +405,87 @@ def test_a_real_server_gives_likelihoods_and_a_model_that_names_no_digit_fails_o
 def test_a_name_that_the_real_server_does_not_know_is_told(real):
     with pytest.raises(JudgeError, match="gpt-4o-mini"):
         OpenAIJudge(real, model="gpt-4o-mini", verbose=False).probabilities(QUESTIONS)
+
+
+def test_the_real_server_names_a_token_that_it_did_not_choose_so_only_the_sorted_ones_count(real):
+    _, given = post(real, temperature=0, logprobs=True, top_logprobs=10)
+    choice = given["choices"][0]
+    content, said = choice["logprobs"]["content"], choice["message"]["content"]
+    tops = [[one["logprob"] for one in place["top_logprobs"]] for place in content]
+    assert any(values != sorted(values, reverse=True) for values in tops)  # in no order
+    best = [max(place["top_logprobs"], key=lambda one: one["logprob"])["token"] for place in content]
+    told = [place["token"] for place in content]
+    assert "".join(best).replace("Ġ", " ").strip() == said.strip() != "".join(told).replace("Ġ", " ").strip()
+    reply = openai_judge._reply(given)
+    assert reply is not None and openai_judge._tokens(reply["top"])[0]["token"] == best[0]
+
+
+def test_the_real_server_ignores_n_and_formats_and_refuses_twelve_likelihoods(real):
+    schema = {"type": "json_object"}
+    status, given = post(real, n=3, response_format=schema)
+    assert (
+        status == 200
+        and len(given["choices"]) == 1
+        and not given["choices"][0]["message"]["content"].startswith("{")
+    )
+    assert post(real, logprobs=True, top_logprobs=12)[0] == 400 and openai_judge._TOP <= 11
+    assert post(real, logprobs=3)[0] == 400  # what older servers took
+
+
+def test_the_real_server_lists_no_models_here_and_is_used_all_the_same(real):
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{real}/models", timeout=20).raise_for_status()
+    assert OpenAIJudge(real, verbose=False).capabilities["model"] == "default_model"
+
+
+def test_the_real_server_writes_the_same_together_as_one_by_one(real, tmp_path):
+    prompts = [
+        f"Once upon a time there was a {animal}" for animal in ("dog", "cat", "bird", "fish", "cow", "pig")
+    ]
+    judge = OpenAIJudge(real, cache=tmp_path, verbose=False)
+    together = judge.write(prompts, 12)
+    assert all(together) and OpenAIJudge(real, concurrency=1, verbose=False).write(prompts, 12) == together
+    assert judge.usage["tokens_out"] <= 12 * 6 and judge.usage["tokens_in"] > 6 * 6
+    assert OpenAIJudge(real, cache=tmp_path, verbose=False).write(prompts[::-1], 12) == together[::-1]
+    draws = judge.write(prompts[:1] * 4, 12, temperature=1.0)
+    assert len(set(draws)) > 1
+
+
+def test_d21_a_real_server_explains_and_what_it_cannot_is_counted(real):
+    model, sae, texts = mlxterp.load_demo()
+    index = model.build_index(sae, [text[:700] for text in texts[:50]], verbose=False)
+    features = [int(feature) for feature in index.live[100:200:20]]
+    explainer = LLMExplainer(OpenAIJudge(real, verbose=False), "delphi")
+    plan = Plan(explaining={"top": 4}, least=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MlxterpWarning)
+        told = index.explain(features, explainer, plan=plan, verbose=False)
+    assert {one.feature_id for one in told}.isdisjoint(explainer.left_out) and told
+    assert all(one.text.strip() and "default_model" in one.source for one in told)
+    assert told[0].provenance["run"]["tokens_out"] > 0 and "<texts>" in told[0].provenance["example_prompt"]
+
+
+# -- one that answers ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def instructed(tmp_path_factory):
+    """mlx_lm.server with SmolLM2-135M-Instruct, where that was made on this machine."""
+    folder = Path(os.environ.get("MLXTERP_SMOLLM2", "/var/tmp/smollm2"))
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip("SmolLM2-135M-Instruct is not here: MLXTERP_SMOLLM2=<its folder>")
+    with served(folder, tmp_path_factory.mktemp("hub")) as url:
+        yield url
+
+
+def test_an_instruct_model_judges_by_likelihoods_and_writes(instructed):
+    judge = OpenAIJudge(instructed, verbose=False, timeout=300)
+    assert judge.capabilities["logprobs"] and not judge.capabilities["thinks"]
+    found = judge.probabilities(QUESTIONS[:3])
+    assert np.isfinite(found).all() and ((found >= 0) & (found <= 1)).all()
+    [text] = judge.write(["Write the names of two animals."], 24)
+    assert text and judge.usage["failed"] == 0
+    [refused] = OpenAIJudge(instructed, verbose=False, timeout=300).write(
+        [[{"role": "user", "content": "Say hi."}]], 8
+    )
+    assert refused

@@ -73,8 +73,10 @@ def test_the_method_is_read_also_where_the_prompt_named_it():
 @pytest.mark.parametrize(
     ("reply", "texts"),
     [
-        ("1. A dog.\n2. A cat.", ["A dog.", "A cat."]), ("Here are two texts:\n\n1) A dog.\n2) A cat.", ["A dog.", "A cat."]),
-        (" A dog.\n2. A cat.\n3. A cow.", ["A dog.", "A cat.", "A cow."]), ("- A dog.\n- A dog.\n* A cat.", ["A dog.", "A cat."]),
+        ("1. A dog.\n2. A cat.", ["A dog.", "A cat."]),
+        ("Here are two texts:\n\n1) A dog.\n2) A cat.", ["A dog.", "A cat."]),
+        (" A dog.\n2. A cat.\n3. A cow.", ["A dog.", "A cat.", "A cow."]),
+        ("- A dog.\n- A dog.\n* A cat.", ["A dog.", "A cat."]),
         ('["A dog.", "A \\"cat\\"."]', ["A dog.", 'A "cat".']), ('```json\n["A dog."]\n```', ["A dog."]),
         ('1. "A dog."\n2. “A cat.”', ["A dog.", "A cat."]), ("<think>1. no</think>1. A dog.", ["A dog."]),
         ("A dog.\n\nA cat.", ["A dog.", "A cat."]), ("", []), (None, []), ("I'm sorry, I cannot do that.", []),
