@@ -110,7 +110,7 @@ class OpenAIJudge:
             return np.zeros(0)
         able = self.capabilities
         bodies = [self._body(prompt, able) for prompt in prompts]
-        replies = self._replies(bodies, [self._key(body) for body in bodies], "judge")
+        replies = self._replies(bodies, [self._digest_of(body) for body in bodies], "judge")
         found = np.array([np.nan if reply is None else read(reply) for reply in replies])
         self._tell_lost(int(np.isnan(found).sum()), len(found), "they are NaN")
         return found
@@ -141,7 +141,7 @@ class OpenAIJudge:
         ]  # fmt: skip
         draws = numbered([digest(body) for body in bodies], warmth)
         more = {"seed": checks.seed(seed)} if warmth else {}
-        keys = [self._key(body, **more, draw=n) for body, n in zip(bodies, draws, strict=True)]
+        keys = [self._digest_of(body, **more, draw=n) for body, n in zip(bodies, draws, strict=True)]
         replies = self._replies(bodies, keys, "write")
         found = [None if reply is None else without_thinking(reply["text"]) or None for reply in replies]
         self._tell_lost(sum(one is None for one in found), len(found), "they are None")
@@ -182,7 +182,7 @@ class OpenAIJudge:
         }  # fmt: skip
         return {**body, "logprobs": True, "top_logprobs": _TOP} if able["logprobs"] else body
 
-    def _key(self, body: dict[str, Any], **more: Any) -> str:
+    def _digest_of(self, body: dict[str, Any], **more: Any) -> str:
         """Of a request, and of what the model said to the first question where its name tells it from no other."""
         unnamed = {"said": self.capabilities["said"]} if body["model"] == _UNNAMED else {}
         return digest({**body, **unnamed, **more})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -225,11 +226,13 @@ def test_what_was_answered_is_not_asked_again(serve, tmp_path):
 KILLED = """
 import os, sys, threading
 sys.path.insert(0, {root!r})
-from tests.autointerp.test_openai_judge import QUESTIONS
+from tests.autointerp.test_openai_judge import PROMPTS, QUESTIONS
 from mlxterp.autointerp import OpenAIJudge
 judge = OpenAIJudge({url!r}, cache={cache!r}, concurrency=2, verbose=False)
 judge.probabilities(QUESTIONS)
+judge.write(PROMPTS, 8, temperature=0.5)
 """
+PROMPTS = [f"write number {i // 2}" for i in range(12)]
 
 
 def test_a_killed_run_goes_on_where_it_was(serve, tmp_path):
@@ -240,28 +243,31 @@ def test_a_killed_run_goes_on_where_it_was(serve, tmp_path):
     server = serve(decide)
     root = str(Path(__file__).parents[2])
     code = KILLED.format(root=root, url=server.url, cache=str(tmp_path))
-    for _ in range(2):
+    for kill in (5, 9, 6):
         started = len(server.asked)
         run = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root})
-        while len(server.asked) < started + 5 and run.poll() is None:
+        while len(server.asked) < started + kill and run.poll() is None:
             time.sleep(0.01)
         run.kill()
         run.wait()
     time.sleep(0.3)
-    asked = [body["messages"][0]["content"] for body in server.asked]
-    OpenAIJudge(server.url, cache=tmp_path, verbose=False).probabilities(QUESTIONS)
+    before = len(server.asked)
+    judge = OpenAIJudge(server.url, cache=tmp_path, verbose=False)
+    assert judge.probabilities(QUESTIONS).tolist() == [1] * 12
+    assert judge.write(PROMPTS, 8, temperature=0.5) == ["1"] * 12
     every = [body["messages"][0]["content"] for body in server.asked]
-    texts = [text for text in every if "<text>" in text]
-    assert len(set(texts)) == 12
-    assert len(texts) <= 12 + 2 * 2  # what two open questions of each kill had asked
-    assert len(every) > len(asked)
+    questions = [text for text in every if "<text>" in text]
+    written = [text for text in every if text.startswith("write")]
+    assert len(set(questions)) == 12 and len(set(written)) == 6 and len(every) > before
+    assert 24 <= len(questions) + len(written) <= 24 + 3 * 2  # what two open questions of each kill had asked
 
 
 # -- writing ---------------------------------------------------------------------------------------
 
 
 def echo(number, body):
-    """Says which request it was, after thinking aloud."""
+    """Says which request it was, after thinking aloud; to the first question always the same."""
+    number = 0 if "digit 1" in body["messages"][-1]["content"] else number
     return 200, {}, reply(f"<think>hm</think> {body['messages'][-1]['content']} {number}")
 
 
@@ -373,9 +379,15 @@ def served(folder: Path, home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """mlx_lm.server with the demo's model; it has no chat template, and no folder of a hub."""
-    with served(demo.FOLDER / "model", tmp_path_factory.mktemp("hub")) as url:
+def hub(tmp_path_factory):
+    """Where a server looks for models of a hub."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="module")
+def real(hub):
+    """mlx_lm.server with the demo's model, which has no chat template."""
+    with served(demo.FOLDER / "model", hub) as url:
         yield url
 
 
@@ -432,7 +444,8 @@ def test_the_real_server_ignores_n_and_formats_and_refuses_twelve_likelihoods(re
     assert post(real, logprobs=3)[0] == 400  # what older servers took
 
 
-def test_the_real_server_lists_no_models_here_and_is_used_all_the_same(real):
+def test_the_real_server_fails_where_it_should_list_models_and_is_used_all_the_same(real, hub):
+    shutil.rmtree(hub / "hub", ignore_errors=True)
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{real}/models", timeout=20).raise_for_status()
     assert OpenAIJudge(real, verbose=False).capabilities["model"] == "default_model"
@@ -454,9 +467,9 @@ def test_the_real_server_writes_the_same_together_as_one_by_one(real, tmp_path):
 def test_d21_a_real_server_explains_and_what_it_cannot_is_counted(real):
     model, sae, texts = mlxterp.load_demo()
     index = model.build_index(sae, [text[:700] for text in texts[:50]], verbose=False)
-    features = [int(feature) for feature in index.live[100:200:20]]
-    explainer = LLMExplainer(OpenAIJudge(real, verbose=False), "delphi")
-    plan = Plan(explaining={"top": 4}, least=2)
+    features = [int(feature) for feature in index.live[100:220:40]]
+    explainer = LLMExplainer(OpenAIJudge(real, verbose=False), "delphi", examples=(), max_tokens=12)
+    plan = Plan(explaining={"top": 3}, least=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MlxterpWarning)
         told = index.explain(features, explainer, plan=plan, verbose=False)
@@ -478,6 +491,7 @@ def instructed(tmp_path_factory):
         yield url
 
 
+@pytest.mark.slow
 def test_an_instruct_model_judges_by_likelihoods_and_writes(instructed):
     judge = OpenAIJudge(instructed, verbose=False, timeout=300)
     assert judge.capabilities["logprobs"] and not judge.capabilities["thinks"]

@@ -1,0 +1,112 @@
+"""How much faster a judge on mlx_lm.server answers where eight questions are open at a time.
+
+    pip install ".[cpu,judge]" && python benchmarks/autointerp_server.py [--model FOLDER] [--rounds 5] [--questions 32]
+
+Starts mlx_lm.server with a model (by default the embedded one) and asks the same detection questions one by one and
+eight at a time, with no cache, then has as many texts of 32 tokens written. Rounds take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlxterp  # isort: skip  (first: it brings MLX an optimised BLAS)
+
+from common import interleaved, ratio, report
+
+from mlxterp import autointerp, demo
+from mlxterp.autointerp import OpenAIJudge, Question
+
+_WRITTEN = 32
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of mlx_lm.server with a model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as home:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)],
+            env={**os.environ, "HF_HOME": home}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            while run.poll() is None:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            run.kill()
+            run.wait()
+
+
+def questions(n: int) -> list[Question]:
+    """Detection questions about features of the embedded SAE."""
+    model, sae, texts = mlxterp.load_demo()
+    index = model.build_index(sae, [text[:700] for text in texts[:60]], verbose=False)
+    drawn = autointerp.collect(index, [int(f) for f in index.live[3:300:17]], verbose=False)
+    explainer = autointerp.TokenListExplainer()
+    found = []
+    for feature, one in drawn.items():
+        told = None if one.reason else explainer.explain(feature, one.explaining)
+        if told is not None:
+            found += [Question("detection", told.text, sample.example) for sample in one.draws[0]]
+    return found[:n]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=demo.FOLDER / "model")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--questions", type=int, default=32)
+    asked = parser.parse_args()
+    several = questions(asked.questions)
+    prompts = [f"Once upon a time, number {i}, there was" for i in range(len(several))]
+    warnings.simplefilter("ignore", mlxterp.MlxterpWarning)  # the embedded model names no digit
+    with served(asked.model) as url:
+
+        def judge(at_once: int) -> OpenAIJudge:
+            return OpenAIJudge(url, concurrency=at_once, timeout=600, verbose=False)
+
+        times = interleaved(
+            {
+                "judge, 1": lambda: judge(1).probabilities(several),
+                "judge, 8": lambda: judge(8).probabilities(several),
+                "write, 1": lambda: judge(1).write(prompts, _WRITTEN),
+                "write, 8": lambda: judge(8).write(prompts, _WRITTEN),
+            },
+            asked.rounds, warm_up=1,
+        )  # fmt: skip
+    rows: dict[str, Any] = {
+        f"{len(several)} questions: 8 at once, × as fast as one by one": ratio(times, "judge, 1", "judge, 8"),
+        f"{len(several)} texts of {_WRITTEN} tokens: 8 at once, × as fast as one by one": ratio(
+            times, "write, 1", "write, 8"
+        ),
+    }
+    report(
+        f"autointerp_server{'' if asked.model == demo.FOLDER / 'model' else '-' + asked.model.name}",
+        rows,
+        ["wall time, median of the rounds' ratios, on a machine that other work shared"],
+    )
+
+
+if __name__ == "__main__":
+    main()
