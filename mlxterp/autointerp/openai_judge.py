@@ -47,7 +47,7 @@ class OpenAIJudge:
 
     Args:
         base_url: Such as "http://127.0.0.1:8080/v1"; None takes OPENAI_BASE_URL, else OpenAI's own.
-        model: A name that the server knows; None takes the first that it lists.
+        model: A name that the server knows; None takes the one that it was started with, or the first that it lists.
         api_key: None takes OPENAI_API_KEY.
         concurrency: Questions that are open at a time.
         cache: A folder for the answers; None keeps them in memory.
@@ -232,10 +232,21 @@ class OpenAIJudge:
     # -- what it can do -----------------------------------------------------------------------
 
     def _probe(self) -> dict[str, Any]:
-        """Asks one short question, with and without what not every server takes."""
-        model = self._given or self._listed()
+        """What the first model can do that answers; see `_names`."""
+        status, said, model = 0, "", ""
+        for model in [self._given] if self._given else self._names():
+            found = self._probed(model)
+            if isinstance(found, dict):
+                return found
+            status, said = found
+            if status != 404:
+                break
+        raise JudgeError(self._refused(status, said, model))
+
+    def _probed(self, model: str) -> dict[str, Any] | tuple[int, str]:
+        """Asks one short question, with and without what not every server takes; else the status, and what was said."""
         prompt = "Answer with the digit 1.\nAnswer (1 or 0):"
-        said = ""
+        status, told = 0, ""
         for settings in ({"chat_template_kwargs": {"enable_thinking": False}}, {}):
             for logprobs in (True, False):
                 able = {"model": model, "logprobs": logprobs, "thinks": False, "settings": settings}
@@ -246,10 +257,10 @@ class OpenAIJudge:
                     thinks = empty or "<think" in reply["text"]
                     heard = [reply["text"], *(str(one.get("token")) for one in _tokens(reply["top"]))]
                     return {**able, "logprobs": has, "thinks": thinks, "said": digest({"said": heard})}
-                said = f"status {status}: {str(given)[:200]}"
+                told = f"status {status}: {str(given)[:200]}"
                 if status in (0, 401, 403, 404):
-                    raise JudgeError(self._refused(status, said, model))
-        raise JudgeError(self._refused(0, said, model))
+                    return status, told
+        return 0, told
 
     def _refused(self, status: int, said: str, model: str) -> str:
         told = f"The judge at {self.base_url} cannot be used ({said})."
@@ -259,15 +270,20 @@ class OpenAIJudge:
             return f"{told} Does it know the model {model!r}? Give model=… as the server calls it."
         return f"{told} Is it running? Start one with: mlx_lm.server --model <model>, and give its base_url=…/v1."
 
-    def _listed(self) -> str:
-        """The first model that the server lists; "default_model" where it lists none, as mlx_lm.server takes it."""
+    def _names(self) -> list[str]:
+        """Models to try: the one that the server lists; of none or several, its unnamed one first.
+
+        mlx_lm.server lists all that lie in the hub's folder before the one that it was started with, by its path.
+        """
         import httpx
 
         try:
             given = _json(self._client.get(f"{self.base_url}/models"))
-            return str(given["data"][0]["id"])
+            listed = [str(one["id"]) for one in given["data"]]
         except (httpx.HTTPError, KeyError, IndexError, TypeError):
-            return _UNNAMED
+            listed = []
+        only = len(listed) == 1 and not os.path.isabs(listed[0])
+        return listed if only else [_UNNAMED, *listed[:1]]
 
 
 def _client(key: str, timeout: float) -> Any:

@@ -55,12 +55,15 @@ class Server:
 
     def __init__(self, decide: Callable[[int, dict[str, Any]], tuple[int, dict[str, str], Any]]):
         self.asked: list[dict[str, Any]] = []
+        self.models: list[str] = []
         lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                self.say(404, {}, "nothing here")
+                names = outer.models
+                listed = (200, {}, {"data": [{"id": name} for name in names]})
+                self.say(*(listed if names else (404, {}, "nothing here")))
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -188,6 +191,19 @@ def test_a_server_that_cannot_be_used_says_why(serve, status, said):
     judge = OpenAIJudge(serve(lambda n, body: (status, {}, {"error": "no"})).url, verbose=False)
     with pytest.raises(JudgeError, match=said):
         judge.probabilities(QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("listed", "knows", "taken"),
+    [
+        (["one"], "one", "one"), (["one", "two"], "one", "one"), (["one", "two"], "default_model", "default_model"),
+        (["/a/b"], "default_model", "default_model"), ([], "default_model", "default_model"),
+    ],
+)  # fmt: skip
+def test_without_a_name_the_servers_own_model_is_taken(serve, listed, knows, taken):
+    server = serve(lambda n, body: ONE if body["model"] == knows else (404, {}, {"error": "no such model"}))
+    server.models = listed
+    assert OpenAIJudge(server.url, verbose=False).capabilities["model"] == taken
 
 
 def test_a_server_that_is_not_there_is_named():
@@ -444,10 +460,18 @@ def test_the_real_server_ignores_n_and_formats_and_refuses_twelve_likelihoods(re
     assert post(real, logprobs=3)[0] == 400  # what older servers took
 
 
-def test_the_real_server_fails_where_it_should_list_models_and_is_used_all_the_same(real, hub):
+def test_the_real_server_lists_nothing_or_others_first_and_is_asked_for_its_own(real, hub):
     shutil.rmtree(hub / "hub", ignore_errors=True)
-    with pytest.raises(httpx.HTTPError):
-        httpx.get(f"{real}/models", timeout=20).raise_for_status()
+    assert httpx.get(f"{real}/models", timeout=20).text == ""  # it dies on the way
+    assert OpenAIJudge(real, verbose=False).capabilities["model"] == "default_model"
+    other = hub / "hub" / "models--some--other"
+    (other / "refs").mkdir(parents=True)
+    (other / "refs" / "main").write_text("0" * 40)
+    (other / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    for name in ("config.json", "model.safetensors.index.json", "tokenizer_config.json"):
+        (other / "snapshots" / ("0" * 40) / name).write_text("{}")
+    listed = [one["id"] for one in httpx.get(f"{real}/models", timeout=20).json()["data"]]
+    assert listed[0] == "some/other" and len(listed) == 2
     assert OpenAIJudge(real, verbose=False).capabilities["model"] == "default_model"
 
 
