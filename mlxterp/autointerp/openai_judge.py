@@ -81,7 +81,7 @@ class OpenAIJudge:
         self._known = AnswerCache(None if cache is None else Path(cache))
         self._client: Any = _client(self._key, self._timeout)
         self._able: dict[str, Any] | None = None
-        self.usage = dict.fromkeys(_USAGE, 0)
+        self.usage: dict[str, int] = dict.fromkeys(_USAGE, 0)
         """What was asked of the server and the tokens that it counted; "known" came from the cache."""
         self._lock = threading.Lock()
 

@@ -113,12 +113,8 @@ class Scores(LinesView, Sequence[FeatureScore]):
             return None
         values = np.array([one.scores[task].value for one in scored])
         failed = sum(one.scores[task].failed for one in scored)
-        chances = {one.scores[task].chance or 0.0 for one in scored}
-        chance = (
-            chances.pop()
-            if len(chances) == 1
-            else float(np.mean([one.scores[task].chance for one in scored]))
-        )
+        chances = [one.scores[task].chance or 0.0 for one in scored]
+        chance = chances[0] if len(set(chances)) == 1 else float(np.mean(chances))
         interval = bootstrap(values, seed=self.seed)
         return Score(float(values.mean()), chance, interval, len(values), failed, self.seed)
 

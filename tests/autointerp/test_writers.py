@@ -135,7 +135,7 @@ def test_a_writer_of_ones_own_needs_a_name_and_write():
     class Mine:
         name = "mine"
 
-        def write(self, prompts, max_tokens=256, *, temperature=0.0, seed=0):
+        def write(self, prompts, max_tokens=256, *, temperature=0.0, seed=0) -> list[str | None]:
             return [f"[EXPLANATION]: what {i} means" for i in range(len(prompts))]
 
     samples = [autointerp.Sample(window(" a", at=0, strengths=[1.0]), "top", True, 9)]
