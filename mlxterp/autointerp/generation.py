@@ -28,6 +28,8 @@ TESTS = ("generation", "sensitivity")
 """Scorers that need a writer, and no judge."""
 TEXTS = 10
 """That should fire, and as many near misses, over all draws."""
+TESTED_BY = "tested_by"
+"""In the provenance of an explanation that was chosen among candidates by a generation test: who wrote its texts."""
 _LIKE, _EXAMPLES = 3, 8
 """Windows that show what kind of texts are wanted; that sensitivity shows."""
 _WINDOWS = 200
@@ -147,24 +149,28 @@ def _once(job: Job, texts: dict[int, list[str]]) -> None:
             seen.update(texts[id(wanted)])
 
 
-def generation_job(explanation: str, known: Sequence[Sample], like: Sequence[Sequence[Sample]]) -> Job:
+def generation_job(
+    explanation: str, known: Sequence[Sample], like: Sequence[Sequence[Sample]], part: int | None = None
+) -> Job:
     """What a generation test wants.
 
     Args:
         known: Windows whose texts are not to be copied.
         like: For each draw, windows that show what kind of texts these are.
+        part: See `Prompt`.
     """
     n = ceil(TEXTS / len(like))
     texts = tuple(dict.fromkeys(sample.example.text for sample in known))
-    return [
-        tuple(
-            Wanted(
-                task, n, explanation, like=tuple(one.example for one in shown[:_LIKE]), known=texts, draw=k
+    job = []
+    for k, samples in enumerate(like):
+        shown = tuple(one.example for one in samples[:_LIKE])
+        job.append(
+            tuple(
+                Wanted(task, n, explanation, like=shown, known=texts, draw=k, part=part)
+                for task in ("fitting", "near_miss")
             )
-            for task in ("fitting", "near_miss")
         )
-        for k, shown in enumerate(like)
-    ]
+    return job
 
 
 def sensitivity_job(drawn: Drawn) -> Job:
@@ -197,7 +203,7 @@ def scores_by_tests(
     seed = examples.plan.seed
     features = [explanations[i].feature_id for i in kept]
     for task in (task for task in TESTS if task in tasks):
-        jobs = [_job(task, explanations[i].text, examples[explanations[i].feature_id]) for i in kept]
+        jobs = [_job(task, explanations[i], examples[explanations[i].feature_id]) for i in kept]
         texts = written(index, features, jobs, writer, seed)
         for place, i in enumerate(kept):
             others = [job for k, job in enumerate(jobs) if features[k] != features[place]][:_OTHERS]
@@ -210,12 +216,13 @@ def scores_by_tests(
     return found
 
 
-def _job(task: str, explanation: str, drawn: Drawn) -> Job:
+def _job(task: str, explanation: Explanation, drawn: Drawn) -> Job:
     if task == "sensitivity":
         return sensitivity_job(drawn)
     inactive = [[one for one in samples if not one.active] for samples in drawn.draws]
     plain = [[one for one in samples if one.kind == "random"] or samples for samples in inactive]
-    return generation_job(explanation, drawn.explaining, plain)
+    part = 0 if TESTED_BY in explanation.provenance else None
+    return generation_job(explanation.text, drawn.explaining, plain, part)
 
 
 def _value(task: str, own: Outcome) -> float:

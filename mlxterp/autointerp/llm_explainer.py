@@ -23,7 +23,8 @@ from ..index.peaks import attached
 from ..lens.feature_logits import feature_logits
 from . import written_texts
 from .examples import Drawn, Sample
-from .generation import Outcome, generation_job, written
+from .generation import TESTED_BY, Outcome, generation_job, written
+from .marks import whole
 from .replies import Told, explanation_in
 from .styles import LEVELS, LISTED, STYLES, VERSION, Options, Shown, rendered
 from .writers import Prompt, Writer, tokens_used
@@ -169,7 +170,7 @@ class LLMExplainer:
         several = [prompt for prompt in prompts for _ in range(self._n)]
         replies = self._judge.write(several, self._tokens, temperature=self._warmth, seed=self._seed)
         groups = [
-            [_Candidate(self._read(reply), reply or "") for reply in replies[k : k + self._n]]
+            [_Candidate(self._read(reply), whole(reply or "")) for reply in replies[k : k + self._n]]
             for k in range(0, len(replies), self._n)
         ]
         if self._n > 1 and index is not None:
@@ -196,10 +197,12 @@ class LLMExplainer:
         return found
 
     def _read(self, reply: str | None) -> Told:
-        style = self._style
-        return explanation_in(
-            reply, style.labels, style.words, self._options.cot, "" if self._options.cot else style.ending
-        )
+        style, starts = self._style, "" if self._options.cot else self._style.ending
+        told = explanation_in(reply, style.labels, style.words, self._options.cot, starts)
+        cases = [explanation_in(case, style.labels).text for case in style.cases.values()]
+        if told.text is not None and any(case and told.text.startswith(case) for case in cases):
+            return Told(reason="it says a worked case of the prompt again", method=told.method)
+        return told
 
     def _promoted(self, index: FeatureIndex | None, features: Sequence[int]) -> list[tuple[str, ...]]:
         """Tokens that each feature makes likelier; none where they are not asked for."""
@@ -227,7 +230,7 @@ class LLMExplainer:
         for k, (one, group) in enumerate(zip(drawn, groups, strict=True)):
             for text in dict.fromkeys(c.told.text for c in group if differ[k] and c.told.text is not None):
                 plain = [sample for sample in one.contrast if sample.kind == "random"] or list(one.contrast)
-                jobs.append(generation_job(text, one.explaining, [plain]))
+                jobs.append(generation_job(text, one.explaining, [plain], part=1))
                 features.append(one.feature_id)
                 keys.append((k, text))
         texts = written(index, features, jobs, self._writer, self._seed)
@@ -256,7 +259,7 @@ class LLMExplainer:
             about |= {"method": told.method, "of": _WAYS[told.method]}
         if self._n > 1:
             about["candidates"] = [_described(one) for one in group]
-            about["tested_by"] = {"writer": self._writer.name, "prompts": written_texts.VERSION}
+            about[TESTED_BY] = {"writer": self._writer.name, "prompts": written_texts.VERSION}
         return about
 
     def _used(self) -> tuple[int, int]:

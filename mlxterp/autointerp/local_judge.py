@@ -50,9 +50,9 @@ class LocalJudge:
         has_template = bool(getattr(tokenizer, "chat_template", None))
         self._chat = has_template if chat is None else chat
         self._answers = self._tokens()
-        self._written: dict[_Key, str | None] = {}
-        self.usage = {"tokens_in": 0, "tokens_out": 0}
-        """Tokens that `write` has read and written."""
+        self._written: dict[_Key, tuple[str | None, int, int]] = {}
+        self.usage = dict.fromkeys(("tokens_in", "tokens_out", "known_tokens_in", "known_tokens_out"), 0)
+        """Tokens that `write` has read and written, and those of what it knew already."""
 
     @property
     def name(self) -> str:
@@ -90,12 +90,15 @@ class LocalJudge:
         new = [key for key in dict.fromkeys(keys) if key not in self._written]
         if new:
             self._written |= self._continued(new)
-        return [self._written[key] for key in keys]
+        for key in dict.fromkeys(keys):
+            for name, n in zip(("tokens_in", "tokens_out"), self._written[key][1:], strict=True):
+                self.usage[name if key in new else f"known_{name}"] += n
+        return [self._written[key][0] for key in keys]
 
-    def _continued(self, keys: Sequence[_Key]) -> dict[_Key, str | None]:
-        """What the model writes, by key."""
+    def _continued(self, keys: Sequence[_Key]) -> dict[_Key, tuple[str | None, int, int]]:
+        """What the model writes, by key, with the tokens that it read and wrote."""
         anatomy = self._session.plain
-        found: dict[_Key, str | None] = dict.fromkeys(keys)
+        found: dict[_Key, tuple[str | None, int, int]] = dict.fromkeys(keys, (None, 0, 0))
         ids = {key: self._ids(key[0]) for key in keys}
         longest = anatomy.model.max_positions if anatomy.model.learned_positions else None
         fits = [key for key in keys if longest is None or len(ids[key]) + key[1] <= longest]
@@ -115,9 +118,8 @@ class LocalJudge:
         ]
         several = continued(anatomy, [ids[key] for key in fits], asked_for, verbose=False)
         for key, one in zip(fits, several, strict=True):
-            self.usage["tokens_in"] += len(ids[key])
-            self.usage["tokens_out"] += len(one.tokens)
-            found[key] = None if one.failure is not None else without_thinking(one.text) or None
+            text = None if one.failure is not None else without_thinking(one.text) or None
+            found[key] = text, len(ids[key]), len(one.tokens)
         return found
 
     def _ids(self, prompt: str) -> list[int]:

@@ -34,6 +34,11 @@ def plain(written: str) -> str:
     return _ESCAPE.sub(own, written)
 
 
+def whole(text: str) -> str:
+    """A text that UTF-8 can hold: half characters (lone surrogates) become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def marked_line(tokens: Iterable[str], marks: Iterable[bool]) -> str:
     """Tokens in one line, each run of marked ones in << >>."""
     parts, inside = [], False

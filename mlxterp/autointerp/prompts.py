@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from .judges import Question
+from .marks import whole
 
 TASKS = {
     "detection": (
@@ -46,8 +47,7 @@ def _marked(question: Question) -> str:
 
 def _fenced(text: str) -> str:
     """A window that cannot end its own fence, and that UTF-8 can hold."""
-    whole = text.encode("utf-8", "replace").decode("utf-8")
-    return whole.replace("<text>", "< text>").replace("</text>", "< /text>")
+    return whole(text).replace("<text>", "< text>").replace("</text>", "< /text>")
 
 
 def _plain(explanation: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .answers import without_thinking
+from .marks import whole
 from .styles import UNCLEAR
 
 _FENCE = re.compile(r"^\s*```.*$", re.MULTILINE)
@@ -19,6 +20,10 @@ _REFUSED = re.compile(
 _OPENING = re.compile(
     r"^\s*(?:sure|certainly|of course|okay|ok|here (?:is|are)|here['’]s)\b[^\n]*:\s*$", re.I
 )
+_AGAIN = re.compile(
+    r"\s*(?:\bthis (?:feature|neuron|latent) (?:activates|fires) on\b|</?texts>).*", re.I | re.S
+)
+"""Where a model that was not made to stop begins anew."""
 _NUMBER = re.compile(r"^\s*(?:\(?\d{1,3}[.):\]]|[-*•–])\s+")
 _HEADING = re.compile(r"^\W{0,6}(?:final )?explanation\W{0,4}:[*_\s]{0,3}", re.IGNORECASE | re.MULTILINE)
 _UNCLEAR = re.compile(
@@ -65,7 +70,7 @@ def explanation_in(
     """
     if not isinstance(reply, str) or not without_thinking(reply):
         return Told(reason="no reply, or an empty one")
-    said = _FENCE.sub("", without_thinking(reply))
+    said = _FENCE.sub("", without_thinking(whole(reply)))
     if _REFUSED.match(said.strip()):
         return Told(reason="it would not answer")
     method = _METHOD.findall(f"{starts} {said}")
@@ -84,7 +89,7 @@ def texts_in(reply: Any, n: int) -> list[str]:
     """
     if not isinstance(reply, str):
         return []
-    said = _FENCE.sub("", without_thinking(reply)).strip()
+    said = _FENCE.sub("", without_thinking(whole(reply))).strip()
     listed = _json_list(said)
     if listed is None:
         rows = [row for row in said.splitlines() if row.strip() and not _OPENING.match(row)]
@@ -117,6 +122,7 @@ def _paragraph(text: str) -> str:
     first = next((part for part in re.split(r"\n\s*\n", text.strip()) if part.strip(_WRAPPED)), "")
     line = " ".join(first.split()).strip(_WRAPPED)
     line = re.sub(r"\[/?explanation\]:?", "", line, flags=re.IGNORECASE).strip(_WRAPPED)
+    line = _AGAIN.sub("", line)
     return _unquoted(line.removeprefix(":").strip(_WRAPPED))
 
 
@@ -153,4 +159,4 @@ def _json_list(said: str) -> list[str] | None:
         found = json.loads(said[first : end + 1])
     except (ValueError, RecursionError):
         return None
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else None
+    return [whole(one) for one in found if isinstance(one, str)] if isinstance(found, list) else None

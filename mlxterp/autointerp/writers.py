@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..index.examples import FeatureExample
 from .explainers import word_at
 from .judges import TokenListJudge, holds, parts_of
+from .marks import whole
 
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+[\"”’']*")
 _SHORTEST, _LONGEST = 4, 40
@@ -38,6 +39,8 @@ class Prompt:
         examples: Windows that are shown.
         known: Whole texts that what is written may not be taken from.
         draw: Which of several draws this is, from 0.
+        part: 1 where a choice among candidates is made by these texts, 0 where what was chosen so is scored: the two
+            share none. None where nothing is chosen.
     """
 
     text: str
@@ -47,6 +50,7 @@ class Prompt:
     examples: tuple[FeatureExample, ...] = ()
     known: tuple[str, ...] = ()
     draw: int = 0
+    part: int | None = None
 
 
 Asked = Prompt | str | Sequence[Mapping[str, str]]
@@ -84,7 +88,7 @@ def messages_of(asked: Asked) -> list[dict[str, str]]:
     if isinstance(asked, (str, Prompt)):
         asked = [{"role": "user", "content": asked if isinstance(asked, str) else asked.text}]
     try:
-        found = [{"role": _whole(one["role"]), "content": _whole(one["content"])} for one in asked]
+        found = [{"role": whole(str(one["role"])), "content": whole(one["content"])} for one in asked]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"A prompt is text, a Prompt, or messages with role and content; got {asked!r:.80}."
@@ -183,15 +187,15 @@ class CorpusWriter:
         n = len(self._sentences)
         first = int(np.random.default_rng([self._seed, seed]).integers(n)) if seed else 0
         fits = {i for word in words for i in self._rows.get(word[0], ()) if holds(self._words[i], word)}
-        wanted = prompt.n * (prompt.draw + 1)
-        new = (i for i in sorted(fits, key=lambda i: (i - first) % n) if self._is_new(i, prompt.known))
-        shown = list(islice(new, wanted))
+        left_out = {i for i in range(n) if prompt.part is not None and i % 2 != prompt.part}
+        rows = sorted(fits - left_out, key=lambda i: (i - first) % n)
+        shown = list(islice((i for i in rows if self._is_new(i, prompt.known)), prompt.n * (prompt.draw + 1)))
         if prompt.task == "near_miss":
-            shown = self._near(shown, fits, words, prompt.known)
-        return [self._sentences[i] for i in shown[prompt.n * prompt.draw : wanted]]
+            shown = self._near(shown, fits | left_out, words, prompt.known)
+        return [self._sentences[i] for i in shown[prompt.n * prompt.draw :]]
 
     def _near(
-        self, shown: list[int], fits: set[int], words: tuple[tuple[str, ...], ...], known: Sequence[str]
+        self, shown: list[int], without: set[int], words: tuple[tuple[str, ...], ...], known: Sequence[str]
     ) -> list[int]:
         """For each sentence that fits, one that does not and shares most other words with it; each once."""
         listed_words = {part for word in words for part in word}
@@ -200,7 +204,9 @@ class CorpusWriter:
             mine = set(self._words[one]) - listed_words
             shared = Counter(i for word in sorted(mine) for i in self._rows[word])
             alike = {
-                i: n / (len(mine) + len(set(self._words[i])) - n) for i, n in shared.items() if i not in fits
+                i: n / (len(mine) + len(set(self._words[i])) - n)
+                for i, n in shared.items()
+                if i not in without
             }
             nearest = sorted(alike, key=lambda i: (-alike[i], i))
             found += next(([i] for i in nearest if i not in found and self._is_new(i, known)), [])
@@ -208,7 +214,3 @@ class CorpusWriter:
 
     def _is_new(self, i: int, known: Sequence[str]) -> bool:
         return not any(self._sentences[i] in text for text in known)
-
-
-def _whole(text: Any) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")

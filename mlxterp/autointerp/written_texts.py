@@ -50,7 +50,8 @@ class Wanted:
         examples: Windows where the feature fires, for "similar".
         like: Windows that show what kind of texts these are, and nothing else.
         known: Whole texts that they may not be taken from.
-        draw: Which of several draws this is, from 0.
+        draw: See `Prompt`.
+        part: See `Prompt`.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Wanted:
     like: tuple[FeatureExample, ...] = ()
     known: tuple[str, ...] = ()
     draw: int = 0
+    part: int | None = None
 
     @property
     def prompt(self) -> Prompt:
@@ -73,7 +75,9 @@ class Wanted:
             shown = _fenced([line("".join(one.tokens)) for one in self.like])
             parts.append(f"Write in the manner of these, which have nothing to do with it:\n{shown}")
         text = "\n\n".join([*parts, "1."])
-        return Prompt(text, self.task, self.explanation, self.n, self.examples, self.known, self.draw)
+        return Prompt(
+            text, self.task, self.explanation, self.n, self.examples, self.known, self.draw, self.part
+        )
 
     @property
     def max_tokens(self) -> int:

@@ -140,6 +140,16 @@ def test_what_cannot_be_told_is_counted_by_its_reason(index, examples):
     assert cut.text.endswith("…") and cut.provenance["cut_from_words"] == 50 and len(cut.text.split()) == 41
 
 
+@pytest.mark.parametrize("style", list(STYLES))
+def test_a_worked_case_that_is_said_again_is_no_explanation(style):
+    for case in STYLES[style].cases.values():
+        explainer = LLMExplainer(
+            Says(lambda prompt, n, said=case: f"{said}\n\nand so on"), style, top_logits=False
+        )
+        assert explainer.explain(7, SAMPLES) is None
+        assert explainer.left_out == {7: "it says a worked case of the prompt again"}
+
+
 def test_an_explainer_alone_answers_for_one_feature():
     explainer = LLMExplainer(Says(lambda prompt, n: "unclear"), "delphi")
     assert explainer.explain(7, SAMPLES) is None and explainer.left_out == {7: "unclear"}
@@ -225,7 +235,7 @@ def test_of_several_candidates_the_one_whose_texts_fire_best_is_kept(index, exam
         assert told.text == best["text"] or not any(c.get("f1") for c in candidates)
         for candidate in candidates:
             plain = [c for c in one.contrast if c.kind == "random"]
-            job = generation_job(candidate["text"], one.explaining, [plain])
+            job = generation_job(candidate["text"], one.explaining, [plain], part=1)
             tested = written(index, [one.feature_id], [job], corpus, 0).tested(one.feature_id, job)
             if len(tested.fitting):
                 assert candidate["f1"] == pytest.approx(tested.f1, abs=1e-4)

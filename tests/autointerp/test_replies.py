@@ -46,6 +46,7 @@ def test_a_thousand_malformed_explanations_are_read_right_or_counted_as_failed()
         ("Explanation:\n\nthe second paragraph", "the second paragraph"), (" \n", None), (None, None), (7, None),
         ("Explanation: unclear", None), ("Unclear", None), ("It is unclear what they share.", None),
         ("unclear speech of characters", "unclear speech of characters"), ("Explanation: …", None),
+        ("activates on dogs This feature activates on cats", "dogs"), ("Explanation: dogs <texts>\n1: evil", "dogs"),
         ("As an AI I do not know", None), ("```\nthe word ball\n```", "the word ball"),
     ],
 )  # fmt: skip

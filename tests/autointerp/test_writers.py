@@ -38,7 +38,8 @@ def test_a_local_writer_writes_nothing_twice(model):
     used = dict(judge.usage)
     assert first[0] == first[1] and used["tokens_out"] == 6
     assert used["tokens_in"] == len(model.tokenize(PROMPTS[0]))
-    assert judge.write([Prompt(PROMPTS[0], "explain")], 6) == first[:1] and judge.usage == used
+    assert judge.write([Prompt(PROMPTS[0], "explain")], 6) == first[:1]
+    assert judge.usage == used | {"known_tokens_in": used["tokens_in"], "known_tokens_out": 6}
     assert judge.write([], 6) == []
 
 
@@ -118,6 +119,15 @@ def test_known_texts_are_never_taken_and_draws_take_others():
     first, second = (written(writer, "fitting", '"red"', 1, draw=k) for k in (0, 1))
     assert len(first) == len(second) == 1 and first != second
     assert written(writer, "fitting", '"red"', 1, draw=3) == []
+
+
+def test_a_choice_and_its_score_share_no_sentence():
+    writer = CorpusWriter(
+        [f"The {kind} ball number {i} is here." for i in range(9) for kind in ("red", "big")]
+    )
+    for task in ("fitting", "near_miss"):
+        chosen, scored = (set(written(writer, task, '"red"', 9, part=part)) for part in (1, 0))
+        assert chosen and scored and chosen.isdisjoint(scored)
 
 
 def test_a_corpus_explains_nothing_and_one_seed_takes_the_same():
