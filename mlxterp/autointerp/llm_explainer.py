@@ -7,6 +7,7 @@ which needs no training (SAEExplainer, 2026, trains on that reward).
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from .examples import Drawn, Sample
 from .generation import TESTED_BY, Outcome, generation_job, written
 from .marks import whole
 from .replies import Told, explanation_in
-from .styles import LEVELS, LISTED, STYLES, VERSION, Options, Shown, rendered
+from .styles import LEVELS, LISTED, STYLES, VERSION, Options, Shown, Style, rendered
 from .writers import Prompt, Writer, tokens_used
 
 _WARMTH = 0.7
@@ -35,6 +36,7 @@ _THINKING = 400
 """Tokens more, where steps are asked for."""
 _KEPT = 2000
 """Characters of a reply that the provenance keeps."""
+_AGAIN = "it says what stands in the prompt again"
 _WAYS = {1: "reads", 2: "writes", 3: "writes", 4: "reads"}
 """What an explanation by a method of "max-act-logits" is of: what the feature has read, or what comes next."""
 
@@ -199,10 +201,7 @@ class LLMExplainer:
     def _read(self, reply: str | None) -> Told:
         style, starts = self._style, "" if self._options.cot else self._style.ending
         told = explanation_in(reply, style.labels, style.words, self._options.cot, starts)
-        cases = [explanation_in(case, style.labels).text for case in style.cases.values()]
-        if told.text is not None and any(case and told.text.startswith(case) for case in cases):
-            return Told(reason="it says a worked case of the prompt again", method=told.method)
-        return told
+        return Told(reason=_AGAIN, method=told.method) if told.text and _is_of(style, told.text) else told
 
     def _promoted(self, index: FeatureIndex | None, features: Sequence[int]) -> list[tuple[str, ...]]:
         """Tokens that each feature makes likelier; none where they are not asked for."""
@@ -266,6 +265,16 @@ class LLMExplainer:
         """Tokens in and out of all who write here."""
         several = {id(one): tokens_used(one) for one in (self._judge, self._writer)}
         return sum(one for one, _ in several.values()), sum(one for _, one in several.values())
+
+
+def _is_of(style: Style, text: str) -> bool:
+    """Whether an explanation is one of the prompt's worked cases, or begins like a sentence of what it asks."""
+    cases = [explanation_in(case, style.labels).text for case in style.cases.values()]
+    words = re.sub(r"^\W*\d+[.)]\s*", "", text.removesuffix(" …")).lower().split()
+    asked = " ".join(style.task.split()).lower()
+    return any(case and text.startswith(case) for case in cases) or (
+        len(words) >= 4 and " ".join(words[:6]) in asked
+    )
 
 
 def _worth(candidate: _Candidate) -> tuple[bool, float]:

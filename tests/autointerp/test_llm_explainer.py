@@ -147,7 +147,17 @@ def test_a_worked_case_that_is_said_again_is_no_explanation(style):
             Says(lambda prompt, n, said=case: f"{said}\n\nand so on"), style, top_logits=False
         )
         assert explainer.explain(7, SAMPLES) is None
-        assert explainer.left_out == {7: "it says a worked case of the prompt again"}
+        assert explainer.left_out == {7: "it says what stands in the prompt again"}
+
+
+def test_what_the_prompt_asks_is_no_explanation():
+    said = "1. The strongest tokens are one word, or forms of one word. 2. And so on"
+    explainer = LLMExplainer(Says(lambda prompt, n: said), "max-act-logits", top_logits=False)
+    assert explainer.explain(7, SAMPLES) is None and "prompt again" in explainer.left_out[7]
+    found = LLMExplainer(Says(lambda prompt, n: "the word word"), "max-act-logits", top_logits=False).explain(
+        7, SAMPLES
+    )
+    assert found is not None
 
 
 def test_an_explainer_alone_answers_for_one_feature():
