@@ -15,6 +15,7 @@ import numpy as np
 
 from ..concepts.explanations import Explanation, Score
 from ..core.controls import bootstrap
+from ..errors import warn
 from ..index.feature_index import FeatureIndex
 from ..index.peaks import attached, peaks_on
 from ..index.windows import Windows
@@ -213,6 +214,11 @@ def scores_by_tests(
             scored = _scored(task, own, control[~np.isnan(control)], chance, len(jobs[place]), seed)
             if scored is not None:
                 found[i][task] = scored
+        if lost := [i for i in kept if task not in found[i]]:
+            warn(
+                f"{len(lost)} of {len(kept)} explanations have no {task} score, as {writer.name} wrote no texts that"
+                f" count; first for feature {explanations[lost[0]].feature_id}."
+            )
     return found
 
 

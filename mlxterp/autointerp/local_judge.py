@@ -22,6 +22,7 @@ from .writers import Asked, messages_of, numbered
 
 _Key = tuple[str, int, float, int, int]
 """A text to write: prompt, tokens at most, temperature, seed, and which draw."""
+_USAGE = ("tokens_in", "tokens_out", "known_tokens_in", "known_tokens_out")
 _PAIRS = ((" 1", " 0"), ("1", "0"))
 
 
@@ -51,7 +52,7 @@ class LocalJudge:
         self._chat = has_template if chat is None else chat
         self._answers = self._tokens()
         self._written: dict[_Key, tuple[str | None, int, int]] = {}
-        self.usage = dict.fromkeys(("tokens_in", "tokens_out", "known_tokens_in", "known_tokens_out"), 0)
+        self.usage: dict[str, int] = dict.fromkeys(_USAGE, 0)
         """Tokens that `write` has read and written, and those of what it knew already."""
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp import Explanation, InputError, autointerp
+from mlxterp import Explanation, InputError, MlxterpWarning, autointerp
 from mlxterp.autointerp import CorpusWriter, Plan
 from mlxterp.autointerp.generation import Outcome
 from mlxterp.autointerp.written_texts import TASKS, Wanted
@@ -101,6 +101,7 @@ def test_d21b_a_writer_that_knows_the_truth_scores_one_and_one_that_never_fits_s
         assert np.isnan(one.details["generation"].recall)
 
 
+@pytest.mark.filterwarnings("ignore:.*wrote no texts that count")
 def test_d21b_words_of_a_feature_do_better_on_its_own_texts_than_on_those_of_others(demo):
     index, _, _, texts, examples, told = demo
     found = index.score(told, scorers=TESTS, writer=CorpusWriter(texts), examples=examples, verbose=False)
@@ -137,7 +138,10 @@ def test_what_was_not_written_is_counted_and_read_in_both_ways(one):
     fires = peaks_on(index, texts[:8], [told.feature_id])[:, 0] != 0
     assert detail.as_wrong == pytest.approx((fires[:3].sum() / 10 + (~fires[3:]).sum() / 10) / 2)
     assert np.isnan(detail.between_draws) or np.isnan(detail.draws[1])
-    nothing = index.score(told, scorers=TESTS, writer=Gives(lambda p: None), examples=examples, verbose=False)
+    with pytest.warns(MlxterpWarning, match="1 of 1 explanations have no"):
+        nothing = index.score(
+            told, scorers=TESTS, writer=Gives(lambda p: None), examples=examples, verbose=False
+        )
     assert nothing[0].scores == {} and "generation" not in nothing.tasks
 
 
@@ -167,6 +171,7 @@ def test_sensitivity_is_the_share_of_texts_like_the_examples_on_which_it_fires(o
     assert shown.isdisjoint(sample.example.text for sample in examples[told.feature_id].explaining)
 
 
+@pytest.mark.filterwarnings("ignore:.*wrote no texts that count")
 def test_the_generation_test_is_a_default_where_there_is_a_writer(one):
     index, told, examples, texts = one
     with_writer = index.score(told, writer=CorpusWriter(texts), examples=examples, verbose=False)
@@ -212,7 +217,8 @@ def test_precision_recall_and_f1_are_those_of_the_texts(fitting, near, expected)
 def test_an_explanation_of_nothing_that_occurs_has_no_texts(one):
     index, told, examples, texts = one
     nothing = Explanation(told.feature_id, '"qqq"', "me")
-    found = index.score(
-        nothing, scorers=["generation"], writer=CorpusWriter(texts), examples=examples, verbose=False
-    )
+    with pytest.warns(MlxterpWarning, match=f"first for feature {told.feature_id}"):
+        found = index.score(
+            nothing, scorers=["generation"], writer=CorpusWriter(texts), examples=examples, verbose=False
+        )
     assert found[0].scores == {}
