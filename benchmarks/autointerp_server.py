@@ -1,6 +1,7 @@
 """How much faster a judge on mlx_lm.server answers where eight questions are open at a time.
 
-    pip install ".[cpu,judge]" && python benchmarks/autointerp_server.py [--model FOLDER] [--rounds 5] [--questions 32]
+    pip install ".[cpu,judge]" && python benchmarks/autointerp_server.py [--model FOLDER] [--rounds 5]
+        [--questions 32] [--parts judge write]
 
 Starts mlx_lm.server with a model (by default the embedded one) and asks the same detection questions one by one and
 eight at a time, with no cache, then has as many texts of 32 tokens written, after short prompts. Rounds take turns. On
@@ -91,29 +92,30 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=demo.FOLDER / "model")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=32)
+    parser.add_argument("--parts", nargs="+", choices=["judge", "write"], default=["judge", "write"])
     asked = parser.parse_args()
-    several = questions(asked.questions)
-    prompts = [f"Once upon a time, number {i}, there was" for i in range(len(several))]
+    several = questions(asked.questions) if "judge" in asked.parts else []
+    prompts = [f"Once upon a time, number {i}, there was" for i in range(asked.questions)]
     warnings.simplefilter("ignore", mlxterp.MlxterpWarning)  # the embedded model names no digit
     with served(asked.model) as (url, process):
 
         def judge(at_once: int) -> OpenAIJudge:
             return OpenAIJudge(url, concurrency=at_once, timeout=600, verbose=False)
 
-        times = interleaved(
-            {
-                "judge, 1": lambda: judge(1).probabilities(several),
-                "judge, 8": lambda: judge(8).probabilities(several),
-                "write, 1": lambda: judge(1).write(prompts, _WRITTEN),
-                "write, 8": lambda: judge(8).write(prompts, _WRITTEN),
-            },
-            asked.rounds, warm_up=1, clock=clock_of(process),
-        )  # fmt: skip
+        jobs: dict[str, Callable[[], Any]] = {
+            "judge, 1": lambda: judge(1).probabilities(several),
+            "judge, 8": lambda: judge(8).probabilities(several),
+            "write, 1": lambda: judge(1).write(prompts, _WRITTEN),
+            "write, 8": lambda: judge(8).write(prompts, _WRITTEN),
+        }
+        wanted = {name: job for name, job in jobs.items() if name.split(",")[0] in asked.parts}
+        times = interleaved(wanted, asked.rounds, warm_up=1, clock=clock_of(process))
+    said = {"judge": "questions", "write": f"texts of {_WRITTEN} tokens"}
     rows: dict[str, Any] = {
-        f"{len(several)} questions: 8 at once, × as fast as one by one": ratio(times, "judge, 1", "judge, 8"),
-        f"{len(several)} texts of {_WRITTEN} tokens: 8 at once, × as fast as one by one": ratio(
-            times, "write, 1", "write, 8"
-        ),
+        f"{asked.questions} {said[part]}: 8 at once, × as fast as one by one": ratio(
+            times, f"{part}, 1", f"{part}, 8"
+        )
+        for part in asked.parts
     }
     report(
         f"autointerp_server{'' if asked.model == demo.FOLDER / 'model' else '-' + asked.model.name}",
