@@ -507,10 +507,11 @@ def test_d21_a_real_server_explains_and_what_it_cannot_is_counted(real):
 
 @pytest.fixture(scope="module")
 def instructed(tmp_path_factory):
-    """mlx_lm.server with SmolLM2-135M-Instruct, where that was made on this machine."""
-    folder = Path(os.environ.get("MLXTERP_SMOLLM2", "/var/tmp/smollm2"))
+    """mlx_lm.server with SmolLM2-135M-Instruct, where its folder lies in the cache of the tests."""
+    cache = Path(os.environ.get("MLXTERP_TEST_CACHE", "~/.cache/mlxterp-tests")).expanduser()
+    folder = cache / "smollm2"
     if not (folder / "model.safetensors").is_file():
-        pytest.skip("SmolLM2-135M-Instruct is not here: MLXTERP_SMOLLM2=<its folder>")
+        pytest.skip("SmolLM2-135M-Instruct is not in MLXTERP_TEST_CACHE/smollm2")
     with served(folder, tmp_path_factory.mktemp("hub")) as url:
         yield url
 
@@ -522,8 +523,6 @@ def test_an_instruct_model_judges_by_likelihoods_and_writes(instructed):
     found = judge.probabilities(QUESTIONS[:3])
     assert np.isfinite(found).all() and ((found >= 0) & (found <= 1)).all()
     [text] = judge.write(["Write the names of two animals."], 24)
-    assert text and judge.usage["failed"] == 0
-    [refused] = OpenAIJudge(instructed, verbose=False, timeout=300).write(
-        [[{"role": "user", "content": "Say hi."}]], 8
-    )
-    assert refused
+    assert text
+    [said] = judge.write([[{"role": "user", "content": "Say hi."}]], 8)
+    assert said and judge.usage["failed"] == 0
