@@ -42,7 +42,9 @@ def native(model: mlxterp.InterpretableModel, key: Any) -> Any:
     backend = model.language_model.backend
     if isinstance(key, tuple):
         return tuple(native(model, part) for part in key)
-    return backend.put(key) if isinstance(key, np.ndarray) else int(key) if isinstance(key, np.integer) else key
+    return (
+        backend.put(key) if isinstance(key, np.ndarray) else int(key) if isinstance(key, np.integer) else key
+    )
 
 
 def run(model: mlxterp.InterpretableModel, function: Any) -> Any:
