@@ -31,7 +31,7 @@ def running_server(home: Path, model: Path = demo.FOLDER / "model") -> Iterator[
         env={**os.environ, "HF_HOME": str(home)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        for _ in range(300):
+        for _ in range(1500):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
                 break

@@ -373,12 +373,12 @@ def post(url: str, **body: Any) -> tuple[int, Any]:
         "messages": [{"role": "user", "content": "Once upon a time there was a"}],
         "max_tokens": 4,
     } | body
-    answer = httpx.post(f"{url}/chat/completions", json={"model": "default_model", **given}, timeout=60)
+    answer = httpx.post(f"{url}/chat/completions", json={"model": "default_model", **given}, timeout=300)
     return answer.status_code, answer.json()
 
 
 def test_a_real_server_gives_likelihoods_and_a_model_that_names_no_digit_fails_openly(chat_server):
-    judge = OpenAIJudge(chat_server, verbose=False)
+    judge = OpenAIJudge(chat_server, timeout=300, verbose=False)
     assert judge.capabilities["logprobs"] and judge.capabilities["model"] == "default_model"
     with pytest.warns(MlxterpWarning, match="no answer that can be read"):
         found = judge.probabilities(
@@ -386,13 +386,13 @@ def test_a_real_server_gives_likelihoods_and_a_model_that_names_no_digit_fails_o
         )  # the demo's model writes stories; ten likeliest words are no digits
     assert judge.usage["failed"] == int(np.isnan(found).sum()) > 0 and judge.usage["tokens_in"] > 100
     with pytest.warns(MlxterpWarning, match="no answer"):
-        again = OpenAIJudge(chat_server, concurrency=1, verbose=False).probabilities(QUESTIONS)
+        again = OpenAIJudge(chat_server, timeout=300, concurrency=1, verbose=False).probabilities(QUESTIONS)
     assert np.allclose(found, again, atol=1e-4, equal_nan=True)
 
 
 def test_a_name_that_the_real_server_does_not_know_is_told(chat_server):
     with pytest.raises(JudgeError, match="gpt-4o-mini"):
-        OpenAIJudge(chat_server, model="gpt-4o-mini", verbose=False).probabilities(QUESTIONS)
+        OpenAIJudge(chat_server, timeout=300, model="gpt-4o-mini", verbose=False).probabilities(QUESTIONS)
 
 
 def test_the_real_server_names_a_token_that_it_did_not_choose_so_only_the_sorted_ones_count(chat_server):
@@ -422,16 +422,16 @@ def test_the_real_server_ignores_n_and_formats_and_refuses_twelve_likelihoods(ch
 
 def test_the_real_server_lists_nothing_or_others_first_and_is_asked_for_its_own(chat_server, hub):
     shutil.rmtree(hub / "hub", ignore_errors=True)
-    assert httpx.get(f"{chat_server}/models", timeout=20).text == ""  # it dies on the way
-    assert OpenAIJudge(chat_server, verbose=False).capabilities["model"] == "default_model"
+    assert httpx.get(f"{chat_server}/models", timeout=120).text == ""  # it dies on the way
+    assert OpenAIJudge(chat_server, timeout=300, verbose=False).capabilities["model"] == "default_model"
     other = hub / "hub" / "models--some--other"
     (other / "refs").mkdir(parents=True)
     (other / "refs" / "main").write_text("0" * 40)
     (other / "snapshots" / ("0" * 40)).mkdir(parents=True)
     for name in ("config.json", "model.safetensors.index.json", "tokenizer_config.json"):
         (other / "snapshots" / ("0" * 40) / name).write_text("{}")
-    listed = [one["id"] for one in httpx.get(f"{chat_server}/models", timeout=20).json()["data"]]
-    named = OpenAIJudge(chat_server, verbose=False).capabilities["model"]
+    listed = [one["id"] for one in httpx.get(f"{chat_server}/models", timeout=120).json()["data"]]
+    named = OpenAIJudge(chat_server, timeout=300, verbose=False).capabilities["model"]
     shutil.rmtree(hub / "hub")
     assert listed[0] == "some/other" and len(listed) == 2 and named == "default_model"
 
@@ -440,23 +440,28 @@ def test_the_real_server_writes_the_same_together_as_one_by_one(chat_server, tmp
     prompts = [
         f"Once upon a time there was a {animal}" for animal in ("dog", "cat", "bird", "fish", "cow", "pig")
     ]
-    judge = OpenAIJudge(chat_server, cache=tmp_path, verbose=False)
+    judge = OpenAIJudge(chat_server, timeout=300, cache=tmp_path, verbose=False)
     together = judge.write(prompts, 12)
     assert (
         all(together)
-        and OpenAIJudge(chat_server, concurrency=1, verbose=False).write(prompts, 12) == together
+        and OpenAIJudge(chat_server, timeout=300, concurrency=1, verbose=False).write(prompts, 12) == together
     )
     assert judge.usage["tokens_out"] <= 12 * 6 and judge.usage["tokens_in"] > 6 * 6
-    assert OpenAIJudge(chat_server, cache=tmp_path, verbose=False).write(prompts[::-1], 12) == together[::-1]
+    assert (
+        OpenAIJudge(chat_server, timeout=300, cache=tmp_path, verbose=False).write(prompts[::-1], 12)
+        == together[::-1]
+    )
     draws = judge.write(prompts[:1] * 4, 12, temperature=1.0)
     assert len(set(draws)) > 1
 
 
 def test_d21_a_real_server_explains_and_what_it_cannot_is_counted(chat_server):
     model, sae, texts = mlxterp.load_demo()
-    index = model.build_index(sae, [text[:700] for text in texts[:50]], verbose=False)
-    features = [int(feature) for feature in index.live[100:220:40]]
-    explainer = LLMExplainer(OpenAIJudge(chat_server, verbose=False), "delphi", examples=(), max_tokens=12)
+    index = model.build_index(sae, [text[:300] for text in texts[:20]], verbose=False)
+    features = [int(feature) for feature in index.summary.count.argsort()[::-1][60:62]]
+    explainer = LLMExplainer(
+        OpenAIJudge(chat_server, timeout=300, verbose=False), "delphi", examples=(), max_tokens=12
+    )
     plan = Plan(explaining={"top": 3}, least=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MlxterpWarning)
