@@ -116,12 +116,18 @@ def demo() -> mlxterp.demo.Demo:
 
 
 @pytest.fixture(scope="session")
-def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `chat_server` looks for models of a hub."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="session")
+def chat_server(hub: Path) -> Generator[str, None, None]:
     """The base URL of a real mlx_lm.server with the demo's model."""
     pytest.importorskip("httpx", reason='pip install "mlxterp[judge]"')
     if "mlx" not in mlxterp.available_backends():
         pytest.skip("mlx is not installed")
     from tests.servers import running_server
 
-    with running_server(tmp_path_factory.mktemp("hub")) as url:
+    with running_server(hub) as url:
         yield url

@@ -6,15 +6,18 @@ from .explainers import Explainer, TokenListExplainer
 from .explaining import explain
 from .feature_score import Detail, FeatureScore
 from .judges import CosineJudge, EmbeddingJudge, GainJudge, Judge, Question, StrengthJudge, TokenListJudge
+from .llm_explainer import LLMExplainer
 from .local_judge import LocalJudge
 from .neighbour_precision import neighbour_precision
 from .openai_judge import OpenAIJudge
 from .plan import Plan
 from .scores import Scores
 from .scoring import score
+from .writers import CorpusWriter, Prompt, Writer
 
 __all__ = [
-    "CosineJudge", "Detail", "Drawn", "EmbeddingJudge", "Examples", "Explainer", "FeatureScore", "GainJudge", "Judge",
-    "LocalJudge", "OpenAIJudge", "Plan", "Question", "Sample", "Scores", "StrengthJudge", "TokenListExplainer",
-    "TokenListJudge", "collect", "control_index", "explain", "neighbour_precision", "score",
+    "CorpusWriter", "CosineJudge", "Detail", "Drawn", "EmbeddingJudge", "Examples", "Explainer", "FeatureScore",
+    "GainJudge", "Judge", "LLMExplainer", "LocalJudge", "OpenAIJudge", "Plan", "Prompt", "Question", "Sample", "Scores",
+    "StrengthJudge", "TokenListExplainer", "TokenListJudge", "Writer", "collect", "control_index", "explain",
+    "neighbour_precision", "score",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ def parsed(reply: Any) -> float:
     """1.0 for yes, 0.0 for no; NaN where the reply says neither, or both."""
     if not isinstance(reply, str):
         return float("nan")
-    said = without_thinking(reply)
+    said = without_thinking(reply).replace("(1 or 0)", "")  # the question's own end, said again
     labelled = _LABELLED.findall(said)
     if not labelled and len(said.split()) > _WORDS:
         return float("nan")
@@ -57,6 +57,8 @@ def _likelihoods(tokens: Iterable[Any]) -> list[tuple[str, float]]:
     found = []
     for one in tokens if isinstance(tokens, Iterable) else ():
         if not isinstance(one, Mapping) or not isinstance(one.get("logprob"), (int, float)):
+            continue
+        if np.isnan(one["logprob"]):
             continue
         word = re.sub(r"[^\w]", "", str(one.get("token", "")).replace("Ġ", "").replace("▁", "")).lower()
         found.append((word, float(np.exp(min(0.0, float(one["logprob"]))))))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,12 +40,8 @@ def chat(
 
 
 def _reply(judge: OpenAIJudge, body: dict[str, Any], number: int) -> str:
-    key = hashlib.sha256(json.dumps([body, "chat", number], sort_keys=True).encode()).hexdigest()
-    reply = judge._known.get(key)
+    reply = judge._answer(judge._digest_of(body, chat=number), body)
     if reply is None:
-        reply = judge._asked(body)
-        if reply is None:
-            judge.usage["failed"] += 1
-            raise JudgeError(f"{judge.base_url} gave no reply that can be read.")
-        judge._known.put(key, reply)
+        judge.usage["failed"] += 1
+        raise JudgeError(f"{judge.base_url} gave no reply that can be read.")
     return without_thinking(reply["text"])

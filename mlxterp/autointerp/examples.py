@@ -50,12 +50,14 @@ class Drawn:
         feature_id: The feature.
         explaining: Windows to explain from, by kind, the strongest first.
         draws: Windows to score on, of other texts: those where it is active first, then those where it is not.
+        contrast: Windows of texts to explain from where it is not active.
         reason: Why there are too few of them; "" where there are enough.
     """
 
     feature_id: int
     explaining: tuple[Sample, ...] = ()
     draws: tuple[tuple[Sample, ...], ...] = ()
+    contrast: tuple[Sample, ...] = ()
     reason: str = ""
 
 
@@ -176,11 +178,16 @@ class _Collector:
         explaining = self._positives(
             feature, rows, np.flatnonzero(~scoring), self._plan.explaining, draw, seen
         )
+        apart = np.random.default_rng([self._plan.seed, feature, 1])
+        contrast: list[Sample] = []
+        for kind, n in self._plan.contrast.items():
+            places = self._places(kind, feature, explaining, apart)
+            contrast += self._negatives(feature, kind, places, n, seen, scoring=False)
         draws = tuple(
             self._draw(feature, rows, np.flatnonzero(scoring), explaining, seen, np.random.default_rng(child))
             for child in np.random.SeedSequence([self._plan.seed, feature]).spawn(self._plan.draws)
         )
-        return self._enough(feature, explaining, draws, len(peaks))
+        return self._enough(feature, explaining, draws, contrast, len(peaks))
 
     def _draw(
         self, feature: int, rows: _Rows, which: np.ndarray, explaining: list[Sample], seen: set[Any],
@@ -196,8 +203,9 @@ class _Collector:
         return tuple(found)
 
     def _enough(
-        self, feature: int, explaining: list[Sample], draws: tuple[tuple[Sample, ...], ...], texts: int
-    ) -> Drawn:
+        self, feature: int, explaining: list[Sample], draws: tuple[tuple[Sample, ...], ...],
+        contrast: list[Sample], texts: int,
+    ) -> Drawn:  # fmt: skip
         least = self._plan.least
         active = min(sum(one.active for one in samples) for samples in draws)
         inactive = min(sum(not one.active for one in samples) for samples in draws)
@@ -210,7 +218,7 @@ class _Collector:
                 return Drawn(
                     feature, reason=f"{have} {what}, of {texts} texts where it is active; {least} are wanted"
                 )
-        return Drawn(feature, tuple(explaining), draws)
+        return Drawn(feature, tuple(explaining), draws, tuple(contrast))
 
     def _scores(self, text_id: int) -> bool:
         """Whether a text is for scoring; texts of the same words go the same way."""
@@ -241,13 +249,14 @@ class _Collector:
     # -- where it is not ----------------------------------------------------------------------
 
     def _negatives(
-        self, feature: int, kind: str, places: Iterator[tuple[int, int]], n: int, seen: set[Any]
-    ) -> list[Sample]:
+        self, feature: int, kind: str, places: Iterator[tuple[int, int]], n: int, seen: set[Any],
+        scoring: bool = True,
+    ) -> list[Sample]:  # fmt: skip
         found: list[Sample] = []
         for _, (text_id, position) in zip(range(n * _TRIES), places, strict=False):
             if len(found) == n:
                 break
-            if not self._scores(text_id) or self._windows.is_active(feature, text_id, position):
+            if self._scores(text_id) != scoring or self._windows.is_active(feature, text_id, position):
                 continue
             example = self._windows.at(feature, text_id, position)
             if _new(example, seen):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..concepts.explanations import Explanation
 from ..core import checks
+from ..index.examples import FeatureExample
 from .examples import Sample
 
 _LEAST = 0.005
@@ -25,7 +26,11 @@ class Explainer(Protocol):
         ...
 
     def explain(self, feature_id: int, samples: Sequence[Sample]) -> Explanation | None:
-        """What the feature means; None where nothing can be said."""
+        """What the feature means; None where nothing can be said.
+
+        Args:
+            samples: Windows where it is active, the strongest first; then where it is not, the plan's `contrast`.
+        """
         ...
 
 
@@ -54,7 +59,8 @@ class TokenListExplainer:
         return f"token list of {self._words}"
 
     def explain(self, feature_id: int, samples: Sequence[Sample]) -> Explanation | None:
-        listed = _telling([list(_words(sample)) for sample in samples], self._words)
+        active = [sample for sample in samples if sample.active]
+        listed = _telling([list(_words(sample)) for sample in active], self._words)
         if not listed:
             return None
         text = "fires on " + ", ".join('"' + word.replace('"', '\\"') + '"' for word in listed)
@@ -99,3 +105,15 @@ def _words(sample: Sample) -> Iterator[tuple[str, bool]]:
             continue
         yield "".join(tokens[first:end]).strip().lower(), bool(active[first:end].any())
         first = end
+
+
+def word_at(example: FeatureExample) -> str:
+    """The word that a window's strongest token belongs to, in lower case."""
+    tokens, at = example.tokens, example.position - example.start
+    first = at
+    while first > 0 and tokens[first][:1].isalnum() and tokens[first - 1][-1:].isalnum():
+        first -= 1
+    end = at + 1
+    while end < len(tokens) and tokens[end - 1][-1:].isalnum() and tokens[end][:1].isalnum():
+        end += 1
+    return "".join(tokens[first:end]).strip().lower()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 
 from ..concepts import store
@@ -17,6 +18,7 @@ from .examples import Drawn, Examples, described, examples_for
 from .explainers import Explainer, TokenListExplainer
 from .finished import Finished
 from .judges import Judge
+from .llm_explainer import BATCH, LLMExplainer
 from .plan import Plan
 from .scoring import score
 
@@ -39,7 +41,7 @@ def explain(
 
     Args:
         index: Of the features; with its SAE attached, where `plan` asks for neighbours.
-        explainer: None takes `TokenListExplainer()`, which asks no language model.
+        explainer: None takes `TokenListExplainer()`, which asks no language model; `LLMExplainer` asks one.
         judge: Scores what was explained, by detection and without a control; None leaves it without a score.
         plan: Of the windows; None takes `Plan()`.
         examples: What `collect` drew for these features, in place of `plan`.
@@ -49,7 +51,7 @@ def explain(
 
     Returns:
         An explanation for each feature that has enough windows and of which something can be said, with its
-        provenance. One warning counts the others.
+        provenance. One warning counts the others, by reason.
 
     Raises:
         InputError: `plan` and `examples` are both given, `examples` are of another index, or the file of another call.
@@ -61,24 +63,25 @@ def explain(
         >>> told.text
         'fires on "ball"'
     """
-    from tqdm.auto import tqdm
-
     drawn = examples_for(index, features, plan, examples, verbose)
     explainer = TokenListExplainer() if explainer is None else explainer
     about = {"index": described(index), "explainer": explainer.name, "plan": asdict(drawn.plan)}
-    finished = Finished(path, {"call": "explain", **about})
+    settings = {"settings": explainer.settings} if isinstance(explainer, LLMExplainer) else {}
+    finished = Finished(path, {"call": "explain", **about, **settings})
     found, silent = [], dict(drawn.left_out)
     asked = [one for one in drawn.values() if not one.reason]
-    with tqdm(asked, desc="explain", unit="feature", disable=hidden(verbose), delay=1.0) as bar:
-        for one in bar:
-            told = _explained(explainer, one, finished)
-            if told is None:
-                silent[one.feature_id] = f"{explainer.name} can say nothing of it"
-            else:
-                found.append(replace(told, provenance={**about, **told.provenance}))
+    for one, told in zip(asked, _told(index, explainer, asked, finished, verbose), strict=True):
+        if isinstance(told, str):
+            silent[one.feature_id] = told
+        else:
+            found.append(replace(told, provenance={**about, **told.provenance}))
     if silent:
         feature, reason = next(iter(silent.items()))
-        warn(f"{len(silent)} of {len(drawn)} features have no explanation; feature {feature}: {reason}.")
+        said = Counter("too few windows" if f in drawn.left_out else why for f, why in silent.items())
+        counts = f" ({', '.join(f'{n}: {why}' for why, n in said.most_common())})" if len(silent) > 1 else ""
+        warn(
+            f"{len(silent)} of {len(drawn)} features have no explanation; feature {feature}: {reason}.{counts}"
+        )
     if judge is None or not found:
         return found
     return score(
@@ -86,13 +89,46 @@ def explain(
     ).explanations
 
 
-def _explained(explainer: Explainer, drawn: Drawn, finished: Finished) -> Explanation | None:
-    """What is said of a feature, now or in a call that this one goes on with."""
-    feature = drawn.feature_id
-    key = str(feature)
-    if key not in finished:
-        told = explainer.explain(feature, drawn.explaining)
-        finished.put(key, None if told is None else store.entries({}, {feature: [told]})[key][0])
-        return told
-    said = finished.get(key)
-    return None if said is None else store.explanation_of(feature, said)
+def _told(
+    index: FeatureIndex, explainer: Explainer, asked: Sequence[Drawn], finished: Finished, verbose: bool
+) -> list[Explanation | str]:
+    """An explanation of each feature, or why there is none, now or in a call that this one goes on with."""
+    from tqdm.auto import tqdm
+
+    if isinstance(explainer, LLMExplainer):
+        explainer.check_windows(asked)
+    left = [one for one in asked if _known(finished, one.feature_id) is None]
+    size = BATCH if isinstance(explainer, LLMExplainer) else 1
+    with tqdm(total=len(left), desc="explain", unit="feature", disable=hidden(verbose), delay=1.0) as bar:
+        for start in range(0, len(left), size):
+            some = left[start : start + size]
+            for one, told in zip(some, _explained(index, explainer, some), strict=True):
+                _keep(finished, one.feature_id, told)
+            bar.update(len(some))
+    known = [_known(finished, one.feature_id) for one in asked]
+    found = [told for told in known if told is not None]
+    if isinstance(explainer, LLMExplainer):
+        explainer.left_out = {
+            one.feature_id: told for one, told in zip(asked, found, strict=True) if isinstance(told, str)
+        }
+    return found
+
+
+def _explained(
+    index: FeatureIndex, explainer: Explainer, some: Sequence[Drawn]
+) -> Sequence[Explanation | str]:
+    if isinstance(explainer, LLMExplainer):
+        return explainer.explained(index, some)
+    several = [explainer.explain(one.feature_id, (*one.explaining, *one.contrast)) for one in some]
+    return [f"{explainer.name} can say nothing of it" if told is None else told for told in several]
+
+
+def _keep(finished: Finished, feature: int, told: Explanation | str) -> None:
+    said = told if isinstance(told, str) else store.entries({}, {feature: [told]})[str(feature)][0]
+    finished.put(str(feature), said)
+
+
+def _known(finished: Finished, feature: int) -> Explanation | str | None:
+    """What was said of a feature; None where it was not asked."""
+    said = finished.get(str(feature))
+    return said if said is None or isinstance(said, str) else store.explanation_of(feature, said)

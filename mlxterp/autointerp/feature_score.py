@@ -26,6 +26,9 @@ class Detail:
         by_tenth: The score on the active windows of each tenth of ranks, against all inactive ones.
         weighted: The score where an active window counts as much as the feature is strong in it.
         false_positives: Texts of inactive windows that were called active, the surest first, at most five.
+        f1: Of precision and recall, in a generation test.
+        control: float64, (explanations,): the same figure on the texts that were written for other features; empty
+            where nothing was written, or for this one alone.
     """
 
     draws: np.ndarray
@@ -38,6 +41,8 @@ class Detail:
     by_tenth: Mapping[int, float] = field(default_factory=dict)
     weighted: float = float("nan")
     false_positives: tuple[str, ...] = ()
+    f1: float = float("nan")
+    control: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def between_draws(self) -> float:

@@ -114,12 +114,12 @@ class SelectiveJudge(Judge, Protocol):
 
 
 @runtime_checkable
-class CountingJudge(Judge, Protocol):
-    """A judge that counts what it reads and writes."""
+class Counting(Protocol):
+    """Who counts what is read and written."""
 
     @property
     def usage(self) -> dict[str, int]:
-        """So far, "tokens_in" and "tokens_out" among other counts."""
+        """So far, "tokens_in" and "tokens_out" among other counts, and "known_…" of what was known already."""
         ...
 
 
@@ -151,10 +151,13 @@ def check_able(judge: Judge, task: str, answers: str) -> None:
         raise InputError(f"The judge {judge.name!r} cannot do {task!r}: {reason}. What can: {who}.")
 
 
-def tokens_so_far(judge: Judge) -> tuple[int, int]:
-    """Tokens that a judge has read and written; 0 for one that does not count."""
-    used = judge.usage if isinstance(judge, CountingJudge) else {}
-    return int(used.get("tokens_in", 0)), int(used.get("tokens_out", 0))
+def tokens_so_far(asked: object) -> tuple[int, int]:
+    """Tokens that a judge or writer has read and written, or knew already; 0 for one that does not count."""
+    used = asked.usage if isinstance(asked, Counting) else {}
+    sums = [
+        int(used.get(name, 0)) + int(used.get(f"known_{name}", 0)) for name in ("tokens_in", "tokens_out")
+    ]
+    return sums[0], sums[1]
 
 
 class TokenListJudge:
@@ -175,7 +178,7 @@ class TokenListJudge:
         """The words (each as its parts) that an explanation lists."""
         quoted = [one.replace('\\"', '"') for one in _QUOTED.findall(explanation)]
         listed = quoted or explanation.split(",")
-        return tuple(dict.fromkeys(parts for one in listed if (parts := _parts(one))))
+        return tuple(dict.fromkeys(parts for one in listed if (parts := parts_of(one))))
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
         return np.array([self._answer(question) for question in questions], dtype=np.float64)
@@ -200,13 +203,13 @@ class TokenListJudge:
 
     def _answer(self, question: Question) -> float:
         if question.task == "intruder":
-            mine = set(_parts(question.text))
-            shared = [len(mine & set(_parts("".join(one.tokens)))) for one in question.others]
+            mine = set(parts_of(question.text))
+            shared = [len(mine & set(parts_of("".join(one.tokens)))) for one in question.others]
             return 1 / (1 + float(np.mean(shared)))
         words = self.words(question.explanation)
         if not words:
             return float("nan")
-        return float(any(_holds(_parts(text), word) for text in _seen(question) for word in words))
+        return float(any(holds(parts_of(text), word) for text in _seen(question) for word in words))
 
 
 class EmbeddingJudge:
@@ -260,11 +263,12 @@ def _seen(question: Question) -> list[str]:
     return [text for text, marked in question.runs if marked]
 
 
-def _parts(text: str) -> tuple[str, ...]:
+def parts_of(text: str) -> tuple[str, ...]:
     """Words and marks of a text, in lower case."""
     return tuple(_WORD.findall(text.lower()))
 
 
-def _holds(parts: tuple[str, ...], word: tuple[str, ...]) -> bool:
+def holds(parts: tuple[str, ...], word: tuple[str, ...]) -> bool:
+    """Whether a word, as its parts, stands in a text, as its."""
     size = len(word)
     return any(parts[i : i + size] == word for i in range(len(parts) - size + 1))

@@ -1,4 +1,5 @@
-"""`LocalJudge`: a language model in this process as judge, by how likely answers are; nothing is parsed."""
+"""`LocalJudge`: a language model in this process as judge, by how likely answers are (nothing is parsed), and as
+writer, all prompts of a call together."""
 
 from __future__ import annotations
 
@@ -8,14 +9,22 @@ from functools import cached_property
 import numpy as np
 
 from ..anatomy.session import Model, session_of
+from ..core import checks
+from ..core.controls import draw_seed
 from ..core.tokens import TokenBatch
-from ..errors import InputError
+from ..errors import InputError, warn
 from ..hooks.session import ModelSession
-from ..tracing.generation import prompt_ids
+from ..tracing.continued import continued
+from ..tracing.generation import Request, prompt_ids
 from ..tracing.passes import check_length
+from .answers import without_thinking
 from .judges import STRONGEST, Question
 from .prompts import NEUTRAL, VERSION, asked, by_token, foretold
+from .writers import Asked, messages_of, numbered
 
+_Key = tuple[str, int, float, int, int]
+"""A text to write: prompt, tokens at most, temperature, seed, and which draw."""
+_USAGE = ("asked", "tokens_in", "tokens_out", "known_tokens_in", "known_tokens_out")
 _PAIRS = ((" 1", " 0"), ("1", "0"))
 _DIGITS = ([f" {n}" for n in range(10)], [str(n) for n in range(10)])
 _TOKENS = 2048
@@ -50,8 +59,10 @@ class LocalJudge:
         has_template = bool(getattr(tokenizer, "chat_template", None))
         self._chat = has_template if chat is None else chat
         self._answers = self._tokens()
-        self.usage = {"asked": 0, "tokens_in": 0, "tokens_out": 0}
-        """Questions, and their tokens; what several begin with is read once, and counted for each."""
+        self._written: dict[_Key, tuple[str | None, int, int]] = {}
+        self.usage: dict[str, int] = dict.fromkeys(_USAGE, 0)
+        """Questions and texts, and their tokens; what several begin with is read once, and counted for each. "known"
+        was written before."""
 
     @property
     def name(self) -> str:
@@ -88,6 +99,60 @@ class LocalJudge:
                 found[i] = float(losses[2 * i + 1][len(neutral) - n - 1 :].mean()) - float(
                     losses[2 * i][len(told) - n - 1 :].mean()
                 )
+        return found
+
+    def write(
+        self, prompts: Sequence[Asked], max_tokens: int = 256, *, temperature: float = 0.0, seed: int = 0
+    ) -> list[str | None]:
+        """A text for each prompt, without what the model thought aloud; None where none came, or an empty one.
+
+        Prompts are continued together, and what was written once is not written again. Prompts that the model has no
+        positions for are None, and one warning counts them.
+
+        Args:
+            prompts: Text, `Prompt` values, or messages, which become one turn.
+            max_tokens: Of each text.
+            temperature: 0 takes the likeliest token. Above 0 each of several equal prompts is another draw.
+            seed: Of the draws.
+        """
+        warmth, most = checks.temperature(temperature), checks.count(max_tokens, "max_tokens")
+        start = checks.seed(seed) if warmth else 0
+        texts = ["\n\n".join(one["content"] for one in messages_of(prompt)) for prompt in prompts]
+        keys = [(t, most, warmth, start, n) for t, n in zip(texts, numbered(texts, warmth), strict=True)]
+        new = [key for key in dict.fromkeys(keys) if key not in self._written]
+        if new:
+            self._written |= self._continued(new)
+        for key in dict.fromkeys(keys):
+            for name, n in zip(("tokens_in", "tokens_out"), self._written[key][1:], strict=True):
+                self.usage[name if key in new else f"known_{name}"] += n
+        self.usage["asked"] += len(new)
+        return [self._written[key][0] for key in keys]
+
+    def _continued(self, keys: Sequence[_Key]) -> dict[_Key, tuple[str | None, int, int]]:
+        """What the model writes, by key, with the tokens that it read and wrote."""
+        anatomy = self._session.plain
+        found: dict[_Key, tuple[str | None, int, int]] = dict.fromkeys(keys, (None, 0, 0))
+        ids = {key: self._ids(key[0]) for key in keys}
+        longest = anatomy.model.max_positions if anatomy.model.learned_positions else None
+        fits = [key for key in keys if longest is None or len(ids[key]) + key[1] <= longest]
+        if len(fits) < len(keys):
+            warn(
+                f"{len(keys) - len(fits)} of {len(keys)} prompts have more tokens, with those to write, than this model"
+                f" has positions ({longest}), and no text. Show fewer or shorter windows: Plan(explaining=…, before=…)."
+            )
+        if not fits:
+            return found
+        check_length(
+            anatomy.model, max(len(ids[key]) + key[1] for key in fits), "A writer's prompt and text have"
+        )
+        asked_for = [
+            Request(most, temperature=warmth, seed=draw_seed(start, n) if warmth else None)
+            for _, most, warmth, start, n in fits
+        ]
+        several = continued(anatomy, [ids[key] for key in fits], asked_for, verbose=False)
+        for key, one in zip(fits, several, strict=True):
+            text = None if one.failure is not None else without_thinking(one.text) or None
+            found[key] = text, len(ids[key]), len(one.tokens)
         return found
 
     def cannot(self, task: str) -> str:

@@ -1,16 +1,14 @@
-"""`OpenAIJudge`: any server that speaks OpenAI's protocol as judge (mlx_lm.server, LM Studio, Ollama, OpenAI).
+"""`OpenAIJudge`: any server of OpenAI's protocol (mlx_lm.server, LM Studio, Ollama, OpenAI) as judge and writer.
 
 What is asked once is kept on disk, so that a run that was killed goes on without asking again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,23 @@ import numpy as np
 from ..core import checks
 from ..core.progress import hidden
 from ..errors import BackendError, InputError, JudgeError, warn
+from .answer_cache import AnswerCache, digest
 from .answers import expected_digit, from_logprobs, parsed, without_thinking
 from .judges import STRONGEST, Question
 from .prompts import VERSION, asked, by_token
+from .writers import Asked, messages_of, numbered
 
 _WAIT, _LONGEST = 0.5, 30.0
 """Seconds before the first repetition, doubled each time, and at most."""
 _SHORT, _LONG = 8, 1024
 """Tokens of a reply; of one that thinks aloud."""
+_UNNAMED = "default_model"
+"""What mlx_lm.server takes for the model that it was started with, whichever that is."""
 _TOP = 10
 """Likeliest tokens that are asked for; mlx_lm.server gives at most eleven."""
+_USAGE = (
+    "asked", "repeated", "failed", "tokens_in", "tokens_out", "known", "known_tokens_in", "known_tokens_out",
+)  # fmt: skip
 _REFUSED = (400, 401, 403, 404, 405, 422)
 """What repeating does not change."""
 
@@ -42,7 +47,7 @@ class OpenAIJudge:
 
     Args:
         base_url: Such as "http://127.0.0.1:8080/v1"; None takes OPENAI_BASE_URL, else OpenAI's own.
-        model: A name that the server knows; None takes the first that it lists.
+        model: A name that the server knows; None takes the one that it was started with, or the first that it lists.
         api_key: None takes OPENAI_API_KEY.
         concurrency: Questions that are open at a time.
         cache: A folder for the answers; None keeps them in memory.
@@ -73,11 +78,11 @@ class OpenAIJudge:
         self._timeout = checks.finite(timeout, "timeout", above=0.0)
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self._given, self._verbose = model, verbose
-        self._known = _Known(None if cache is None else Path(cache))
+        self._known = AnswerCache(None if cache is None else Path(cache))
         self._client: Any = _client(self._key, self._timeout)
         self._able: dict[str, Any] | None = None
-        self.usage = {"asked": 0, "repeated": 0, "failed": 0, "tokens_in": 0, "tokens_out": 0}
-        """What was asked of the server (the rest came from the cache), and the tokens that it counted."""
+        self.usage: dict[str, int] = dict.fromkeys(_USAGE, 0)
+        """What was asked of the server and the tokens that it counted; "known" came from the cache."""
         self._lock = threading.Lock()
 
     @property
@@ -115,32 +120,72 @@ class OpenAIJudge:
 
     def _told(self, prompts: Sequence[str], read: Callable[[dict[str, Any]], float]) -> np.ndarray:
         """What is read of the replies to questions; NaN where there is none."""
-        from tqdm.auto import tqdm
-
         if not prompts:
             return np.zeros(0)
         able = self.capabilities
         bodies = [self._body(prompt, able) for prompt in prompts]
-        found = np.full(len(bodies), np.nan)
+        replies = self._replies(bodies, [self._digest_of(body) for body in bodies], "judge")
+        found = np.array([np.nan if reply is None else read(reply) for reply in replies])
+        self._tell_lost(int(np.isnan(found).sum()), len(found), "they are NaN")
+        return found
+
+    def write(
+        self, prompts: Sequence[Asked], max_tokens: int = 256, *, temperature: float = 0.0, seed: int = 0
+    ) -> list[str | None]:
+        """A text for each prompt, without what the model thought aloud; None where none came, or an empty one.
+
+        Args:
+            prompts: Text, `Prompt` values, or messages.
+            max_tokens: Of each text; a model that thinks aloud gets 1024 more.
+            temperature: 0 takes the likeliest token; a prompt given twice is then asked once. Above 0 each of several
+                equal prompts is a request of its own, kept by itself.
+            seed: Tells draws apart in the cache. The server is told none: mlx_lm.server would then answer one after the
+                other.
+        """
+        if not prompts:
+            return []
+        able = self.capabilities
+        warmth, most = checks.temperature(temperature), checks.count(max_tokens, "max_tokens")
+        bodies = [
+            {
+                "model": able["model"], "messages": messages_of(prompt), "temperature": warmth,
+                "max_tokens": most + (_LONG if able["thinks"] else 0), **able["settings"],
+            }
+            for prompt in prompts
+        ]  # fmt: skip
+        draws = numbered([digest(body) for body in bodies], warmth)
+        more = {"seed": checks.seed(seed)} if warmth else {}
+        keys = [self._digest_of(body, **more, draw=n) for body, n in zip(bodies, draws, strict=True)]
+        replies = self._replies(bodies, keys, "write")
+        found = [None if reply is None else without_thinking(reply["text"]) or None for reply in replies]
+        self._tell_lost(sum(one is None for one in found), len(found), "they are None")
+        return found
+
+    # -- many at once -------------------------------------------------------------------------
+
+    def _replies(self, bodies: Sequence[dict[str, Any]], keys: Sequence[str], what: str) -> list[Any]:
+        """What the server replied to each, as far as it counts; equal keys are asked once."""
+        from tqdm.auto import tqdm
+
+        first = dict(zip(keys, bodies, strict=True))
+        found: dict[str, Any] = {}
         with (
             ThreadPoolExecutor(self._concurrency) as pool,
-            tqdm(
-                total=len(bodies), desc="judge", unit="answer", disable=hidden(self._verbose), delay=2.0
-            ) as bar,
+            tqdm(total=len(first), desc=what, unit="answer", disable=hidden(self._verbose), delay=2.0) as bar,
         ):
             try:
-                for i, reply in enumerate(pool.map(self._reply_to, bodies)):
-                    found[i] = float("nan") if reply is None else read(reply)
+                for key, reply in zip(first, pool.map(self._answer, first, first.values()), strict=True):
+                    found[key] = reply
                     bar.update()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        if lost := int(np.isnan(found).sum()):
+        return [found[key] for key in keys]
+
+    def _tell_lost(self, lost: int, n: int, what: str) -> None:
+        if lost:
             self.usage["failed"] += lost
-            warn(
-                f"{lost} of {len(found)} questions to {self.base_url} have no answer that can be read; they are NaN."
-            )
-        return found
+            warn(f"{lost} of {n} questions to {self.base_url} have no answer that can be read; {what}.")
 
     # -- one question -------------------------------------------------------------------------
 
@@ -151,11 +196,21 @@ class OpenAIJudge:
         }  # fmt: skip
         return {**body, "logprobs": True, "top_logprobs": _TOP} if able["logprobs"] else body
 
-    def _reply_to(self, body: dict[str, Any]) -> dict[str, Any] | None:
-        """What was replied, now or before; None where nothing came that can be read."""
-        key = _digest(body)
+    def _digest_of(self, body: dict[str, Any], **more: Any) -> str:
+        """Of a request, and of what the model said to the first question where its name tells it from no other."""
+        unnamed = {"said": self.capabilities["said"]} if body["model"] == _UNNAMED else {}
+        return digest({**body, **unnamed, **more})
+
+    def _answer(self, key: str, body: dict[str, Any]) -> Any:
         reply = self._known.get(key)
-        if reply is None and (reply := self._asked(body)) is not None:
+        if reply is not None:
+            with self._lock:
+                self.usage["known"] += 1
+                for name in ("tokens_in", "tokens_out"):
+                    self.usage[f"known_{name}"] += reply.get(name, 0)
+            return reply
+        reply = self._asked(body)
+        if reply is not None:
             self._known.put(key, reply)
         return reply
 
@@ -167,7 +222,9 @@ class OpenAIJudge:
                 self.usage["asked"] += 1
                 self.usage["repeated"] += number > 0
             if status == 200 and (reply := _reply(given)) is not None:
-                self._count(given)
+                with self._lock:
+                    for name in ("tokens_in", "tokens_out"):
+                        self.usage[name] += reply.get(name, 0)
                 return reply
             if status in _REFUSED:
                 return None
@@ -186,22 +243,24 @@ class OpenAIJudge:
         except httpx.HTTPError as error:
             return 0, f"{type(error).__name__}: {error}", None
 
-    def _count(self, given: Any) -> None:
-        used = given.get("usage") if isinstance(given, dict) else None
-        if not isinstance(used, dict):
-            return
-        with self._lock:
-            for mine, its in (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens")):
-                if isinstance(used.get(its), int):
-                    self.usage[mine] += used[its]
-
     # -- what it can do -----------------------------------------------------------------------
 
     def _probe(self) -> dict[str, Any]:
-        """Asks one short question, with and without what not every server takes."""
-        model = self._given or self._listed()
+        """What the first model can do that answers; see `_names`."""
+        status, said, model = 0, "", ""
+        for model in [self._given] if self._given else self._names():
+            found = self._probed(model)
+            if isinstance(found, dict):
+                return found
+            status, said = found
+            if status != 404:
+                break
+        raise JudgeError(self._refused(status, said, model))
+
+    def _probed(self, model: str) -> dict[str, Any] | tuple[int, str]:
+        """Asks one short question, with and without what not every server takes; else the status, and what was said."""
         prompt = "Answer with the digit 1.\nAnswer (1 or 0):"
-        said = ""
+        status, told = 0, ""
         for settings in ({"chat_template_kwargs": {"enable_thinking": False}}, {}):
             for logprobs in (True, False):
                 able = {"model": model, "logprobs": logprobs, "thinks": False, "settings": settings}
@@ -209,11 +268,13 @@ class OpenAIJudge:
                 if status == 200 and (reply := _reply(given)) is not None:
                     has = bool(reply["top"])
                     empty = not without_thinking(reply["text"]) and not has
-                    return {**able, "logprobs": has, "thinks": empty or "<think" in reply["text"]}
-                said = f"status {status}: {str(given)[:200]}"
+                    thinks = empty or "<think" in reply["text"]
+                    heard = [reply["text"], *(str(one.get("token")) for one in _tokens(reply["top"]))]
+                    return {**able, "logprobs": has, "thinks": thinks, "said": digest({"said": heard})}
+                told = f"status {status}: {str(given)[:200]}"
                 if status in (0, 401, 403, 404):
-                    raise JudgeError(self._refused(status, said, model))
-        raise JudgeError(self._refused(0, said, model))
+                    return status, told
+        return 0, told
 
     def _refused(self, status: int, said: str, model: str) -> str:
         told = f"The judge at {self.base_url} cannot be used ({said})."
@@ -223,56 +284,20 @@ class OpenAIJudge:
             return f"{told} Does it know the model {model!r}? Give model=… as the server calls it."
         return f"{told} Is it running? Start one with: mlx_lm.server --model <model>, and give its base_url=…/v1."
 
-    def _listed(self) -> str:
-        """The first model that the server lists; "default_model" where it lists none, as mlx_lm.server takes it."""
+    def _names(self) -> list[str]:
+        """Models to try: the one that the server lists; of none or several, its unnamed one first.
+
+        mlx_lm.server lists all that lie in the hub's folder before the one that it was started with, by its path.
+        """
         import httpx
 
         try:
             given = _json(self._client.get(f"{self.base_url}/models"))
-            return str(given["data"][0]["id"])
+            listed = [str(one["id"]) for one in given["data"]]
         except (httpx.HTTPError, KeyError, IndexError, TypeError):
-            return "default_model"
-
-
-class _Known:
-    """Answers by the digest of what was asked: a file with one line for each, written as they come."""
-
-    def __init__(self, folder: Path | None):
-        self._file = None if folder is None else folder / "answers.jsonl"
-        self._answers: dict[str, Any] = {}
-        self._lock = threading.Lock()
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._load(self._file)
-
-    def _load(self, file: Path) -> None:
-        if not file.is_file():
-            return
-        text = file.read_bytes()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):  # a killed run did not finish its last line; that is asked again
-            with open(file, "r+b") as out:
-                out.truncate(whole)
-        lost = 0
-        for line in text[:whole].splitlines():
-            try:
-                said = json.loads(line)
-                self._answers[said["key"]] = said["reply"]
-            except (ValueError, KeyError, TypeError):
-                lost += 1
-        if lost:
-            warn(f"{lost} lines of {file} cannot be read; what they answered is asked again.")
-
-    def get(self, key: str) -> Any:
-        with self._lock:
-            return self._answers.get(key)
-
-    def put(self, key: str, reply: Any) -> None:
-        with self._lock:
-            self._answers[key] = reply
-            if self._file is not None:
-                with open(self._file, "a", encoding="utf-8") as out:
-                    out.write(json.dumps({"key": key, "reply": reply}) + "\n")
+            listed = []
+        only = len(listed) == 1 and not os.path.isabs(listed[0])
+        return listed if only else [_UNNAMED, *listed[:1]]
 
 
 def _client(key: str, timeout: float) -> Any:
@@ -292,19 +317,39 @@ def _json(answer: Any) -> Any:
 
 
 def _reply(given: Any) -> dict[str, Any] | None:
-    """The text and the likeliest first tokens of a reply; None where it has neither."""
+    """Text, likeliest first tokens and counts of a reply; None where it has neither.
+
+    Where all tokens went into thinking, some servers say it apart and send no text: that is an empty text.
+    """
     try:
         choice = given["choices"][0]
-        text = choice["message"].get("content")
+        message = choice["message"]
+        text = message.get("content")
+        thought = message.get("reasoning") or message.get("reasoning_content")
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
     try:
         top = choice["logprobs"]["content"][0]["top_logprobs"]
     except (KeyError, IndexError, TypeError):
         top = []
-    if not isinstance(text, str) and not top:
+    if not isinstance(text, str) and not top and not isinstance(thought, str):
         return None
-    return {"text": text if isinstance(text, str) else "", "top": top if isinstance(top, list) else []}
+    text = text if isinstance(text, str) else ""
+    return {"text": text, "top": top if isinstance(top, list) else [], **_counts(given.get("usage"))}
+
+
+def _counts(used: Any) -> dict[str, int]:
+    """The tokens that a server counted."""
+    if not isinstance(used, dict):
+        return {}
+    pairs = (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens"))
+    return {mine: used[its] for mine, its in pairs if isinstance(used.get(its), int)}
+
+
+def _tokens(top: Iterable[Any]) -> list[dict[str, Any]]:
+    """The likeliest tokens, the likeliest first, whatever their order was."""
+    good = [one for one in top if isinstance(one, dict) and isinstance(one.get("logprob"), (int, float))]
+    return sorted(good, key=lambda one: -one["logprob"])
 
 
 def _read(reply: dict[str, Any]) -> float:
@@ -316,10 +361,6 @@ def _read(reply: dict[str, Any]) -> float:
 def _read_digit(reply: dict[str, Any]) -> float:
     """The digit expected by likelihoods of the first token."""
     return expected_digit(reply["top"])
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _seconds(given: str) -> float | None:

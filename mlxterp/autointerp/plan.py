@@ -28,6 +28,7 @@ class Plan:
         negatives: Windows to score on where the feature is not active, each looked up: "random", "same_token" (the
             token it fires on elsewhere), "neighbour" (a feature with a near decoder row is active) and "coactive" (one
             that often fires on the same tokens is).
+        contrast: Windows for who explains where the feature is not active, of the same kinds, of texts to explain from.
         before: Tokens shown before the strongest one.
         after: Tokens shown after it.
         draws: Independent draws of the windows to score on.
@@ -48,6 +49,7 @@ class Plan:
     explaining: Mapping[str, int] = field(default_factory=lambda: {"top": 10, "quantile": 10}, hash=False)
     positives: Mapping[str, int] = field(default_factory=lambda: {"quantile": 10}, hash=False)
     negatives: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(NEGATIVES, 5), hash=False)
+    contrast: Mapping[str, int] = field(default_factory=lambda: {"random": 3, "same_token": 3}, hash=False)
     before: int = 10
     after: int = 10
     draws: int = 2
@@ -58,6 +60,8 @@ class Plan:
     def __post_init__(self) -> None:
         for name, kinds in (("explaining", POSITIVES), ("positives", POSITIVES), ("negatives", NEGATIVES)):
             object.__setattr__(self, name, _counts(getattr(self, name), name, kinds))
+        contrast = _counts(self.contrast, "contrast", NEGATIVES) if self.contrast else {}
+        object.__setattr__(self, "contrast", contrast)
         for name, least in (("before", 0), ("after", 0), ("neighbours", 1), ("draws", 1), ("least", 1)):
             object.__setattr__(self, name, checks.count(getattr(self, name), name, least))
         object.__setattr__(self, "seed", checks.seed(self.seed))

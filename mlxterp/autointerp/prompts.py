@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .judges import Question
+from .marks import whole
 
 TASKS = {
     "detection": (
@@ -85,8 +86,8 @@ def _marked(question: Question) -> str:
 
 
 def _fenced(text: str) -> str:
-    """A window that cannot end its own fence."""
-    return text.replace("<text>", "< text>").replace("</text>", "< /text>")
+    """A window that cannot end its own fence, and that UTF-8 can hold."""
+    return whole(text).replace("<text>", "< text>").replace("</text>", "< /text>")
 
 
 def _plain(explanation: str) -> str:

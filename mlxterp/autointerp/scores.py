@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Scores(LinesView, Plotted, Sequence[FeatureScore]):
     """What `score` found, in the order of the explanations. `print` and notebooks show the table.
 
-    `plot` draws each score by tenths of the ranks, mean and 95 % over features, with chance and the controls beside.
+    `plot` draws each score by tenths of the ranks, mean and 95 % over features, with chance and the controls beside;
+    and those on texts that were written.
 
     Attributes:
         found: The features.
@@ -38,7 +39,8 @@ class Scores(LinesView, Plotted, Sequence[FeatureScore]):
         without: Controls that are not there, and why.
         provenance: Where the scores come from: plan, seed, index and SAE, judge, prompts (their digest, and one
             question of each scorer as it was asked), version.
-        cost: Questions that were answered, tokens that the judge read and wrote, seconds, and when it was done.
+        cost: Questions that were answered, tokens that judge and writer read and wrote, seconds, and when it was done.
+        writer: Who wrote texts; "" where none were written.
     """
 
     found: tuple[FeatureScore, ...]
@@ -48,6 +50,7 @@ class Scores(LinesView, Plotted, Sequence[FeatureScore]):
     without: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    writer: str = ""
 
     @overload
     def __getitem__(self, index: int) -> FeatureScore: ...
@@ -87,10 +90,16 @@ class Scores(LinesView, Plotted, Sequence[FeatureScore]):
         weights = weights if weights.any() else np.ones(len(scored))
         pairs = np.stack([values, weights], axis=1)
         failed = sum(one.scores[task].failed for one in scored)
+        chances = [one.scores[task].chance for one in scored]
+        chance = chances[0] if len(set(chances)) == 1 else _mean_chance(chances, weights)
         return Score(
-            _weighted(pairs), scored[0].scores[task].chance, bootstrap(pairs, _weighted, seed=self.seed), len(values),
-            failed, self.seed,
-        )  # fmt: skip
+            _weighted(pairs),
+            chance,
+            bootstrap(pairs, _weighted, seed=self.seed),
+            len(values),
+            failed,
+            self.seed,
+        )
 
     def ranked(self, task: str) -> list[FeatureScore]:
         """The features that were scored, the best first.
@@ -177,7 +186,8 @@ class Scores(LinesView, Plotted, Sequence[FeatureScore]):
     @property
     def _lines(self) -> Sequence[str]:
         left_out = sum(bool(one.reason) for one in self.found)
-        lines = [f"{len(self.found)} explanations, judged by {self.judge}, seed {self.seed}"]
+        wrote = f", texts by {self.writer}" if self.writer else ""
+        lines = [f"{len(self.found)} explanations, judged by {self.judge}{wrote}, seed {self.seed}"]
         for task in self.tasks:
             lines += [_summary(task, self), *(_beside(one) for one in self.controls.get(task, {}).values())]
         lines += [f"No control by {kind}: {reason}." for kind, reason in self.without.items()]
@@ -208,6 +218,11 @@ def _weighted(pairs: np.ndarray) -> float:
     return float(pairs[:, 0] @ pairs[:, 1] / total) if total else float("nan")
 
 
+def _mean_chance(chances: Sequence[float | None], weights: np.ndarray) -> float:
+    """Of features that each have their own: the mean, by the same weights."""
+    return _weighted(np.stack([np.array([0.0 if one is None else one for one in chances]), weights], axis=1))
+
+
 def _summary(task: str, scores: Scores) -> str:
     mean, weighted = scores.mean(task), scores.mean(task, "firings")
     n = 0 if mean is None else mean.n
@@ -215,7 +230,13 @@ def _summary(task: str, scores: Scores) -> str:
     strong = [one.details[task].weighted for one in scores if task in one.details]
     known = [value for value in strong if np.isfinite(value)]
     beside += f", by strength {np.mean(known):.3g}" if known else ""
+    written = [one.details[task].control.mean() for one in scores if _has_control(one, task)]
+    beside += f"; texts of other features {np.mean(written):.3g}" if written else ""
     return f"{task}: mean {mean} over {n} features{beside}"
+
+
+def _has_control(one: FeatureScore, task: str) -> bool:
+    return task in one.details and len(one.details[task].control) > 0
 
 
 def _beside(one: Controlled) -> str:
@@ -230,7 +251,9 @@ def _told(task: str, one: FeatureScore) -> str:
     detail = one.details[task]
     spread = "" if np.isnan(detail.between_draws) else f", draws differ by {detail.between_draws:.2f}"
     wrong = f", {detail.as_wrong:.3g} with failures as wrong" if one.scores[task].failed else ""
-    return f"{one.scores[task]}{wrong}{spread}"
+    f1 = "" if np.isnan(detail.f1) else f", F1 {detail.f1:.2f}"
+    others = f", texts of other features {detail.control.mean():.2f}" if len(detail.control) else ""
+    return f"{one.scores[task]}{wrong}{spread}{f1}{others}"
 
 
 def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
@@ -246,6 +269,8 @@ def _rows(one: FeatureScore) -> Iterator[dict[str, Any]]:
         yield {
             **about, "scorer": task, "score": score.value, "chance": score.chance, "low": low, "high": high,
             "n": score.n, "failed": score.failed, "as_wrong": detail.as_wrong, "auroc": detail.auroc,
-            "precision": detail.precision, "recall": detail.recall, "between_draws": detail.between_draws,
+            "precision": detail.precision, "recall": detail.recall, "f1": detail.f1,
+            "control": detail.control.mean() if len(detail.control) else float("nan"),
+            "between_draws": detail.between_draws,
             "weighted": detail.weighted, "firings": one.firings,
         }  # fmt: skip

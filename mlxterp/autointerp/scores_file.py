@@ -21,7 +21,8 @@ from .feature_score import Detail, FeatureScore
 
 _FORMAT, _VERSION = "mlxterp-scores", 1
 _COST = "cost"
-_PLAIN = ("as_wrong", "auroc", "precision", "recall", "weighted")
+_PLAIN = ("as_wrong", "auroc", "precision", "recall", "weighted", "f1")
+_ARRAYS = ("draws", "control")
 _BY_TENTH = ("recall_by_tenth", "by_tenth")
 
 
@@ -32,7 +33,8 @@ def write(path: str | os.PathLike, scores: Mapping[str, Any]) -> Path:
         scores: The fields of a `Scores`.
     """
     said = {
-        "format": _FORMAT, "version": _VERSION, "judge": scores["judge"], "seed": scores["seed"],
+        "format": _FORMAT, "version": _VERSION, "judge": scores["judge"], "writer": scores["writer"],
+        "seed": scores["seed"],
         "features": [_feature(one) for one in scores["found"]],
         "controls": {
             task: {name: _controlled(one) for name, one in several.items()}
@@ -73,6 +75,7 @@ def _scores(found: Mapping[str, Any], cost: Any) -> dict[str, Any]:
     return {
         "found": tuple(_feature_of(one) for one in found["features"]),
         "judge": str(found["judge"]),
+        "writer": str(found["writer"]),
         "seed": int(found["seed"]),
         "controls": {
             task: {name: _control_of(one) for name, one in several.items()}
@@ -113,7 +116,8 @@ def _detail_of(found: Mapping[str, Any]) -> Detail:
     for name in _BY_TENTH:
         given[name] = {int(tenth): _number(value) for tenth, value in given[name].items()}
     given["by_kind"] = {str(kind): _number(value) for kind, value in given["by_kind"].items()}
-    given["draws"] = np.array([_number(value) for value in given["draws"]])
+    for name in _ARRAYS:
+        given[name] = np.array([_number(value) for value in given[name]])
     given["false_positives"] = tuple(map(str, given["false_positives"]))
     return Detail(**given)
 

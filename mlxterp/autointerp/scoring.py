@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from ..concepts.explanations import Explanation
+from ..concepts.explanations import Explanation, Score
 from ..core import checks
-from ..core.controls import Controlled
+from ..core.controls import DRAWS, Controlled
 from ..core.digests import digest_of
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..core.version import version
 from ..errors import InputError
 from ..index.feature_index import FeatureIndex
+from ..index.peaks import attached
 from .asking import Asker
 from .examples import Drawn, Examples, Sample, described, examples_for
-from .feature_score import FeatureScore
+from .feature_score import Detail, FeatureScore
 from .finished import Finished
+from .generation import TESTS, scores_by_tests
 from .judged import Judged
 from .judges import Judge, TokenListJudge, check_able
+from .kept_writer import KeptWriter
 from .plan import Plan, plan_of
 from .prompts import VERSION, rendered
 from .scorers import SCORERS, Item
 from .scores import Scores
-from .shuffling import CONTROLS, Unit, applies, exchanged, held_against, units
+from .shuffling import CONTROLS, TEXTS, Unit, applies, exchanged, held_against, units
+from .writers import Writer
+from .written_texts import VERSION as WRITTEN
 
 
 @names_options
@@ -38,8 +43,9 @@ def score(
     index: FeatureIndex,
     explanations: Explanation | Iterable[Explanation],
     judge: Judge | None = None,
-    scorers: Sequence[str] = ("detection", "intruder"),
+    scorers: Sequence[str] | None = None,
     *,
+    writer: Writer | None = None,
     plan: Plan | None = None,
     examples: Examples | None = None,
     controls: bool | str | Sequence[str] = True,
@@ -54,15 +60,19 @@ def score(
         explanations: One or many, by people or by `explain`.
         judge: Who is asked; None takes `TokenListJudge()`, which looks for the words that an explanation lists.
         scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation" (of a judge that gives
-            strengths: a word list, a model here, a server with logprobs), "surprisal" (a model here) and "embedding"
-            (an `EmbeddingJudge`).
+            strengths: a word list, a model here, a server with logprobs), "surprisal" (a model here), "embedding"
+            (an `EmbeddingJudge`), and, of a writer, "generation" and "sensitivity". None takes detection, intruder
+            and, where there is a writer, generation.
+        writer: Who writes the texts of "generation" and "sensitivity"; a judge that writes too, or a `CorpusWriter`.
+            The index's own model and SAE are run on them.
         plan: Of the windows. None takes the one that the first explanation was made by, so that the texts that
             explained it do not score it; else `Plan()`.
         examples: What `collect` drew, in place of `plan`.
         controls: What the scores are held against: "explanations" (those of other features) and "tokens" (windows whose
             tokens have changed places). True takes both, each on a sample of twenty explanations and draws; False none.
-        path: A file that keeps every answer as it comes. The same call with it goes on after an interruption, and asks
-            nothing again but what was under way.
+            What is written has a control of its own, the texts of other features, whatever is given here.
+        path: A file that keeps every answer and text as it comes. The same call with it goes on after an interruption,
+            and asks nothing again but what was under way.
         batch_size: Questions that a judge is given at a time; no answer depends on it.
         verbose: Whether bars show how many are done.
 
@@ -70,10 +80,11 @@ def score(
         Each explanation with its scores; features with too few windows with the reason.
 
     Raises:
-        InputError: No explanations, an unknown scorer or control, a scorer that the judge cannot do (before anything is
-            asked), `plan` and `examples` together, examples of another index or without one of the features, a judge
-            that gives something else than asked, or a file of another call.
+        InputError: No explanations, an unknown scorer or control, a scorer that the judge cannot do or that lacks its
+            writer (before anything is asked), `plan` and `examples` together, examples of another index or without one
+            of the features, a judge that gives something else than asked, or a file of another call.
         UnknownFeatureError: A feature lies outside [0, d_hidden).
+        FeatureIndexError: Texts are to be written, and the index has no model and SAE.
 
     Examples:
         >>> from mlxterp import autointerp
@@ -86,10 +97,12 @@ def score(
     several = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not several or not all(isinstance(one, Explanation) for one in several):
         raise InputError("explanations= is a list of Explanation values, as `explain` gives them.")
-    tasks, kinds = _several(scorers, "A scorer", SCORERS), controls_of(controls)
+    tasks, kinds = _tasks(scorers, writer), controls_of(controls)
     size = checks.count(batch_size, "batch_size")
     judge = TokenListJudge() if judge is None else judge
-    for task in tasks:
+    if writer is not None and set(tasks) & {*TESTS}:
+        attached(index)
+    for task in asked_of(tasks):
         check_able(judge, task, SCORERS[task].answers)
     features = list(dict.fromkeys(one.feature_id for one in several))
     if examples is None and plan is None:
@@ -99,19 +112,35 @@ def score(
         raise InputError(
             f"examples= has no windows of feature {missing[0]}; collect them for all that are explained."
         )
-    run = _Run(index, drawn, judge, Asker(judge, size, Finished(path, _about(several, drawn, judge, size))))
+    run = _Run(index, drawn, judge, Finished(path, _about(several, drawn, judge, size)), size, writer)
     found = run.scored(several, tasks, verbose)
     scores = Scores(tuple(found), judge.name, drawn.plan.seed, provenance=run.provenance(several, tasks))
     held, without = run.controls(scores, kinds, tasks)
-    return Scores(
-        scores.found,
-        scores.judge,
-        scores.seed,
-        held,
-        without,
-        scores.provenance,
-        run.cost(time.time() - started),
+    return replace(
+        scores, controls=held, without=without, cost=run.cost(time.time() - started), writer=run.wrote(tasks)
     )
+
+
+def asked_of(tasks: Iterable[str]) -> list[str]:
+    """The scorers that ask a judge."""
+    return [task for task in tasks if task in SCORERS]
+
+
+def _tasks(scorers: Sequence[str] | None, writer: Writer | None) -> list[str]:
+    """The names of scorers, each once.
+
+    Raises:
+        InputError: One is unknown, or lacks its writer.
+    """
+    if scorers is None:
+        return ["detection", "intruder", *(["generation"] if writer is not None else [])]
+    tasks = _several(scorers, "A scorer", [*SCORERS, *TESTS])
+    if writer is None and (lacking := [task for task in tasks if task in TESTS]):
+        raise InputError(
+            f"{lacking[0]!r} needs texts: writer=judge where the judge can write, or"
+            " writer=autointerp.CorpusWriter(texts), which takes sentences that are there."
+        )
+    return tasks
 
 
 def controls_of(given: Any) -> list[str]:
@@ -125,7 +154,7 @@ def controls_of(given: Any) -> list[str]:
     return _several(given, "A control", CONTROLS)
 
 
-def _several(given: Any, name: str, known: Mapping[str, Any]) -> list[str]:
+def _several(given: Any, name: str, known: Collection[str]) -> list[str]:
     names = [given] if isinstance(given, str) else list(given)
     return list(dict.fromkeys(checks.choice(one, name, known) for one in names))
 
@@ -149,8 +178,12 @@ def _about(several: Sequence[Explanation], drawn: Examples, judge: Judge, size: 
 class _Run:
     """One call of `score`."""
 
-    def __init__(self, index: FeatureIndex, drawn: Examples, judge: Judge, asker: Asker):
-        self._index, self._drawn, self._judge, self._asker = index, drawn, judge, asker
+    def __init__(
+        self, index: FeatureIndex, drawn: Examples, judge: Judge, finished: Finished, size: int, writer: Writer | None
+    ):  # fmt: skip
+        self._index, self._drawn, self._judge = index, drawn, judge
+        self._asker = Asker(judge, size, finished)
+        self._writer = None if writer is None else KeptWriter(writer, finished)
         self._seed = drawn.plan.seed
         self._shown: dict[str, str] = {}
 
@@ -159,17 +192,23 @@ class _Run:
     ) -> list[FeatureScore]:
         from tqdm.auto import tqdm
 
+        written = scores_by_tests(self._index, several, self._writer, tasks, self._drawn)
         with tqdm(several, desc="score", unit="explanation", disable=hidden(verbose), delay=1.0) as bar:
-            return [self._feature(number, one, tasks) for number, one in enumerate(bar)]
+            return [self._feature(number, one, tasks, written[number]) for number, one in enumerate(bar)]
 
-    def _feature(self, number: int, explanation: Explanation, tasks: Sequence[str]) -> FeatureScore:
+    def _feature(
+        self, number: int, explanation: Explanation, tasks: Sequence[str], written: Mapping[str, tuple[Score, Detail]]
+    ) -> FeatureScore:  # fmt: skip
         drawn = self._drawn[explanation.feature_id]
         firings = int(self._index.stats(explanation.feature_id).count)
         if drawn.reason:
             return FeatureScore(explanation, reason=drawn.reason, firings=firings)
         found = {}
         for task in tasks:
-            scored = self._judged(f"{number}/{task}", task, explanation, drawn).score(self._seed)
+            if task in SCORERS:
+                scored = self._judged(f"{number}/{task}", task, explanation, drawn).score(self._seed)
+            else:
+                scored = written.get(task)
             if scored is not None:
                 found[task] = scored
         told = explanation.scored(**{task: value for task, (value, _) in found.items()})
@@ -203,7 +242,7 @@ class _Run:
         found: dict[str, dict[str, Controlled]] = {}
         without = {CONTROLS[kind]: "it was left out (controls=)" for kind in CONTROLS if kind not in kinds}
         for kind in kinds:
-            for task in [task for task in tasks if applies(kind, task)]:
+            for task in [task for task in asked_of(tasks) if applies(kind, task)]:
                 mean = scores.mean(task)
                 if mean is None:
                     continue
@@ -214,7 +253,20 @@ class _Run:
                     found.setdefault(task, {})[kind] = held
                 else:
                     without[f"{CONTROLS[kind]} ({task})"] = reason or "the judge failed on too much of it"
+        for task in [task for task in scores.tasks if task in TESTS]:
+            held, reason = self._by_texts(scores, task)
+            if held is None:
+                without[f"{TEXTS} ({task})"] = reason
+            else:
+                found[task] = {"texts": held}
         return found, without
+
+    def _by_texts(self, scores: Scores, task: str) -> tuple[Controlled | None, str]:
+        """A mean beside means of features on the texts that were written for others."""
+        mean = scores.mean(task)
+        values = [float(x) for one in scores if task in one.details for x in one.details[task].control]
+        held = None if mean is None else held_against(mean, values, TEXTS, self._seed)
+        return held, f"{DRAWS} are wanted, and there are {len(values)}; score more features together"
 
     def _unit(self, key: str, task: str, unit: Unit) -> float:
         feature = unit.explanation.feature_id
@@ -237,13 +289,26 @@ class _Run:
             "mlxterp": version(), "judge": self._judge.name, "scorers": list(tasks),
             "explainers": sorted({one.source for one in several}), "plan": asdict(self._drawn.plan),
             "seed": self._seed, "index": described(self._index),
-            "prompts": {"digest": VERSION, "rendered": dict(self._shown)},
+            "prompts": {"digest": VERSION, "rendered": dict(self._shown)}, **self._writing(tasks),
         }  # fmt: skip
+
+    def _writing(self, tasks: Iterable[str]) -> dict[str, Any]:
+        """Who wrote texts, and what was asked; nothing where none were."""
+        if self._writer is None or not self.wrote(tasks):
+            return {}
+        return {
+            "writer": self._writer.name, "prompts_to_write": {"digest": WRITTEN, "rendered": dict(self._writer.shown)}
+        }  # fmt: skip
+
+    def wrote(self, tasks: Iterable[str]) -> str:
+        """Who wrote texts; "" where none were."""
+        return self._writer.name if self._writer is not None and {*tasks} & {*TESTS} else ""
 
     def cost(self, seconds: float) -> dict[str, Any]:
         """What it took."""
-        tokens_in, tokens_out = self._asker.tokens
+        who = [self._asker, *([] if self._writer is None else [self._writer])]
+        tokens_in, tokens_out = (sum(one.tokens[side] for one in who) for side in (0, 1))
         return {
-            "questions": self._asker.asked, "tokens_in": tokens_in, "tokens_out": tokens_out,
+            "questions": sum(one.asked for one in who), "tokens_in": tokens_in, "tokens_out": tokens_out,
             "seconds": round(seconds, 3), "done": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip

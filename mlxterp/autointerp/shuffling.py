@@ -23,6 +23,8 @@ CONTROLS: dict[str, str] = {
     "tokens": "tokens exchanged among the windows",
 }
 """What `controls=` takes, and what each is."""
+TEXTS = "texts of other features"
+"""What scores on texts that were written are held against."""
 _SAMPLE = 40
 """Explanations among which exchanges are drawn."""
 

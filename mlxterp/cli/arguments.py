@@ -252,8 +252,8 @@ def _score(p: Parser) -> None:
     p.add_argument("explanations", metavar="FILE", help="explanations, as mlxterp explain --out writes them")
     p.add_argument(
         "--scorers", type=_names, default=("detection", "intruder"), metavar="NAMES",
-        help="some of detection, fuzzing, intruder, neighbour_precision, simulation, surprisal (default:"
-        " detection,intruder)",
+        help="some of detection, fuzzing, intruder, neighbour_precision, simulation, surprisal, and, of a judge that"
+        " writes (a server, a model), generation, sensitivity (default: detection,intruder)",
     )  # fmt: skip
     p.add_argument(
         "--judge", default="words", metavar="JUDGE",

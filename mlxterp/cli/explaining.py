@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import autointerp
+from ..autointerp.generation import TESTS
 from ..concepts import Concepts, store
 from ..concepts.explanations import Explanation
 from ..errors import InputError
@@ -49,9 +51,11 @@ def score(options: Namespace, screen: Screen) -> None:
         check_page(options.html, options)
     index = _index(options)
     told = _read(options.explanations, index)
+    judge = _judge(options)
     scores = index.score(
-        told, _judge(options), options.scorers, controls=options.controls, path=_part(options.out)
-    )
+        told, judge, options.scorers, writer=_writer(judge, options.scorers), controls=options.controls,
+        path=_part(options.out),
+    )  # fmt: skip
     if options.out is not None:
         scores.save(options.out)
         _done(options.out)
@@ -112,6 +116,23 @@ def _read(path: str, index: FeatureIndex) -> list[Explanation]:
             ' {"741": [{"text": "toys", "source": "me"}]}.'
         )
     return told
+
+
+def _writer(judge: autointerp.Judge, scorers: Sequence[str]) -> autointerp.Writer | None:
+    """The judge as writer, where texts are wanted.
+
+    Raises:
+        InputError: It writes none.
+    """
+    wanted = [one for one in scorers if one in TESTS]
+    if not wanted:
+        return None
+    if isinstance(judge, (autointerp.OpenAIJudge, autointerp.LocalJudge)):
+        return judge
+    raise InputError(
+        f"{wanted[0]} is scored on texts that a language model writes, and word lists write none: name a server or a"
+        " model with --judge."
+    )
 
 
 def _judge(options: Namespace) -> autointerp.Judge:

@@ -311,7 +311,7 @@ class Answers(IndexBase):
         )
 
     def score(
-        self, explanations: Any, judge: Any = None, scorers: Sequence[str] = ("detection", "intruder"), *,
+        self, explanations: Any, judge: Any = None, scorers: Sequence[str] | None = None, *, writer: Any = None,
         plan: Any = None, examples: Any = None, controls: bool | str | Sequence[str] = True,
         path: str | os.PathLike | None = None, batch_size: int = 256, verbose: bool = True,
     ) -> Any:  # fmt: skip
@@ -321,7 +321,9 @@ class Answers(IndexBase):
             explanations: One or many, by people or by `explain`.
             judge: Who is asked; None looks for the words that an explanation lists.
             scorers: Of "detection", "fuzzing", "intruder", "neighbour_precision", "simulation", "surprisal",
-                "embedding".
+                "embedding", "generation" and "sensitivity"; None takes detection, intruder and, where there is a
+                writer, generation.
+            writer: Who writes texts on which the index's own model and SAE are run.
             plan: An `autointerp.Plan`; None takes the one that the first explanation was made by.
             examples: What `autointerp.collect` drew, in place of `plan`.
             controls: Of "explanations" and "tokens"; True takes both, False none.
@@ -333,8 +335,8 @@ class Answers(IndexBase):
             `autointerp.Scores`.
         """
         return rooms.open(
-            "index.score", self, explanations, judge, scorers, plan=plan, examples=examples, controls=controls,
-            path=path, batch_size=batch_size, verbose=verbose,
+            "index.score", self, explanations, judge, scorers, writer=writer, plan=plan, examples=examples,
+            controls=controls, path=path, batch_size=batch_size, verbose=verbose,
         )  # fmt: skip
 
     def study(

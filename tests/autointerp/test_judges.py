@@ -102,8 +102,8 @@ def local(request):
     if request.param not in mlxterp.available_backends():
         pytest.skip(f"{request.param} is not installed")
     model, sae, texts = mlxterp.load_demo(request.param)
-    index = model.build_index(sae, [text[:700] for text in texts[:40]], verbose=False)
-    features = [int(feature) for feature in index.live[100:500:80]]
+    index = model.build_index(sae, [text[:700] for text in texts[:30]], verbose=False)
+    features = [int(feature) for feature in index.summary.count.argsort()[::-1][60:63]]
     examples = autointerp.collect(index, features, autointerp.Plan(least=1), verbose=False)
     return model, examples
 
@@ -115,7 +115,7 @@ def questions_of(examples, task, n=6):
             told = autointerp.TokenListExplainer().explain(feature, drawn.explaining)
             assert told is not None
             items = SCORERS[task].ask(told.text, drawn.draws[0], np.random.default_rng(0))
-            found += [question for item in items[:3] for question in item.questions]
+            found += [question for item in items[:2] for question in item.questions]
     assert len(found) >= n
     return found
 
@@ -125,7 +125,7 @@ def test_a_local_judge_says_what_one_whole_pass_says(local, task):
     model, examples = local
     judge, questions = autointerp.LocalJudge(model), questions_of(examples, task)
     together = judge.probabilities(questions)
-    for question, found in zip(questions, together, strict=True):
+    for question, found in list(zip(questions, together, strict=True))[:: max(1, len(questions) // 6)]:
         ids = model.tokenize(asked(question))
         logits = model.language_model.backend.get(model(ids))[0, -1].astype(np.float64)
         yes, no = judge._answers

@@ -129,3 +129,87 @@ def test_an_answer_that_was_changed_is_asked_again(folder, tmp_path):
         assert old in good
         path.write_text(good.replace(old, new, 1))
         assert str(score()) == str(first) and len(path.read_text().splitlines()) > len(good.splitlines())
+
+
+class Dies:
+    """A writer that is killed at a call, and tells what it was asked."""
+
+    name = "dies"
+
+    def __init__(self, at: int, reply):
+        self.left, self.reply, self.asked = at, reply, list[str]()
+
+    def write(self, prompts, max_tokens=256, *, temperature=0.0, seed=0):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.asked += [prompt.text for prompt in prompts]
+        return [self.reply(prompt) for prompt in prompts]
+
+
+@pytest.fixture(scope="module")
+def attached():
+    """An index with its model and SAE."""
+    model, sae, texts = mlxterp.load_demo()
+    return model.build_index(sae, [text[:300] for text in texts[:30]], verbose=False)
+
+
+SMALL = autointerp.Plan(negatives={"random": 4}, least=1, draws=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*have no explanation")
+def test_explanations_of_a_language_model_are_kept_some_at_a_time(attached, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxterp.autointerp.explaining.BATCH", 2)
+    features = [int(feature) for feature in attached.summary.count.argsort()[::-1][60:67]]
+    examples = autointerp.collect(attached, features, SMALL, verbose=False)
+
+    def reply(prompt):
+        return "unclear" if len(prompt.text) % 3 == 0 else f"a thing of {len(prompt.text)} letters"
+
+    def told(writer, path, **settings):
+        explainer = autointerp.LLMExplainer(writer, contrast=True, **settings)
+        found = attached.explain(features, explainer, examples=examples, path=path, verbose=False)
+        return [(one.feature_id, one.text) for one in found], explainer.left_out
+
+    whole = Dies(-1, reply)
+    expected = told(whole, None)
+    first, second, third = Dies(3, reply), Dies(-1, reply), Dies(-1, reply)
+    with pytest.raises(KeyboardInterrupt):
+        told(first, tmp_path / "told")
+    assert told(second, tmp_path / "told") == expected
+    assert first.asked + second.asked == whole.asked and len(first.asked) == 4
+    assert told(third, tmp_path / "told") == expected and not third.asked
+    with pytest.raises(InputError, match="settings differ"):
+        told(third, tmp_path / "told", cot=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*wrote no texts that count")
+def test_texts_that_were_written_are_kept_and_scores_of_them_saved(attached, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxterp.autointerp.kept_writer._BATCH", 4)
+    told = attached.explain(attached.summary.count.argsort()[::-1][60:66], plan=SMALL, verbose=False)
+    corpus = autointerp.CorpusWriter(mlxterp.load_demo().texts[30:])
+
+    def score(writer, path):
+        return attached.score(
+            told, scorers=["detection", "generation", "sensitivity"], writer=writer, path=path, verbose=False
+        )
+
+    def reply(prompt):
+        return corpus.write([prompt])[0]
+
+    whole, first, second, third = (Dies(at, reply) for at in (-1, 3, -1, -1))
+    expected = score(whole, None)
+    with pytest.raises(KeyboardInterrupt):
+        score(first, tmp_path / "part")
+    found = score(second, tmp_path / "part")
+    assert first.asked + second.asked == whole.asked and len(first.asked) == 8
+    assert str(score(third, tmp_path / "part")) == str(found) == str(expected) and not third.asked
+    assert found.provenance["writer"] == "dies" == found.writer
+    assert set(found.provenance["prompts_to_write"]["rendered"]) == {"fitting", "near_miss", "similar"}
+    assert found.cost["questions"] == expected.cost["questions"] > len(whole.asked)
+    again = autointerp.Scores.load(found.save(tmp_path / "scores.json"))
+    assert str(again) == str(found) and again.fragment() == found.fragment() and again.writer == "dies"
+    assert again.to_pandas().equals(found.to_pandas())
+    pytest.importorskip("matplotlib")
+    axes = found.plot().axes[-1]
+    assert [one.get_text() for one in axes.get_xticklabels()] == ["generation", "sensitivity"]

@@ -102,7 +102,7 @@ def told(examples):
     return found
 
 
-@pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_constant_judge_scores_chance_exactly(scored, examples, told, value):
     found = scored(told, examples, Constant(value), TASKS)
     for one in found:

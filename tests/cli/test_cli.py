@@ -250,6 +250,7 @@ def test_features_are_explained_and_their_explanations_scored(index_path, says, 
     assert "--overwrite" in fails("score", index_path, told, "--out", scored)
     assert "cannot do 'surprisal'" in fails("score", index_path, told, "--scorers", "surprisal")
     assert "A scorer" in fails("score", index_path, told, "--scorers", "taste")
+    assert "--judge" in fails("score", index_path, told, "--scorers", "generation")
     (tmp_path / "names.json").write_text('{"3": "ball"}')
     assert "no explanations" in fails("score", index_path, tmp_path / "names.json")
     assert "no index" in fails("explain", tmp_path, 3)
