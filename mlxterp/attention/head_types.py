@@ -198,6 +198,10 @@ def head_pairs(heads: Any) -> list[tuple[int, int]]:
     Raises:
         InputError: It is something else, or none.
     """
+    if isinstance(heads, str) or (not isinstance(heads, (HeadScore, Iterable))):
+        raise InputError(
+            f"heads= is {heads!r:.60}; expected (layer, head), or what detect_induction_heads gives."
+        )
     several = [heads] if isinstance(heads, HeadScore) or _is_pair(heads) else list(heads)
     found = []
     for one in several:
