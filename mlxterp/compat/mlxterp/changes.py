@@ -54,8 +54,9 @@ def replace_at_positions(value: Any, positions: int | Iterable[int]) -> Interven
     if positions is None:
         raise InputError("replace_at_positions needs positions; replace_with changes all of them.")
     given: Any = positions
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    return our_replace_with(value, list(given) if several else given)
+    if isinstance(positions, Iterable) and not isinstance(positions, str):
+        given = list(positions)
+    return our_replace_with(value, given)
 
 
 def change_of(given: Any) -> Any:
