@@ -198,10 +198,14 @@ def head_pairs(heads: Any) -> list[tuple[int, int]]:
     Raises:
         InputError: It is something else, or none.
     """
+    if isinstance(heads, str) or (not isinstance(heads, (HeadScore, Iterable))):
+        raise InputError(
+            f"heads= is {heads!r:.60}; expected (layer, head), or what detect_induction_heads gives."
+        )
     several = [heads] if isinstance(heads, HeadScore) or _is_pair(heads) else list(heads)
     found = []
     for one in several:
-        pair = (one.layer, one.head) if isinstance(one, HeadScore) else one
+        pair: Any = (one.layer, one.head) if isinstance(one, HeadScore) else one
         if not _is_pair(pair):
             raise InputError(
                 f"heads= holds {one!r}; expected (layer, head), or what detect_induction_heads gives."

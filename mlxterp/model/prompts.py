@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..core.positions import Positions
 from ..edits.edits import Edit
 from ..errors import InputError, warn
 from ..hooks.session import ModelSession
@@ -63,7 +64,7 @@ def generated(
         NotFiniteError: None of the prompts could go on.
     """
     anatomy = session.running_rows([None if asked[0].chat else prompt for prompt in prompts], edits)
-    shared = {id(some): [edit.positions for edit in some] for some in edits}
+    shared: dict[int, list[Positions]] = {id(some): [edit.positions for edit in some] for some in edits}
     ids = ids_of_prompts(anatomy, prompts, asked, [shared[id(some)] for some in edits])
     try:
         found = continued(anatomy, ids, asked, batch_tokens=batch_tokens, verbose=verbose)

@@ -707,7 +707,8 @@ def test_D21e_the_prompt_has_what_is_asked_for_and_windows_stay_within_their_fen
 
 
 def test_messages_and_activations_that_are_none_are_refused():
-    for messages in ("hello", None, [{"role": "user"}], ["hello"]):
+    wrong: list[Any] = ["hello", None, [{"role": "user"}], ["hello"]]
+    for messages in wrong:
         with pytest.raises(InputError, match="'role': 'user', 'content': text"):
             display_messages(messages)
     with pytest.raises(InputError, match="x holds NaN"):

@@ -145,9 +145,10 @@ def test_D23_the_hook_function_says_what_does_not_fit(backend):
     x = put(np.zeros((1, 4, 192), np.float32))
     arena.hook_fn_patch_scoping(x, None, 2, np.ones(192))  # one position, an array of NumPy
     assert get(x)[0].any(axis=1).tolist() == [False, False, True, False]
-    for positions, vector, message in (
+    cases: list[tuple[Any, Any, str]] = [
         (None, np.ones(192), "seq_pos is None"), ("3", np.ones(192), "seq_pos is '3'"),
         ([1], np.ones(5), "latent_vector has 5 numbers"), ([1], put(np.ones(5, np.float32)), r"has shape \(5,\)"),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for positions, vector, message in cases:
         with pytest.raises(InputError, match=message):
             arena.hook_fn_patch_scoping(x, None, positions, vector)

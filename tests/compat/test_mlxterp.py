@@ -161,7 +161,8 @@ def test_u6_their_collect_activations_is_a_cache_of_one_input(demo):
     assert (
         cache.get("layers.9") is None and cache.get("model.layers.2.self_attn") is cache["layers.2.self_attn"]
     )
-    for name in ("nothing", 3, None):
+    names: list[Any] = ["nothing", 3, None]
+    for name in names:
         with pytest.raises(ComponentError, match="was not collected") as raised:
             cache[name]
         assert isinstance(raised.value, KeyError) and name not in cache
@@ -179,7 +180,8 @@ def test_u11_positions_that_are_no_integers_are_refused_not_cut(letter_model):
     for given in ([1.5], "x", [True], ["0"]):
         with pytest.raises(InputError, match=r"[Pp]ositions"):
             run(given)
-    for given in ("all", None, slice(0, 2)):
+    others: list[Any] = ["all", None, slice(0, 2)]
+    for given in others:
         with pytest.raises(InputError, match="expected positions of each prompt"):
             mlxterp.get_activations(letter_model, TEXTS, positions=given)
 

@@ -54,11 +54,10 @@ def hook_fn_patch_scoping(
         raise InputError(
             f"latent_vector has shape {tuple(latent_vector.shape)}; the activations are {activations.shape[2]} wide."
         )
-    if as_integer(seq_pos) is not None:
-        seq_pos = [seq_pos]
-    if isinstance(seq_pos, str) or not isinstance(seq_pos, Iterable):
+    places: Any = seq_pos if as_integer(seq_pos) is None else [seq_pos]
+    if isinstance(places, str) or not isinstance(places, Iterable):
         raise InputError(f"seq_pos is {seq_pos!r:.60}; expected positions of the prompt, such as [3, 7].")
-    for position in seq_pos:
+    for position in places:
         place = checks.integer(position, "A position of seq_pos", -length, length - 1)
         activations[:, place] = latent_vector
 

@@ -53,9 +53,10 @@ def replace_at_positions(value: Any, positions: int | Iterable[int]) -> Interven
     """
     if positions is None:
         raise InputError("replace_at_positions needs positions; replace_with changes all of them.")
+    given: Any = positions
     if isinstance(positions, Iterable) and not isinstance(positions, str):
-        positions = list(positions)
-    return our_replace_with(value, positions)
+        given = list(positions)
+    return our_replace_with(value, given)
 
 
 def change_of(given: Any) -> Any:
