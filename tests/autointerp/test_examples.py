@@ -52,7 +52,7 @@ def test_every_window_is_what_the_model_and_the_sae_say_of_it(backend):
         for sample in [*drawn.explaining, *(one for samples in drawn.draws for one in samples)][::3]:
             example = sample.example
             if example.text not in features:
-                place = sae.component
+                place = str(sae.component)
                 activations = model.trace(example.text, capture=[place]).activations[place]
                 features[example.text] = sae.encode(model.language_model.backend.get(activations)[0])
             found = features[example.text][:, feature]
