@@ -132,6 +132,8 @@ def test_D2_meta_latents_are_those_of_the_meta_sae(studied):
         (meta, pytest.approx(weight)) for meta, weight in studied.meta.decompose(studied.ball)
     ]
     assert told["beside"]["value"] == pytest.approx(studied.meta.explained(studied.ball))
+    judged = studied.found.meta_latents.stands_out is not None
+    assert judged == (studied.ball in studied.meta.held_out)  # random rows were not seen in training either
     assert told["beside"]["draws"] == 20
 
 
