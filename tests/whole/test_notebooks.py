@@ -31,8 +31,10 @@ SHOWS = {
 EXPECTED = re.compile(
     r".*(TqdmWarning: IProgress not found|No optimised BLAS).*\n(  .*\n)?|\r?[^\r\n]*\[[\d:?]+[<,][^\r\n]*\]\n?"
     r"|SAE of \S+: explained variance .*\n"
+    r"|.*MlxterpWarning: \d+ of \d+ features have no explanation; .*\n(  .*\n)?"
 )
-"""On stderr: what this environment lacks with the line of code that warned, bars, and how good a trained SAE is."""
+"""On stderr: what this environment lacks with the line of code that warned, bars, how good a trained SAE is,
+and directions with too few windows."""
 MOST_CODE_CELLS = 15
 WITH_OUTPUTS = {"05_understanding_latents": 21}
 """Stored with what their cells show (`tools/store_outputs.py`), and how many code cells each may have."""
