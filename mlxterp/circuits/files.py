@@ -17,6 +17,7 @@ import numpy as np
 
 from ..core.files import atomic_write, strict_json
 from ..core.integers import is_integer, is_number
+from ..core.places import expanded
 from ..core.version import version
 from ..errors import CircuitError, InputError
 from .nodes import Node, embedding_node, error_node, feature_node, output_node
@@ -86,7 +87,7 @@ def write(graph: Saved, path: str | os.PathLike, slug: str | None = None) -> Pat
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"Expected the path of a file to save in, got {path!r}.")
-    target = Path(path).expanduser()
+    target = expanded(path)
     links = int(np.count_nonzero(graph.matrix))
     if links * _LINK > LARGEST:
         raise InputError(
@@ -193,7 +194,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"Expected the path of a graph's file, got {path!r}.")
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         size = place.stat().st_size
         if size > LARGEST:

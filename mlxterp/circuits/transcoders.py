@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..core.integers import as_integer
+from ..core.places import expanded
 from ..core.sites import Component
 from ..core.sparse import SparseFeatures
 from ..errors import InputError, SAEError, warn
@@ -84,7 +84,7 @@ def _each(given: Any) -> Iterator[tuple[Any, SAE]]:
         yield None, given
         return
     if isinstance(given, (str, os.PathLike)):
-        is_path = Path(given).expanduser().exists() or not is_release(str(given))
+        is_path = expanded(given).exists() or not is_release(str(given))
         given = SAECollection.load(given) if is_path else SAECollection.from_release(str(given))
     named = isinstance(given, Mapping) and not isinstance(given, SAECollection)
     if not isinstance(given, SAECollection):

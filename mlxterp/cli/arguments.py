@@ -6,6 +6,7 @@ import argparse
 from importlib.metadata import version
 from pathlib import Path
 
+from ..core.places import expanded
 from ..training.config import ARCHITECTURES, SAETrainConfig
 
 Parser = argparse.ArgumentParser
@@ -280,7 +281,7 @@ def _names(given: str) -> tuple[str, ...]:
 
 
 def _path(given: str) -> Path:
-    return Path(given).expanduser()
+    return expanded(given)
 
 
 def _graph(p: Parser) -> None:

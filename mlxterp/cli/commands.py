@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 import numpy as np
 from rich.text import Text
 
+from ..core.places import expanded
 from ..errors import InputError
 from ..model.interpretable import InterpretableModel
 from ..training import SAETrainConfig
@@ -40,7 +41,7 @@ def demo(options: Namespace, screen: Screen) -> None:
     """`mlxterp demo`."""
     from ..demo.tour import run_tour
 
-    report = options.report.expanduser()
+    report = expanded(options.report)
     if report.is_dir() or not os.access(report.parent, os.W_OK):
         raise InputError(
             f"No page can be written at {report}: --report takes the path of a file in a folder."
@@ -120,7 +121,7 @@ def show(options: Namespace, screen: Screen) -> None:
     if options.text is None and not options.features:
         raise InputError('Name a feature (mlxterp show 12), or a text (mlxterp show --text "…").')
     if options.html is not None:
-        check_page(options.html.expanduser(), options)
+        check_page(expanded(options.html), options)
     if options.text is not None:
         if options.index is not None:
             raise InputError("--text shows a text by the model and SAE; it takes no --index.")
@@ -148,7 +149,7 @@ def train(options: Namespace, screen: Screen) -> int | None:
     known = {field.name for field in fields(SAETrainConfig)}
     config = SAETrainConfig(**{name: value for name, value in vars(options).items() if name in known})
     if not options.resume:
-        check_folder(Path(options.save_path).expanduser(), options, "an SAE")
+        check_folder(expanded(options.save_path), options, "an SAE")
     own = opening.stories() if options.model is None else None
     corpus = opening.read_texts(options.texts, own)
     sae = opening.open_model(options).train_sae(
@@ -184,7 +185,7 @@ def check(options: Namespace, screen: Screen) -> int | None:
 
 def graph(options: Namespace, screen: Screen) -> None:
     """`mlxterp graph`."""
-    page, file = (None if path is None else path.expanduser() for path in (options.html, options.save))
+    page, file = (None if path is None else expanded(path) for path in (options.html, options.save))
     if page is not None:
         check_page(page, options)
     if file is not None:
@@ -223,7 +224,7 @@ def _page(options: Namespace, screen: Screen, shown: list[FeatureCard | TokenVie
     path = options.html or Path(mkdtemp(prefix="mlxterp-")) / "features.html"
     title = "Features of a text" if options.text is not None else "Features"
     view = shown[0] if len(shown) == 1 else FeatureReport(title, shown)
-    _written(options, screen, view, path.expanduser(), told=not options.json)
+    _written(options, screen, view, expanded(path), told=not options.json)
 
 
 def _written(options: Namespace, screen: Screen, view: View, path: Path, told: bool = True) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..core import checks
 from ..core.csv_cells import text_of_cell
+from ..core.places import expanded
 from ..errors import InputError, UnknownFeatureError
 from .checks import feature_id
 from .explanations import PERSON, Concept, Explanation, Explanations, Names, checked_text
@@ -43,7 +44,7 @@ class Said(NamedTuple):
 def said(concepts: Any, d_hidden: int) -> Said:
     """Names and explanations by feature (ascending), in the order given; see `Concepts.load_concepts`."""
     if isinstance(concepts, (str, os.PathLike)):
-        return _from_file(Path(concepts).expanduser(), d_hidden)
+        return _from_file(expanded(concepts), d_hidden)
     if hasattr(concepts, "columns") and hasattr(concepts, "__getitem__"):
         rows = list(_frame_rows(concepts))
         if not rows:

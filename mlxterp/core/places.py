@@ -18,6 +18,11 @@ _REPOSITORY = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
 _SHOWN = 5
 
 
+def expanded(path: str | os.PathLike) -> Path:
+    """A path with the home in place of "~"; as it stands where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def path_of(given: Any) -> Path:
     """The path of a file or folder as users give it, with their home in place of "~".
 
@@ -26,7 +31,7 @@ def path_of(given: Any) -> Path:
     """
     if not isinstance(given, (str, os.PathLike)) or isinstance(os.fspath(given), bytes):
         raise InputError(f"Expected the path of a file or folder, got {given!r}.")
-    return Path(given).expanduser()
+    return expanded(given)
 
 
 def looks_like_path(name: Any) -> bool:
@@ -53,7 +58,7 @@ def near(path: str | os.PathLike) -> str:
 
     It follows a space; it is empty where there is nothing to say.
     """
-    target = Path(path).expanduser()
+    target = expanded(path)
     direct, folder = True, target.parent
     while not _is_folder(folder):
         if folder == folder.parent:

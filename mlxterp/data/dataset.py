@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..core.places import expanded
 from ..core.quiet import quiet_loading
 from ..core.texts import (
     NO_TOKENIZER,
@@ -259,14 +260,14 @@ def split_texts(content: str, source: str) -> list[str]:
 
 def _is_file(name: str) -> bool:
     try:
-        return Path(name).expanduser().is_file()
+        return expanded(name).is_file()
     except OSError:  # too long for a path: a text
         return False
 
 
 def _texts_of_file(path: Path) -> list[str]:
     try:
-        content = path.expanduser().read_text(encoding="utf-8")
+        content = expanded(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a text file (UTF-8): {error}.") from error
     return split_texts(content, str(path))

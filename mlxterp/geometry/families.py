@@ -16,7 +16,7 @@ from ..anatomy.session import Model, session_of
 from ..core import checks, feature_ids
 from ..core.feature_ids import Feature
 from ..core.options import check_options, names_options
-from ..core.places import looks_like_path
+from ..core.places import expanded, looks_like_path
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..data.text import pieces_of
@@ -81,7 +81,7 @@ def load_family(
         ([2048], True)
     """
     named = isinstance(source, (str, os.PathLike))
-    published = named and not looks_like_path(source) and not Path(source).expanduser().exists()
+    published = named and not looks_like_path(source) and not expanded(source).exists()
     if published:
         collection = SAECollection.from_release(str(source), widths=widths, **options)
     elif named:

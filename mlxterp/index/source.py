@@ -11,6 +11,7 @@ from ..activations.fingerprint import is_same, model_fingerprint, weights_of
 from ..activations.forward import collect
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Session
+from ..core.places import expanded
 from ..core.sites import Component
 from ..data.corpus import Corpus
 from ..errors import FeatureIndexError
@@ -39,7 +40,7 @@ class Source:
     @property
     def model_name(self) -> str | None:
         """The repo, or the name of the folder, without where it lies on this machine."""
-        return Path(self.name).name if self.name and Path(self.name).expanduser().exists() else self.name
+        return Path(self.name).name if self.name and expanded(self.name).exists() else self.name
 
     @property
     def model_facts(self) -> dict[str, Any]:

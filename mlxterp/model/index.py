@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..core.places import expanded
 from ..index import BuildOptions, FeatureIndex, Source, build
 from ..index.remote import copied, is_url, refuse_index
 from ..index.source import source_for
@@ -72,7 +73,7 @@ def build_index(
     options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
     source = source_for(self.session, sae, component, layer)
     if path is not None and not is_url(path):
-        build(source, texts, Path(path).expanduser(), options)
+        build(source, texts, expanded(path), options)
         return FeatureIndex.open(path).attach(self.session, source.sae)
     if path is not None:
         refuse_index(str(path))  # before the model runs over all the texts

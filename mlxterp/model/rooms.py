@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..anatomy.session import Model
+from ..core.places import expanded
 from ..data.dataset import texts_of
 from ..errors import ComponentError, InputError
 from ..evaluation.check import SAECheck
@@ -72,7 +72,7 @@ def build_indexes(
     if not isinstance(path, (str, os.PathLike)) or is_url(path):
         raise InputError(f"Indexes of several SAEs are built in a folder, got {path!r}.")
     texts = texts_of(texts, model.language_model)
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     return {
         key: model.build_index(collection[key], texts, folder / name, **options)
         for key, name in folder_names(collection).items()

@@ -18,6 +18,7 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.names import hook_component
 from ..backends.base import LanguageModel
+from ..core.places import expanded
 from ..core.rows import rows_of
 from ..core.sites import Component
 from ..core.tokens import TokenBatch
@@ -49,7 +50,7 @@ def open_sae(
         )
     backend = anatomy.model.backend.name
     published = sae_id is not None or is_published(source)
-    if published and not Path(source).expanduser().exists():
+    if published and not expanded(source).exists():
         sae = SAE.from_pretrained(str(source), sae_id, backend, device, k, revision)
     else:
         sae = SAE.load(source, format, backend, device, k, norm_scaling_factor)

@@ -20,6 +20,7 @@ from ..core.digests import digest_of_file
 from ..core.feature_ids import Feature
 from ..core.files import atomic_folder
 from ..core.options import checks_options
+from ..core.places import expanded
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
 from .formats import own
@@ -281,7 +282,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         """
         if not isinstance(path, (str, os.PathLike)):
             raise InputError(f"Expected the path of a folder to save in, got {path!r}.")
-        target = Path(path).expanduser().resolve()
+        target = expanded(path).resolve()
         check_target(target)
         with atomic_folder(target, ".saes.", SAEError) as draft:
             entries = []

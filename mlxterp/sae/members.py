@@ -18,6 +18,7 @@ from ..backends import get_backend
 from ..core import checks
 from ..core.digests import same_file
 from ..core.integers import as_integer
+from ..core.places import expanded
 from ..errors import InputError, SAEError
 from .formats import own, saes_in
 from .formats.source import Files
@@ -88,7 +89,7 @@ def in_folder(
     """
     _check_backend(backend)
     k = checks.count_or_none(k, "k", error=SAEError)
-    folder = Path(path).expanduser() if isinstance(path, (str, os.PathLike)) else None
+    folder = expanded(path) if isinstance(path, (str, os.PathLike)) else None
     if folder is not None and (folder / MANIFEST).is_file():
         if format not in (None, "mlxterp"):
             raise SAEError(
@@ -97,7 +98,7 @@ def in_folder(
         return {entry["key"]: _saved(folder, entry, backend, device, k) for entry in read_manifest(folder)}
     members: Members = {}
     for found, files in saes_in(path, format):
-        name = _name_below(Path(path).expanduser(), files.path)
+        name = _name_below(expanded(path), files.path)
         member = Member(
             opens=partial(opened, Fetched(files.path, found), backend, device, k, mapped=True),
             known=_known_of(found, files),

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from ..backends.host.conversion import to_vector
 from ..core.digests import DIGEST, digest_of_arrays
 from ..core.files import atomic_write
+from ..core.places import expanded
 from ..core.tensor_files import check_safetensors
 from ..errors import InputError
 from .gguf import Entry, gguf_writer, parse_json, read_gguf
@@ -173,7 +174,7 @@ def load_vectors(path: str | os.PathLike) -> list[SteeringVector]:
 def _path(path: str | os.PathLike) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"Expected the path of a .safetensors or .gguf file, got {path!r}.")
-    file = Path(path).expanduser()
+    file = expanded(path)
     if file.suffix.lower() not in (".safetensors", ".gguf"):
         raise InputError(
             f"{file.name!r} ends in neither .safetensors nor .gguf, the two forms of steering vectors. Pickled files"

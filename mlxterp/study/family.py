@@ -163,7 +163,9 @@ def meta_latents_of(
         rows.append([str(latent), f"{weight:.3f}", named or "none"])
     drawn = _explained(meta, random_like(meta.rows, "covariance", seed)[:DRAWS]) if control else np.empty(0)
     beside = Controlled(share, None, drawn, "covariance-matched rows", seed)
-    unseen = feature in meta.held_out  # only then is the comparison with rows that training did not see a fair one
+    unseen = (
+        feature in meta.held_out
+    )  # only then is the comparison with rows that training did not see a fair one
     told = "" if unseen else "; no verdict: training saw this feature's row, and none of the random ones"
     return Evidence(
         "Meta-latents", (f"{len(parts)} meta-latents explain {share:.0%} of its direction",),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...core.places import is_repository, looks_like_path, near
+from ...core.places import expanded, is_repository, looks_like_path, near
 from ...errors import InputError
 
 _PATIENCE = 5.0
@@ -26,7 +26,7 @@ def place_of(source: str | os.PathLike) -> str:
     Raises:
         InputError: What can only be a path leads to no folder, or the name is none that the hub could have.
     """
-    text, folder = os.fspath(source), Path(source).expanduser()
+    text, folder = os.fspath(source), expanded(source)
     if not text:
         raise InputError(
             f"The name is empty. Give a folder that holds {_NEEDED}, or a Hugging Face repository."

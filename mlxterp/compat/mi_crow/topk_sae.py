@@ -11,6 +11,7 @@ import numpy as np
 
 from ...backends import backend_of, read_torch_file
 from ...core import checks
+from ...core.places import expanded
 from ...core.sites import Array
 from ...core.sparse import SparseFeatures
 from ...errors import SAEError, warn
@@ -73,11 +74,7 @@ class TopKSae(SAE):
         Raises:
             SAEError: Something else, of other sizes, or nothing says k.
         """
-        found = (
-            read_torch_file(Path(state).expanduser())
-            if isinstance(state, (str, os.PathLike))
-            else _plain(state)
-        )
+        found = read_torch_file(expanded(state)) if isinstance(state, (str, os.PathLike)) else _plain(state)
         parts = self._parts(found)
         n_inputs, n_latents = parts.weights.W_enc.shape
         if (n_latents, n_inputs) != (self.d_hidden, self.d_model):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core import checks
-from ...core.places import looks_like_path, near
+from ...core.places import expanded, looks_like_path, near
 from ...errors import InputError, MlxterpError, SAEError, warn
 from . import (
     circuit_tracer,
@@ -174,7 +174,7 @@ def _check_unused(path: Path, format: str, files: Files, parts: Parts) -> None:
 def _checked_path(path: str | os.PathLike) -> Path:
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise InputError(f"Expected the path of an SAE's file or folder, got {path!r}.")
-    found = Path(path).expanduser()
+    found = expanded(path)
     try:
         there = found.exists()
     except (OSError, ValueError) as error:

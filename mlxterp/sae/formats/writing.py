@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ...core.files import atomic_folder
+from ...core.places import expanded
 from ...errors import InputError, SAEError
 from . import own, saelens, to_saelens
 from .parts import Parts, Stored
@@ -30,7 +31,7 @@ def write(path: str | os.PathLike, parts: Parts, format: str = "mlxterp", dtype:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"Expected the path of a folder to save in, got {path!r}.")
-    target = Path(path).expanduser().resolve()
+    target = expanded(path).resolve()
     _check_target(target)
     if dtype not in _DTYPES:
         raise SAEError(f"Unknown dtype {dtype!r}. SAEs are saved as: {', '.join(_DTYPES)}.")
