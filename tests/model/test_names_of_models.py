@@ -15,6 +15,7 @@ from mlxterp.core.places import is_repository, looks_like_path, near
 from mlxterp.demo import FOLDER
 
 hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub.utils")  # the package brings it only when it is asked for
 
 PATHS = ["./gpt2", "../gpt2", "~/gpt2", "/models/gpt2", "a/b/c", "models\\gpt2", "C:/gpt2", "C:\\gpt2", "gpt2/",
          ".gpt2", "model.safetensors", "ae.pt", Path("gpt2"), Path("openai-community/gpt2")]  # fmt: skip
