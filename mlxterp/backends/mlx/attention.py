@@ -94,6 +94,7 @@ def attention_pattern(
 
 
 def repeat_heads(x: mx.array, heads: int) -> mx.array:
+    """Keys or values (batch, n_kv_heads, …), each as often as query heads share it: (batch, heads, …)."""
     return x if x.shape[1] == heads else mx.repeat(x, heads // x.shape[1], axis=1)
 
 
