@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxterp import BackendError, InputError, SparseFeatures, UnknownFeatureError
@@ -207,6 +207,7 @@ def test_features_active_on_the_same_texts_share_a_cluster():
         assert clustered(rows, 2, seed) == ({0: 0, 1: 1, 2: 0, 4: 1},) * 2
 
 
+@settings(max_examples=25)
 @given(st.permutations(range(9)), st.integers(0, 99))
 def test_clusters_follow_their_features_wherever_they_stand(order, seed):
     pytest.importorskip("sklearn")
