@@ -40,6 +40,8 @@ _NUMBERS = 1 << 27
 """Of activations that thresholds are measured on, at most (512 MiB)."""
 _COLUMNS = 64
 """Directions whose thresholds are measured at a time."""
+_EQUAL = 1e-5
+"""Of a column's largest size: values nearer than this are one value."""
 
 
 @names_options
@@ -156,15 +158,30 @@ def _weights(W: np.ndarray, b_enc: np.ndarray) -> SAEWeights:
 
 
 def _thresholds(rows: np.ndarray, W: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """float32, (directions,): what x · w exceeds on the share of tokens wanted; where that is 0, on none."""
+    """float32, (directions,): what x · w exceeds on the share of tokens wanted; where that is 0, on none.
+
+    A threshold stands halfway between two values that differ, so that rounding does not decide what exceeds it: of
+    texts that begin alike all tokens exceed it or none.
+    """
     found = np.empty(len(W), dtype=np.float32)
     for start in range(0, len(W), _COLUMNS):
         products = rows @ W[start : start + _COLUMNS].T
         products.sort(axis=0)
         n = np.round(shares[start : start + _COLUMNS] * len(rows)).astype(np.int64)
         n = np.where(shares[start : start + _COLUMNS] > 0, np.clip(n, 1, len(rows)), 0)
-        columns = np.arange(products.shape[1])
-        at = products[np.maximum(len(rows) - n - 1, 0), columns]
         above = products[-1] + np.abs(products[-1]) + 1
-        found[start : start + _COLUMNS] = np.where(n > 0, at, above)
+        found[start : start + _COLUMNS] = np.where(n > 0, _between(products, n), above)
     return found
+
+
+def _between(products: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """(columns,): between two values of each sorted column, above which are n; nearly n where some are equal."""
+    size, columns = np.abs(products).max(axis=0), np.arange(products.shape[1])
+    lowest = products[:1] - size - 1  # below all, so that every column has a gap
+    values = np.concatenate([lowest, products])
+    gaps = np.diff(values, axis=0) > _EQUAL * size
+    numbers, wanted = np.arange(len(gaps))[:, None], len(products) - np.maximum(n, 1)
+    below = np.maximum.accumulate(np.where(gaps, numbers, 0), axis=0)[wanted, columns]
+    above = np.minimum.accumulate(np.where(gaps, numbers, len(gaps))[::-1], axis=0)[::-1][wanted, columns]
+    at = np.where((above < len(gaps)) & (above - wanted < wanted - below), above, below)
+    return (values[at, columns] + values[at + 1, columns]) / 2

@@ -97,6 +97,13 @@ def parser() -> Parser:
             'mlxterp graph "Lily lost her red" --transcoders my-transcoders --html graph.html',
         )
     )
+    _selftest(
+        command(
+            "selftest",
+            "whether this machine computes what it should, and how fast (exit status 1 where it does not)",
+            "mlxterp selftest --report selftest.json",
+        )
+    )
     return made
 
 
@@ -313,6 +320,15 @@ def _graph(p: Parser) -> None:
 # -- what several commands take ---------------------------------------------------------------
 
 _MODEL_HELP = "a hub repository or a folder (default: the small model that comes with mlxterp)"
+
+
+def _selftest(p: Parser) -> None:
+    p.add_argument("--backend", choices=("mlx", "torch"), help="default: every one that is installed")
+    p.add_argument(
+        "--report", type=_path, metavar="FILE", help="JSON with all figures, to be attached to an issue"
+    )
+    _overwrite(p)
+    _json(p)
 
 
 def _model(p: Parser) -> None:

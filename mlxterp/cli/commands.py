@@ -33,6 +33,7 @@ def run(options: Namespace) -> int:
     commands: dict[str, Callable[[Namespace, Screen], int | None]] = {
         "demo": demo, "features": features, "texts": texts, "index": index, "show": show, "train": train,
         "check": check, "explain": explaining.explain, "score": explaining.score, "graph": graph,
+        "selftest": selftest,
     }  # fmt: skip
     return commands[options.command](options, Screen()) or 0
 
@@ -241,3 +242,22 @@ def _same(options: Namespace) -> str:
     names = ("model", "sae", "sae_id", "backend")
     given = [(name, getattr(options, name, None)) for name in names]
     return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given if value is not None)
+
+
+def selftest(options: Namespace, screen: Screen) -> int | None:
+    """`mlxterp selftest`."""
+    from ..demo.selftest import selftest as tried
+
+    report = None if options.report is None else expanded(options.report)
+    if report is not None:
+        check_file(report, options, "the report")
+    found = tried(options.backend)
+    if report is not None:
+        found.save(report)
+    if options.json:
+        screen.json(found.to_dict())
+    else:
+        screen.ansi(str(found))
+        if report is not None:
+            screen.write_line(f"The figures are in {report}.")
+    return None if found.passed else NOT_WELL

@@ -40,6 +40,7 @@ VERBS: dict[str, Room] = {
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),
     "sae.is_compatible": Room("model.rooms:is_compatible"),
+    "sae.probe": Room("geometry.sparse_probing:sparse_probe"),
 }
 """Class and verb → the function. A line stands here when its function exists."""
 

@@ -26,7 +26,9 @@ from .neighbours import Neighbours, cosine_neighbours
 from .on_text import OnText
 from .pairs import Coactivation, FeaturePairs
 from .partners import Partners, Universality
+from .probe_fits import Fitted
 from .probes import Probe, probe
+from .sparse_probing import KProbe, ProbedSet, SparseProbing, sparse_probe
 from .splitting import splitting
 from .stitching import Stitching, stitching
 from .token_sets import TokenSets
@@ -47,7 +49,9 @@ __all__ = [
     "FeaturePairs",
     "Firing",
     "FirstLetter",
+    "Fitted",
     "Found",
+    "KProbe",
     "Limits",
     "LogitClasses",
     "Mediation",
@@ -57,7 +61,9 @@ __all__ = [
     "OnText",
     "Partners",
     "Probe",
+    "ProbedSet",
     "SharedPairs",
+    "SparseProbing",
     "Splitting",
     "Stitching",
     "TokenSets",
@@ -79,6 +85,7 @@ __all__ = [
     "probe",
     "random_like",
     "search",
+    "sparse_probe",
     "splitting",
     "stitching",
     "train_family",

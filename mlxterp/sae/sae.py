@@ -483,6 +483,36 @@ class SAE(PublicNames):
         """
         return rooms.open("sae.evaluate", self, model, texts, component=component, **options)
 
+    def probe(
+        self, datasets: Any, model: Model | None = None, *, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
+        component: str | None = None, position: int = -1, draws: int = 20, seed: int = 0, batch_tokens: int = 8192,
+        verbose: bool = True,
+    ) -> Any:  # fmt: skip
+        """How much of labelled distinctions k of its features hold, beside probes of the whole activation and chance.
+
+        Args:
+            datasets: {name: (texts, labels)}, one such set, a table or a folder of tables; activations stand for texts.
+            model: An `InterpretableModel`; None where activations are given.
+            ks: Numbers of features.
+            component: Where texts are read; None takes the SAE's own place.
+            position: Which token of each text is read; negative ones count from its end.
+            draws: Of random features, at least 20.
+            seed: Of splits and draws.
+            batch_tokens: Tokens that run together, about.
+            verbose: Show progress.
+
+        Returns:
+            A `geometry.SparseProbing`. See `geometry.sparse_probe`.
+
+        Raises:
+            InputError: A set that is none, texts without a model, or a k beyond the features.
+            BackendError: scikit-learn is not installed.
+        """
+        return rooms.open(
+            "sae.probe", self, datasets, model, ks=ks, component=component, position=position, draws=draws, seed=seed,
+            batch_tokens=batch_tokens, verbose=verbose,
+        )  # fmt: skip
+
 
 def opened(
     found: Fetched, backend: str | None, device: str | None, k: int | None, mapped: bool = False
