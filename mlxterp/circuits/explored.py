@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from ..viz.link_graph import LinkGraph, LinkNode
-from .nodes import Node
+from .protocols import Graph
 
 LINKS = 5000
 """Links of a page, at most."""
 
 
-class Explored(Protocol):
-    """A graph, as its page needs it."""
-
-    @property
-    def nodes(self) -> tuple[Node, ...]: ...
-    @property
-    def targets(self) -> tuple[Node, ...]: ...
-    @property
-    def sources(self) -> tuple[Node, ...]: ...
-    @property
-    def matrix(self) -> np.ndarray: ...
-    @property
-    def tokens(self) -> tuple[str, ...]: ...
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def replacement_score(self) -> float: ...
-    @property
-    def completeness_score(self) -> float: ...
-    def cumulative_influence(self) -> np.ndarray: ...
-
-
-def explored(shown: Explored, whole: Explored) -> LinkGraph:
+def explored(shown: Graph, whole: Graph) -> LinkGraph:
     """What a page shows of a graph.
 
     Args:
@@ -59,7 +36,7 @@ def explored(shown: Explored, whole: Explored) -> LinkGraph:
     return LinkGraph(title, _facts(shown, whole, len(rows)), shown.n_layers, shown.tokens, nodes, links)
 
 
-def _facts(shown: Explored, whole: Explored, links: int) -> Sequence[str]:
+def _facts(shown: Graph, whole: Graph, links: int) -> Sequence[str]:
     found = [
         f"{len(shown.nodes)} nodes, {links} edges; replacement score {shown.replacement_score:.3f}, completeness"
         f" {shown.completeness_score:.3f}. Weights are contributions at the scales of this prompt."

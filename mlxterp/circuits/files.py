@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ..core.places import expanded
 from ..core.version import version
 from ..errors import CircuitError, InputError
 from .nodes import Node, embedding_node, error_node, feature_node, output_node
+from .protocols import Graph
 
 LARGEST = 100 << 20
 """Bytes of a file; Neuronpedia takes no more either."""
@@ -35,50 +36,10 @@ _NODE_KEYS = ("node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeI
 _CLERP = re.compile(r'Output "(.*)" \(p=', re.DOTALL)
 
 
-class Saved(Protocol):
-    """A graph, as it is written."""
-
-    @property
-    def nodes(self) -> tuple[Node, ...]: ...
-    @property
-    def targets(self) -> tuple[Node, ...]: ...
-    @property
-    def sources(self) -> tuple[Node, ...]: ...
-    @property
-    def matrix(self) -> np.ndarray: ...
-    @property
-    def bias(self) -> np.ndarray: ...
-    @property
-    def omitted(self) -> np.ndarray: ...
-    @property
-    def values(self) -> np.ndarray: ...
-    @property
-    def tokens(self) -> tuple[str, ...]: ...
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def conventions(self) -> str: ...
-    @property
-    def law(self) -> float | None: ...
-    @property
-    def model(self) -> str | None: ...
-    @property
-    def transcoders(self) -> tuple[str, ...]: ...
-    @property
-    def supernodes(self) -> Mapping[str, tuple[str, ...]] | None: ...
-    @property
-    def whole(self) -> tuple[float, float] | None: ...
-    @property
-    def replacement_score(self) -> float: ...
-    @property
-    def completeness_score(self) -> float: ...
-    def cumulative_influence(self) -> np.ndarray: ...
-
-
 # -- writing --------------------------------------------------------------------------------------
 
 
-def write(graph: Saved, path: str | os.PathLike, slug: str | None = None) -> Path:
+def write(graph: Graph, path: str | os.PathLike, slug: str | None = None) -> Path:
     """Writes the file, whole or not at all; returns its path.
 
     Raises:
@@ -106,7 +67,7 @@ def write(graph: Saved, path: str | os.PathLike, slug: str | None = None) -> Pat
     return target
 
 
-def as_json(graph: Saved, slug: str) -> dict[str, Any]:
+def as_json(graph: Graph, slug: str) -> dict[str, Any]:
     """What the file says."""
     shares, n = graph.cumulative_influence(), len(graph.sources)
     rows, columns = np.nonzero(graph.matrix)
@@ -129,7 +90,7 @@ def as_json(graph: Saved, slug: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _metadata(graph: Saved, slug: str) -> dict[str, Any]:
+def _metadata(graph: Graph, slug: str) -> dict[str, Any]:
     return {
         "slug": slug, "scan": graph.model or "", "transcoder_list": list(graph.transcoders),
         "prompt_tokens": list(graph.tokens), "prompt": "".join(graph.tokens), "node_threshold": 1.0,
@@ -144,7 +105,7 @@ def _metadata(graph: Saved, slug: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scores(graph: Saved) -> dict[str, float]:
+def _scores(graph: Graph) -> dict[str, float]:
     """Those that are numbers."""
     found = {"replacement_score": graph.replacement_score, "completeness_score": graph.completeness_score}
     return {name: value for name, value in found.items() if np.isfinite(value)}

@@ -12,21 +12,20 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
-from ..core.frames import data_frame
 from ..core.options import checks_options
-from ..errors import BackendError, InputError
+from ..errors import InputError
 from ..viz.lines import LinesView, Table
 from ..viz.link_graph import link_graph_page
 from . import files
+from .edges import EdgeTable
 from .effects import Live
 from .explored import explored
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
-from .nodes import Edge, Node
+from .nodes import Edge, Node, NodeLike
 from .paths import Path, strongest
+from .tables import edge_frame, networkx_graph, node_frame
 from .validation import Validation, validate
 
-NodeLike = Node | str | tuple[int, int, int]
-"""A node as calls take it: itself, its id, or (layer, position, feature id)."""
 SHOWN = 10
 """Rows of a table."""
 
@@ -104,35 +103,13 @@ class AttributionGraph(LinesView):
         """What the matrix's rows are of."""
         return (*self.features, *self.outputs)
 
-    @cached_property
-    def _columns(self) -> dict[str, int]:
-        return {node.id: i for i, node in enumerate(self.sources)}
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {node.id: i for i, node in enumerate(self.targets)}
-
     def node(self, given: NodeLike) -> Node:
         """The node that an id, or (layer, position, feature id), means.
 
         Raises:
             InputError: The graph has none.
         """
-        name = given.id if isinstance(given, Node) else given
-        if isinstance(name, tuple) and len(name) == 3:
-            layer, position, feature = (checks.integer(one, "a part of a node", 0) for one in name)
-            name = f"{layer}_{feature}_{position}"
-        place = None
-        if isinstance(name, str):
-            place = self._columns.get(name)
-            if place is None and (row := self._rows.get(name)) is not None:
-                return self.targets[row]
-        if place is None:
-            raise InputError(
-                f"This graph has no node {given!r}. Nodes are named by id, such as {self.nodes[0].id!r}, or a feature"
-                " by (layer, position, feature id); graph.nodes lists them."
-            )
-        return self.sources[place]
+        return self._edges.node(given)
 
     # -- its edges ----------------------------------------------------------------------------
 
@@ -147,58 +124,16 @@ class AttributionGraph(LinesView):
         Raises:
             InputError: No such node.
         """
-        most = checks.count_or_none(top_k, "top_k")
-        into, out = self._given(target), self._given(source)
-        rows = list(range(len(self.targets))) if into is None else [self._row(node) for node in into]
-        columns = list(range(len(self.sources))) if out is None else [self._column(node) for node in out]
-        weights, shares = self.matrix[np.ix_(rows, columns)], self._shares[np.ix_(rows, columns)]
-        targets: Sequence[Node] = [self.targets[row] for row in rows]
-        sources: Sequence[Node] = [self.sources[column] for column in columns]
-        if into is not None and len(rows) > 1:
-            weights, shares = weights.sum(axis=0, keepdims=True), shares.mean(axis=0, keepdims=True)
-            targets = [_merged(target, targets)]
-        if out is not None and len(columns) > 1:
-            weights, shares = weights.sum(axis=1, keepdims=True), shares.sum(axis=1, keepdims=True)
-            sources = [_merged(source, sources)]
-        order = np.lexsort((np.arange(weights.size), -np.abs(weights).ravel()))
-        order = order[: int(np.count_nonzero(weights))][:most]
-        return [
-            Edge(sources[column], targets[row], float(weights[row, column]), float(shares[row, column]))
-            for row, column in zip(*np.unravel_index(order, weights.shape), strict=True)
-        ]
+        return self._edges.edges(target, source, top_k)
 
     @cached_property
-    def _shares(self) -> np.ndarray:
+    def shares(self) -> np.ndarray:
+        """float64, (targets, sources): each edge's size, as a share of the sizes of all edges into its target."""
         return shares_of(self.matrix)
 
-    def _given(self, given: Any) -> list[Node] | None:
-        """The nodes that an end of `edges` names; None for all."""
-        if given is None:
-            return None
-        if isinstance(given, str) and self.supernodes and given in self.supernodes:
-            return [self.node(name) for name in self.supernodes[given]]
-        if isinstance(given, (str, Node)) or (
-            isinstance(given, tuple) and len(given) == 3 and _is_place(given)
-        ):
-            return [self.node(given)]
-        if not isinstance(given, Iterable):
-            raise InputError(f"Expected a node, or several, got {type(given).__name__}.")
-        found = [self.node(one) for one in given]
-        if not found:
-            raise InputError("An empty list of nodes was given.")
-        return found
-
-    def _row(self, node: Node) -> int:
-        if node.id not in self._rows:
-            raise InputError(f"{node} has no incoming edges: a target is a feature or an output.")
-        return self._rows[node.id]
-
-    def _column(self, node: Node) -> int:
-        if node.id not in self._columns:
-            raise InputError(
-                f"{node} has no outgoing edges: a source is a feature, an error or an embedding."
-            )
-        return self._columns[node.id]
+    @cached_property
+    def _edges(self) -> EdgeTable:
+        return EdgeTable(self.targets, self.sources, self.matrix, self.shares, self.supernodes or {})
 
     # -- what matters -------------------------------------------------------------------------
 
@@ -210,7 +145,7 @@ class AttributionGraph(LinesView):
     @cached_property
     def influence(self) -> np.ndarray:
         """float64, (nodes,): what the outputs get of each node by all paths of normalised edges; 0 for outputs."""
-        found = influence(self._shares, self.weights, self.shape.features)
+        found = influence(self.shares, self.weights, self.shape.features)
         return np.concatenate([found, np.zeros(self.shape.outputs)])
 
     @property
@@ -298,8 +233,8 @@ class AttributionGraph(LinesView):
             InputError: No such nodes, or no path between them.
         """
         start, end = self.node(a), self.node(b)
-        column, row = self._column(start), self._row(end)
-        found = strongest(self.matrix, self._shares, self.sources, self.targets, column, row)
+        column, row = self._edges.column(start), self._edges.row(end)
+        found = strongest(self.matrix, self.shares, self.sources, self.targets, column, row)
         if found is None:
             raise InputError(f"No path leads from {start} to {end} in this graph.")
         return found
@@ -312,10 +247,10 @@ class AttributionGraph(LinesView):
         """
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"A supernode's name is a text, got {name!r}.")
-        if name in self._columns or name in self._rows or name in (self.supernodes or {}):
+        edges = self._edges
+        if name in edges.columns or name in edges.rows or name in edges.supernodes:
             raise InputError(f"{name!r} is already in this graph. Choose another name.")
-        found = self._given(nodes) or []
-        ids = tuple(dict.fromkeys(node.id for node in found))
+        ids = tuple(dict.fromkeys(node.id for node in edges.group(nodes)))
         return replace(self, supernodes={**(self.supernodes or {}), name: ids})
 
     # -- as files and tables ------------------------------------------------------------------
@@ -348,25 +283,8 @@ class AttributionGraph(LinesView):
         Raises:
             BackendError: pandas is not installed.
         """
-        if checks.choice(what, "what", ("nodes", "edges")) == "edges":
-            rows, columns = np.nonzero(self.matrix)
-            return data_frame({
-                "source": [self.sources[i].id for i in columns], "target": [self.targets[i].id for i in rows],
-                "weight": self.matrix[rows, columns], "share": self._shares[rows, columns],
-            })  # fmt: skip
-        names = (
-            "id",
-            "kind",
-            "layer",
-            "position",
-            "token",
-            "feature_id",
-            "token_id",
-            "activation",
-            "probability",
-        )
-        columns_of = {name: [getattr(node, name) for node in self.nodes] for name in names}
-        return data_frame({**columns_of, "influence": self.influence})
+        edges = checks.choice(what, "what", ("nodes", "edges")) == "edges"
+        return edge_frame(self) if edges else node_frame(self)
 
     def to_networkx(self) -> Any:
         """A `networkx.DiGraph`: ids as nodes, with the fields of `Node`; edges have `weight` and `share`.
@@ -374,21 +292,7 @@ class AttributionGraph(LinesView):
         Raises:
             BackendError: networkx is not installed.
         """
-        try:
-            import networkx
-        except ImportError as error:
-            raise BackendError('Graphs of networkx need it: pip install "mlxterp[networkx]".') from error
-        made = networkx.DiGraph(model=self.model, tokens=list(self.tokens))
-        for node, share in zip(self.nodes, self.influence, strict=True):
-            fields = {name: getattr(node, name) for name in Node.__slots__ if name != "id"}
-            made.add_node(node.id, **fields, influence=float(share))
-        rows, columns = np.nonzero(self.matrix)
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            made.add_edge(
-                self.sources[column].id, self.targets[row].id, weight=float(self.matrix[row, column]),
-                share=float(self._shares[row, column]),
-            )  # fmt: skip
-        return made
+        return networkx_graph(self)
 
     # -- shown --------------------------------------------------------------------------------
 
@@ -428,14 +332,3 @@ class AttributionGraph(LinesView):
                 [[str(e.source), str(e.target), f"{e.weight:+.3f}", f"{e.share:.1%}"] for e in into],
             ),
         )
-
-
-def _is_place(given: tuple[Any, ...]) -> bool:
-    return all(not isinstance(one, (str, Node, tuple)) for one in given)
-
-
-def _merged(given: Any, nodes: Sequence[Node]) -> Node:
-    """A group of nodes as one."""
-    name = given if isinstance(given, str) else f"{len(nodes)} nodes"
-    first = nodes[0]
-    return Node(name, first.kind, first.layer, first.position, name)
