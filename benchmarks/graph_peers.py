@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +107,8 @@ def cost(folder: str, given: Path) -> None:
     arrays = dict(np.load(given))
     model, ids = replacement_model(folder, arrays), arrays["ids"].tolist()
     graph_of(model, ids, batch_size=64, max_feature_nodes=64)  # everything is imported and in place
+    sys.stdout.write(json.dumps({"version": metadata.version("circuit-tracer")}) + "\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         asked = json.loads(line)
         options = {"batch_size": asked["batch"], "max_feature_nodes": asked["features"]}
@@ -227,7 +230,8 @@ def random_graph(
         square[row, chosen] = weights
     probabilities = 0.5 ** np.arange(1, logits + 1) if tied else draw.dirichlet(np.ones(logits + 1))[:logits]
     return SimpleNamespace(
-        adjacency_matrix=torch.tensor(square.astype(np.float64)), input_tokens=torch.zeros(tokens), logit_targets=[None] * logits,
+        adjacency_matrix=torch.tensor(square.astype(np.float64)), input_tokens=torch.zeros(tokens),
+        logit_targets=[None] * logits,
         selected_features=torch.arange(features), cfg=SimpleNamespace(n_layers=layers),
         logit_probabilities=torch.tensor(probabilities),
     )  # fmt: skip

@@ -75,11 +75,12 @@ def as_json(graph: Graph, slug: str) -> dict[str, Any]:
     return {
         "metadata": _metadata(graph, slug),
         "qParams": {
-            "pinnedIds": [], "linkType": "both", "clickedId": "", "sg_pos": "",
+            "pinnedIds": list(graph.pins), "linkType": "both", "clickedId": "", "sg_pos": "",
             "supernodes": [[name, *ids] for name, ids in (graph.supernodes or {}).items()],
         },
         "nodes": [
-            _node(node, None if i >= n else _short(shares[i]), i == n) for i, node in enumerate(graph.nodes)
+            _node(node, None if i >= n else _short(shares[i]), i == n, (graph.labels or {}).get(node.id, ""))
+            for i, node in enumerate(graph.nodes)
         ],
         "links": [
             {"source": sources[column], "target": targets[row], "weight": _short(weight)}
@@ -111,7 +112,7 @@ def _scores(graph: Graph) -> dict[str, float]:
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _node(node: Node, influence: float | None, is_target: bool) -> dict[str, Any]:
+def _node(node: Node, influence: float | None, is_target: bool, label: str) -> dict[str, Any]:
     layer = {"embedding": "E", "output": str(node.layer + 1)}.get(node.kind, str(node.layer))
     number = int(node.id.split("_")[1]) if node.kind == "output" else node.feature_id
     feature = {
@@ -122,8 +123,8 @@ def _node(node: Node, influence: float | None, is_target: bool) -> dict[str, Any
         "feature": f"{node.layer}_{node.feature_id}-0", "error": f"{node.layer}_{node.position}-0",
         "embedding": f"E_{node.token_id}-{node.position}", "output": f"L_{number}-{node.position}",
     }[node.kind]  # fmt: skip
-    clerp = ""
-    if node.kind == "output":
+    clerp = label
+    if node.kind == "output":  # its readers take the probability from here
         clerp = f'Output "{node.token}" (p={1.0 if node.probability is None else node.probability:.3f})'
     return {
         "node_id": node.id, "feature": feature, "layer": layer, "ctx_idx": node.position,
@@ -205,7 +206,8 @@ class _Reader:
             "law": _number_or_none(self.own.get("law")),
             "model": said["scan"] or None,
             "transcoders": tuple(_texts(said.get("transcoder_list") or [], "metadata.transcoder_list")),
-            "supernodes": self._supernodes(named), "influence_shares": shares if pruned else None,
+            "supernodes": self._supernodes(named), "labels": self._labels(named), "pins": self._pins(named),
+            "influence_shares": shares if pruned else None,
             "whole": (scores[0], scores[1]) if pruned and None not in scores else None,
         }  # fmt: skip
 
@@ -321,6 +323,21 @@ class _Reader:
             seen.add((source, target))
             matrix[rows[target], columns[source]] = weight
         return matrix
+
+    def _labels(self, named: Mapping[str, Node]) -> dict[str, str] | None:
+        """What others call features and errors: there the file has a place for it."""
+        found = {}
+        for entry in self.data["nodes"]:
+            node, text = named[entry["node_id"]], entry["clerp"]
+            if node.kind in ("feature", "error") and isinstance(text, str) and text.strip():
+                found[node.id] = text.strip()
+        return found or None
+
+    def _pins(self, named: Mapping[str, Node]) -> tuple[str, ...]:
+        given = _mapping(self.data["qParams"], "qParams").get("pinnedIds") or []
+        return tuple(
+            dict.fromkeys(named[one].id for one in _texts(given, "qParams.pinnedIds") if one in named)
+        )
 
     def _supernodes(self, named: Mapping[str, Node]) -> dict[str, tuple[str, ...]] | None:
         given = _mapping(self.data["qParams"], "qParams").get("supernodes") or []

@@ -16,10 +16,11 @@ from ..core.options import checks_options
 from ..errors import InputError
 from ..viz.lines import LinesView, Table
 from ..viz.link_graph import link_graph_page
+from ..viz.page import write_page
 from . import files
 from .edges import EdgeTable
 from .effects import Live
-from .explored import explored
+from .explored import explored, paths_table
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
 from .nodes import Edge, Node, NodeLike
 from .paths import Path, strongest
@@ -54,6 +55,8 @@ class AttributionGraph(LinesView):
         model: The model's name; None where it has none.
         transcoders: Names or fingerprints of the transcoders, by layer.
         supernodes: Name → ids of its nodes.
+        labels: Id of a node → what somebody calls it.
+        pins: Ids of nodes that somebody marked; a page shows them pinned.
         whole: Of a pruned graph: replacement and completeness score of the whole one; else None.
         influence_shares: Of a pruned graph: float64, (nodes,), of the whole one (see `influence`); else None.
         live: The model and prompt that `validate` runs; None of a graph from a file.
@@ -71,6 +74,8 @@ class AttributionGraph(LinesView):
     model: str | None
     transcoders: tuple[str, ...]
     supernodes: Mapping[str, tuple[str, ...]] | None = None
+    labels: Mapping[str, str] | None = None
+    pins: tuple[str, ...] = ()
     whole: tuple[float, float] | None = None
     influence_shares: np.ndarray | None = None
     live: Live | None = None
@@ -189,15 +194,20 @@ class AttributionGraph(LinesView):
             self, nodes=tuple(node for node, keep in zip(self.nodes, nodes, strict=True) if keep),
             matrix=np.ascontiguousarray(left[:, kept.sources]), bias=self.bias[rows], values=self.values[rows],
             omitted=(self.omitted[rows] + gone).astype(np.float32), whole=self._scores,
-            influence_shares=shares[nodes], supernodes=self._left_of_supernodes(nodes),
+            influence_shares=shares[nodes], **self._names_of(nodes),
         )  # fmt: skip
 
-    def _left_of_supernodes(self, kept: np.ndarray) -> dict[str, tuple[str, ...]] | None:
-        names = {node.id for node, keep in zip(self.nodes, kept, strict=True) if keep}
-        found = {
-            name: tuple(one for one in ids if one in names) for name, ids in (self.supernodes or {}).items()
+    def _names_of(self, kept: np.ndarray) -> dict[str, Any]:
+        """Supernodes, labels and pins of the nodes that are kept."""
+        left = {node.id for node, keep in zip(self.nodes, kept, strict=True) if keep}
+        groups = {
+            name: tuple(one for one in ids if one in left) for name, ids in (self.supernodes or {}).items()
         }
-        return {name: ids for name, ids in found.items() if ids} or None
+        return {
+            "supernodes": {name: ids for name, ids in groups.items() if ids} or None,
+            "labels": {one: text for one, text in (self.labels or {}).items() if one in left} or None,
+            "pins": tuple(one for one in self.pins if one in left),
+        }
 
     def cumulative_influence(self) -> np.ndarray:
         """float64, (nodes,): share of all influence on a node and on those with more; small means important.
@@ -252,6 +262,29 @@ class AttributionGraph(LinesView):
             raise InputError(f"{name!r} is already in this graph. Choose another name.")
         ids = tuple(dict.fromkeys(node.id for node in edges.group(nodes)))
         return replace(self, supernodes={**(self.supernodes or {}), name: ids})
+
+    def label(self, node: NodeLike, text: str) -> AttributionGraph:
+        """The same graph with a name for a feature or an error; "" takes it away. Its page and its file show the name.
+
+        Raises:
+            InputError: No such node, a token or an output, or no text.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"A node's label is a text, got {text!r}.")
+        found = self.node(node)
+        if found.kind not in ("feature", "error"):
+            raise InputError(f"{found} is named by its token. Label features and errors.")
+        labels = {**(self.labels or {}), found.id: text.strip()}
+        return replace(self, labels={key: said for key, said in labels.items() if said} or None)
+
+    def pin(self, nodes: Any) -> AttributionGraph:
+        """The same graph with a node, or several, marked; its page shows them pinned, and its file keeps them.
+
+        Raises:
+            InputError: No such node, or none.
+        """
+        found = (node.id for node in self._edges.group(nodes))
+        return replace(self, pins=tuple(dict.fromkeys((*self.pins, *found))))
 
     # -- as files and tables ------------------------------------------------------------------
 
@@ -313,10 +346,27 @@ class AttributionGraph(LinesView):
             "It explains contributions at the scales of this prompt; it does not predict what steering does.",
         )
 
-    def _page(self) -> str:
-        """The page to explore it: of a whole graph, its pruned form."""
+    def to_html(self, path: str | os.PathLike, index: Any = None, *, measure: bool = True) -> FilePath:
+        """Writes a page to explore the graph: one HTML file that needs no network; returns its path.
+
+        A whole graph is shown pruned. Click a node for its edges, its strongest path and its card; label, pin and group
+        nodes; hide those of little influence. What is chosen stands in the page's address and in the page that its
+        button saves. Without scripts it is a table of the strongest edges and paths.
+
+        Args:
+            index: A `FeatureIndex` of a transcoder, several, or {layer: index}: cards and labels of the features.
+            measure: Measure what taking each feature on the page away does to the outputs, with attention and norms
+                held and live, beside what the graph predicts. Not of a graph from a file.
+
+        Raises:
+            InputError: The folder does not exist, `path` is a folder, or an index is of another SAE.
+        """
+        return write_page(path, self._page(index, checks.flag(measure, "measure")))
+
+    def _page(self, index: Any = None, measure: bool = True) -> str:
         shown = self if self.whole is not None else self.prune()
-        return link_graph_page(explored(shown, self), shown.fragment(level=2))
+        plain = shown.fragment(level=2) + paths_table(shown).html()
+        return link_graph_page(explored(shown, self, index, measure), plain)
 
     @property
     def _tables(self) -> Sequence[Table]:

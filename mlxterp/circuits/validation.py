@@ -108,7 +108,9 @@ def validate(graph: Graph, n: int, seed: int) -> Validation:
     modes = []
     for hold, held, predicts in MODES:
         predicted = -(direct if predicts == "direct" else total)[chosen]
-        modes.append(_mode(held, predicts, predicted, live.effects(chosen, -1.0, hold), seed))
+        modes.append(
+            _mode(held, predicts, predicted, live.effects(chosen[:, None].tolist(), -1.0, hold), seed)
+        )
     return Validation(
         modes=tuple(modes), features=tuple(graph.features[i] for i in chosen), outputs=graph.outputs
     )
