@@ -111,8 +111,14 @@ function pathBack(node) {  // by the largest visible input, again and again, to 
     here = link.source;
   }
 }
-function paths() {  // between what is chosen and what is pinned; without pins, back to where it comes from
+function pathOn(node) {  // to the output that gets the largest share
+  const found = outputs.filter((one) => one !== node).map((one) => pathBetween(node, one)).filter((path) => path !== null);
+  return found.sort((a, b) => b.share - a.share)[0] || null;
+}
+function paths() {  // between what is chosen and what is pinned; without pins, back to where it comes from, or on to an output
   const others = [...state.pins].map((id) => byId.get(id)).filter((node) => node !== state.chosen && visible(node));
-  const found = others.map((pin) => pin.layer < state.chosen.layer ? pathBetween(pin, state.chosen) : pathBetween(state.chosen, pin));
-  return others.length ? found.filter((path) => path !== null) : [pathBack(state.chosen)].filter((path) => path !== null);
+  const found = others.length
+    ? others.map((pin) => pin.layer < state.chosen.layer ? pathBetween(pin, state.chosen) : pathBetween(state.chosen, pin))
+    : [pathBack(state.chosen) || pathOn(state.chosen)];
+  return found.filter((path) => path !== null);
 }
