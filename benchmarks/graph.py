@@ -1,12 +1,12 @@
 """Time and memory of an attribution graph: for each row, by features and positions, and beside circuit-tracer.
 
     python benchmarks/graph.py ../shared/data/models/tinystories_instruct_3m_gpt2 [--peer PYTHON] [--rounds 3]
-    python benchmarks/graph.py FOLDER --law PROMPT    (one graph on any model: time, memory, law)
+    python benchmarks/graph.py FOLDER --one PROMPT [--html FILE]    (one graph on any model: time, memory, law)
 
 PYTHON is the interpreter of an environment with circuit-tracer (see graph_peers.py), which takes a GPT-2 here. The
 transcoders are random (JumpReLU, 256 for each layer, each active on about 7 % of the tokens): they cost what trained
 ones cost. Processor time on one thread, of whole graphs, in interleaved rounds; memory at the peak beyond what the
-process held before. Figures of `--law` are printed, the others also written to results/.
+process held before. `--one` puts transcoders of 64 features on the upper half of the layers.
 """
 
 from __future__ import annotations
@@ -48,14 +48,13 @@ def main() -> None:
     parser.add_argument("model", help="a folder or a hub repository")
     parser.add_argument("--peer", help="an interpreter")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--law", metavar="PROMPT", help="one graph of this prompt, with 32 features for each layer"
-    )
+    parser.add_argument("--one", metavar="PROMPT", help="one graph, of this prompt")
+    parser.add_argument("--html", type=Path, help="with --one: write its page")
     parser.add_argument("--work", type=Path, default=Path("/tmp/mlxterp-bench-graph"))
     args = parser.parse_args()
     warnings.simplefilter("ignore", mlxterp.MlxterpWarning)
-    if args.law:
-        one_graph(args.model, args.law)
+    if args.one:
+        one_graph(args)
         return
     args.work.mkdir(parents=True, exist_ok=True)
     rows, notes = growth(args), ["transcoders are random; processor time, one thread; MiB beyond the process"]
@@ -228,16 +227,33 @@ def rounds_of(
     return seconds, counts.pop()
 
 
-def one_graph(folder: str, prompt: str) -> None:
-    """One graph on any model, with few random features in each layer."""
-    model = InterpretableModel(folder)
-    ids = model.tokenize(prompt)
-    given = transcoders(random_transcoders(model, ids, 32))
-    seconds, graph = timed(partial(model.attribution_graph, ids, given, verbose=False))
-    sys.stdout.write(
-        f"{len(ids)} tokens, {len(graph.targets)} rows × {len(graph.sources)} columns: {seconds:.1f} s,"
-        f" law {graph.law:.1e}\n"
+def one_graph(args: argparse.Namespace) -> None:
+    """One graph on any model, with few random features in each layer of its upper half."""
+    model = InterpretableModel(args.model)
+    ids = model.tokenize(args.one)
+    chosen = range(model.n_layers // 2, model.n_layers)
+    drawn = transcoders(random_transcoders(model, ids, 64))
+    given = {layer: one for layer, one in drawn.items() if layer in chosen}
+    made: list[tuple[float, AttributionGraph]] = []
+    memory = peak_memory(
+        lambda: made.append(timed(partial(model.attribution_graph, ids, given, verbose=False)))
     )
+    seconds, graph = made[0]
+    small = graph.prune()
+    rows: dict[str, Any] = {
+        "tokens": len(ids), "layers": model.n_layers, "layers with transcoders": len(given),
+        "active features": len(graph.features), "rows": len(graph.targets), "columns": len(graph.sources),
+        "s": seconds, "rows/s": len(graph.targets) / seconds, "MiB": memory, "law": f"{graph.law:.1e}",
+        "replacement score": graph.replacement_score, "completeness score": graph.completeness_score,
+        "nodes after pruning": len(small.nodes), "edges after pruning": int(np.count_nonzero(small.matrix)),
+    }  # fmt: skip
+    if args.html:
+        clock, _ = timed(partial(graph.to_html, args.html))
+        rows |= {"page: s, effects measured": clock, "page: bytes": args.html.stat().st_size}
+    report(
+        f"graph_{Path(args.model).name}", rows,
+        [f"prompt {args.one!r}, random transcoders of 64 features; processor time, one thread"],
+    )  # fmt: skip
 
 
 def tell(name: str, rate: float, memory: float | None = None) -> None:
