@@ -1,6 +1,6 @@
 // What is said of the chosen node, of the pinned ones and of the groups; the tools above; the start.
 const panel = h("aside", { class: "mxg-panel" });
-const fields = {};
+const fields = {}, FIRST = 12;
 const section = (title, ...children) => h("section", {}, h("h3", {}, title), ...children);
 const button = (text, act, more) => h("button", { type: "button", onclick: act, ...more }, text);
 const nodeButton = (node) => button(titleOf(node), () => choose(node, true));
@@ -11,9 +11,11 @@ function grid(heads, rows) {
     h("tbody", {}, ...rows));
 }
 function linksTable(title, found, end) {
-  const rows = found.filter((link) => visible(link[end])).slice(0, 40)
+  const rows = found.filter((link) => visible(link[end]))
     .map((link) => row([shown(link.weight), percent(part(link))], nodeButton(link[end])));
-  return rows.length ? section(title, grid(["weight", "share", "node"], rows)) : null;
+  const heads = ["weight", "share", "node"], more = rows.splice(FIRST);
+  return rows.length ? section(title, grid(heads, rows),
+    more.length ? h("details", {}, h("summary", {}, `${more.length} more`), grid(heads, more)) : null) : null;
 }
 function pathSection(path) {
   const steps = [path.links[0].source, ...path.links.map((link) => link.target)];
@@ -50,9 +52,10 @@ function groupSection([name, ids]) {
   return h("details", {}, h("summary", {}, `${name} (${ids.length})`),
     h("ul", {}, ...ids.map((id) => h("li", {}, nodeButton(byId.get(id))))),
     ...[table("Adds to the group", sums.source), table("The group adds to", sums.target),
-      effectsTable("Taking the group away", data.group_effects[name])].filter((one) => one !== null),
+      effectsTable("Taking the group away, all at once", asGiven(name, ids) ? data.group_effects[name] : null)].filter((one) => one !== null),
     h("p", {}, button("Ungroup", () => { state.groups.delete(name); draw(); })));
 }
+const asGiven = (name, ids) => data.groups.some(([given, own]) => given === name && own.join() === ids.join());
 const add = (sums, node, weight) => sums.set(node, (sums.get(node) || 0) + weight);
 
 function tell() {
@@ -66,11 +69,11 @@ function tell() {
     h("h2", {}, titleOf(node)),
     h("p", {}, fields.label instanceof Node ? fields.label : null, " ", button(state.pins.has(node.id) ? "Unpin (p)" : "Pin (p)", () => pin(node))),
     ...paths().map(pathSection),
-    linksTable("Adds to it", node.into, "source"), linksTable("It adds to", node.out, "target"),
     effectsTable("Taking it away changes", data.effects[node.id]),
+    linksTable("Adds to it", node.into, "source"), linksTable("It adds to", node.out, "target"),
+    card ? h("details", { class: "mxg-card", open: true }, h("summary", {}, "Feature card"), card.content.cloneNode(true)) : null,
     pinsSection(),
     state.groups.size ? section("Groups", ...[...state.groups].map(groupSection)) : null,
-    card ? h("details", { class: "mxg-card", open: true }, h("summary", {}, "Feature card"), card.content.cloneNode(true)) : null,
   ];
   panel.replaceChildren(...parts.filter((one) => one !== null));
 }
@@ -86,7 +89,8 @@ function group() {
   if (name && state.pins.size) { state.groups.set(name, [...state.pins]); draw(); }
 }
 
-const scrolled = h("div", { class: "mxg-picture" }, picture);
+const scrolled = h("div", { class: "mxg-picture",
+  onscroll: () => names.setAttribute("transform", `translate(${scrolled.scrollLeft} 0)`) }, picture);
 const said = h("output", {}, "");
 const slider = h("input", { type: "range", min: 1, max: 100, step: 1, "aria-label": "Influence shown, in percent",
   oninput: () => { state.limit = Number(slider.value); said.textContent = state.limit + " %"; draw(); } });

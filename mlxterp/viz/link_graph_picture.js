@@ -22,13 +22,15 @@ for (const node of nodes) {
 const lines = s("g", { class: "mxg-lines" });
 const picture = s("svg", { viewBox: `0 0 ${width} ${height + 26}`, width, height: height + 26, role: "group",
   "aria-label": "Nodes by layer and position" }, lines);
+const names = s("g", {});  // of the rows; they stay in sight
 for (let row = 0; row < rows; row++) {
   const name = row === 0 ? "token" : row === rows - 1 ? "output" : "L" + (row - 1);
-  picture.append(s("line", { x1: 0, x2: width, y1: starts[row] - 4, y2: starts[row] - 4, class: "mxg-rule" }),
-    s("text", { x: 2, y: starts[row] + 16, class: "mxg-axis" }, name));
+  picture.append(s("line", { x1: 0, x2: width, y1: starts[row] - 4, y2: starts[row] - 4, class: "mxg-rule" }));
+  names.append(s("text", { x: 2, y: starts[row] + 16, class: "mxg-axis" }, name));
 }
-data.tokens.forEach((token, p) => picture.append(
-  s("text", { x: LEFT + p * COLUMN + 4, y: height + 16, class: "mxg-axis" }, token)));
+const fitting = Math.floor((COLUMN - 6) / 6.4);
+data.tokens.forEach((token, p) => picture.append(s("text", { x: LEFT + p * COLUMN + 4, y: height + 16, class: "mxg-axis" },
+  [...token].length > fitting ? [...token].slice(0, fitting - 1).join("") + "…" : token, s("title", {}, token))));
 picture.append(lines);
 for (const node of nodes) {
   const about = { class: "mxg-node mxg-" + node.kind, tabindex: -1, role: "button",
@@ -40,6 +42,7 @@ for (const node of nodes) {
   node.shape.append(node.tip);
   picture.append(node.shape);
 }
+picture.append(names);
 
 const KEYS = {
   ArrowUp: () => choose((state.chosen.out.find((link) => visible(link.target)) || {}).target || state.chosen, true),
