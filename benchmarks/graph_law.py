@@ -30,6 +30,7 @@ from mlxterp import InterpretableModel
 from mlxterp.circuits.sweep import law_of
 from tests.architectures import build, configs, model_types
 from tests.batches import ONE_TOKEN_ONLY
+from tests.conftest import SHARED
 
 HOLDS = 1e-4
 WEIGHTS = ("float32", "bfloat16", "4bit")
@@ -105,6 +106,8 @@ def table() -> None:
     """Writes how many hold, the worst of those, and the others with their cause."""
     rows: dict[str, Any] = {}
     known = cells()
+    listed = SHARED / "conformance" / "architectures.json"
+    shared = set(json.loads(listed.read_text(encoding="utf-8"))) if listed.is_file() else set()
     for weights in WEIGHTS:
         these = {name: cell for (name, kind), cell in known.items() if kind == weights}
         if not these:
@@ -112,8 +115,12 @@ def table() -> None:
         holding = [cell["law"] for cell in these.values() if cell["law"] < HOLDS]
         rows[f"{weights}: measured"] = len(these)
         rows[f"{weights}: hold to {HOLDS:g}"] = len(holding)
-        rows[f"{weights}: worst of those"] = f"{max(holding, default=0.0):.1e}"
-        rows[f"{weights}: median of those"] = f"{sorted(holding)[len(holding) // 2]:.1e}" if holding else "-"
+        of_shared = [cell["law"] < HOLDS for name, cell in these.items() if name in shared]
+        rows[f"{weights}: of the shared list, measured and holding"] = f"{len(of_shared)}, {sum(of_shared)}"
+        rows[f"{weights}: worst that holds"] = f"{max(holding, default=0.0):.1e}"
+        rows[f"{weights}: median of those that hold"] = (
+            f"{sorted(holding)[len(holding) // 2]:.1e}" if holding else "-"
+        )
         for name, cell in sorted(these.items()):
             if not cell["law"] < HOLDS:
                 rows[f"{weights}: {name}"] = cell["cause"] or f"law {cell['law']:.1e}"
