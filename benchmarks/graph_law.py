@@ -22,6 +22,7 @@ import time
 from typing import Any
 
 import one_thread  # noqa: F401  isort: skip  (before all that computes)
+import mlxterp  # noqa: F401  isort: skip  (it brings MLX an optimised BLAS)
 import mlx.core as mx
 from common import RESULTS, report
 from mlx import nn

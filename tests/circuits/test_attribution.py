@@ -13,6 +13,9 @@ import pytest
 import mlxterp
 from mlxterp import InputError, InterpretableModel, MlxterpWarning, SAEError
 from mlxterp.circuits import Node, attribution_graph
+from mlxterp.circuits.prefixes import Prefixes
+from mlxterp.circuits.replacement import replacement_of
+from mlxterp.circuits.transcoders import transcoders_of
 from mlxterp.variants import TanhReLU
 from tests.circuits import oracle
 from tests.circuits.conftest import IDS
@@ -84,6 +87,23 @@ def test_a_graph_of_fewer_features_has_the_rows_of_the_whole_one(model):
     rows = [places(whole.targets)[node.id] for node in few.targets]
     columns = [places(whole.sources)[node.id] for node in few.sources]
     assert np.abs(few.matrix - whole.matrix[np.ix_(rows, columns)]).max() <= 1e-5 * np.abs(whole.matrix).max()
+
+
+def test_rows_of_passes_of_the_first_tokens_are_those_of_the_whole(model):
+    made = replacement_of(
+        model.session.plain, IDS, transcoders_of(model.session.plain, transcoders(model)), final=False, dropped=0,
+        token_vectors=False,
+    )  # fmt: skip
+    columns, numbers = made.columns(), np.arange(len(made.features))
+    parts = Prefixes(made.frozen, columns, rows=10**6)
+    groups = list(parts.groups(made.features[:, 1]))
+    assert [end for end, _ in groups] == [2, 3, 5, 6]
+    assert np.array_equal(np.sort(np.concatenate([chosen for _, chosen in groups])), numbers)
+    for end, chosen in groups:
+        reads = made.reads(chosen)
+        assert made.features[chosen, 1].max() < end
+        found, expected = parts.rows(reads), made.frozen.rows(reads, columns)
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_layer_without_transcoder_is_an_error_node_and_is_named(model):
