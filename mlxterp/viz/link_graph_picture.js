@@ -83,7 +83,7 @@ function draw() {
     const way = onPath.has(link);
     lines.append(s("line", { x1: link.source.x, y1: link.source.y, x2: link.target.x, y2: link.target.y,
       class: (link.weight > 0 ? "mxg-plus" : "mxg-minus") + (way ? " mxg-way" : ""),
-      "stroke-width": Math.max(way ? 2.5 : 0.6, 7 * part(link)) }));
+      "stroke-opacity": between(0.2 + 12 * part(link), 0.2, 0.8), "stroke-width": Math.max(way ? 2.5 : 0.6, 7 * part(link)) }));
   }
   tell();
   writeAddress();
