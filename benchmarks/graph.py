@@ -1,6 +1,7 @@
 """Time and memory of an attribution graph: for each row, by features and positions, and beside circuit-tracer.
 
-    python benchmarks/graph.py ../shared/data/models/tinystories_instruct_3m_gpt2 [--peer PYTHON] [--rounds 3]
+    python benchmarks/graph.py ../shared/data/models/tinystories_instruct_3m_gpt2    (growth)
+    python benchmarks/graph.py ../shared/data/models/tinystories_instruct_3m_gpt2 --peer PYTHON [--rounds 3]
     python benchmarks/graph.py FOLDER --one PROMPT [--html FILE]    (one graph on any model: time, memory, law)
 
 PYTHON is the interpreter of an environment with circuit-tracer (see graph_peers.py), which takes a GPT-2 here. The
@@ -25,7 +26,7 @@ from typing import Any
 
 import one_thread  # noqa: F401  isort: skip  (before all that computes)
 import numpy as np
-from common import peak_memory, report
+from common import peak_memory, report, results_path
 
 import mlxterp
 from mlxterp import SAE, AttributionGraph, InterpretableModel
@@ -33,10 +34,12 @@ from mlxterp.variants import JumpReLU
 from mlxterp.weights import SAEWeights
 
 FEATURES, ACTIVE = 256, 0.07
-TOKENS = (8, 16, 32, 64)
+TOKENS = (8, 16, 32)
 SIZES = (64, 256, 1024)
-BATCHES = (64, 256, 512)
+BATCHES = (64, 512)
 """Of the peer: its own is 512."""
+LENGTHS = (11, 24)
+"""Of prompts beside the peer."""
 Weights = dict[str, np.ndarray]
 
 
@@ -48,6 +51,8 @@ def main() -> None:
     parser.add_argument("model", help="a folder or a hub repository")
     parser.add_argument("--peer", help="an interpreter")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, nargs="+", help="lengths of prompts")
+    parser.add_argument("--backend", choices=("mlx", "torch"), help="one wing's growth")
     parser.add_argument("--one", metavar="PROMPT", help="one graph, of this prompt")
     parser.add_argument("--html", type=Path, help="with --one: write its page")
     parser.add_argument("--work", type=Path, default=Path("/tmp/mlxterp-bench-graph"))
@@ -57,11 +62,17 @@ def main() -> None:
         one_graph(args)
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    rows, notes = growth(args), ["transcoders are random; processor time, one thread; MiB beyond the process"]
+    path = results_path("graph")
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows: dict[str, Any] = before.get("rows", {})
+    notes = ["transcoders are random; processor time, one thread; MiB beyond the process"]
     if args.peer:
         found, version = beside_peer(args)
         rows |= found
         notes.append(f"beside circuit-tracer {version}, the same weights, prompt and features")
+    else:
+        rows |= growth(args)
+        notes = before.get("notes", notes)
     report("graph", rows, notes)
 
 
@@ -127,9 +138,9 @@ def timed(job: Callable[[], Any]) -> tuple[float, Any]:
 def growth(args: argparse.Namespace) -> dict[str, Any]:
     """How time and memory grow with positions and features, in both wings."""
     rows: dict[str, Any] = {}
-    for backend in mlxterp.available_backends():
+    for backend in [args.backend] if args.backend else mlxterp.available_backends():
         model = InterpretableModel(args.model, backend=backend)
-        for length in TOKENS:
+        for length in args.tokens or TOKENS:
             ids = prompt_of(model, length)
             given = transcoders(random_transcoders(model, ids))
             graph_of(model, ids, given, 16)
@@ -178,7 +189,7 @@ def beside_peer(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Rows for each second and memory, of all features, at two lengths; the peer at its best batch."""
     rows: dict[str, Any] = {}
     version = ""
-    for length in (11, 40):
+    for length in args.tokens or LENGTHS:
         models = {name: InterpretableModel(args.model, backend=name) for name in mlxterp.available_backends()}
         first = next(iter(models.values()))
         ids = prompt_of(first, length)
