@@ -71,7 +71,7 @@ def test_a_page_of_a_graph_as_large_as_is_read_is_small():
     assert len(given.nodes) > 150
     links = [(i % 100, 152, 0.5) for i in range(3000)]
     draw = np.random.default_rng(0)
-    effects = {node.id: tuple(draw.normal(size=(3, 10)).tolist()) for node in given.nodes[:153]}
+    effects: dict[str, Any] = {node.id: draw.normal(size=(3, 10)).tolist() for node in given.nodes[:153]}
     page = link_graph_page(
         LinkGraph("g", (), 6, given.tokens, given.nodes[:153], links, effects=effects), PLAIN
     )
