@@ -90,7 +90,8 @@ def link_graph_page(graph: LinkGraph, plain: str) -> str:
     )
     body = (
         f'<div class="mxg-app" id="mxg"><header class="mxg-head"><h1>{escaped(graph.title)}</h1>{facts}</header>'
-        f'<noscript>{plain}</noscript></div>{_data(graph)}<script type="text/plain" id="mxg-state"></script>{cards}'
+        f'<noscript><div class="mxg-plain">{plain}</div></noscript></div>{_data(graph)}'
+        f'<script type="text/plain" id="mxg-state"></script>{cards}'
     )
     return app_page(graph.title, body, _script(), _part(".css"))
 
