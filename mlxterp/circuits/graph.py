@@ -140,6 +140,14 @@ class AttributionGraph(LinesView):
     def _edges(self) -> EdgeTable:
         return EdgeTable(self.targets, self.sources, self.matrix, self.shares, self.supernodes or {})
 
+    @property
+    def _columns(self) -> dict[str, int]:
+        return self._edges.columns
+
+    @property
+    def _rows(self) -> dict[str, int]:
+        return self._edges.rows
+
     # -- what matters -------------------------------------------------------------------------
 
     @cached_property
@@ -257,10 +265,9 @@ class AttributionGraph(LinesView):
         """
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"A supernode's name is a text, got {name!r}.")
-        edges = self._edges
-        if name in edges.columns or name in edges.rows or name in edges.supernodes:
+        if name in self._columns or name in self._rows or name in (self.supernodes or {}):
             raise InputError(f"{name!r} is already in this graph. Choose another name.")
-        ids = tuple(dict.fromkeys(node.id for node in edges.group(nodes)))
+        ids = tuple(dict.fromkeys(node.id for node in self._edges.group(nodes)))
         return replace(self, supernodes={**(self.supernodes or {}), name: ids})
 
     def label(self, node: NodeLike, text: str) -> AttributionGraph:
