@@ -41,6 +41,10 @@ class FrozenPass(Protocol):
         """
         ...
 
+    def first(self, positions: int) -> FrozenPass:
+        """The pass of the prompt's first tokens alone, recorded anew."""
+        ...
+
     def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
         """float32, (targets, vectors of all columns): each target's gradient by a source, times the source's vector.
 

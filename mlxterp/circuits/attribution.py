@@ -16,7 +16,7 @@ from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, Session, session_of
 from ..backends.host.memory import free_bytes
 from ..core import checks
-from ..core.frozen import ReadAt, SourceVectors
+from ..core.frozen import ReadAt
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..core.tokens import several, to_batch
@@ -28,6 +28,7 @@ from .graph import AttributionGraph
 from .influence import shares_of
 from .law import Law
 from .nodes import embedding_node, error_node, feature_node, output_node
+from .prefixes import Prefixes
 from .replacement import Replacement, replacement_of
 from .targets import Output, Target, needs_final, targets_of
 from .transcoders import missing_layers, transcoders_of
@@ -233,12 +234,13 @@ class Rows:
         self._anatomy, self._made, self._targets = anatomy, made, list(targets)
         self._columns = made.columns()
         self._law = Law(made.frozen, anatomy.model.model_type)
-        self._all: Sequence[SourceVectors] = [*self._columns, *self._law.columns]
         self._width = sum(len(column.positions) for column in self._columns)
         self._n = len(made.features)
         self._wanted = self._n if most is None else min(most, self._n)
         self._check_memory()
-        self._size = size or self._best_size()
+        rows = self._n if self._wanted == self._n else 0  # else they come by their influence, at any position
+        self._passes = Prefixes(made.frozen, [*self._columns, *self._law.columns], rows)
+        self._asked, self._size = size, size or self._best_size(made.positions)
 
     def _check_memory(self) -> None:
         """Two matrices are held at once where not all features are wanted."""
@@ -252,9 +254,10 @@ class Rows:
                 f" {free / 2**30:.1f} GiB are free. Pass max_features={fitting} or fewer, or a shorter prompt."
             )
 
-    def _best_size(self) -> int:
-        per_row = sum(value.nbytes for value in self._made.frozen.sources.values())
-        return int(np.clip(min(_TOKENS // self._made.positions, _GRADIENTS // per_row), 1, 256))
+    def _best_size(self, positions: int) -> int:
+        whole = sum(value.nbytes for value in self._made.frozen.sources.values())
+        per_row = max(1, whole * positions // self._made.positions)
+        return int(np.clip(min(_TOKENS // positions, _GRADIENTS // per_row), 1, 256))
 
     def compute(self, verbose: bool) -> Computed:
         """All rows.
@@ -291,7 +294,7 @@ class Rows:
 
     def _batch(self, reads: Sequence[ReadAt]) -> np.ndarray:
         """Rows of edges, (reads, sources)."""
-        found = self._made.frozen.rows(reads, self._all)
+        found = self._passes.rows(reads)
         self._law.measure(reads, found[:, self._width :])
         return found[:, : self._width]
 
@@ -311,8 +314,9 @@ class Rows:
             visited = np.concatenate([visited, queue])
 
     def _batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, len(numbers), self._size):
-            yield numbers[start : start + self._size]
+        for end, chosen in self._passes.groups(self._made.features[numbers, 1]):
+            size = self._asked or self._best_size(end)
+            yield from np.array_split(numbers[chosen], -(-len(chosen) // size))
 
     def _settled(self, matrix: np.ndarray, values: np.ndarray, done: np.ndarray) -> Computed:
         """Rows in the order of the graph's nodes, and only the features that have a row as columns."""

@@ -48,32 +48,34 @@ class Live:
             self._passes[hold] = self.anatomy.model.frozen_pass(self.ids, places)
         return self._passes[hold]
 
-    def effects(self, numbers: np.ndarray, factor: float, hold: Hold) -> np.ndarray:
-        """float64, (features, outputs): how outputs change where one feature at a time is changed.
+    def effects(self, groups: Sequence[Sequence[int]], factor: float, hold: Hold) -> np.ndarray:
+        """float64, (groups, outputs): how outputs change where the features of one group at a time are changed.
 
         Args:
-            numbers: Rows of `made.features`.
+            groups: Rows of `made.features`, of each group.
             factor: What is added of each, as a multiple of its activation: -1 takes it away.
         """
         frozen, size = self.frozen(hold), max(1, _TOKENS // len(self.ids))
         before = self._outputs(frozen.base)[0]
         found = [
-            self._outputs(frozen.read(self._changes(numbers[start : start + size], factor))) - before
-            for start in range(0, len(numbers), size)
+            self._outputs(frozen.read(self._changes(groups[start : start + size], factor))) - before
+            for start in range(0, len(groups), size)
         ]
         return np.concatenate(found)
 
-    def _changes(self, numbers: np.ndarray, factor: float) -> dict[Key, np.ndarray]:
-        """What is added to the sources: a row for each feature."""
+    def _changes(self, groups: Sequence[Sequence[int]], factor: float) -> dict[Key, np.ndarray]:
+        """What is added to the sources: a row for each group."""
         found: dict[Key, np.ndarray] = {}
-        for row, (layer, position, feature) in enumerate(self.made.features[numbers].tolist()):
-            key = layer, 0
-            if key not in found:
-                shape = (len(numbers), *self.made.errors[layer].shape)
-                found[key] = np.zeros(shape, np.float32)
-            activation = self.made.activations[numbers[row]]
-            vector = self.made.transcoders[layer].written(np.array([feature]), np.array([activation]))[0]
-            found[key][row, position] = factor * vector
+        for row, numbers in enumerate(groups):
+            for number in numbers:
+                layer, position, feature = self.made.features[number].tolist()
+                key = layer, 0
+                if key not in found:
+                    shape = (len(groups), *self.made.errors[layer].shape)
+                    found[key] = np.zeros(shape, np.float32)
+                activation = self.made.activations[number]
+                written = self.made.transcoders[layer].written(np.array([feature]), np.array([activation]))
+                found[key][row, position] += factor * written[0]
         return found
 
     def _outputs(self, reading: Reading) -> np.ndarray:

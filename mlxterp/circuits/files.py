@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ..core.places import expanded
 from ..core.version import version
 from ..errors import CircuitError, InputError
 from .nodes import Node, embedding_node, error_node, feature_node, output_node
+from .protocols import Graph
 
 LARGEST = 100 << 20
 """Bytes of a file; Neuronpedia takes no more either."""
@@ -35,50 +36,10 @@ _NODE_KEYS = ("node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeI
 _CLERP = re.compile(r'Output "(.*)" \(p=', re.DOTALL)
 
 
-class Saved(Protocol):
-    """A graph, as it is written."""
-
-    @property
-    def nodes(self) -> tuple[Node, ...]: ...
-    @property
-    def targets(self) -> tuple[Node, ...]: ...
-    @property
-    def sources(self) -> tuple[Node, ...]: ...
-    @property
-    def matrix(self) -> np.ndarray: ...
-    @property
-    def bias(self) -> np.ndarray: ...
-    @property
-    def omitted(self) -> np.ndarray: ...
-    @property
-    def values(self) -> np.ndarray: ...
-    @property
-    def tokens(self) -> tuple[str, ...]: ...
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def conventions(self) -> str: ...
-    @property
-    def law(self) -> float | None: ...
-    @property
-    def model(self) -> str | None: ...
-    @property
-    def transcoders(self) -> tuple[str, ...]: ...
-    @property
-    def supernodes(self) -> Mapping[str, tuple[str, ...]] | None: ...
-    @property
-    def whole(self) -> tuple[float, float] | None: ...
-    @property
-    def replacement_score(self) -> float: ...
-    @property
-    def completeness_score(self) -> float: ...
-    def cumulative_influence(self) -> np.ndarray: ...
-
-
 # -- writing --------------------------------------------------------------------------------------
 
 
-def write(graph: Saved, path: str | os.PathLike, slug: str | None = None) -> Path:
+def write(graph: Graph, path: str | os.PathLike, slug: str | None = None) -> Path:
     """Writes the file, whole or not at all; returns its path.
 
     Raises:
@@ -106,7 +67,7 @@ def write(graph: Saved, path: str | os.PathLike, slug: str | None = None) -> Pat
     return target
 
 
-def as_json(graph: Saved, slug: str) -> dict[str, Any]:
+def as_json(graph: Graph, slug: str) -> dict[str, Any]:
     """What the file says."""
     shares, n = graph.cumulative_influence(), len(graph.sources)
     rows, columns = np.nonzero(graph.matrix)
@@ -114,11 +75,12 @@ def as_json(graph: Saved, slug: str) -> dict[str, Any]:
     return {
         "metadata": _metadata(graph, slug),
         "qParams": {
-            "pinnedIds": [], "linkType": "both", "clickedId": "", "sg_pos": "",
+            "pinnedIds": list(graph.pins), "linkType": "both", "clickedId": "", "sg_pos": "",
             "supernodes": [[name, *ids] for name, ids in (graph.supernodes or {}).items()],
         },
         "nodes": [
-            _node(node, None if i >= n else _short(shares[i]), i == n) for i, node in enumerate(graph.nodes)
+            _node(node, None if i >= n else _short(shares[i]), i == n, (graph.labels or {}).get(node.id, ""))
+            for i, node in enumerate(graph.nodes)
         ],
         "links": [
             {"source": sources[column], "target": targets[row], "weight": _short(weight)}
@@ -129,7 +91,7 @@ def as_json(graph: Saved, slug: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _metadata(graph: Saved, slug: str) -> dict[str, Any]:
+def _metadata(graph: Graph, slug: str) -> dict[str, Any]:
     return {
         "slug": slug, "scan": graph.model or "", "transcoder_list": list(graph.transcoders),
         "prompt_tokens": list(graph.tokens), "prompt": "".join(graph.tokens), "node_threshold": 1.0,
@@ -144,13 +106,13 @@ def _metadata(graph: Saved, slug: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scores(graph: Saved) -> dict[str, float]:
+def _scores(graph: Graph) -> dict[str, float]:
     """Those that are numbers."""
     found = {"replacement_score": graph.replacement_score, "completeness_score": graph.completeness_score}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _node(node: Node, influence: float | None, is_target: bool) -> dict[str, Any]:
+def _node(node: Node, influence: float | None, is_target: bool, label: str) -> dict[str, Any]:
     layer = {"embedding": "E", "output": str(node.layer + 1)}.get(node.kind, str(node.layer))
     number = int(node.id.split("_")[1]) if node.kind == "output" else node.feature_id
     feature = {
@@ -161,8 +123,8 @@ def _node(node: Node, influence: float | None, is_target: bool) -> dict[str, Any
         "feature": f"{node.layer}_{node.feature_id}-0", "error": f"{node.layer}_{node.position}-0",
         "embedding": f"E_{node.token_id}-{node.position}", "output": f"L_{number}-{node.position}",
     }[node.kind]  # fmt: skip
-    clerp = ""
-    if node.kind == "output":
+    clerp = label
+    if node.kind == "output":  # its readers take the probability from here
         clerp = f'Output "{node.token}" (p={1.0 if node.probability is None else node.probability:.3f})'
     return {
         "node_id": node.id, "feature": feature, "layer": layer, "ctx_idx": node.position,
@@ -244,7 +206,8 @@ class _Reader:
             "law": _number_or_none(self.own.get("law")),
             "model": said["scan"] or None,
             "transcoders": tuple(_texts(said.get("transcoder_list") or [], "metadata.transcoder_list")),
-            "supernodes": self._supernodes(named), "influence_shares": shares if pruned else None,
+            "supernodes": self._supernodes(named), "labels": self._labels(named), "pins": self._pins(named),
+            "influence_shares": shares if pruned else None,
             "whole": (scores[0], scores[1]) if pruned and None not in scores else None,
         }  # fmt: skip
 
@@ -360,6 +323,21 @@ class _Reader:
             seen.add((source, target))
             matrix[rows[target], columns[source]] = weight
         return matrix
+
+    def _labels(self, named: Mapping[str, Node]) -> dict[str, str] | None:
+        """What others call features and errors: there the file has a place for it."""
+        found = {}
+        for entry in self.data["nodes"]:
+            node, text = named[entry["node_id"]], entry["clerp"]
+            if node.kind in ("feature", "error") and isinstance(text, str) and text.strip():
+                found[node.id] = text.strip()
+        return found or None
+
+    def _pins(self, named: Mapping[str, Node]) -> tuple[str, ...]:
+        given = _mapping(self.data["qParams"], "qParams").get("pinnedIds") or []
+        return tuple(
+            dict.fromkeys(named[one].id for one in _texts(given, "qParams.pinnedIds") if one in named)
+        )
 
     def _supernodes(self, named: Mapping[str, Node]) -> dict[str, tuple[str, ...]] | None:
         given = _mapping(self.data["qParams"], "qParams").get("supernodes") or []

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
-from ..core.frames import data_frame
 from ..core.options import checks_options
-from ..errors import BackendError, InputError
+from ..errors import InputError
 from ..viz.lines import LinesView, Table
 from ..viz.link_graph import link_graph_page
+from ..viz.page import write_page
 from . import files
+from .edges import EdgeTable
 from .effects import Live
-from .explored import explored
+from .explored import explored, paths_table
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
-from .nodes import Edge, Node
+from .nodes import Edge, Node, NodeLike
 from .paths import Path, strongest
+from .tables import edge_frame, networkx_graph, node_frame
 from .validation import Validation, validate
 
-NodeLike = Node | str | tuple[int, int, int]
-"""A node as calls take it: itself, its id, or (layer, position, feature id)."""
 SHOWN = 10
 """Rows of a table."""
 
@@ -55,6 +55,8 @@ class AttributionGraph(LinesView):
         model: The model's name; None where it has none.
         transcoders: Names or fingerprints of the transcoders, by layer.
         supernodes: Name → ids of its nodes.
+        labels: Id of a node → what somebody calls it.
+        pins: Ids of nodes that somebody marked; a page shows them pinned.
         whole: Of a pruned graph: replacement and completeness score of the whole one; else None.
         influence_shares: Of a pruned graph: float64, (nodes,), of the whole one (see `influence`); else None.
         live: The model and prompt that `validate` runs; None of a graph from a file.
@@ -72,6 +74,8 @@ class AttributionGraph(LinesView):
     model: str | None
     transcoders: tuple[str, ...]
     supernodes: Mapping[str, tuple[str, ...]] | None = None
+    labels: Mapping[str, str] | None = None
+    pins: tuple[str, ...] = ()
     whole: tuple[float, float] | None = None
     influence_shares: np.ndarray | None = None
     live: Live | None = None
@@ -104,35 +108,13 @@ class AttributionGraph(LinesView):
         """What the matrix's rows are of."""
         return (*self.features, *self.outputs)
 
-    @cached_property
-    def _columns(self) -> dict[str, int]:
-        return {node.id: i for i, node in enumerate(self.sources)}
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {node.id: i for i, node in enumerate(self.targets)}
-
     def node(self, given: NodeLike) -> Node:
         """The node that an id, or (layer, position, feature id), means.
 
         Raises:
             InputError: The graph has none.
         """
-        name = given.id if isinstance(given, Node) else given
-        if isinstance(name, tuple) and len(name) == 3:
-            layer, position, feature = (checks.integer(one, "a part of a node", 0) for one in name)
-            name = f"{layer}_{feature}_{position}"
-        place = None
-        if isinstance(name, str):
-            place = self._columns.get(name)
-            if place is None and (row := self._rows.get(name)) is not None:
-                return self.targets[row]
-        if place is None:
-            raise InputError(
-                f"This graph has no node {given!r}. Nodes are named by id, such as {self.nodes[0].id!r}, or a feature"
-                " by (layer, position, feature id); graph.nodes lists them."
-            )
-        return self.sources[place]
+        return self._edges.node(given)
 
     # -- its edges ----------------------------------------------------------------------------
 
@@ -147,58 +129,24 @@ class AttributionGraph(LinesView):
         Raises:
             InputError: No such node.
         """
-        most = checks.count_or_none(top_k, "top_k")
-        into, out = self._given(target), self._given(source)
-        rows = list(range(len(self.targets))) if into is None else [self._row(node) for node in into]
-        columns = list(range(len(self.sources))) if out is None else [self._column(node) for node in out]
-        weights, shares = self.matrix[np.ix_(rows, columns)], self._shares[np.ix_(rows, columns)]
-        targets: Sequence[Node] = [self.targets[row] for row in rows]
-        sources: Sequence[Node] = [self.sources[column] for column in columns]
-        if into is not None and len(rows) > 1:
-            weights, shares = weights.sum(axis=0, keepdims=True), shares.mean(axis=0, keepdims=True)
-            targets = [_merged(target, targets)]
-        if out is not None and len(columns) > 1:
-            weights, shares = weights.sum(axis=1, keepdims=True), shares.sum(axis=1, keepdims=True)
-            sources = [_merged(source, sources)]
-        order = np.lexsort((np.arange(weights.size), -np.abs(weights).ravel()))
-        order = order[: int(np.count_nonzero(weights))][:most]
-        return [
-            Edge(sources[column], targets[row], float(weights[row, column]), float(shares[row, column]))
-            for row, column in zip(*np.unravel_index(order, weights.shape), strict=True)
-        ]
+        return self._edges.edges(target, source, top_k)
 
     @cached_property
-    def _shares(self) -> np.ndarray:
+    def shares(self) -> np.ndarray:
+        """float64, (targets, sources): each edge's size, as a share of the sizes of all edges into its target."""
         return shares_of(self.matrix)
 
-    def _given(self, given: Any) -> list[Node] | None:
-        """The nodes that an end of `edges` names; None for all."""
-        if given is None:
-            return None
-        if isinstance(given, str) and self.supernodes and given in self.supernodes:
-            return [self.node(name) for name in self.supernodes[given]]
-        if isinstance(given, (str, Node)) or (
-            isinstance(given, tuple) and len(given) == 3 and _is_place(given)
-        ):
-            return [self.node(given)]
-        if not isinstance(given, Iterable):
-            raise InputError(f"Expected a node, or several, got {type(given).__name__}.")
-        found = [self.node(one) for one in given]
-        if not found:
-            raise InputError("An empty list of nodes was given.")
-        return found
+    @cached_property
+    def _edges(self) -> EdgeTable:
+        return EdgeTable(self.targets, self.sources, self.matrix, self.shares, self.supernodes or {})
 
-    def _row(self, node: Node) -> int:
-        if node.id not in self._rows:
-            raise InputError(f"{node} has no incoming edges: a target is a feature or an output.")
-        return self._rows[node.id]
+    @property
+    def _columns(self) -> dict[str, int]:
+        return self._edges.columns
 
-    def _column(self, node: Node) -> int:
-        if node.id not in self._columns:
-            raise InputError(
-                f"{node} has no outgoing edges: a source is a feature, an error or an embedding."
-            )
-        return self._columns[node.id]
+    @property
+    def _rows(self) -> dict[str, int]:
+        return self._edges.rows
 
     # -- what matters -------------------------------------------------------------------------
 
@@ -210,7 +158,7 @@ class AttributionGraph(LinesView):
     @cached_property
     def influence(self) -> np.ndarray:
         """float64, (nodes,): what the outputs get of each node by all paths of normalised edges; 0 for outputs."""
-        found = influence(self._shares, self.weights, self.shape.features)
+        found = influence(self.shares, self.weights, self.shape.features)
         return np.concatenate([found, np.zeros(self.shape.outputs)])
 
     @property
@@ -254,15 +202,20 @@ class AttributionGraph(LinesView):
             self, nodes=tuple(node for node, keep in zip(self.nodes, nodes, strict=True) if keep),
             matrix=np.ascontiguousarray(left[:, kept.sources]), bias=self.bias[rows], values=self.values[rows],
             omitted=(self.omitted[rows] + gone).astype(np.float32), whole=self._scores,
-            influence_shares=shares[nodes], supernodes=self._left_of_supernodes(nodes),
+            influence_shares=shares[nodes], **self._names_of(nodes),
         )  # fmt: skip
 
-    def _left_of_supernodes(self, kept: np.ndarray) -> dict[str, tuple[str, ...]] | None:
-        names = {node.id for node, keep in zip(self.nodes, kept, strict=True) if keep}
-        found = {
-            name: tuple(one for one in ids if one in names) for name, ids in (self.supernodes or {}).items()
+    def _names_of(self, kept: np.ndarray) -> dict[str, Any]:
+        """Supernodes, labels and pins of the nodes that are kept."""
+        left = {node.id for node, keep in zip(self.nodes, kept, strict=True) if keep}
+        groups = {
+            name: tuple(one for one in ids if one in left) for name, ids in (self.supernodes or {}).items()
         }
-        return {name: ids for name, ids in found.items() if ids} or None
+        return {
+            "supernodes": {name: ids for name, ids in groups.items() if ids} or None,
+            "labels": {one: text for one, text in (self.labels or {}).items() if one in left} or None,
+            "pins": tuple(one for one in self.pins if one in left),
+        }
 
     def cumulative_influence(self) -> np.ndarray:
         """float64, (nodes,): share of all influence on a node and on those with more; small means important.
@@ -298,8 +251,8 @@ class AttributionGraph(LinesView):
             InputError: No such nodes, or no path between them.
         """
         start, end = self.node(a), self.node(b)
-        column, row = self._column(start), self._row(end)
-        found = strongest(self.matrix, self._shares, self.sources, self.targets, column, row)
+        column, row = self._edges.column(start), self._edges.row(end)
+        found = strongest(self.matrix, self.shares, self.sources, self.targets, column, row)
         if found is None:
             raise InputError(f"No path leads from {start} to {end} in this graph.")
         return found
@@ -314,9 +267,31 @@ class AttributionGraph(LinesView):
             raise InputError(f"A supernode's name is a text, got {name!r}.")
         if name in self._columns or name in self._rows or name in (self.supernodes or {}):
             raise InputError(f"{name!r} is already in this graph. Choose another name.")
-        found = self._given(nodes) or []
-        ids = tuple(dict.fromkeys(node.id for node in found))
+        ids = tuple(dict.fromkeys(node.id for node in self._edges.group(nodes)))
         return replace(self, supernodes={**(self.supernodes or {}), name: ids})
+
+    def label(self, node: NodeLike, text: str) -> AttributionGraph:
+        """The same graph with a name for a feature or an error; "" takes it away. Its page and its file show the name.
+
+        Raises:
+            InputError: No such node, a token or an output, or no text.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"A node's label is a text, got {text!r}.")
+        found = self.node(node)
+        if found.kind not in ("feature", "error"):
+            raise InputError(f"{found} is named by its token. Label features and errors.")
+        labels = {**(self.labels or {}), found.id: text.strip()}
+        return replace(self, labels={key: said for key, said in labels.items() if said} or None)
+
+    def pin(self, nodes: Any) -> AttributionGraph:
+        """The same graph with a node, or several, marked; its page shows them pinned, and its file keeps them.
+
+        Raises:
+            InputError: No such node, or none.
+        """
+        found = (node.id for node in self._edges.group(nodes))
+        return replace(self, pins=tuple(dict.fromkeys((*self.pins, *found))))
 
     # -- as files and tables ------------------------------------------------------------------
 
@@ -348,25 +323,8 @@ class AttributionGraph(LinesView):
         Raises:
             BackendError: pandas is not installed.
         """
-        if checks.choice(what, "what", ("nodes", "edges")) == "edges":
-            rows, columns = np.nonzero(self.matrix)
-            return data_frame({
-                "source": [self.sources[i].id for i in columns], "target": [self.targets[i].id for i in rows],
-                "weight": self.matrix[rows, columns], "share": self._shares[rows, columns],
-            })  # fmt: skip
-        names = (
-            "id",
-            "kind",
-            "layer",
-            "position",
-            "token",
-            "feature_id",
-            "token_id",
-            "activation",
-            "probability",
-        )
-        columns_of = {name: [getattr(node, name) for node in self.nodes] for name in names}
-        return data_frame({**columns_of, "influence": self.influence})
+        edges = checks.choice(what, "what", ("nodes", "edges")) == "edges"
+        return edge_frame(self) if edges else node_frame(self)
 
     def to_networkx(self) -> Any:
         """A `networkx.DiGraph`: ids as nodes, with the fields of `Node`; edges have `weight` and `share`.
@@ -374,21 +332,7 @@ class AttributionGraph(LinesView):
         Raises:
             BackendError: networkx is not installed.
         """
-        try:
-            import networkx
-        except ImportError as error:
-            raise BackendError('Graphs of networkx need it: pip install "mlxterp[networkx]".') from error
-        made = networkx.DiGraph(model=self.model, tokens=list(self.tokens))
-        for node, share in zip(self.nodes, self.influence, strict=True):
-            fields = {name: getattr(node, name) for name in Node.__slots__ if name != "id"}
-            made.add_node(node.id, **fields, influence=float(share))
-        rows, columns = np.nonzero(self.matrix)
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            made.add_edge(
-                self.sources[column].id, self.targets[row].id, weight=float(self.matrix[row, column]),
-                share=float(self._shares[row, column]),
-            )  # fmt: skip
-        return made
+        return networkx_graph(self)
 
     # -- shown --------------------------------------------------------------------------------
 
@@ -409,10 +353,27 @@ class AttributionGraph(LinesView):
             "It explains contributions at the scales of this prompt; it does not predict what steering does.",
         )
 
-    def _page(self) -> str:
-        """The page to explore it: of a whole graph, its pruned form."""
+    def to_html(self, path: str | os.PathLike, index: Any = None, *, measure: bool = True) -> FilePath:
+        """Writes a page to explore the graph: one HTML file that needs no network; returns its path.
+
+        A whole graph is shown pruned. Click a node for its edges, its strongest path and its card; label, pin and group
+        nodes; hide those of little influence. What is chosen stands in the page's address and in the page that its
+        button saves. Without scripts it is a table of the strongest edges and paths.
+
+        Args:
+            index: A `FeatureIndex` of a transcoder, several, or {layer: index}: cards and labels of the features.
+            measure: Measure what taking each feature on the page away does to the outputs, with attention and norms
+                held and live, beside what the graph predicts. Not of a graph from a file.
+
+        Raises:
+            InputError: The folder does not exist, `path` is a folder, or an index is of another SAE.
+        """
+        return write_page(path, self._page(index, checks.flag(measure, "measure")))
+
+    def _page(self, index: Any = None, measure: bool = True) -> str:
         shown = self if self.whole is not None else self.prune()
-        return link_graph_page(explored(shown, self), shown.fragment(level=2))
+        plain = shown.fragment(level=2) + paths_table(shown).html()
+        return link_graph_page(explored(shown, self, index, measure), plain)
 
     @property
     def _tables(self) -> Sequence[Table]:
@@ -428,14 +389,3 @@ class AttributionGraph(LinesView):
                 [[str(e.source), str(e.target), f"{e.weight:+.3f}", f"{e.share:.1%}"] for e in into],
             ),
         )
-
-
-def _is_place(given: tuple[Any, ...]) -> bool:
-    return all(not isinstance(one, (str, Node, tuple)) for one in given)
-
-
-def _merged(given: Any, nodes: Sequence[Node]) -> Node:
-    """A group of nodes as one."""
-    name = given if isinstance(given, str) else f"{len(nodes)} nodes"
-    first = nodes[0]
-    return Node(name, first.kind, first.layer, first.position, name)

@@ -78,12 +78,12 @@ def influence(shares: np.ndarray, weights: np.ndarray, n_features: int) -> np.nd
 
 
 def threshold(scores: np.ndarray, share: float) -> float:
-    """The smallest score of those that, largest first, together make `share` of the sum."""
-    ordered = np.sort(scores, axis=None)[::-1]
-    total = ordered.sum()
-    if total == 0:
+    """The smallest score of those that, largest first, together make `share` of the sum; 0 where all are 0."""
+    ordered = np.sort(scores[scores > 0], axis=None)[::-1]
+    if not len(ordered):
         return 0.0
-    place = int(np.searchsorted(np.cumsum(ordered) / total, share))
+    sums = np.cumsum(ordered)
+    place = int(np.searchsorted(sums / sums[-1], share)) if share < 1 else len(ordered)
     return float(ordered[min(place, len(ordered) - 1)])
 
 
@@ -94,21 +94,16 @@ def prune(matrix: np.ndarray, weights: np.ndarray, shape: Shape, node: float, ed
     """
     n, first = shape.features, shape.features + shape.errors
     found = influence(shares_of(matrix), weights, n)
-    keep = found >= threshold(_with_outputs(found, shape), node)
+    keep = found >= threshold(found, node)
     keep[first:] = True
     rows = np.concatenate([keep[:n], np.ones(shape.outputs, dtype=bool)])
     left = np.where(rows[:, None] & keep[None], matrix, 0)
     shares = shares_of(left)
     inner = influence(shares, weights, n)
     scores = shares * np.concatenate([inner[:n], weights])[:, None]
-    edges = scores >= threshold(np.append(scores, 0.0), edge)
+    edges = scores >= threshold(scores, edge)
     _settle(keep, edges, n, first)
     return Kept(keep, edges & (matrix != 0), cumulative(found))
-
-
-def _with_outputs(found: np.ndarray, shape: Shape) -> np.ndarray:
-    """The influence of all nodes: outputs, which nothing reads, have none."""
-    return np.concatenate([found, np.zeros(shape.outputs)])
 
 
 def _settle(keep: np.ndarray, edges: np.ndarray, n: int, first: int) -> None:

@@ -64,6 +64,10 @@ class Edge(NamedTuple):
     share: float
 
 
+NodeLike = Node | str | tuple[int, int, int]
+"""A node as calls take it: itself, its id, or (layer, position, feature id)."""
+
+
 def feature_node(layer: int, position: int, feature_id: int, token: str, activation: float) -> Node:
     """A feature that is active at a position."""
     name = f"{layer}_{feature_id}_{position}"

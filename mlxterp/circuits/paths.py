@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .nodes import Edge, Node
+from .protocols import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,19 @@ def strongest(
         if came == column:
             return Path(tuple(reversed(edges)), float(np.exp(-lengths[row])))
         here = came
+
+
+def strongest_paths(graph: Graph, top_k: int) -> list[Path]:
+    """The strongest path from each token to each output, the largest shares first."""
+    found: list[Path] = []
+    first = len(graph.features)
+    for column, source in enumerate(graph.sources):
+        if source.kind != "embedding":
+            continue
+        for row in range(first, len(graph.targets)):
+            path = strongest(graph.matrix, graph.shares, graph.sources, graph.targets, column, row)
+            found += [path] if path is not None else []
+    return sorted(found, key=lambda path: -path.share)[:top_k]
 
 
 def _search(shares: np.ndarray, column: int, features: int) -> tuple[dict[int, float], dict[int, int]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -17,8 +16,9 @@ from ..core.controls import DRAWS, Controlled, bootstrap
 from ..core.frozen import Hold
 from ..errors import InputError
 from ..viz.lines import LinesView, Table
-from .effects import Live, total_effects
+from .effects import total_effects
 from .nodes import Node
+from .protocols import Graph
 
 MODES: tuple[tuple[Hold, str, str], ...] = (
     ("all", "everything", "direct"), ("attention+norms", "attention and norms", "total"),
@@ -91,20 +91,7 @@ class Validation(LinesView):
         return (Table(("held", "predicted", "r", "95 %", "shuffled", "slope", "sign", "worst"), rows),)
 
 
-class Validated(Protocol):
-    """A graph, as it is validated."""
-
-    @property
-    def live(self) -> Live | None: ...
-    @property
-    def features(self) -> tuple[Node, ...]: ...
-    @property
-    def outputs(self) -> tuple[Node, ...]: ...
-    @property
-    def matrix(self) -> np.ndarray: ...
-
-
-def validate(graph: Validated, n: int, seed: int) -> Validation:
+def validate(graph: Graph, n: int, seed: int) -> Validation:
     """See `AttributionGraph.validate`."""
     n, seed, live = checks.count(n, "n"), checks.seed(seed), graph.live
     if live is None:
@@ -121,7 +108,9 @@ def validate(graph: Validated, n: int, seed: int) -> Validation:
     modes = []
     for hold, held, predicts in MODES:
         predicted = -(direct if predicts == "direct" else total)[chosen]
-        modes.append(_mode(held, predicts, predicted, live.effects(chosen, -1.0, hold), seed))
+        modes.append(
+            _mode(held, predicts, predicted, live.effects(chosen[:, None].tolist(), -1.0, hold), seed)
+        )
     return Validation(
         modes=tuple(modes), features=tuple(graph.features[i] for i in chosen), outputs=graph.outputs
     )

@@ -309,6 +309,10 @@ def _graph(p: Parser) -> None:
     )
     p.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
     p.add_argument(
+        "--index", action="append", metavar="FOLDER",
+        help="an index of a transcoder, for cards on the page; may be given again",
+    )  # fmt: skip
+    p.add_argument(
         "--save", type=Path, metavar="FILE", help="write what is shown as JSON, as Neuronpedia reads it"
     )
     p.add_argument("--open", action="store_true", help="show the page in the browser")

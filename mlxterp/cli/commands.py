@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..core.places import expanded
 from ..errors import InputError
+from ..index import FeatureIndex
 from ..model.interpretable import InterpretableModel
 from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView, View
@@ -191,6 +192,7 @@ def graph(options: Namespace, screen: Screen) -> None:
         check_page(page, options)
     if file is not None:
         check_file(file, options, "the graph")
+    indexes = [FeatureIndex.open(folder) for folder in options.index or ()]
     text = opening.read_text(options.text)
     made = opening.open_model(options).attribution_graph(
         text, options.transcoders, targets=options.target, max_features=options.max_features
@@ -200,7 +202,8 @@ def graph(options: Namespace, screen: Screen) -> None:
     if file is not None:
         screen.write_line(f"Written: {shown.save(file).resolve()}")
     if page is not None or options.open:
-        _written(options, screen, shown, page or Path(mkdtemp(prefix="mlxterp-")) / "graph.html")
+        path = page or Path(mkdtemp(prefix="mlxterp-")) / "graph.html"
+        _tell_written(options, screen, shown.to_html(path, index=indexes or None))
 
 
 def _strongest(
@@ -230,7 +233,12 @@ def _page(options: Namespace, screen: Screen, shown: list[FeatureCard | TokenVie
 
 def _written(options: Namespace, screen: Screen, view: View, path: Path, told: bool = True) -> None:
     """Writes a page, and opens it where that is asked."""
-    written = view.to_html(path).resolve()
+    _tell_written(options, screen, view.to_html(path), told)
+
+
+def _tell_written(options: Namespace, screen: Screen, page: Path, told: bool = True) -> None:
+    """Names the page that was written, and opens it where that is asked."""
+    written = page.resolve()
     if told:
         screen.write_line(f"Written: {written}")
     if options.open and not webbrowser.open(written.as_uri()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 
 import mlxterp
 from mlxterp import InputError, InterpretableModel, MlxterpWarning, SAEError
-from mlxterp.circuits import attribution_graph
+from mlxterp.circuits import Node, attribution_graph
+from mlxterp.circuits.prefixes import Prefixes
+from mlxterp.circuits.replacement import replacement_of
+from mlxterp.circuits.transcoders import transcoders_of
 from mlxterp.variants import TanhReLU
 from tests.circuits import oracle
 from tests.circuits.conftest import IDS
@@ -80,9 +84,26 @@ def test_a_graph_of_fewer_features_has_the_rows_of_the_whole_one(model):
     whole = attribution_graph(model, IDS, transcoders(model))
     few = attribution_graph(model, IDS, transcoders(model), max_features=12, batch_size=3)
     assert few.shape.features == 12
-    rows = [whole._rows[node.id] for node in few.targets]
-    columns = [whole._columns[node.id] for node in few.sources]
+    rows = [places(whole.targets)[node.id] for node in few.targets]
+    columns = [places(whole.sources)[node.id] for node in few.sources]
     assert np.abs(few.matrix - whole.matrix[np.ix_(rows, columns)]).max() <= 1e-5 * np.abs(whole.matrix).max()
+
+
+def test_rows_of_passes_of_the_first_tokens_are_those_of_the_whole(model):
+    made = replacement_of(
+        model.session.plain, IDS, transcoders_of(model.session.plain, transcoders(model)), final=False, dropped=0,
+        token_vectors=False,
+    )  # fmt: skip
+    columns, numbers = made.columns(), np.arange(len(made.features))
+    parts = Prefixes(made.frozen, columns, rows=10**6)
+    groups = list(parts.groups(made.features[:, 1]))
+    assert [end for end, _ in groups] == [2, 3, 5, 6]
+    assert np.array_equal(np.sort(np.concatenate([chosen for _, chosen in groups])), numbers)
+    for end, chosen in groups:
+        reads = made.reads(chosen)
+        assert made.features[chosen, 1].max() < end
+        found, expected = parts.rows(reads), made.frozen.rows(reads, columns)
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_layer_without_transcoder_is_an_error_node_and_is_named(model):
@@ -97,11 +118,13 @@ def test_circuit_tracers_conventions_drop_the_first_position(model):
     graph = attribution_graph(model, IDS, transcoders(model), conventions="circuit-tracer")
     exact = attribution_graph(model, IDS, transcoders(model))
     assert all(node.position > 0 for node in graph.features)
-    first = [graph._columns[node.id] for node in graph.nodes if node.kind == "error" and node.position == 0]
+    first = [
+        places(graph.sources)[node.id] for node in graph.nodes if node.kind == "error" and node.position == 0
+    ]
     assert len(first) == 3 and not graph.matrix[:, first].any()
     shared = [node.id for node in graph.features]
-    rows = [exact._rows[name] for name in shared]
-    kept = [exact._columns[name] for name in shared]
+    rows = [places(exact.targets)[name] for name in shared]
+    kept = [places(exact.sources)[name] for name in shared]
     assert np.abs(graph.matrix[: len(shared), : len(shared)] - exact.matrix[np.ix_(rows, kept)]).max() < 1e-5
 
 
@@ -135,6 +158,10 @@ def test_the_likeliest_tokens_reach_the_probability(model):
     ids = [node.token_id for node in graph.outputs]
     assert ids == np.argsort(-p, kind="stable")[: len(ids)].tolist()
     assert p[ids].sum() >= 0.3 > p[ids[:-1]].sum()
+
+
+def places(nodes: Sequence[Node]) -> dict[str, int]:
+    return {node.id: i for i, node in enumerate(nodes)}
 
 
 def bad(model: InterpretableModel) -> dict[str, tuple[Any, type[Exception], str]]:

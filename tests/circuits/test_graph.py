@@ -12,6 +12,7 @@ import pytest
 from mlxterp import CircuitError, InputError
 from mlxterp.circuits import AttributionGraph
 from mlxterp.circuits.nodes import embedding_node, error_node, feature_node, output_node
+from mlxterp.circuits.paths import strongest_paths
 
 
 def by_hand() -> AttributionGraph:
@@ -55,6 +56,30 @@ def test_a_supernode_sums_the_edges_of_its_nodes():
         graph.supernode("both", ["0_7_0"])
     with pytest.raises(InputError, match="no node"):
         graph.supernode("x", ["0_8_0"])
+
+
+def test_labels_and_pins_stay_with_the_nodes_that_are_kept():
+    graph = (
+        by_hand().label("1_3_1", " a verb ").label("0_-1_0", "rest").pin(["1_3_1", "0_-1_0"]).pin("E_11_1")
+    )
+    assert graph.labels == {"1_3_1": "a verb", "0_-1_0": "rest"}
+    assert graph.pins == ("1_3_1", "0_-1_0", "E_11_1")
+    small = graph.prune(0.5, 0.8)
+    assert small.labels == {"1_3_1": "a verb"} and small.pins == ("1_3_1", "E_11_1")
+    assert graph.label("1_3_1", "").label("0_-1_0", "").labels is None
+    for given, said in (("3_42_1", "named by its token"), ("9_9_9", "no node")):
+        with pytest.raises(InputError, match=said):
+            graph.label(given, "x")
+    with pytest.raises(InputError, match="a text"):
+        graph.label("1_3_1", 3)  # type: ignore[arg-type]
+
+
+def test_the_strongest_paths_lead_from_tokens_to_outputs():
+    paths = strongest_paths(by_hand(), 10)
+    assert [[node.id for node in path.nodes] for path in paths] == [
+        ["E_10_0", "0_7_0", "1_3_1", "3_42_1"], ["E_11_1", "1_3_1", "3_42_1"],
+    ]  # fmt: skip
+    assert paths[1].share == pytest.approx(1 / 3 * 0.75)
 
 
 def test_a_path_is_the_one_with_the_largest_product_of_shares():
@@ -113,9 +138,11 @@ def test_a_networkx_graph_has_the_same_edges():
 
 
 def test_a_saved_graph_loads_as_it_was(tmp_path):
-    for graph in (by_hand().supernode("both", ["0_7_0", "1_3_1"]), by_hand().prune(0.5, 0.8)):
+    named = by_hand().supernode("both", ["0_7_0", "1_3_1"]).label("1_3_1", "a verb").pin(["E_10_0", "1_3_1"])
+    for graph in (named, by_hand().prune(0.5, 0.8)):
         again = AttributionGraph.load(graph.save(tmp_path / "g.json"))
         assert again.nodes == graph.nodes and again.supernodes == graph.supernodes
+        assert (again.labels, again.pins) == (graph.labels, graph.pins)
         for name in ("matrix", "bias", "omitted", "values"):
             assert np.array_equal(getattr(again, name), getattr(graph, name)), name
         assert (again.law, again.conventions, again.tokens) == (graph.law, graph.conventions, graph.tokens)
@@ -185,6 +212,7 @@ def damages() -> dict[str, tuple[Any, str]]:
         "a truth value": (change("nodes", 0, ctx_idx=True), "position True"),
         "a layer": (change("nodes", 0, layer="E"), "layer 'E'"),
         "a type": (change("nodes", 0, feature_type="lorsa"), "no place"),
+        "a pin": (lambda data: data["qParams"].update(pinnedIds=[3]), "pinnedIds is no list of texts"),
         "no output": (lambda data: (data["nodes"].pop(), data["links"].clear()), "no logit"),
         "a probability": (change("nodes", 8, token_prob=7), "probability"),
         "few biases": (lambda data: data["metadata"]["mlxterp"].update(bias=[1]), "has not 3"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ def test_a_page_of_a_graph_as_large_as_is_read_is_small():
     given = graph(6, 8, 2)
     assert len(given.nodes) > 150
     links = [(i % 100, 152, 0.5) for i in range(3000)]
-    page = link_graph_page(LinkGraph("g", (), 6, given.tokens, given.nodes[:153], links), PLAIN)
+    draw = np.random.default_rng(0)
+    effects: dict[str, Any] = {node.id: draw.normal(size=(3, 10)).tolist() for node in given.nodes[:153]}
+    page = link_graph_page(
+        LinkGraph("g", (), 6, given.tokens, given.nodes[:153], links, effects=effects), PLAIN
+    )
     assert len(page.encode()) < 300_000
 
 
@@ -83,9 +88,25 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield opened
 
 
-def opened(browser: Chromium, folder: Path, fragment: str = "", theme: str = "light") -> Any:
+def told() -> LinkGraph:
+    """The same with all that somebody may add."""
+    given = graph()
+    nodes = [
+        replace(node, label="given" if node.id == "1_0_3" else "", card="c" if node.id == "2_1_5" else "")
+        for node in given.nodes
+    ]
+    return replace(
+        given, nodes=nodes, pins=["0_0_0"], groups={"both": ["1_0_3", "1_1_3"]}, cards={"c": "<p>a card</p>"},
+        effects={"0_0_0": ([1.0], [0.5], [0.25]), "1_0_3": ([2.0], [1.0], [0.5])},
+        group_effects={"both": ([3.0], [2.0], [-7.125])},
+    )  # fmt: skip
+
+
+def opened(
+    browser: Chromium, folder: Path, fragment: str = "", theme: str = "light", given: Any = None
+) -> Any:
     path = folder / "graph.html"
-    path.write_text(link_graph_page(graph(), PLAIN), encoding="utf-8")
+    path.write_text(link_graph_page(given or graph(), PLAIN), encoding="utf-8")
     browser.said.clear()
     browser.asked.clear()
     browser.call("Page.navigate", url="about:blank")
@@ -119,4 +140,78 @@ def test_clicks_pins_keys_and_the_slider_change_the_picture_and_the_address(brow
     )
     assert browser.value("document.querySelectorAll('.mxg-pinned').length") == 3
     assert "pins=" in browser.value("location.hash") and "influence=60" in browser.value("location.hash")
+    assert browser.said == [] and browser.asked == []
+
+
+PANEL = "document.querySelector('.mxg-panel').textContent"
+HEADING = "document.querySelector('.mxg-panel h2').textContent"
+
+
+def press(browser: Chromium, *keys: str) -> None:
+    for key in keys:
+        browser.value(
+            f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}}))"
+        )
+
+
+@needs_browser
+@pytest.mark.browser
+def test_labels_groups_pins_cards_and_effects_that_are_given_are_shown(browser, tmp_path):
+    opened(browser, tmp_path, "#node=2_1_5", given=told())
+    assert browser.value("document.querySelectorAll('.mxg-pinned').length") == 1
+    assert browser.value("document.querySelectorAll('.mxg-grouped').length") == 2
+    panel = browser.value(PANEL)
+    assert "a card" in panel and "both (2)" in panel and "-7.13" in panel  # of the group, all of it at once
+    assert "+1+0.5+0.25output" in panel  # of the one pinned node
+    opened(browser, tmp_path, "#node=1_0_3", given=told())
+    assert browser.value(HEADING).endswith(" — given") and "+2+1+0.5output" in browser.value(PANEL)
+    assert browser.said == [] and browser.asked == []
+
+
+@needs_browser
+@pytest.mark.browser
+def test_what_is_labelled_pinned_and_grouped_stands_in_the_address_and_in_the_saved_page(browser, tmp_path):
+    opened(browser, tmp_path, "#node=2_1_5", given=told())
+    label = "document.querySelector('.mxg-panel input[placeholder=label]')"
+    browser.value(f"{label}.value = 'my <b>&=name'; {label}.dispatchEvent(new Event('change')), 0")
+    assert browser.value(HEADING).endswith(" — my <b>&=name")
+    browser.value("document.querySelector('.mxg-chosen').focus()")
+    press(browser, "p")
+    assert browser.value("document.querySelectorAll('.mxg-pinned').length") == 2
+    browser.value("document.querySelector('[placeholder=\"name of a group\"]').value = 'a=b, c'")
+    browser.value("document.querySelector('[placeholder=\"name of a group\"]').nextElementSibling.click()")
+    assert "a=b, c (2)" in browser.value(PANEL) and "both (2)" in browser.value(PANEL)
+    kept = browser.value("location.hash")
+
+    browser.value("URL.createObjectURL = (blob) => { window.saved = blob; return 'blob:x'; }")
+    browser.value("HTMLAnchorElement.prototype.click = () => {}")
+    browser.value(
+        "[...document.querySelectorAll('.mxg-tools button')].find((b) => b.textContent === 'Save page').click()"
+    )
+    again = tmp_path / "again.html"
+    again.write_text(browser.value("window.saved.text()"), encoding="utf-8")
+    for path, fragment in ((tmp_path / "graph.html", kept), (again, "")):
+        browser.call("Page.navigate", url="about:blank")
+        browser.open(path, fragment, app="mxg")
+        assert browser.value(HEADING).endswith(" — my <b>&=name"), path
+        assert "a=b, c (2)" in browser.value(PANEL) and "both (2)" in browser.value(PANEL)
+        assert browser.value("document.querySelectorAll('.mxg-pinned').length") == 2
+    assert browser.said == [] and browser.asked == []
+
+
+@needs_browser
+@pytest.mark.browser
+def test_arrows_follow_the_strongest_links_and_paths_lead_from_pins(browser, tmp_path):
+    opened(browser, tmp_path)
+    first = browser.value(HEADING)
+    press(browser, "ArrowDown")
+    below = browser.value(HEADING)
+    assert below != first
+    press(browser, "ArrowDown")
+    assert browser.value("document.querySelectorAll('[tabindex=\"0\"].mxg-node').length") == 1
+    assert browser.value("document.querySelectorAll('.mxg-way').length") >= 1
+    press(browser, "p", "Escape")
+    assert browser.value(HEADING) == first and "Strongest path (share" in browser.value(PANEL)
+    press(browser, "x", "ArrowRight")
+    assert browser.value(HEADING) == first  # it is alone in its row
     assert browser.said == [] and browser.asked == []

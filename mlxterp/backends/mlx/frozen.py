@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count, groupby
+from itertools import count
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +13,7 @@ from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, So
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
 from ..frozen import tokens_first
+from ..host.columns import ColumnPlan
 from .attention import PATCHES
 from .freeze import Constants, FrozenTracer, Wrapped, constant_parts, patches_for
 from .modes import settled
@@ -21,6 +22,8 @@ from .swap import eager, hooked
 
 class MLXFrozenPass:
     """See `FrozenPass`."""
+
+    _plan: ColumnPlan
 
     def __init__(
         self, model: Wrapped, ids: Sequence[int], places: FrozenPlaces,
@@ -59,7 +62,8 @@ class MLXFrozenPass:
     def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
-            self._columns = columns, [mx.array(column.vectors) for column in columns]
+            self._plan = ColumnPlan(columns)
+            self._columns = columns, [mx.array(block.vectors) for block in self._plan.blocks]
         keys = list(dict.fromkeys(column.key for column in columns))
         zeros = [mx.zeros((len(targets), *self._sources[key].shape[1:])) for key in keys]
 
@@ -68,11 +72,16 @@ class MLXFrozenPass:
             return _total(targets, inputs, logits)
 
         gradients = dict(zip(keys, mx.grad(objective)(zeros), strict=True))
-        found = [
-            _products(gradients[column.key], column.positions, vectors)
-            for column, vectors in zip(columns, self._columns[1], strict=True)
+        products = [
+            _products(gradients[block.key], block.positions, vectors)
+            for block, vectors in zip(self._plan.blocks, self._columns[1], strict=True)
         ]
-        return np.array(mx.concatenate(found, axis=1))
+        mx.eval(products)
+        return self._plan.gathered([np.array(product) for product in products])
+
+    def first(self, positions: int) -> MLXFrozenPass:
+        """See `FrozenPass`."""
+        return MLXFrozenPass(self._model, self._ids[:positions], self._places, self._not_reached)
 
     # -- one pass -----------------------------------------------------------------------------
 
@@ -164,15 +173,11 @@ def _total(targets: Sequence[ReadAt], inputs: Mapping[Key, mx.array], logits: mx
 
 
 def _products(gradient: mx.array, positions: np.ndarray, vectors: mx.array) -> mx.array:
-    """(rows, n): the gradient (rows, positions, width) at each vector's position, times the vector."""
-    if len(positions) == gradient.shape[1] and np.array_equal(positions, np.arange(len(positions))):
-        return (gradient * vectors[None]).sum(axis=-1)
-    parts, start = [], 0
-    for position, group in groupby(positions.tolist()):
-        end = start + len(list(group))
-        parts.append(gradient[:, position] @ vectors[start:end].T)
-        start = end
-    return mx.concatenate(parts, axis=1) if parts else mx.zeros((gradient.shape[0], 0))
+    """(blocks, rows, size): the gradient (rows, positions, width) at each block's position, times its vectors."""
+    by_position = gradient.transpose(1, 0, 2)
+    if not np.array_equal(positions, np.arange(gradient.shape[1])):
+        by_position = by_position[mx.array(positions)]
+    return by_position @ vectors
 
 
 def _reading(inputs: Mapping[Key, mx.array], logits: mx.array) -> Reading:

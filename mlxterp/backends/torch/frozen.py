@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, So
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
 from ..frozen import tokens_first
+from ..host.columns import ColumnPlan
 from .freeze import Constants, FrozenTracer, Held
 from .modes import settled
 from .swap import hooked
@@ -44,8 +45,14 @@ class _Live:
     logits: torch.Tensor
 
 
+_FULL = 0.8
+"""A pass that was made for more rows is taken where at least this share of them is wanted."""
+
+
 class TorchFrozenPass:
     """See `FrozenPass`."""
+
+    _plan: ColumnPlan
 
     def __init__(self, model: Wrapped, ids: Sequence[int], places: FrozenPlaces):
         self._model, self._ids, self._places = model, list(ids), places
@@ -78,7 +85,8 @@ class TorchFrozenPass:
     def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
-            self._columns = columns, [self._put(column.vectors) for column in columns]
+            self._plan = ColumnPlan(columns)
+            self._columns = columns, [self._put(block.vectors) for block in self._plan.blocks]
         keys = list(dict.fromkeys(column.key for column in columns))
         live = self._kept(keys, len(targets))
         values, gradients = _cotangents(targets, live.inputs, live.logits)
@@ -93,18 +101,19 @@ class TorchFrozenPass:
             key: torch.zeros_like(leaf) if g is None else g
             for key, leaf, g in zip(keys, leaves, got, strict=True)
         }
-        parts = [
-            _products(found[column.key], column.positions, vectors)
-            for column, vectors in zip(columns, self._columns[1], strict=True)
+        products = [
+            _products(found[block.key][: len(targets)], block.positions, vectors)
+            for block, vectors in zip(self._plan.blocks, self._columns[1], strict=True)
         ]
-        return torch.cat(parts, dim=1).cpu().numpy()
+        return self._plan.gathered([product.cpu().numpy() for product in products])
 
     def _put(self, x: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(np.array(x, dtype=np.float32), device=self._model.device)
 
     def _kept(self, keys: Sequence[Key], rows: int) -> _Live:
-        """The pass of a batch of so many rows, made once."""
-        if self._live is None or self._live.rows != rows or list(self._live.sources) != list(keys):
+        """The pass of a batch of so many rows, or of a few more, made once."""
+        live = self._live
+        if live is None or not _FULL * live.rows <= rows <= live.rows or list(live.sources) != list(keys):
             self._live = None  # two graphs are not held at once
             shapes = {key: (rows, *self._sources[key].shape[1:]) for key in keys}
             sources = {
@@ -113,6 +122,10 @@ class TorchFrozenPass:
             }
             self._live = _Live(rows, sources, *self._run(sources, rows, gradients=True))
         return self._live
+
+    def first(self, positions: int) -> TorchFrozenPass:
+        """See `FrozenPass`."""
+        return TorchFrozenPass(self._model, self._ids[:positions], self._places)
 
     # -- one pass -----------------------------------------------------------------------------
 
@@ -231,15 +244,11 @@ def _cotangents(
 
 
 def _products(gradient: torch.Tensor, positions: np.ndarray, vectors: torch.Tensor) -> torch.Tensor:
-    """(rows, n): the gradient (rows, positions, width) at each vector's position, times the vector."""
-    if len(positions) == gradient.shape[1] and np.array_equal(positions, np.arange(len(positions))):
-        return (gradient * vectors[None]).sum(-1)
-    parts, start = [], 0
-    for position, group in groupby(positions.tolist()):
-        end = start + len(list(group))
-        parts.append(gradient[:, position] @ vectors[start:end].T)
-        start = end
-    return torch.cat(parts, dim=1) if parts else gradient.new_zeros((gradient.shape[0], 0))
+    """(blocks, rows, size): the gradient (rows, positions, width) at each block's position, times its vectors."""
+    by_position = gradient.transpose(0, 1)
+    if not np.array_equal(positions, np.arange(gradient.shape[1])):
+        by_position = by_position[torch.as_tensor(positions, device=gradient.device)]
+    return by_position @ vectors
 
 
 def _reading(inputs: Mapping[Key, torch.Tensor], logits: torch.Tensor) -> Reading:
