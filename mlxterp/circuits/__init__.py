@@ -8,6 +8,9 @@ from .attribution import attribution_graph
 from .graph import AttributionGraph
 from .nodes import Edge, Node
 from .paths import Path
+from .training import train_transcoders
 from .validation import Mode, Validation
 
-__all__ = ["AttributionGraph", "Edge", "Mode", "Node", "Path", "Validation", "attribution_graph"]
+__all__ = [
+    "AttributionGraph", "Edge", "Mode", "Node", "Path", "Validation", "attribution_graph", "train_transcoders"
+]  # fmt: skip
