@@ -20,9 +20,11 @@ from ..viz.link_graph import link_graph_page
 from . import files
 from .effects import Live
 from .explored import explored
+from .heads import head_loadings
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
 from .nodes import Edge, Node
 from .paths import Path, strongest
+from .qk import qk_attribution
 from .validation import Validation, validate
 
 NodeLike = Node | str | tuple[int, int, int]
@@ -289,6 +291,9 @@ class AttributionGraph(LinesView):
         """
         return validate(self, n, seed)
 
+    head_loadings = head_loadings
+    qk_attribution = qk_attribution
+
     # -- paths and groups ---------------------------------------------------------------------
 
     def path(self, a: NodeLike, b: NodeLike) -> Path:
@@ -355,16 +360,8 @@ class AttributionGraph(LinesView):
                 "weight": self.matrix[rows, columns], "share": self._shares[rows, columns],
             })  # fmt: skip
         names = (
-            "id",
-            "kind",
-            "layer",
-            "position",
-            "token",
-            "feature_id",
-            "token_id",
-            "activation",
-            "probability",
-        )
+            "id", "kind", "layer", "position", "token", "feature_id", "token_id", "activation", "probability"
+        )  # fmt: skip
         columns_of = {name: [getattr(node, name) for node in self.nodes] for name in names}
         return data_frame({**columns_of, "influence": self.influence})
 
