@@ -118,8 +118,8 @@ def head_loadings(self: Graphed, source: Any, target: Any) -> HeadLoadings:
 
     The edge is measured anew with some heads left out, while everything else is held as in the graph. A head's weight
     is what comes by all ways of which it is the last head; so the weights of all heads sum to the edge less what the
-    residual stream carries. `alone` is the edge with only this head's path. `qk_attribution` says what made a head look
-    there.
+    residual stream carries. `alone` is the edge with only this head's path. It costs two rows of a graph for each head
+    of the layers between. `qk_attribution` says what made a head look there.
 
     Args:
         source: A feature, an error or an embedding: a node, its id, or (layer, position, feature id).
@@ -130,12 +130,11 @@ def head_loadings(self: Graphed, source: Any, target: Any) -> HeadLoadings:
         CircuitError: The heads do not sum to the edge in this architecture.
 
     Examples:
-        >>> jobs = {"d_hidden": 64, "k": 8, "epochs": 1}
-        >>> trained = model.train_transcoders(texts[:20], config=jobs, verbose=False)
-        >>> graph = model.attribution_graph("Lily lost her red", trained, targets=" ball", verbose=False)
-        >>> red = [node for node in graph.nodes if node.kind == "embedding"][-2]
-        >>> found = graph.head_loadings(red, graph.outputs[0])
-        >>> len(found.heads), found.residual  # 4 layers of 6 heads; no way leads on but by attention
+        >>> transcoders = mlxterp.load_demo().transcoders
+        >>> graph = model.attribution_graph("Lily lost her red", transcoders, targets=" ball", verbose=False)
+        >>> her = [node for node in graph.nodes if node.kind == "embedding"][-2]
+        >>> found = graph.head_loadings(her, graph.outputs[0])
+        >>> len(found.heads), found.residual  # 4 layers of 6 heads; only attention leads to another position
         (24, 0.0)
     """
     live = live_of(self)
@@ -206,14 +205,14 @@ class _Plan:
         return float(found[0]), float(found[1]), np.concatenate(last), np.concatenate(alone)
 
 
-def _measured(live: Live, read: ReadAt, vectors: SourceVectors, plan: _Plan) -> np.ndarray:
+def _measured(live: Live, read: ReadAt, columns: Sequence[SourceVectors], plan: _Plan) -> np.ndarray:
     """float64, (rows of the plan,): the edge with the heads that each leaves in."""
-    columns, size, found = [vectors], max(1, _TOKENS // len(live.ids)), []
+    size, found = max(1, _TOKENS // len(live.ids)), []
     for start in range(0, plan.rows, size):
         part = slice(start, min(start + size, plan.rows))
         factors = {layer: factor[part] for layer, factor in plan.factors.items()}
-        found.append(live.made.frozen.rows([read] * (part.stop - start), columns, factors)[:, 0])
-    return np.concatenate(found).astype(np.float64)
+        found.append(live.made.frozen.rows([read] * (part.stop - start), columns, factors))
+    return np.concatenate(found).sum(axis=1, dtype=np.float64)
 
 
 def _read(graph: Graphed, live: Live, node: Node) -> ReadAt:
@@ -231,17 +230,17 @@ def _number(made: Replacement, node: Node) -> int:
     return int(np.flatnonzero((made.features == wanted).all(axis=1))[0])
 
 
-def _vectors(made: Replacement, node: Node) -> SourceVectors:
+def _vectors(made: Replacement, node: Node) -> list[SourceVectors]:
     """What a source adds, and where."""
     at = np.array([node.position])
     if node.kind == "embedding":
-        return SourceVectors(EMBED, at, made.embeddings[at])
+        return [SourceVectors(EMBED, at, made.embeddings[at])]
     if node.kind == "error":
-        return SourceVectors((node.layer, 0), at, made.errors[node.layer][at])
+        return [SourceVectors((node.layer, 0), at, made.errors[node.layer][at])]
     number = np.array([_number(made, node)])
     transcoder = made.transcoders[node.layer]
     written = transcoder.written(made.features[number, 2], made.activations[number])
-    return SourceVectors((node.layer, 0), at, written)
+    return [SourceVectors((node.layer, 0), at, written)]
 
 
 def _check(edge: float, residual: float, last: np.ndarray, live: Live) -> None:

@@ -172,11 +172,10 @@ def qk_attribution(self: Graphed, layer: int, head: int, query: int = -1, key: i
         CircuitError: They are not sums of the sources in this architecture.
 
     Examples:
-        >>> jobs = {"d_hidden": 64, "k": 8, "epochs": 1}
-        >>> trained = model.train_transcoders(texts[:20], config=jobs, verbose=False)
-        >>> graph = model.attribution_graph("Lily lost her red", trained, targets=" ball", verbose=False)
+        >>> transcoders = mlxterp.load_demo().transcoders
+        >>> graph = model.attribution_graph("Lily lost her red", transcoders, targets=" ball", verbose=False)
         >>> found = graph.qk_attribution(layer=2, head=1, query=-1, key=1)
-        >>> abs(found.matrix.sum() - found.score) < 1e-3, len(found.pairs(5))
+        >>> bool(abs(found.matrix.sum() - found.score) < 1e-3), len(found.pairs(5))
         (True, 5)
     """
     live = live_of(self)
