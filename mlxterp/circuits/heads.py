@@ -44,7 +44,8 @@ class HeadLoading:
     """What one head carries of an edge.
 
     Attributes:
-        layer, head: Which.
+        layer: Its layer.
+        head: Its number there.
         weight: What comes by all ways of which it is the last head, in the target's own units.
         alone: What comes by this head and no other: the edge with only this head's path.
         share: weight, as a share of the whole edge; with that of the residual stream these sum to 1.
@@ -65,7 +66,8 @@ class HeadLoadings(LinesView):
     """Which heads carry an edge; made by `graph.head_loadings`. `print` and notebooks show the largest.
 
     Attributes:
-        source, target: The edge's nodes.
+        source: The node that adds.
+        target: The node that it is added to.
         weight: The edge.
         residual: What comes by no head: the residual stream, and what else is no attention pattern (skip connections,
             recurrences).

@@ -48,12 +48,15 @@ class QKAttribution(LinesView):
     """A head's score as a sum over pairs of features; made by `graph.qk_attribution`.
 
     Attributes:
-        layer, head: Which.
-        query, key: Positions of the token that looks and the one that is looked at.
+        layer: The head's layer.
+        head: Its number there.
+        query: Position of the token that looks.
+        key: Position of the one that is looked at.
         tokens: Their texts.
         score: scale · q · k: before a soft cap, the mask, and biases by position.
         scale: What q · k is multiplied by.
-        query_nodes, key_nodes: Sources that add to the query, and to the key.
+        query_nodes: Sources that add to the query.
+        key_nodes: Sources that add to the key.
         queries: float32, (query_nodes + 1, d_head): what each adds, the last row what biases add.
         keys: float32, (key_nodes + 1, d_head): likewise.
         law: By how much query or key differ from the sum of the sources, relative to their largest number; at most
