@@ -17,14 +17,12 @@ from ..core.options import checks_options
 from ..errors import BackendError, InputError
 from ..viz.lines import LinesView, Table
 from ..viz.link_graph import link_graph_page
-from . import files
+from . import files, heads, qk
 from .effects import Live
 from .explored import explored
-from .heads import head_loadings
 from .influence import Shape, cumulative, influence, prune, scores, shares_of
 from .nodes import Edge, Node
 from .paths import Path, strongest
-from .qk import qk_attribution
 from .validation import Validation, validate
 
 NodeLike = Node | str | tuple[int, int, int]
@@ -291,8 +289,8 @@ class AttributionGraph(LinesView):
         """
         return validate(self, n, seed)
 
-    head_loadings = head_loadings
-    qk_attribution = qk_attribution
+    head_loadings = heads.head_loadings
+    qk_attribution = qk.qk_attribution
 
     # -- paths and groups ---------------------------------------------------------------------
 

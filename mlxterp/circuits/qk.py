@@ -248,7 +248,7 @@ class _Sources:
         self.columns: Sequence[SourceVectors] = [*made.columns(), *whole]
         features = zip(made.features.tolist(), made.activations.tolist(), strict=True)
         self.nodes = [
-            *(feature_node(n, at, feature, tokens[at], value) for (n, at, feature), value in features),
+            *(feature_node(n, at, feature, tokens[int(at)], value) for (n, at, feature), value in features),
             *(error_node(n, at, token) for n in made.layers for at, token in enumerate(tokens)),
             *(embedding_node(token, at, tokens[at]) for at, token in enumerate(live.ids)),
         ]

@@ -97,7 +97,7 @@ def _chosen(anatomy: Anatomy, layers: Any) -> list[int]:
         return found
     if as_integer(layers) is None and not isinstance(layers, Iterable):
         raise InputError(f"layers is {type(layers).__name__}; it must be 'all', a number or several numbers.")
-    given = [layers] if as_integer(layers) is not None else list(layers)
+    given: list[Any] = [layers] if as_integer(layers) is not None else list(layers)
     found = sorted(anatomy.names.layer(one) for one in given)
     if not found:
         raise InputError("layers= is empty. Name at least one, or leave it out for all.")
