@@ -60,7 +60,9 @@ def checkpoint(model_type: str, folder: Path, seed: int = 0, **shape: Any) -> Pa
     AutoConfig, AutoModelForCausalLM = transformers.AutoConfig, transformers.AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, initializer_range=0.15, **{**SHAPES[model_type], **shape})
+    config = AutoConfig.for_model(
+        model_type, initializer_range=0.15, **{**SHAPES.get(model_type, {}), **shape}
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     for _name, parameter in model.named_parameters():  # biases and gains that are not just 0 and 1
         if parameter.ndim == 1:

@@ -32,6 +32,16 @@ class FrozenPass(Protocol):
         """How many constants were recorded."""
         ...
 
+    @property
+    def heads(self) -> Mapping[int, int]:
+        """Layer → how many heads its attention has; layers without attention patterns are left out."""
+        ...
+
+    @property
+    def scales(self) -> Mapping[int, float]:
+        """Layer → what products of queries and keys are multiplied by, of layers whose queries or keys are read."""
+        ...
+
     def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
         """What the pass reads where the sources are changed.
 
@@ -45,12 +55,17 @@ class FrozenPass(Protocol):
         """The pass of the prompt's first tokens alone, recorded anew."""
         ...
 
-    def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
+    def rows(
+        self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
+        heads: Mapping[int, np.ndarray] | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """float32, (targets, vectors of all columns): each target's gradient by a source, times the source's vector.
 
         Args:
             targets: They run as the rows of one batch.
             columns: The same object in every call: it is put where the pass computes once.
+            heads: Layer → float32 (targets, heads): what the pattern of each head is multiplied by in each row; 0
+                leaves out what goes by that head.
         """
         ...
 

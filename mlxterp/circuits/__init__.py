@@ -6,8 +6,14 @@
 
 from .attribution import attribution_graph
 from .graph import AttributionGraph
+from .heads import HeadLoading, HeadLoadings
 from .nodes import Edge, Node
 from .paths import Path
+from .qk import QKAttribution, QKTerm
+from .training import train_transcoders
 from .validation import Mode, Validation
 
-__all__ = ["AttributionGraph", "Edge", "Mode", "Node", "Path", "Validation", "attribution_graph"]
+__all__ = [
+    "AttributionGraph", "Edge", "HeadLoading", "HeadLoadings", "Mode", "Node", "Path", "QKAttribution", "QKTerm",
+    "Validation", "attribution_graph", "train_transcoders",
+]  # fmt: skip

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..viz.lines import LinesView, Table
 from ..viz.link_graph import link_graph_page
 from ..viz.page import write_page
-from . import files
+from . import files, heads, qk
 from .edges import EdgeTable
 from .effects import Live
 from .explored import explored, paths_table
@@ -241,6 +241,9 @@ class AttributionGraph(LinesView):
             InputError: The graph is pruned, comes from a file, or holds only some of the active features.
         """
         return validate(self, n, seed)
+
+    head_loadings = heads.head_loadings
+    qk_attribution = qk.qk_attribution
 
     # -- paths and groups ---------------------------------------------------------------------
 

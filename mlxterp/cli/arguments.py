@@ -94,7 +94,7 @@ def parser() -> Parser:
         command(
             "graph",
             "which features of transcoders make a prediction, and out of what",
-            'mlxterp graph "Lily lost her red" --transcoders my-transcoders --html graph.html',
+            'mlxterp graph "Lily lost her red" --html graph.html',
         )
     )
     _selftest(
@@ -294,8 +294,9 @@ def _path(given: str) -> Path:
 def _graph(p: Parser) -> None:
     p.add_argument("text", metavar="TEXT", help="the prompt; - reads it from standard input")
     p.add_argument(
-        "--transcoders", required=True, metavar="FOLDER", help="one for each layer: a folder, or a release"
-    )
+        "--transcoders", metavar="FOLDER",
+        help="one for each layer: a folder, or a release (default: those that come with mlxterp, of its model)",
+    )  # fmt: skip
     p.add_argument(
         "--target", action="append", metavar="TOKEN",
         help="a token to explain, as text; may be given again (default: the likeliest)",

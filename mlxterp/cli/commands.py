@@ -193,9 +193,9 @@ def graph(options: Namespace, screen: Screen) -> None:
     if file is not None:
         check_file(file, options, "the graph")
     indexes = [FeatureIndex.open(folder) for folder in options.index or ()]
-    text = opening.read_text(options.text)
+    text, transcoders = opening.read_text(options.text), opening.transcoders_of(options)
     made = opening.open_model(options).attribution_graph(
-        text, options.transcoders, targets=options.target, max_features=options.max_features
+        text, transcoders, targets=options.target, max_features=options.max_features
     )
     shown = made.prune(options.node_threshold, options.edge_threshold)
     screen.ansi(shown.to_str(color=screen.colored))

@@ -62,6 +62,22 @@ def open_subject(options: Namespace) -> Subject:
     return Subject(model, sae, *_place(options, sae))
 
 
+def transcoders_of(options: Namespace) -> Path | str:
+    """Where the transcoders named lie; those of the model that comes with mlxterp where none are.
+
+    Raises:
+        InputError: Another model is named, and none are.
+    """
+    if options.transcoders is not None:
+        return options.transcoders
+    if options.model is not None:
+        raise InputError(
+            "--model needs transcoders of that model: add --transcoders with a folder or a release. In Python,"
+            " model.train_transcoders(texts, save_path=…) trains them."
+        )
+    return FOLDER / "transcoders"
+
+
 def open_index(options: Namespace) -> FeatureIndex:
     """The index named, with model and SAE where they are named or come with mlxterp.
 

@@ -23,6 +23,8 @@ FINAL: Key = (-2, 0)
 """What the final norm puts out."""
 LOGITS: Key = (-3, 0)
 """The logits of the last position, before a final soft cap."""
+QUERIES, KEYS = -4, -5
+"""In place of a layer: queries and keys of an attention call, its heads side by side."""
 
 Hold = Literal["all", "attention+norms", "attention", "nothing"]
 """What is constant: everything, with the sources in place of the outputs; attention patterns and denominators of norms;
@@ -39,7 +41,7 @@ class FrozenPlaces:
     outputs: Mapping[int, Component]
     """Layer → what is replaced by a source."""
     inputs: Mapping[int, Component]
-    """Layer (or that of `FINAL`) → what is read."""
+    """Layer (or that of `FINAL`, `QUERIES` or `KEYS`) → what is read."""
     skips: Mapping[int, np.ndarray] = field(default_factory=dict)
     """Layer → float32 (d_in, d_out): what is read there times this is added to the source, and stays live."""
     dead: frozenset[str] = frozenset()

@@ -1,7 +1,7 @@
-"""The model, SAE and stories that come with the package, so that everything works without a network.
+"""The model, SAE, transcoders and stories that come with the package, so that everything works without a network.
 
-A 2.6-million-parameter Llama trained on TinyStories and an SAE on its residual stream; how they were
-made, and under which licences, is in `model/MODEL_CARD.md`.
+A 2.6-million-parameter Llama trained on TinyStories, an SAE on its residual stream and a transcoder for each of its
+MLPs; how they were made, and under which licences, is in `model/MODEL_CARD.md` and `README.md`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ..model.interpretable import InterpretableModel
-    from ..sae import SAE
+    from ..sae import SAE, SAECollection
 
 FOLDER = Path(__file__).parent
 
@@ -31,6 +31,13 @@ class Demo(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Demo({self.model!r}, {self.sae!r}, {len(self.texts)} texts)"
+
+    @property
+    def transcoders(self) -> SAECollection:
+        """A transcoder for the MLP of each layer, as `model.attribution_graph` takes them; opened anew each time."""
+        from ..sae import SAECollection
+
+        return SAECollection.load(FOLDER / "transcoders", backend=self.model.language_model.backend.name)
 
     @property
     def place(self) -> tuple[int, str]:

@@ -277,6 +277,7 @@ class InterpretableModel(Facade):
     train_sae = saes.train_sae
     train_saes = saes.train_saes
     train_transcoder = saes.train_transcoder
+    train_transcoders = circuits.train_transcoders
     get_top_features_for_text = features.get_top_features_for_text
     get_top_texts_for_feature = features.get_top_texts_for_feature
     visualize_feature_activations = features.visualize_feature_activations

@@ -16,18 +16,17 @@ from typing import Any, Literal
 
 from ..anatomy.session import Model
 from ..core import checks, rooms
-from ..core.digests import digest_of_file
 from ..core.feature_ids import Feature
 from ..core.files import atomic_folder
 from ..core.options import checks_options
 from ..core.places import expanded
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
-from .formats import own
-from .manifest import Key, check_target, folder_names, key_of, write_manifest
+from .formats import write_set
+from .manifest import MANIFEST, SIZES, Key, check_target, entry_of, folder_names, key_of, manifest
 from .members import Member, at_path, in_folder, of_release
 from .model_names import are_two_models
-from .sae import SAE
+from .sae import SAE, parts_of
 
 By = Literal["layer", "width", "component"]
 _READ: dict[str, Callable[[Member], Any]] = {
@@ -268,18 +267,26 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
 
     # -- as files and indexes -----------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike, dtype: str = "float32", names: bool = True) -> Path:
+    def save(
+        self, path: str | os.PathLike, dtype: str = "float32", names: bool = True, format: str = "mlxterp"
+    ) -> Path:
         """Writes a folder with all SAEs and `collection.json`, whole or not at all; returns it.
 
         A collection that was saved there before is replaced. One SAE after the other is opened and let go of.
 
         Args:
             dtype, names: Of each, as in `SAE.save`.
+            format: "mlxterp", or "circuit_tracer": transcoders, one for each layer, as `layer_<L>.safetensors` and one
+                `config.yaml`. ReLU, JumpReLU (which batchtopk becomes in training) and TopK, with or without skip.
 
         Raises:
-            SAEError: Something else is there, or one of them cannot be saved.
+            SAEError: Something else is there, one of them cannot be saved, or the format does not hold them.
             WriteError: Nothing can be written there; a collection that was there is unchanged.
         """
+        if checks.choice(format, "format", ("mlxterp", "circuit_tracer"), error=SAEError) == "circuit_tracer":
+            return write_set(
+                path, (parts_of(m.sae(keep=False), names) for m in self._members.values()), dtype
+            )
         if not isinstance(path, (str, os.PathLike)):
             raise InputError(f"Expected the path of a folder to save in, got {path!r}.")
         target = expanded(path).resolve()
@@ -289,14 +296,8 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             for key, name in folder_names(self).items():
                 sae = self._members[key].sae(keep=False)
                 sae.save(draft / name, "mlxterp", dtype, names)
-                entries.append(
-                    {
-                        "key": key, "folder": name, "config": digest_of_file(draft / name / own.CONFIG),
-                        "component": sae.component, "d_model": sae.d_model, "d_hidden": sae.d_hidden,
-                        "d_out": sae.d_out,
-                    }
-                )  # fmt: skip
-            write_manifest(draft, entries)
+                entries.append(entry_of(key, draft / name, sae.component, [getattr(sae, n) for n in SIZES]))
+            (draft / MANIFEST).write_text(manifest(entries), encoding="utf-8", newline="\n")
         return target
 
     def close(self) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.digests import check_seal, sealed
+from ..core.digests import check_seal, digest_of_file, sealed
 from ..core.files import strict_json
 from ..core.integers import as_integer
 from ..errors import InputError, MlxterpError, SAEError
+from .formats import own
 
 MANIFEST = "collection.json"
 _FORMAT, VERSION = "mlxterp-saes", 1
@@ -54,14 +55,25 @@ def folder_names(keys: Iterable[Key]) -> dict[Key, str]:
     return found
 
 
-def write_manifest(folder: Path, saes: Iterable[Mapping[str, Any]]) -> None:
-    """Writes the main file: of each SAE its "key", "folder", digest of "config", "component" and `SIZES`."""
+def entry_of(key: Key, folder: Path, component: str | None, sizes: Iterable[int]) -> dict[str, Any]:
+    """What the main file says of an SAE that was saved in a folder beside it.
+
+    Args:
+        sizes: As `SIZES` names them.
+    """
+    digest = digest_of_file(folder / own.CONFIG)
+    named = dict(zip(SIZES, sizes, strict=True))
+    return {"key": key, "folder": folder.name, "config": digest, "component": component, **named}
+
+
+def manifest(saes: Iterable[Mapping[str, Any]]) -> str:
+    """Text of the main file of these entries (`entry_of`)."""
     told = sealed({"format": _FORMAT, "version": VERSION, "saes": [dict(sae) for sae in saes]})
-    (folder / MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8", newline="\n")
+    return json.dumps(told, indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
-    """What the main file says of each SAE, checked; see `write_manifest`.
+    """What the main file says of each SAE, checked; see `manifest`.
 
     Raises:
         SAEError: It is damaged, or of a newer version.

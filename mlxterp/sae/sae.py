@@ -355,9 +355,9 @@ class SAE(PublicNames):
         An SAE that was saved there before is replaced.
 
         Args:
-            format: "mlxterp", or "saelens": what SAELens 6 opens with `SAE.load_from_disk`, with equal
-                features and reconstructions.
-            dtype: Of the weights in the file. "float16" ("mlxterp" only) halves it and keeps three decimal
+            format: "mlxterp"; "saelens": what SAELens 6 opens with `SAE.load_from_disk`, with equal features and
+                reconstructions; or "circuit_tracer", for a transcoder (`SAECollection.save` for those of all layers).
+            dtype: Of the weights in the file. "float16" (not "saelens") halves it and keeps three decimal
                 digits: features change by about a thousandth, near ties another one may be among the k, and
                 what is smaller than 3e-8 becomes 0. Loading gives float32 again, of the rounded numbers, so
                 the fingerprint is another.
@@ -376,11 +376,7 @@ class SAE(PublicNames):
             >>> mlxterp.SAE.load("my_sae").fingerprint == sae.fingerprint
             True
         """
-        parts = replace(
-            self._as_parts,
-            names=store.entries(self.concepts.names, self.concepts.explanations) if names else None,
-        )
-        return write(path, parts, format, dtype)
+        return write(path, parts_of(self, names), format, dtype)
 
     @staticmethod
     def load(
@@ -512,6 +508,12 @@ class SAE(PublicNames):
             "sae.probe", self, datasets, model, ks=ks, component=component, position=position, draws=draws, seed=seed,
             batch_tokens=batch_tokens, verbose=verbose,
         )  # fmt: skip
+
+
+def parts_of(sae: SAE, names: bool = True) -> Parts:
+    """What a file of it holds, with or without what is said of its features."""
+    said = store.entries(sae.concepts.names, sae.concepts.explanations) if names else None
+    return Parts(sae.weights, sae.activation, sae.metadata, sae.form, said)
 
 
 def opened(

@@ -61,6 +61,25 @@ def graph(
     return found, values - found.sum(axis=1)
 
 
+def head_loadings(
+    weights: Arrays, pattern: np.ndarray, ids: list[int], sae: SAE, feature: tuple[int, int], source: int
+) -> np.ndarray:
+    """(heads,): what each head carries from a token to a feature.
+
+    Args:
+        feature: Its position and id.
+        source: The token's position.
+    """
+    block = {name.removeprefix("model.layers.0."): value for name, value in weights.items()}
+    x = weights["model.embed_tokens.weight"][ids]
+    middle = x + np.einsum("pdqe,qe->pd", _attention(block, pattern, x), x)
+    position, number = feature
+    direction = _scale(middle)[position] * block["post_attention_layernorm.weight"]
+    direction = direction * sae.W_enc[:, number].astype(np.float64)
+    alone = np.eye(len(pattern))[:, :, None, None] * pattern
+    return np.array([direction @ _attention(block, one, x)[position, :, source] @ x[source] for one in alone])
+
+
 def _scale(x: np.ndarray) -> np.ndarray:
     return 1 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + EPS)
 

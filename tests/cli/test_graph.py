@@ -57,3 +57,17 @@ def test_what_is_there_is_not_written_over_and_bad_input_is_one_sentence(folder,
         assert said in capsys.readouterr().err
     assert main(["graph", TEXT, "--transcoders", str(tmp_path / "none")]) == 2
     assert file.read_text(encoding="utf-8") == "mine"
+
+
+def test_without_transcoders_those_of_the_demo_are_taken_and_another_model_needs_its_own(
+    demo, tmp_path, capsys
+):
+    file = tmp_path / "g.json"
+    assert main(["graph", TEXT, "--target", " ball", "--max-features", "20", "--save", str(file)]) == 0
+    assert "Attribution graph of" in capsys.readouterr().out
+    found, expected = AttributionGraph.load(file), demo.model.attribution_graph(
+        TEXT, demo.transcoders, targets=" ball", max_features=20, verbose=False
+    )  # fmt: skip
+    assert {node.id for node in found.features} <= {node.id for node in expected.features}
+    assert main(["graph", TEXT, "--model", str(tmp_path)]) == 2
+    assert "--transcoders" in capsys.readouterr().err

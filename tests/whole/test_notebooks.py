@@ -26,6 +26,10 @@ SHOWS = {
         "labels": "text/html", "map": "text/html", "autointerp": "text/html", "scope-law": "text/html",
         "scope-scales": "image/png", "scope-latent": "text/html", "study": "text/html", "study-tokens": "text/html",
     },
+    "12_from_prompt_to_claim": {
+        "load": "text/html", "graph": "text/html", "where": "image/png", "heads": "text/html", "looked": "text/html",
+        "holds": "text/html", "effects": "image/png", "others": "text/html",
+    },
 }  # fmt: skip
 """Cells by their id, and what kind of picture or table each shows."""
 EXPECTED = re.compile(
@@ -36,7 +40,7 @@ EXPECTED = re.compile(
 """On stderr: what this environment lacks with the line of code that warned, bars, how good a trained SAE is,
 and directions with too few windows."""
 MOST_CODE_CELLS = 15
-WITH_OUTPUTS = {"05_understanding_latents": 21}
+WITH_OUTPUTS = {"05_understanding_latents": 21, "12_from_prompt_to_claim": 13}
 """Stored with what their cells show (`tools/store_outputs.py`), and how many code cells each may have."""
 MOST_BYTES = 1_500_000
 OF_A_MACHINE = re.compile(r"/(home|Users|work|tmp|root|opt|var)/")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import mlx.core as mx
@@ -112,17 +113,25 @@ class _OwnSoftmax:
     v_parts: int
     z: str
     """Its input is z, heads side by side."""
+    scale: str
+    """The attribute that queries are multiplied by."""
 
 
 _OWN_SOFTMAX = {
-    "gemma2": _OwnSoftmax("self_attn.rope", "self_attn.v_proj", 1, "self_attn.o_proj"),
-    "olmo": _OwnSoftmax("rope", "att_proj", 3, "attn_out"),
+    "gemma2": _OwnSoftmax("self_attn.rope", "self_attn.v_proj", 1, "self_attn.o_proj", "self_attn.scale"),
+    "olmo": _OwnSoftmax("rope", "att_proj", 3, "attn_out", "scale"),
 }
 
 
 def own_softmax(model_type: str) -> bool:
     """Whether this architecture's attention does not go through the common function."""
     return model_type in _OWN_SOFTMAX
+
+
+def own_scale(model_type: str, block: Any) -> float | None:
+    """What a block of such an architecture multiplies q kᵀ by; None for others."""
+    places = _OWN_SOFTMAX.get(model_type)
+    return None if places is None else float(attrgetter(places.scale)(block))
 
 
 def head_component(model_type: str, block: str, port: str, name: str, head_dim: int) -> Component:

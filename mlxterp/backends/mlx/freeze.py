@@ -11,8 +11,9 @@ gated convolutions do, and stand in the tables below. The law that every graph i
 from __future__ import annotations
 
 import inspect
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -23,7 +24,7 @@ import mlx.nn as nn
 from ...core.frozen import FrozenPlaces, Hold
 from ...core.sites import Run, Site, SiteEdit
 from ..host.patches import Patch
-from .attention import PATCHES, attention_pattern, repeat_heads
+from .attention import PATCHES, attention_pattern, own_softmax, repeat_heads
 from .intercept import Tracer
 from .swap import current_tracer, own_class
 from .tree import ModuleTree
@@ -81,14 +82,22 @@ class FrozenTracer(Tracer):
 
     Args:
         recording: Whether this is the first pass.
+        factors: Path of a block → (rows, heads): what its patterns are multiplied by.
+
+    Attributes:
+        heads: Path of a block → heads of its attention.
+        scales: Path of a block → what q kᵀ is multiplied by, where it is read.
     """
 
     def __init__(
         self, model: Wrapped, sites: Sequence[Site], edits: Sequence[SiteEdit], run: Run,
-        places: FrozenPlaces, constants: Constants, *, recording: bool,
+        places: FrozenPlaces, constants: Constants, *, recording: bool, factors: Mapping[str, mx.array],
     ):  # fmt: skip
         super().__init__(model.tree, sites, edits, run=run, model_type=model.model_type)
         self._constants, self._recording, self._next = constants, recording, 0
+        self._factors = factors
+        self.heads: dict[str, int] = {}
+        self.scales: dict[str, float] = {}
         self._blocks, self._dead = frozenset(model.layers), places.dead
         self._last = id(model.tree.by_path[model.layers[-1]].module)
         self._passed = self._paused = False
@@ -110,6 +119,25 @@ class FrozenTracer(Tracer):
     def after_blocks(self) -> bool:
         """Whether the blocks are done."""
         return self._passed and not any(node.path in self._blocks for node in self.stack)
+
+    @property
+    def _block(self) -> str | None:
+        return next((node.path for node in reversed(self.stack) if node.path in self._blocks), None)
+
+    def see(self, q: mx.array, k: mx.array, scale: float) -> None:
+        """Notes what a pattern is made of, where it is asked for."""
+        if (block := self._block) is not None and block in self.attention:
+            number, self.scales[block] = self.next_attention_call(block), float(scale)
+            self.pass_through(Site(block, "q"), q, number)
+            self.pass_through(Site(block, "k"), k, number)
+
+    def by_head(self, pattern: mx.array) -> mx.array:
+        """A pattern (batch, heads, …, queries, keys) times the factors of its block's heads."""
+        if (block := self._block) is None:
+            return pattern
+        self.heads[block] = math.prod(pattern.shape[1:-2])
+        factor = self._factors.get(block)
+        return pattern if factor is None else pattern * factor.reshape(*pattern.shape[:-2], 1, 1)
 
     def hold(self, compute: Callable[[], mx.array], shape: Sequence[int] | None = None) -> mx.array:
         """The value as the first pass computed it; in the first pass, computed now.
@@ -229,13 +257,20 @@ def _attention(
     tracer = _tracer()
     if tracer is None:
         return original(q, k, v, scale=scale, mask=mask, sinks=sinks, **options)
+    tracer.see(q, k, scale)
     pattern = tracer.hold(lambda: attention_pattern(q, k, scale, mask, sinks), (*q.shape[:3], k.shape[2]))
-    return pattern.astype(v.dtype) @ repeat_heads(v, q.shape[1])
+    return tracer.by_head(pattern).astype(v.dtype) @ repeat_heads(v, q.shape[1])
 
 
 def _own_softmax(original: Callable[..., mx.array], x: mx.array, *rest: Any, **options: Any) -> mx.array:
     """The softmax of an attention that computes it itself."""
-    return _value(original, x, *rest, **options) if x.ndim >= 4 else original(x, *rest, **options)
+    return _softmax(original, x, *rest, **options) if x.ndim >= 4 else original(x, *rest, **options)
+
+
+def _softmax(original: Callable[..., mx.array], x: mx.array, *rest: Any, **options: Any) -> mx.array:
+    found, tracer = _value(original, x, *rest, **options), _tracer()
+    own = tracer is not None and x.ndim >= 4 and own_softmax(tracer.model_type)
+    return tracer.by_head(found) if own and tracer is not None else found
 
 
 def _shared(held: tuple[str, ...], original: Callable[..., Any], *given: Any, **named: Any) -> Any:
@@ -282,7 +317,7 @@ _BY_NORMS = (
 )
 _BY_ALL = (
     _BY_ATTENTION[0],
-    Patch(mx, "softmax", _by(_value)),
+    Patch(mx, "softmax", _by(_softmax)),
     _BY_ATTENTION[2],
     *_BY_NORMS,
     *(Patch(mx, name, _by(_value)) for name in _VALUES),

@@ -14,7 +14,7 @@ from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
 from ..frozen import tokens_first
 from ..host.columns import ColumnPlan
-from .attention import PATCHES
+from .attention import PATCHES, own_scale
 from .freeze import Constants, FrozenTracer, Wrapped, constant_parts, patches_for
 from .modes import settled
 from .swap import eager, hooked
@@ -36,6 +36,8 @@ class MLXFrozenPass:
         self._sources: dict[Key, mx.array] = {}
         self._skips = {layer: mx.array(skip) for layer, skip in places.skips.items()}
         self._columns: tuple[Any, list[mx.array]] = (None, [])
+        self.heads: dict[int, int] = {}
+        self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
         mx.eval(self._sources, list(inputs.values()), logits, self._constants.items)
         self.sources = {key: np.array(value)[0] for key, value in self._sources.items()}
@@ -59,16 +61,20 @@ class MLXFrozenPass:
         mx.eval(list(inputs.values()), logits)
         return _reading(inputs, logits)
 
-    def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
+    def rows(
+        self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
+        heads: Mapping[int, np.ndarray] | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
             self._plan = ColumnPlan(columns)
             self._columns = columns, [mx.array(block.vectors) for block in self._plan.blocks]
         keys = list(dict.fromkeys(column.key for column in columns))
+        factors = {layer: mx.array(factor) for layer, factor in (heads or {}).items()}
         zeros = [mx.zeros((len(targets), *self._sources[key].shape[1:])) for key in keys]
 
         def objective(sources: list[mx.array]) -> mx.array:
-            inputs, logits = self._run(dict(zip(keys, sources, strict=True)), len(targets))
+            inputs, logits = self._run(dict(zip(keys, sources, strict=True)), len(targets), factors)
             return _total(targets, inputs, logits)
 
         gradients = dict(zip(keys, mx.grad(objective)(zeros), strict=True))
@@ -85,15 +91,18 @@ class MLXFrozenPass:
 
     # -- one pass -----------------------------------------------------------------------------
 
-    def _run(self, sources: Mapping[Key, mx.array] | None, rows: int) -> tuple[dict[Key, mx.array], mx.array]:
+    def _run(
+        self, sources: Mapping[Key, mx.array] | None, rows: int, factors: Mapping[int, mx.array] | None = None
+    ) -> tuple[dict[Key, mx.array], mx.array]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
         model, places = self._model, self._places
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
         edits, sites = self._edits(sources, rows), unique_sites(places.inputs.values())
         tracer = FrozenTracer(
-            model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None
-        )
+            model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None,
+            factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},
+        )  # fmt: skip
         patched = PATCHES.replaced(patches_for(places.hold))
         with settled(model.tree), patched, eager(), hooked(tracer):
             logits: Any = model.module(mx.array(batch.ids))
@@ -101,12 +110,25 @@ class MLXFrozenPass:
             if site not in tracer.reached:
                 raise self._not_reached(site, tracer.calls())
         tracer.finish()
+        if sources is None:
+            self._note(tracer)
         read = {
             (layer, number): self._by_text(component.compute(row).astype(mx.float32), rows)
             for layer, component in places.inputs.items()
             for number, row in enumerate(zip(*(run.values[site] for site in component.sites), strict=False))
         }
         return read, logits[:, -1].astype(mx.float32)
+
+    def _note(self, tracer: FrozenTracer) -> None:
+        """Heads and scales, by layer."""
+        for layer, path in enumerate(self._model.layers):
+            if path in tracer.heads:
+                self.heads[layer] = tracer.heads[path]
+            scale = tracer.scales.get(path)
+            if scale is None:
+                scale = own_scale(self._model.model_type, self._model.tree.by_path[path].module)
+            if scale is not None:
+                self.scales[layer] = scale
 
     def _edits(self, sources: Mapping[Key, mx.array] | None, rows: int) -> list[SiteEdit]:
         edits = list(self._places.embed.edits(self._embed(sources, rows), 0))

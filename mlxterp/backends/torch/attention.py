@@ -89,7 +89,8 @@ def _attention(
     block = None if tracer is None else _block(tracer)
     if tracer is None or block is None:
         return function(module, query, key, value, attention_mask, **options)
-    number = tracer.next_attention_call(block)
+    number, scale = tracer.next_attention_call(block), options.get("scaling")
+    tracer.scales[block] = float(query.shape[-1] ** -0.5 if scale is None else scale)
     q = tracer.pass_through(Site(block, "q"), query, number)
     k = tracer.pass_through(Site(block, "k"), key, number)
     v = tracer.pass_through(Site(block, "v"), value, number)

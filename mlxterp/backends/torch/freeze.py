@@ -7,6 +7,7 @@ are replaced are not run again. Where weights have fewer bits than the stream, p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,15 +60,21 @@ class FrozenTracer(Tracer):
     Args:
         recording: Whether this is the first pass.
         skipped: Paths of modules that are not run again.
+        factors: Path of a block → (rows, heads): what its patterns are multiplied by.
+
+    Attributes:
+        heads: Path of a block → heads of its attention.
     """
 
     def __init__(
         self, tree: ModuleTree, layers: Sequence[str], wanted: Sequence[Site], edits: Sequence[SiteEdit],
         run: Run, places: FrozenPlaces, constants: Constants, *, recording: bool, rows: int,
-        skipped: frozenset[str],
+        skipped: frozenset[str], factors: Mapping[str, torch.Tensor],
     ):  # fmt: skip
         super().__init__(tree, wanted, edits, run=run)
         self._constants, self._recording, self._rows, self._skipped = constants, recording, rows, skipped
+        self._factors = factors
+        self.heads: dict[str, int] = {}
         self._blocks, self._dead = frozenset(layers), places.dead | skipped
         self._last = id(tree.by_path[layers[-1]].module)
         self._passed = False
@@ -86,6 +93,15 @@ class FrozenTracer(Tracer):
             self._constants.outputs[call] = super()._returned(call, module, original, args, kwargs)
             return self._constants.outputs[call]
         return _for_rows(self._constants.outputs[call], self._rows)
+
+    def by_head(self, pattern: torch.Tensor) -> torch.Tensor:
+        """A pattern (batch, heads, …, queries, keys) times the factors of its block's heads."""
+        block = next((node.path for node in reversed(self.stack) if node.path in self._blocks), None)
+        if block is None:
+            return pattern
+        self.heads[block] = math.prod(pattern.shape[1:-2])
+        factor = self._factors.get(block)
+        return pattern if factor is None else pattern * factor.reshape(*pattern.shape[:-2], 1, 1)
 
     @property
     def in_dead(self) -> bool:
@@ -145,6 +161,10 @@ class Held(TorchFunctionMode):
                 return compute().detach()
         return fitting
 
+    def by_head(self, pattern: torch.Tensor) -> torch.Tensor:
+        """See `FrozenTracer`."""
+        return self._tracer.by_head(pattern)
+
     def finish(self) -> None:
         """Raises RuntimeError where a pass did not make the same calls as the first."""
         if not self._recording and self._next != len(self._constants.items):
@@ -188,7 +208,7 @@ def _handlers(places: FrozenPlaces) -> Mapping[Any, Handler]:
     if places.hold == "attention+norms":
         return norms
     return {
-        **norms, **dict.fromkeys(_SOFTMAX, _value), **dict.fromkeys(_VALUES, _value),
+        **norms, **dict.fromkeys(_SOFTMAX, _softmax), **dict.fromkeys(_VALUES, _value),
         **dict.fromkeys(_GATED, _gated),
     }  # fmt: skip
 
@@ -202,9 +222,17 @@ def _value(held: Held, func: Callable[..., Any], args: tuple, options: dict[str,
 
 def _own_softmax(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
     """The softmax of an attention that computes it itself."""
+    return _softmax(held, func, args, options) if _is_by_head(args, options) else func(*args, **options)
+
+
+def _softmax(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
+    found = _value(held, func, args, options)
+    return held.by_head(found) if _is_by_head(args, options) else found
+
+
+def _is_by_head(args: tuple, options: dict[str, Any]) -> bool:
     first = args[0] if args else options.get("input")
-    by_head = isinstance(first, torch.Tensor) and first.ndim >= 4
-    return _value(held, func, args, options) if by_head else func(*args, **options)
+    return isinstance(first, torch.Tensor) and first.ndim >= 4
 
 
 def _tanh(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
@@ -267,7 +295,7 @@ def _attention(held: Held, _func: Callable[..., Any], args: tuple, options: dict
     )
     times = q.shape[-3] // v.shape[-3]
     v = v if times == 1 else v.repeat_interleave(times, dim=-3)
-    return pattern.to(v.dtype) @ v
+    return held.by_head(pattern).to(v.dtype) @ v
 
 
 def _pattern(

@@ -16,6 +16,7 @@ from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
 from ..frozen import tokens_first
 from ..host.columns import ColumnPlan
+from .attention import attention_seen
 from .freeze import Constants, FrozenTracer, Held
 from .modes import settled
 from .swap import hooked
@@ -62,6 +63,8 @@ class TorchFrozenPass:
         self._columns: tuple[Any, list[torch.Tensor]] = (None, [])
         self._live: _Live | None = None
         self._skipped = _skipped(model.tree, places)
+        self.heads: dict[int, int] = {}
+        self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
         self.sources = {key: value[0].cpu().numpy() for key, value in self._sources.items()}
         self.base = _reading(inputs, logits)
@@ -82,13 +85,16 @@ class TorchFrozenPass:
             sources[key] = sources[key] + added if key in sources else added
         return _reading(*self._run(sources, rows))
 
-    def rows(self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors]) -> np.ndarray:
+    def rows(
+        self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
+        heads: Mapping[int, np.ndarray] | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
             self._plan = ColumnPlan(columns)
             self._columns = columns, [self._put(block.vectors) for block in self._plan.blocks]
         keys = list(dict.fromkeys(column.key for column in columns))
-        live = self._kept(keys, len(targets))
+        live = self._kept(keys, len(targets)) if heads is None else self._made(keys, len(targets), heads)
         values, gradients = _cotangents(targets, live.inputs, live.logits)
         leaves = [live.sources[key] for key in keys]
         got: Sequence[torch.Tensor | None] = [None] * len(leaves)
@@ -115,22 +121,31 @@ class TorchFrozenPass:
         live = self._live
         if live is None or not _FULL * live.rows <= rows <= live.rows or list(live.sources) != list(keys):
             self._live = None  # two graphs are not held at once
-            shapes = {key: (rows, *self._sources[key].shape[1:]) for key in keys}
-            sources = {
-                key: torch.zeros(shape, device=self._model.device, requires_grad=True)
-                for key, shape in shapes.items()
-            }
-            self._live = _Live(rows, sources, *self._run(sources, rows, gradients=True))
+            self._live = self._made(keys, rows)
         return self._live
 
     def first(self, positions: int) -> TorchFrozenPass:
         """See `FrozenPass`."""
         return TorchFrozenPass(self._model, self._ids[:positions], self._places)
 
+    def _made(self, keys: Sequence[Key], rows: int, heads: Mapping[int, np.ndarray] | None = None) -> _Live:
+        """A pass of so many rows."""
+        factors = {layer: self._put(factor) for layer, factor in (heads or {}).items()}
+        shapes = {key: (rows, *self._sources[key].shape[1:]) for key in keys}
+        sources = {
+            key: torch.zeros(shape, device=self._model.device, requires_grad=True)
+            for key, shape in shapes.items()
+        }
+        return _Live(rows, sources, *self._run(sources, rows, gradients=True, factors=factors))
+
     # -- one pass -----------------------------------------------------------------------------
 
     def _run(
-        self, sources: Mapping[Key, torch.Tensor] | None, rows: int, gradients: bool = False
+        self,
+        sources: Mapping[Key, torch.Tensor] | None,
+        rows: int,
+        gradients: bool = False,
+        factors: Mapping[int, torch.Tensor] | None = None,
     ) -> tuple[dict[Key, torch.Tensor], torch.Tensor]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
         model, places, recording = self._model, self._places, sources is None
@@ -140,15 +155,20 @@ class TorchFrozenPass:
         tracer = FrozenTracer(
             model.tree, model.layers, sites, edits, run, places, self._constants,
             recording=recording, rows=rows, skipped=self._skipped,
+            factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},
         )  # fmt: skip
         held = Held(tracer, places, self._constants, recording=recording)
         ids = torch.as_tensor(batch.ids.astype(np.int64), device=model.device)
-        with settled(model.tree, gradients=gradients), hooked(tracer), held:
+        with settled(model.tree, gradients=gradients), attention_seen(tracer), hooked(tracer), held:
             out = model.module(ids, **model.options)
         for site in (*sites, *(edit.site for edit in edits)):
             if site not in tracer.reached:
                 raise model.not_reached(site, tracer.counts)
         held.finish()
+        if recording:
+            paths = dict(enumerate(model.layers))
+            self.heads = {n: tracer.heads[path] for n, path in paths.items() if path in tracer.heads}
+            self.scales = {n: tracer.scales[path] for n, path in paths.items() if path in tracer.scales}
         with torch.set_grad_enabled(gradients):
             read = {
                 (layer, number): self._by_text(component.compute(row).float(), rows)

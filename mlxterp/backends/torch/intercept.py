@@ -70,6 +70,7 @@ class Tracer:
         self.reached: set[Site] = set()
         self.counts: dict[str, int] = {}
         self._attention_calls: dict[str, int] = {}
+        self.scales: dict[str, float] = {}
         self._copies = Copies()
 
     # -- one call -----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from . import (
 from .parts import Parts
 from .passed_over import passed_over
 from .source import Files
-from .writing import write
+from .writing import write, write_set
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ _OTHER_READINGS = {
 }
 """Only by name: the same files, read in another way."""
 
-__all__ = ["FORMATS", "Format", "Parts", "read", "write"]
+__all__ = ["FORMATS", "Format", "Parts", "read", "write", "write_set"]
 
 FORMATS = (*_TABLE, *_OTHER_READINGS)
 """Names of what `SAE.load(path, format=…)` reads."""

@@ -156,7 +156,7 @@ def stored(sae: Parts, dtype: str) -> Stored:
     Raises:
         SAEError: The metadata cannot be written as JSON, or a weight lies outside float16's range.
     """
-    weights = _as_float16(sae.weights) if dtype == "float16" else sae.weights
+    weights = as_float16(sae.weights) if dtype == "float16" else sae.weights
     texts: dict[str, str] = {}
     if sae.names:
         texts[NAMES_FILE] = store.as_json(sae.names)
@@ -180,7 +180,7 @@ def _config(sae: Parts, weights: SAEWeights, texts: Mapping[str, str]) -> dict[s
     }
 
 
-def _as_float16(weights: SAEWeights) -> SAEWeights:
+def as_float16(weights: SAEWeights) -> SAEWeights:
     largest = float(np.finfo(np.float16).max)
     with np.errstate(over="ignore"):  # refused by name below
         rounded = weights.map(lambda array: array.astype(np.float16))
