@@ -10,6 +10,7 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..backends.frozen import FrozenPass
 from ..core.frozen import FINAL, Hold, Key, ReadAt, Reading
+from .changes import Change, source_changes
 from .places import places_of
 from .replacement import Replacement
 
@@ -65,16 +66,13 @@ class Live:
 
     def _changes(self, numbers: np.ndarray, factor: float) -> dict[Key, np.ndarray]:
         """What is added to the sources: a row for each feature."""
-        found: dict[Key, np.ndarray] = {}
-        for row, (layer, position, feature) in enumerate(self.made.features[numbers].tolist()):
-            key = layer, 0
-            if key not in found:
-                shape = (len(numbers), *self.made.errors[layer].shape)
-                found[key] = np.zeros(shape, np.float32)
-            activation = self.made.activations[numbers[row]]
-            vector = self.made.transcoders[layer].written(np.array([feature]), np.array([activation]))[0]
-            found[key][row, position] = factor * vector
-        return found
+        added = [
+            Change(row, *place, factor * float(self.made.activations[number]))
+            for row, (number, place) in enumerate(
+                zip(numbers.tolist(), self.made.features[numbers].tolist(), strict=True)
+            )
+        ]
+        return source_changes(self.made.transcoders, added, (len(numbers), len(self.ids)))
 
     def _outputs(self, reading: Reading) -> np.ndarray:
         """float64, (rows, outputs)."""
