@@ -6,8 +6,21 @@
 
 from .attribution import attribution_graph
 from .graph import AttributionGraph
+from .intervention import FeatureIntervention, Predicted
+from .interventions import feature_intervention
 from .nodes import Edge, Node
 from .paths import Path
 from .validation import Mode, Validation
 
-__all__ = ["AttributionGraph", "Edge", "Mode", "Node", "Path", "Validation", "attribution_graph"]
+__all__ = [
+    "AttributionGraph",
+    "Edge",
+    "FeatureIntervention",
+    "Mode",
+    "Node",
+    "Path",
+    "Predicted",
+    "Validation",
+    "attribution_graph",
+    "feature_intervention",
+]

@@ -96,7 +96,7 @@ def attribution_graph(
     session = session_of(model)
     session.refresh()
     anatomy, conventions = (
-        _untouched(session),
+        untouched(session),
         checks.choice(conventions, "conventions", ("exact", "circuit-tracer")),
     )
     most, size = (
@@ -104,7 +104,7 @@ def attribution_graph(
         checks.count_or_none(batch_size, "batch_size"),
     )
     theirs = conventions == "circuit-tracer"
-    ids = _prompt(session, prompt, theirs)
+    ids = prompt_of(session, prompt, theirs)
     placed = transcoders_of(anatomy, transcoders, session.name)
     _tell_missing(anatomy, placed)
     made = replacement_of(
@@ -133,7 +133,7 @@ def attribution_graph(
 # -- what is asked --------------------------------------------------------------------------------
 
 
-def _untouched(session: Session) -> Anatomy:
+def untouched(session: Session) -> Anatomy:
     """The model as it is.
 
     Raises:
@@ -142,14 +142,21 @@ def _untouched(session: Session) -> Anatomy:
     acting = session.anatomy.model.described
     if acting:
         raise InputError(
-            f"{acting[0]} acts on this model, which an attribution graph does not show. Detach it or leave the block"
-            " first."
+            f"{acting[0]} acts on this model, which a pass that holds something leaves out. Detach it or leave the"
+            " block first."
         )
     return session.plain
 
 
-def _prompt(session: Session, prompt: Any, theirs: bool) -> list[int]:
-    """Token ids of the prompt."""
+def prompt_of(session: Session, prompt: Any, theirs: bool = False) -> list[int]:
+    """Token ids of one prompt.
+
+    Args:
+        theirs: Whether a special token is put in front where there is none.
+
+    Raises:
+        InputError: It is empty, several, or longer than the model's positions.
+    """
     if several(prompt) is not None and len(several(prompt) or ()) > 1:
         raise InputError("A graph is of one prompt; several were given. Make one graph for each.")
     model = session.plain.model

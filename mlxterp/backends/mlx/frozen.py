@@ -43,7 +43,9 @@ class MLXFrozenPass:
         """See `FrozenPass`."""
         return len(self._constants.items)
 
-    def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
+    def read(
+        self, changes: Mapping[Key, np.ndarray], *, origin: bool = False, edits: Sequence[SiteEdit] = ()
+    ) -> Reading:
         """See `FrozenPass`."""
         rows = next((len(change) for change in changes.values()), 1)
         sources: dict[Key, mx.array] = {} if origin else dict(self._sources)
@@ -52,7 +54,7 @@ class MLXFrozenPass:
         for key, change in changes.items():
             added = mx.array(np.asarray(change, dtype=np.float32))
             sources[key] = sources[key] + added if key in sources else added
-        inputs, logits = self._run(sources, rows)
+        inputs, logits = self._run(sources, rows, edits)
         mx.eval(list(inputs.values()), logits)
         return _reading(inputs, logits)
 
@@ -76,12 +78,14 @@ class MLXFrozenPass:
 
     # -- one pass -----------------------------------------------------------------------------
 
-    def _run(self, sources: Mapping[Key, mx.array] | None, rows: int) -> tuple[dict[Key, mx.array], mx.array]:
+    def _run(
+        self, sources: Mapping[Key, mx.array] | None, rows: int, edits: Sequence[SiteEdit] = ()
+    ) -> tuple[dict[Key, mx.array], mx.array]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
         model, places = self._model, self._places
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
-        edits, sites = self._edits(sources, rows), unique_sites(places.inputs.values())
+        edits, sites = [*self._edits(sources, rows), *edits], unique_sites(places.inputs.values())
         tracer = FrozenTracer(
             model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None
         )
