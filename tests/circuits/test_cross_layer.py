@@ -325,6 +325,7 @@ def test_both_wings_make_the_same_graph_and_the_law_holds(model_type, tmp_path):
 def test_a_graph_of_a_folder_is_validated_and_drops_what_circuit_tracer_drops(model, tmp_path):
     folder = cross_layer(LAYERS, WIDTH).save(tmp_path / "clt")
     graph = attribution_graph(model, IDS, folder, targets=[5, 9])
+    assert set(graph.transcoders) == {"clt"}
     held = graph.validate(8).modes[0]
     assert held.worst < 1e-4 and held.correlation.value > 0.9999
     theirs = attribution_graph(model, IDS, folder, targets=[5, 9], conventions="circuit-tracer")

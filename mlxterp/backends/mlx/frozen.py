@@ -54,7 +54,7 @@ class MLXFrozenPass:
         for key, change in changes.items():
             added = mx.array(np.asarray(change, dtype=np.float32))
             sources[key] = sources[key] + added if key in sources else added
-        inputs, logits = self._run(sources, rows, edits)
+        inputs, logits = self._run(sources, rows, edits=edits)
         mx.eval(list(inputs.values()), logits)
         return _reading(inputs, logits)
 

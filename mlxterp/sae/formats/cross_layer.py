@@ -21,8 +21,8 @@ from . import circuit_tracer, gemma
 from .settings import Settings
 from .source import Files
 
-_TRACER = re.compile(r"W_enc_(\d+)\.safetensors")
-_GEMMA = re.compile(r"params_layer_(\d+)\.safetensors")
+_TRACER = re.compile(r"W_enc_(0|[1-9]\d{0,5})\.safetensors")
+_GEMMA = re.compile(r"params_layer_(0|[1-9]\d{0,5})\.safetensors")
 _SHOWN = 8
 
 
@@ -61,7 +61,7 @@ def read_layers(files: Files) -> CrossLayerParts:
         SAEError: A layer is missing, or they do not belong together.
     """
     numbers = layers_of(files.names, 1)
-    if missing := sorted(set(range(numbers[-1] + 1)) - set(numbers)):
+    if missing := [n for n in range(numbers[-1] + 1) if n not in numbers]:
         raise SAEError(
             f"{files.folder} lacks layer{'s' * (len(missing) > 1)} {_listed(missing)} of a cross-layer transcoder. What"
             " a layer's MLP puts out is the sum of all layers before it, so all are needed: get their files too."
