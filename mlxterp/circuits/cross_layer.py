@@ -29,9 +29,8 @@ class CrossLayerPart:
     @property
     def name(self) -> str:
         """What files of graphs call it."""
-        return str(
-            self.clt.metadata.get("name") or self.clt.metadata.get("source") or "cross-layer transcoder"
-        )
+        said = self.clt.metadata.get("name"), Path(str(self.clt.metadata.get("source") or "")).name
+        return str(next((name for name in said if name), "cross-layer transcoder"))
 
     @property
     def d_hidden(self) -> int:
