@@ -110,22 +110,14 @@ def _positions(given: Any, tokens: int, written: int) -> tuple[Any, np.ndarray]:
         raise InputError("An intervention names no position. 'all' is every token.")
     found = check_positions(given)
     if isinstance(found, slice):
-        found = slice(*(_from_start(part, tokens) for part in (found.start, found.stop)), found.step)
+        ends = (_from_start(part, tokens) for part in (found.start, found.stop))
+        found = slice(*(None if end is None else max(end, 0) for end in ends), found.step)
     elif not isinstance(found, str):
-        several = [_from_start(one, tokens) for one in (found if isinstance(found, tuple) else (found,))]
-        if min(several, default=0) < 0:
-            raise InputError(f"Position {given!r} lies before the prompt, which has {tokens} tokens.")
-        check_reached(
-            several, tokens + written, "The prompt has" if not written else "The prompt and max_tokens= make"
-        )
-        found = tuple(several) if isinstance(found, tuple) else several[0]
-    chosen = np.arange(tokens)
-    if isinstance(found, (slice, str)):
-        mask = position_mask(found, Where.whole(tokens, np.array([tokens])))
-        chosen = chosen if mask is None else np.flatnonzero(mask[0])
-    else:
-        wanted = np.atleast_1d(found)
-        chosen = np.unique(wanted[wanted < tokens]).astype(np.int64)
+        found = _numbers(found, given, tokens, written)
+    mask = position_mask(found, Where.whole(max(tokens, 1), np.array([tokens]))) if _is_open(found) else None
+    chosen = np.arange(tokens) if mask is None else np.flatnonzero(mask[0])
+    if not _is_open(found):
+        chosen = np.unique([one for one in np.atleast_1d(found).tolist() if one < tokens]).astype(np.int64)
     if not len(chosen) and not written:
         later = isinstance(found, str) and found == "generated"
         raise InputError(
@@ -135,8 +127,24 @@ def _positions(given: Any, tokens: int, written: int) -> tuple[Any, np.ndarray]:
     return found, chosen
 
 
-def _from_start(position: int | None, tokens: int) -> int | None:
-    """A position that is counted from the prompt's end, from its start."""
+def _is_open(positions: Any) -> bool:
+    """Whether they are a slice or a word."""
+    return isinstance(positions, (slice, str))
+
+
+def _numbers(positions: Any, given: Any, tokens: int, written: int) -> Any:
+    """A position or several, counted from the start."""
+    several = [_from_start(one, tokens) for one in np.atleast_1d(positions).tolist()]
+    if min(several, default=0) < 0:
+        raise InputError(f"Position {given!r} lies before the prompt, which has {tokens} tokens.")
+    check_reached(
+        several, tokens + written, "The prompt and max_tokens= make" if written else "The prompt has"
+    )
+    return tuple(several) if isinstance(positions, tuple) else several[0]
+
+
+def _from_start(position: Any, tokens: int) -> Any:
+    """A position that is counted from the prompt's end, from its start; None stays."""
     return position + tokens if position is not None and position < 0 else position
 
 

@@ -67,10 +67,8 @@ class Live:
     def _changes(self, numbers: np.ndarray, factor: float) -> dict[Key, np.ndarray]:
         """What is added to the sources: a row for each feature."""
         added = [
-            Change(row, *place, factor * float(self.made.activations[number]))
-            for row, (number, place) in enumerate(
-                zip(numbers.tolist(), self.made.features[numbers].tolist(), strict=True)
-            )
+            Change(row, layer, position, feature, factor * float(self.made.activations[numbers[row]]))
+            for row, (layer, position, feature) in enumerate(self.made.features[numbers].tolist())
         ]
         return source_changes(self.made.transcoders, added, (len(numbers), len(self.ids)))
 

@@ -48,7 +48,7 @@ def test_features_and_reconstructions_are_those_of_plain_numpy(jumps, skip):
     for layer in range(LAYERS):
         a = arrays_of(clt, layer)
         before = x[layer].astype(np.float64) @ a["W_enc"].T + a["b_enc"]
-        limit = clt.layers[layer].threshold if jumps else 0
+        limit = np.zeros(24) if clt.layers[layer].threshold is None else clt.layers[layer].threshold
         active.append(np.where(before > limit, before, 0))
         dense = clt.encode(x[layer], layer)
         assert dense.shape == (2, 5, 24) and np.abs(dense - active[-1]).max() < 1e-5
@@ -139,7 +139,8 @@ def test_bfloat16_rows_are_read_as_float32(tmp_path):
 
 
 def test_gemma_scope_2_keeps_its_decoders_and_leaves_out_those_before_a_layer(tmp_path):
-    clt = cross_layer(LAYERS, WIDTH, jumps=True)
+    clt, folder = cross_layer(LAYERS, WIDTH, jumps=True), tmp_path / "clt" / "width_24"
+    folder.mkdir(parents=True)
     for layer in range(LAYERS):
         a = arrays_of(clt, layer)
         whole = np.zeros((24, LAYERS, WIDTH), np.float32)
@@ -149,8 +150,6 @@ def test_gemma_scope_2_keeps_its_decoders_and_leaves_out_those_before_a_layer(tm
         held = {
             "w_enc": a["W_enc"].T, "b_enc": a["b_enc"], "w_dec": whole, "b_dec": a["b_dec"], "threshold": threshold,
         }  # fmt: skip
-        folder = tmp_path / "clt" / "width_24"
-        folder.mkdir(parents=True, exist_ok=True)
         save_file(
             {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in held.items()},
             folder / f"params_layer_{layer}.safetensors",

@@ -51,7 +51,7 @@ def test_with_everything_held_effects_are_the_edges_and_two_add(model, given):
     edges = graph.matrix[-2:, [graph._columns[node.id] for node in (one, other)]]
     factors = np.array([2.5, -1.0])
     expected = edges * factors  # of the changes, as multiples of the activations
-    values = {node: node.activation * (1 + f) for node, f in zip((one, other), factors, strict=True)}
+    values = {node: (node.activation or 0.0) * (1 + f) for node, f in zip((one, other), factors, strict=True)}
     alone = [
         model.feature_intervention(IDS, {node: value}, given).effect[TARGETS]
         for node, value in values.items()
@@ -68,7 +68,7 @@ def test_features_that_read_what_is_changed_change_by_their_edges(model, given):
         (node for node in graph.features if node.layer == 0),
         key=lambda node: abs(graph.matrix[:, graph._columns[node.id]]).max(),
     )
-    found = model.feature_intervention(IDS, {source: source.activation * 1.01}, given)
+    found = model.feature_intervention(IDS, {source: (source.activation or 0.0) * 1.01}, given)
     column, seen = graph.matrix[: graph.shape.features, graph._columns[source.id]] * 0.01, 0
     for row, node in enumerate(graph.features):
         after = found.activations[node.layer].columns(np.array([node.feature_id]))[node.position, 0]
@@ -187,6 +187,21 @@ def test_the_model_is_as_before(model):
     for freeze in FREEZES:
         model.feature_intervention(IDS, {(0, 2, 3): 9.0}, transcoders(model), freeze=freeze)
     assert np.array_equal(logits_of(model, IDS), before)
+
+
+@pytest.mark.parametrize(
+    "position", [4, -2, (0, -1), [1, 3], slice(-2, None), slice(-9, 2), slice(None, -9), slice(1, None, 2), "prompt[1:]"],
+    ids=repr,
+)  # fmt: skip
+def test_positions_are_counted_as_python_counts_them_in_the_prompt(position):
+    from mlxterp.circuits.asked import _positions
+
+    every = np.arange(len(IDS))
+    expected = every[1:] if isinstance(position, str) else np.sort(np.atleast_1d(every[
+        list(position) if isinstance(position, tuple) else position]))  # fmt: skip
+    where, chosen = _positions(position, len(IDS), 3)
+    assert np.array_equal(chosen, expected)
+    assert not isinstance(where, slice) or min(where.start or 0, where.stop or 0) >= 0
 
 
 # -- what is shown, and what is asked wrongly -----------------------------------------------------
