@@ -190,7 +190,8 @@ def test_the_model_is_as_before(model):
 
 
 @pytest.mark.parametrize(
-    "position", [4, -2, (0, -1), [1, 3], slice(-2, None), slice(-9, 2), slice(None, -9), slice(1, None, 2), "prompt[1:]"],
+    "position", [4, -2, (0, -1), [1, 3], slice(-2, None), slice(-9, 2), slice(None, -9), slice(1, None, 2),
+                 "prompt[1:]"],
     ids=repr,
 )  # fmt: skip
 def test_positions_are_counted_as_python_counts_them_in_the_prompt(position):
