@@ -108,16 +108,13 @@ def _positions(given: Any, tokens: int, written: int) -> tuple[Any, np.ndarray]:
     """As an edit takes them, counted from the start; and those of the prompt."""
     if given is None:
         raise InputError("An intervention names no position. 'all' is every token.")
-    found = check_positions(given)
+    found: Any = check_positions(given)
     if isinstance(found, slice):
         ends = (_from_start(part, tokens) for part in (found.start, found.stop))
         found = slice(*(None if end is None else max(end, 0) for end in ends), found.step)
     elif not isinstance(found, str):
         found = _numbers(found, given, tokens, written)
-    mask = position_mask(found, Where.whole(max(tokens, 1), np.array([tokens]))) if _is_open(found) else None
-    chosen = np.arange(tokens) if mask is None else np.flatnonzero(mask[0])
-    if not _is_open(found):
-        chosen = np.unique([one for one in np.atleast_1d(found).tolist() if one < tokens]).astype(np.int64)
+    chosen = _on_prompt(found, tokens)
     if not len(chosen) and not written:
         later = isinstance(found, str) and found == "generated"
         raise InputError(
@@ -127,9 +124,12 @@ def _positions(given: Any, tokens: int, written: int) -> tuple[Any, np.ndarray]:
     return found, chosen
 
 
-def _is_open(positions: Any) -> bool:
-    """Whether they are a slice or a word."""
-    return isinstance(positions, (slice, str))
+def _on_prompt(positions: Any, tokens: int) -> np.ndarray:
+    """int64, (n,): those of the prompt."""
+    if not isinstance(positions, (slice, str)):
+        return np.unique([one for one in np.atleast_1d(positions).tolist() if one < tokens]).astype(np.int64)
+    mask = position_mask(positions, Where.whole(tokens, np.array([tokens])))
+    return np.arange(tokens) if mask is None else np.flatnonzero(mask[0])
 
 
 def _numbers(positions: Any, given: Any, tokens: int, written: int) -> Any:

@@ -48,7 +48,8 @@ def test_features_and_reconstructions_are_those_of_plain_numpy(jumps, skip):
     for layer in range(LAYERS):
         a = arrays_of(clt, layer)
         before = x[layer].astype(np.float64) @ a["W_enc"].T + a["b_enc"]
-        limit = np.zeros(24) if clt.layers[layer].threshold is None else clt.layers[layer].threshold
+        threshold = clt.layers[layer].threshold
+        limit = np.zeros(24) if threshold is None else threshold
         active.append(np.where(before > limit, before, 0))
         dense = clt.encode(x[layer], layer)
         assert dense.shape == (2, 5, 24) and np.abs(dense - active[-1]).max() < 1e-5
