@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..anatomy.anatomy import Anatomy
 from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import scalar
-from ..core.positions import check_reached, position_mask
+from ..core.positions import Positions, check_reached, position_mask
 from ..core.sites import Where
 from ..edits.checks import check_positions
 from ..edits.edits import FeatureEdit
@@ -128,7 +128,7 @@ def _on_prompt(positions: Any, tokens: int) -> np.ndarray:
     """int64, (n,): those of the prompt."""
     if not isinstance(positions, (slice, str)):
         return np.unique([one for one in np.atleast_1d(positions).tolist() if one < tokens]).astype(np.int64)
-    mask = position_mask(positions, Where.whole(tokens, np.array([tokens])))
+    mask = position_mask(cast(Positions, positions), Where.whole(tokens, np.array([tokens])))
     return np.arange(tokens) if mask is None else np.flatnonzero(mask[0])
 
 
