@@ -110,8 +110,9 @@ def _positions(given: Any, tokens: int, written: int) -> tuple[Any, np.ndarray]:
         raise InputError("An intervention names no position. 'all' is every token.")
     found: Any = check_positions(given)
     if isinstance(found, slice):
-        ends = (_from_start(part, tokens) for part in (found.start, found.stop))
-        found = slice(*(None if end is None else max(end, 0) for end in ends), found.step)
+        ends = [_from_start(part, tokens) for part in (found.start, found.stop)]
+        start, stop = (None if end is None else max(end, 0) for end in ends)
+        found = slice(start, stop, found.step)
     elif not isinstance(found, str):
         found = _numbers(found, given, tokens, written)
     chosen = _on_prompt(found, tokens)
