@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from .patching import PatchingResult as PatchingResult
     from .patchscopes import Patchscope as Patchscope
     from .sae import SAE as SAE
+    from .sae import CrossLayerTranscoder as CrossLayerTranscoder
     from .sae import SAECollection as SAECollection
     from .sae.pretrained import PretrainedSAE as PretrainedSAE
     from .sae.pretrained import pretrained_saes as pretrained_saes
@@ -129,7 +130,7 @@ _HOMES = {
     "patchscopes": ("Patchscope",),
     "neuronpedia": ("display_dashboard",),
     "concepts.registry": ("FeatureRegistry",),
-    "sae": ("SAE", "SAECollection"),
+    "sae": ("SAE", "CrossLayerTranscoder", "SAECollection"),
     "sae.pretrained": ("PretrainedSAE", "pretrained_saes"),
     "sae.sae": ("BatchTopKSAE", "TopKSAE"),
     "core.sparse": ("SparseFeatures",),

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ..core.frozen import Key, ReadAt, Reading, SourceVectors
+from ..core.sites import SiteEdit
 from ..errors import ComponentError
 
 
@@ -42,12 +43,15 @@ class FrozenPass(Protocol):
         """Layer → what products of queries and keys are multiplied by, of layers whose queries or keys are read."""
         ...
 
-    def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
+    def read(
+        self, changes: Mapping[Key, np.ndarray], *, origin: bool = False, edits: Sequence[SiteEdit] = ()
+    ) -> Reading:
         """What the pass reads where the sources are changed.
 
         Args:
             changes: (rows, positions, width) each, with equally many rows: added to the sources.
             origin: Start from sources of 0 instead of the prompt's.
+            edits: Of this pass, after the sources; where everything is held they have no part in it.
         """
         ...
 

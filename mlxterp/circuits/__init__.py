@@ -7,6 +7,8 @@
 from .attribution import attribution_graph
 from .graph import AttributionGraph
 from .heads import HeadLoading, HeadLoadings
+from .intervention import FeatureIntervention, Predicted
+from .interventions import feature_intervention
 from .nodes import Edge, Node
 from .paths import Path
 from .qk import QKAttribution, QKTerm
@@ -14,6 +16,7 @@ from .training import train_transcoders
 from .validation import Mode, Validation
 
 __all__ = [
-    "AttributionGraph", "Edge", "HeadLoading", "HeadLoadings", "Mode", "Node", "Path", "QKAttribution", "QKTerm",
-    "Validation", "attribution_graph", "train_transcoders",
+    "AttributionGraph", "Edge", "FeatureIntervention", "HeadLoading", "HeadLoadings", "Mode", "Node", "Path",
+    "Predicted", "QKAttribution", "QKTerm", "Validation", "attribution_graph", "feature_intervention",
+    "train_transcoders",
 ]  # fmt: skip

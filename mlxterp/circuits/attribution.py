@@ -6,6 +6,7 @@ transcoders.py, targets.py and places.py read what is asked; influence.py ranks 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,7 +63,8 @@ def attribution_graph(
     Args:
         prompt: One text, or its token ids.
         transcoders: An `SAECollection`, {layer: transcoder}, a list, or a folder or release of them; at most one for
-            each layer. ReLU, JumpReLU, TopK and BatchTopK, with or without a skip connection.
+            each layer. ReLU, JumpReLU, TopK and BatchTopK, with or without a skip connection. Or one
+            `CrossLayerTranscoder`, or its folder.
         targets: What is explained, at the last position: token ids, texts of one token, `mlxterp.logit_difference(…)`,
             one or several; or {name: one of these, or a direction (d_model,) of what the final norm puts out}. A
             token's logit is read less the mean of all logits, before a final soft cap. None takes the likeliest tokens.
@@ -95,7 +97,7 @@ def attribution_graph(
     session = session_of(model)
     session.refresh()
     anatomy, conventions = (
-        _untouched(session),
+        untouched(session),
         checks.choice(conventions, "conventions", ("exact", "circuit-tracer")),
     )
     most, size = (
@@ -103,7 +105,7 @@ def attribution_graph(
         checks.count_or_none(batch_size, "batch_size"),
     )
     theirs = conventions == "circuit-tracer"
-    ids = _prompt(session, prompt, theirs)
+    ids = prompt_of(session, prompt, theirs)
     placed = transcoders_of(anatomy, transcoders, session.name)
     _tell_missing(anatomy, placed)
     made = replacement_of(
@@ -132,7 +134,7 @@ def attribution_graph(
 # -- what is asked --------------------------------------------------------------------------------
 
 
-def _untouched(session: Session) -> Anatomy:
+def untouched(session: Session) -> Anatomy:
     """The model as it is.
 
     Raises:
@@ -141,14 +143,21 @@ def _untouched(session: Session) -> Anatomy:
     acting = session.anatomy.model.described
     if acting:
         raise InputError(
-            f"{acting[0]} acts on this model, which an attribution graph does not show. Detach it or leave the block"
-            " first."
+            f"{acting[0]} acts on this model, which a pass that holds something leaves out. Detach it or leave the"
+            " block first."
         )
     return session.plain
 
 
-def _prompt(session: Session, prompt: Any, theirs: bool) -> list[int]:
-    """Token ids of the prompt."""
+def prompt_of(session: Session, prompt: Any, theirs: bool = False) -> list[int]:
+    """Token ids of one prompt.
+
+    Args:
+        theirs: Whether a special token is put in front where there is none.
+
+    Raises:
+        InputError: It is empty, several, or longer than the model's positions.
+    """
     if several(prompt) is not None and len(several(prompt) or ()) > 1:
         raise InputError("A graph is of one prompt; several were given. Make one graph for each.")
     model = session.plain.model
@@ -178,8 +187,8 @@ def _dropped(session: Session, theirs: bool) -> int:
     """Positions whose features and errors are not counted: as circuit-tracer does it, four of chats of Gemma 3."""
     if not theirs:
         return 0
-    chats = session.plain.model.model_type.startswith("gemma3") and str(session.name or "").endswith("-it")
-    return 4 if chats else 1
+    chats = session.plain.model.model_type.startswith("gemma3")
+    return 4 if chats and re.search(r"-it(-|$)", str(session.name or "")) else 1
 
 
 def _tell_missing(anatomy: Anatomy, placed: Any) -> None:
@@ -234,7 +243,7 @@ class Rows:
         self._anatomy, self._made, self._targets = anatomy, made, list(targets)
         self._columns = made.columns()
         self._law = Law(made.frozen, anatomy.model.model_type)
-        self._width = sum(len(column.positions) for column in self._columns)
+        self._vectors, self._width = sum(len(one.positions) for one in self._columns), made.sources
         self._n = len(made.features)
         self._wanted = self._n if most is None else min(most, self._n)
         self._check_memory()
@@ -295,8 +304,8 @@ class Rows:
     def _batch(self, reads: Sequence[ReadAt]) -> np.ndarray:
         """Rows of edges, (reads, sources)."""
         found = self._passes.rows(reads)
-        self._law.measure(reads, found[:, self._width :])
-        return found[:, : self._width]
+        self._law.measure(reads, found[:, self._vectors :])
+        return self._made.folded(found[:, : self._vectors])
 
     def _order(self, matrix: np.ndarray, n_targets: int) -> Iterator[np.ndarray]:
         """The features, batch by batch; where not all are wanted, those with the most influence so far."""
@@ -366,7 +375,6 @@ def _graph(session: Session, found: Computed, ids: list[int], conventions: str) 
         nodes=(*features, *errors, *embeddings, *outputs), matrix=found.matrix,
         bias=(found.values - summed - found.omitted).astype(np.float32), omitted=found.omitted, values=found.values,
         tokens=tokens, n_layers=layers, conventions=conventions, law=found.law, model=session.name,
-        transcoders=tuple(str(one.sae.metadata.get("name") or one.sae.fingerprint[:12]) for one in
-                          made.transcoders.values()),
+        transcoders=tuple(one.name for one in made.transcoders.values()),
         live=Live(session.plain, ids, made, [one.read for one in found.targets]),
     )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..backends.frozen import FrozenPass
 from ..core.frozen import FINAL, Hold, Key, ReadAt, Reading
+from .changes import Change, source_changes
 from .places import places_of
 from .replacement import Replacement
 
@@ -65,18 +66,12 @@ class Live:
 
     def _changes(self, groups: Sequence[Sequence[int]], factor: float) -> dict[Key, np.ndarray]:
         """What is added to the sources: a row for each group."""
-        found: dict[Key, np.ndarray] = {}
-        for row, numbers in enumerate(groups):
-            for number in numbers:
-                layer, position, feature = self.made.features[number].tolist()
-                key = layer, 0
-                if key not in found:
-                    shape = (len(groups), *self.made.errors[layer].shape)
-                    found[key] = np.zeros(shape, np.float32)
-                activation = self.made.activations[number]
-                written = self.made.transcoders[layer].written(np.array([feature]), np.array([activation]))
-                found[key][row, position] += factor * written[0]
-        return found
+        added = [
+            Change(row, *self.made.features[number].tolist(), factor * float(self.made.activations[number]))
+            for row, numbers in enumerate(groups)
+            for number in numbers
+        ]
+        return source_changes(self.made.transcoders, added, (len(groups), len(self.ids)))
 
     def _outputs(self, reading: Reading) -> np.ndarray:
         """float64, (rows, outputs)."""

@@ -241,8 +241,11 @@ def _vectors(made: Replacement, node: Node) -> list[SourceVectors]:
         return [SourceVectors((node.layer, 0), at, made.errors[node.layer][at])]
     number = np.array([_number(made, node)])
     transcoder = made.transcoders[node.layer]
-    written = transcoder.written(made.features[number, 2], made.activations[number])
-    return [SourceVectors((node.layer, 0), at, written)]
+    feature, activation = made.features[number, 2], made.activations[number]
+    return [
+        SourceVectors((layer, 0), at, transcoder.written(feature, activation, layer))
+        for layer in transcoder.writes
+    ]
 
 
 def _check(edge: float, residual: float, last: np.ndarray, live: Live) -> None:

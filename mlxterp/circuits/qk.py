@@ -245,13 +245,20 @@ class _Sources:
         made = live.made
         every = np.arange(len(live.ids))
         whole = [SourceVectors(key, every, vectors) for key, vectors in made.frozen.sources.items()]
-        self.columns: Sequence[SourceVectors] = [*made.columns(), *whole]
+        columns = made.columns()
+        self.columns: Sequence[SourceVectors] = [*columns, *whole]
+        self._made, self._vectors = made, sum(len(column.positions) for column in columns)
         features = zip(made.features.tolist(), made.activations.tolist(), strict=True)
         self.nodes = [
             *(feature_node(n, at, feature, tokens[int(at)], value) for (n, at, feature), value in features),
             *(error_node(n, at, token) for n in made.layers for at, token in enumerate(tokens)),
             *(embedding_node(token, at, tokens[at]) for at, token in enumerate(live.ids)),
         ]
+
+    def parts(self, products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Products with the columns, (rows, vectors): those of each node, and the sum of those of what they sum to."""
+        found = self._made.folded(products[:, : self._vectors])
+        return found, products[:, self._vectors :].sum(axis=1, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -283,8 +290,9 @@ def _side(live: Live, frozen: FrozenPass, sources: _Sources, place: Key, part: s
     reads, size = [ReadAt(place, at, one) for one in directions], max(1, _TOKENS // len(live.ids))
     found = np.concatenate(
         [frozen.rows(reads[start : start + size], sources.columns) for start in range(0, width, size)]
-    ).T
-    found, summed = found[: len(sources.nodes)], found[len(sources.nodes) :].sum(axis=0, dtype=np.float64)
+    )
+    by_node, summed = sources.parts(found)
+    found = by_node.T
     whole = frozen.base.inputs[place][0, at, part].astype(np.float64)
     origin = frozen.read({}, origin=True).inputs[place][0, at, part]
     law = float(np.abs(origin + summed - whole).max() / max(np.abs(whole).max(), np.finfo(np.float32).tiny))

@@ -13,11 +13,12 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.frozen import FrozenPass
+from ..backends.host.memory import free_bytes
 from ..core.frozen import EMBED, Key, ReadAt, SourceVectors
 from ..core.tokens import TokenBatch
-from ..errors import ComponentError, NotFiniteError
+from ..errors import ComponentError, InputError, NotFiniteError
 from .places import places_of
-from .transcoders import Transcoder
+from .transcoders import Placed
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -26,7 +27,7 @@ class Replacement:
 
     Attributes:
         frozen: The pass.
-        transcoders: Layer → transcoder.
+        transcoders: Layer → transcoder; of a cross-layer one, its layer's part.
         layers: Layers whose outputs are replaced, ascending: those with a transcoder and every other one with an MLP.
         features: int64, (n, 3): layer, position and id of each active feature, sorted.
         activations: float32, (n,): theirs.
@@ -36,7 +37,7 @@ class Replacement:
     """
 
     frozen: FrozenPass
-    transcoders: Mapping[int, Transcoder]
+    transcoders: Mapping[int, Placed]
     layers: tuple[int, ...]
     features: np.ndarray
     activations: np.ndarray
@@ -55,27 +56,70 @@ class Replacement:
         return slice(int(start), int(end))
 
     def columns(self) -> list[SourceVectors]:
-        """What features, errors and embeddings are, in the order of the graph's sources."""
+        """What features, errors and embeddings are, in the order of the graph's sources.
+
+        A feature that writes to several layers has a vector in each of them; `folded` sums them.
+
+        Raises:
+            InputError: They need more memory than is free.
+        """
+        self._check_memory()
         every = np.arange(self.positions)
         found = []
         for layer, transcoder in self.transcoders.items():
             part = self.of_layer(layer)
-            vectors = transcoder.written(self.features[part, 2], self.activations[part])
-            found.append(SourceVectors((layer, 0), self.features[part, 1], vectors.astype(np.float32)))
+            for target in transcoder.writes:
+                vectors = transcoder.written(self.features[part, 2], self.activations[part], target)
+                found.append(SourceVectors((target, 0), self.features[part, 1], vectors.astype(np.float32)))
         found += [SourceVectors((layer, 0), every, self.errors[layer]) for layer in self.layers]
         return [*found, SourceVectors(EMBED, every, self.embeddings)]
 
+    def _check_memory(self) -> None:
+        """The vectors of features are held here and where the pass computes."""
+        n = sum(
+            (part.stop - part.start) * len(one.writes)
+            for layer, one in self.transcoders.items()
+            for part in [self.of_layer(layer)]
+        )
+        needed, free = 8 * n * self.embeddings.shape[1], free_bytes()
+        if needed > free:
+            raise InputError(
+                f"What the {len(self.features)} active features of this prompt write takes {needed / 2**30:.1f} GiB;"
+                f" {free / 2**30:.1f} GiB are free. Pass a shorter prompt, or transcoders with fewer active features."
+            )
+
+    @property
+    def sources(self) -> int:
+        """Features, errors and embeddings."""
+        return len(self.features) + (len(self.layers) + 1) * self.positions
+
+    def folded(self, products: np.ndarray) -> np.ndarray:
+        """(rows, sources): products with `columns`, (rows, vectors), summed over the layers that one writes to."""
+        parts, start = [], 0
+        for layer, transcoder in self.transcoders.items():
+            part, times = self.of_layer(layer), len(transcoder.writes)
+            n = part.stop - part.start
+            block = products[:, start : start + n * times]
+            parts.append(block.reshape(len(products), times, n).sum(axis=1) if times > 1 else block)
+            start += n * times
+        return np.concatenate([*parts, products[:, start:]], axis=1)
+
     def reads(self, numbers: np.ndarray) -> list[ReadAt]:
         """What the given features (rows of `features`) read."""
-        found: list[ReadAt] = []
-        for layer, position, feature in self.features[numbers].tolist():
-            direction = self.transcoders[layer].directions(np.array([feature]))[0]
-            found.append(ReadAt((layer, 0), position, direction))
-        return found
+        chosen = self.features[numbers]
+        directions: dict[int, np.ndarray] = {}
+        for layer in np.unique(chosen[:, 0]).tolist():
+            rows = np.flatnonzero(chosen[:, 0] == layer)
+            found = self.transcoders[layer].directions(chosen[rows, 2])
+            directions |= dict(zip(rows.tolist(), found, strict=True))
+        return [
+            ReadAt((layer, 0), position, directions[row])
+            for row, (layer, position) in enumerate(chosen[:, :2].tolist())
+        ]
 
 
 def replacement_of(
-    anatomy: Anatomy, ids: list[int], transcoders: Mapping[int, Transcoder], *, final: bool, dropped: int,
+    anatomy: Anatomy, ids: list[int], transcoders: Mapping[int, Placed], *, final: bool, dropped: int,
     token_vectors: bool,
 ) -> Replacement:  # fmt: skip
     """Runs the prompt once.
@@ -98,20 +142,17 @@ def replacement_of(
     )
     frozen = anatomy.model.frozen_pass(ids, places)
     _check(anatomy, frozen.sources)
-    features, activations, errors = [], [], {}
+    errors = {key[0]: value.copy() for key, value in frozen.sources.items() if key != EMBED}
+    features, activations = [], []
     for layer, one in transcoders.items():
         read = frozen.base.inputs[layer, 0][0]
         found = one.encode(read)
         rows = found.row_ids
         kept = rows >= dropped
-        given = (
-            one.sae.decode(found) if one.skip is None else one.sae.decode(found, like=read) - read @ one.skip
-        )
-        errors[layer] = np.asarray(frozen.sources[layer, 0] - given, dtype=np.float32)
+        for target in one.writes:
+            errors[target] -= np.asarray(one.rebuilt(found, read, target), dtype=np.float32)
         features.append(np.stack([np.full(kept.sum(), layer), rows[kept], found.indices[kept]], axis=1))
         activations.append(found.values[kept])
-    for layer in sorted({key[0] for key in frozen.sources} - set(errors) - {EMBED[0]}):
-        errors[layer] = frozen.sources[layer, 0].copy()
     for error in errors.values():
         error[:dropped] = 0
     order, values = _sorted(np.concatenate(features).astype(np.int64), np.concatenate(activations))

@@ -1,4 +1,4 @@
-"""The transcoders of a model, one for each layer, as an attribution graph takes them."""
+"""The transcoders of a model as an attribution graph takes them: one for each layer, or one across all layers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..sae.members import layer_of
 from ..sae.model_names import same_model
 from ..sae.pretrained import is_release
 from ..variants import BatchTopK, GroupMax, JumpReLU, ReLU, TopK
+from .cross_layer import CrossLayerPart, cross_layer_of, parts_of
 from .places import mlp_of
 
 _LINEAR = (ReLU, JumpReLU, TopK, BatchTopK, GroupMax)
@@ -37,6 +38,21 @@ class Transcoder:
     predicts: Component
 
     @property
+    def name(self) -> str:
+        """What files of graphs call it."""
+        return str(self.sae.metadata.get("name") or self.sae.fingerprint[:12])
+
+    @property
+    def d_hidden(self) -> int:
+        """Number of features."""
+        return self.sae.d_hidden
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """Layers whose MLP outputs its features write to."""
+        return (self.layer,)
+
+    @property
     def skip(self) -> np.ndarray | None:
         """float32, (d_in, d_out): its skip connection; None without one."""
         return self.sae.weights.extra.get("W_skip")
@@ -51,19 +67,32 @@ class Transcoder:
         found = self.sae.W_enc.T[ids]
         return found if scale is None else found * scale[ids][:, None]
 
-    def written(self, ids: np.ndarray, activations: np.ndarray) -> np.ndarray:
-        """float32, (n, d_out): what each feature adds at these activations."""
+    def written(self, ids: np.ndarray, activations: np.ndarray, layer: int | None = None) -> np.ndarray:
+        """float32, (n, d_out): what each feature adds at these activations; it writes to its own layer only."""
         return self.sae.W_dec[ids] * activations[:, None].astype(np.float32)
 
+    def rebuilt(self, found: SparseFeatures, x: np.ndarray, layer: int) -> np.ndarray:
+        """float32, (positions, d_out): what its features write to its layer, without a skip connection."""
+        return self.sae.decode(found) if self.skip is None else self.sae.decode(found, like=x) - x @ self.skip
 
-def transcoders_of(anatomy: Anatomy, given: Any, model_name: str | None = None) -> dict[int, Transcoder]:
-    """Layer → transcoder, ascending.
+
+Placed = Transcoder | CrossLayerPart
+"""A layer's transcoder of either kind."""
+
+
+def transcoders_of(
+    anatomy: Anatomy, given: Any, model_name: str | None = None
+) -> dict[int, Transcoder] | dict[int, CrossLayerPart]:
+    """Layer → transcoder, ascending; of a cross-layer transcoder each layer's part.
 
     Raises:
         InputError: Nothing that holds transcoders.
         SAEError: One is no transcoder, does not fit, or two are of one layer.
         ComponentError: The model has not what one of them names.
     """
+    if (clt := cross_layer_of(given)) is not None:
+        _tell_of_model(clt.metadata, model_name)
+        return parts_of(anatomy, clt)
     found: dict[int, Transcoder] = {}
     for key, sae in _each(given):
         made = _placed(anatomy, sae, key, model_name)
@@ -91,7 +120,7 @@ def _each(given: Any) -> Iterator[tuple[Any, SAE]]:
         if not isinstance(given, Iterable):
             raise InputError(
                 f"transcoders= is {type(given).__name__}; expected an SAECollection, {{layer: transcoder}}, a list of"
-                " transcoders, or a folder or release of them."
+                " transcoders, a CrossLayerTranscoder, or a folder or release of them."
             )
         if not (given := given if isinstance(given, Mapping) else list(given)):
             return
@@ -101,9 +130,7 @@ def _each(given: Any) -> Iterator[tuple[Any, SAE]]:
 
 
 def _placed(anatomy: Anatomy, sae: SAE, key: Any, model_name: str | None) -> Transcoder:
-    said = sae.metadata.get("model")
-    if model_name and isinstance(said, str) and not same_model(model_name, said):
-        warn(f"This transcoder was trained on {said}, and this model is {model_name}.")
+    _tell_of_model(sae.metadata, model_name)
     layer = as_integer(key)
     if sae.component is None:
         if layer is None:
@@ -120,6 +147,12 @@ def _placed(anatomy: Anatomy, sae: SAE, key: Any, model_name: str | None) -> Tra
     reads, predicts = anatomy.component(str(sae.component)), anatomy.component(_output_of(sae, own))
     check_width(anatomy, sae, predicts, gives=True)
     return Transcoder(sae, own, reads, predicts)
+
+
+def _tell_of_model(metadata: Mapping[str, Any], model_name: str | None) -> None:
+    said = metadata.get("model")
+    if model_name and isinstance(said, str) and not same_model(model_name, said):
+        warn(f"This transcoder was trained on {said}, and this model is {model_name}.")
 
 
 def _named(sae: SAE, layer: int) -> SAE:
@@ -144,6 +177,11 @@ def _check(sae: SAE) -> None:
             f"{sae!r} reconstructs what it reads. A graph takes transcoders, which predict an MLP's output of its"
             " input: train one with model.train_sae(3, texts, 'mlp.input', target='layers.3.mlp_out')."
         )
+    if (as_integer(sae.metadata.get("summed_layers")) or 1) > 1:
+        raise SAEError(
+            f"{sae!r} is one layer of a cross-layer transcoder, with what it writes to several layers in one sum. Give"
+            " all of it: mlxterp.CrossLayerTranscoder.load(folder), or the folder's path."
+        )
     if not isinstance(sae.activation, _LINEAR):
         known = ", ".join(cls.__name__ for cls in _LINEAR)
         raise SAEError(
@@ -157,7 +195,7 @@ def _check(sae: SAE) -> None:
         )
 
 
-def missing_layers(anatomy: Anatomy, transcoders: Mapping[int, Transcoder]) -> list[int]:
+def missing_layers(anatomy: Anatomy, transcoders: Mapping[int, Placed]) -> list[int]:
     """Layers with an MLP that no transcoder predicts: their whole output is an error node."""
     layers = range(len(anatomy.model.layers))
     return [n for n in layers if n not in transcoders and mlp_of(anatomy, n) is not None]

@@ -29,6 +29,7 @@ class Room(NamedTuple):
 
 
 VERBS: dict[str, Room] = {
+    "clt.evaluate": Room("model.rooms:evaluate_cross_layer"),
     "collection.both_on": Room("geometry.families:both_on"),
     "collection.build_indexes": Room("model.rooms:build_indexes"),
     "collection.firing_on": Room("geometry.families:firing_on"),

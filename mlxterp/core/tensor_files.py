@@ -46,6 +46,8 @@ class StoredArray:
     map: Callable[[], np.ndarray] | None = None
     """Looks at it where it lies, read-only: memory is used for what is touched, as long as there is some. The file
     must not be changed meanwhile. None where its numbers must be converted."""
+    part: Callable[[Any], np.ndarray] | None = None
+    """Reads what an index of NumPy asks for, such as some rows, and nothing else. None where files are compressed."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         found = self.load()
@@ -92,6 +94,7 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
         found[name] = StoredArray(
             shape, name_of, _from_place(path, place, dtype, shape, name_of),
             _mapped(whole, place, shape) if kind == "F32" and place % 4 == 0 else None,
+            _part(whole, place, dtype, shape, name_of),
         )  # fmt: skip
     if strange:
         raise ValueError(
@@ -180,6 +183,19 @@ def _mapped(whole: Callable[[], np.ndarray], offset: int, shape: tuple[int, ...]
         return np.asarray(whole()[offset:end]).view("<f4").reshape(shape)
 
     return look
+
+
+def _part(
+    whole: Callable[[], np.ndarray], offset: int, dtype: np.dtype, shape: tuple[int, ...], name: str
+) -> Callable[[Any], np.ndarray]:
+    def read(index: Any) -> np.ndarray:
+        end = offset + dtype.itemsize * math.prod(shape)
+        if whole().size < end:
+            raise ValueError("it is shorter than it was when it was opened")
+        numbers = np.asarray(whole()[offset:end]).view(dtype).reshape(shape)
+        return widened(np.array(numbers[index]), name)
+
+    return read
 
 
 def widened(numbers: np.ndarray, name: str) -> np.ndarray:

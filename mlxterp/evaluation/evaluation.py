@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..sae import SAE
 from ..viz.plotting import finished, new_figure
 from .subject import Subject
-from .sums import measure
+from .sums import Sums, measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,13 +186,21 @@ def evaluate(
 
 def evaluation_of(subject: Subject) -> SAEEvaluation:
     """See `evaluate`."""
-    sums = measure(subject)
+    return evaluation_of_sums(subject.place.name, measure(subject))
+
+
+def evaluation_of_sums(component: str, sums: Sums) -> SAEEvaluation:
+    """The figures that sums make.
+
+    Args:
+        component: Path of what is read.
+    """
     n = sums.n
     fvu = sums.error / sums.variance
     losses = {key: total / n for key, total in sums.losses.items()}
     kl = {key: total / n for key, total in sums.divergences.items()}
     return SAEEvaluation(
-        component=subject.place.name,
+        component=component,
         tokens=n,
         explained_variance=1 - fvu,
         fvu=fvu,

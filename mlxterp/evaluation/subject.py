@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,24 +63,39 @@ class Subject:
         target = resolve(anatomy, sae, out_name) if isinstance(out_name, str) else place
         check_width(anatomy, sae, place)
         check_width(anatomy, sae, target, gives=True)
-        return Subject(anatomy, sae, place, target, _contexts(anatomy, sae, texts, max_tokens))
+        return Subject(anatomy, sae, place, target, contexts_of(anatomy, sae.metadata, texts, max_tokens))
 
     def batches(self) -> Iterator[TokenBatch]:
         """All contexts, by length, about 2048 tokens at a time."""
-        group: list[list[int]] = []
-        for row in sorted(self.contexts, key=len):
-            if group and (len(group) + 1) * len(row) > _BATCH_TOKENS:
-                yield TokenBatch.from_rows(group)
-                group = []
-            group.append(row)
-        yield TokenBatch.from_rows(group)
+        return batches_of(self.contexts)
 
 
-def _contexts(anatomy: Anatomy, sae: SAE, texts: Any, max_tokens: int) -> list[list[int]]:
+def batches_of(contexts: list[list[int]]) -> Iterator[TokenBatch]:
+    """All contexts, by length, about 2048 tokens at a time."""
+    group: list[list[int]] = []
+    for row in sorted(contexts, key=len):
+        if group and (len(group) + 1) * len(row) > _BATCH_TOKENS:
+            yield TokenBatch.from_rows(group)
+            group = []
+        group.append(row)
+    yield TokenBatch.from_rows(group)
+
+
+def contexts_of(
+    anatomy: Anatomy, metadata: Mapping[str, Any], texts: Any, max_tokens: int
+) -> list[list[int]]:
+    """Token ids of contexts of two tokens or more, in order, until there are `max_tokens`.
+
+    Args:
+        metadata: Of the SAE, which may say its "context_size".
+
+    Raises:
+        InputError: There are none.
+    """
     model = anatomy.model
     opened = open_texts(texts, model)
     check_readable(opened, model)
-    said = sae.metadata.get("context_size")
+    said = metadata.get("context_size")
     size = said if is_integer(said) and said > 1 else _CONTEXT
     size = min(size, model.max_positions or _CONTEXT, _LONGEST)
     found: list[list[int]] = []

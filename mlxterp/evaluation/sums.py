@@ -8,7 +8,7 @@ all others'.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..backends.base import Backend
 from ..backends.host.finite import not_finite
 from ..core.numeric import log_softmax
 from ..core.rows import rows_of
-from ..core.sites import Array, Component, Run
+from ..core.sites import Array, Component, Run, unique_sites
 from ..core.sparse import SparseFeatures
 from ..core.tokens import TokenBatch
 from ..errors import InputError
@@ -81,65 +81,87 @@ def measure(subject: Subject) -> Sums:
     Raises:
         InputError: The component does not vary over these tokens.
     """
-    sums = Sums(_mean(subject), subject.sae.d_hidden)
+    mean = means_of(subject.anatomy, [subject.target], subject.batches())[0]
+    sums = Sums(mean, subject.sae.d_hidden)
     for batch in subject.batches():
         _add_batch(subject, batch, sums)
-    if sums.variance <= 1e-9 * sums.square:
-        raise InputError(
-            f"{subject.target.name} does not vary over {sums.n} tokens, so there is nothing to explain."
-            " Give more texts."
-        )
+    check_varies(sums, subject.target.name)
     return sums
 
 
-def _mean(subject: Subject) -> np.ndarray:
-    """float64, (d_out,): the target's mean over the tokens that count."""
-    total, n = np.zeros(subject.sae.d_out), 0
-    sites = subject.target.sites
-    for batch in subject.batches():
-        run = subject.anatomy.model.run(batch, sites, stop_after=sites)
-        rows = _rows(subject.anatomy, subject.target, run, batch)[_counted(batch)]
-        total += rows.sum(axis=0, dtype=np.float64)
-        n += len(rows)
-    return total / n
+def check_varies(sums: Sums, name: str) -> None:
+    """Raises InputError where there is nothing to explain."""
+    if sums.variance <= 1e-9 * sums.square:
+        raise InputError(
+            f"{name} does not vary over {sums.n} tokens, so there is nothing to explain. Give more texts."
+        )
+
+
+def means_of(
+    anatomy: Anatomy, targets: Sequence[Component], batches: Iterable[TokenBatch]
+) -> list[np.ndarray]:
+    """float64, (d_out,) each: means of components over the tokens that count."""
+    total, n, sites = [np.zeros(1)] * len(targets), 0, unique_sites(targets)
+    for batch in batches:
+        run, chosen = anatomy.model.run(batch, sites, stop_after=sites), counted(batch)
+        found = [rows_at(anatomy, target, run, batch)[chosen] for target in targets]
+        total = [
+            before + rows.sum(axis=0, dtype=np.float64) for before, rows in zip(total, found, strict=True)
+        ]
+        n += int(chosen.sum())
+    return [summed / n for summed in total]
 
 
 def _add_batch(subject: Subject, batch: TokenBatch, sums: Sums) -> None:
     anatomy, sae, target = subject.anatomy, subject.sae, subject.target
-    model, backend = anatomy.model, anatomy.model.backend
-    run = model.run(batch, [*subject.place.sites, *target.sites])
-    x, y = (_rows(anatomy, at, run, batch) for at in (subject.place, target))
-    real, counted = _real(batch), _counted(batch)
-    features, rebuilt = _applied(sae, x, real, batch.lengths)
-    replacement = np.zeros((*real.shape, sae.d_out), dtype=np.float32)
-    replacement[real] = rebuilt
-    kept = features.take(np.flatnonzero(counted[real]))
-    sums.add(y[counted].astype(np.float64), replacement[counted].astype(np.float64), kept)
+    run = anatomy.model.run(batch, [*subject.place.sites, *target.sites])
+    x, y = (rows_at(anatomy, at, run, batch) for at in (subject.place, target))
+    mask = real(batch)
+    features, rebuilt = _applied(sae, x, mask, batch.lengths)
+    add_rebuilt(anatomy, target, batch, run, sums, y, features, rebuilt)
+
+
+def add_rebuilt(
+    anatomy: Anatomy, target: Component, batch: TokenBatch, run: Run, sums: Sums, y: np.ndarray,
+    features: SparseFeatures, rebuilt: np.ndarray,
+) -> None:  # fmt: skip
+    """Adds a batch, and what the model loses with the target replaced.
+
+    Args:
+        run: Of the batch as it is.
+        y: float32, (batch, positions, d_out): the target.
+        features, rebuilt: Of the tokens that are no padding, in order.
+    """
+    model, backend, mask, chosen = anatomy.model, anatomy.model.backend, real(batch), counted(batch)
+    replacement = np.zeros((*mask.shape, rebuilt.shape[1]), dtype=np.float32)
+    replacement[mask] = rebuilt
+    kept = features.take(np.flatnonzero(chosen[mask]))
+    sums.add(y[chosen].astype(np.float64), replacement[chosen].astype(np.float64), kept)
     clean = _loss(backend, run.logits, batch)
     if not np.isfinite(clean):
         raise not_finite("The logits", "on the evaluation's texts", bool(model.described))
     sums.losses["clean"] += clean
     for key, value in (("sae", replacement), ("zero", np.zeros_like(sums.mean)), ("mean", sums.mean)):
         new = np.broadcast_to(value.astype(np.float32), replacement.shape)
-        edits = declared_edits(anatomy, {target.name: _putting(backend, new, counted)})
+        edits = declared_edits(anatomy, {target.name: _putting(backend, new, chosen)})
         logits = model.run(batch, edits=edits).logits
         sums.losses[key] += _loss(backend, logits, batch)
         sums.divergences[key] += _divergence(backend, run.logits, logits, batch)
 
 
-def _real(batch: TokenBatch) -> np.ndarray:
+def real(batch: TokenBatch) -> np.ndarray:
     """Booleans (batch, positions): no padding."""
     return np.arange(batch.ids.shape[1]) < batch.lengths[:, None]
 
 
-def _counted(batch: TokenBatch) -> np.ndarray:
+def counted(batch: TokenBatch) -> np.ndarray:
     """Booleans (batch, positions): no padding and no context's first token."""
-    counted = _real(batch)
-    counted[:, 0] = False
-    return counted
+    chosen = real(batch)
+    chosen[:, 0] = False
+    return chosen
 
 
-def _rows(anatomy: Anatomy, place: Component, run: Run, batch: TokenBatch) -> np.ndarray:
+def rows_at(anatomy: Anatomy, place: Component, run: Run, batch: TokenBatch) -> np.ndarray:
     """float32, (batch, positions, width)."""
     shape = batch.ids.shape
     rows = anatomy.model.backend.get(rows_of(place, run, shape)).astype(np.float32)

@@ -48,7 +48,8 @@ class InterpretableModel(Facade):
         model.load_sae  train_sae        its sparse autoencoders, and what they say:
         model.get_top_features_for_text  get_top_texts_for_feature  build_index  feature_logits
         model.logit_lens  jacobian_lens  tuned_lens  attention_patterns  patchscope
-        model.activation_patching  attribution_patching  causal_trace  attribution_graph
+        model.activation_patching  attribution_patching  causal_trace
+        model.attribution_graph  feature_intervention
 
     Args:
         model: A model of mlx-lm, a Hugging Face model (torch), or a hub repo or folder to load.
@@ -331,6 +332,7 @@ class InterpretableModel(Facade):
     causal_trace = patching_room.causal_trace
     attention_patterns = attention.attention_patterns
     attribution_graph = circuits.attribution_graph
+    feature_intervention = circuits.feature_intervention
 
 
 class _Unusable:

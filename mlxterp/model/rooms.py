@@ -14,10 +14,11 @@ from ..core.places import expanded
 from ..data.dataset import texts_of
 from ..errors import ComponentError, InputError
 from ..evaluation.check import SAECheck
+from ..evaluation.cross_layer import CrossLayerEvaluation, evaluate_layers
 from ..evaluation.evaluation import SAEEvaluation
 from ..index import FeatureIndex
 from ..index.remote import is_url
-from ..sae import SAE, SAECollection
+from ..sae import SAE, CrossLayerTranscoder, SAECollection
 from ..sae.adapt import trained_elsewhere
 from ..sae.manifest import Key, folder_names
 from .interpretable import InterpretableModel
@@ -43,6 +44,20 @@ def evaluate_sae(
         InputError: `model` is no InterpretableModel.
     """
     return _checked(model).evaluate_sae(sae, texts, component=component, **options)
+
+
+def evaluate_cross_layer(
+    clt: CrossLayerTranscoder, model: Model, texts: Any, max_tokens: int = 8192
+) -> CrossLayerEvaluation:
+    """`clt.evaluate`: its figures at each layer, and a warning where something acts on the model.
+
+    Raises:
+        InputError: `model` is no InterpretableModel, or there are no texts.
+    """
+    session = _checked(model).session
+    session.refresh()
+    session.warn_of_acts("a transcoder is evaluated")
+    return evaluate_layers(session.anatomy, clt, texts, max_tokens)
 
 
 def is_compatible(sae: SAE, model: Model, layer: int, component: str = "mlp") -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from mlxterp import SAE
+from mlxterp import SAE, CrossLayerTranscoder
 from mlxterp.variants import JumpReLU, TopK
 
 HEADS, KEYS, EPS = 4, 2, 1e-6
@@ -78,6 +78,78 @@ def head_loadings(
     direction = direction * sae.W_enc[:, number].astype(np.float64)
     alone = np.eye(len(pattern))[:, :, None, None] * pattern
     return np.array([direction @ _attention(block, one, x)[position, :, source] @ x[source] for one in alone])
+
+
+def layers_graph(
+    weights: Arrays, patterns: list[np.ndarray], ids: list[int], clt: CrossLayerTranscoder, tokens: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(targets, sources) of features, errors and embeddings of a cross-layer transcoder; and each target's bias.
+
+    Every source is sent through the layers by itself, with all scales and patterns as they are in the prompt.
+
+    Args:
+        patterns: Of each layer, (heads, positions, positions).
+    """
+    n, layers = len(ids), range(clt.n_layers)
+    blocks = [{k.removeprefix(f"model.layers.{i}."): v for k, v in weights.items()} for i in layers]
+    embedded = weights["model.embed_tokens.weight"][ids]
+    stream, through, read, scales, outs = embedded, [], [], [], []
+    for block, pattern in zip(blocks, patterns, strict=True):
+        through.append(
+            np.einsum("pq,de->pdqe", np.eye(n), np.eye(stream.shape[1])) + _attention(block, pattern, stream)
+        )
+        middle = np.einsum("pdqe,qe->pd", through[-1], stream)
+        scales.append(_scale(middle) * block["post_attention_layernorm.weight"])
+        read.append(middle if clt.reads == "resid_mid" else middle * scales[-1])
+        outs.append(_mlp(block, middle * scales[-1]))
+        stream = middle + outs[-1]
+    active = [_cross_features(x, clt, layer) for layer, x in zip(layers, read, strict=True)]
+    places = [(layer, p, i) for layer in layers for p in range(n) for i in np.flatnonzero(active[layer][p])]
+    written = np.zeros((len(places) + (clt.n_layers + 1) * n, clt.n_layers, n, stream.shape[1]))
+    for row, (layer, p, i) in enumerate(places):
+        written[row, layer:, p] = active[layer][p, i] * clt.layers[layer].W_dec.take(np.array([i]))[0]
+    for layer in layers:
+        missed = outs[layer] - cross_decoded(active, clt, layer, read[layer])
+        for p in range(n):
+            written[len(places) + layer * n + p, layer, p] = missed[p]
+    moving = np.zeros((len(written), n, stream.shape[1]))
+    for p in range(n):
+        moving[len(places) + clt.n_layers * n + p, p] = embedded[p]
+    found = np.zeros((len(places) + len(tokens), len(written)))
+    values = np.array([active[layer][p, i] for layer, p, i in places] + [0.0] * len(tokens))
+    for layer in layers:
+        moving = np.einsum("pdqe,sqe->spd", through[layer], moving)
+        seen = moving if clt.reads == "resid_mid" else moving * scales[layer]
+        for row, (at, p, i) in enumerate(places):
+            if at == layer:
+                found[row] = seen[:, p] @ clt.layers[layer].W_enc.take(np.array([i]))[0].astype(np.float64)
+        skip = clt.layers[layer].W_skip
+        moving = moving + written[:, layer] + (0 if skip is None else seen @ skip.astype(np.float64))
+    head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+    last = _scale(stream)[-1] * weights["model.norm.weight"]
+    for number, token in enumerate(tokens):
+        direction = last * (head[token] - head.mean(axis=0))
+        found[len(places) + number] = moving[:, -1] @ direction
+        values[len(places) + number] = direction @ stream[-1]
+    return found, values - found.sum(axis=1)
+
+
+def cross_decoded(
+    active: list[np.ndarray], clt: CrossLayerTranscoder, layer: int, read: np.ndarray
+) -> np.ndarray:
+    """What a layer's MLP puts out by the features of all layers up to it."""
+    found = clt.layers[layer].b_dec + np.zeros(1)
+    for source in range(layer + 1):
+        decoder = clt.layers[source].W_dec.take(np.arange(active[source].shape[-1])).astype(np.float64)
+        found = found + active[source] @ decoder[:, layer - source]
+    skip = clt.layers[layer].W_skip
+    return found if skip is None else found + read @ skip.astype(np.float64)
+
+
+def _cross_features(x: np.ndarray, clt: CrossLayerTranscoder, layer: int) -> np.ndarray:
+    one = clt.layers[layer]
+    before = x @ one.W_enc.take(np.arange(one.d_hidden)).T.astype(np.float64) + one.b_enc
+    return np.where(before > (0 if one.threshold is None else one.threshold), before, 0)
 
 
 def _scale(x: np.ndarray) -> np.ndarray:

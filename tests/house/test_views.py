@@ -16,8 +16,9 @@ MADE_ONCE = {"_repr_html_", "to_html"}
 PICTURES = {
     "attention.head_effect": "HeadEffect", "attention.head_scores": "HeadScores",
     "attention.patterns": "AttentionPatterns", "autointerp.scores": "Scores",
-    "circuits.graph": "AttributionGraph", "circuits.heads": "HeadLoadings", "circuits.qk": "QKAttribution",
-    "circuits.validation": "Validation",
+    "circuits.graph": "AttributionGraph", "circuits.heads": "HeadLoadings",
+    "circuits.intervention": "FeatureIntervention", "circuits.qk": "QKAttribution",
+    "circuits.validation": "Validation", "evaluation.cross_layer": "CrossLayerEvaluation",
     "geometry.absorption": "Absorption", "geometry.apart": "Apart", "geometry.children": "Splitting",
     "geometry.clusters": "Clusters", "geometry.enrichment": "Enrichment",
     "geometry.first_letter": "FirstLetter", "geometry.logit_classes": "LogitClasses",

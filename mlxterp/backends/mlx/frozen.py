@@ -48,7 +48,9 @@ class MLXFrozenPass:
         """See `FrozenPass`."""
         return len(self._constants.items)
 
-    def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
+    def read(
+        self, changes: Mapping[Key, np.ndarray], *, origin: bool = False, edits: Sequence[SiteEdit] = ()
+    ) -> Reading:
         """See `FrozenPass`."""
         rows = next((len(change) for change in changes.values()), 1)
         sources: dict[Key, mx.array] = {} if origin else dict(self._sources)
@@ -57,7 +59,7 @@ class MLXFrozenPass:
         for key, change in changes.items():
             added = mx.array(np.asarray(change, dtype=np.float32))
             sources[key] = sources[key] + added if key in sources else added
-        inputs, logits = self._run(sources, rows)
+        inputs, logits = self._run(sources, rows, edits=edits)
         mx.eval(list(inputs.values()), logits)
         return _reading(inputs, logits)
 
@@ -74,7 +76,7 @@ class MLXFrozenPass:
         zeros = [mx.zeros((len(targets), *self._sources[key].shape[1:])) for key in keys]
 
         def objective(sources: list[mx.array]) -> mx.array:
-            inputs, logits = self._run(dict(zip(keys, sources, strict=True)), len(targets), factors)
+            inputs, logits = self._run(dict(zip(keys, sources, strict=True)), len(targets), factors=factors)
             return _total(targets, inputs, logits)
 
         gradients = dict(zip(keys, mx.grad(objective)(zeros), strict=True))
@@ -92,13 +94,18 @@ class MLXFrozenPass:
     # -- one pass -----------------------------------------------------------------------------
 
     def _run(
-        self, sources: Mapping[Key, mx.array] | None, rows: int, factors: Mapping[int, mx.array] | None = None
+        self,
+        sources: Mapping[Key, mx.array] | None,
+        rows: int,
+        *,
+        factors: Mapping[int, mx.array] | None = None,
+        edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, mx.array], mx.array]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
         model, places = self._model, self._places
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
-        edits, sites = self._edits(sources, rows), unique_sites(places.inputs.values())
+        edits, sites = [*self._edits(sources, rows), *edits], unique_sites(places.inputs.values())
         tracer = FrozenTracer(
             model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None,
             factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},

@@ -74,7 +74,9 @@ class TorchFrozenPass:
         """See `FrozenPass`."""
         return len(self._constants.items)
 
-    def read(self, changes: Mapping[Key, np.ndarray], *, origin: bool = False) -> Reading:
+    def read(
+        self, changes: Mapping[Key, np.ndarray], *, origin: bool = False, edits: Sequence[SiteEdit] = ()
+    ) -> Reading:
         """See `FrozenPass`."""
         rows = next((len(change) for change in changes.values()), 1)
         sources = {} if origin else dict(self._sources)
@@ -83,7 +85,7 @@ class TorchFrozenPass:
         for key, change in changes.items():
             added = self._put(change)
             sources[key] = sources[key] + added if key in sources else added
-        return _reading(*self._run(sources, rows))
+        return _reading(*self._run(sources, rows, edits=edits))
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
@@ -146,14 +148,16 @@ class TorchFrozenPass:
         rows: int,
         gradients: bool = False,
         factors: Mapping[int, torch.Tensor] | None = None,
+        edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, torch.Tensor], torch.Tensor]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
         model, places, recording = self._model, self._places, sources is None
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
-        edits, sites = self._edits(sources, rows), unique_sites(places.inputs.values())
+        edits, sites = [*self._edits(sources, rows), *edits], unique_sites(places.inputs.values())
+        wanted = list(dict.fromkeys([*sites, *(read for edit in edits for read in edit.reads)]))
         tracer = FrozenTracer(
-            model.tree, model.layers, sites, edits, run, places, self._constants,
+            model.tree, model.layers, wanted, edits, run, places, self._constants,
             recording=recording, rows=rows, skipped=self._skipped,
             factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},
         )  # fmt: skip

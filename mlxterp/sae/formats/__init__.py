@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ...core.places import expanded, looks_like_path, near
 from ...errors import InputError, MlxterpError, SAEError, warn
 from . import (
     circuit_tracer,
+    cross_layer,
     dictionary_learning,
     gemma,
     openmoss,
@@ -30,6 +32,7 @@ from . import (
     temporal,
     upstream,
 )
+from .cross_layer import CrossLayerParts
 from .parts import Parts
 from .passed_over import passed_over
 from .source import Files
@@ -125,19 +128,8 @@ def read(
     if scale is not None:
         scale = checks.finite(scale, "norm_scaling_factor", above=0.0, error=SAEError)
     name, files = _found(path, format, k, scale, mapped)
-    files.forget()
-    try:
-        with np.errstate(all="ignore"):  # numbers that are not finite are refused by name, by SAE
-            parts = {**_TABLE, **_OTHER_READINGS}[name].read(files)
-    except SAEError as error:
-        raise SAEError(f"{path} (read as {name}): {error}") from error
-    except MlxterpError:
-        raise
-    except _UNFORESEEN as error:  # settings of strangers fail in more ways than can be foreseen
-        raise SAEError(
-            f"{path} (read as {name}) holds what cannot be: {type(error).__name__}: {error}."
-        ) from error
-    _check_unused(path, name, files, parts)
+    parts = _read_by({**_TABLE, **_OTHER_READINGS}[name].read, path, name, files)
+    _check_unused(path, name, files, f"a {parts.activation.name} SAE")
     if k is not None and getattr(parts.activation, "k", None) != k:
         warn(
             f"k={k} was not used: what is active in this {parts.activation.name} SAE does not depend on a k."
@@ -146,14 +138,61 @@ def read(
     return parts
 
 
-def _check_unused(path: Path, format: str, files: Files, parts: Parts) -> None:
+def read_cross_layer(path: str | os.PathLike) -> CrossLayerParts:
+    """The whole cross-layer transcoder in a folder, its large arrays left in the files.
+
+    Raises:
+        SAEError: There is none, a layer is missing, or files are damaged.
+    """
+    path = _checked_path(path)
+    files = Files(path, mapped=True)
+    if not path.is_dir() or not cross_layer.layers_of(files.names, 1):
+        raise SAEError(
+            f"{path} is no folder of a cross-layer transcoder (W_enc_<L>.safetensors with W_dec_<L>, or"
+            f" params_layer_<L>.safetensors); it holds: {', '.join(sorted(files.names)[:8]) or 'no files'}."
+        )
+    name = "circuit_tracer_clt" if "W_enc_0.safetensors" in files.names else "gemma_scope_2"
+    parts = _read_by(cross_layer.read_layers, path, name, files)
+    _check_unused(path, name, files, "a cross-layer transcoder")
+    return replace(parts, metadata={**parts.metadata, "format": name, "source": os.fspath(path)})
+
+
+def is_cross_layer(path: str | os.PathLike) -> bool:
+    """Whether a folder holds a cross-layer transcoder of several layers."""
+    try:
+        found = expanded(path)
+        return found.is_dir() and bool(cross_layer.layers_of(Files(found).names))
+    except (OSError, ValueError):
+        return False
+
+
+_T = TypeVar("_T")
+
+
+def _read_by(reader: Callable[[Files], _T], path: Path, name: str, files: Files) -> _T:
+    """What a reader gives; its errors name the path."""
+    files.forget()
+    try:
+        with np.errstate(all="ignore"):  # numbers that are not finite are refused by name, by SAE
+            return reader(files)
+    except SAEError as error:
+        raise SAEError(f"{path} (read as {name}): {error}") from error
+    except MlxterpError:
+        raise
+    except _UNFORESEEN as error:  # settings of strangers fail in more ways than can be foreseen
+        raise SAEError(
+            f"{path} (read as {name}) holds what cannot be: {type(error).__name__}: {error}."
+        ) from error
+
+
+def _check_unused(path: Path, format: str, files: Files, kind: str) -> None:
     """Refuses arrays that were not used, and names settings that were not; those that cannot matter excepted."""
     unused = files.unused()
     arrays = [f"{name} in {file}" for file, name in unused.arrays if not passed_over(format, name)]
     if arrays:
         raise SAEError(
-            f"{path} (read as {format}) holds {', '.join(arrays[:8])}{', …' * (len(arrays) > 8)}, which a"
-            f" {parts.activation.name} SAE of its settings does not have. Settings and weights do not belong together,"
+            f"{path} (read as {format}) holds {', '.join(arrays[:8])}{', …' * (len(arrays) > 8)}, which"
+            f" {kind} of its settings does not have. Settings and weights do not belong together,"
             " or the SAE is of a kind that mlxterp does not know; its numbers would be wrong."
         )
     settings: dict[str, list[str]] = {}
@@ -250,7 +289,10 @@ class _Walk:
         if files is not None and name is not None:
             yield name, files
         elif depth and path.is_dir():
-            weights = sorted(n for n in (files.names if files is not None else ()) if n.endswith(_ENDINGS))
+            names = files.names if files is not None else frozenset[str]()
+            weights = sorted(
+                n for n in names if n.endswith(_ENDINGS) and not circuit_tracer.is_decoder(n, names)
+            )
             for file in weights if self.each_file else ():
                 yield from self.saes(path / file, 0)
             for folder in self._folders(path):
@@ -287,6 +329,12 @@ def _format_of(files: Files, format: str | None) -> str | None:
 
 def _no_format(path: Path, files: Files, format: str | None) -> str:
     held = ", ".join(sorted(files.names)[:8]) or "no files"
+    if layers := cross_layer.layers_of(files.names):
+        return (
+            f"{path} holds a cross-layer transcoder of {len(layers)} layers, which is more than an SAE:"
+            " mlxterp.CrossLayerTranscoder.load(path) opens all of it. The path of one layer's file opens that layer's"
+            " features."
+        )
     if format is not None:
         entry = {**_TABLE, **_OTHER_READINGS}[format]
         return f"{path} does not look like {format} ({entry.looks_like}); it holds: {held}."

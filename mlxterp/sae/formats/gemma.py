@@ -14,6 +14,7 @@ import numpy as np
 from ...anatomy.names import hook_component
 from ...variants import InputForm, JumpReLU
 from ...weights import SAEWeights
+from .circuit_tracer import summed_note
 from .parts import Parts
 from .settings import Settings, check_dtype, one_of, setting
 from .source import Files
@@ -90,9 +91,7 @@ def read_safetensors(files: Files) -> Parts:
     """The SAE that the files hold."""
     name = _params(files) or "params.safetensors"
     config = files.config(_CONFIG) if _CONFIG in files.names else Settings({})
-    one_of(config, "architecture", ("jump_relu",), None, _CONFIG)
-    one_of(config, "type", _TYPES, None, _CONFIG)
-    check_dtype(config, _CONFIG)
+    check_config(config)
     arrays = files.arrays(name)
     cross_layer = len(arrays.shape("w_dec") or ()) == 3
     shapes = {
@@ -106,11 +105,20 @@ def read_safetensors(files: Files) -> Parts:
     if setting(config, "affine_connection", bool, "affine_skip_connection" in arrays, _CONFIG):
         extra |= {"W_skip": arrays.take({"affine_skip_connection": "d out"})["affine_skip_connection"]}
     W_dec = a["w_dec"].sum(axis=1) if cross_layer else a["w_dec"]
+    note = summed_note(a["w_dec"].shape[1]) if cross_layer else {}
     weights = SAEWeights(a["w_enc"], a["b_enc"], W_dec, a["b_dec"], subtract_b_dec=False, extra=extra)
-    return Parts(weights, JumpReLU(), _metadata(config, files, name, cross_layer))
+    return Parts(weights, JumpReLU(), metadata_of(config, files, name) | note)
 
 
-def _metadata(config: Settings, files: Files, name: str, cross_layer: bool) -> dict[str, Any]:
+def check_config(config: Settings) -> None:
+    """Raises SAEError where the settings are of another kind."""
+    one_of(config, "architecture", ("jump_relu",), None, _CONFIG)
+    one_of(config, "type", _TYPES, None, _CONFIG)
+    check_dtype(config, _CONFIG)
+
+
+def metadata_of(config: Settings, files: Files, name: str) -> dict[str, Any]:
+    """What the settings and the path say of a layer's file."""
     layer = files.hint(r"layer_(\d+)", name)
     kind = files.hint(r"/(resid_post|mlp_out|attn_out|transcoder|clt)(?=[/_])", name)
     hook, out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
@@ -131,8 +139,4 @@ def _metadata(config: Settings, files: Files, name: str, cross_layer: bool) -> d
         "l0": config.get("l0"),
         "prepend_bos": True,
     }
-    if cross_layer:
-        found["note"] = (
-            "decoders of all layers are summed: features are exact, the reconstruction is their sum"
-        )
     return {name: value for name, value in found.items() if value is not None}

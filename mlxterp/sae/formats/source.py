@@ -260,6 +260,11 @@ class Arrays(Mapping[str, Any]):
         Raises:
             SAEError: One is missing, is no array of floating point numbers, or has another shape.
         """
+        self._check_shapes(shapes, sizes)
+        check_memory(4 * sum(math.prod(self._shape_of_numbers(name, "f")) for name in shapes), self.path)
+        return {name: self._numbers(name) for name in shapes}
+
+    def _check_shapes(self, shapes: dict[str, str], sizes: Mapping[str, int | None] | None) -> None:
         missing = [name for name in shapes if name not in self]
         if missing:
             held = ", ".join(sorted(map(str, self))) or "nothing"
@@ -278,8 +283,19 @@ class Arrays(Mapping[str, Any]):
                     f"{self.path}: {name} has shape {shape}, expected ({', '.join(map(str, expected))}),"
                     f" with d the width of activations and n the number of features{why}."
                 )
-        check_memory(4 * sum(math.prod(self._shape_of_numbers(name, "f")) for name in shapes), self.path)
-        return {name: self._numbers(name) for name in shapes}
+
+    def stored(self, name: str, shape: str, sizes: Mapping[str, int | None] | None = None) -> StoredArray:
+        """An array of floating point numbers that is not read yet; its dimensions are named as in `take`.
+
+        Raises:
+            SAEError: It is missing, is no such array, has another shape, or lies in a file that must be read whole.
+        """
+        self._check_shapes({name: shape}, sizes)
+        self._taken.add(name)
+        value = self._held[name]
+        if not isinstance(value, StoredArray):
+            raise SAEError(f"{self.path} is no safetensors file, so {name} cannot be read in parts.")
+        return value
 
     def take_any(self, *names: str) -> dict[str, np.ndarray]:
         """Arrays of floating point numbers of any shape, float32."""
