@@ -169,7 +169,7 @@ def train_tuned_lens(
         seed: Of the order of the texts.
 
     Raises:
-        InputError: No texts, a setting that cannot be, or `checkpoint` is of another training.
+        InputError: No text of two tokens, a setting that cannot be, or `checkpoint` is of another training.
         GradientError: The loss is not finite.
         ComponentError: The model has more than one residual stream.
 

@@ -132,6 +132,7 @@ def test_U4_an_interrupted_training_goes_on_to_the_same_numbers(backend, folder,
         ({"batch_tokens": 0}, "batch_tokens"),
         ({"callback": 5}, "callback is int"),
         ({"texts": []}, "empty"),
+        ({"texts": [[3], [4]]}, "None of the 2 texts has two tokens"),
         ({"texts": "one text"}, "list of texts"),
         ({"held_out": "text"}, "held_out is str"),
     ],
@@ -142,7 +143,8 @@ def test_bad_settings_say_what_to_do(folder, options, message):
 
 
 def test_few_texts_leave_none_to_measure_on(folder):
-    lens = trained(opened("llama", folder, "torch"), ROWS[:3], num_steps=2)
+    with pytest.warns(MlxterpWarning, match="A tuned lens of 60 tokens is not to be trusted"):
+        lens = trained(opened("llama", folder, "torch"), ROWS[:3], num_steps=2)
     assert lens.gain == {} and "not measured on held-out texts" in str(lens)
 
 
