@@ -166,7 +166,7 @@ class Clock:
         self.seconds = float(path.read_text()) if path.exists() else 0.0
         self._last = time.process_time()
 
-    def __call__(self, step: int, _loss: float) -> None:
+    def __call__(self, _step: int, _loss: float) -> None:
         now = time.process_time()
         self.seconds, self._last = self.seconds + now - self._last, now
         self._path.write_text(f"{self.seconds:.2f}")

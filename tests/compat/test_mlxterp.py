@@ -55,7 +55,10 @@ def test_a_session_written_for_the_existing_library_runs_with_its_imports_change
     assert Path("attention.html").stat().st_size > 10_000 and Path("sae.mlx").is_dir()
 
 
-CALLS = """
+CALLS = set(
+    re.findall(
+        r"\S+",
+        """
 encode decode encode_batch token_to_str to_str_tokens vocab_size tokenizer get_token_predictions logit_lens tuned_lens
 train_tuned_lens load_tuned_lens TunedLens activation_patching get_activations batch_get_activations ActivationCache
 collect_activations get_attention_patterns attention_heatmap attention_from_trace AttentionVisualizationConfig
@@ -66,7 +69,9 @@ find_attention_pattern is_compatible SAEConfig SAETrainer train_sae load_sae tra
 named_modules parameters trainable_parameters model.output.save trace.activations trace.get trace.get_activation
 trace.saved_values zero_out scale add_vector replace_with clamp noise InterventionComposer
 get_top_features_for_text get_top_texts_for_feature visualize_feature_activations
-""".split()
+""",
+    )
+)
 """Public names of the existing library, as its guides and tutorials call them."""
 
 
@@ -75,7 +80,9 @@ def test_the_page_for_those_who_come_from_there_lists_every_call():
     if not page.exists():
         pytest.skip("the package was installed without its documentation")
     text = page.read_text(encoding="utf-8")
-    assert [name for name in CALLS if not re.search(rf"(?<![A-Za-z_]){re.escape(name)}(?![A-Za-z_])", text)] == []
+    assert [
+        name for name in CALLS if not re.search(rf"(?<![A-Za-z_]){re.escape(name)}(?![A-Za-z_])", text)
+    ] == []
     assert all(f"<!-- U{row} -->" in text for row in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12))
 
 
@@ -173,7 +180,9 @@ def test_u5_a_patching_result_answers_by_layer_in_per_cent(demo):
     with pytest.raises(KeyError):
         result[1]
     old = theirs.InterpretableModel(FOLDER / "model")
-    assert old.activation_patching(clean, corrupted, layers=[0, 2], figsize=(12, 8), cmap="RdBu_r") == dict(result)
+    assert old.activation_patching(clean, corrupted, layers=[0, 2], figsize=(12, 8), cmap="RdBu_r") == dict(
+        result
+    )
     with pytest.raises(InputError, match="color"):
         old.activation_patching(clean, corrupted, color="red")
 

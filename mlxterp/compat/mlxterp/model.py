@@ -110,7 +110,9 @@ class InterpretableModel(OurModel):
         """{layer: per cent of the way back to the clean run}, an array of them by position or head."""
         ours = {name: value for name, value in options.items() if name not in _DRAWN}
         return dict(
-            super().activation_patching(clean_text, corrupted_text, component, layers, metric, plot=plot, **ours)
+            super().activation_patching(
+                clean_text, corrupted_text, component, layers, metric, plot=plot, **ours
+            )
         )
 
     def get_token_predictions(
