@@ -72,7 +72,7 @@ class InterpretableModel(OurModel):
     def tuned_lens(  # type: ignore[override]
         self,
         text: Any,
-        tuned_lens: Any,
+        tuned_lens: Any = None,
         top_k: int = 1,
         layers: Any = None,
         position: int | None = None,
