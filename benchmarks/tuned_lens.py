@@ -32,8 +32,8 @@ from mlxterp.lens import LensComparison, lens_comparison
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 THREE_M = "tinystories_instruct_3m_gpt2"
-CONTEXT = 128
-"""Tokens of a held-out text."""
+HELD_OUT = 20
+"""Texts that are read (8 by smollm2)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,11 @@ class Case:
     training: list[str]
     held_out: list[str]
     steps: int
-    options: dict[str, Any]
+    context: int = 128
+    """Tokens of a text, at most."""
+    batch_tokens: int = 256
+    upper_half: bool = False
+    """Whether only the upper half of the layers is read (all are trained)."""
 
 
 def main() -> None:
@@ -68,7 +72,8 @@ def main() -> None:
     notes = [
         "KL(final ‖ lens) in nats on held-out texts; 'tuned - logit' with its 95 % interval, by resampling texts",
         "one layer off: the lens's maps, each read one layer later; no stream: one distribution for all tokens",
-        f"texts of at most {CONTEXT} tokens, without the first; {args.backend}, one thread",
+        "texts of at most 128 tokens, without the first (smollm2: 64 tokens, and the upper half of the layers)",
+        f"{args.backend}, one thread",
     ]
     report("tuned_lens", rows, notes)
 
@@ -77,16 +82,16 @@ def given(name: str, args: argparse.Namespace) -> Case:
     if name == "demo":
         model, _, stories = mlxterp.load_demo(args.backend)
         half = len(stories) // 2
-        return Case(model, stories[:half], stories[half : half + 40], 250, {})
+        return Case(model, stories[:half], stories[half : half + HELD_OUT], 250)
     if name == "3m":
         model = InterpretableModel(SHARED / "data" / "models" / THREE_M, backend=args.backend)
         stories = pieces(SHARED / "data" / "text" / "tinystories.txt", "<|endoftext|>")
-        return Case(model, stories[:400], stories[-40:], 250, {})
+        return Case(model, stories[:400], stories[-HELD_OUT:], 250)
     if name != "smollm2" or args.smollm2 is None:
         sys.exit(f"There is no {name!r}: name demo, 3m, or smollm2 with --smollm2 FOLDER.")
     model = InterpretableModel(args.smollm2, backend=args.backend)
     texts = pieces(SHARED / "data" / "text" / "wikitext2_valid.txt", "\n")
-    return Case(model, texts[:200], texts[-20:], 60, {"batch_tokens": 128})
+    return Case(model, texts[:100], texts[-8:], 50, context=64, batch_tokens=64, upper_half=True)
 
 
 def pieces(path: Path, ending: str) -> list[str]:
@@ -97,12 +102,14 @@ def pieces(path: Path, ending: str) -> list[str]:
 def measured(name: str, case: Case, work: Path) -> dict[str, Any]:
     clock = Clock(work / f"{name}.seconds")
     lens = case.model.train_tuned_lens(
-        case.training, case.steps, held_out=case.held_out[:1], checkpoint=work / f"{name}.safetensors",
-        max_seq_len=CONTEXT, callback=clock, **case.options,
+        case.training, case.steps, held_out=[case.held_out[0][:100]], checkpoint=work / f"{name}.safetensors",
+        max_seq_len=case.context, batch_tokens=case.batch_tokens, callback=clock,
     )  # fmt: skip
+    layers = range(case.model.n_layers // 2 if case.upper_half else 0, case.model.n_layers - 1)
     found = lens_comparison(
-        case.model, case.held_out, {"tuned": lens, "one layer off": one_off(lens)}, context_length=CONTEXT
-    )
+        case.model, case.held_out, {"tuned": lens, "one layer off": one_off(lens)}, layers=layers,
+        context_length=case.context,
+    )  # fmt: skip
     sys.stdout.write(f"{found}\n")
     difference = found.interval("tuned", "kl", base="logit")
     rows: dict[str, Any] = {
@@ -112,10 +119,10 @@ def measured(name: str, case: Case, work: Path) -> dict[str, Any]:
         f"{name}: read on": f"{int(found.tokens.sum())} tokens of {len(found.tokens)} held-out texts",
         f"{name}: KL, no stream": rounded(without_stream(case)),
         f"{name}: layers below the logit lens with their whole interval": (
-            f"{int((difference[:-1, 1] < 0).sum())} of {len(found.layers) - 1}"
+            f"{int((difference[:, 1] < 0).sum())} of {len(found.layers)}"
         ),
     }
-    return rows | {f"{name}: after layer {n}": row_of(found, i) for i, n in enumerate(found.layers[:-1])}
+    return rows | {f"{name}: after layer {n}": row_of(found, i) for i, n in enumerate(found.layers)}
 
 
 def row_of(found: LensComparison, i: int) -> dict[str, Any]:
@@ -140,20 +147,22 @@ def one_off(lens: TunedLens) -> TunedLens:
 def without_stream(case: Case) -> float:
     """KL of the final distributions to one for all tokens: the best that a map which reads nothing could reach."""
     mean, count = 0.0, 0
-    for text in case.training[:40]:
-        probabilities = final(case.model, text)
+    for text in case.training[:HELD_OUT]:
+        probabilities = final(case, text)
         mean, count = mean + probabilities.sum(axis=0), count + len(probabilities)
     log_mean, total, tokens = np.log(np.maximum(mean / count, 1e-12)), 0.0, 0
     for text in case.held_out:
-        probabilities = final(case.model, text)
+        probabilities = final(case, text)
         total += float((probabilities * (np.log(np.maximum(probabilities, 1e-30)) - log_mean)).sum())
         tokens += len(probabilities)
     return total / tokens
 
 
-def final(model: InterpretableModel, text: str) -> np.ndarray:
+def final(case: Case, text: str) -> np.ndarray:
     """float64, (tokens, vocabulary): next-token probabilities after each token but the first."""
-    logits = model.language_model.backend.get(model(model.tokenize(text)[:CONTEXT])).astype(np.float64)[0, 1:]
+    model = case.model
+    logits = model(model.tokenize(text)[: case.context])
+    logits = model.language_model.backend.get(logits).astype(np.float64)[0, 1:]
     likely = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return likely / likely.sum(axis=-1, keepdims=True)
 
