@@ -33,7 +33,7 @@ from mlxterp.lens import LensComparison, lens_comparison
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 THREE_M = "tinystories_instruct_3m_gpt2"
 HELD_OUT = 20
-"""Texts that are read (8 by smollm2)."""
+"""Texts that are read; fewer by larger models."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ def given(name: str, args: argparse.Namespace) -> Case:
     if name == "3m":
         model = InterpretableModel(SHARED / "data" / "models" / THREE_M, backend=args.backend)
         stories = pieces(SHARED / "data" / "text" / "tinystories.txt", "<|endoftext|>")
-        return Case(model, stories[:400], stories[-HELD_OUT:], 250)
+        return Case(model, stories[:400], stories[-12:], 200, batch_tokens=128)
     if name != "smollm2" or args.smollm2 is None:
         sys.exit(f"There is no {name!r}: name demo, 3m, or smollm2 with --smollm2 FOLDER.")
     model = InterpretableModel(args.smollm2, backend=args.backend)
     texts = pieces(SHARED / "data" / "text" / "wikitext2_valid.txt", "\n")
-    return Case(model, texts[:100], texts[-8:], 50, context=64, batch_tokens=64, upper_half=True)
+    return Case(model, texts[:100], texts[-5:], 30, context=64, batch_tokens=64, upper_half=True)
 
 
 def pieces(path: Path, ending: str) -> list[str]:

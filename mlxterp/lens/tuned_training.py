@@ -40,7 +40,7 @@ from .tuned_lens import TunedLens
 _CELLS = 1 << 22
 """Logits held at once."""
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 50
-_SAVE_EVERY = 25
+_SAVE_EVERY = 10
 Callback = Callable[[int, float], Any]
 
 

@@ -111,7 +111,7 @@ def test_U4_an_interrupted_training_goes_on_to_the_same_numbers(backend, folder,
         trained(model, num_steps=30, checkpoint=path, callback=stops)
     steps: list[int] = []
     again = trained(model, num_steps=30, checkpoint=path, callback=lambda step, _loss: steps.append(step))
-    assert steps == [26, 27, 28, 29, 30]
+    assert steps == list(range(21, 31))
     assert np.array_equal(again.weights, whole.weights) and np.array_equal(again.biases, whole.biases)
     with pytest.raises(InputError, match="another training"):
         trained(model, num_steps=30, checkpoint=path, learning_rate=0.2)
