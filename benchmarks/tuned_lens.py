@@ -72,7 +72,7 @@ def main() -> None:
     notes = [
         "KL(final ‖ lens) in nats on held-out texts; 'tuned - logit' with its 95 % interval, by resampling texts",
         "one layer off: the lens's maps, each read one layer later; no stream: one distribution for all tokens",
-        "texts of at most 128 tokens, without the first (smollm2: 64 tokens, and the upper half of the layers)",
+        "texts of at most 128 tokens, without the first (smollm2: 48 tokens, and the upper half of the layers)",
         f"{args.backend}, one thread",
     ]
     report("tuned_lens", rows, notes)
@@ -91,7 +91,7 @@ def given(name: str, args: argparse.Namespace) -> Case:
         sys.exit(f"There is no {name!r}: name demo, 3m, or smollm2 with --smollm2 FOLDER.")
     model = InterpretableModel(args.smollm2, backend=args.backend)
     texts = pieces(SHARED / "data" / "text" / "wikitext2_valid.txt", "\n")
-    return Case(model, texts[:100], texts[-5:], 30, context=64, batch_tokens=64, upper_half=True)
+    return Case(model, texts[:100], texts[-5:], 24, context=48, batch_tokens=64, upper_half=True)
 
 
 def pieces(path: Path, ending: str) -> list[str]:
