@@ -91,7 +91,7 @@ def given(name: str, args: argparse.Namespace) -> Case:
         sys.exit(f"There is no {name!r}: name demo, 3m, or smollm2 with --smollm2 FOLDER.")
     model = InterpretableModel(args.smollm2, backend=args.backend)
     texts = pieces(SHARED / "data" / "text" / "wikitext2_valid.txt", "\n")
-    return Case(model, texts[:100], texts[-5:], 24, context=48, batch_tokens=64, upper_half=True)
+    return Case(model, texts[:100], texts[-5:], 24, context=48, batch_tokens=32, upper_half=True)
 
 
 def pieces(path: Path, ending: str) -> list[str]:
