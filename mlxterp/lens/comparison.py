@@ -143,6 +143,7 @@ class LensComparison(LinesView):
             if what == "agreement":
                 panel.plot(self.layers, self.chance.max(axis=0), linestyle=":", color="grey", label="chance")
             panel.set(xlabel="after layer", ylabel=label)
+            panel.xaxis.get_major_locator().set_params(integer=True)
         panels[0].legend(fontsize=8)
         return finished(figure, path, show)
 
