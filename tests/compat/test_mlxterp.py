@@ -162,11 +162,12 @@ def test_u4_a_tuned_lens_answers_as_theirs_and_takes_the_options_of_their_pictur
     found = old.tuned_lens(text, lens, layers=[1, 3], max_display_tokens=15, figsize=(16, 10), cmap="viridis")
     assert list(found) == [1, 3] and found == old.logit_lens(text, layers=[1, 3], font_family=None)
     assert all(len(place) == 1 for place in found[3])  # top_k is 1 there
-    for options, said in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"color": "red"}, "tuned_lens takes no color="),
         ({"skip_norm": True}, "trained with the final norm"),
         ({"final_norm": lens}, "final_norm= is found"),
-    ):
+    ]
+    for options, said in refused:
         with pytest.raises(InputError, match=said):
             old.tuned_lens(text, lens, **options)
 
