@@ -145,7 +145,7 @@ def one_off(lens: TunedLens) -> TunedLens:
 
 
 def without_stream(case: Case) -> float:
-    """KL of the final distributions to one for all tokens: the best that a map which reads nothing could reach."""
+    """KL of the final distributions to one for all tokens, their mean on training texts."""
     mean, count = 0.0, 0
     for text in case.training[:HELD_OUT]:
         probabilities = final(case, text)

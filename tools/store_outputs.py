@@ -3,8 +3,9 @@
     python tools/store_outputs.py examples/05_understanding_latents.ipynb
     EXAMPLE_MODEL=FOLDER python tools/store_outputs.py examples/10_induction_heads.ipynb
 
-10 is stored of SmolLM2-135M-Instruct (FOLDER, or its name in the hub), all others of the embedded model. A notebook runs in a folder of its own. What goes to stderr is left out: bars, and what the environment lacks. Cells keep
-their ids, and no times are stored. A cell that raises ends the run, and the file stays as it was.
+10 is stored of SmolLM2-135M-Instruct (FOLDER, or its name in the hub), all others of the embedded model. A notebook
+runs in a folder of its own. What goes to stderr is left out: bars, and what the environment lacks. Cells keep their
+ids, and no times are stored. A cell that raises ends the run, and the file stays as it was.
 """
 
 from __future__ import annotations
