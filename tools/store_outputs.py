@@ -1,8 +1,10 @@
 """Runs a notebook from the first cell to the last and stores what its cells show.
 
     python tools/store_outputs.py examples/05_understanding_latents.ipynb
+    EXAMPLE_MODEL=FOLDER python tools/store_outputs.py examples/10_induction_heads.ipynb
 
-It runs in a folder of its own. What goes to stderr is left out: bars, and what the environment lacks. Cells keep their
+10 is stored of SmolLM2-135M-Instruct (FOLDER, or its name in the hub), all others of the embedded model. A notebook
+runs in a folder of its own. What goes to stderr is left out: bars, and what the environment lacks. Cells keep their
 ids, and no times are stored. A cell that raises ends the run, and the file stays as it was.
 """
 
@@ -31,7 +33,7 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(
-            notebook, timeout=300, kernel_name="python3", record_timing=False,
+            notebook, timeout=900, kernel_name="python3", record_timing=False,
             resources={"metadata": {"path": folder}},
         )  # fmt: skip
         client.execute(env={**os.environ, "PYTHONPATH": paths})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, overload
 
 from ..backends.base import LanguageModel
@@ -29,6 +29,11 @@ class Session(ABC):
 
         Detectors and text tracking see nothing: they need the texts of a call.
         """
+
+    @property
+    def lenses(self) -> Mapping[str, Any]:
+        """Lenses of this model that were last fitted or loaded, by name; a session that holds none gives none."""
+        return {}
 
     @abstractmethod
     def refresh(self) -> None:

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy.session import Model
+from ..anatomy.session import Model, session_of
 from ..core import checks
 from ..core.integers import as_integer
 from ..core.options import checks_options, names_options
 from ..errors import InputError
+from ..hooks.session import ModelSession
 from . import scores
 from .head_scores import HeadScore, head_scores
-from .random_tokens import DRAWS
+from .random_tokens import DRAWS, special_tokens
 from .reader import attention_patterns
 
 
@@ -97,7 +98,8 @@ def detect_head_types(
         n_random_tokens, draws, seed: Of the random tokens, as in `head_scores`.
 
     Raises:
-        ComponentError, InputError: As `attention_patterns` and `head_scores` say.
+        InputError: The text has special tokens only; and as `attention_patterns` and `head_scores` say.
+        ComponentError: As they say.
 
     Examples:
         >>> from mlxterp.attention import detect_head_types
@@ -170,7 +172,7 @@ def find_attention_pattern(
         layers: Layer numbers; None takes all that have attention.
 
     Raises:
-        InputError: The function gives something else than a number.
+        InputError: The function gives something else than a number, or the text has special tokens only.
         ComponentError: As `attention_patterns` says.
 
     Examples:
@@ -225,9 +227,16 @@ def _is_pair(given: Any) -> bool:
 
 def _patterns(model: Model, text: Any, layers: Any) -> Iterable[tuple[int, int, np.ndarray]]:
     """(layer, head, pattern) of one text."""
+    session = session_of(model, ModelSession)
+    batch = session.batch(text)
+    if len(batch.lengths) > 1:
+        raise InputError(f"Expected one text, got {len(batch.lengths)}. Ask for each of them.")
+    if set(batch.ids[0].tolist()) <= special_tokens(session.plain.model):
+        raise InputError(
+            "The text has special tokens only, on which heads of every type look alike. Give a text of words, or none:"
+            " then heads are measured on random tokens."
+        )
     found = attention_patterns(model, text, layers)
-    if len(found.tokens) > 1:
-        raise InputError(f"Expected one text, got {len(found.tokens)}. Ask for each of them.")
     for layer in found:
         for i, head in enumerate(found.heads[layer]):
             yield layer, head, found[layer][0, i]

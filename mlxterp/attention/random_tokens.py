@@ -80,17 +80,22 @@ class RepeatedTokens:
 
 def ordinary_tokens(model: LanguageModel) -> np.ndarray:
     """int64: ids of the tokenizer's tokens that are neither special nor added; without one all of the model's."""
-    tokenizer: Any = model.tokenizer
-    listed = getattr(tokenizer, "get_vocab", None)
+    listed = getattr(model.tokenizer, "get_vocab", None)
     ids = set(range(model.vocab_size)) if listed is None else {int(i) for i in listed().values()}
-    special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or ()}
-    added: Any = getattr(tokenizer, "get_added_vocab", dict)
-    special |= {int(i) for i in added().values()}
-    special |= {i for name in _ALONE if (i := as_integer(getattr(tokenizer, name, None))) is not None}
+    special = special_tokens(model)
     found = sorted(i for i in ids - special if 0 <= i < model.vocab_size)
     if len(found) < 2:
         raise InputError("This tokenizer has special tokens only, so no random ones can be drawn.")
     return np.array(found, dtype=np.int64)
+
+
+def special_tokens(model: LanguageModel) -> set[int]:
+    """Ids of the tokenizer's special and added tokens; none without a tokenizer."""
+    tokenizer: Any = model.tokenizer
+    special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or ()}
+    added: Any = getattr(tokenizer, "get_added_vocab", dict)
+    special |= {int(i) for i in added().values()}
+    return special | {i for name in _ALONE if (i := as_integer(getattr(tokenizer, name, None))) is not None}
 
 
 def beginning(model: LanguageModel) -> np.ndarray:

@@ -51,6 +51,8 @@ class ListedContexts:
             warn(f"tokens={limit} asked for, {tokens} are there: training on {tokens}.")
         self.tokens = tokens
         """Of all contexts."""
+        self.longest = max(map(len, rows))
+        """Tokens of the longest context."""
         self._all = Corpus.from_token_ids(rows)
         self._seed, self._block_tokens = seed, block_tokens
         self._known: dict[int, list[np.ndarray]] = {}

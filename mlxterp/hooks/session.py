@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
@@ -45,6 +45,12 @@ class ModelSession(Session):
     def plain(self) -> Anatomy:
         """See `Session`."""
         return self._plain
+
+    @property
+    def lenses(self) -> Mapping[str, Any]:
+        """See `Session`: "jacobian" and "tuned"."""
+        held = {"jacobian": self.jacobian_lens, "tuned": self.tuned_lens}
+        return {name: lens for name, lens in held.items() if lens is not None}
 
     @property
     def anatomy(self) -> Anatomy:

@@ -56,7 +56,7 @@ class LensComparison(LinesView):
 
     Examples:
         >>> from mlxterp.lens import lens_comparison
-        >>> found = lens_comparison(model, texts[:20])
+        >>> found = lens_comparison(model, texts[:20], {})
         >>> found.names, found.layers
         (('logit',), (0, 1, 2, 3))
         >>> float(found.agreement("logit")[-1])  # after the last layer it is the model's own prediction
@@ -143,6 +143,7 @@ class LensComparison(LinesView):
             if what == "agreement":
                 panel.plot(self.layers, self.chance.max(axis=0), linestyle=":", color="grey", label="chance")
             panel.set(xlabel="after layer", ylabel=label)
+            panel.xaxis.get_major_locator().set_params(integer=True)
         panels[0].legend(fontsize=8)
         return finished(figure, path, show)
 
@@ -188,7 +189,8 @@ def lens_comparison(
     Args:
         model: An `InterpretableModel`.
         texts: Texts that the lenses were not fitted to.
-        lenses: {name: lens}, beside the logit lens, which is always there; None takes none.
+        lenses: {name: lens}, beside the logit lens, which is always there; None takes those that the model holds, as
+            "jacobian" and "tuned", and {} none.
         layers: Layer numbers, negative ones from the end; None means all.
         skip: First positions that do not count.
         context_length: Tokens of each text that are run; what is longer is cut.
@@ -224,7 +226,7 @@ def _named(session: Any, lenses: Mapping[str, Lens] | None) -> dict[str, Lens | 
     if lenses is not None and not isinstance(lenses, Mapping):
         raise InputError(f"lenses is {{name: lens}}, got {type(lenses).__name__}.")
     found: dict[str, Lens | None] = {LOGIT: None}
-    for name, lens in (lenses or {}).items():
+    for name, lens in (session.lenses if lenses is None else lenses).items():
         if not isinstance(lens, Lens):
             raise InputError(
                 f"lenses[{name!r}] is {type(lens).__name__}; expected a lens that was fitted or loaded."

@@ -31,7 +31,7 @@ from ..core.tensor_files import check_safetensors
 from ..data.contexts import ListedContexts
 from ..data.corpus import Corpus
 from ..data.dataset import ListedTexts, texts_of
-from ..errors import GradientError, InputError, SAEError
+from ..errors import GradientError, InputError, SAEError, warn
 from ..tracing.passes import unembed
 from .comparison import lens_comparison
 from .fitted_lens import model_facts
@@ -40,7 +40,7 @@ from .tuned_lens import TunedLens
 _CELLS = 1 << 22
 """Logits held at once."""
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 50
-_SAVE_EVERY = 25
+_SAVE_EVERY = 10
 Callback = Callable[[int, float], Any]
 
 
@@ -81,6 +81,7 @@ def train_tuned_lens(
         raise InputError(f"callback is {type(callback).__name__}; expected a function (step, loss).")
     texts, kept = _split(session, dataset, held_out)
     contexts = _contexts(session, texts, settings, verbose)
+    _check_enough(contexts, len(texts), anatomy.model.d_model)
     facts = {
         **model_facts(session, len(anatomy.model.layers) - 1),
         "training": {
@@ -271,6 +272,23 @@ def _contexts(session: Session, texts: list[str], settings: TunedSettings, verbo
     return ListedContexts(
         ListedTexts(texts), encode, length, settings.batch_tokens, settings.seed, None, verbose
     )
+
+
+def _check_enough(contexts: ListedContexts, texts: int, d_model: int) -> None:
+    """Warns of tokens that are too few for a map of every layer.
+
+    Raises:
+        InputError: No text has two tokens.
+    """
+    if contexts.longest < 2:
+        raise InputError(
+            f"None of the {texts} texts has two tokens, so there is nothing to train on. Give more, and longer ones."
+        )
+    if contexts.tokens < d_model:
+        warn(
+            f"A tuned lens of {contexts.tokens} tokens is not to be trusted: each of its maps has {d_model} × {d_model}"
+            " numbers. Give more texts, or longer ones."
+        )
 
 
 def _blocks(contexts: ListedContexts, done: int, steps: int) -> Iterator[Corpus]:

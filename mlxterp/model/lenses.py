@@ -165,11 +165,11 @@ def train_tuned_lens(
         callback: Called with the number of the step that was done and its loss, a mean over layers.
         held_out: Texts to measure on; None keeps back the last tenth, at most 50.
         batch_tokens: Tokens of a step, about.
-        checkpoint: A .safetensors file that keeps what is done every 25 steps; the same call goes on with it.
+        checkpoint: A .safetensors file that keeps what is done every 10 steps; the same call goes on with it.
         seed: Of the order of the texts.
 
     Raises:
-        InputError: No texts, a setting that cannot be, or `checkpoint` is of another training.
+        InputError: No text of two tokens, a setting that cannot be, or `checkpoint` is of another training.
         GradientError: The loss is not finite.
         ComponentError: The model has more than one residual stream.
 

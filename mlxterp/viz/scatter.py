@@ -59,8 +59,15 @@ def scatter_figure(
     figure = new_figure(6.4, 5.2, show)
     axes = figure.subplots()
     axes.scatter(x, y, s=14, linewidths=0)
-    for i in _outer(x, y):
-        axes.annotate(names[i], (x[i], y[i]), xytext=(4, 2), textcoords="offset points", fontsize=8)
+    middle = (x.min() + x.max()) / 2
+    for number, i in enumerate(sorted(_outer(x, y), key=lambda i: x[i])):
+        if x[i] <= middle:  # beside its point, else above and to the left, so that it stays within the axes
+            axes.annotate(names[i], (x[i], y[i]), xytext=(4, 2), textcoords="offset points", fontsize=8)
+        else:
+            place = (4, 4 + 9 * (number % 2))
+            axes.annotate(
+                names[i], (x[i], y[i]), xytext=place, textcoords="offset points", fontsize=8, ha="right"
+            )
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
     return figure
 

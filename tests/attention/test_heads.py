@@ -245,6 +245,16 @@ def test_u9_special_tokens_only_is_said(circuit_folder, backend):
         head_scores(model)
 
 
+def test_u9_a_text_of_special_tokens_only_has_no_types_of_heads(circuit_folder, backend):
+    model = InterpretableModel(circuit_folder, tokenizer=Vocabulary(), backend=backend)
+    for text in ([0], [0, 1, 9]):
+        with pytest.raises(InputError, match="special tokens only"):
+            vis.detect_head_types(model, text)
+        with pytest.raises(InputError, match="special tokens only"):
+            vis.find_attention_pattern(model, text, lambda pattern: 1.0)
+    assert vis.detect_head_types(model, [0, 2])["unknown"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"draws": 19}, "draws is 19"), ({"n_repeats": 1}, "n_repeats"), ({"n_random_tokens": 1}, "n_random_tokens"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,37 @@ def test_a_session_written_for_the_existing_library_runs_with_its_imports_change
     assert found["types"] == ["previous_token"] and (1, 3) in found["head types"]
     assert found["compatible"] and found["transcoder"] and found["modules"] and found["features"] > 0
     assert Path("attention.html").stat().st_size > 10_000 and Path("sae.mlx").is_dir()
+
+
+CALLS = set(
+    re.findall(
+        r"\S+",
+        """
+encode decode encode_batch token_to_str to_str_tokens vocab_size tokenizer get_token_predictions logit_lens tuned_lens
+train_tuned_lens load_tuned_lens TunedLens activation_patching get_activations batch_get_activations ActivationCache
+collect_activations get_attention_patterns attention_heatmap attention_from_trace AttentionVisualizationConfig
+interactive_attention display_interactive_attention save_interactive_attention interactive_attention_from_trace
+InteractiveAttentionConfig induction_score previous_token_score first_token_score current_token_score copying_score
+AttentionPatternDetector analyze_head classify_head detect_head_types detect_induction_heads HeadScore
+find_attention_pattern is_compatible SAEConfig SAETrainer train_sae load_sae train_transcoder train_crosscoder
+named_modules parameters trainable_parameters model.output.save trace.activations trace.get trace.get_activation
+trace.saved_values zero_out scale add_vector replace_with clamp noise InterventionComposer
+get_top_features_for_text get_top_texts_for_feature visualize_feature_activations
+""",
+    )
+)
+"""Public names of the existing library, as its guides and tutorials call them."""
+
+
+def test_the_page_for_those_who_come_from_there_lists_every_call():
+    page = Path(mlxterp.__file__).parent.parent / "docs" / "from_mlxterp.md"
+    if not page.exists():
+        pytest.skip("the package was installed without its documentation")
+    text = page.read_text(encoding="utf-8")
+    assert [
+        name for name in CALLS if not re.search(rf"(?<![A-Za-z_]){re.escape(name)}(?![A-Za-z_])", text)
+    ] == []
+    assert all(f"<!-- U{row} -->" in text for row in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12))
 
 
 # -- U1: tokens -------------------------------------------------------------------------------------
@@ -124,6 +156,22 @@ def test_u4_a_tuned_lens_is_trained_kept_and_read_by_their_names(letter_model, t
     assert letter_model.tuned_lens(TEXTS[0], again, top_k=1)[0][-1][0][:3:2] == (token, piece)
 
 
+def test_u4_a_tuned_lens_answers_as_theirs_and_takes_the_options_of_their_pictures():
+    old = theirs.InterpretableModel(FOLDER / "model")
+    lens, text = theirs.TunedLens(old.n_layers, old.d_model), "Lily lost her red"
+    found = old.tuned_lens(text, lens, layers=[1, 3], max_display_tokens=15, figsize=(16, 10), cmap="viridis")
+    assert list(found) == [1, 3] and found == old.logit_lens(text, layers=[1, 3], font_family=None)
+    assert all(len(place) == 1 for place in found[3])  # top_k is 1 there
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"color": "red"}, "tuned_lens takes no color="),
+        ({"skip_norm": True}, "trained with the final norm"),
+        ({"final_norm": lens}, "final_norm= is found"),
+    ]
+    for options, said in refused:
+        with pytest.raises(InputError, match=said):
+            old.tuned_lens(text, lens, **options)
+
+
 def test_u5_a_patching_result_answers_by_layer_in_per_cent(demo):
     clean, corrupted = "Lily lost her ball because", "Tom lost his ball because"
     result = demo.model.activation_patching(clean, corrupted, "mlp", layers=[0, 2])
@@ -132,6 +180,12 @@ def test_u5_a_patching_result_answers_by_layer_in_per_cent(demo):
     assert np.array_equal(by_head[1], 100 * by_head.effects[0])
     with pytest.raises(KeyError):
         result[1]
+    old = theirs.InterpretableModel(FOLDER / "model")
+    assert old.activation_patching(clean, corrupted, layers=[0, 2], figsize=(12, 8), cmap="RdBu_r") == dict(
+        result
+    )
+    with pytest.raises(InputError, match="color"):
+        old.activation_patching(clean, corrupted, color="red")
 
 
 # -- U6: activations --------------------------------------------------------------------------------

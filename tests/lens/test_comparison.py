@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxterp import InputError, InterpretableModel, MlxterpWarning
+from mlxterp import InputError, InterpretableModel, MlxterpWarning, TunedLens
 from mlxterp.lens import JacobianLens, LensComparison, lens_comparison
 from tests.patching.asking import activations_of, opened
 from tests.viz.reading import assert_offline
@@ -114,10 +114,22 @@ def test_the_name_of_the_logit_lens_is_taken(folder):
     model = opened("llama", folder, "torch")
     with pytest.raises(InputError, match="give this one another name"):
         lens_comparison(model, TEXTS, {"logit": halved(model)})
-    found = lens_comparison(model, TEXTS)
+    found = lens_comparison(model, TEXTS, {})
     assert isinstance(found, LensComparison) and found.names == ("logit",)
     with pytest.raises(InputError, match="one of 'logit'"):
         found.kl("jacobian")
+
+
+def test_lenses_that_the_model_holds_are_compared_by_themselves(folder):
+    model = opened("llama", folder, "torch")
+    model.session.jacobian_lens = model.session.tuned_lens = None
+    assert lens_comparison(model, TEXTS).names == ("logit",)
+    model.load_tuned_lens(TunedLens(3, model.d_model))
+    model.load_jacobian_lens(halved(model).on(model))
+    found = lens_comparison(model, TEXTS)
+    assert found.names == ("logit", "jacobian", "tuned") and np.isnan(found.kl("jacobian")[0])
+    assert np.array_equal(found.kl("tuned"), found.kl("logit"))  # it is the identity
+    assert lens_comparison(model, TEXTS, {}).names == ("logit",)
 
 
 def test_on_a_trained_model_a_jacobian_lens_is_above_chance_and_noise(demo):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,14 @@ SHOWS = {
         "labels": "text/html", "map": "text/html", "autointerp": "text/html", "scope-law": "text/html",
         "scope-scales": "image/png", "scope-latent": "text/html", "study": "text/html", "study-tokens": "text/html",
     },
+    "06_logit_lens": {"one": "text/html", "many": "image/png"},
+    "07_tuned_lens": {"read": "text/html", "compare": "text/html", "picture": "image/png"},
+    "08_causal_tracing": {"trace": "text/html", "picture": "image/png"},
+    "09_steering_vectors": {},
+    "10_induction_heads": {
+        "score": "text/html", "scatter": "image/png", "pattern": "image/png", "effect": "text/html",
+    },
+    "11_sparse_autoencoders": {"quality": "image/png", "index": "text/html"},
     "12_from_prompt_to_claim": {
         "load": "text/html", "graph": "text/html", "where": "image/png", "heads": "text/html", "looked": "text/html",
         "holds": "text/html", "effects": "image/png", "others": "text/html",
@@ -40,8 +51,16 @@ EXPECTED = re.compile(
 """On stderr: what this environment lacks with the line of code that warned, bars, how good a trained SAE is,
 and directions with too few windows."""
 MOST_CODE_CELLS = 15
-WITH_OUTPUTS = {"05_understanding_latents": 21, "12_from_prompt_to_claim": 13}
+TUTORIALS = tuple(name for name in SHOWS if name[:2] in ("06", "07", "08", "09", "10", "11"))
+"""Short ones, of the same libraries: one kernel runs them, since most of the time of each would be its imports."""
+WITH_OUTPUTS = {
+    "05_understanding_latents": 21, "12_from_prompt_to_claim": 13, **dict.fromkeys(TUTORIALS, MOST_CODE_CELLS),
+}  # fmt: skip
 """Stored with what their cells show (`tools/store_outputs.py`), and how many code cells each may have."""
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != "EXAMPLE_MODEL"}, "PYTHONPATH": str(ROOT)
+}  # fmt: skip
+"""Without the larger model that some outputs were stored of."""
 MOST_BYTES = 1_500_000
 OF_A_MACHINE = re.compile(r"/(home|Users|work|tmp|root|opt|var)/")
 
@@ -61,16 +80,50 @@ def test_every_notebook_is_known_and_listed():
         assert (ROOT / "examples" / target).exists(), target
 
 
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[Callable[[], Any]]:
+    """Gives the kernel of the tutorials, which starts when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def started() -> Any:
+            import nbclient
+            import nbformat
+
+            client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=300, kernel_name="python3")
+            stack.enter_context(client.setup_kernel(env=ENVIRONMENT))
+            return client
+
+        yield started
+
+
+def executed_in(client: Any, notebook: Any, folder: Path) -> None:
+    """Runs a notebook in a kernel that others ran in: without their names, and in a folder of its own."""
+    import nbformat
+
+    start = nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os")
+    client.nb = nbformat.v4.new_notebook(cells=[start, *notebook.cells])
+    for number, cell in enumerate(client.nb.cells):
+        client.execute_cell(cell, number)  # raises where a cell does
+    notebook.cells = client.nb.cells[1:]
+
+
 @names
-def test_a_notebook_runs_and_shows_what_it_promises(path, tmp_path):
+def test_a_notebook_runs_and_shows_what_it_promises(path, tmp_path, kernels):
     nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat")
     nbclient = pytest.importorskip("nbclient", reason="notebooks are run by nbclient")
     pytest.importorskip("ipykernel", reason="notebooks need ipykernel")
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    )
-    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT)})  # raises where a cell does
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []  # what is stored
+    if path.stem in TUTORIALS:
+        executed_in(kernels(), notebook, tmp_path)
+    else:
+        client = nbclient.NotebookClient(
+            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        )
+        client.execute(env=ENVIRONMENT)  # raises where a cell does
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if output.output_type == "stream" and output.name == "stderr":

@@ -15,12 +15,12 @@ from .changes import change_of
 from .training import SAEConfig
 
 _DRAWN = ("max_display_tokens", "figsize", "cmap", "font_family")
-"""Options of their pictures; ours take the room they need."""
+"""Options of their pictures, which change nothing here: ours take the room they need."""
 
 
 class InterpretableModel(OurModel):
-    """See `mlxterp.InterpretableModel`. `logit_lens`, `activation_patching`, `get_token_predictions` and `train_sae`
-    have the existing library's arguments and results here."""
+    """See `mlxterp.InterpretableModel`. `logit_lens`, `tuned_lens`, `activation_patching`, `get_token_predictions` and
+    `train_sae` have the existing library's arguments and results here."""
 
     def trace(
         self,
@@ -57,13 +57,7 @@ class InterpretableModel(OurModel):
         Raises:
             InputError: Another norm, or an option that neither library has.
         """
-        unknown = [name for name in drawn if name not in _DRAWN]
-        if unknown or final_norm is not None:
-            raise InputError(
-                f"logit_lens takes no {unknown[0]}=."
-                if unknown
-                else "final_norm= is found in the model by itself here."
-            )
+        _check_drawn(drawn, "logit_lens", final_norm)
         lens = super().logit_lens(text, layers, top_k, position, plot)
         if not checks.flag(skip_norm, "skip_norm"):
             return dict(lens)
@@ -74,6 +68,34 @@ class InterpretableModel(OurModel):
             pairs = self.get_token_predictions(rows, top_k, return_scores=True)
             found[layer] = [[(i, score, self.token_to_str(i)) for i, score in own] for own in pairs]
         return found
+
+    def tuned_lens(  # type: ignore[override]
+        self,
+        text: Any,
+        tuned_lens: Any = None,
+        top_k: int = 1,
+        layers: Any = None,
+        position: int | None = None,
+        plot: bool = False,
+        *,
+        final_norm: Any = None,
+        skip_norm: bool = False,
+        **drawn: Any,
+    ) -> dict[int, list[list[tuple[int, float, str]]]]:
+        """What each layer would predict by a `TunedLens`: {layer: [[(token id, logit, text), … top_k], … positions]}.
+
+        Args:
+            final_norm: Only None: the model's own is found by itself.
+            skip_norm: Only False: the lens was trained with the norm behind it.
+            drawn: Options of their pictures, which change nothing here.
+
+        Raises:
+            InputError: Another norm or none, or an option that neither library has.
+        """
+        _check_drawn(drawn, "tuned_lens", final_norm)
+        if checks.flag(skip_norm, "skip_norm"):
+            raise InputError("skip_norm=True: a tuned lens is trained with the final norm behind it.")
+        return dict(super().tuned_lens(text, tuned_lens, top_k, layers, position, plot))
 
     def activation_patching(  # type: ignore[override]
         self,
@@ -86,9 +108,10 @@ class InterpretableModel(OurModel):
         **options: Any,
     ) -> dict[int, Any]:
         """{layer: per cent of the way back to the clean run}, an array of them by position or head."""
+        ours = {name: value for name, value in options.items() if name not in _DRAWN}
         return dict(
             super().activation_patching(
-                clean_text, corrupted_text, component, layers, metric, plot=plot, **options
+                clean_text, corrupted_text, component, layers, metric, plot=plot, **ours
             )
         )
 
@@ -122,6 +145,14 @@ class InterpretableModel(OurModel):
             config.warn_of_unused()
             config = config.to_train_config()
         return super().train_sae(layer, dataset, component, config, save_path, verbose, **options)
+
+
+def _check_drawn(drawn: Mapping[str, Any], call: str, final_norm: Any) -> None:
+    unknown = [name for name in drawn if name not in _DRAWN]
+    if unknown:
+        raise InputError(f"{call} takes no {unknown[0]}=.")
+    if final_norm is not None:
+        raise InputError("final_norm= is found in the model by itself here.")
 
 
 def _changed(given: Any) -> Any:
