@@ -114,6 +114,15 @@ class SelectiveJudge(Judge, Protocol):
 
 
 @runtime_checkable
+class PromptingJudge(Judge, Protocol):
+    """A judge that says what it asks, for who wants to see it."""
+
+    def prompts(self, questions: Sequence[Question]) -> list[str]:
+        """What a language model is asked for these questions, prompt by prompt."""
+        ...
+
+
+@runtime_checkable
 class Counting(Protocol):
     """Who counts what is read and written."""
 

@@ -27,7 +27,7 @@ from .feature_score import Detail, FeatureScore
 from .finished import Finished
 from .generation import TESTS, scores_by_tests
 from .judged import Judged
-from .judges import Judge, TokenListJudge, check_able
+from .judges import Judge, PromptingJudge, TokenListJudge, check_able
 from .kept_writer import KeptWriter
 from .plan import Plan, plan_of
 from .prompts import VERSION, rendered
@@ -224,9 +224,15 @@ class _Run:
             items += mine
             answers += self._asker.answers(f"{key}/{number}", mine, SCORERS[task].answers)
             which += [number] * len(mine)
-        if items:
-            self._shown.setdefault(task, rendered(items[0].questions[0]))
+            if mine and task not in self._shown:
+                self._shown[task] = self._rendered(mine)
         return Judged(task, items, answers, np.array(which, dtype=np.int64))
+
+    def _rendered(self, items: Sequence[Item]) -> str:
+        """The first that is asked of a draw."""
+        if isinstance(self._judge, PromptingJudge):
+            return self._judge.prompts([question for item in items for question in item.questions])[0]
+        return rendered(items[0].questions[0])
 
     def _items(
         self, task: str, text: str, feature: int, samples: Sequence[Sample], number: int

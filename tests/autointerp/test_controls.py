@@ -24,15 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*have no explanation")
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    model, sae, texts = mlxterp.load_demo()
-    stories = [text[:600] for text in texts[:40]]
-    return model.build_index(sae, stories, path=tmp_path_factory.mktemp("index") / "demo", verbose=False)
-
-
-@pytest.fixture(scope="module")
 def told(index):
-    return index.explain([int(f) for f in index.live[100:400:9]], plan=PLAN, verbose=False)
+    return index.explain([int(f) for f in index.live[100:400:12]], plan=PLAN, verbose=False)
 
 
 @pytest.fixture(scope="module")

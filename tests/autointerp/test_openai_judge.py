@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import mlxterp
 from mlxterp import InputError, MlxterpWarning
 from mlxterp.autointerp import LLMExplainer, OpenAIJudge, Plan, Question, openai_judge
 from mlxterp.errors import JudgeError
@@ -455,9 +454,7 @@ def test_the_real_server_writes_the_same_together_as_one_by_one(chat_server, tmp
     assert len(set(draws)) > 1
 
 
-def test_d21_a_real_server_explains_and_what_it_cannot_is_counted(chat_server):
-    model, sae, texts = mlxterp.load_demo()
-    index = model.build_index(sae, [text[:300] for text in texts[:20]], verbose=False)
+def test_d21_a_real_server_explains_and_what_it_cannot_is_counted(chat_server, index):
     features = [int(feature) for feature in index.summary.count.argsort()[::-1][60:62]]
     explainer = LLMExplainer(
         OpenAIJudge(chat_server, timeout=300, verbose=False), "delphi", examples=(), max_tokens=12

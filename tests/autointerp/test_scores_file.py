@@ -18,12 +18,6 @@ TASKS = ["detection", "intruder", "simulation", "neighbour_precision"]
 
 
 @pytest.fixture(scope="module")
-def index():
-    model, sae, texts = mlxterp.load_demo()
-    return model.build_index(sae, [text[:600] for text in texts[:30]], verbose=False)
-
-
-@pytest.fixture(scope="module")
 def told(index):
     features = [int(f) for f in index.live[100:300:25]]
     examples = autointerp.collect(index, features, PLAN, verbose=False)

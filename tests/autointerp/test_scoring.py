@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mlxterp
 from mlxterp import Explanation, InputError, autointerp
 from mlxterp.autointerp import Drawn, Sample, measures
 from mlxterp.autointerp.scorers import CHANCE, SCORERS, marked_tokens
@@ -66,12 +65,6 @@ class Failing(Oracle):
     def answer(self, question):
         self.seen += 1
         return super().answer(question) if self.seen % 3 == 0 else float("nan")
-
-
-@pytest.fixture(scope="module")
-def index():
-    model, sae, texts = mlxterp.load_demo()
-    return model.build_index(sae, [text[:700] for text in texts[:80]], verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +178,8 @@ def test_a_word_list_beats_the_lists_of_other_features(scored, examples, told):
     assert own.value > others.value + 0.05 and abs(others.value - 0.5) < 0.06
 
 
-def test_a_feature_without_windows_keeps_its_reason():
-    model, sae, texts = mlxterp.load_demo()
+def test_a_feature_without_windows_keeps_its_reason(demo):
+    model, sae, texts = demo
     index = model.build_index(sae, [text[:700] for text in texts[:3]], verbose=False)
     few = autointerp.collect(index, [int(index.live[0])], verbose=False)
     feature = next(iter(few))
