@@ -61,7 +61,7 @@ class MortalJudge(autointerp.TokenListJudge):
 def run(index: FeatureIndex, folder: Path, log: Path, steps: int) -> None:
     """The call, from its beginning or from where it was killed."""
     mortal = Mortal(log, steps)
-    features = [int(feature) for feature in index.live[10:400:80]]
+    features = [int(feature) for feature in index.live[10:400:130]]
     told = autointerp.explain(
         index, features, MortalExplainer(mortal), plan=PLAN, path=folder / "told", verbose=False
     )

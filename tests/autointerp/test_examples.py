@@ -38,7 +38,7 @@ def test_explaining_and_scoring_share_no_text(examples):
 def test_every_window_is_what_the_model_and_the_sae_say_of_it(backend, in_wing):
     wing = in_wing(backend)
     index, model, sae = wing.index, wing.model, wing.sae
-    chosen = [int(feature) for feature in index.summary.count.argsort()[::-1][60:63]]
+    chosen = [int(feature) for feature in index.summary.count.argsort()[::-1][60:62]]
     encoded: dict[str, Any] = {}
     checked = 0
     for feature, drawn in autointerp.collect(index, chosen, PLAN, verbose=False).items():
@@ -103,18 +103,20 @@ def test_one_seed_draws_the_same_and_another_something_else(index, features, exa
             for drawn in found.values()
         ]
 
-    again = autointerp.collect(index, features[::-1], PLAN, verbose=False)
-    assert {f: places({f: examples[f]}) for f in features} == {f: places({f: again[f]}) for f in features}
-    other = autointerp.collect(index, features, replace(PLAN, seed=1), verbose=False)
-    assert places(other) != places(examples)
+    some = features[:8]
+    again = autointerp.collect(index, some[::-1], PLAN, verbose=False)
+    assert {f: places({f: examples[f]}) for f in some} == {f: places({f: again[f]}) for f in some}
+    other = autointerp.collect(index, some, replace(PLAN, seed=1), verbose=False)
+    assert places(other) != places({f: examples[f] for f in some})
 
 
 def test_the_tenth_of_a_window_is_that_of_its_rank(index, features, examples):
     for feature in features[:8]:
         ranked = [text for text, _, _ in index.top_texts(feature, 10**6)]
         for sample in examples[feature].explaining:
-            rank = len(ranked) - 1 - max(i for i, text in enumerate(ranked) if text == sample.example.text)
-            assert sample.tenth is not None and abs(sample.tenth - rank * 10 // len(ranked)) <= 1
+            copies = [len(ranked) - 1 - i for i, text in enumerate(ranked) if text == sample.example.text]
+            assert sample.tenth is not None
+            assert any(abs(sample.tenth - rank * 10 // len(ranked)) <= 1 for rank in copies)
 
 
 def test_a_feature_with_too_few_windows_has_a_reason(index):

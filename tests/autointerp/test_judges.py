@@ -101,7 +101,7 @@ def local(request, in_wing):
     wing = in_wing(request.param)
     index, model = wing.index, wing.model
     features = [int(feature) for feature in index.summary.count.argsort()[::-1][60:63]]
-    examples = autointerp.collect(index, features, autointerp.Plan(least=1), verbose=False)
+    examples = autointerp.collect(index, features, autointerp.Plan(least=1, before=5, after=5), verbose=False)
     return model, examples
 
 

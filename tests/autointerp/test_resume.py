@@ -60,7 +60,7 @@ def test_a_finished_call_asks_nothing_and_more_scorers_ask_only_theirs(folder, t
 
     index = mlxterp.FeatureIndex.open(folder)
     plan = autointerp.Plan(negatives={"random": 5}, least=2)
-    told = index.explain([int(f) for f in index.live[10:200:60]], plan=plan, verbose=False)
+    told = index.explain(index.summary.count.argsort()[::-1][60:180:40], plan=plan, verbose=False)
     path = tmp_path / "answers.jsonl"
     first = index.score(told, Counting(), ["detection"], path=path, verbose=False)
     before = Counting.asked
@@ -176,12 +176,17 @@ def test_explanations_of_a_language_model_are_kept_some_at_a_time(index, demo, t
 @pytest.mark.filterwarnings("ignore:.*wrote no texts that count")
 def test_texts_that_were_written_are_kept_and_scores_of_them_saved(index, demo, tmp_path, monkeypatch):
     monkeypatch.setattr("mlxterp.autointerp.kept_writer._BATCH", 4)
-    told = index.explain(index.summary.count.argsort()[::-1][60:66], plan=SMALL, verbose=False)
+    told = index.explain(index.summary.count.argsort()[::-1][60:64], plan=SMALL, verbose=False)
     corpus = autointerp.CorpusWriter(demo.texts[60:])
 
     def score(writer, path):
         return index.score(
-            told, scorers=["detection", "generation", "sensitivity"], writer=writer, path=path, verbose=False
+            told,
+            scorers=["detection", "generation", "sensitivity"],
+            writer=writer,
+            path=path,
+            controls=False,
+            verbose=False,
         )
 
     def reply(prompt):

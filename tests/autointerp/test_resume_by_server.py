@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxterp import FeatureIndex, MlxterpWarning
+from mlxterp import FeatureIndex
 from mlxterp.autointerp import LLMExplainer, OpenAIJudge, Plan, explain, score
 
 from .test_openai_judge import Server, reply, serve  # noqa: F401

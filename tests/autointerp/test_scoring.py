@@ -334,10 +334,10 @@ def test_what_was_explained_is_scored_on_other_texts_by_itself(index):
     features = [int(feature) for feature in index.live[3:100:17]]
     told = index.explain(features, plan=plan, verbose=False)
     assert [one.provenance["plan"]["seed"] for one in told] == [5] * len(told)
-    found = index.score(told, verbose=False)
+    found = index.score(told, controls=False, verbose=False)
     assert found.seed == 5
     examples = autointerp.collect(index, features, plan, verbose=False)
-    again = index.score(told, examples=examples, verbose=False)
+    again = index.score(told, examples=examples, controls=False, verbose=False)
     assert [one.scores for one in found] == [one.scores for one in again]
     judged = index.explain(features, judge=autointerp.TokenListJudge(), plan=plan, verbose=False)
     assert [one.scores["detection"] for one in judged] == [one.scores["detection"] for one in found]
