@@ -64,7 +64,7 @@ class Question:
 
 
 class Judge(Protocol):
-    """Answers questions. Each answer depends on its own question alone."""
+    """Answers questions. Each answer depends on its own question alone, unless a judge's name says otherwise."""
 
     @property
     def name(self) -> str:

@@ -73,7 +73,8 @@ def score(
             What is written has a control of its own, the texts of other features, whatever is given here.
         path: A file that keeps every answer and text as it comes. The same call with it goes on after an interruption,
             and asks nothing again but what was under way.
-        batch_size: Questions that a judge is given at a time; no answer depends on it.
+        batch_size: Questions that a judge is given at a time. No answer depends on it, but those of a judge that is
+            asked of several windows in one prompt.
         verbose: Whether bars show how many are done.
 
     Returns:

@@ -206,9 +206,9 @@ def test_what_cannot_be_scored_is_named(scored, examples, told):
 
 def test_D19_the_table_and_the_page_show_every_figure(scored, examples, told):
     tasks = ["detection", "fuzzing", "intruder", "simulation"]
-    found = scored(told, examples, autointerp.TokenListJudge(), tasks)
+    found = scored(told[:3], examples, autointerp.TokenListJudge(), tasks)
     table = found.to_pandas()
-    assert len(table) == len(told) * len(tasks) and table["chance"].notna().all()
+    assert len(table) == 3 * len(tasks) and table["chance"].notna().all()
     assert str(told[0].feature_id) in found.fragment() and "chance" in found.fragment()
 
 
