@@ -50,7 +50,7 @@ def parsed_list(reply: Any, n: int) -> np.ndarray:
     lists = {tuple(one) for inner in _LIST.findall(said) if len(one := _answers(inner)) == n}
     if lists:
         return np.array([np.nan if x is None else x for x in lists.pop()]) if len(lists) == 1 else nothing
-    numbered = [hit.groups() for part in re.split(r"[\n,;]", said) if (hit := _NUMBERED.fullmatch(part))]
+    numbered = [(hit[1], hit[2]) for part in re.split(r"[\n,;]", said) if (hit := _NUMBERED.fullmatch(part))]
     if numbered:
         return _by_number(numbered, n)
     bare = _TOLD.sub("", said).strip(" \t\r\n.()*`")
