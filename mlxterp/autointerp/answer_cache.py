@@ -40,7 +40,8 @@ class AnswerCache:
             try:
                 said = json.loads(line)
                 key, reply = said["key"], said["reply"]
-                self._answers[key] = {"text": str(reply["text"]), "top": list(reply["top"]), **_counts(reply)}
+                lists = {name: list(reply[name]) for name in ("top", "answers") if name in reply}
+                self._answers[key] = {"top": [], **lists, "text": str(reply["text"]), **_counts(reply)}
             except (ValueError, KeyError, TypeError, RecursionError):
                 lost += 1
         if lost:

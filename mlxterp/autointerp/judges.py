@@ -64,7 +64,7 @@ class Question:
 
 
 class Judge(Protocol):
-    """Answers questions. Each answer depends on its own question alone."""
+    """Answers questions. Each answer depends on its own question alone, unless a judge's name says otherwise."""
 
     @property
     def name(self) -> str:
@@ -110,6 +110,15 @@ class SelectiveJudge(Judge, Protocol):
 
     def cannot(self, task: str) -> str:
         """Why it cannot do a task; "" where it can."""
+        ...
+
+
+@runtime_checkable
+class PromptingJudge(Judge, Protocol):
+    """A judge that says what it asks, for who wants to see it."""
+
+    def prompts(self, questions: Sequence[Question]) -> list[str]:
+        """What a language model is asked for these questions, prompt by prompt."""
         ...
 
 

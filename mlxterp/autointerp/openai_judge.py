@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from ..core import checks
 from ..core.progress import hidden
 from ..errors import BackendError, InputError, JudgeError, warn
 from .answer_cache import AnswerCache, digest
-from .answers import expected_digit, from_logprobs, parsed, without_thinking
+from .answers import without_thinking
 from .judges import STRONGEST, Question
-from .prompts import VERSION, asked, by_token
+from .prompts import VERSION, VERSION_TOGETHER, asked, asked_together, by_token, rendered
+from .question_groups import groups, key_of
+from .server_replies import json_of, read_digit, read_one, read_several, reply_of, seconds_of, sorted_tokens
 from .writers import Asked, messages_of, numbered
 
 _WAIT, _LONGEST = 0.5, 30.0
 """Seconds before the first repetition, doubled each time, and at most."""
-_SHORT, _LONG = 8, 1024
-"""Tokens of a reply; of one that thinks aloud."""
+_SHORT, _EACH, _LONG = 8, 6, 1024
+"""Tokens of a reply; more for each window of several; of one that thinks aloud."""
 _UNNAMED = "default_model"
 """What mlx_lm.server takes for the model that it was started with, whichever that is."""
 _TOP = 10
@@ -54,6 +56,11 @@ class OpenAIJudge:
         timeout: Seconds for one reply.
         retries: Repetitions of a question that failed.
         verbose: Whether a bar shows how many are answered.
+        windows_per_prompt: 1 asks of each window by itself. More asks of at most so many together in detection and
+            fuzzing, numbered, for a fraction of the tokens. An answer may then depend on the windows beside its own and
+            on where it stands; their order is drawn by `seed`, whatever order they are given in. A window whose answer
+            is not in the reply is NaN, and all of a prompt are where the reply has more or fewer.
+        seed: Of that order, in [0, 2**64).
 
     Raises:
         BackendError: httpx is not installed.
@@ -62,12 +69,13 @@ class OpenAIJudge:
     Examples:
         judge = autointerp.OpenAIJudge("http://127.0.0.1:8080/v1", cache="answers")
         index.score(explanations, judge=judge)
+        cheap = autointerp.OpenAIJudge("http://127.0.0.1:8080/v1", windows_per_prompt=10)
     """
 
     def __init__(
         self, base_url: str | None = None, model: str | None = None, api_key: str | None = None, *,
         concurrency: int = 8, cache: str | os.PathLike | None = None, timeout: float = 60.0, retries: int = 4,
-        verbose: bool = True,
+        verbose: bool = True, windows_per_prompt: int = 1, seed: int = 0,
     ):  # fmt: skip
         url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
@@ -78,6 +86,7 @@ class OpenAIJudge:
         self._timeout = checks.finite(timeout, "timeout", above=0.0)
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self._given, self._verbose = model, verbose
+        self._most, self._seed = checks.count(windows_per_prompt, "windows_per_prompt"), checks.seed(seed)
         self._known = AnswerCache(None if cache is None else Path(cache))
         self._client: Any = _client(self._key, self._timeout)
         self._able: dict[str, Any] | None = None
@@ -98,18 +107,35 @@ class OpenAIJudge:
 
     @property
     def name(self) -> str:
-        """With the version of the prompts' words."""
-        return f"{self.capabilities['model']} at {self.base_url}, prompts {VERSION}"
+        """With the version of the prompts' words, and how many windows a prompt has where these are several."""
+        several = f", {self._most} windows a prompt {VERSION_TOGETHER}, order {self._seed}" * (self._most > 1)
+        return f"{self.capabilities['model']} at {self.base_url}, prompts {VERSION}{several}"
+
+    def prompts(self, questions: Sequence[Question]) -> list[str]:
+        """What the server is asked for these questions, prompt by prompt; of a simulation, for the last token."""
+        return [_shown(group) for group in self._groups(questions)]
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
-        return self._told([asked(question) for question in questions], _read)
+        if self._most == 1:
+            return self._told([asked(question) for question in questions], read_one)
+        several = self._groups(questions)
+        found = self._told(
+            [_asked(group) for group in several], read_several, [len(group) for group in several]
+        )
+        answers = dict(zip((key_of(one) for group in several for one in group), found, strict=True))
+        return np.array([answers[key_of(question)] for question in questions])
+
+    def _groups(self, questions: Sequence[Question]) -> list[list[Question]]:
+        if self._most == 1:
+            return [[question] for question in questions]
+        return groups(questions, self._most, self._seed)
 
     def strengths(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """The expected digit on each token, as much larger as 10 is than 9: one question for each."""
         tokens = [by_token(question) for question in questions]
         if not tokens:
             return []
-        found = self._told([asked(one) for single in tokens for one in single], _read_digit)
+        found = self._told([asked(one) for single in tokens for one in single], read_digit)
         return np.split(found * (STRONGEST / 9), np.cumsum([len(single) for single in tokens])[:-1])
 
     def cannot(self, task: str) -> str:
@@ -118,15 +144,30 @@ class OpenAIJudge:
             return f"{self.base_url} gives no logprobs"
         return ""
 
-    def _told(self, prompts: Sequence[str], read: Callable[[dict[str, Any]], float]) -> np.ndarray:
-        """What is read of the replies to questions; NaN where there is none."""
+    def _told(
+        self,
+        prompts: Sequence[str],
+        read: Callable[[dict[str, Any], int], np.ndarray],
+        sizes: Sequence[int] = (),
+    ) -> np.ndarray:
+        """What is read of the replies to questions, of those to several one after the other; NaN where there is none.
+
+        Args:
+            sizes: Questions of each prompt; none for one each.
+        """
         if not prompts:
             return np.zeros(0)
-        able = self.capabilities
-        bodies = [self._body(prompt, able) for prompt in prompts]
+        able, many = self.capabilities, sizes or [1] * len(prompts)
+        bodies = [self._body(prompt, able, n) for prompt, n in zip(prompts, many, strict=True)]
         replies = self._replies(bodies, [self._digest_of(body) for body in bodies], "judge")
-        found = np.array([np.nan if reply is None else read(reply) for reply in replies])
-        self._tell_lost(int(np.isnan(found).sum()), len(found), "they are NaN")
+        found = np.concatenate(
+            [
+                np.full(n, np.nan) if one is None else read(one, n)
+                for one, n in zip(replies, many, strict=True)
+            ]
+        )
+        hint = "; ask of fewer at a time (windows_per_prompt=)" if max(many) > 1 else ""
+        self._tell_lost(int(np.isnan(found).sum()), len(found), f"they are NaN{hint}")
         return found
 
     def write(
@@ -189,10 +230,11 @@ class OpenAIJudge:
 
     # -- one question -------------------------------------------------------------------------
 
-    def _body(self, prompt: str, able: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, prompt: str, able: dict[str, Any], n: int = 1) -> dict[str, Any]:
+        short = _SHORT if n == 1 else 2 * _SHORT + _EACH * n
         body = {
             "model": able["model"], "messages": [{"role": "user", "content": prompt}], "temperature": 0,
-            "max_tokens": _LONG if able["thinks"] else _SHORT, **able["settings"],
+            "max_tokens": _LONG + short - _SHORT if able["thinks"] else short, **able["settings"],
         }  # fmt: skip
         return {**body, "logprobs": True, "top_logprobs": _TOP} if able["logprobs"] else body
 
@@ -221,7 +263,7 @@ class OpenAIJudge:
             with self._lock:
                 self.usage["asked"] += 1
                 self.usage["repeated"] += number > 0
-            if status == 200 and (reply := _reply(given)) is not None:
+            if status == 200 and (reply := reply_of(given)) is not None:
                 with self._lock:
                     for name in ("tokens_in", "tokens_out"):
                         self.usage[name] += reply.get(name, 0)
@@ -239,7 +281,7 @@ class OpenAIJudge:
         try:
             answer = self._client.post(f"{self.base_url}/chat/completions", json=body)
             wait = answer.headers.get("retry-after")
-            return answer.status_code, _json(answer), None if wait is None else _seconds(wait)
+            return answer.status_code, json_of(answer), None if wait is None else seconds_of(wait)
         except httpx.HTTPError as error:
             return 0, f"{type(error).__name__}: {error}", None
 
@@ -265,11 +307,11 @@ class OpenAIJudge:
             for logprobs in (True, False):
                 able = {"model": model, "logprobs": logprobs, "thinks": False, "settings": settings}
                 status, given, _ = self._post(self._body(prompt, able))
-                if status == 200 and (reply := _reply(given)) is not None:
+                if status == 200 and (reply := reply_of(given)) is not None:
                     has = bool(reply["top"])
                     empty = not without_thinking(reply["text"]) and not has
                     thinks = empty or "<think" in reply["text"]
-                    heard = [reply["text"], *(str(one.get("token")) for one in _tokens(reply["top"]))]
+                    heard = [reply["text"], *(str(one.get("token")) for one in sorted_tokens(reply["top"]))]
                     return {**able, "logprobs": has, "thinks": thinks, "said": digest({"said": heard})}
                 told = f"status {status}: {str(given)[:200]}"
                 if status in (0, 401, 403, 404):
@@ -292,7 +334,7 @@ class OpenAIJudge:
         import httpx
 
         try:
-            given = _json(self._client.get(f"{self.base_url}/models"))
+            given = json_of(self._client.get(f"{self.base_url}/models"))
             listed = [str(one["id"]) for one in given["data"]]
         except (httpx.HTTPError, KeyError, IndexError, TypeError):
             listed = []
@@ -308,63 +350,10 @@ def _client(key: str, timeout: float) -> Any:
     return httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=timeout)
 
 
-def _json(answer: Any) -> Any:
-    """What a server sent as JSON; its text where it is none."""
-    try:
-        return answer.json()
-    except ValueError:
-        return answer.text[:200]
+def _asked(group: Sequence[Question]) -> str:
+    """The prompt of one question, or of several."""
+    return asked(group[0]) if len(group) == 1 else asked_together(group)
 
 
-def _reply(given: Any) -> dict[str, Any] | None:
-    """Text, likeliest first tokens and counts of a reply; None where it has neither.
-
-    Where all tokens went into thinking, some servers say it apart and send no text: that is an empty text.
-    """
-    try:
-        choice = given["choices"][0]
-        message = choice["message"]
-        text = message.get("content")
-        thought = message.get("reasoning") or message.get("reasoning_content")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return None
-    try:
-        top = choice["logprobs"]["content"][0]["top_logprobs"]
-    except (KeyError, IndexError, TypeError):
-        top = []
-    if not isinstance(text, str) and not top and not isinstance(thought, str):
-        return None
-    text = text if isinstance(text, str) else ""
-    return {"text": text, "top": top if isinstance(top, list) else [], **_counts(given.get("usage"))}
-
-
-def _counts(used: Any) -> dict[str, int]:
-    """The tokens that a server counted."""
-    if not isinstance(used, dict):
-        return {}
-    pairs = (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens"))
-    return {mine: used[its] for mine, its in pairs if isinstance(used.get(its), int)}
-
-
-def _tokens(top: Iterable[Any]) -> list[dict[str, Any]]:
-    """The likeliest tokens, the likeliest first, whatever their order was."""
-    good = [one for one in top if isinstance(one, dict) and isinstance(one.get("logprob"), (int, float))]
-    return sorted(good, key=lambda one: -one["logprob"])
-
-
-def _read(reply: dict[str, Any]) -> float:
-    """By likelihoods of the first token, else by the words; its own choice is not looked at (some tell a wrong one)."""
-    likely = from_logprobs(reply["top"])
-    return parsed(reply["text"]) if np.isnan(likely) else likely
-
-
-def _read_digit(reply: dict[str, Any]) -> float:
-    """The digit expected by likelihoods of the first token."""
-    return expected_digit(reply["top"])
-
-
-def _seconds(given: str) -> float | None:
-    try:
-        return max(0.0, float(given))
-    except ValueError:
-        return None
+def _shown(group: Sequence[Question]) -> str:
+    return rendered(group[0]) if len(group) == 1 else asked_together(group)

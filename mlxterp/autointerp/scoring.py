@@ -27,7 +27,7 @@ from .feature_score import Detail, FeatureScore
 from .finished import Finished
 from .generation import TESTS, scores_by_tests
 from .judged import Judged
-from .judges import Judge, TokenListJudge, check_able
+from .judges import Judge, PromptingJudge, TokenListJudge, check_able
 from .kept_writer import KeptWriter
 from .plan import Plan, plan_of
 from .prompts import VERSION, rendered
@@ -73,7 +73,8 @@ def score(
             What is written has a control of its own, the texts of other features, whatever is given here.
         path: A file that keeps every answer and text as it comes. The same call with it goes on after an interruption,
             and asks nothing again but what was under way.
-        batch_size: Questions that a judge is given at a time; no answer depends on it.
+        batch_size: Questions that a judge is given at a time. No answer depends on it, but those of a judge that is
+            asked of several windows in one prompt.
         verbose: Whether bars show how many are done.
 
     Returns:
@@ -224,9 +225,15 @@ class _Run:
             items += mine
             answers += self._asker.answers(f"{key}/{number}", mine, SCORERS[task].answers)
             which += [number] * len(mine)
-        if items:
-            self._shown.setdefault(task, rendered(items[0].questions[0]))
+            if mine and task not in self._shown:
+                self._shown[task] = self._rendered(mine)
         return Judged(task, items, answers, np.array(which, dtype=np.int64))
+
+    def _rendered(self, items: Sequence[Item]) -> str:
+        """The first that is asked of a draw."""
+        if isinstance(self._judge, PromptingJudge):
+            return self._judge.prompts([question for item in items for question in item.questions])[0]
+        return rendered(items[0].questions[0])
 
     def _items(
         self, task: str, text: str, feature: int, samples: Sequence[Sample], number: int

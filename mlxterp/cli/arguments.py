@@ -271,6 +271,10 @@ def _score(p: Parser) -> None:
     p.add_argument("--judge-model", metavar="NAME", help="a model that the server knows (default: its first)")
     p.add_argument("--cache", metavar="FOLDER", help="keep the server's answers there")
     p.add_argument(
+        "--windows-per-prompt", type=int, default=1, metavar="N",
+        help="ask the server of so many windows at once, for fewer tokens (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
         "--controls", type=_names, default=True, metavar="NAMES",
         help="some of explanations, tokens; or none (default: both)",
     )  # fmt: skip

@@ -141,5 +141,7 @@ def _judge(options: Namespace) -> autointerp.Judge:
     if named == WORDS:
         return autointerp.TokenListJudge()
     if named.startswith(("http://", "https://")):
-        return autointerp.OpenAIJudge(named, options.judge_model, cache=options.cache)
+        return autointerp.OpenAIJudge(
+            named, options.judge_model, cache=options.cache, windows_per_prompt=options.windows_per_prompt
+        )
     return autointerp.LocalJudge(InterpretableModel(named, backend=options.backend))

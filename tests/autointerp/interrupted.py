@@ -58,26 +58,26 @@ class MortalJudge(autointerp.TokenListJudge):
         return super().strengths(questions)
 
 
-def run(index: FeatureIndex, folder: Path, log: Path, steps: int) -> None:
+def run(index: FeatureIndex, examples: autointerp.Examples, folder: Path, log: Path, steps: int) -> None:
     """The call, from its beginning or from where it was killed."""
     mortal = Mortal(log, steps)
-    features = [int(feature) for feature in index.live[10:400:80]]
     told = autointerp.explain(
-        index, features, MortalExplainer(mortal), plan=PLAN, path=folder / "told", verbose=False
+        index, examples, MortalExplainer(mortal), examples=examples, path=folder / "told", verbose=False
     )
     scores = autointerp.score(
-        index, told, MortalJudge(mortal), TASKS, path=folder / "scored", batch_size=10, verbose=False
-    )
+        index, told, MortalJudge(mortal), TASKS, examples=examples, path=folder / "scored", batch_size=10,
+        verbose=False,
+    )  # fmt: skip
     scores.save(folder / "scores.json")
 
 
-def child(index: FeatureIndex, folder: Path, log: Path, steps: int) -> int:
+def child(index: FeatureIndex, examples: autointerp.Examples, folder: Path, log: Path, steps: int) -> int:
     """Runs it in a process of its own; how that ended."""
     process = os.fork()
     if process == 0:
         status = 1
         try:
-            run(index, folder, log, steps)
+            run(index, examples, folder, log, steps)
             status = 0
         finally:
             os._exit(status)
@@ -90,16 +90,18 @@ def main() -> None:
         Path(sys.argv[2]),
         np.random.default_rng(int(sys.argv[3])),
     )
+    features = [int(feature) for feature in index.live[10:400:130]]
+    examples = autointerp.collect(index, features, PLAN, verbose=False)
     for name in ("whole", "killed"):
         (folder / name).mkdir()
-    assert child(index, folder / "whole", folder / "whole.jsonl", -1) == 0
+    assert child(index, examples, folder / "whole", folder / "whole.jsonl", -1) == 0
     steps = len((folder / "whole.jsonl").read_text(encoding="utf-8").splitlines())
     points = np.sort(draw.choice(np.arange(1, steps), KILLS, replace=False))
     for n in np.diff(
         points, prepend=0
     ):  # a step that was under way is done again, so each child gets this far
-        assert child(index, folder / "killed", folder / "killed.jsonl", int(n)) == -signal.SIGKILL
-    assert child(index, folder / "killed", folder / "killed.jsonl", -1) == 0
+        assert child(index, examples, folder / "killed", folder / "killed.jsonl", int(n)) == -signal.SIGKILL
+    assert child(index, examples, folder / "killed", folder / "killed.jsonl", -1) == 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 Reply = tuple[str, str | None]
 """A reply, and what it says."""
+ListReply = tuple[str, list[str | None] | None]
+"""A reply to several questions, and what it says of each; None for nothing of any."""
 
 _FILLER = "The text is about a small village near the sea where people meet in the evening to talk about the weather."
 _EXPLANATIONS = (
@@ -27,6 +29,21 @@ def answers(n: int, seed: int = 0) -> Iterator[Reply]:
         bit = draw.choice("10")
         reply, says = draw.choice(_ANSWERS)(bit, draw)
         yield _wrapped(reply, bit, draw), says
+
+
+def lists(n: int, seed: int = 0) -> Iterator[tuple[str, int, list[str | None]]]:
+    """Replies to two to twelve numbered questions, how many these are, and what each says of every one."""
+    draw = random.Random(seed)
+    for _ in range(n):
+        bits = [draw.choice("10") for _ in range(draw.randrange(2, 13))]
+        reply, says = draw.choice(_LISTS)(bits, draw)
+        other = "".join(map(_other, bits))
+        kind = draw.random()
+        if kind < 0.15:
+            reply = f"<think>Is it {list(map(int, other))}?</think>{reply}"
+        elif kind < 0.3:
+            reply = f"```json\n{reply}\n```"
+        yield reply, len(bits), [None] * len(bits) if says is None else says
 
 
 def explanations(n: int, seed: int = 0) -> Iterator[Reply]:
@@ -94,6 +111,74 @@ _ANSWERS: tuple[Callable[[str, random.Random], Reply], ...] = (
     lambda bit, _: (_FILLER, None),
     lambda bit, draw: ("".join(draw.choices("abc[]{}:,. \n", k=draw.randrange(1, 12))), None),
 )
+
+
+def _numbered(bits: list[str], form: str, order: list[int] | None = None) -> str:
+    return "\n".join(form.format(n=i + 1, bit=bits[i]) for i in order or range(len(bits)))
+
+
+def _some(bits: list[str], draw: random.Random) -> list[str | None]:
+    """The answers, at least one of them open and one not."""
+    kept = draw.sample(range(len(bits)), draw.randrange(1, len(bits)))
+    return [bit if i in kept else None for i, bit in enumerate(bits)]
+
+
+def _with_gaps(bits: list[str], draw: random.Random, form: str) -> ListReply:
+    says = _some(bits, draw)
+    return "\n".join(form.format(n=i, bit=bit) for i, bit in enumerate(says, 1) if bit), says
+
+
+def _with_nulls(says: list[str | None]) -> ListReply:
+    return f"[{', '.join(bit or 'null' for bit in says)}]", says
+
+
+_LISTS: tuple[Callable[[list[str], random.Random], ListReply], ...] = (
+    lambda bits, _: (f"[{', '.join(bits)}]", [*bits]),
+    lambda bits, _: (f"[{','.join(bits)}]", [*bits]),
+    lambda bits, _: (f"[{','.join(bits)}", [*bits]),
+    lambda bits, _: (f"[{','.join(bits)},]", [*bits]),
+    lambda bits, _: ("[\n  " + ",\n  ".join(bits) + "\n]", [*bits]),
+    lambda bits, _: ("[" + ", ".join(f'"{bit}"' for bit in bits) + "]", [*bits]),
+    lambda bits, _: ("[" + ", ".join("true" if bit == "1" else "false" for bit in bits) + "]", [*bits]),
+    lambda bits, _: (f'{{"answers": [{", ".join(bits)}]}}', [*bits]),
+    lambda bits, _: (f"Answer (a JSON list of {len(bits)} digits): [{', '.join(bits)}]", [*bits]),
+    lambda bits, _: (f"{_FILLER} So the list is [{', '.join(bits)}]. {_FILLER}", [*bits]),
+    lambda bits, _: (_numbered(bits, "{n}. {bit}") + f"\n\n[{', '.join(bits)}]", [*bits]),
+    lambda bits, _: (_numbered(bits, "{n}. {bit}"), [*bits]),
+    lambda bits, _: (_numbered(bits, "{n}: {bit}"), [*bits]),
+    lambda bits, _: (_numbered(bits, "Text {n}: {bit}"), [*bits]),
+    lambda bits, _: (_numbered(bits, "- **{n}**: {bit}"), [*bits]),
+    lambda bits, _: (_numbered(bits, "| {n} | {bit} |"), [*bits]),
+    lambda bits, _: ("{" + _numbered(bits, '"{n}": {bit},').replace("\n", " ") + "}", [*bits]),
+    lambda bits, draw: (_numbered(bits, "{n}. {bit}", draw.sample(range(len(bits)), len(bits))), [*bits]),
+    lambda bits, _: (f"{_FILLER}\n{_numbered(bits, '{n}) {bit}')}\n{_FILLER}", [*bits]),
+    lambda bits, _: (", ".join(bits), [*bits]),
+    lambda bits, _: (" ".join(bits), [*bits]),
+    lambda bits, _: ("\n".join(bits), [*bits]),
+    lambda bits, _: ("".join(bits), [*bits]),
+    lambda bits, _: (f"Answers: {', '.join(map(_word, bits))}.", [*bits]),
+    lambda bits, draw: _with_gaps(bits, draw, "{n}. {bit}"),
+    lambda bits, draw: _with_gaps(bits, draw, '"{n}": {bit}'),
+    lambda bits, draw: _with_nulls(_some(bits, draw)),
+    lambda bits, _: (f"[{', '.join(bits[:-1])}]", None),
+    lambda bits, _: (f"[{', '.join([*bits, '1'])}]", None),
+    lambda bits, _: (", ".join(bits[1:]), None),
+    lambda bits, _: ("".join([*bits, "0"]), None),
+    lambda bits, _: (f"[{', '.join(bits)}] or [{', '.join(map(_other, bits))}]", None),
+    lambda bits, _: (f"[{', '.join(str(i) for i in range(1, len(bits) + 1))}]", None),
+    lambda bits, _: (f"[{', '.join(f'0.{bit}7' for bit in bits)}]", None),
+    lambda bits, _: (_numbered(bits, "{n}. {bit}") + f"\n{len(bits) + 1}. 1", None),
+    lambda bits, _: (_numbered(bits, "{n}. {bit}") + "\n" + _numbered([*map(_other, bits)], "{n}. {bit}"), None),
+    lambda bits, _: (_numbered(bits, "{n}. {bit} or 0.5"), None),
+    lambda bits, _: (f"<think>[{', '.join(bits)}", None),
+    lambda bits, _: (_FILLER, None),
+    lambda bits, _: (f"The feature fires in {bits[0]} of the texts, I would say.", None),
+    lambda bits, _: ("I'm sorry, but I cannot help with that.", None),
+    lambda bits, _: ("[]", None),
+    lambda bits, _: ("None", None),
+    lambda bits, _: ("", None),
+    lambda bits, draw: ("".join(draw.choices("abc[]{}:,. \n", k=draw.randrange(1, 12))), None),
+)  # fmt: skip
 
 
 def _long(draw: random.Random) -> str:

@@ -24,15 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*have no explanation")
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    model, sae, texts = mlxterp.load_demo()
-    stories = [text[:600] for text in texts[:40]]
-    return model.build_index(sae, stories, path=tmp_path_factory.mktemp("index") / "demo", verbose=False)
-
-
-@pytest.fixture(scope="module")
 def told(index):
-    return index.explain([int(f) for f in index.live[100:400:9]], plan=PLAN, verbose=False)
+    return index.explain([int(f) for f in index.live[100:400:12]], plan=PLAN, verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -154,43 +147,49 @@ def test_D21c_every_window_is_one_where_a_neighbour_fires_and_the_feature_does_n
 # -- D21d ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def small(in_wing, demo):
+    """An index of a few stories."""
+    wing = in_wing(mlxterp.available_backends()[0])
+    return wing.model.build_index(wing.sae, [text[:600] for text in demo.texts[:12]], verbose=False)
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_D21d_a_control_has_the_same_texts_and_as_many_firings(index, kind):
-    control = autointerp.control_index(index, kind, verbose=False)
-    assert control.n_texts == index.n_texts and control.fingerprint != index.fingerprint
-    mine, own = (one.summary.count / one.n_tokens for one in (control, index))
+def test_D21d_a_control_has_the_same_texts_and_as_many_firings(small, kind):
+    control = autointerp.control_index(small, kind, verbose=False)
+    assert control.n_texts == small.n_texts and control.fingerprint != small.fingerprint
+    mine, own = (one.summary.count / one.n_tokens for one in (control, small))
     if kind == "random_init":
         assert mine.sum() == pytest.approx(own.sum(), rel=0.1)
     elif kind in ("neurons", "residual"):
         assert np.median(mine[mine > 0]) == pytest.approx(np.median(own[own > 0]), rel=0.3)
     else:
         assert mine == pytest.approx(own, abs=0.01) and np.median(np.abs(mine - own)) < 0.0005
-    told = control.explain(control.live[100:110:3], plan=PLAN, verbose=False)
+    told = control.explain(control.summary.count.argsort()[::-1][40:60:8], plan=PLAN, verbose=False)
     found = control.score(told, scorers=["detection"], verbose=False)
     assert found.provenance["index"]["sae"] == control.fingerprint
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
-def test_D21d_both_wings_make_the_same_control(backend, index):
-    if backend not in mlxterp.available_backends():
-        pytest.skip(f"{backend} is not installed")
-    model, sae, texts = mlxterp.load_demo(backend)
-    small = model.build_index(sae, [text[:200] for text in texts[:8]], verbose=False)
-    control = autointerp.control_index(small, "covariance", verbose=False)
-    reference = mlxterp.load_demo()
-    other = autointerp.control_index(
-        reference.model.build_index(reference.sae, [text[:200] for text in texts[:8]], verbose=False),
-        verbose=False,
+def test_D21d_both_wings_make_the_same_control(backend, in_wing):
+    mine, reference = in_wing(backend), in_wing(mlxterp.available_backends()[0])
+    small, plain = (
+        one.model.build_index(one.sae, [text[:200] for text in one.texts[:8]], verbose=False)
+        for one in (mine, reference)
     )
+    control = autointerp.control_index(small, "covariance", verbose=False)
+    other = autointerp.control_index(plain, verbose=False)
     assert control.summary.count == pytest.approx(other.summary.count, abs=2)
     again = autointerp.control_index(small, "covariance", verbose=False)
     assert control.fingerprint == again.fingerprint
     assert autointerp.control_index(small, "neurons", verbose=False).component.endswith("down_proj.input")
 
 
-def test_D21d_scores_stand_beside_those_of_a_control(index, told, scores, tmp_path):
-    control = autointerp.control_index(index, "covariance", tmp_path / "control", seed=3, verbose=False)
-    assert FeatureIndex.open(tmp_path / "control").n_texts == index.n_texts
+def test_D21d_scores_stand_beside_those_of_a_control(small, tmp_path):
+    told = small.explain(small.summary.count.argsort()[::-1][30:60], plan=PLAN, verbose=False)
+    scores = small.score(told, scorers=["detection", "intruder"], controls=False, verbose=False)
+    control = autointerp.control_index(small, "covariance", tmp_path / "control", seed=3, verbose=False)
+    assert FeatureIndex.open(tmp_path / "control").n_texts == small.n_texts
     same = control.explain([one.feature_id for one in told], plan=PLAN, verbose=False)
     found = scores.beside(
         covariance=control.score(same, scorers=["detection"], controls=False, verbose=False)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import mlxterp
 from mlxterp import InputError, autointerp
 from mlxterp.autointerp import Plan
 from mlxterp.errors import FeatureIndexError, UnknownFeatureError
@@ -18,17 +17,13 @@ PLAN = Plan(least=2)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """The demo: index, model, SAE, and some features of many and of few texts."""
-    model, sae, texts = mlxterp.load_demo()
-    stories = [text[:700] for text in (*texts[:50], *texts[:6], texts[3] + " ")]
-    index = model.build_index(sae, stories, path=tmp_path_factory.mktemp("index") / "demo", verbose=False)
-    return index, model, sae, [int(feature) for feature in index.live[5:400:13]]
+def features(index):
+    """Some of many and of few texts."""
+    return [int(feature) for feature in index.live[5:400:20]]
 
 
 @pytest.fixture(scope="module")
-def examples(demo):
-    index, _, _, features = demo
+def examples(index, features):
     return autointerp.collect(index, features, PLAN, verbose=False)
 
 
@@ -40,22 +35,20 @@ def test_explaining_and_scoring_share_no_text(examples):
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
-def test_every_window_is_what_the_model_and_the_sae_say_of_it(backend):
-    if backend not in mlxterp.available_backends():
-        pytest.skip(f"{backend} is not installed")
-    model, sae, texts = mlxterp.load_demo(backend)
-    index = model.build_index(sae, [text[:400] for text in texts[:30]], verbose=False)
-    chosen = [int(feature) for feature in index.summary.count.argsort()[::-1][60:63]]
-    features: dict[str, Any] = {}
+def test_every_window_is_what_the_model_and_the_sae_say_of_it(backend, in_wing):
+    wing = in_wing(backend)
+    index, model, sae = wing.index, wing.model, wing.sae
+    chosen = [int(feature) for feature in index.summary.count.argsort()[::-1][60:62]]
+    encoded: dict[str, Any] = {}
     checked = 0
     for feature, drawn in autointerp.collect(index, chosen, PLAN, verbose=False).items():
         for sample in [*drawn.explaining, *(one for samples in drawn.draws for one in samples)][::3]:
             example = sample.example
-            if example.text not in features:
+            if example.text not in encoded:
                 place = str(sae.component)
                 activations = model.trace(example.text, capture=[place]).activations[place]
-                features[example.text] = sae.encode(model.language_model.backend.get(activations)[0])
-            found = features[example.text][:, feature]
+                encoded[example.text] = sae.encode(model.language_model.backend.get(activations)[0])
+            found = encoded[example.text][:, feature]
             mine = found[example.start : example.start + len(example.tokens)].copy()
             if example.start == 0:
                 mine[0] = 0  # the beginning of a text is left out of the index
@@ -100,9 +93,7 @@ def test_windows_that_are_alike_come_once(examples):
             assert len(set(around)) == len(around)
 
 
-def test_one_seed_draws_the_same_and_another_something_else(demo, examples):
-    index, _, _, features = demo
-
+def test_one_seed_draws_the_same_and_another_something_else(index, features, examples):
     def places(found):
         return [
             [
@@ -112,23 +103,23 @@ def test_one_seed_draws_the_same_and_another_something_else(demo, examples):
             for drawn in found.values()
         ]
 
-    again = autointerp.collect(index, features[::-1], PLAN, verbose=False)
-    assert {f: places({f: examples[f]}) for f in features} == {f: places({f: again[f]}) for f in features}
-    other = autointerp.collect(index, features, replace(PLAN, seed=1), verbose=False)
-    assert places(other) != places(examples)
+    some = features[:8]
+    again = autointerp.collect(index, some[::-1], PLAN, verbose=False)
+    assert {f: places({f: examples[f]}) for f in some} == {f: places({f: again[f]}) for f in some}
+    other = autointerp.collect(index, some, replace(PLAN, seed=1), verbose=False)
+    assert places(other) != places({f: examples[f] for f in some})
 
 
-def test_the_tenth_of_a_window_is_that_of_its_rank(demo, examples):
-    index, _, _, features = demo
+def test_the_tenth_of_a_window_is_that_of_its_rank(index, features, examples):
     for feature in features[:8]:
         ranked = [text for text, _, _ in index.top_texts(feature, 10**6)]
         for sample in examples[feature].explaining:
-            rank = len(ranked) - 1 - max(i for i, text in enumerate(ranked) if text == sample.example.text)
-            assert sample.tenth is not None and abs(sample.tenth - rank * 10 // len(ranked)) <= 1
+            copies = [len(ranked) - 1 - i for i, text in enumerate(ranked) if text == sample.example.text]
+            assert sample.tenth is not None
+            assert any(abs(sample.tenth - rank * 10 // len(ranked)) <= 1 for rank in copies)
 
 
-def test_a_feature_with_too_few_windows_has_a_reason(demo):
-    index = demo[0]
+def test_a_feature_with_too_few_windows_has_a_reason(index):
     dead = next((f for f in range(index.d_hidden) if f not in set(index.live.tolist())), None)
     rare = min(index.live.tolist(), key=lambda f: index.stats(f).count)
     found = autointerp.collect(index, [f for f in (dead, rare) if f is not None], verbose=False)
@@ -138,8 +129,7 @@ def test_a_feature_with_too_few_windows_has_a_reason(demo):
     assert set(found.left_out) == set(found)
 
 
-def test_a_feature_that_always_fires_has_no_inactive_window(demo):
-    index = demo[0]
+def test_a_feature_that_always_fires_has_no_inactive_window(index):
     most = max(index.live.tolist(), key=lambda f: index.stats(f).count)
     wide = Plan(before=500, after=500, least=1)
     assert "not active" in autointerp.collect(index, [most], wide, verbose=False)[most].reason
@@ -158,12 +148,11 @@ def test_what_a_plan_cannot_be_is_named(settings, message):
         Plan(**settings)
 
 
-def test_what_cannot_be_collected_is_named(demo):
-    index = demo[0]
+def test_what_cannot_be_collected_is_named(index, features):
     with pytest.raises(UnknownFeatureError):
         autointerp.collect(index, [index.d_hidden], verbose=False)
     alone = FeatureIndex.open(index.path)
     with pytest.raises(FeatureIndexError, match="SAE"):
-        autointerp.collect(alone, demo[3][:1], PLAN, verbose=False)
-    assert len(autointerp.collect(alone, demo[3][:1], Plan(negatives={"random": 5}), verbose=False)) == 1
-    assert len(autointerp.collect(index, np.int64(demo[3][0]), PLAN, verbose=False)) == 1
+        autointerp.collect(alone, features[:1], PLAN, verbose=False)
+    assert len(autointerp.collect(alone, features[:1], Plan(negatives={"random": 5}), verbose=False)) == 1
+    assert len(autointerp.collect(index, np.int64(features[0]), PLAN, verbose=False)) == 1

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import mlxterp
 from mlxterp import InputError, MlxterpWarning, autointerp
-
-
-@pytest.fixture(scope="module")
-def index():
-    model, sae, texts = mlxterp.load_demo()
-    return model.build_index(sae, [text[:700] for text in texts[:50]], verbose=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*have no explanation")
@@ -26,8 +19,10 @@ def test_features_are_explained_with_where_it_comes_from(index):
     about = found[0].provenance
     assert about["index"]["sae"] == index.fingerprint and about["plan"]["seed"] == 4
     assert about["explainer"] == found[0].source == "token list of 5"
-    index.source.sae.concepts.add_explanations(found)
-    assert index.source.sae.concepts.explanations[found[0].feature_id][0].text == found[0].text
+    concepts = index.source.sae.concepts
+    concepts.add_explanations(found)
+    assert concepts.explanations[found[0].feature_id][0].text == found[0].text
+    concepts.clear_explanations()
 
 
 def test_features_without_an_explanation_are_counted(index):
@@ -39,8 +34,8 @@ def test_features_without_an_explanation_are_counted(index):
     assert [one.feature_id for one in found] == [common]
 
 
-def test_examples_of_another_index_are_refused(index):
-    model, sae, texts = mlxterp.load_demo()
+def test_examples_of_another_index_are_refused(index, demo):
+    model, sae, texts = demo
     other = model.build_index(sae, [text[:300] for text in texts[:5]], verbose=False)
     examples = autointerp.collect(other, [int(other.live[0])], verbose=False)
     with pytest.raises(InputError, match="of this index"):

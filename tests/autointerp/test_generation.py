@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-import mlxterp
 from mlxterp import Explanation, InputError, MlxterpWarning, autointerp
 from mlxterp.autointerp import CorpusWriter, Plan
 from mlxterp.autointerp.generation import Outcome
@@ -35,17 +34,15 @@ class Gives:
 
 
 @pytest.fixture(scope="module", params=["torch", "mlx"])
-def demo(request):
+def demo(request, in_wing):
     """The demo in each installed wing: index, model, SAE, texts that are not in the index, and explained features."""
-    if request.param not in mlxterp.available_backends():
-        pytest.skip(f"{request.param} is not installed")
-    model, sae, texts = mlxterp.load_demo(request.param)
-    index = model.build_index(sae, [text[:700] for text in texts[:60]], verbose=False)
+    wing = in_wing(request.param)
+    index = wing.index
     features = [int(feature) for feature in index.live[40:400:40]]
     examples = autointerp.collect(index, features, Plan(least=3), verbose=False)
     explainer = autointerp.TokenListExplainer(3)
     told = [explainer.explain(f, drawn.explaining) for f, drawn in examples.items() if not drawn.reason]
-    return index, model, sae, texts[60:], examples, [one for one in told if one is not None]
+    return index, wing.model, wing.sae, wing.texts, examples, [one for one in told if one is not None]
 
 
 def sentences(texts, n=120) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import mlxterp
 from mlxterp import InputError, InterpretableModel, NoTokenizerError, autointerp
 from mlxterp.autointerp import EmbeddingJudge, Question, Sample, TokenListExplainer, TokenListJudge
 from mlxterp.autointerp.prompts import NEUTRAL, asked, by_token, foretold
@@ -98,13 +97,11 @@ def test_words_are_listed_whole_and_the_commonest_first():
 
 
 @pytest.fixture(scope="module", params=["torch", "mlx"])
-def local(request):
-    if request.param not in mlxterp.available_backends():
-        pytest.skip(f"{request.param} is not installed")
-    model, sae, texts = mlxterp.load_demo(request.param)
-    index = model.build_index(sae, [text[:700] for text in texts[:30]], verbose=False)
+def local(request, in_wing):
+    wing = in_wing(request.param)
+    index, model = wing.index, wing.model
     features = [int(feature) for feature in index.summary.count.argsort()[::-1][60:63]]
-    examples = autointerp.collect(index, features, autointerp.Plan(least=1), verbose=False)
+    examples = autointerp.collect(index, features, autointerp.Plan(least=1, before=5, after=5), verbose=False)
     return model, examples
 
 

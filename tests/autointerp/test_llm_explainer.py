@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import mlxterp
 from mlxterp import InputError, MlxterpWarning, autointerp
 from mlxterp.autointerp import CorpusWriter, Drawn, LLMExplainer, Plan, Prompt, Sample
 from mlxterp.autointerp.generation import generation_job, written
@@ -57,12 +56,6 @@ SAMPLES = [
     sample(" the", " ball", " fell", at=1),
     sample(" no", " cat", " here", at=0, active=False),
 ]
-
-
-@pytest.fixture(scope="module")
-def index():
-    model, sae, texts = mlxterp.load_demo()
-    return model.build_index(sae, [text[:700] for text in texts[:60]], verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +212,8 @@ def test_contrast_windows_are_of_texts_to_explain_from_and_inactive(examples):
 # -- best of several -------------------------------------------------------------------------------
 
 
-def test_of_several_candidates_the_one_whose_texts_fire_best_is_kept(index, examples):
-    texts = mlxterp.load_demo()[2]
-    corpus = CorpusWriter(texts[60:])
+def test_of_several_candidates_the_one_whose_texts_fire_best_is_kept(index, examples, demo):
+    corpus = CorpusWriter(demo.texts[60:])
     drawn = [one for one in examples.values() if not one.reason]
     lists = {
         one.feature_id: autointerp.TokenListExplainer(3).explain(one.feature_id, one.explaining)

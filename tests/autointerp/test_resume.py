@@ -21,12 +21,9 @@ ROOT = Path(mlxterp.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Of an index."""
-    model, sae, texts = mlxterp.load_demo()
-    path = tmp_path_factory.mktemp("index") / "demo"
-    model.build_index(sae, [text[:700] for text in texts[:50]], path=path, verbose=False)
-    return path
+def folder(index):
+    """Of the index."""
+    return index.path
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
@@ -63,7 +60,7 @@ def test_a_finished_call_asks_nothing_and_more_scorers_ask_only_theirs(folder, t
 
     index = mlxterp.FeatureIndex.open(folder)
     plan = autointerp.Plan(negatives={"random": 5}, least=2)
-    told = index.explain([int(f) for f in index.live[10:200:60]], plan=plan, verbose=False)
+    told = index.explain(index.summary.count.argsort()[::-1][60:180:40], plan=plan, verbose=False)
     path = tmp_path / "answers.jsonl"
     first = index.score(told, Counting(), ["detection"], path=path, verbose=False)
     before = Counting.asked
@@ -147,28 +144,21 @@ class Dies:
         return [self.reply(prompt) for prompt in prompts]
 
 
-@pytest.fixture(scope="module")
-def attached():
-    """An index with its model and SAE."""
-    model, sae, texts = mlxterp.load_demo()
-    return model.build_index(sae, [text[:300] for text in texts[:30]], verbose=False)
-
-
 SMALL = autointerp.Plan(negatives={"random": 4}, least=1, draws=1)
 
 
 @pytest.mark.filterwarnings("ignore:.*have no explanation")
-def test_explanations_of_a_language_model_are_kept_some_at_a_time(attached, tmp_path, monkeypatch):
+def test_explanations_of_a_language_model_are_kept_some_at_a_time(index, demo, tmp_path, monkeypatch):
     monkeypatch.setattr("mlxterp.autointerp.explaining.BATCH", 2)
-    features = [int(feature) for feature in attached.summary.count.argsort()[::-1][60:67]]
-    examples = autointerp.collect(attached, features, SMALL, verbose=False)
+    features = [int(feature) for feature in index.summary.count.argsort()[::-1][60:67]]
+    examples = autointerp.collect(index, features, SMALL, verbose=False)
 
     def reply(prompt):
         return "unclear" if len(prompt.text) % 3 == 0 else f"a thing of {len(prompt.text)} letters"
 
     def told(writer, path, **settings):
         explainer = autointerp.LLMExplainer(writer, contrast=True, **settings)
-        found = attached.explain(features, explainer, examples=examples, path=path, verbose=False)
+        found = index.explain(features, explainer, examples=examples, path=path, verbose=False)
         return [(one.feature_id, one.text) for one in found], explainer.left_out
 
     whole = Dies(-1, reply)
@@ -184,14 +174,19 @@ def test_explanations_of_a_language_model_are_kept_some_at_a_time(attached, tmp_
 
 
 @pytest.mark.filterwarnings("ignore:.*wrote no texts that count")
-def test_texts_that_were_written_are_kept_and_scores_of_them_saved(attached, tmp_path, monkeypatch):
+def test_texts_that_were_written_are_kept_and_scores_of_them_saved(index, demo, tmp_path, monkeypatch):
     monkeypatch.setattr("mlxterp.autointerp.kept_writer._BATCH", 4)
-    told = attached.explain(attached.summary.count.argsort()[::-1][60:66], plan=SMALL, verbose=False)
-    corpus = autointerp.CorpusWriter(mlxterp.load_demo().texts[30:])
+    told = index.explain(index.summary.count.argsort()[::-1][60:63], plan=SMALL, verbose=False)
+    corpus = autointerp.CorpusWriter(demo.texts[60:])
 
     def score(writer, path):
-        return attached.score(
-            told, scorers=["detection", "generation", "sensitivity"], writer=writer, path=path, verbose=False
+        return index.score(
+            told,
+            scorers=["detection", "generation", "sensitivity"],
+            writer=writer,
+            path=path,
+            controls=False,
+            verbose=False,
         )
 
     def reply(prompt):
@@ -202,7 +197,7 @@ def test_texts_that_were_written_are_kept_and_scores_of_them_saved(attached, tmp
     with pytest.raises(KeyboardInterrupt):
         score(first, tmp_path / "part")
     found = score(second, tmp_path / "part")
-    assert first.asked + second.asked == whole.asked and len(first.asked) == 8
+    assert first.asked + second.asked == whole.asked and len(first.asked) == 6
     assert str(score(third, tmp_path / "part")) == str(found) == str(expected) and not third.asked
     assert found.provenance["writer"] == "dies" == found.writer
     assert set(found.provenance["prompts_to_write"]["rendered"]) == {"fitting", "near_miss", "similar"}

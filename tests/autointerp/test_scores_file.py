@@ -18,14 +18,8 @@ TASKS = ["detection", "intruder", "simulation", "neighbour_precision"]
 
 
 @pytest.fixture(scope="module")
-def index():
-    model, sae, texts = mlxterp.load_demo()
-    return model.build_index(sae, [text[:600] for text in texts[:30]], verbose=False)
-
-
-@pytest.fixture(scope="module")
 def told(index):
-    features = [int(f) for f in index.live[100:300:25]]
+    features = [int(f) for f in index.live[100:300:40]]
     examples = autointerp.collect(index, features, PLAN, verbose=False)
     return index.explain([f for f in features if not examples[f].reason], plan=PLAN, verbose=False)
 

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-import mlxterp
 from mlxterp import InputError, InterpretableModel, MlxterpWarning, autointerp
 from mlxterp.autointerp import CorpusWriter, LocalJudge, Prompt
 from mlxterp.autointerp.writers import messages_of
@@ -19,10 +18,8 @@ PROMPTS = ["Once upon a time there was a", "Lily and Tom went to the park. They 
 
 
 @pytest.fixture(scope="module", params=["torch", "mlx"])
-def model(request):
-    if request.param not in mlxterp.available_backends():
-        pytest.skip(f"{request.param} is not installed")
-    return mlxterp.load_demo(request.param)[0]
+def model(request, in_wing):
+    return in_wing(request.param).model
 
 
 def test_d21_a_local_writer_continues_prompts_together_as_each_alone(model):
@@ -69,8 +66,8 @@ def test_a_prompt_that_the_model_has_no_positions_for_is_counted(tmp_path):
         ({"temperature": 1, "seed": -1}, "seed"),
     ],
 )  # fmt: skip
-def test_what_a_writer_cannot_be_asked_is_named(options, message):
-    judge = LocalJudge(mlxterp.load_demo()[0])
+def test_what_a_writer_cannot_be_asked_is_named(options, message, demo):
+    judge = LocalJudge(demo.model)
     with pytest.raises(InputError, match=message):
         judge.write(PROMPTS[:1], **{"max_tokens": 4, **options})
 

@@ -251,6 +251,8 @@ def test_features_are_explained_and_their_explanations_scored(index_path, says, 
     assert "cannot do 'surprisal'" in fails("score", index_path, told, "--scorers", "surprisal")
     assert "A scorer" in fails("score", index_path, told, "--scorers", "taste")
     assert "--judge" in fails("score", index_path, told, "--scorers", "generation")
+    server = ("--judge", "http://127.0.0.1:9/v1", "--windows-per-prompt", 0)
+    assert "windows_per_prompt" in fails("score", index_path, told, *server)
     (tmp_path / "names.json").write_text('{"3": "ball"}')
     assert "no explanations" in fails("score", index_path, tmp_path / "names.json")
     assert "no index" in fails("explain", tmp_path, 3)

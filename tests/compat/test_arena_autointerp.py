@@ -56,6 +56,7 @@ CALLS = {
     "D21": ("asyncio", "top logits boosted", "quantized activation", "token-level, substring-level", "Step 1"),
 }  # fmt: skip
 """Row → calls, arguments and names in its code or its exercises."""
+STORIES = 24
 LATENTS = [1410, 1629]  # "there", "smiled"
 PLAN: dict[str, Any] = {
     "total_tokens": 10**6,
@@ -80,10 +81,10 @@ def block(request) -> SimpleNamespace:
     gpt2, gpt2_sae = HookedSAETransformer(model), SAE(sae)
     gpt2_act_store = ActivationsStore.from_sae(
         model=gpt2, sae=gpt2_sae, streaming=True, store_batch_size_prompts=16, n_batches_in_buffer=32, device="cpu",
-        dataset=texts[:50], context_size=48,
+        dataset=texts[:STORIES], context_size=48,
     )  # fmt: skip
     return SimpleNamespace(
-        gpt2=gpt2, sae=gpt2_sae, store=gpt2_act_store, native=model, own=sae, texts=texts[:50]
+        gpt2=gpt2, sae=gpt2_sae, store=gpt2_act_store, native=model, own=sae, texts=texts[:STORIES]
     )
 
 
