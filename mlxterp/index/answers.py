@@ -24,7 +24,9 @@ from . import searching
 from .base import IndexBase
 from .encode import encode_counted
 from .examples import FeatureExample, distinct, example, of_quantile
+from .figures import COLUMNS
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
+from .table import FeatureTable
 
 _BEFORE, _AFTER = 16, 8
 _TOP_TOKENS = 10
@@ -157,6 +159,27 @@ class Answers(IndexBase):
             commonest(self._reader.token_ids(feature_id), self._piece, _TOP_TOKENS),
         )  # fmt: skip
 
+    def table(self) -> FeatureTable:
+        """Figures of all features, a row each: sorted, cut, printed, or given to pandas.
+
+        An index of format version 1 is completed for it once, in its folder where that can be written.
+
+        Examples:
+            >>> table = index.table()
+            >>> len(table), int(table.sort("count").feature_id[0])
+            (2048, 1995)
+        """
+        arrays = {name: np.asarray(self._derived.table[name]) for name in COLUMNS}
+        for name in ("count", "n_texts", "top_token_counts"):
+            arrays[name] = arrays[name].astype(np.int64)
+        used = np.unique(arrays["top_tokens"])
+        norms = None if self._source is None else self._source.sae.decoder_norms
+        return FeatureTable(
+            feature_id=np.arange(self.d_hidden), label=self._all_labels(), **arrays, decoder_norm=norms,
+            pieces={token: self._piece(token) for token in used[used >= 0].tolist()}, n_tokens=self.n_tokens,
+            d_hidden=self.d_hidden,
+        )  # fmt: skip
+
     # -- features of a text -------------------------------------------------------------------
 
     def top_features(self, text: str, top_k: int = 10) -> list[tuple[int, float]]:
@@ -251,8 +274,8 @@ class Answers(IndexBase):
         top_k = checks.count(top_k, "top_k")
         feature_id = self.check_feature(feature_id)
         if other is not None:
-            return share_of(self._summary, feature_id, self.check_feature(other))
-        return partners(self._summary, feature_id)[:top_k]
+            return share_of(self._summary, self._derived, feature_id, self.check_feature(other))
+        return partners(self._summary, self._derived, feature_id, top_k)
 
     def coactivation_graph(
         self, n: int = 200, *, by: Literal["pmi", "lift", "phi", "jaccard"] = "phi", **options: Any

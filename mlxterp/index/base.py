@@ -19,6 +19,7 @@ from ..core.feature_ids import Feature
 from ..core.public_names import PublicNames
 from ..data.text import pieces_in, pieces_of
 from ..errors import FeatureIndexError
+from .derived import Derived
 from .examples import Window
 from .folder import IndexMeta
 from .reading import Reader
@@ -45,6 +46,7 @@ class IndexBase(PublicNames):
     def _load(self, meta: IndexMeta, summary: Summary) -> None:
         self._meta, self._summary = meta, summary
         self._reader = Reader(self.path, meta)
+        self._derived = Derived(self.path, meta, summary)
         self.__dict__.pop("_pieces", None)
 
     @property
@@ -72,6 +74,15 @@ class IndexBase(PublicNames):
         if said is not None or self._source is None:
             return said
         return self._source.sae.concepts.label_of(found, marked=True)
+
+    def _all_labels(self) -> tuple[str | None, ...]:
+        """`label` of every feature."""
+        said: list[str | None] = [None] * self.d_hidden
+        concepts = None if self._source is None else self._source.sae.concepts
+        known = set() if concepts is None else {*concepts.names, *concepts.explanations}
+        for feature in known.union(self.labels):
+            said[feature] = self.label(feature)
+        return tuple(said)
 
     def _named(self, query: str) -> list[int]:
         """Features whose name holds the query's words: by `labels`, then by the SAE's `concepts`."""

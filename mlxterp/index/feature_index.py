@@ -191,7 +191,7 @@ class FeatureIndex(Answers):
         )
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row for each feature: count, density, mean, maximum, label; indexed by feature_id.
+        """`table` as a DataFrame: a row for each feature, indexed by feature_id.
 
         Raises:
             BackendError: pandas is not installed.
