@@ -131,6 +131,18 @@ class FeatureIndex(Answers):
         """
         return card(self, self.check_feature(feature_id), n)
 
+    def __getitem__(self, asked: str | Feature) -> Any:
+        """`index["ball"]` is `index.search("ball")`; `index[741]` is the feature's card, `index.feature(741)`.
+
+        Raises:
+            UnknownFeatureError: The id lies outside [0, d_hidden).
+
+        Examples:
+            >>> index["ball"][0].feature_id == ball, index[ball].feature_id == ball
+            (True, True)
+        """
+        return self.search(asked) if isinstance(asked, str) else self.feature(asked)
+
     # -- more texts ---------------------------------------------------------------------------
 
     @staticmethod

@@ -79,7 +79,7 @@ class IndexMeta:
     appended_from: int = 0
     """Shards that were there when the texts last given began to be added."""
     files: dict[str, str] = field(default_factory=dict)
-    """Digests of `SUMMARY`, `PIECES` and those of `DERIVED`, of the shards that were there when it was last complete."""
+    """Digests of `SUMMARY`, `PIECES` and `DERIVED`, of the shards that were there when it was last complete."""
     coming: dict[str, str] = field(default_factory=dict)
     """The same of those that appending is about to write."""
 

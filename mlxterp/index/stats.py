@@ -84,7 +84,7 @@ def partners(summary: Summary, derived: Derived, feature_id: int, top_k: int) ->
     return [(int(ids[i]), float(shares[i])) for i in order]
 
 
-def share_of(summary: Summary, derived: Derived, feature_id: int, other: int) -> float:
+def share_of(derived: Derived, feature_id: int, other: int) -> float:
     """Jaccard index of two features; 0 where neither is active in the sample, 1 for the same active feature."""
     rows, others = derived.sampled(feature_id), derived.sampled(other)
     both = len(np.intersect1d(rows, others, assume_unique=True))

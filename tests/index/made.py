@@ -46,7 +46,7 @@ def adversarial(seed: int, d_hidden: int = 24, texts: int = 14, vocabulary: int 
     rng = np.random.default_rng(seed)
     tokens = [rng.integers(0, vocabulary, int(rng.integers(1, 12))).tolist() for _ in range(texts)]
     tokens[2] = tokens[0][:]
-    tokens[3] = tokens[0][: len(tokens[0]) // 2] + [1, 2]
+    tokens[3] = [*tokens[0][: len(tokens[0]) // 2], 1, 2]
     tokens[5] = []
     tokens[6] = rng.integers(0, vocabulary, 70).tolist()
     said: dict[tuple[int, ...], np.ndarray] = {}
@@ -84,20 +84,11 @@ def made_index(folder: Path, made: Made, shard_tokens: int = 17, positions: int 
         features = SparseFeatures.from_dense(np.concatenate(rows)).transpose()
         digest = write_shard(shard_path(folder, plan.number), plan, features)
         first = plan.first_text
-        meta = meta.with_shard(
-            ShardRecord(
-                first,
-                first + plan.continues,
-                len(plan.texts),
-                plan.n_tokens,
-                len(features.values),
-                {},
-                plan.data_hash(),
-                plan.windowed,
-                plan.ends,
-                digest,
-            )  # fmt: skip
-        )
+        record = ShardRecord(
+            first, first + plan.continues, len(plan.texts), plan.n_tokens, len(features.values), {},
+            plan.data_hash(), plan.windowed, plan.ends, digest,
+        )  # fmt: skip
+        meta = meta.with_shard(record)
     write_meta(folder, meta)
     finish(folder, meta, lambda ids: [piece(token) for token in ids])
     return FeatureIndex.open(folder)

@@ -128,7 +128,7 @@ def test_an_index_of_version_1_that_can_only_be_read_is_completed_in_memory(inde
     folder = of_version_1(index, tmp_path / "old")
     before = files_of(folder)
 
-    def full(handle):
+    def full(_handle):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("mlxterp.core.files.os.fsync", full)
