@@ -198,7 +198,7 @@ class Answers(IndexBase):
         Examples:
             >>> table = index.table()
             >>> len(table), int(table.sort("count").feature_id[0])
-            (2048, 1995)
+            (2048, 1586)
         """
         arrays = {name: np.asarray(self._derived.table[name]) for name in COLUMNS}
         for name in ("count", "n_texts", "top_token_counts"):
@@ -261,8 +261,10 @@ class Answers(IndexBase):
             InputError: The query is empty, or `embed` gives something else.
 
         Examples:
-            >>> [(hit.feature_id, hit.why) for hit in index.search("ball", top_k=2)]
-            [(741, "fires on 'ball'"), (705, "fires on 'ball'")]
+            >>> for hit in index.search("ball", top_k=2):
+            ...     print(hit.feature_id, hit.why)
+            741 fires on 100 % of 'ball', 33 % of its firings
+            705 fires on 50 % of 'ball', 7 % of its firings
         """
         top_k = checks.count(top_k, "top_k")
         if not isinstance(query, str) or not query.strip():
