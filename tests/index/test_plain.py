@@ -1,4 +1,4 @@
-"""What an index says of one feature or word, against the plain definition: texts over shards, ties, signs, dead ones."""
+"""What an index says of one feature or word, against the plain definition: split texts, ties, signs, dead features."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_examples_are_those_of_the_plain_definition(case, n, quantile, before, a
 
 
 def test_examples_begin_with_the_strongest_token_of_the_table(case):
-    made, index = case
+    _, index = case
     table = index.table()
     for feature in index.live.tolist():
         first = index.examples(feature, 1)[0]
@@ -201,7 +201,12 @@ def named(case) -> FeatureIndex:
 
 def test_labels_are_searched_by_meaning_where_an_embedding_is_given(named: FeatureIndex):
     hits = named.search("dog", 6, embed=embed)
-    assert [(hit.feature_id, round(hit.score, 3)) for hit in hits] == [(5, 1.0), (3, 0.0), (9, 0.0), (11, 0.0)]
+    assert [(hit.feature_id, round(hit.score, 3)) for hit in hits] == [
+        (5, 1.0),
+        (3, 0.0),
+        (9, 0.0),
+        (11, 0.0),
+    ]
     assert hits[0].why == "means 'kitten', cosine 1.00 to the query"
     hits = named.search("blue train", 2, embed=embed)
     assert [hit.feature_id for hit in hits] == [3, 9]
