@@ -61,6 +61,27 @@ def pieces_of(tokenizer: Any, ids: Sequence[int], likely: Sequence[str] = ()) ->
         return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
 
 
+def first_piece(tokenizer: Any, ids: Sequence[int], likely: Sequence[str]) -> str | None:
+    """The text of a text's first token, where each of the others is as it usually is, wherever one begins to read.
+
+    None where that is not so: a character is spread over several tokens, or the tokenizer changes what it joins.
+
+    Args:
+        ids: All tokens of the text.
+        likely: The text of each as it usually is.
+    """
+    if tokenizer is None or not len(ids) or any(_HALF in piece for piece in likely):
+        return None
+    decoded = _decoder(tokenizer)
+    ids = [int(i) for i in ids]
+    with quiet:
+        whole = decoded(ids)
+        if "".join(likely) == whole:
+            return likely[0]
+        alone = decoded(ids[:1])
+    return alone if alone + "".join(likely[1:]) == whole else None
+
+
 def pieces_in(text: str, pieces: Sequence[str]) -> list[str] | None:
     """The text of each of a text's tokens, where only the pieces of their ids are known.
 

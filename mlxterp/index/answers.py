@@ -30,7 +30,7 @@ from .figures import COLUMNS
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 from .table import FeatureTable
 
-_BEFORE, _AFTER = 16, 8
+BEFORE, AFTER = 16, 8
 _TOP_TOKENS = 10
 _FEW = 20
 """Places that are read at once where few examples are wanted."""
@@ -80,8 +80,8 @@ class Answers(IndexBase):
         return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
 
     def examples(
-        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = _BEFORE,
-        after: int = _AFTER,
+        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = BEFORE,
+        after: int = AFTER,
     ) -> list[FeatureExample]:  # fmt: skip
         """Places where a feature is active, with the tokens around them.
 
@@ -115,7 +115,7 @@ class Answers(IndexBase):
         return list(self._examples(feature_id, n, quantile, before, after))
 
     def _examples(
-        self, feature_id: int, n: int, quantile: int | None = None, before: int = _BEFORE, after: int = _AFTER
+        self, feature_id: int, n: int, quantile: int | None = None, before: int = BEFORE, after: int = AFTER
     ) -> Iterator[FeatureExample]:
         """`examples`, each made when it is asked for."""
         firings = self._reader.ranked(feature_id)

@@ -32,6 +32,11 @@ class Reader:
     def _begins(self) -> list[int]:
         return [shard.begins for shard in self._meta.shards]
 
+    @cached_property
+    def first_texts(self) -> list[int]:
+        """Number of the first text that has tokens in each shard."""
+        return [shard.first_text for shard in self._meta.shards]
+
     def __len__(self) -> int:
         return len(self._meta.shards)
 
