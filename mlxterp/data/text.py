@@ -61,25 +61,19 @@ def pieces_of(tokenizer: Any, ids: Sequence[int], likely: Sequence[str] = ()) ->
         return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
 
 
-def first_piece(tokenizer: Any, ids: Sequence[int], likely: Sequence[str]) -> str | None:
-    """The text of a text's first token, where each of the others is as it usually is, wherever one begins to read.
+def are_read_as(tokenizer: Any, ids: Sequence[int], pieces: Sequence[str]) -> bool:
+    """Whether tokens decode to what each usually is, but for a space at the beginning, and none is half a character.
 
-    None where that is not so: a character is spread over several tokens, or the tokenizer changes what it joins.
-
-    Args:
-        ids: All tokens of the text.
-        likely: The text of each as it usually is.
+    One look at many tokens, in place of `pieces_of` for each few of them.
     """
-    if tokenizer is None or not len(ids) or any(_HALF in piece for piece in likely):
-        return None
+    said = "".join(pieces)
+    if _HALF in said:
+        return False
     decoded = _decoder(tokenizer)
     ids = [int(i) for i in ids]
     with quiet:
         whole = decoded(ids)
-        if "".join(likely) == whole:
-            return likely[0]
-        alone = decoded(ids[:1])
-    return alone if alone + "".join(likely[1:]) == whole else None
+        return whole == said or whole == decoded(ids[:1]) + said[len(pieces[0]) :]
 
 
 def pieces_in(text: str, pieces: Sequence[str]) -> list[str] | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from ..core.files import DRAFT, atomic_write
 from ..core.frames import data_frame
 from ..core.places import path_of
 from ..core.public_names import PublicNames
-from ..data.text import first_piece
 from ..errors import BackendError, FeatureIndexError, InputError
-from .base import IndexBase
+from .base import IndexBase, Place
 from .example_blocks import ExampleBlock, example_blocks
 from .examples import FeatureExample, Window
+from .excerpts import OUTSIDE
 from .remote import is_url, written
 
 _COLUMNS = ("feature_id", "rank", "text_id", "position", "activation", "start", "tokens", "activations")
 _REMEMBERED = 4096
 """Texts that are kept in memory."""
+_AT_ONCE = 64
+"""Examples whose tokens are turned into text by one look."""
 _STAYS = "What was there before is unchanged. Make room or choose another path, then try again."
 Row = dict[str, Any]
 
@@ -58,7 +61,6 @@ class AllExamples(PublicNames):
     def __init__(self, index: IndexBase, n: int, before: int, after: int):
         self._index, self.n, self.before, self.after = index, n, before, after
         self._text = lru_cache(_REMEMBERED)(index._reader.text)
-        self._first = lru_cache(None)(self._first_piece)
 
     def __repr__(self) -> str:
         return (
@@ -78,17 +80,16 @@ class AllExamples(PublicNames):
     def __iter__(self) -> Iterator[tuple[int, list[FeatureExample]]]:
         """Each feature with its examples, strongest first; an empty list where it is never active."""
         for block in self.blocks():
-            begins = np.searchsorted(block.feature_id, np.arange(block.first, block.stop + 1)).tolist()
-            for feature in range(block.first, block.stop):
-                rows = range(begins[feature - block.first], begins[feature - block.first + 1])
-                yield feature, [self._example(block, row) for row in rows]
+            counts = np.bincount(block.feature_id - block.first, minlength=block.stop - block.first)
+            examples = self._of_block(block)
+            for feature, count in enumerate(counts.tolist(), block.first):
+                yield feature, list(islice(examples, count))
 
     def rows(self) -> Iterator[Row]:
         """Each example as a dictionary: "feature_id", "rank" (1 is the strongest), "text_id", "position", "activation",
         "start", "tokens" and "activations", as in `FeatureExample`."""
         for block in self.blocks():
-            for row in range(len(block)):
-                yield self._row(self._example(block, row), int(block.rank[row]))
+            yield from map(_row, self._of_block(block), block.rank.tolist())
 
     def to_pandas(self) -> Any:
         """A DataFrame with a row for each example, the columns of `rows`; all of it in memory.
@@ -134,56 +135,41 @@ class AllExamples(PublicNames):
             parquet.ParquetWriter(draft, schema) as file,
         ):
             for block in self.blocks():
-                found = [
-                    self._row(self._example(block, row), int(block.rank[row])) for row in range(len(block))
-                ]
-                file.write_table(pyarrow.Table.from_pylist(found, schema=schema))
+                rows = [*map(_row, self._of_block(block), block.rank.tolist())]
+                file.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
         return target
 
-    # -- one example --------------------------------------------------------------------------
+    # -- some examples ------------------------------------------------------------------------
 
-    def _example(self, block: ExampleBlock, row: int) -> FeatureExample:
-        feature, text_id = int(block.feature_id[row]), int(block.text_id[row])
-        position = int(block.position[row])
-        shown = block.token_ids[row] >= 0
-        window = Window(
-            block.token_ids[row][shown], block.activations[row][shown], max(0, position - self.before)
+    def _of_block(self, block: ExampleBlock) -> Iterator[FeatureExample]:
+        for first in range(0, len(block), _AT_ONCE):
+            rows = range(first, min(first + _AT_ONCE, len(block)))
+            places = [self._place(block, row) for row in rows]
+            for row, place, pieces in zip(rows, places, self._index._spelled(places), strict=True):
+                yield FeatureExample(
+                    int(block.feature_id[row]), place.text, int(block.text_id[row]), int(block.position[row]),
+                    float(block.activation[row]), pieces, place.shown.activations, place.shown.start,
+                )  # fmt: skip
+
+    def _place(self, block: ExampleBlock, row: int) -> Place:
+        feature, text_id, position = (
+            int(column[row]) for column in (block.feature_id, block.text_id, block.position)
         )
-        text = self._text(text_id)
-        tokens = self._tokens(window, feature, text_id, position, text)
-        return FeatureExample(
-            feature, text, text_id, position, float(block.activation[row]), tuple(tokens), window.activations,
-            window.start,
-        )  # fmt: skip
-
-    def _tokens(self, window: Window, feature: int, text_id: int, position: int, text: str) -> Sequence[str]:
-        index = self._index
-        pieces = [index._piece(token) for token in window.ids.tolist()]
-        if index.source is None:
-            if not any("�" in piece for piece in pieces):
-                return pieces
-        elif (first := self._first(text_id)) is not None:
-            return [first, *pieces[1:]] if window.start == 0 else pieces
+        inside = block.token_ids[row] != OUTSIDE
+        shown = Window(
+            block.token_ids[row][inside], block.activations[row][inside], max(0, position - self.before)
+        )
 
         def wider(more: int) -> Window:
-            return index._reader.window(feature, text_id, position, self.before + more, self.after + more)
+            reader = self._index._reader
+            return reader.window(feature, text_id, position, self.before + more, self.after + more)
 
-        return index._pieces_of(window, wider, text)
+        return Place(shown, wider, self._text(text_id))
 
-    def _first_piece(self, text_id: int) -> str | None:
-        """The text of a text's first token, where the others are as in `pieces.json`; None where they are not."""
-        index = self._index
-        assert index.source is not None
-        ids = index._reader.window(
-            0, text_id, 0, 0, index.n_tokens + sum(index.excluded.values())
-        ).ids.tolist()
-        tokenizer = index.source.anatomy.model.tokenizer
-        return first_piece(tokenizer, ids, [index._piece(token) for token in ids])
 
-    @staticmethod
-    def _row(example: FeatureExample, rank: int) -> Row:
-        return {
-            "feature_id": example.feature_id, "rank": rank + 1, "text_id": example.text_id,
-            "position": example.position, "activation": example.activation, "start": example.start,
-            "tokens": list(example.tokens), "activations": example.activations.tolist(),
-        }  # fmt: skip
+def _row(example: FeatureExample, rank: int) -> Row:
+    return {
+        "feature_id": example.feature_id, "rank": rank + 1, "text_id": example.text_id,
+        "position": example.position, "activation": example.activation, "start": example.start,
+        "tokens": list(example.tokens), "activations": example.activations.tolist(),
+    }  # fmt: skip

@@ -120,7 +120,7 @@ class Reader:
                 window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
                 first = before - (int(positions[row]) - window.start)
                 ids[row, first : first + len(window.ids)] = window.ids
-        return Excerpts.of(positions, ids, before)
+        return Excerpts(positions, ids, before)
 
     def _fill(
         self,

@@ -9,6 +9,7 @@ import pytest
 
 from mlxterp import FeatureIndex, InputError
 from mlxterp.index import example_blocks
+from mlxterp.index.windows import Windows
 from tests.index.made import Made, adversarial, made_index
 from tests.index.small import ACTIVATIONS, TEXTS, random_sae
 
@@ -88,6 +89,10 @@ def test_the_tokens_are_written_as_in_the_text(model, kind):
     index = model.build_index(random_sae(ACTIVATIONS[kind], model.d_model), texts, exclude=())
     assert_same(index, 20)
     assert_same(index, 5, 2, 1)
+    for feature, examples in index.all_examples(20):
+        for e in examples:  # each by itself, as the tokenizer reads it
+            alone = Windows(index, 16, 8).at(feature, e.text_id, e.position)
+            assert (e.tokens, e.start) == (alone.tokens, alone.start)
     assert_same(FeatureIndex.open(index.path), 5)
 
 
@@ -114,7 +119,7 @@ def test_a_file_that_is_not_whole_does_not_stay(index: FeatureIndex, tmp_path, m
         raise KeyboardInterrupt
 
     found = index.all_examples(4)
-    monkeypatch.setattr(type(found), "_row", staticmethod(stop))
+    monkeypatch.setattr(type(index), "_spelled", stop)
     for write in (found.to_jsonl, found.to_parquet):
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "file")
