@@ -24,11 +24,12 @@ from ..data.dataset import text_of
 from ..errors import InputError
 from ..features.embeddings import Embed, check_embed, unit_embeddings
 from ..features.search import top_features_of
-from .base import IndexBase, Place
+from .base import IndexBase
 from .encode import encode_counted
 from .examples import SAME, FeatureExample, Window, distinct, of_quantile
-from .excerpts import RankedFirings
+from .excerpts import Excerpts, RankedFirings
 from .figures import COLUMNS
+from .spelling import Place
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 from .table import FeatureTable
 
@@ -123,41 +124,41 @@ class Answers(IndexBase):
         """`examples`, so many made at a time; None makes all of them."""
         firings = self._reader.ranked(feature_id)
         ranked = firings.strongest if quantile is None else of_quantile(firings.strongest, quantile)
-        rows = distinct(ranked.prefixes.tolist(), self._around(ranked, min(n, _FEW) + 4), n)
-        while part := list(islice(rows, at_once or n)):
-            yield from self._made(feature_id, firings, ranked.take(np.array(part)), before, after)
+        read: list[Excerpts] = []
 
-    def _around(self, ranked: Firings, size: int) -> Iterator[bytes]:
-        """What the tokens around each firing are known by, read a few at a time."""
-        first = 0
-        while first < len(ranked):
-            part = slice(first, first + size)
-            yield from self._reader.excerpts(
-                ranked.text_ids[part], ranked.positions[part], SAME, SAME
-            ).same_where()
-            first, size = first + size, 2 * size
+        def around() -> Iterator[bytes]:
+            first, size = 0, min(n, _FEW) + 4
+            while first < len(ranked):
+                part = slice(first, first + size)
+                read.append(
+                    self._reader.excerpts(
+                        ranked.text_ids[part], ranked.positions[part], max(SAME, before), max(SAME, after)
+                    )
+                )
+                yield from read[-1].same_where()
+                first, size = first + size, 2 * size
+
+        rows = distinct(ranked.prefixes.tolist(), around(), n)
+        while part := list(islice(rows, at_once or n)):
+            windows = Excerpts.windows(read, part, before, after)
+            yield from self._made(feature_id, firings, ranked.take(np.array(part)), windows, before, after)
 
     def _made(
-        self, feature_id: int, firings: RankedFirings, chosen: Firings, before: int, after: int
-    ) -> list[FeatureExample]:
+        self, feature_id: int, firings: RankedFirings, chosen: Firings, windows: Sequence[Window], before: int,
+        after: int,
+    ) -> list[FeatureExample]:  # fmt: skip
         """The examples of some firings."""
-        around = self._reader.excerpts(chosen.text_ids, chosen.positions, before, after)
-        found = []
-        for row, (text_id, position) in enumerate(
-            zip(chosen.text_ids.tolist(), chosen.positions.tolist(), strict=True)
-        ):
-            wider = partial(self._window, feature_id, text_id, position, before, after)
-            found.append(Place(around.window(row), wider, self._reader.text(text_id)))
+        where = list(zip(chosen.text_ids.tolist(), chosen.positions.tolist(), strict=True))
+        places = [
+            Place(window, partial(self._window, feature_id, *at, before, after), self._reader.text(at[0]))
+            for at, window in zip(where, windows, strict=True)
+        ]
+        around = firings.activations(chosen.text_ids, windows)
+        rows = zip(places, self._spelled(places), where, chosen.values.tolist(), around, strict=True)
         return [
-            FeatureExample(
-                feature_id, place.text, text_id, position, activation, pieces,
-                firings.activations(text_id, place.shown.start, len(place.shown.ids)), place.shown.start,
-            )
-            for place, pieces, text_id, position, activation in zip(
-                found, self._spelled(found), chosen.text_ids.tolist(), chosen.positions.tolist(),
-                chosen.values.tolist(), strict=True,
-            )
-        ]  # fmt: skip
+            FeatureExample(feature_id, place.text, *at, value, pieces, activations, place.shown.start)
+            for place, pieces, at, value, activations in rows
+        ]
 
     def _window(
         self, feature_id: int, text_id: int, position: int, before: int, after: int, more: int

@@ -100,7 +100,9 @@ class FeatureIndex(Answers):
     def __copy__(self) -> FeatureIndex:
         """Another index over the same folder, with the same model and SAE; `copy.deepcopy` gives the same."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _original=self)  # whose end may delete a temporary folder
+        twin.__dict__.update(
+            self.__dict__, _original=self, _spelling=None
+        )  # whose end may delete a temporary folder
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureIndex:
@@ -118,7 +120,7 @@ class FeatureIndex(Answers):
             raise InputError("An index takes both: an InterpretableModel, and the SAE (or its path).")
         source = source_for(session_of(model), sae, self.component, quiet=True)
         source.check(self._meta, self.path)
-        self._source = source
+        self._source, self._spelling = source, None
         return self
 
     def feature(self, feature_id: Feature, n: int | None = None) -> Any:
