@@ -19,10 +19,11 @@ from ..core.feature_ids import Feature
 from ..core.public_names import PublicNames
 from ..data.text import pieces_in, pieces_of
 from ..errors import FeatureIndexError
-from ..features.embeddings import Embed
 from .derived import Derived
+from .example_reader import ExampleReader
 from .examples import Window
 from .folder import IndexMeta
+from .meanings import Meanings
 from .reading import Reader
 from .searching import Words
 from .source import Source
@@ -44,7 +45,7 @@ class IndexBase(PublicNames):
         self._labels = FeatureRegistry()
         self._load(meta, summary)
         self._source = source
-        self._embedded: tuple[Embed, list[str], np.ndarray] | None = None  # labels, for searching by meaning
+        self._meanings = Meanings()
         self._url: str | None = None  # where it was copied from
 
     def _load(self, meta: IndexMeta, summary: Summary) -> None:
@@ -196,6 +197,10 @@ class IndexBase(PublicNames):
 
     def _piece(self, token: int) -> str:
         return self._pieces.get(token, HALF)
+
+    @property
+    def _examples_of(self) -> ExampleReader:
+        return ExampleReader(self._reader, self._spelled)
 
     def _spelled(self, places: Sequence[Place]) -> list[tuple[str, ...]]:
         """The text of each place's tokens, as it stands in the text."""

@@ -25,9 +25,10 @@ from ..data.dataset import texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..sae import SAE
 from .all_examples import AllExamples
-from .answers import AFTER, BEFORE, Answers
+from .answers import Answers
 from .building import BuildOptions, extend
 from .cards import card
+from .example_reader import AFTER, BEFORE
 from .export import as_frame, write_csv, write_json
 from .folder import read_meta
 from .merging import merge
