@@ -19,14 +19,16 @@ from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..errors import InputError
+from ..features.embeddings import Embed
 from ..features.search import top_features_of
-from . import searching
 from .base import IndexBase
 from .encode import encode_counted
-from .examples import FeatureExample, distinct, example, of_quantile
+from .example_reader import AFTER, BEFORE
+from .examples import FeatureExample
+from .figures import COLUMNS
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
+from .table import FeatureTable
 
-_BEFORE, _AFTER = 16, 8
 _TOP_TOKENS = 10
 
 
@@ -35,9 +37,11 @@ class FeatureHit(NamedTuple):
 
     Attributes:
         feature_id: The feature.
-        score: 1 for what a person said; for an explanation, how far its score is from chance; else how nearly the
-            feature fires on the words and nowhere else. In [0, 1].
-        why: What was found: its name, its explanation, or the words it fires on.
+        score: 1 for what a person said; for an explanation, how far its score is from chance; by meaning, the cosine
+            of the query and the label, 0 where that is negative; else how nearly the feature fires on the words and
+            nowhere else. In [0, 1].
+        why: What was found: its name, its explanation, or the word it fires on: on what share of the word's
+            occurrences, and what share of its firings they are.
     """
 
     feature_id: int
@@ -67,13 +71,13 @@ class Answers(IndexBase):
             4 ' toys'
         """
         top_k = checks.count(top_k, "top_k")
-        best = self._reader.firings(self.check_feature(feature_id)).strongest_of_each_text()
+        best = self._reader.ranked(self.check_feature(feature_id)).strongest
         found = zip(best.text_ids[:top_k], best.values[:top_k], best.positions[:top_k], strict=True)
         return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
 
     def examples(
-        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = _BEFORE,
-        after: int = _AFTER,
+        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = BEFORE,
+        after: int = AFTER,
     ) -> list[FeatureExample]:  # fmt: skip
         """Places where a feature is active, with the tokens around them.
 
@@ -104,24 +108,7 @@ class Answers(IndexBase):
             quantile = checks.integer(
                 quantile, "quantile", 0, 9, hint="0 is the weakest tenth, 9 the strongest."
             )
-        ranked = self._reader.firings(feature_id).strongest_of_each_text()
-        if quantile is not None:
-            ranked = of_quantile(ranked, quantile)
-
-        def window(text: int, position: int, left: int, right: int):
-            return self._reader.window(feature_id, text, position, left, right)
-
-        found = []
-        for row in distinct(ranked, window, n):
-            text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
-            shown, text = window(text_id, position, before, after), self._reader.text(text_id)
-            pieces = self._pieces_of(
-                shown,
-                lambda more, text=text_id, at=position: window(text, at, before + more, after + more),
-                text,
-            )
-            found.append(example(feature_id, text, ranked, row, shown, pieces))
-        return found
+        return list(self._examples_of(feature_id, n, quantile, before, after))
 
     def strongest_tokens(self, n: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens on which each feature is strongest, for all features at once.
@@ -148,13 +135,34 @@ class Answers(IndexBase):
             (6, 7267, 3, ((' toys', 4), (' ball', 2)))
         """
         feature_id = self.check_feature(feature_id)
-        firings = self._reader.firings(feature_id)
+        firings = self._reader.ranked(feature_id).every
         count = int(self._summary.count[feature_id])
         return FeatureStats(
             feature_id, count, self.n_tokens, len(np.unique(firings.text_ids)),
             float(self._summary.total[feature_id] / count) if count else 0.0,
             float(self._summary.maximum[feature_id]), log_histogram(firings.values),
             commonest(self._reader.token_ids(feature_id), self._piece, _TOP_TOKENS),
+        )  # fmt: skip
+
+    def table(self) -> FeatureTable:
+        """Figures of all features, a row each: sorted, cut, printed, or given to pandas.
+
+        An index of format version 1 is completed for it once, in its folder where that can be written.
+
+        Examples:
+            >>> table = index.table()
+            >>> len(table), int(table.sort("count").feature_id[0])
+            (2048, 1586)
+        """
+        arrays = {name: np.asarray(self._derived.table[name]) for name in COLUMNS}
+        for name in ("count", "n_texts", "top_token_counts"):
+            arrays[name] = arrays[name].astype(np.int64)
+        used = np.unique(arrays["top_tokens"])
+        norms = None if self._source is None else self._source.sae.decoder_norms
+        return FeatureTable(
+            feature_id=np.arange(self.d_hidden), label=self._all_labels(), **arrays, decoder_norm=norms,
+            pieces={token: self._piece(token) for token in used[used >= 0].tolist()}, n_tokens=self.n_tokens,
+            d_hidden=self.d_hidden,
         )  # fmt: skip
 
     # -- features of a text -------------------------------------------------------------------
@@ -191,33 +199,48 @@ class Answers(IndexBase):
             [741, 1377]
         """
         top_k = checks.count(top_k, "top_k")
-        return searching.features_for_token(self._reader, self._pieces, token, self._tokenize, self.d_hidden)[
-            :top_k
-        ]
+        return self._words.features_for_token(token, self._tokenize, top_k)
 
-    def search(self, query: str, top_k: int = 10) -> list[FeatureHit]:
+    def search(self, query: str, top_k: int = 10, *, embed: Embed | None = None) -> list[FeatureHit]:
         """Features whose name holds the query, then those whose explanation does, then those that fire on its words.
 
         Explanations come by their scores; features that fire on the words, by how little else they fire on.
+        `index["ball"]` is the same.
+
+        Args:
+            embed: Texts → vectors (texts, width), such as a sentence model's `encode`. With it names and explanations
+                come by meaning: by the cosine of their embedding and the query's, all that there are.
 
         Raises:
-            InputError: The query is empty.
+            InputError: The query is empty, or `embed` gives something else.
 
         Examples:
-            >>> [(hit.feature_id, hit.why) for hit in index.search("ball", top_k=2)]
-            [(741, "fires on 'ball'"), (705, "fires on 'ball'")]
+            >>> for hit in index.search("ball", top_k=2):
+            ...     print(hit.feature_id, hit.why)
+            741 fires on 100 % of 'ball', 33 % of its firings
+            705 fires on 50 % of 'ball', 7 % of its firings
         """
         top_k = checks.count(top_k, "top_k")
         if not isinstance(query, str) or not query.strip():
             raise InputError(f"The query is {query!r}; give some words.")
-        named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self._named(query)]
-        by_words = searching.features_for_words(
-            self._reader, self._pieces, query, self._tokenize, self._summary.count
-        )
-        told = [_explained_hit(one) for one in self._explained(query)]
-        known = {hit.feature_id for hit in (*named, *told)}
-        found = [FeatureHit(f, score, why) for f, score, why in by_words if f not in known]
-        return [*named, *told, *found][:top_k]
+        if embed is None:
+            named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self._named(query)]
+            named += [_explained_hit(one) for one in self._explained(query)]
+        else:
+            named = self._by_meaning(query, embed)
+        left, known = max(0, top_k - len(named)), [hit.feature_id for hit in named]
+        found = self._words.features_for_query(query, self._tokenize, left, known) if left else []
+        return [*named, *(FeatureHit(*one) for one in found)][:top_k]
+
+    def _by_meaning(self, query: str, embed: Embed) -> list[FeatureHit]:
+        """Features that have a label, by the cosine of its embedding and the query's."""
+        labels = {f: label for f, label in enumerate(self._all_labels(marked=False)) if label is not None}
+        return [
+            FeatureHit(
+                f, min(1.0, max(0.0, cosine)), f"means {labels[f]!r}, cosine {cosine:.2f} to the query"
+            )
+            for f, cosine in self._meanings.ranked(labels, query, embed)
+        ]
 
     # -- features of a feature ----------------------------------------------------------------
 
@@ -251,8 +274,8 @@ class Answers(IndexBase):
         top_k = checks.count(top_k, "top_k")
         feature_id = self.check_feature(feature_id)
         if other is not None:
-            return share_of(self._summary, feature_id, self.check_feature(other))
-        return partners(self._summary, feature_id)[:top_k]
+            return share_of(self._derived, feature_id, self.check_feature(other))
+        return partners(self._summary, self._derived, feature_id, top_k)
 
     def coactivation_graph(
         self, n: int = 200, *, by: Literal["pmi", "lift", "phi", "jaccard"] = "phi", **options: Any

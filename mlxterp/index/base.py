@@ -19,10 +19,15 @@ from ..core.feature_ids import Feature
 from ..core.public_names import PublicNames
 from ..data.text import pieces_in, pieces_of
 from ..errors import FeatureIndexError
+from .derived import Derived
+from .example_reader import ExampleReader
 from .examples import Window
 from .folder import IndexMeta
+from .meanings import Meanings
 from .reading import Reader
+from .searching import Words
 from .source import Source
+from .spelling import HALF, Place, Spelling
 from .summary import Summary, read_pieces
 
 _CONTEXT = 8
@@ -40,12 +45,16 @@ class IndexBase(PublicNames):
         self._labels = FeatureRegistry()
         self._load(meta, summary)
         self._source = source
+        self._meanings = Meanings()
         self._url: str | None = None  # where it was copied from
 
     def _load(self, meta: IndexMeta, summary: Summary) -> None:
         self._meta, self._summary = meta, summary
         self._reader = Reader(self.path, meta)
-        self.__dict__.pop("_pieces", None)
+        self._derived = Derived(self.path, meta, summary)
+        for name in ("_pieces", "_words"):
+            self.__dict__.pop(name, None)
+        self._spelling: Spelling | None = None
 
     @property
     def labels(self) -> FeatureRegistry:
@@ -72,6 +81,21 @@ class IndexBase(PublicNames):
         if said is not None or self._source is None:
             return said
         return self._source.sae.concepts.label_of(found, marked=True)
+
+    def _all_labels(self, marked: bool = True) -> tuple[str | None, ...]:
+        """`label` of every feature.
+
+        Args:
+            marked: Whether what no person said is marked.
+        """
+        said: list[str | None] = [None] * self.d_hidden
+        concepts = None if self._source is None else self._source.sae.concepts
+        if concepts is not None:
+            for feature in {*concepts.names, *concepts.explanations}:
+                said[feature] = concepts.label_of(feature, marked=marked)
+        for feature in self.labels:
+            said[feature] = self.labels.label(feature)
+        return tuple(said)
 
     def _named(self, query: str) -> list[int]:
         """Features whose name holds the query's words: by `labels`, then by the SAE's `concepts`."""
@@ -167,8 +191,25 @@ class IndexBase(PublicNames):
     def _pieces(self) -> dict[int, str]:
         return read_pieces(self.path, self._meta)
 
+    @cached_property
+    def _words(self) -> Words:
+        return Words(self._reader, self._derived, self._pieces, np.asarray(self._summary.count))
+
     def _piece(self, token: int) -> str:
-        return self._pieces.get(token, "�")
+        return self._pieces.get(token, HALF)
+
+    @property
+    def _examples_of(self) -> ExampleReader:
+        return ExampleReader(self._reader, self._spelled)
+
+    def _spelled(self, places: Sequence[Place]) -> list[tuple[str, ...]]:
+        """The text of each place's tokens, as it stands in the text."""
+        if self._spelling is None:
+            tokenizer = None if self._source is None else self._source.anatomy.model.tokenizer
+            self._spelling = Spelling(
+                tokenizer, self._pieces, lambda place: self._pieces_of(place.shown, place.wider, place.text)
+            )
+        return self._spelling.of(places)
 
     def _pieces_of(self, shown: Window, wider: Callable[[int], Window], text: str) -> Sequence[str]:
         """The text of a window's tokens, as it stands in the text.
@@ -179,13 +220,13 @@ class IndexBase(PublicNames):
         """
         if self._source is None:
             pieces = [self._piece(int(token)) for token in shown.ids]
-            if not any("\ufffd" in piece for piece in pieces):
+            if not any(HALF in piece for piece in pieces):
                 return pieces
             every = wider(_EVERY)
             whole = pieces_in(text, [self._piece(int(token)) for token in every.ids])
             return pieces if whole is None else whole[shown.start : shown.start + len(pieces)]
         wide, more = wider(_CONTEXT), _CONTEXT
-        while any("\ufffd" in self._piece(int(wide.ids[end])) for end in (0, -1)):  # within a character
+        while any(HALF in self._piece(int(wide.ids[end])) for end in (0, -1)):  # within a character
             more, before = 2 * more, len(wide.ids)
             wide = wider(more)
             if len(wide.ids) == before:

@@ -17,15 +17,18 @@ from ..activations.exclusions import check_exclusions
 from ..activations.fingerprint import same_weights
 from ..anatomy.session import Model, session_of
 from ..concepts.registry import FeatureRegistry
+from ..core import checks
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.places import path_of
 from ..data.dataset import texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..sae import SAE
+from .all_examples import AllExamples
 from .answers import Answers
 from .building import BuildOptions, extend
 from .cards import card
+from .example_reader import AFTER, BEFORE
 from .export import as_frame, write_csv, write_json
 from .folder import read_meta
 from .merging import merge
@@ -98,7 +101,9 @@ class FeatureIndex(Answers):
     def __copy__(self) -> FeatureIndex:
         """Another index over the same folder, with the same model and SAE; `copy.deepcopy` gives the same."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _original=self)  # whose end may delete a temporary folder
+        twin.__dict__.update(
+            self.__dict__, _original=self, _spelling=None
+        )  # whose end may delete a temporary folder
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureIndex:
@@ -116,7 +121,7 @@ class FeatureIndex(Answers):
             raise InputError("An index takes both: an InterpretableModel, and the SAE (or its path).")
         source = source_for(session_of(model), sae, self.component, quiet=True)
         source.check(self._meta, self.path)
-        self._source = source
+        self._source, self._spelling = source, None
         return self
 
     def feature(self, feature_id: Feature, n: int | None = None) -> Any:
@@ -130,6 +135,37 @@ class FeatureIndex(Answers):
             'card.html'
         """
         return card(self, self.check_feature(feature_id), n)
+
+    def all_examples(self, n: int | None = None, before: int = BEFORE, after: int = AFTER) -> AllExamples:
+        """The examples of all features, as `examples` gives them, in one sweep over the shards.
+
+        Loop over it, or write it: `to_parquet`, `to_jsonl`, `to_pandas`, `blocks`.
+
+        Args:
+            n: At most so many of each; None takes `n_examples`.
+            before, after: Tokens to show on both sides.
+
+        Examples:
+            >>> for feature, examples in index.all_examples(2):
+            ...     if feature == ball:
+            ...         print(examples == [], len(examples))
+            False 2
+        """
+        n = checks.count(self.n_examples if n is None else n, "n")
+        before, after = checks.count(before, "before", 0), checks.count(after, "after", 0)
+        return AllExamples(self, n, before, after)
+
+    def __getitem__(self, asked: str | Feature) -> Any:
+        """`index["ball"]` is `index.search("ball")`; `index[741]` is the feature's card, `index.feature(741)`.
+
+        Raises:
+            UnknownFeatureError: The id lies outside [0, d_hidden).
+
+        Examples:
+            >>> index["ball"][0].feature_id == ball, index[ball].feature_id == ball
+            (True, True)
+        """
+        return self.search(asked) if isinstance(asked, str) else self.feature(asked)
 
     # -- more texts ---------------------------------------------------------------------------
 
@@ -191,7 +227,7 @@ class FeatureIndex(Answers):
         )
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row for each feature: count, density, mean, maximum, label; indexed by feature_id.
+        """`table` as a DataFrame: a row for each feature, indexed by feature_id.
 
         Raises:
             BackendError: pandas is not installed.

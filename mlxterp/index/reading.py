@@ -11,9 +11,13 @@ import numpy as np
 
 from ..core.ranking import Firings, TopN
 from .examples import Window
+from .excerpts import OUTSIDE, Excerpts, RankedFirings
 from .folder import IndexMeta
 from .shard import Shard
 from .summary import open_shard
+
+_REMEMBERED = 1 << 20
+"""Firings of a feature that are kept for the next question."""
 
 
 class Reader:
@@ -22,10 +26,16 @@ class Reader:
     def __init__(self, folder: Path, meta: IndexMeta):
         self._folder, self._meta = folder, meta
         self._open: dict[int, Shard] = {}
+        self._ranked: tuple[int, RankedFirings | None] = -1, None
 
     @cached_property
     def _begins(self) -> list[int]:
         return [shard.begins for shard in self._meta.shards]
+
+    @cached_property
+    def first_texts(self) -> list[int]:
+        """Number of the first text that has tokens in each shard."""
+        return [shard.first_text for shard in self._meta.shards]
 
     def __len__(self) -> int:
         return len(self._meta.shards)
@@ -47,14 +57,18 @@ class Reader:
 
     def firings(self, feature_id: int) -> Firings:
         """Every token where a feature is active."""
-        parts = [self._firings(number, feature_id) for number in range(len(self))]
-        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        return Firings(*joined)
-
-    def _firings(self, number: int, feature_id: int) -> tuple[np.ndarray, ...]:
-        shard = self.shard(number)
-        rows, values = shard.firings(feature_id)
-        return (*self.places(number, rows), values, shard.prefixes[rows])
+        texts, begins, shards = self._layout
+        rows, values, prefixes = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)], [np.zeros(0, np.uint64)]
+        for start, shard in zip(shards.tolist(), self.shards(), strict=True):
+            own, activations = shard.firings(feature_id)
+            if len(own):
+                rows.append(own + np.int64(start))
+                values.append(activations)
+                prefixes.append(shard.prefixes[own])
+        at = np.concatenate(rows)
+        text_ids = texts[np.searchsorted(begins, at, side="right") - 1]
+        positions = at - begins[np.searchsorted(texts, text_ids, side="left")]
+        return Firings(text_ids, positions, np.concatenate(values), np.concatenate(prefixes))
 
     def strongest(self, d_hidden: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Text, position and activation (d_hidden, n) of every feature's strongest tokens; -1, -1 and 0 where fewer."""
@@ -89,6 +103,50 @@ class Reader:
             np.concatenate([part.activations for part in parts]),
             parts[0].start,
         )
+
+    def ranked(self, feature_id: int) -> RankedFirings:
+        """The firings of a feature by rank; the last one asked for is remembered, unless it fires very often."""
+        known, ranked = self._ranked
+        if known != feature_id or ranked is None:
+            ranked = RankedFirings.of(self.firings(feature_id))
+            if len(ranked.every) <= _REMEMBERED:
+                self._ranked = feature_id, ranked
+        return ranked
+
+    def excerpts(self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int) -> Excerpts:
+        """The tokens around places of texts."""
+        texts, rows, shards = self._layout
+        begin = rows[np.searchsorted(texts, text_ids, side="left")]
+        end = rows[np.searchsorted(texts, text_ids, side="right")]
+        at = begin + positions
+        around = at[:, None] + np.arange(-before, after + 1)
+        inside = (around >= begin[:, None]) & (around < end[:, None])
+        ids = np.empty(around.shape, dtype=np.int32)
+        first = np.searchsorted(shards, np.maximum(begin, at - before), side="right") - 1
+        last = np.searchsorted(shards, np.minimum(end - 1, at + after), side="right") - 1
+        local = np.where(inside, around - shards[first][:, None], 0)
+        order = np.argsort(first, kind="stable")
+        numbers, begins = np.unique(first[order], return_index=True)
+        for number, rows_there in zip(numbers.tolist(), np.split(order, begins[1:]), strict=False):
+            tokens = self.shard(number).tokens
+            ids[rows_there] = tokens.take(local[rows_there], mode="clip")
+        ids[~inside] = OUTSIDE
+        for row in np.flatnonzero(first != last).tolist():  # its tokens lie in several shards
+            window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
+            start = before - (int(positions[row]) - window.start)
+            ids[row, start : start + len(window.ids)] = window.ids
+        return Excerpts(positions, ids, before)
+
+    @cached_property
+    def _layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every piece of a text its text, ascending; its first token among all, and their number; and that of every
+        shard's first token. int64."""
+        starts = np.cumsum([0, *(shard.tokens for shard in self._meta.shards)])
+        texts, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for first, start, shard in zip(self.first_texts, starts, self.shards(), strict=False):
+            texts.append(shard.piece_text + first)
+            rows.append(shard.offsets[:-1] + start)
+        return np.concatenate(texts), np.concatenate([*rows, starts[-1:]]), starts[:-1]
 
     def _parts(self, feature_id: int, text_id: int, low: int, high: int) -> Iterator[Window]:
         """Tokens of a text from position `low` on, up to `high`: one window for each of its pieces."""

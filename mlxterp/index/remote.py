@@ -12,6 +12,7 @@ from typing import Any
 from ..core.files import DRAFT, atomic_folder
 from ..core.places import path_of
 from ..errors import BackendError, FeatureIndexError, IndexWriteError
+from .files import write_atomically
 from .folder import META
 
 _AGAIN = "Nothing of it is left there; make room or choose another path, and save again."
@@ -62,9 +63,9 @@ def refuse_index(url: str) -> None:
 def copied(folder: Path, target: str | os.PathLike) -> Path | str:
     """Copies an index's folder to a new folder or URL; `index.json` last, so that half a copy is no index."""
     names = sorted(
-        (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and not p.name.startswith(DRAFT)),
-        key=lambda p: str(p) == META,
+        (p.relative_to(folder) for p in folder.rglob("*") if p.is_file()), key=lambda p: str(p) == META
     )
+    names = [name for name in names if not any(part.startswith(DRAFT) for part in name.parts)]
     if is_url(target):
         refuse_index(str(target))
         files, root = _filesystem(str(target))
@@ -105,6 +106,19 @@ def write_at(url: str, parts: Iterable[bytes]) -> str:
             f"Nothing can be written to {url}: {error}. Make room there or choose another place, and write again."
         ) from error
     return url
+
+
+def written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path | str:
+    """Writes a file, whole or not at all, at a path or a URL; returns which.
+
+    Raises:
+        FeatureIndexError: Nothing can be written there.
+    """
+    if is_url(path):
+        return write_at(str(path), parts)
+    target = path_of(path)
+    write_atomically(target, parts)
+    return target
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -26,7 +26,7 @@ PICTURES = {
     "geometry.meta_sae": "MetaSAE", "geometry.on_text": "OnText", "geometry.pairs": "Coactivation",
     "geometry.partners": "Universality", "geometry.placed_rows": "PlacedRows", "geometry.probes": "Probe",
     "demo.selftest": "SelfTest", "geometry.sparse_probing": "SparseProbing",
-    "geometry.stitching": "Stitching", "lens.comparison": "LensComparison",
+    "geometry.stitching": "Stitching", "index.table": "FeatureTable", "lens.comparison": "LensComparison",
     "lens.jacobian_lens": "JacobianLens", "lens.logit_lens": "LogitLens", "lens.tuned_lens": "TunedLens",
     "neuronpedia.dashboard": "Dashboard", "neuronpedia.page": "NeuronpediaFeature",
     "patching.causal_map": "CausalTrace", "patching.result": "PatchingResult",
