@@ -1,0 +1,5 @@
+"""An index in the browser: a server on one's own machine (`index.serve`), or a folder of files (`index.to_site`)."""
+
+from .explorer import Explorer, serve
+
+__all__ = ["Explorer", "serve"]
