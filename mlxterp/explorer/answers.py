@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..concepts.explanations import PERSON, Explanation
+from ..concepts.explanations import PERSON, Explanation, checked_text
 from ..concepts.labels import judged_by
 from ..core.sparse import SparseFeatures
 from ..core.version import version
@@ -19,8 +19,8 @@ from ..errors import InputError
 from ..features.search import encode_corpus, top_features_of
 from ..index import FeatureExample, FeatureStats
 from ..index.windows import Windows
-from ..lens.feature_logits import feature_logits
-from ..tracing.passes import check_length
+from ..lens.feature_logits import direction_logits, feature_logits
+from .generation import check_fits
 from .label_file import NONE
 from .shown_index import ShownIndex
 
@@ -28,11 +28,11 @@ BANDS = (8, 6, 4, 2, 0)
 """Tenths of the ranks that are shown, strongest first."""
 TOP, PER_BAND = 12, 3
 """Windows of a feature, and of each band."""
-_NEAR, _AROUND, _HARD, _LOGITS = 8, 8, 4, 10
+_NEAR, _AROUND, _HARD, _LOGITS, _LOGIT_BINS = 8, 8, 4, 10, 40
 _BEFORE, _AFTER = 8, 6
 _OF_TEXT = 50
 """Features of a text that are named for the whole of it."""
-_DENSE, _ALIKE, _MOSTLY = 0.1, 0.95, 0.5
+_DENSE, _ALIKE, _MOSTLY, _OFTEN = 0.1, 0.95, 0.5, 0.05
 
 Answer = dict[str, Any]
 
@@ -129,8 +129,17 @@ def logits(shown: ShownIndex, number: int) -> Answer:
     return {
         "up": [list(one) for one in found.promoted], "down": [list(one) for one in found.suppressed],
         "norm": found.strength, "relative_norm": found.relative_strength, "mean": found.mean, "sd": found.sd,
-        "skew": found.skew, "kurtosis": found.kurtosis, "folded": "final norm folded in",
+        "skew": found.skew, "kurtosis": found.kurtosis, "hist": _spread(shown, number, component),
+        "folded": "final norm folded in",
     }  # fmt: skip
+
+
+def _spread(shown: ShownIndex, number: int, component: str | None) -> list[list[Any]]:
+    """How the logits of all tokens are spread: counts, and the edges of the bins."""
+    made = shown.index._with_source()
+    [(row, _)] = direction_logits(made.anatomy, made.sae, made.sae.W_dec[[number]], component)
+    counts, edges = np.histogram(row[0], _LOGIT_BINS)
+    return [counts.tolist(), edges.tolist()]
 
 
 def labels(shown: ShownIndex) -> Answer:
@@ -160,7 +169,7 @@ def text(shown: ShownIndex, number: int, of: int | None) -> Answer:
     reader = shown.index._reader
     every = 1 << 40
     found = reader.window(of or 0, number, 0, 0, every)
-    pieces = shown.index._pieces_of(found, lambda more: found, reader.text(number))
+    pieces = shown.index._pieces_of(found, lambda _: found, reader.text(number))
     acts = [0.0] * len(pieces) if of is None else [float(value) for value in found.activations]
     return {"id": number, "text": reader.text(number), "tokens": list(pieces), "acts": acts}
 
@@ -175,15 +184,11 @@ def features_of(shown: ShownIndex, given: str) -> Answer:
     model = made.anatomy.model
     if model.tokenizer is None:
         raise InputError("This model has no tokenizer, so it reads no text.")
-    corpus = Corpus.from_texts([given], model.tokenize)
-    if not len(corpus.tokens):
-        raise InputError("The text is empty.")
-    if model.max_positions is not None and len(corpus.tokens) > model.max_positions:
-        raise InputError(
-            f"The text has {len(corpus.tokens):,} tokens, the model {model.max_positions:,} positions. Shorten it."
-        )
-    check_length(model, len(corpus.tokens))
-    rows = SparseFeatures.concat([part.features for part in encode_corpus(model, corpus, made.sae, made.component)])
+    corpus = Corpus.from_texts([checked_text(given, "the text")], model.tokenize)
+    check_fits(model, len(corpus.tokens), "The text")
+    rows = SparseFeatures.concat(
+        [part.features for part in encode_corpus(model, corpus, made.sae, made.component)]
+    )
     rule = shown.index._meta.rule
     counted = np.ones(len(corpus.tokens), bool)
     if "bos" in rule.exclude and rule.bos is not None:
@@ -272,7 +277,8 @@ def _hard(shown: ShownIndex, number: int) -> list[FeatureExample]:
     """Windows around a token that the feature often reads, where it is silent."""
     reader = shown.index._reader
     ids, counts = np.unique(reader.token_ids(number), return_counts=True)
-    read = ids[np.argsort(-counts, kind="stable")[:3]]
+    often = np.argsort(-counts, kind="stable")[:3]
+    read = ids[often[counts[often] >= max(2, _OFTEN * counts.sum())]]
     places: list[tuple[int, int]] = []
     for shard_number, shard in enumerate(reader.shards() if len(read) else []):
         rows = np.flatnonzero(np.isin(shard.tokens, read))

@@ -64,9 +64,10 @@ def _cosine(a: Side, b: Side) -> tuple[float | None, str | None]:
 def _same_texts(one: ShownIndex, other: ShownIndex) -> bool:
     """Whether two indexes hold the same texts, token for token."""
     mine, others = one.index._meta, other.index._meta
-    said = [(shard.data, shard.tokens) for shard in mine.shards], [
-        (shard.data, shard.tokens) for shard in others.shards
-    ]
+    said = (
+        [(shard.data, shard.tokens) for shard in mine.shards],
+        [(shard.data, shard.tokens) for shard in others.shards],
+    )
     if said[0] == said[1]:
         return True
     if (mine.n_texts, mine.n_tokens) != (others.n_texts, others.n_tokens):
@@ -94,7 +95,11 @@ def _tokens(a: Side, b: Side) -> dict[str, Any]:
     mine, others = _counted(a), _counted(b)
     both = sorted(mine.keys() & others.keys(), key=lambda token: (-min(mine[token], others[token]), token))
     alone = [
-        [[token, n] for token, n in sorted(own.items(), key=lambda item: (-item[1], item[0])) if token not in other]
+        [
+            [token, n]
+            for token, n in sorted(own.items(), key=lambda item: (-item[1], item[0]))
+            if token not in other
+        ]
         for own, other in ((mine, others), (others, mine))
     ]
     return {

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
+from ..backends.base import LanguageModel
+from ..concepts.explanations import checked_text
 from ..core import checks
 from ..core.tokens import to_batch
 from ..edits.edits import Edit, flattened
@@ -25,8 +27,8 @@ from ..edits.placement import checked, placed
 from ..errors import InputError, MlxterpError
 from ..hooks.hooked_model import with_effects
 from ..index import FeatureIndex
-from ..tracing.generation import Request, stream
-from ..tracing.passes import check_length, cross_entropy
+from ..tracing.generation import Request, prompt_ids, stream
+from ..tracing.passes import cross_entropy
 from .model_thread import ModelThread
 
 MOST_TOKENS = 512
@@ -69,9 +71,7 @@ def request_of(said: Mapping[str, Any], own: str, index_of: IndexOf) -> SteerReq
         InputError, SAEError: Something cannot be.
     """
     _known(said, _SETTINGS, "a request")
-    prompt = said.get("prompt")
-    if not isinstance(prompt, str) or not prompt:
-        raise InputError("The prompt is empty: give the model some text to go on from.")
+    prompt = checked_text(said.get("prompt", ""), "the prompt")
     edits = said.get("edits", [])
     if not isinstance(edits, list) or len(edits) > 50:
         raise InputError("edits is a list of at most 50 edits.")
@@ -108,6 +108,17 @@ def _edit(said: Any, own: str, index_of: IndexOf) -> Edit:
     return add_feature(sae, feature, strength, units, index=index)
 
 
+def check_fits(model: LanguageModel, tokens: int, what: str) -> None:
+    """Refuses a text that is longer than what the model was made for; from a page, nobody would see a warning.
+
+    Raises:
+        InputError: It is.
+    """
+    limit = model.max_positions
+    if limit is not None and tokens > limit:
+        raise InputError(f"{what} has {tokens:,} tokens, and the model {limit:,} positions. Shorten it.")
+
+
 def _known(said: Mapping[str, Any], names: tuple[str, ...], what: str) -> None:
     if unknown := [name for name in said if name not in names]:
         raise InputError(f"{unknown[0]!r} is unknown in {what}; there are: {', '.join(names)}.")
@@ -137,6 +148,8 @@ class Generation:
         Raises:
             MlxterpError: It cannot run.
         """
+        model, settings = self.anatomy.model, self.request.settings
+        check_fits(model, len(prompt_ids(model, self.request.prompt, settings.chat)), "The prompt")
         self._streams = self._begun()
 
     def _begun(self) -> dict[str, Iterator[Any]]:
@@ -188,7 +201,7 @@ class Generation:
             return {"loss": None, "perplexity": None}
         try:
             batch = to_batch(self.request.prompt + text, model.tokenize, model.vocab_size)
-            check_length(model, int(batch.lengths.max()))
+            check_fits(model, int(batch.lengths.max()), "The text")
             loss = cross_entropy(model, batch)
         except MlxterpError:  # one token, or more than the model's positions
             return {"loss": None, "perplexity": None}
@@ -196,22 +209,30 @@ class Generation:
 
 
 class Events:
-    """What a generation says, as it comes. Made where the server's loop runs; there is no room for it, or it waits.
+    """What a generation says, as it comes. Made where the server's loop runs.
+
+    Args:
+        ended: Is told what came of it.
 
     Raises:
         BusyError: As many generations run and wait as may.
     """
 
-    def __init__(self, generation: Generation, model: ModelThread):
+    def __init__(self, generation: Generation, model: ModelThread, ended: Callable[[Last], None]):
         self._loop = asyncio.get_running_loop()
         self._said: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._generation, self._model = generation, model
         self._future = model.generate(lambda: generation.run(model, self._tell))
-        self._future.add_done_callback(lambda _: self._tell(None))
+        self._future.add_done_callback(lambda done: self._end(done, ended))
 
     def _tell(self, event: dict[str, Any] | None) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever listened
             self._loop.call_soon_threadsafe(self._said.put_nowait, event)
+
+    def _end(self, done: Future[Last], ended: Callable[[Last], None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            ended(done.result())
+        self._tell(None)
 
     async def stream(self) -> AsyncGenerator[dict[str, Any], None]:
         """The events; when this is closed, the generation ends."""

@@ -1,8 +1,8 @@
 """`LabelFile`: the names of one index's features, and the file that keeps them.
 
-The names are `index.labels`, so that Python and the browser see the same. The file is a `FeatureRegistry`'s, written whole
-at each change. What somebody else wrote there meanwhile is taken in first; a change of an entry that is not the one its
-author saw is refused.
+The names are `index.labels`, so that Python and the browser see the same. The file is a `FeatureRegistry`'s, written
+whole at each change. What somebody else wrote there meanwhile is taken in first; a change of an entry that is not the
+one its author saw is refused.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ def map_of(index: FeatureIndex) -> np.ndarray | None:
     try:
         arrays = ArrayFile(path, _ARRAYS, None)
         fingerprints = strict_json(arrays["about"].tobytes())["fingerprints"]
-        widths = [int(width) for width, fingerprint in fingerprints.items() if fingerprint == index.fingerprint]
+        widths = [
+            int(width) for width, fingerprint in fingerprints.items() if fingerprint == index.fingerprint
+        ]
         if not widths:
             return None
         mine = np.asarray(arrays["width"]) == widths[0]
