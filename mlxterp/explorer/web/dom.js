@@ -20,6 +20,11 @@ function filled(element, attributes, children) {
     else if (key === 'value') element.value = value;
     else element.setAttribute(key, value === true ? '' : value);
   }
+  return put(element, children);
+}
+
+// Adds children to an element; null, undefined and false are left out.
+export function put(element, ...children) {
   element.append(...children.flat(9).filter((child) => child != null && child !== false));
   return element;
 }

@@ -26,7 +26,7 @@ async function show() {
   document.title = `${TITLES.find(([key]) => key === page)?.[1] ?? 'mlxterp'} · mlxterp`;
   for (const item of document.querySelectorAll('header nav a')) item.toggleAttribute('aria-current', item.dataset.page === page);
   if (document.activeElement !== $('#q')) $('#q').value = route.q.get('q') || '';
-  const place = h(`div.page.${page || 'unknown'}`);
+  const place = h(`div.page.page-${page || 'unknown'}`);
   main.replaceChildren(place);
   try {
     const made = page ? await PAGES[page](place, route) : (place.append(problem('No such page', `There is no page ${route.page}.`, h('a.button', { href: '#/list' }, 'All features'))), {});

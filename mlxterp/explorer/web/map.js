@@ -1,5 +1,5 @@
 // The map: every feature a point; draw round some to list them.
-import {$, h, num, later, choice, problem, say} from './dom.js';
+import {$, h, num, later, choice, problem, say, put} from './dom.js';
 import {COLUMNS, shown, inside, polygon} from './columns.js';
 import {source, sourceParam, meaning, nameOf, listed, sourceChoice} from './shared.js';
 import {link, changed, go, note} from './route.js';
@@ -9,7 +9,7 @@ const MOST = 48;
 export async function map(main, { q }) {
   const s = await source(q.get('src')), { t } = s;
   if (!t.map) {
-    main.append(problem('No map yet', `${s.name} has no coordinates beside its index.`, h('p', null, 'In Python: ', h('code', null, 'geometry.decoder_map(sae, index=index).save(index)'), ', then open the explorer again.'), h('a.button', { href: '#/list' }, 'All features')));
+    put(main, problem('No map yet', `${s.name} has no coordinates beside its index.`, h('p', null, 'In Python: ', h('code', null, 'geometry.decoder_map(sae, index=index).save(index)'), ', then open the explorer again.'), h('a.button', { href: '#/list' }, 'All features')));
     return {};
   }
   const xy = t.map, points = [];
@@ -140,7 +140,7 @@ export async function map(main, { q }) {
   });
   const drag = h('button', { type: 'button', 'aria-pressed': 'false', title: 'Drag moves the map instead (p); Shift does the other', onclick: () => { state.lasso = !state.lasso; drag.setAttribute('aria-pressed', String(!state.lasso)); } }, 'Move');
   const kinds = [...shown(t).filter((key) => key !== 'id').map((key) => [key, COLUMNS[key][0]]), ['named', 'who named it']];
-  main.append(h('div.bar', null, await sourceChoice(s.id, (value) => go('map', [], { src: value })),
+  put(main, h('div.bar', null, await sourceChoice(s.id, (value) => go('map', [], { src: value })),
     choice('Colour by', state.by, kinds, (value) => { state.by = value; paint = colours(); note('map', [], changed(q, { by: value })); q.set('by', value); soon(); }),
     drag, h('button', { type: 'button', title: 'Nearer (+)', 'aria-label': 'Nearer', onclick: () => zoom(1.4) }, '+'), h('button', { type: 'button', title: 'Farther (−)', 'aria-label': 'Farther', onclick: () => zoom(1 / 1.4) }, '−'), told), h('div.stage', null, canvas, tip));
   const fit = () => {

@@ -1,5 +1,5 @@
 // Names: all that people called features; edited here, taken from a file, written to one.
-import {h, num, say} from './dom.js';
+import {h, num, say, put} from './dom.js';
 import {about, ask, address, rename, forget, names as fetched, isSite} from './data.js';
 import {source, sourceParam, namer, sourceChoice, download} from './shared.js';
 import {link, go} from './route.js';
@@ -22,7 +22,7 @@ export async function names(main, { q }) {
   const exported = isSite ? [h('button', { type: 'button', onclick: () => download('names.json', JSON.stringify(plain, null, 1), 'application/json') }, 'Export'), null]
     : [h('a.button', { href: address(`${s.id}/names.json`), download: 'names.json' }, 'Export JSON'), h('a.button', { href: address(`${s.id}/names.csv`), download: 'names.csv' }, 'Export CSV')];
   const where = isSite ? 'Names are kept in this browser; export them to keep them for good.' : s.writable ? `Names are kept in ${s.file || 'memory: export them before you stop the server'}.` : 'This explorer is read-only.';
-  main.append(h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
+  put(main, h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
     h('div.bar', null, await sourceChoice(s.id, (value) => go('names', [], { src: value })), exported,
       s.writable || isSite ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null), h('p.muted', null, where), status,
     found.length ? h('ul.names.card', null, found.map(([f, label]) => row(s, f, label, again, failed))) : h('p.empty', null, 'No names yet. Open a feature and press e.'));

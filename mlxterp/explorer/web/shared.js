@@ -20,6 +20,10 @@ export function meaning(s, f, most = 4) {
   const name = nameOf(s, f), told = s.names.explanations[f];
   if (name) return h('b.name-of', { dir: 'auto' }, name);
   if (told) return h('span.told', { dir: 'auto', title: `said by ${told.source}` }, told.text);
+  return tokensOf(s, f, most);
+}
+
+export function tokensOf(s, f, most) {
   const found = chips(s.t, f).slice(0, most);
   return found.length ? h('span.chips', null, found.map((chip) => code(chip.text, { title: `${num(chip.n)} of its ${num(s.t.count[f])} firings` })))
     : h('span.muted', null, s.t.count[f] ? '–' : 'never active');

@@ -1,5 +1,5 @@
 // Your own text: which features are active on it, on each token and in all.
-import {$, h, num, pct, say, later, tabular, field, choice} from './dom.js';
+import {$, h, num, pct, say, later, tabular, field, choice, put} from './dom.js';
 import {about, ask, isSite} from './data.js';
 import {shade, marked, quoted} from './tokens.js';
 import {source, featureLink, sourceChoice} from './shared.js';
@@ -13,7 +13,7 @@ const ORDERS = [['telling', 'strength × rarity'], ['act', 'activation'], ['shar
 export async function text(main, { q }) {
   const { sources } = await about();
   const asked = q.get('src') || '', chosen = asked === 'all' ? sources : sources.filter((one) => one.id === (asked || sources[0].id));
-  if (isSite || !chosen.some((one) => one.live)) { main.append(needsLive('Text')); return {}; }
+  if (isSite || !chosen.some((one) => one.live)) { put(main, needsLive('Text')); return {}; }
   const state = { pos: q.has('pos') ? +q.get('pos') : null, f: q.get('f'), by: q.get('by') || 'telling', heat: q.get('view') === 'heat' };
   const area = h('textarea', { rows: 3, value: q.get('t') ?? FIRST, maxlength: 20000, dir: 'auto', 'aria-label': 'Text' });
   const out = h('div.answers', { 'aria-busy': 'true' });
@@ -40,7 +40,7 @@ export async function text(main, { q }) {
     say(`${answers[0].tokens.length} tokens`);
   };
   area.addEventListener('input', later(180, () => { state.pos = null; run(); }));
-  main.append(h('h1', null, 'Text ', h('small', null, 'the features of each token, as you type')), field('Your text', area),
+  put(main, h('h1', null, 'Text ', h('small', null, 'the features of each token, as you type')), field('Your text', area),
     h('div.bar', null, await sourceChoice(asked || sources[0].id, (value) => { location.hash = `#/text?${changed(q, { src: value === sources[0].id ? '' : value, t: area.value, f: '' })}`; }, [['all', 'all side by side']]),
       choice('Order', state.by, ORDERS, (value) => { state.by = value; show(); }),
       h('button', { type: 'button', id: 'heat', 'aria-pressed': String(state.heat), onclick: (event) => { state.heat = !state.heat; event.currentTarget.setAttribute('aria-pressed', String(state.heat)); show(); } }, 'Heat map')), out);
