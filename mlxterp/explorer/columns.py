@@ -1,8 +1,8 @@
 """The table of all features as one binary file: the list of features is sorted and filtered in the browser.
 
-    u32 (little-endian)    length of the header
-    header                 JSON, padded with spaces to four bytes: what there is, and where each column begins
-    columns                arrays, each at a multiple of four bytes after the header
+u32 (little-endian)    length of the header
+header                 JSON, padded with spaces to four bytes: what there is, and where each column begins
+columns                arrays, each at a multiple of four bytes after the header
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def _counted(index: FeatureIndex, scale: np.ndarray) -> tuple[np.ndarray, ...]:
         text = shard.piece_text[shard.pieces_of(rows)]
         first = np.append(True, (features[1:] != features[:-1]) | (text[1:] != text[:-1]))[: len(features)]
         n_texts += np.bincount(features[first], minlength=d)
-        bins = np.clip((np.abs(values) / np.maximum(scale[features], 1e-9) * BINS).astype(np.int64), 0, BINS - 1)
+        bins = np.clip(
+            (np.abs(values) / np.maximum(scale[features], 1e-9) * BINS).astype(np.int64), 0, BINS - 1
+        )
         heights += np.bincount(features * BINS + bins, minlength=d * BINS)
     key, where = np.unique(np.concatenate(keys), return_inverse=True)
     number = np.bincount(where, weights=np.concatenate(counts), minlength=len(key)).astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import sys
@@ -13,9 +14,13 @@ from types import TracebackType
 from typing import Any
 
 from ..core import checks
+from ..core.options import names_options
+from ..core.places import path_of
 from ..errors import BackendError, InputError
 from ..index import FeatureIndex
+from ..steering.calibration import Calibration
 from ..viz.escaping import attribute
+from .label_file import LabelFile
 from .shown_index import ShownIndex
 
 HOST = "127.0.0.1"
@@ -44,8 +49,8 @@ class Explorer:
         self.url = f"http://{HOST}:{self.port}/?t={token}"
         self._service = Service(shown, token)
         config = uvicorn.Config(
-            application(self._service, self.port, frames), lifespan="off", log_level="warning", access_log=False, ws="none",
-            timeout_graceful_shutdown=3, server_header=False, date_header=False, loop="asyncio", http="h11",
+            application(self._service, self.port, frames), lifespan="off", log_level="warning", access_log=False,
+            ws="none", timeout_graceful_shutdown=3, server_header=False, date_header=False, loop="asyncio", http="h11",
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._stopped = threading.Event()
@@ -96,19 +101,45 @@ class Explorer:
         )
 
 
-def serve(index: FeatureIndex, port: int = 0, open: bool = True, others: Iterable[FeatureIndex] = ()) -> Explorer:
+@names_options
+def serve(
+    index: FeatureIndex, port: int = 0, open: bool = True, others: Iterable[FeatureIndex] = (), *,
+    labels: str | os.PathLike | None = None, read_only: bool = False, calibrations: Iterable[Calibration] = (),
+) -> Explorer:  # fmt: skip
     """Shows an index in the browser; see `FeatureIndex.serve`."""
     port = checks.integer(port, "port", 0, 65535)
-    indexes = [index, *others]
-    for one in indexes:
-        if not isinstance(one, FeatureIndex):
-            raise InputError(f"Expected a FeatureIndex (FeatureIndex.open), got {type(one).__name__}.")
-    shown = [ShownIndex(number, one) for number, one in enumerate(indexes)]
+    opened, read_only = checks.flag(open, "open"), checks.flag(read_only, "read_only")
+    shown = [
+        ShownIndex(
+            number, one, LabelFile(one, None if number or labels is None else path_of(labels), read_only)
+        )
+        for number, one in enumerate(_indexes(index, others))
+    ]
+    shown[0].calibrations = {made.feature: made for made in _calibrations(calibrations)}
     notebook = in_notebook()
     explorer = Explorer(shown, port, _FRAMES if notebook else "'none'")
-    if checks.flag(open, "open") and not notebook:
+    if opened and not notebook:
         webbrowser.open(explorer.url)
     return explorer
+
+
+def _indexes(index: FeatureIndex, others: Any) -> list[FeatureIndex]:
+    if isinstance(others, FeatureIndex) or not isinstance(others, Iterable):
+        raise InputError("others is a list of indexes, that are shown beside this one.")
+    found = [index, *others]
+    for one in found:
+        if not isinstance(one, FeatureIndex):
+            raise InputError(f"Expected a FeatureIndex (FeatureIndex.open), got {type(one).__name__}.")
+    return found
+
+
+def _calibrations(given: Any) -> list[Calibration]:
+    found = (
+        [given] if isinstance(given, Calibration) else list(given) if isinstance(given, Iterable) else None
+    )
+    if found is None or not all(isinstance(one, Calibration) for one in found):
+        raise InputError("calibrations is a list of what model.calibrate_steering gave.")
+    return found
 
 
 _FRAMES = "'self' http://localhost:* http://127.0.0.1:* vscode-webview:"

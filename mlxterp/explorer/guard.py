@@ -1,8 +1,8 @@
 """What may ask the server: the page that it gave out itself, and nothing else.
 
-Web pages of strangers reach a server on one's own machine too: by its address, or by a name that they point at it. So the
-Host has to be this server's, the Origin its own, and everything but the static files needs a token that only the
-printed address has. Every answer carries a policy that fetches nothing from elsewhere.
+Web pages of strangers reach a server on one's own machine too: by its address, or by a name that they point at it. So
+the Host has to be this server's, the Origin its own, and everything but the static files needs a token that only
+the printed address has. Every answer carries a policy that fetches nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from ..core.files import strict_json
 
-TOKEN_HEADER = "x-mlxterp-token"
+TOKEN_HEADER = b"x-mlxterp-token"
 LARGEST_BODY = 64 * 1024
 """Bytes of a request."""
 _DRAINED = 8 << 20
@@ -137,7 +137,9 @@ class Guard:
 
     def _refused(self, scope: Scope) -> Refused | None:
         """Why a request is refused; None where it is not."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
         if headers.get("host") not in self._hosts:
             return Refused(421, f"This server answers to {', '.join(sorted(self._hosts))} only.")
         if headers.get("origin", "") not in ("", *self._origins):
@@ -147,17 +149,19 @@ class Guard:
             return Refused(403, "Requests of other pages are refused.")
         if scope["method"] not in ("GET", "HEAD", "POST", "PUT", "DELETE"):
             return Refused(403 if scope["method"] == "OPTIONS" else 405, "There is no such method here.")
-        if api and not self.knows(headers, scope, self._token):
-            return Refused(403, "This request has no token. Open the address that was printed where it was started.")
+        if api and not knows_token(scope, self._token):
+            return Refused(
+                403, "This request has no token. Open the address that was printed where it was started."
+            )
         return None
 
-    @staticmethod
-    def knows(headers: Any, scope: Scope, token: str) -> bool:
-        """Whether a request has the token: in its header, or, where it only reads, in its address."""
-        given = [headers.get(TOKEN_HEADER, "")]
-        if scope["method"] in ("GET", "HEAD"):
-            given += parse_qs(scope["query_string"].decode("latin-1")).get("t", [])[:1]
-        return any(secrets.compare_digest(one.encode("utf-8", "replace"), token.encode()) for one in given)
+
+def knows_token(scope: Any, token: str) -> bool:
+    """Whether a request has the token: in its header, or, where it only reads, in its address."""
+    given = [value for name, value in scope["headers"] if name.lower() == TOKEN_HEADER]
+    if scope["method"] in ("GET", "HEAD"):
+        given += [one.encode() for one in parse_qs(scope["query_string"].decode("latin-1")).get("t", [])[:1]]
+    return any(secrets.compare_digest(one, token.encode()) for one in given)
 
 
 def hosts_of(port: int) -> Collection[str]:

@@ -46,6 +46,11 @@ class ModelThread:
         return len(self._long)
 
     @property
+    def full(self) -> bool:
+        """Whether no further generation may wait."""
+        return self._running + len(self._long) >= MOST
+
+    @property
     def stopped(self) -> bool:
         """Whether everything is to end."""
         return self._stopped
@@ -61,7 +66,7 @@ class ModelThread:
             BusyError: Too many wait.
         """
         with self._changed:
-            if self._running + len(self._long) >= MOST:
+            if self.full:
                 raise BusyError
             return self._put(self._long, job)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..viz.escaping import attribute
+from .palette_sheet import palette_sheet
 
 WEB = Path(__file__).parent / "web"
+PALETTE = "palette.css"
 _KINDS = (".js", ".css", ".svg")
 
 
 def files() -> dict[str, bytes]:
     """Files that pages fetch, by name."""
-    return {path.name: path.read_bytes() for path in sorted(WEB.iterdir()) if path.suffix in _KINDS}
+    found = {path.name: path.read_bytes() for path in sorted(WEB.iterdir()) if path.suffix in _KINDS}
+    return {**found, PALETTE: palette_sheet().encode()}
 
 
 def index_page(mode: str, token: str = "") -> str:

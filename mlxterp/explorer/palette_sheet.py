@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..viz.palette import STEPS, declarations, scale_color
 from ..viz.page import MODES
+from ..viz.palette import STEPS, declarations, scale_color
 
 _STOPS = 5
 _MORE = {

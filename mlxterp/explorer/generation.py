@@ -1,0 +1,273 @@
+"""Text that is generated with edits beside the same without: what the steer page asks for.
+
+A request is checked before its first event; then it waits for its turn in the model's thread, where both texts grow
+in turns, token by token. What it says is what `model.generate` gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..anatomy.anatomy import Anatomy
+from ..backends.base import LanguageModel
+from ..concepts.explanations import checked_text
+from ..core import checks
+from ..core.tokens import to_batch
+from ..edits.edits import Edit, flattened
+from ..edits.features import ablate, add_feature, amplify, clamp
+from ..edits.placement import checked, placed
+from ..errors import InputError, MlxterpError
+from ..hooks.hooked_model import with_effects
+from ..index import FeatureIndex
+from ..tracing.generation import Request, prompt_ids, stream
+from ..tracing.passes import cross_entropy
+from .model_thread import ModelThread
+
+MOST_TOKENS = 512
+_KINDS = ("add", "clamp", "scale", "ablate")
+_UNITS = ("max", "raw")
+_POSITIONS = ("all", "prompt", "prompt[1:]", "generated")
+_SETTINGS = ("prompt", "edits", "max_tokens", "temperature", "top_p", "seed", "positions", "baseline", "chat")
+_OF_EDIT = ("feature", "kind", "strength", "units", "source")
+_LOOK = 0.3
+"""Seconds between two looks at how many are before."""
+
+IndexOf = Callable[[str], FeatureIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class SteerRequest:
+    """What is to be generated.
+
+    Attributes:
+        prompt: The prompt.
+        edits: What changes the one side.
+        settings: Of `tracing.generation.Request`, of both.
+        baseline: Whether the other side is generated too.
+    """
+
+    prompt: str
+    edits: tuple[Edit, ...]
+    settings: Request
+    baseline: bool
+
+
+def request_of(said: Mapping[str, Any], own: str, index_of: IndexOf) -> SteerRequest:
+    """The request that JSON says.
+
+    Args:
+        own: The source that edits are of where they name none.
+        index_of: The index of a source.
+
+    Raises:
+        InputError, SAEError: Something cannot be.
+    """
+    _known(said, _SETTINGS, "a request")
+    prompt = checked_text(said.get("prompt", ""), "the prompt")
+    edits = said.get("edits", [])
+    if not isinstance(edits, list) or len(edits) > 50:
+        raise InputError("edits is a list of at most 50 edits.")
+    tokens = checks.integer(
+        said.get("max_tokens", 60), "max_tokens", 1, MOST_TOKENS, hint="More than that takes a notebook."
+    )
+    positions = checks.choice(said.get("positions", "all"), "positions", _POSITIONS)
+    settings = Request(
+        tokens, positions=positions, temperature=said.get("temperature", 0.0), top_p=said.get("top_p", 1.0),
+        seed=said.get("seed", 0), chat=said.get("chat", False),
+    )  # fmt: skip
+    made = tuple(_edit(one, own, index_of) for one in edits)
+    return SteerRequest(prompt, made, settings, checks.flag(said.get("baseline", True), "baseline"))
+
+
+def _edit(said: Any, own: str, index_of: IndexOf) -> Edit:
+    if not isinstance(said, dict):
+        raise InputError(f"An edit is an object with {', '.join(_OF_EDIT)}, got {type(said).__name__}.")
+    _known(said, _OF_EDIT, "an edit")
+    index = index_of(str(said.get("source", own)))
+    if index.source is None:
+        raise InputError(f"The index of SAE {index.sae_name} has no model and SAE here, so it cannot steer.")
+    sae = index.source.sae
+    feature = index.check_feature(checks.integer(said.get("feature"), "feature", 0))
+    kind = checks.choice(said.get("kind", "add"), "kind", _KINDS)
+    units: Any = checks.choice(said.get("units", "max"), "units", _UNITS)
+    if kind == "ablate":
+        return ablate(sae, feature)
+    strength = checks.finite(said.get("strength"), "strength")
+    if kind == "scale":
+        return amplify(sae, feature, strength)
+    if kind == "clamp":
+        return clamp(sae, feature, strength, units=units, index=index)
+    return add_feature(sae, feature, strength, units, index=index)
+
+
+def check_fits(model: LanguageModel, tokens: int, what: str) -> None:
+    """Refuses a text that is longer than what the model was made for; from a page, nobody would see a warning.
+
+    Raises:
+        InputError: It is.
+    """
+    limit = model.max_positions
+    if limit is not None and tokens > limit:
+        raise InputError(f"{what} has {tokens:,} tokens, and the model {limit:,} positions. Shorten it.")
+
+
+def _known(said: Mapping[str, Any], names: tuple[str, ...], what: str) -> None:
+    if unknown := [name for name in said if name not in names]:
+        raise InputError(f"{unknown[0]!r} is unknown in {what}; there are: {', '.join(names)}.")
+
+
+@dataclass
+class Last:
+    """What came of the last generation."""
+
+    pieces: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+@dataclass(eq=False)
+class Generation:
+    """Both texts of one request, as they grow. It lives in the model's thread, but for `stop`."""
+
+    anatomy: Anatomy
+    request: SteerRequest
+    gone: threading.Event = field(default_factory=threading.Event)
+    """Set when nobody listens any more."""
+
+    def prepare(self) -> None:
+        """Checks everything that can be checked before it runs.
+
+        Raises:
+            MlxterpError: It cannot run.
+        """
+        model, settings = self.anatomy.model, self.request.settings
+        check_fits(model, len(prompt_ids(model, self.request.prompt, settings.chat)), "The prompt")
+        self._streams = self._begun()
+
+    def _begun(self) -> dict[str, Iterator[Any]]:
+        request, settings = self.request, self.request.settings
+        found: dict[str, Iterator[Any]] = {}
+        if request.baseline:
+            found["base"] = stream(self.anatomy, request.prompt, settings)
+        edits = checked(self.anatomy, placed(flattened([list(request.edits)]), None, settings.positions))
+        running = with_effects(self.anatomy, edits, None if settings.chat else request.prompt)
+        found["steered"] = stream(running, request.prompt, settings, [edit.positions for edit in edits])
+        return found
+
+    def run(self, model: ModelThread, say: Callable[[dict[str, Any]], None]) -> Last:
+        """Generates, telling each piece."""
+        start, last = time.perf_counter(), Last()
+        texts = dict.fromkeys(self._streams, "")
+        ended = lambda: self.gone.is_set() or model.stopped  # noqa: E731
+        try:
+            say({"started": True})
+            while self._streams and not ended():
+                for side in list(self._streams):
+                    piece = next(self._streams[side], None)
+                    if piece is None:
+                        del self._streams[side]
+                        say({"end": side, "text": texts[side], **self._fluency(texts[side])})
+                    else:
+                        texts[side] += piece
+                        last.pieces += 1
+                        say({"on": side, "piece": piece})
+                    model.between()
+                    if ended():
+                        break
+        finally:
+            self.close()
+            last.seconds, last.stopped = round(time.perf_counter() - start, 3), ended()
+        return last
+
+    def close(self) -> None:
+        """Ends what was begun."""
+        for one in self._streams.values():
+            if (close := getattr(one, "close", None)) is not None:
+                close()
+        self._streams = {}
+
+    def _fluency(self, text: str) -> dict[str, float | None]:
+        """How the unedited model likes a text: its loss, and the perplexity that this is."""
+        model = self.anatomy.model
+        if self.request.settings.chat or not text:
+            return {"loss": None, "perplexity": None}
+        try:
+            batch = to_batch(self.request.prompt + text, model.tokenize, model.vocab_size)
+            check_fits(model, int(batch.lengths.max()), "The text")
+            loss = cross_entropy(model, batch)
+        except MlxterpError:  # one token, or more than the model's positions
+            return {"loss": None, "perplexity": None}
+        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}
+
+
+class Events:
+    """What a generation says, as it comes. Made where the server's loop runs.
+
+    Args:
+        ended: Is told what came of it.
+
+    Raises:
+        BusyError: As many generations run and wait as may.
+    """
+
+    def __init__(self, generation: Generation, model: ModelThread, ended: Callable[[Last], None]):
+        self._loop = asyncio.get_running_loop()
+        self._said: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._generation, self._model = generation, model
+        self._future = model.generate(lambda: generation.run(model, self._tell))
+        self._future.add_done_callback(lambda done: self._end(done, ended))
+
+    def _tell(self, event: dict[str, Any] | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever listened
+            self._loop.call_soon_threadsafe(self._said.put_nowait, event)
+
+    def _end(self, done: Future[Last], ended: Callable[[Last], None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            ended(done.result())
+        self._tell(None)
+
+    async def stream(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The events; when this is closed, the generation ends."""
+        try:
+            before = self._model.ahead(self._future)
+            yield {"queued": before}
+            while True:
+                try:
+                    event = await asyncio.wait_for(self._said.get(), _LOOK)
+                except TimeoutError:
+                    if before and (now := self._model.ahead(self._future)) != before:
+                        before = now
+                        yield {"queued": before}
+                    continue
+                if event is None:
+                    break
+                yield event
+            yield _last(self._future)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends the generation at its next token, or before it begins."""
+        self._generation.gone.set()
+        if self._future.cancel():
+            self._model.soon(self._generation.close)
+
+
+def _last(future: Future[Last]) -> dict[str, Any]:
+    if future.cancelled():
+        return {"error": "The explorer was stopped."}
+    error = future.exception()
+    if error is None:
+        last = future.result()
+        return {"done": True, "pieces": last.pieces, "seconds": last.seconds, "stopped": last.stopped}
+    if isinstance(error, MlxterpError):
+        return {"error": str(error)}
+    return {"error": f"Something went wrong in mlxterp ({type(error).__name__}); the terminal says where."}
