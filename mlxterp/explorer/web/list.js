@@ -100,7 +100,7 @@ function pane(s, q, narrow) {
   }
   function peek(i) {
     const ex = t.peaks.get(ids[i]), place = $('.peek', rows.get(i));
-    if (ex && !place.firstChild) place.append(strip(around(ex), Math.abs(t.maximum[ids[i]]), { kind: 'snip' }));
+    if (ex && !place.firstChild) place.append(strip(around(ex, box.clientWidth < 600 ? 3 : 8), Math.abs(t.maximum[ids[i]]), { kind: 'snip' }));
   }
   const fetchPeaks = later(60, async () => {
     const active = [...rows.keys()].map((i) => ids[i]).filter((f) => t.count[f]);

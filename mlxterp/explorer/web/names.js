@@ -14,7 +14,7 @@ export async function names(main, { q }) {
     if (!chosen) return;
     const told = await (isSite ? here(s, await chosen.text()) : ask(`${s.id}/names`, { method: 'POST', body: { text: await chosen.text(), format: chosen.name.toLowerCase().endsWith('.csv') ? 'csv' : 'json', replace: over.checked } })).catch((error) => failed(error));
     if (!told) return;
-    status.textContent = `${num(told.added)} added, ${num(told.changed)} changed, ${num(told.same ?? 0)} the same, ${num(told.kept ?? 0)} kept as they are. ${told.refused.join(' ')}`;
+    status.textContent = `${num(told.added)} added, ${num(told.changed)} changed, ${num(told.same)} the same. ${told.kept.length ? `Kept the names there were of ${told.kept.slice(0, 20).join(', ')}${told.kept.length > 20 ? ' …' : ''}.` : ''} ${(told.refused || []).join(' ')}`;
     await again();
   } });
   const over = h('input', { type: 'checkbox' });
@@ -38,7 +38,7 @@ function row(s, f, label, again, failed) {
 
 // Into the browser's own memory, from a JSON file of names.
 async function here(s, text) {
-  const told = { added: 0, changed: 0, same: 0, kept: 0, refused: [] };
+  const told = { added: 0, changed: 0, same: 0, kept: [], refused: [] };
   let given;
   try { given = JSON.parse(text); } catch { throw new Error('This is not a JSON file of names.'); }
   for (const [f, label] of Object.entries(given.features || given)) {

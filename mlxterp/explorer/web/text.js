@@ -8,7 +8,7 @@ import {needsLive} from './live.js';
 
 const FIRST = 'Lily was very sad because she lost her red ball. She looked';
 const MOST = 20, HEAT = 16;
-const ORDERS = [['telling', 'strength × rarity'], ['act', 'activation'], ['share', 'share of its maximum']];
+const ORDERS = [['telling', 'strength × rarity'], ['act', 'activation, ⟨bos⟩ too'], ['share', 'share of its maximum']];
 
 export async function text(main, { q }) {
   const { sources } = await about();
@@ -52,7 +52,7 @@ export async function text(main, { q }) {
 export function ranked(s, answer, { pos, by }) {
   const { t } = s, best = new Map();
   answer.rows.forEach((row, i) => {
-    if (pos != null && i !== pos) return;
+    if (pos == null ? by !== 'act' && !answer.counted[i] : i !== pos) return;  // maxima were counted without ⟨bos⟩ and sinks
     for (const [f, a] of row) {
       const held = best.get(f);
       if (!held) best.set(f, { f, a, i, n: 1 });
@@ -75,7 +75,7 @@ function panel(s, answer, state, several, show) {
     const scale = Math.abs(s.t.maximum[f]);
     [...line.children].forEach((button, i) => {
       const a = f == null ? 0 : at(answer, i, f);
-      button.className = ['tok', shade(a, scale), answer.counted && !answer.counted[i] ? 'left-out' : ''].join(' ').trim();
+      button.className = ['tok', shade(a, scale), !answer.counted[i] ? 'left-out' : ''].join(' ').trim();
       button.title = a ? `${num(a, 4)} at position ${i}` : `position ${i}`;
     });
   };
@@ -102,7 +102,8 @@ function listing(s, answer, rows, where, paint, state, show) {
     tr.cells[3].replaceChildren(h('button.pin', { type: 'button', title: 'Colour the text by it', 'aria-pressed': String(f === chosen), onclick: () => { state.f = f === chosen ? null : f; show(); } }, num(rows[i].a)));
   });
   const hidden = rows.length - MOST;
-  return [made, hidden > 0 ? h('button', { type: 'button', onclick: () => { state.full = !full; show(); } }, full ? 'Show fewer' : `Show ${num(hidden)} more`) : null];
+  made.className = 'listing';
+  return [h('div.card', null, made), hidden > 0 ? h('button', { type: 'button', onclick: () => { state.full = !full; show(); } }, full ? 'Show fewer' : `Show ${num(hidden)} more`) : null];
 }
 
 // Tokens × features: a row for each feature, coloured by the share of its maximum.
