@@ -24,7 +24,7 @@ export async function compare(main, { args }) {
   const pages = await Promise.all(sides.map(({ s, f }) => fetched(s.id, f)));
   const key = sides.map(({ s, f }) => `${s.id}:${f}`);
   const figures = isSite ? known(sides, pages) : await ask(`compare?a=${key[0]}&b=${key[1]}`);
-  const figure = (name, value, why) => h('div', { 'data-figure': name, 'data-value': value }, h('dt', null, name), h('dd', null, value == null ? '–' : num(value), why && h('small', null, ' ', why)));
+  const figure = (name, value, why) => value != null && h('div', { 'data-figure': name, 'data-value': value }, h('dt', null, name), h('dd', null, num(value), why && h('small', null, ' ', why)));
   put(main, h('dl.stats', null, figure('cosine', figures.cosine, 'of the directions'), figure('Jaccard', figures.jaccard, figures.jaccard_over && `over ${figures.jaccard_over}`), figure('shared texts', figures.shared_texts, `of ${num(pages[0].texts)} and ${num(pages[1].texts)}`)));
   if (figures.why_null) put(main, h('p.muted', null, figures.why_null));
   const only = [new Set(figures.tokens.only_a.map(([token]) => token)), new Set(figures.tokens.only_b.map(([token]) => token))];

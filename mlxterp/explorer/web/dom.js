@@ -32,8 +32,8 @@ export function put(element, ...children) {
 // A number to three digits; whole numbers with thousands.
 export function num(x, digits = 3) {
   if (x == null || Number.isNaN(x)) return '–';
-  if (Number.isInteger(x)) return x.toLocaleString('en');
-  return Math.abs(x) >= 1e4 ? Math.round(x).toLocaleString('en') : String(+x.toPrecision(digits));
+  if (Number.isInteger(x)) return x.toLocaleString('en').replace('-', '−');
+  return (Math.abs(x) >= 1e4 ? Math.round(x).toLocaleString('en') : String(+x.toPrecision(digits))).replace('-', '−');
 }
 export const pct = (x) => `${num(100 * x)} %`;
 export const signed = (x) => (x > 0 ? '+' : x < 0 ? '−' : '') + Math.abs(x).toFixed(2);

@@ -91,7 +91,7 @@ export function example(s, x, ex, scale, mark) {
     event.currentTarget.setAttribute('aria-expanded', String(!open));
     if (open) return place.replaceChildren(strip(ex, scale, { onhover: mark }));
     const all = await ask(`${s.id}/text/${ex.text}?feature=${x.id}`).catch((error) => { place.append(` ${error.message}`); });
-    if (all) place.replaceChildren(strip({ ...all, start: 0, pos: ex.pos }, scale, { onhover: mark }));
+    if (all) place.replaceChildren(strip({ ...all, start: 0, pos: ex.pos }, scale, { kind: 'text.all', onhover: mark }));
   } }, `text ${ex.text} ⤢`);
   return h('li', null, h('span.num', { title: `position ${ex.pos}` }, num(ex.act)), place, whole || h('small', null, `text ${ex.text}`));
 }

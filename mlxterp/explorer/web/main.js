@@ -18,7 +18,7 @@ const main = $('#main');
 let current = {}, turn = 0, gone = false;
 
 async function show() {
-  const mine = ++turn, route = parsed(location.hash), page = PAGES[route.page] ? route.page : null;
+  const mine = ++turn, address = location.hash || '#/list', route = parsed(location.hash), page = PAGES[route.page] ? route.page : null;
   current.leave?.();
   current = {};
   gone = false;
@@ -37,7 +37,7 @@ async function show() {
   }
   if (mine !== turn) return;
   window.scrollTo(0, remembered().scroll || 0);
-  document.body.dataset.ready = location.hash || '#/list';
+  document.body.dataset.ready = address;
 }
 
 const asked = () => {
