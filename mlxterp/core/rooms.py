@@ -36,6 +36,8 @@ VERBS: dict[str, Room] = {
     "index.explain": Room("autointerp.explaining:explain"),
     "index.score": Room("autointerp.scoring:score"),
     "index.coactivation_graph": Room("geometry.coactivation:coactivation_graph"),
+    "index.serve": Room("explorer.explorer:serve", "serve"),
+    "index.to_site": Room("explorer.site:to_site"),
     "index.study": Room("study.study:study"),
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),

@@ -28,7 +28,9 @@ BANDS = (8, 6, 4, 2, 0)
 """Tenths of the ranks that are shown, strongest first."""
 TOP, PER_BAND = 12, 3
 """Windows of a feature, and of each band."""
-_NEAR, _AROUND, _HARD, _LOGITS, _LOGIT_BINS = 8, 8, 4, 10, 40
+LOGITS, LOGIT_BINS = 10, 40
+"""Tokens that are named on each side, and bins of all."""
+_NEAR, _AROUND, _HARD = 8, 8, 4
 _BEFORE, _AFTER = 8, 6
 _OF_TEXT = 50
 """Features of a text that are named for the whole of it."""
@@ -73,7 +75,7 @@ def feature(shown: ShownIndex, number: int, n: int = TOP, per_band: int = PER_BA
     before, after = _around(shown, number)
     similar = [] if index.source is None else index.similar(number, _NEAR)
     return {
-        "id": number, **label(shown, number), "explanations": [_told(one) for one in shown.explanations(number)],
+        "id": number, **label(shown, number), "explanations": [told(one) for one in shown.explanations(number)],
         "count": stats.count, "density": stats.density, "mean": stats.mean, "max": stats.maximum,
         "texts": stats.n_texts, "hist": [counts.tolist(), [float(edge) for edge in edges]],
         "tokens": [list(one) for one in stats.top_tokens], "before": before, "after": after,
@@ -125,7 +127,7 @@ def logits(shown: ShownIndex, number: int) -> Answer:
     """What a feature promotes and suppresses; runs the model's head."""
     made = shown.index._with_source()
     component = None if made.sae.is_transcoder else made.component.name
-    found = feature_logits(made.anatomy, made.sae, [number], _LOGITS, component=component)[0]
+    found = feature_logits(made.anatomy, made.sae, [number], LOGITS, component=component)[0]
     return {
         "up": [list(one) for one in found.promoted], "down": [list(one) for one in found.suppressed],
         "norm": found.strength, "relative_norm": found.relative_strength, "mean": found.mean, "sd": found.sd,
@@ -138,7 +140,7 @@ def _spread(shown: ShownIndex, number: int, component: str | None) -> list[list[
     """How the logits of all tokens are spread: counts, and the edges of the bins."""
     made = shown.index._with_source()
     [(row, _)] = direction_logits(made.anatomy, made.sae, made.sae.W_dec[[number]], component)
-    counts, edges = np.histogram(row[0], _LOGIT_BINS)
+    counts, edges = np.histogram(row[0], LOGIT_BINS)
     return [counts.tolist(), edges.tolist()]
 
 
@@ -184,7 +186,7 @@ def features_of(shown: ShownIndex, given: str) -> Answer:
     model = made.anatomy.model
     if model.tokenizer is None:
         raise InputError("This model has no tokenizer, so it reads no text.")
-    corpus = Corpus.from_texts([checked_text(given, "the text")], model.tokenize)
+    corpus = Corpus.from_texts([checked_text(given, "The text")], model.tokenize)
     check_fits(model, len(corpus.tokens), "The text")
     rows = SparseFeatures.concat(
         [part.features for part in encode_corpus(model, corpus, made.sae, made.component)]
@@ -215,7 +217,8 @@ def _where(rows: SparseFeatures, feature: int, value: float) -> int:
 # -- parts of a feature's page ----------------------------------------------------------------
 
 
-def _told(one: Explanation) -> Answer:
+def told(one: Explanation) -> Answer:
+    """An explanation."""
     return {
         "text": one.text, "source": one.source, "confidence": one.confidence,
         "scores": {name: asdict(score) for name, score in one.scores.items()},

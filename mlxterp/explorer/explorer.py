@@ -138,7 +138,7 @@ def _calibrations(given: Any) -> list[Calibration]:
         [given] if isinstance(given, Calibration) else list(given) if isinstance(given, Iterable) else None
     )
     if found is None or not all(isinstance(one, Calibration) for one in found):
-        raise InputError("calibrations is a list of what model.calibrate_steering gave.")
+        raise InputError("calibrations is a list of what steering.calibrate gave.")
     return found
 
 

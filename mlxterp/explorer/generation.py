@@ -71,7 +71,7 @@ def request_of(said: Mapping[str, Any], own: str, index_of: IndexOf) -> SteerReq
         InputError, SAEError: Something cannot be.
     """
     _known(said, _SETTINGS, "a request")
-    prompt = checked_text(said.get("prompt", ""), "the prompt")
+    prompt = checked_text(said.get("prompt", ""), "The prompt")
     edits = said.get("edits", [])
     if not isinstance(edits, list) or len(edits) > 50:
         raise InputError("edits is a list of at most 50 edits.")

@@ -17,6 +17,7 @@ from ..activations.exclusions import check_exclusions
 from ..activations.fingerprint import same_weights
 from ..anatomy.session import Model, session_of
 from ..concepts.registry import FeatureRegistry
+from ..core import rooms
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.places import path_of
@@ -223,6 +224,80 @@ class FeatureIndex(Answers):
             n: Examples of each, at most; None takes `n_examples`.
         """
         return write_csv(self, path, features, n)
+
+    # -- in the browser -----------------------------------------------------------------------
+
+    def serve(
+        self, port: int = 0, open: bool = True, others: Iterable[FeatureIndex] = (), *,
+        labels: str | os.PathLike | None = None, read_only: bool = False, calibrations: Iterable[Any] = (),
+    ) -> Any:  # fmt: skip
+        """Shows the index in the browser, from a server on this machine; returns it, and does not wait.
+
+        All features in a list to search and sort, a page for each; with the model also one's own texts, and steering
+        with the unsteered text beside it. Names that are given there are in `labels` at once. Nobody else is
+        answered: the address holds a key, and only this machine reaches it.
+
+        Args:
+            port: 0 takes a free one.
+            open: Open the browser. A notebook shows the page below the cell instead.
+            others: Indexes to show beside this one, of other SAEs.
+            labels: The file that keeps names, a `FeatureRegistry`'s; None is names.json in the index's folder (the
+                names of an index in a temporary folder last as long as the index).
+            read_only: Names cannot be changed.
+            calibrations: What `steering.calibrate` gave for features; the steer page marks the range that works.
+
+        Returns:
+            `explorer.Explorer`: its `url`; `stop` ends it, as does the end of a `with` block.
+
+        Raises:
+            InputError: The port is in use, or the file holds something else than names.
+            BackendError: Starlette or uvicorn is not installed.
+
+        Examples:
+            >>> with index.serve(open=False) as explorer:
+            ...     explorer.url.startswith("http://127.0.0.1:")
+            True
+        """
+        return rooms.open(
+            "index.serve",
+            self,
+            port,
+            open,
+            others,
+            labels=labels,
+            read_only=read_only,
+            calibrations=calibrations,
+        )
+
+    def to_site(
+        self, folder: str | os.PathLike, features: Iterable[Feature] | None = None, n: int = 12, per_band: int = 3, *,
+        others: Iterable[FeatureIndex] = (), verbose: bool = True,
+    ) -> Path:  # fmt: skip
+        """Writes a folder of files that shows the index in any browser, from a disk or any web server; returns it.
+
+        The same pages as `serve` has, but for what needs the model: own texts and steering. About 2 kB for each
+        feature. The same call goes on where it was interrupted, and makes anew what is damaged or has changed.
+
+        Args:
+            folder: A new one, or one with a site.
+            features: Which ones have a page; None takes all. The list always has all of them.
+            n: Examples of each, at most.
+            per_band: Examples from each of five tenths of the ranks, at most.
+            others: Indexes to show beside this one, of other SAEs.
+            verbose: Show a bar where the output is a terminal.
+
+        Raises:
+            InputError: The folder holds something else.
+            WriteError: Nothing can be written there.
+
+        Examples:
+            >>> site = index.to_site("site", [ball], verbose=False)
+            >>> sorted(path.name for path in site.iterdir())
+            ['data', 'explorer.js', 'index.html', 'palette.css', 'provenance.json', 'style.css']
+        """
+        return rooms.open(
+            "index.to_site", self, folder, features, n, per_band, others=others, verbose=verbose
+        )
 
 
 def texts_from_index(
