@@ -85,8 +85,8 @@ const HAS = {
 };
 
 // The ids that pass every filter of the address, in the order it asks for (Uint32Array).
-export function order(t, names, q) {
-  const tests = [], query = q.get('q') || '';
+export function order({ t, names, only }, q) {
+  const tests = only ? [(f) => only.has(f)] : [], query = q.get('q') || '';
   for (const key of shown(t)) {
     const fits = bounds(q.get(key) || '');
     if (fits) { const values = column(t, key); tests.push((f) => fits(values[f])); }

@@ -24,13 +24,13 @@ export async function names(main, { q }) {
   const where = isSite ? 'Names are kept in this browser; export them to keep them for good.' : s.writable ? `Names are kept in ${s.file || 'memory: export them before you stop the server'}.` : 'This explorer is read-only.';
   put(main, h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
     h('div.bar', null, await sourceChoice(s.id, (value) => go('names', [], { src: value })), exported,
-      s.writable || isSite ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null), h('p.muted', null, where), status,
+      s.writable ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null), h('p.muted', null, where), status,
     found.length ? h('ul.names.card', null, found.map(([f, label]) => row(s, f, label, again, failed))) : h('p.empty', null, 'No names yet. Open a feature and press e.'));
   return {};
 }
 
 function row(s, f, label, again, failed) {
-  const writes = s.writable || isSite;
+  const writes = s.writable;
   const noted = h('input.note', { value: label.note || '', placeholder: 'note', 'aria-label': `Note on feature ${f}`, maxlength: 2000, dir: 'auto', readonly: !writes, onchange: () => rename(s.id, f, s.names.labels[f]?.name || label.name, noted.value).then(() => say('Saved'), failed) });
   return h('li', { 'data-id': f }, h('a', { href: link('feature', [f], { src: sourceParam(s) }) }, String(f)), namer(s, f), noted,
     writes ? h('button.remove', { type: 'button', 'aria-label': `Take the name of feature ${f} away`, title: 'Take the name away', onclick: () => rename(s.id, f, '').then(again, failed) }, '×') : null);

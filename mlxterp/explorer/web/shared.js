@@ -1,6 +1,6 @@
 // Parts that several pages use.
 import {h, svg, num, say} from './dom.js';
-import {about, names, table, rename} from './data.js';
+import {about, names, table, rename, isSite} from './data.js';
 import {chips, order} from './columns.js';
 import {code} from './tokens.js';
 import {link, changed} from './route.js';
@@ -9,7 +9,7 @@ import {link, changed} from './route.js';
 export async function source(id) {
   const { sources } = await about();
   const found = sources.find((one) => one.id === id) || sources[0];
-  return { ...found, first: found === sources[0], t: await table(found.id), names: await names(found.id) };
+  return { ...found, first: found === sources[0], writable: found.writable || isSite, only: found.features && new Set(found.features), t: await table(found.id), names: await names(found.id) };
 }
 export const sourceParam = (s) => (s.first ? '' : s.id);
 
@@ -40,7 +40,7 @@ export function listed(s, q) {
   const key = `${s.id} ${kept} ${q.has('q') || q.has('has') ? JSON.stringify(s.names.labels) : ''}`;
   if (!lists.has(key)) {
     if (lists.size > 8) lists.clear();
-    lists.set(key, order(s.t, s.names, q));
+    lists.set(key, order(s, q));
   }
   return lists.get(key);
 }
