@@ -13,10 +13,14 @@ export const COLUMNS = {
   norm: ['norm', '', (t, f) => t.norm[f], 'Length of its decoder direction'],
   output_score: ['output', '', (t, f) => t.output_score[f], 'How much it changes what comes next'],
 };
-export const shown = (t) => Object.keys(COLUMNS).filter((key) => !['score', 'norm', 'output_score'].includes(key) || t[key]);
+const differs = (values) => values && values.some((v) => Math.abs(v - values[0]) > 1e-4 * Math.abs(values[0]));
+export const shown = (t) => (t.shown ??= Object.keys(COLUMNS).filter((key) => !['score', 'norm', 'output_score'].includes(key) || differs(t[key])));
 
-// What orders the list when nothing is asked: features that are both frequent and about one thing.
-const interest = (t, f) => share(t, f) * Math.log1p(t.count[f]) * (t.count[f] > 0.1 * t.tokens ? 0.1 : 1);
+// How much more often a feature is active on its j-th token than the token occurs.
+const lift = (t, f, j) => t.top_token_counts[f * t.most + j] / t.count[f] / ((t.totals[t.top_tokens[f * t.most + j]] || 1) / t.tokens);
+
+// What orders the list when nothing is asked: features that are about one token and seldom about another; few firings prove little.
+const interest = (t, f) => (t.count[f] ? t.top_token_counts[f * t.most] / (t.count[f] + 20) * Math.log(Math.max(1, lift(t, f, 0))) : -1);
 
 const known = new WeakMap();
 function column(t, key) {
@@ -81,8 +85,8 @@ const HAS = {
 };
 
 // The ids that pass every filter of the address, in the order it asks for (Uint32Array).
-export function order(t, names, q) {
-  const tests = [], query = q.get('q') || '';
+export function order({ t, names, only }, q) {
+  const tests = only ? [(f) => only.has(f)] : [], query = q.get('q') || '';
   for (const key of shown(t)) {
     const fits = bounds(q.get(key) || '');
     if (fits) { const values = column(t, key); tests.push((f) => fits(values[f])); }
@@ -126,7 +130,7 @@ export function chips(t, f) {
   const found = [];
   for (let j = 0; j < t.most; j++) {
     const id = t.top_tokens[f * t.most + j], n = t.top_token_counts[f * t.most + j];
-    if (id >= 0 && n) found.push({ id, n, text: t.pieces[id] ?? '�', lift: t.totals ? n * Math.log1p(n / t.count[f] / (t.totals[id] / t.tokens)) : n });
+    if (id >= 0 && n) found.push({ id, n, text: t.pieces[id] ?? '�', lift: n * Math.log1p(lift(t, f, j)) });
   }
   return found.sort((a, b) => b.lift - a.lift || a.id - b.id);
 }

@@ -1,5 +1,5 @@
 // Two features side by side, of one SAE or of two: what they share and what only one of them has.
-import {h, num, pct, signed, tabular, problem} from './dom.js';
+import {h, num, pct, signed, tabular, problem, put} from './dom.js';
 import {about, ask, feature as fetched, logits as fetchedLogits, isSite} from './data.js';
 import {strip, code} from './tokens.js';
 import {source, sourceParam, nameOf, meaning, histogram} from './shared.js';
@@ -16,24 +16,24 @@ export async function compare(main, { args }) {
     return { element: [which, number], read: () => `${which?.value ?? all[0].id}:${number.value.trim()}` };
   };
   const choosers = asked.map(chooser);
-  main.append(h('h1', null, 'Compare ', h('small', null, 'two features, side by side')), h('form.bar', { onsubmit: (event) => { event.preventDefault(); go('compare', choosers.map((one) => one.read())); } },
+  put(main, h('h1', null, 'Compare ', h('small', null, 'two features, side by side')), h('form.bar', { onsubmit: (event) => { event.preventDefault(); go('compare', choosers.map((one) => one.read())); } },
     choosers[0].element, h('span', null, 'with'), choosers[1].element, h('button', null, 'Compare'),
     h('button', { type: 'button', title: 'Exchange left and right', onclick: () => go('compare', choosers.map((one) => one.read()).reverse()) }, '⇄')));
   const sides = asked.map(({ src, f }) => ({ s: all.find((one) => one.id === src), f: /^\d+$/.test(f) ? +f : NaN }));
-  for (const { s, f } of sides) if (!(f < s?.t.d)) { main.append(h('p.empty', null, asked.some((one) => one.f) ? 'Give the numbers of two features that there are.' : 'Give the numbers of two features, or press c on a feature.')); return {}; }
+  for (const { s, f } of sides) if (!(f < s?.t.d)) { put(main, h('p.empty', null, asked.some((one) => one.f) ? 'Give the numbers of two features that there are.' : 'Give the numbers of two features, or press c on a feature.')); return {}; }
   const pages = await Promise.all(sides.map(({ s, f }) => fetched(s.id, f)));
   const key = sides.map(({ s, f }) => `${s.id}:${f}`);
   const figures = isSite ? known(sides, pages) : await ask(`compare?a=${key[0]}&b=${key[1]}`);
-  const figure = (name, value, why) => h('div', { 'data-figure': name, 'data-value': value }, h('dt', null, name), h('dd', null, value == null ? '–' : num(value), why && h('small', null, ' ', why)));
-  main.append(h('dl.stats', null, figure('cosine', figures.cosine, 'of the directions'), figure('Jaccard', figures.jaccard, figures.jaccard_over && `over ${figures.jaccard_over}`), figure('shared texts', figures.shared_texts, `of ${num(pages[0].texts)} and ${num(pages[1].texts)}`)));
-  if (figures.why_null) main.append(h('p.muted', null, figures.why_null));
+  const figure = (name, value, why) => value != null && h('div', { 'data-figure': name, 'data-value': value }, h('dt', null, name), h('dd', null, num(value), why && h('small', null, ' ', why)));
+  put(main, h('dl.stats', null, figure('cosine', figures.cosine, 'of the directions'), figure('Jaccard', figures.jaccard, figures.jaccard_over && `over ${figures.jaccard_over}`), figure('shared texts', figures.shared_texts, `of ${num(pages[0].texts)} and ${num(pages[1].texts)}`)));
+  if (figures.why_null) put(main, h('p.muted', null, figures.why_null));
   const only = [new Set(figures.tokens.only_a.map(([token]) => token)), new Set(figures.tokens.only_b.map(([token]) => token))];
-  main.append(h('div.two.facing', null, sides.map((side, i) => column(side, pages[i], only[i]))));
+  put(main, h('div.two.facing', null, sides.map((side, i) => column(side, pages[i], only[i]))));
   const rows = Math.max(pages[0].top.length, pages[1].top.length), cell = (i, k) => {
     const ex = pages[i].top[k];
     return ex ? h('div.facing-row', null, h('span.num', null, num(ex.act)), h('span.window', null, strip(ex, Math.abs(pages[i].max)))) : h('div');
   };
-  main.append(h('h2', null, 'Strongest examples'), h('div.card.pairs', null, Array.from({ length: rows }, (_, k) => [cell(0, k), cell(1, k)])));
+  put(main, h('h2', null, 'Strongest examples'), h('div.card.pairs', null, Array.from({ length: rows }, (_, k) => [cell(0, k), cell(1, k)])));
   return { keys: { c: () => go('compare', [...key].reverse()) } };
 }
 

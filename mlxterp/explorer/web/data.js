@@ -99,9 +99,11 @@ function opened(x, strings, t, f) {
     tokens: pairs(x.tokens), before: pairs(x.before), after: pairs(x.after),
     top: windows(x.top), hard: windows(x.hard),
     bands: (x.bands || []).map(([q, list]) => ({ q, lo: q / 10, hi: (q + 1) / 10, examples: windows(list) })),
-    logits: x.logits && { ...x.logits, up: pairs(x.logits.up), down: pairs(x.logits.down) },
+    logits: x.logits && { ...x.logits, up: pairs(x.logits.up), down: pairs(x.logits.down), hist: x.logits.hist && linear(...x.logits.hist) },
   };
 }
+
+const linear = (low, high, counts) => [counts, Array.from({ length: counts.length + 1 }, (_, i) => low + (high - low) * i / counts.length)];
 
 // -- the same for both ----------------------------------------------------------------------------
 

@@ -20,6 +20,11 @@ function filled(element, attributes, children) {
     else if (key === 'value') element.value = value;
     else element.setAttribute(key, value === true ? '' : value);
   }
+  return put(element, children);
+}
+
+// Adds children to an element; null, undefined and false are left out.
+export function put(element, ...children) {
   element.append(...children.flat(9).filter((child) => child != null && child !== false));
   return element;
 }
@@ -27,8 +32,8 @@ function filled(element, attributes, children) {
 // A number to three digits; whole numbers with thousands.
 export function num(x, digits = 3) {
   if (x == null || Number.isNaN(x)) return '–';
-  if (Number.isInteger(x)) return x.toLocaleString('en');
-  return Math.abs(x) >= 1e4 ? Math.round(x).toLocaleString('en') : String(+x.toPrecision(digits));
+  if (Number.isInteger(x)) return x.toLocaleString('en').replace('-', '−');
+  return (Math.abs(x) >= 1e4 ? Math.round(x).toLocaleString('en') : String(+x.toPrecision(digits))).replace('-', '−');
 }
 export const pct = (x) => `${num(100 * x)} %`;
 export const signed = (x) => (x > 0 ? '+' : x < 0 ? '−' : '') + Math.abs(x).toFixed(2);

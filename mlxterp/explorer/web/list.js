@@ -1,9 +1,9 @@
 // The list: all features of an SAE in rows of one height, of which only those in sight are elements.
-import {$, h, num, say, later, choice, problem} from './dom.js';
+import {$, h, num, say, later, choice, problem, put} from './dom.js';
 import {about, ask, peaks, isSite} from './data.js';
 import {COLUMNS, shown, bounds, sorting} from './columns.js';
 import {strip, around} from './tokens.js';
-import {source, sourceParam, meaning, listed, nameOf, spark, sourceChoice} from './shared.js';
+import {source, sourceParam, meaning, tokensOf, listed, nameOf, spark, sourceChoice} from './shared.js';
 import {link, changed, go, note, remember, remembered} from './route.js';
 
 const ROW = 54;
@@ -24,7 +24,7 @@ export async function list(main, { q }) {
   const t = panes[0].s.t, [key, down] = sorting(t, q);
   const orders = [['best', 'most telling first'], ...(q.get('q') ? [['match', 'best match first']] : []), ...shown(t).flatMap((k) => [[`-${k}`, `${COLUMNS[k][0]}, largest first`], [k, `${COLUMNS[k][0]}, smallest first`]])];
   const active_ = [...q].filter(([k, v]) => v && !['src', 'sort'].includes(k));
-  main.append(h('div.bar', null,
+  put(main, h('div.bar', null,
     await sourceChoice(asked || sources[0].id, (value) => change({ src: value === sources[0].id ? '' : value }), [['all', 'all side by side']]),
     choice('Order', key === 'best' || key === 'match' ? key : (down ? '-' : '') + key, orders, (value) => change({ sort: value === 'best' || value === 'match' ? '' : value })),
     choice('With', q.get('has') || '', [['', 'all features'], ['name', 'with a name'], ['explanation', 'with an explanation'], ['nothing', 'without either']], (value) => change({ has: value })),
@@ -62,6 +62,7 @@ function pane(s, q, narrow) {
   const element = h('section.pane', { 'aria-label': s.name }, narrow ? h('h2', null, s.name) : null, head(), box);
   const rows = new Map();
   let at = -1;
+  element.style.setProperty('--figures', columns.length - 1);
   pad.style.height = `${Math.max(ids.length * ROW, 1)}px`;
   if (!ids.length) box.replaceChildren(h('div.empty', null, h('p', null, 'No feature fits.'), h('a.button', { href: link('list', [], { src: sourceParam(s) }) }, 'Show all')));
 
@@ -90,7 +91,7 @@ function pane(s, q, narrow) {
   function row(i) {
     const f = ids[i];
     const made = h(`a.row.grid${i === at ? '.on' : ''}`, { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f, 'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; } },
-      cells(f, 'id'), h('span.c-label', null, h('span.line', null, nameOf(s, f) ? [meaning(s, f), ' '] : null, nameOf(s, f) ? null : meaning(s, f, 5)), h('span.peek')),
+      cells(f, 'id'), h('span.c-label', null, h('span.first', null, meaning(s, f, 5), nameOf(s, f) || s.names.explanations[f] ? [' ', tokensOf(s, f, 4)] : null), h('span.peek')),
       columns.slice(1).map((key) => cells(f, key)), narrow ? null : h('span.c-spark', null, spark(t.spark.subarray(f * t.bins, (f + 1) * t.bins))));
     made.style.transform = `translateY(${i * ROW}px)`;
     rows.set(i, made);
@@ -99,7 +100,7 @@ function pane(s, q, narrow) {
   }
   function peek(i) {
     const ex = t.peaks.get(ids[i]), place = $('.peek', rows.get(i));
-    if (ex && !place.firstChild) place.append(strip(around(ex), Math.abs(t.maximum[ids[i]]), { kind: 'snip' }));
+    if (ex && !place.firstChild) place.append(strip(around(ex, box.clientWidth < 600 ? 3 : 8), Math.abs(t.maximum[ids[i]]), { kind: 'snip' }));
   }
   const fetchPeaks = later(60, async () => {
     const active = [...rows.keys()].map((i) => ids[i]).filter((f) => t.count[f]);

@@ -18,7 +18,7 @@ const main = $('#main');
 let current = {}, turn = 0, gone = false;
 
 async function show() {
-  const mine = ++turn, route = parsed(location.hash), page = PAGES[route.page] ? route.page : null;
+  const mine = ++turn, address = location.hash || '#/list', route = parsed(location.hash), page = PAGES[route.page] ? route.page : null;
   current.leave?.();
   current = {};
   gone = false;
@@ -26,7 +26,7 @@ async function show() {
   document.title = `${TITLES.find(([key]) => key === page)?.[1] ?? 'mlxterp'} · mlxterp`;
   for (const item of document.querySelectorAll('header nav a')) item.toggleAttribute('aria-current', item.dataset.page === page);
   if (document.activeElement !== $('#q')) $('#q').value = route.q.get('q') || '';
-  const place = h(`div.page.${page || 'unknown'}`);
+  const place = h(`div.page.page-${page || 'unknown'}`);
   main.replaceChildren(place);
   try {
     const made = page ? await PAGES[page](place, route) : (place.append(problem('No such page', `There is no page ${route.page}.`, h('a.button', { href: '#/list' }, 'All features'))), {});
@@ -37,7 +37,7 @@ async function show() {
   }
   if (mine !== turn) return;
   window.scrollTo(0, remembered().scroll || 0);
-  document.body.dataset.ready = location.hash || '#/list';
+  document.body.dataset.ready = address;
 }
 
 const asked = () => {

@@ -1,5 +1,5 @@
 // The map: every feature a point; draw round some to list them.
-import {$, h, num, later, choice, problem, say} from './dom.js';
+import {$, h, num, later, choice, problem, say, put} from './dom.js';
 import {COLUMNS, shown, inside, polygon} from './columns.js';
 import {source, sourceParam, meaning, nameOf, listed, sourceChoice} from './shared.js';
 import {link, changed, go, note} from './route.js';
@@ -9,7 +9,7 @@ const MOST = 48;
 export async function map(main, { q }) {
   const s = await source(q.get('src')), { t } = s;
   if (!t.map) {
-    main.append(problem('No map yet', `${s.name} has no coordinates beside its index.`, h('p', null, 'In Python: ', h('code', null, 'geometry.decoder_map(sae, index=index).save(index)'), ', then open the explorer again.'), h('a.button', { href: '#/list' }, 'All features')));
+    put(main, problem('No map yet', `${s.name} has no coordinates beside its index.`, h('p', null, 'In Python: ', h('code', null, 'geometry.decoder_map(sae, index=index).save(index)'), ', then open the explorer again.'), h('a.button', { href: '#/list' }, 'All features')));
     return {};
   }
   const xy = t.map, points = [];
@@ -18,7 +18,7 @@ export async function map(main, { q }) {
   const middle = [0, 1].map((k) => (low[k] + high[k]) / 2), span = Math.max(high[0] - low[0], high[1] - low[1]) || 1;
   const state = { x: middle[0], y: middle[1], zoom: 1, lasso: true, by: q.get('by') || 'density', hover: -1, path: null };
   const canvas = h('canvas', { tabindex: 0, role: 'img', 'aria-label': `Map of ${num(points.length)} features. Arrow keys move, plus and minus zoom, 0 shows all. The list of features has the same by keyboard.` });
-  const tip = h('div.tip', { hidden: true }), told = h('p.count', { role: 'status' });
+  const tip = h('div.tip', { hidden: true }), legend = h('span', { id: 'legend', role: 'img', 'aria-label': 'Colours, from the least to the most' }), told = h('p.count', { role: 'status' });
   const pen = canvas.getContext('2d', { alpha: false });
   const query = (values) => changed(q, values), own = () => changed(q, { src: sourceParam(s) });
   let wide = 0, tall = 0, ratio = 1, picture = null, chosen = null;
@@ -26,13 +26,17 @@ export async function map(main, { q }) {
   const X = (x) => (x - state.x) * scale() + wide / 2, Y = (y) => tall / 2 - (y - state.y) * scale();
   const back = ([px, py]) => [(px - wide / 2) / scale() + state.x, state.y - (py - tall / 2) / scale()];
 
+  const dots = (list) => list.map(([text, rgb]) => { const dot = h('i'); dot.style.background = `rgb(${rgb})`; return h('span', null, dot, text); });
   function colours() {
     const style = getComputedStyle(document.documentElement), rgb = (name) => { const c = style.getPropertyValue(name).trim(); return [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)); };
     const stops = [0, 1, 2, 3, 4].map((i) => rgb(`--map${i}`)), grey = rgb('--mxt-muted');
     const named = state.by === 'named', value = named ? null : COLUMNS[state.by][2];
     const logged = ['density', 'texts', 'max', 'mean', 'norm'].includes(state.by), worth = (f) => { const v = value(t, f); return logged ? Math.log(Math.max(v, 1e-9)) : v; };
     const values = named ? [] : points.filter((f) => t.count[f] && !Number.isNaN(value(t, f))).map(worth).sort((a, b) => a - b);
+    if (named) legend.replaceChildren(...dots([['a name', stops[4]], ['an explanation', stops[2]], ['neither', grey]]));
     const first = values[Math.floor(0.01 * values.length)] ?? 0, last = values[Math.floor(0.99 * values.length)] ?? 1;
+    const said = (v) => `${num(logged ? Math.exp(v) : v, 2)}${named ? '' : COLUMNS[state.by][1] && ' %'}`;
+    if (!named) legend.replaceChildren(said(first), ...dots(stops.map((stop) => ['', stop])), said(last));
     return (f) => {
       if (named) return nameOf(s, f) ? stops[4] : s.names.explanations[f] ? stops[2] : grey;
       if (!t.count[f] || Number.isNaN(value(t, f))) return grey;
@@ -140,9 +144,9 @@ export async function map(main, { q }) {
   });
   const drag = h('button', { type: 'button', 'aria-pressed': 'false', title: 'Drag moves the map instead (p); Shift does the other', onclick: () => { state.lasso = !state.lasso; drag.setAttribute('aria-pressed', String(!state.lasso)); } }, 'Move');
   const kinds = [...shown(t).filter((key) => key !== 'id').map((key) => [key, COLUMNS[key][0]]), ['named', 'who named it']];
-  main.append(h('div.bar', null, await sourceChoice(s.id, (value) => go('map', [], { src: value })),
+  put(main, h('div.bar', null, await sourceChoice(s.id, (value) => go('map', [], { src: value })),
     choice('Colour by', state.by, kinds, (value) => { state.by = value; paint = colours(); note('map', [], changed(q, { by: value })); q.set('by', value); soon(); }),
-    drag, h('button', { type: 'button', title: 'Nearer (+)', 'aria-label': 'Nearer', onclick: () => zoom(1.4) }, '+'), h('button', { type: 'button', title: 'Farther (−)', 'aria-label': 'Farther', onclick: () => zoom(1 / 1.4) }, '−'), told), h('div.stage', null, canvas, tip));
+    legend, drag, h('button', { type: 'button', title: 'Nearer (+)', 'aria-label': 'Nearer', onclick: () => zoom(1.4) }, '+'), h('button', { type: 'button', title: 'Farther (−)', 'aria-label': 'Farther', onclick: () => zoom(1 / 1.4) }, '−'), told), h('div.stage', null, canvas, tip));
   const fit = () => {
     const box = $('.stage', main);
     ratio = devicePixelRatio || 1;

@@ -1,5 +1,5 @@
 // Names: all that people called features; edited here, taken from a file, written to one.
-import {h, num, say} from './dom.js';
+import {h, num, say, put} from './dom.js';
 import {about, ask, address, rename, forget, names as fetched, isSite} from './data.js';
 import {source, sourceParam, namer, sourceChoice, download} from './shared.js';
 import {link, go} from './route.js';
@@ -14,7 +14,7 @@ export async function names(main, { q }) {
     if (!chosen) return;
     const told = await (isSite ? here(s, await chosen.text()) : ask(`${s.id}/names`, { method: 'POST', body: { text: await chosen.text(), format: chosen.name.toLowerCase().endsWith('.csv') ? 'csv' : 'json', replace: over.checked } })).catch((error) => failed(error));
     if (!told) return;
-    status.textContent = `${num(told.added)} added, ${num(told.changed)} changed, ${num(told.same ?? 0)} the same, ${num(told.kept ?? 0)} kept as they are. ${told.refused.join(' ')}`;
+    status.textContent = `${num(told.added)} added, ${num(told.changed)} changed, ${num(told.same)} the same. ${told.kept.length ? `Kept the names there were of ${told.kept.slice(0, 20).join(', ')}${told.kept.length > 20 ? ' …' : ''}.` : ''} ${(told.refused || []).join(' ')}`;
     await again();
   } });
   const over = h('input', { type: 'checkbox' });
@@ -22,15 +22,15 @@ export async function names(main, { q }) {
   const exported = isSite ? [h('button', { type: 'button', onclick: () => download('names.json', JSON.stringify(plain, null, 1), 'application/json') }, 'Export'), null]
     : [h('a.button', { href: address(`${s.id}/names.json`), download: 'names.json' }, 'Export JSON'), h('a.button', { href: address(`${s.id}/names.csv`), download: 'names.csv' }, 'Export CSV')];
   const where = isSite ? 'Names are kept in this browser; export them to keep them for good.' : s.writable ? `Names are kept in ${s.file || 'memory: export them before you stop the server'}.` : 'This explorer is read-only.';
-  main.append(h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
+  put(main, h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
     h('div.bar', null, await sourceChoice(s.id, (value) => go('names', [], { src: value })), exported,
-      s.writable || isSite ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null), h('p.muted', null, where), status,
+      s.writable ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null), h('p.muted', null, where), status,
     found.length ? h('ul.names.card', null, found.map(([f, label]) => row(s, f, label, again, failed))) : h('p.empty', null, 'No names yet. Open a feature and press e.'));
   return {};
 }
 
 function row(s, f, label, again, failed) {
-  const writes = s.writable || isSite;
+  const writes = s.writable;
   const noted = h('input.note', { value: label.note || '', placeholder: 'note', 'aria-label': `Note on feature ${f}`, maxlength: 2000, dir: 'auto', readonly: !writes, onchange: () => rename(s.id, f, s.names.labels[f]?.name || label.name, noted.value).then(() => say('Saved'), failed) });
   return h('li', { 'data-id': f }, h('a', { href: link('feature', [f], { src: sourceParam(s) }) }, String(f)), namer(s, f), noted,
     writes ? h('button.remove', { type: 'button', 'aria-label': `Take the name of feature ${f} away`, title: 'Take the name away', onclick: () => rename(s.id, f, '').then(again, failed) }, '×') : null);
@@ -38,7 +38,7 @@ function row(s, f, label, again, failed) {
 
 // Into the browser's own memory, from a JSON file of names.
 async function here(s, text) {
-  const told = { added: 0, changed: 0, same: 0, kept: 0, refused: [] };
+  const told = { added: 0, changed: 0, same: 0, kept: [], refused: [] };
   let given;
   try { given = JSON.parse(text); } catch { throw new Error('This is not a JSON file of names.'); }
   for (const [f, label] of Object.entries(given.features || given)) {

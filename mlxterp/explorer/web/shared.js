@@ -1,6 +1,6 @@
 // Parts that several pages use.
 import {h, svg, num, say} from './dom.js';
-import {about, names, table, rename} from './data.js';
+import {about, names, table, rename, isSite} from './data.js';
 import {chips, order} from './columns.js';
 import {code} from './tokens.js';
 import {link, changed} from './route.js';
@@ -9,7 +9,7 @@ import {link, changed} from './route.js';
 export async function source(id) {
   const { sources } = await about();
   const found = sources.find((one) => one.id === id) || sources[0];
-  return { ...found, first: found === sources[0], t: await table(found.id), names: await names(found.id) };
+  return { ...found, first: found === sources[0], writable: found.writable || isSite, only: found.features && new Set(found.features), t: await table(found.id), names: await names(found.id) };
 }
 export const sourceParam = (s) => (s.first ? '' : s.id);
 
@@ -20,6 +20,10 @@ export function meaning(s, f, most = 4) {
   const name = nameOf(s, f), told = s.names.explanations[f];
   if (name) return h('b.name-of', { dir: 'auto' }, name);
   if (told) return h('span.told', { dir: 'auto', title: `said by ${told.source}` }, told.text);
+  return tokensOf(s, f, most);
+}
+
+export function tokensOf(s, f, most) {
   const found = chips(s.t, f).slice(0, most);
   return found.length ? h('span.chips', null, found.map((chip) => code(chip.text, { title: `${num(chip.n)} of its ${num(s.t.count[f])} firings` })))
     : h('span.muted', null, s.t.count[f] ? '–' : 'never active');
@@ -36,7 +40,7 @@ export function listed(s, q) {
   const key = `${s.id} ${kept} ${q.has('q') || q.has('has') ? JSON.stringify(s.names.labels) : ''}`;
   if (!lists.has(key)) {
     if (lists.size > 8) lists.clear();
-    lists.set(key, order(s.t, s.names, q));
+    lists.set(key, order(s, q));
   }
   return lists.get(key);
 }

@@ -1,5 +1,5 @@
 // Steering: a continuation as it is beside one with features turned up or down, piece by piece.
-import {$, h, num, say, field, choice} from './dom.js';
+import {$, h, num, say, field, choice, put} from './dom.js';
 import {about, ask, events, feature as fetched, isSite} from './data.js';
 import {source, sourceParam, featureLink} from './shared.js';
 import {changed, note} from './route.js';
@@ -19,7 +19,7 @@ const spelled = (edits) => edits.map((e) => `${e.src}:${e.f}:${e.kind}:${e.stren
 
 export async function steer(main, { q }) {
   const { sources, limits = {} } = await about();
-  if (isSite || !sources.some((one) => one.live)) { main.append(needsLive('Steer')); return {}; }
+  if (isSite || !sources.some((one) => one.live)) { put(main, needsLive('Steer')); return {}; }
   const all = await Promise.all(sources.map((one) => source(one.id)));
   const of = (src) => all.find((s) => s.id === src) || all[0];
   const edits = parse(q.get('e')).filter((e) => e.f >= 0 && e.f < of(e.src).t.d);
@@ -90,7 +90,7 @@ export async function steer(main, { q }) {
     }
   }
   const side = (key, title, why) => h('section.card', { 'aria-label': title }, h('h2', null, title, ' ', h('small', null, why)), sides[key].text, sides[key].figure);
-  main.append(h('h1', null, 'Steer ', h('small', null, 'turn features up or down and watch what is written')),
+  put(main, h('h1', null, 'Steer ', h('small', null, 'turn features up or down and watch what is written')),
     h('form.card.steer', { onsubmit: generate }, field('Prompt', prompt), chips,
       h('div.bar', null, field('Add a feature', more), which, h('button', { type: 'button', onclick: add }, 'Add'), h('small', null, 'or press s on a feature')),
       h('div.bar', null, field('Tokens', n), field('Temperature', heat), field('Seed', seed), field('Steer at', places), h('span.grow'), run, halt), status),
@@ -106,7 +106,7 @@ function chip(edit, s, redraw, remove) {
     'aria-valuetext': `${num(edit.strength)} ${unit}`,
     oninput: () => { edit.strength = +slider.value; output.textContent = `${num(edit.strength)} ${unit}`; slider.setAttribute('aria-valuetext', output.textContent); }, onchange: () => redrawn() });
   const redrawn = () => { const held = document.activeElement === slider; redraw(); if (held) $(`[data-edit="${edit.src}:${edit.f}"] input[type=range]`)?.focus(); };
-  const band = h('span.band', { 'aria-hidden': 'true' }, h('i.zero')), told = h('small.range');
+  const band = h('span.rail', { 'aria-hidden': 'true' }, h('i.zero')), told = h('small.range');
   $('.zero', band).style.left = `${100 * -LOW / (HIGH - LOW)}%`;
   if (!scales && edit.kind !== 'ablate') fetched(s.id, edit.f).then(({ range, best }) => {
     if (!range) { told.textContent = 'not calibrated'; return; }

@@ -1,5 +1,5 @@
 // Your own text: which features are active on it, on each token and in all.
-import {$, h, num, pct, say, later, tabular, field, choice} from './dom.js';
+import {$, h, num, pct, say, later, tabular, field, choice, put} from './dom.js';
 import {about, ask, isSite} from './data.js';
 import {shade, marked, quoted} from './tokens.js';
 import {source, featureLink, sourceChoice} from './shared.js';
@@ -8,12 +8,12 @@ import {needsLive} from './live.js';
 
 const FIRST = 'Lily was very sad because she lost her red ball. She looked';
 const MOST = 20, HEAT = 16;
-const ORDERS = [['telling', 'strength × rarity'], ['act', 'activation'], ['share', 'share of its maximum']];
+const ORDERS = [['telling', 'strength × rarity'], ['act', 'activation, ⟨bos⟩ too'], ['share', 'share of its maximum']];
 
 export async function text(main, { q }) {
   const { sources } = await about();
   const asked = q.get('src') || '', chosen = asked === 'all' ? sources : sources.filter((one) => one.id === (asked || sources[0].id));
-  if (isSite || !chosen.some((one) => one.live)) { main.append(needsLive('Text')); return {}; }
+  if (isSite || !chosen.some((one) => one.live)) { put(main, needsLive('Text')); return {}; }
   const state = { pos: q.has('pos') ? +q.get('pos') : null, f: q.get('f'), by: q.get('by') || 'telling', heat: q.get('view') === 'heat' };
   const area = h('textarea', { rows: 3, value: q.get('t') ?? FIRST, maxlength: 20000, dir: 'auto', 'aria-label': 'Text' });
   const out = h('div.answers', { 'aria-busy': 'true' });
@@ -40,7 +40,7 @@ export async function text(main, { q }) {
     say(`${answers[0].tokens.length} tokens`);
   };
   area.addEventListener('input', later(180, () => { state.pos = null; run(); }));
-  main.append(h('h1', null, 'Text ', h('small', null, 'the features of each token, as you type')), field('Your text', area),
+  put(main, h('h1', null, 'Text ', h('small', null, 'the features of each token, as you type')), field('Your text', area),
     h('div.bar', null, await sourceChoice(asked || sources[0].id, (value) => { location.hash = `#/text?${changed(q, { src: value === sources[0].id ? '' : value, t: area.value, f: '' })}`; }, [['all', 'all side by side']]),
       choice('Order', state.by, ORDERS, (value) => { state.by = value; show(); }),
       h('button', { type: 'button', id: 'heat', 'aria-pressed': String(state.heat), onclick: (event) => { state.heat = !state.heat; event.currentTarget.setAttribute('aria-pressed', String(state.heat)); show(); } }, 'Heat map')), out);
@@ -52,7 +52,7 @@ export async function text(main, { q }) {
 export function ranked(s, answer, { pos, by }) {
   const { t } = s, best = new Map();
   answer.rows.forEach((row, i) => {
-    if (pos != null && i !== pos) return;
+    if (pos == null ? by !== 'act' && !answer.counted[i] : i !== pos) return;  // maxima were counted without ⟨bos⟩ and sinks
     for (const [f, a] of row) {
       const held = best.get(f);
       if (!held) best.set(f, { f, a, i, n: 1 });
@@ -75,7 +75,7 @@ function panel(s, answer, state, several, show) {
     const scale = Math.abs(s.t.maximum[f]);
     [...line.children].forEach((button, i) => {
       const a = f == null ? 0 : at(answer, i, f);
-      button.className = ['tok', shade(a, scale), answer.counted && !answer.counted[i] ? 'left-out' : ''].join(' ').trim();
+      button.className = ['tok', shade(a, scale), !answer.counted[i] ? 'left-out' : ''].join(' ').trim();
       button.title = a ? `${num(a, 4)} at position ${i}` : `position ${i}`;
     });
   };
@@ -102,7 +102,8 @@ function listing(s, answer, rows, where, paint, state, show) {
     tr.cells[3].replaceChildren(h('button.pin', { type: 'button', title: 'Colour the text by it', 'aria-pressed': String(f === chosen), onclick: () => { state.f = f === chosen ? null : f; show(); } }, num(rows[i].a)));
   });
   const hidden = rows.length - MOST;
-  return [made, hidden > 0 ? h('button', { type: 'button', onclick: () => { state.full = !full; show(); } }, full ? 'Show fewer' : `Show ${num(hidden)} more`) : null];
+  made.className = 'listing';
+  return [h('div.card', null, made), hidden > 0 ? h('button', { type: 'button', onclick: () => { state.full = !full; show(); } }, full ? 'Show fewer' : `Show ${num(hidden)} more`) : null];
 }
 
 // Tokens × features: a row for each feature, coloured by the share of its maximum.

@@ -28,7 +28,7 @@ export function strip(ex, scale, { kind = 'text', peak = ex.pos - ex.start, onho
   ex.tokens.forEach((token, i) => {
     const activation = ex.acts[i], tone = shade(activation, scale);
     if (!tone && i !== peak) { line.append(...marked(token).flat(9).filter((part) => part)); return; }
-    line.append(h(`mark${tone ? '.' + tone : '.quiet'}${i === peak ? '.peak' : ''}`, {
+    line.append(h(`mark${tone ? '.' + tone : '.quiet'}${i === peak ? '.peak' : ''}${token.length < 30 ? '.unbroken' : ''}`, {
       title: `${num(activation, 4)} at position ${ex.start + i}`,
       onmouseenter: onhover && (() => onhover(activation)), onmouseleave: onhover && (() => onhover(null)),
     }, marked(token)));
