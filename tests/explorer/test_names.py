@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mlxterp import FeatureIndex, FeatureRegistry, InputError, SAEError
-from mlxterp.explorer.label_file import NAMES, ConflictError, LabelFile, ReadOnlyError
+from mlxterp.explorer.label_file import ConflictError, LabelFile, ReadOnlyError
+from mlxterp.index.folder import NAMES
 from tests.explorer.client import JSON, Client
 from tests.explorer.conftest import BALL, Shown
 
