@@ -141,6 +141,8 @@ class Generation:
     request: SteerRequest
     gone: threading.Event = field(default_factory=threading.Event)
     """Set when nobody listens any more."""
+    note: str | None = None
+    """What whoever asked should know."""
 
     def prepare(self) -> None:
         """Checks everything that can be checked before it runs.
@@ -149,7 +151,14 @@ class Generation:
             MlxterpError: It cannot run.
         """
         model, settings = self.anatomy.model, self.request.settings
-        check_fits(model, len(prompt_ids(model, self.request.prompt, settings.chat)), "The prompt")
+        tokens = len(prompt_ids(model, self.request.prompt, settings.chat))
+        check_fits(model, tokens, "The prompt")
+        limit = model.max_positions
+        if limit is not None and tokens + settings.max_tokens > limit:
+            self.note = (
+                f"Beyond {limit:,} tokens, prompt included, this model was not made to go on; what comes there may be"
+                " poor."
+            )
         self._streams = self._begun()
 
     def _begun(self) -> dict[str, Iterator[Any]]:
@@ -168,7 +177,7 @@ class Generation:
         texts = dict.fromkeys(self._streams, "")
         ended = lambda: self.gone.is_set() or model.stopped  # noqa: E731
         try:
-            say({"started": True})
+            say({"started": True, **({} if self.note is None else {"note": self.note})})
             while self._streams and not ended():
                 for side in list(self._streams):
                     piece = next(self._streams[side], None)

@@ -44,6 +44,8 @@ from .shown_index import ShownIndex
 SHARD = 256
 """Features of a file."""
 PROVENANCE = "provenance.json"
+_EVERY = 16
+"""Files after which it is noted what is done."""
 _FORMAT, _VERSION = "mlxterp-site", 1
 
 
@@ -104,14 +106,14 @@ class _Site:
         for feature in range(shown.index.d_hidden) if chosen is None else chosen:
             by_shard.setdefault(feature // SHARD, []).append(feature)
         bar = tqdm(by_shard.items(), f"site of {shown.name}", unit="file", disable=hidden(verbose))
-        for number, several in bar:
+        for done, (number, several) in enumerate(bar, 1):
             named = [answers.label(shown, f)["label"] for f in several]
             said = [[answers.told(one) for one in shown.explanations(f)] for f in several]
             self._script(
                 f"{shown.number}/{number}", [*made, several, named, said],
                 lambda several=several: _json(packed_features(shown, several, n, per_band)),
             )  # fmt: skip
-            if number % 16 == 15:
+            if done % _EVERY == 0:
                 self._note()
 
     def _data(self, name: str, made: list[Any], value: Any) -> None:
