@@ -201,7 +201,12 @@ def named(case) -> FeatureIndex:
 
 def test_labels_are_searched_by_meaning_where_an_embedding_is_given(named: FeatureIndex):
     hits = named.search("dog", 6, embed=embed)
-    assert [(hit.feature_id, round(hit.score, 3)) for hit in hits] == [(5, 1.0), (3, 0.0), (9, 0.0), (11, 0.0)]
+    assert [(hit.feature_id, round(hit.score, 3)) for hit in hits] == [
+        (5, 1.0),
+        (3, 0.0),
+        (9, 0.0),
+        (11, 0.0),
+    ]
     assert hits[0].why == "means 'kitten', cosine 1.00 to the query"
     hits = named.search("blue train", 2, embed=embed)
     assert [hit.feature_id for hit in hits] == [3, 9]
