@@ -91,11 +91,11 @@ def test_the_stories_index_is_built_once_in_the_users_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     few = Demo(shown.demo.model, shown.demo.sae, shown.demo.texts[:3])
     with pytest.warns(MlxterpWarning, match="once, in"):
-        first = kept_index(few, verbose=False)
+        first = kept_index(few, verbose=False, drawn=False)
     assert first.path.is_relative_to(tmp_path)
-    again = kept_index(few)
+    again = kept_index(few, drawn=False)
     assert again.path == first.path and again.source is not None and again.n_texts == first.n_texts > 0
     (first.path / "summary.safetensors").write_bytes(b"damaged")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MlxterpWarning)  # what is damaged, and that it is built
-        assert kept_index(few, verbose=False).n_texts == first.n_texts
+        assert kept_index(few, verbose=False, drawn=False).n_texts == first.n_texts
