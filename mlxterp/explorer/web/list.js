@@ -90,7 +90,7 @@ function pane(s, q, narrow) {
   const cells = (f, key) => h(`span.c-${key}`, null, key === 'id' ? String(f) : t.count[f] || key === 'norm' ? num(COLUMNS[key][2](t, f)) + (COLUMNS[key][1] && ' %') : key === 'density' ? '0' : '');
   function row(i) {
     const f = ids[i];
-    const made = h(`a.row.grid${i === at ? '.on' : ''}`, { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f, 'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; } },
+    const made = h(`a.row.grid${i === at ? '.on' : ''}`, { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f, 'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; keepNow(); } },
       cells(f, 'id'), h('span.c-label', null, h('span.first', null, meaning(s, f, 5), nameOf(s, f) || s.names.explanations[f] ? [' ', tokensOf(s, f, 4)] : null), h('span.peek')),
       columns.slice(1).map((key) => cells(f, key)), narrow ? null : h('span.c-spark', null, spark(t.spark.subarray(f * t.bins, (f + 1) * t.bins))));
     made.style.transform = `translateY(${i * ROW}px)`;
@@ -107,7 +107,7 @@ function pane(s, q, narrow) {
     await peaks(s.id, active.slice(0, 100)).catch(() => null);
     for (const i of rows.keys()) peek(i);
   });
-  const keep = later(120, () => remember({ top: box.scrollTop, at }));
+  const keepNow = () => remember({ top: box.scrollTop, at }), keep = later(120, keepNow);
   function draw() {
     if (!ids.length) return;
     const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 4), last = Math.min(ids.length - 1, Math.ceil((box.scrollTop + box.clientHeight) / ROW) + 4);
@@ -141,7 +141,7 @@ function pane(s, q, narrow) {
       if (back >= 0) { box.scrollTop = back * ROW - box.clientHeight / 2; select(back); }
     },
     move(by) { select(Math.min(ids.length - 1, Math.max(0, at + by))); },
-    enter() { if (ids.length) go('feature', [ids[Math.max(at, 0)]], own); },
+    enter() { if (ids.length) { keepNow(); go('feature', [ids[Math.max(at, 0)]], own); } },
     random() { if (ids.length) go('feature', [ids[Math.floor(Math.random() * ids.length)]], own); },
     take(page) {
       if (at < 0) return;
