@@ -23,14 +23,14 @@ export async function list(main, { q }) {
   } }, 'Filter');
   const t = panes[0].s.t, [key, down] = sorting(t, q);
   const orders = [['best', 'most telling first'], ...(q.get('q') ? [['match', 'best match first']] : []), ...shown(t).flatMap((k) => [[`-${k}`, `${COLUMNS[k][0]}, largest first`], [k, `${COLUMNS[k][0]}, smallest first`]])];
-  const active_ = [...q].filter(([k, v]) => v && !['src', 'sort'].includes(k));
+  const filters = [...q].filter(([k, v]) => v && !['src', 'sort'].includes(k));
   put(main, h('div.bar', null,
     await sourceChoice(asked || sources[0].id, (value) => change({ src: value === sources[0].id ? '' : value }), [['all', 'all side by side']]),
     choice('Order', key === 'best' || key === 'match' ? key : (down ? '-' : '') + key, orders, (value) => change({ sort: value === 'best' || value === 'match' ? '' : value })),
     choice('With', q.get('has') || '', [['', 'all features'], ['name', 'with a name'], ['explanation', 'with an explanation'], ['nothing', 'without either']], (value) => change({ has: value })),
     open,
-    active_.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away', onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, k === 'lasso' ? 'drawn on the map' : k === 'q' ? v : k === 'has' ? v : `${COLUMNS[k]?.[0] ?? k} ${/^[\d.-]+$/.test(v) ? '≥ ' : ''}${v}`, ' ×')),
-    count), h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
+    filters.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away', onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, k === 'lasso' ? 'drawn on the map' : k === 'q' ? v : k === 'has' ? v : `${COLUMNS[k]?.[0] ?? k} ${/^[\d.-]+$/.test(v) ? '≥ ' : ''}${v}`, ' ×')),
+    count, filters.length ? null : h('small.hint', null, 'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')), h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
   const told = panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ');
   count.textContent = told;
   say(`${told} features`);
