@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .index import FeatureExample as FeatureExample
     from .index import FeatureIndex as FeatureIndex
     from .index import FeatureStats as FeatureStats
+    from .index import FeatureTable as FeatureTable
     from .lens.feature_logits import FeatureLogits as FeatureLogits
     from .lens.feature_logits import RandomDirections as RandomDirections
     from .lens.jacobian_lens import JacobianLens as JacobianLens
@@ -120,7 +121,7 @@ _HOMES = {
     "circuits": ("AttributionGraph",),
     "geometry.families": ("load_family",),
     "hooks": ("Controller", "Detector"),
-    "index": ("FeatureExample", "FeatureIndex", "FeatureStats"),
+    "index": ("FeatureExample", "FeatureIndex", "FeatureStats", "FeatureTable"),
     "lens": ("FeatureLogits", "RandomDirections"),
     "activations.local_store": ("LocalStore",),
     "model": ("InterpretableModel",),

@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..backends.host.conversion import to_numpy
 from ..errors import InputError
+from ..features.embeddings import check_embed, unit_embeddings
 from ..index.examples import FeatureExample
 
 PROBABILITIES = "probabilities"
@@ -223,8 +223,7 @@ class EmbeddingJudge:
     """
 
     def __init__(self, embed: Callable[[list[str]], Any], name: str = "embedding"):
-        if not callable(embed):
-            raise InputError(f"embed= is a function of a list of texts, got {type(embed).__name__}.")
+        check_embed(embed)
         self._embed, self.name = embed, name
 
     def probabilities(self, questions: Sequence[Question]) -> np.ndarray:
@@ -235,15 +234,7 @@ class EmbeddingJudge:
         """Of explanation and window; for an intruder, of the window and the others, on average."""
         pairs = [_compared(question) for question in questions]
         texts = list(dict.fromkeys(text for text, others in pairs for text in (text, *others)))
-        vectors = (
-            to_numpy(self._embed(texts), "The embeddings").astype(np.float64) if texts else np.zeros((0, 1))
-        )
-        if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise InputError(
-                f"embed gave shape {vectors.shape} for {len(texts)} texts; expected a row for each."
-            )
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = dict(zip(texts, vectors / np.where(lengths > 0, lengths, 1), strict=True))
+        unit = dict(zip(texts, unit_embeddings(self._embed, texts), strict=True))
         return np.array(
             [np.mean([unit[text] @ unit[other] for other in others]) for text, others in pairs]
         ).clip(-1, 1)

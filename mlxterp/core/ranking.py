@@ -90,7 +90,7 @@ class TopN:
             by_feature: Row f: the tokens where feature f is active.
             first_token: Number of the first of these tokens.
         """
-        for first, end in _groups(by_feature.indptr):
+        for first, end in row_groups(by_feature.indptr, _PAIRS):
             weakest = np.abs(self.values[first:end, -1])
             row, rank, pair = _strongest(
                 by_feature.indptr[first : end + 1], by_feature.values, weakest, self._n
@@ -127,11 +127,11 @@ class TopN:
         self.values[touched] = np.take_along_axis(both_values, order, axis=1)
 
 
-def _groups(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Rows that are looked at together: (first, end)."""
+def row_groups(indptr: np.ndarray, pairs: int) -> Iterator[tuple[int, int]]:
+    """Rows that are looked at together, of at most so many pairs, or one row alone: (first, end)."""
     first = 0
     while first < len(indptr) - 1:
-        end = int(np.searchsorted(indptr, indptr[first] + _PAIRS, side="right")) - 1
+        end = int(np.searchsorted(indptr, indptr[first] + pairs, side="right")) - 1
         end = max(end, first + 1)
         yield first, end
         first = end

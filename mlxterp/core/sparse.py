@@ -166,7 +166,7 @@ class SparseFeatures:
         row_bits = max(self.n - 1, 0).bit_length()
         rows = np.repeat(np.arange(self.n, dtype=np.int32), np.diff(self.indptr))
         if row_bits + max(self.d_hidden - 1, 0).bit_length() > 32:
-            order = _stable_order(self.indices, self.d_hidden)
+            order = stable_order(self.indices, self.d_hidden)
             return rows[order], self.values[order]
         # Column, row and value fit into 64 bits, so that one sort moves all three.
         pairs = self.indices.astype(np.uint64)
@@ -222,7 +222,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _stable_order(ids: np.ndarray, limit: int) -> np.ndarray:
+def stable_order(ids: np.ndarray, limit: int) -> np.ndarray:
     """The order that sorts ids in [0, limit), equal ones as they stand; NumPy sorts 16-bit keys by radix."""
     order = np.argsort(ids.astype(np.uint16), kind="stable")  # the low 16 bits
     if limit <= 1 << 16:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -243,8 +244,8 @@ def _bands(shown: ShownIndex, number: int, top: Sequence[FeatureExample], n: int
     seen = {_looks(one) for one in top}
     found = []
     for tenth in BANDS:
-        several = shown.index.examples(number, n + len(seen), tenth)
-        new = [one for one in several if _looks(one) not in seen][:n]
+        several = shown.index._examples(number, n + len(seen), tenth)
+        new = list(islice((one for one in several if _looks(one) not in seen), n))
         seen |= {_looks(one) for one in new}
         if new:
             ends = {"q": tenth, "lo": tenth / 10, "hi": (tenth + 1) / 10}
@@ -307,7 +308,7 @@ def _flags(shown: ShownIndex, stats: FeatureStats, similar: Sequence[tuple[int, 
     found = []
     if stats.density > _DENSE:
         found.append(f"Dense: active on {stats.density:.0%} of all tokens.")
-    first = float((shown.index._reader.firings(stats.feature_id).positions <= 1).mean())
+    first = float((shown.index._reader.ranked(stats.feature_id).every.positions <= 1).mean())
     if first >= _MOSTLY:
         found.append(f"Mostly on the first two tokens of texts ({first:.0%}).")
     if similar and similar[0][1] >= _ALIKE:

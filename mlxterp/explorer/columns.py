@@ -17,7 +17,11 @@ import numpy as np
 
 from ..index import FeatureIndex
 
-TOP_TOKENS, BINS = 5, 12
+_KINDS = {
+    "count": "u4", "mean": "f4", "maximum": "f4", "n_texts": "u4", "top_tokens": "i4", "top_token_counts": "u4",
+    "spark": "u1", "best_text": "i4", "best_position": "i4",
+}  # fmt: skip
+"""Columns of an index's table, and what they are sent as."""
 
 
 def packed(columns: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
@@ -50,64 +54,15 @@ def table_of(index: FeatureIndex, more: Mapping[str, np.ndarray] | None = None) 
     Args:
         more: Further columns.
     """
-    columns, totals = derived(index)
-    used = np.unique(columns["top_tokens"])
-    used = used[used >= 0].tolist()
+    table = index.table()
+    columns = {name: np.asarray(getattr(table, name)).astype(kind) for name, kind in _KINDS.items()}
+    if table.decoder_norm is not None:
+        columns["norm"] = table.decoder_norm.astype("f4")
+    used = sorted(table.pieces)
+    totals = index._derived.tokens.occurrences_of(used).tolist()
     facts = {
         "d": index.d_hidden, "tokens": index.n_tokens, "texts": index.n_texts,
-        "pieces": {str(token): index._piece(token) for token in used},
-        "totals": {str(token): int(totals[token]) for token in used},
+        "pieces": {str(token): table.pieces[token] for token in used},
+        "totals": dict(zip(map(str, used), totals, strict=True)),
     }  # fmt: skip
     return packed({**columns, **(more or {})}, facts)
-
-
-def derived(index: FeatureIndex) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Columns counted from the shards; and how often each token id occurs."""
-    summary, d = index.summary, index.d_hidden
-    count = np.asarray(summary.count)
-    maximum = np.asarray(summary.maximum)
-    ids, numbers, n_texts, heights, totals = _counted(index, np.abs(maximum))
-    largest = np.maximum(heights.max(axis=1, keepdims=True), 1)
-    texts, positions, _ = index.strongest_tokens(1)
-    columns = {
-        "count": count.astype(np.uint32), "mean": (summary.total / np.maximum(count, 1)).astype(np.float32),
-        "maximum": maximum.astype(np.float32), "n_texts": n_texts.astype(np.uint32), "top_tokens": ids,
-        "top_token_counts": numbers, "spark": np.ceil(255 * np.sqrt(heights / largest)).astype(np.uint8),
-        "best_text": texts[:, 0].astype(np.int32), "best_position": positions[:, 0].astype(np.int32),
-    }  # fmt: skip
-    assert all(len(column) == d for column in columns.values())
-    return columns, totals
-
-
-def _counted(index: FeatureIndex, scale: np.ndarray) -> tuple[np.ndarray, ...]:
-    d = index.d_hidden
-    keys, counts = [], []
-    n_texts, heights = np.zeros(d, np.int64), np.zeros(d * BINS, np.int64)
-    totals = np.zeros(1, np.int64)
-    for shard in index._reader.shards():
-        features = np.repeat(np.arange(d, dtype=np.int64), np.diff(shard.indptr))
-        rows, values = np.asarray(shard.rows), np.asarray(shard.values)
-        tokens = np.asarray(shard.tokens)
-        here = np.bincount(tokens, minlength=len(totals))
-        here[: len(totals)] += totals
-        totals = here
-        found, n = np.unique(features << 32 | tokens[rows].astype(np.int64), return_counts=True)
-        keys.append(found)
-        counts.append(n)
-        text = shard.piece_text[shard.pieces_of(rows)]
-        first = np.append(True, (features[1:] != features[:-1]) | (text[1:] != text[:-1]))[: len(features)]
-        n_texts += np.bincount(features[first], minlength=d)
-        bins = np.clip(
-            (np.abs(values) / np.maximum(scale[features], 1e-9) * BINS).astype(np.int64), 0, BINS - 1
-        )
-        heights += np.bincount(features * BINS + bins, minlength=d * BINS)
-    key, where = np.unique(np.concatenate(keys), return_inverse=True)
-    number = np.bincount(where, weights=np.concatenate(counts), minlength=len(key)).astype(np.int64)
-    feature, token = key >> 32, (key & 0xFFFFFFFF).astype(np.int32)
-    order = np.lexsort((token, -number, feature))
-    rank = np.arange(len(order)) - np.searchsorted(feature[order], feature[order])
-    kept = order[rank < TOP_TOKENS]
-    ids, numbers = np.full((d, TOP_TOKENS), -1, np.int32), np.zeros((d, TOP_TOKENS), np.uint32)
-    ids[feature[kept], rank[rank < TOP_TOKENS]] = token[kept]
-    numbers[feature[kept], rank[rank < TOP_TOKENS]] = number[kept]
-    return ids, numbers, n_texts, heights.reshape(d, BINS), totals

@@ -25,9 +25,8 @@ from ..concepts.tables import said
 from ..core.files import strict_json
 from ..errors import InputError
 from ..index import FeatureIndex
+from ..index.folder import NAMES
 
-NAMES = "names.json"
-"""The file beside an index where nothing else is said."""
 NONE = "none"
 """The etag of a feature without a name."""
 _LONGEST_NAME, _LONGEST_NOTE = 200, 10_000

@@ -43,7 +43,10 @@ def site_page() -> str:
     return page
 
 
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " base-uri 'none'; form-action 'none'"
+)
 _IN_A_SITE = {
     '<meta name="viewport"': f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n<meta name="viewport"',
     '<script type="module" src="static/main.js"></script>': '<script src="explorer.js" defer></script>',

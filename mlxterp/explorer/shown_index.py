@@ -78,11 +78,8 @@ class ShownIndex:
     def _more(self) -> dict[str, np.ndarray]:
         """Columns that only some indexes have."""
         found: dict[str, np.ndarray] = {}
-        if self.sae is not None:
-            rows = self.sae.W_dec
-            found["norm"] = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64)).astype(np.float32)
-            if (scores := self._scores()) is not None:
-                found["score"] = scores
+        if self.sae is not None and (scores := self._scores()) is not None:
+            found["score"] = scores
         if self.map is not None:
             found["map"] = self.map
         return found

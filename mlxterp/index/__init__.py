@@ -6,5 +6,8 @@ from .examples import FeatureExample
 from .feature_index import FeatureIndex
 from .source import Source
 from .stats import FeatureStats
+from .table import FeatureTable
 
-__all__ = ["BuildOptions", "FeatureExample", "FeatureHit", "FeatureIndex", "FeatureStats", "Source", "build"]
+__all__ = [
+    "BuildOptions", "FeatureExample", "FeatureHit", "FeatureIndex", "FeatureStats", "FeatureTable", "Source", "build",
+]  # fmt: skip

@@ -6,7 +6,7 @@ Base of `FeatureIndex`. Answers follow the same rule as the search without an in
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,19 +15,25 @@ from ..concepts.explanations import Explanation
 from ..concepts.labels import shown, skill
 from ..core import checks, rooms
 from ..core.feature_ids import Feature
+from ..core.ranking import Firings
 from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..errors import InputError
+from ..features.embeddings import Embed, check_embed, unit_embeddings
 from ..features.search import top_features_of
-from . import searching
-from .base import IndexBase
+from .base import CONTEXT, IndexBase
 from .encode import encode_counted
-from .examples import FeatureExample, distinct, example, of_quantile
+from .examples import SAME, FeatureExample, Window, distinct, of_quantile
+from .excerpts import Excerpts, RankedFirings
+from .figures import COLUMNS
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
+from .table import FeatureTable
 
 _BEFORE, _AFTER = 16, 8
 _TOP_TOKENS = 10
+_FEW = 20
+"""Places that are read at once where few examples are wanted."""
 
 
 class FeatureHit(NamedTuple):
@@ -35,9 +41,11 @@ class FeatureHit(NamedTuple):
 
     Attributes:
         feature_id: The feature.
-        score: 1 for what a person said; for an explanation, how far its score is from chance; else how nearly the
-            feature fires on the words and nowhere else. In [0, 1].
-        why: What was found: its name, its explanation, or the words it fires on.
+        score: 1 for what a person said; for an explanation, how far its score is from chance; by meaning, the cosine
+            of the query and the label, 0 where that is negative; else how nearly the feature fires on the words and
+            nowhere else. In [0, 1].
+        why: What was found: its name, its explanation, or the word it fires on: on what share of the word's
+            occurrences, and what share of its firings they are.
     """
 
     feature_id: int
@@ -67,7 +75,7 @@ class Answers(IndexBase):
             4 ' toys'
         """
         top_k = checks.count(top_k, "top_k")
-        best = self._reader.firings(self.check_feature(feature_id)).strongest_of_each_text()
+        best = self._reader.ranked(self.check_feature(feature_id)).strongest
         found = zip(best.text_ids[:top_k], best.values[:top_k], best.positions[:top_k], strict=True)
         return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
 
@@ -104,24 +112,49 @@ class Answers(IndexBase):
             quantile = checks.integer(
                 quantile, "quantile", 0, 9, hint="0 is the weakest tenth, 9 the strongest."
             )
-        ranked = self._reader.firings(feature_id).strongest_of_each_text()
-        if quantile is not None:
-            ranked = of_quantile(ranked, quantile)
+        return list(self._examples(feature_id, n, quantile, before, after))
 
-        def window(text: int, position: int, left: int, right: int):
-            return self._reader.window(feature_id, text, position, left, right)
+    def _examples(
+        self, feature_id: int, n: int, quantile: int | None = None, before: int = _BEFORE, after: int = _AFTER
+    ) -> Iterator[FeatureExample]:
+        """`examples`, each made when it is asked for."""
+        firings = self._reader.ranked(feature_id)
+        ranked = firings.strongest if quantile is None else of_quantile(firings.strongest, quantile)
+        read: list[tuple[int, Excerpts]] = []  # by the number of their first place
 
-        found = []
-        for row in distinct(ranked, window, n):
-            text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
-            shown, text = window(text_id, position, before, after), self._reader.text(text_id)
-            pieces = self._pieces_of(
-                shown,
-                lambda more, text=text_id, at=position: window(text, at, before + more, after + more),
-                text,
-            )
-            found.append(example(feature_id, text, ranked, row, shown, pieces))
-        return found
+        def around() -> Iterator[bytes]:
+            first, size = 0, min(n, _FEW) + 4
+            while first < len(ranked):
+                part = slice(first, first + size)
+                excerpts = self._reader.excerpts(
+                    ranked.text_ids[part], ranked.positions[part], max(SAME, before + CONTEXT),
+                    max(SAME, after + CONTEXT),
+                )  # fmt: skip
+                read.append((first, excerpts))
+                yield from excerpts.same_where()
+                first, size = first + size, 2 * size
+
+        for row in distinct(ranked.prefixes.tolist(), around(), n):
+            first, excerpts = next(one for one in reversed(read) if one[0] <= row)
+            yield self._example(feature_id, firings, ranked, row, excerpts, row - first, before, after)
+
+    def _example(
+        self, feature_id: int, firings: RankedFirings, ranked: Firings, row: int, around: Excerpts, at: int,
+        before: int, after: int,
+    ) -> FeatureExample:  # fmt: skip
+        text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
+
+        def wider(more: int) -> Window:
+            if more <= CONTEXT:
+                return around.window(at, before + more, after + more)
+            return self._reader.window(feature_id, text_id, position, before + more, after + more)
+
+        shown, text = wider(0), self._reader.text(text_id)
+        pieces = tuple(self._pieces_of(shown, wider, text))
+        activations = firings.activations(text_id, shown.start, len(shown.ids))
+        return FeatureExample(
+            feature_id, text, text_id, position, float(ranked.values[row]), pieces, activations, shown.start
+        )
 
     def strongest_tokens(self, n: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens on which each feature is strongest, for all features at once.
@@ -148,13 +181,34 @@ class Answers(IndexBase):
             (6, 7267, 3, ((' toys', 4), (' ball', 2)))
         """
         feature_id = self.check_feature(feature_id)
-        firings = self._reader.firings(feature_id)
+        firings = self._reader.ranked(feature_id).every
         count = int(self._summary.count[feature_id])
         return FeatureStats(
             feature_id, count, self.n_tokens, len(np.unique(firings.text_ids)),
             float(self._summary.total[feature_id] / count) if count else 0.0,
             float(self._summary.maximum[feature_id]), log_histogram(firings.values),
             commonest(self._reader.token_ids(feature_id), self._piece, _TOP_TOKENS),
+        )  # fmt: skip
+
+    def table(self) -> FeatureTable:
+        """Figures of all features, a row each: sorted, cut, printed, or given to pandas.
+
+        An index of format version 1 is completed for it once, in its folder where that can be written.
+
+        Examples:
+            >>> table = index.table()
+            >>> len(table), int(table.sort("count").feature_id[0])
+            (2048, 1586)
+        """
+        arrays = {name: np.asarray(self._derived.table[name]) for name in COLUMNS}
+        for name in ("count", "n_texts", "top_token_counts"):
+            arrays[name] = arrays[name].astype(np.int64)
+        used = np.unique(arrays["top_tokens"])
+        norms = None if self._source is None else self._source.sae.decoder_norms
+        return FeatureTable(
+            feature_id=np.arange(self.d_hidden), label=self._all_labels(), **arrays, decoder_norm=norms,
+            pieces={token: self._piece(token) for token in used[used >= 0].tolist()}, n_tokens=self.n_tokens,
+            d_hidden=self.d_hidden,
         )  # fmt: skip
 
     # -- features of a text -------------------------------------------------------------------
@@ -191,33 +245,62 @@ class Answers(IndexBase):
             [741, 1377]
         """
         top_k = checks.count(top_k, "top_k")
-        return searching.features_for_token(self._reader, self._pieces, token, self._tokenize, self.d_hidden)[
-            :top_k
-        ]
+        return self._words.features_for_token(token, self._tokenize, top_k)
 
-    def search(self, query: str, top_k: int = 10) -> list[FeatureHit]:
+    def search(self, query: str, top_k: int = 10, *, embed: Embed | None = None) -> list[FeatureHit]:
         """Features whose name holds the query, then those whose explanation does, then those that fire on its words.
 
         Explanations come by their scores; features that fire on the words, by how little else they fire on.
+        `index["ball"]` is the same.
+
+        Args:
+            embed: Texts → vectors (texts, width), such as a sentence model's `encode`. With it names and explanations
+                come by meaning: by the cosine of their embedding and the query's, all that there are.
 
         Raises:
-            InputError: The query is empty.
+            InputError: The query is empty, or `embed` gives something else.
 
         Examples:
-            >>> [(hit.feature_id, hit.why) for hit in index.search("ball", top_k=2)]
-            [(741, "fires on 'ball'"), (705, "fires on 'ball'")]
+            >>> for hit in index.search("ball", top_k=2):
+            ...     print(hit.feature_id, hit.why)
+            741 fires on 100 % of 'ball', 33 % of its firings
+            705 fires on 50 % of 'ball', 7 % of its firings
         """
         top_k = checks.count(top_k, "top_k")
         if not isinstance(query, str) or not query.strip():
             raise InputError(f"The query is {query!r}; give some words.")
-        named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self._named(query)]
-        by_words = searching.features_for_words(
-            self._reader, self._pieces, query, self._tokenize, self._summary.count
-        )
-        told = [_explained_hit(one) for one in self._explained(query)]
-        known = {hit.feature_id for hit in (*named, *told)}
-        found = [FeatureHit(f, score, why) for f, score, why in by_words if f not in known]
-        return [*named, *told, *found][:top_k]
+        if embed is None:
+            named = [FeatureHit(f, 1.0, f"named {self.label(f)!r}") for f in self._named(query)]
+            named += [_explained_hit(one) for one in self._explained(query)]
+        else:
+            named = self._by_meaning(query, embed)
+        left, known = max(0, top_k - len(named)), [hit.feature_id for hit in named]
+        found = self._words.features_for_query(query, self._tokenize, left, known) if left else []
+        return [*named, *(FeatureHit(*one) for one in found)][:top_k]
+
+    def _by_meaning(self, query: str, embed: Embed) -> list[FeatureHit]:
+        """Features that have a label, by the cosine of its embedding and the query's."""
+        check_embed(embed)
+        labels = {f: label for f, label in enumerate(self._all_labels(marked=False)) if label is not None}
+        said = list(dict.fromkeys(labels.values()))
+        if self._embedded is None or self._embedded[0] is not embed or self._embedded[1] != said:
+            self._embedded = embed, said, unit_embeddings(embed, said)
+        vectors, asked = self._embedded[2], unit_embeddings(embed, [query])[0]
+        if not said:
+            return []
+        if len(asked) != vectors.shape[1]:
+            raise InputError(
+                f"embed gave {len(asked)} numbers for the query, {vectors.shape[1]} for the labels."
+            )
+        cosines = dict(zip(said, (vectors @ asked).tolist(), strict=True))
+        ranked = sorted(labels, key=lambda f: (-cosines[labels[f]], f))
+        return [
+            FeatureHit(
+                f, min(1.0, max(0.0, cosines[labels[f]])),
+                f"means {labels[f]!r}, cosine {cosines[labels[f]]:.2f} to the query",
+            )
+            for f in ranked
+        ]  # fmt: skip
 
     # -- features of a feature ----------------------------------------------------------------
 
@@ -251,8 +334,8 @@ class Answers(IndexBase):
         top_k = checks.count(top_k, "top_k")
         feature_id = self.check_feature(feature_id)
         if other is not None:
-            return share_of(self._summary, feature_id, self.check_feature(other))
-        return partners(self._summary, feature_id)[:top_k]
+            return share_of(self._derived, feature_id, self.check_feature(other))
+        return partners(self._summary, self._derived, feature_id, top_k)
 
     def coactivation_graph(
         self, n: int = 200, *, by: Literal["pmi", "lift", "phi", "jaccard"] = "phi", **options: Any

@@ -19,13 +19,16 @@ from ..core.feature_ids import Feature
 from ..core.public_names import PublicNames
 from ..data.text import pieces_in, pieces_of
 from ..errors import FeatureIndexError
+from ..features.embeddings import Embed
+from .derived import Derived
 from .examples import Window
 from .folder import IndexMeta
 from .reading import Reader
+from .searching import Words
 from .source import Source
 from .summary import Summary, read_pieces
 
-_CONTEXT = 8
+CONTEXT = 8
 """Tokens on both sides of a window that decide how its own are written."""
 _EVERY = 1 << 40
 """More tokens than a text has."""
@@ -40,12 +43,15 @@ class IndexBase(PublicNames):
         self._labels = FeatureRegistry()
         self._load(meta, summary)
         self._source = source
+        self._embedded: tuple[Embed, list[str], np.ndarray] | None = None  # labels, for searching by meaning
         self._url: str | None = None  # where it was copied from
 
     def _load(self, meta: IndexMeta, summary: Summary) -> None:
         self._meta, self._summary = meta, summary
         self._reader = Reader(self.path, meta)
-        self.__dict__.pop("_pieces", None)
+        self._derived = Derived(self.path, meta, summary)
+        for name in ("_pieces", "_words"):
+            self.__dict__.pop(name, None)
 
     @property
     def labels(self) -> FeatureRegistry:
@@ -72,6 +78,21 @@ class IndexBase(PublicNames):
         if said is not None or self._source is None:
             return said
         return self._source.sae.concepts.label_of(found, marked=True)
+
+    def _all_labels(self, marked: bool = True) -> tuple[str | None, ...]:
+        """`label` of every feature.
+
+        Args:
+            marked: Whether what no person said is marked.
+        """
+        said: list[str | None] = [None] * self.d_hidden
+        concepts = None if self._source is None else self._source.sae.concepts
+        if concepts is not None:
+            for feature in {*concepts.names, *concepts.explanations}:
+                said[feature] = concepts.label_of(feature, marked=marked)
+        for feature in self.labels:
+            said[feature] = self.labels.label(feature)
+        return tuple(said)
 
     def _named(self, query: str) -> list[int]:
         """Features whose name holds the query's words: by `labels`, then by the SAE's `concepts`."""
@@ -167,6 +188,10 @@ class IndexBase(PublicNames):
     def _pieces(self) -> dict[int, str]:
         return read_pieces(self.path, self._meta)
 
+    @cached_property
+    def _words(self) -> Words:
+        return Words(self._reader, self._derived, self._pieces, np.asarray(self._summary.count))
+
     def _piece(self, token: int) -> str:
         return self._pieces.get(token, "�")
 
@@ -184,7 +209,7 @@ class IndexBase(PublicNames):
             every = wider(_EVERY)
             whole = pieces_in(text, [self._piece(int(token)) for token in every.ids])
             return pieces if whole is None else whole[shown.start : shown.start + len(pieces)]
-        wide, more = wider(_CONTEXT), _CONTEXT
+        wide, more = wider(CONTEXT), CONTEXT
         while any("\ufffd" in self._piece(int(wide.ids[end])) for end in (0, -1)):  # within a character
             more, before = 2 * more, len(wide.ids)
             wide = wider(more)

@@ -21,8 +21,11 @@ from ..data.dataset import ListedTexts, Texts, check_readable, open_texts
 from ..errors import FeatureIndexError, InputError, warn
 from ..features.search import encode_activations
 from .beginnings import settled
+from .derived import check_derived, derived_from
 from .encode import EncodedShard, encode_shard
+from .files import packed
 from .folder import (
+    DERIVED,
     PIECES,
     SUMMARY,
     IndexMeta,
@@ -185,9 +188,11 @@ def _repaired(
         try:
             check_summary(folder, int(meta.sae["d_hidden"]), meta.files.get(SUMMARY))
             read_pieces(folder, meta)
+            check_derived(folder, meta)
         except FeatureIndexError as error:
             warn(f"The summary is made again: {error}")
             meta = replace(meta, complete=False)
+    meta = replace(meta, complete=meta.complete and all(name in meta.files for name in DERIVED))
     return bound(folder, meta)
 
 
@@ -320,14 +325,17 @@ def finish(folder: Path, meta: IndexMeta, pieces_of: Callable[[list[int]], list[
             f"No token counts: all were left out {meta.excluded}. Give longer texts, or build with exclude=()."
         )
     shards = shards_of(folder, meta)
-    pieces, pieces_digest = packed_pieces(shards, pieces_of)
-    summary, summary_digest = packed_summary(summarize(shards, int(meta.sae["d_hidden"]), meta.seed))
-    files = {SUMMARY: summary_digest, PIECES: pieces_digest}
-    if meta.appended_from:  # until the last write below, the index from before can be opened
-        meta = replace(meta, coming=files)
-        write_meta(folder, meta)
-    write_figures(folder, pieces, summary)
-    write_meta(folder, replace(meta, complete=True, appended_from=0, files=files, coming={}))
+    summary = summarize(shards, int(meta.sae["d_hidden"]), meta.seed)
+    with derived_from(shards, meta, summary, folder) as derived:
+        pieces, digest = packed_pieces(shards, pieces_of)
+        made = {PIECES: ([pieces], digest), SUMMARY: packed_summary(summary)}
+        made |= {name: packed(arrays) for name, arrays in derived.items()}
+        files = {name: digest for name, (_, digest) in made.items()}
+        if meta.appended_from:  # until the last write below, the index from before can be opened
+            meta = replace(meta, coming=files)
+            write_meta(folder, meta)
+        write_figures(folder, {name: parts for name, (parts, _) in made.items()})
+        write_meta(folder, replace(meta, complete=True, appended_from=0, files=files, coming={}))
     remove_others(folder, len(meta.shards))
     with_tokens = sum(int((np.asarray(shard.piece_start) == 0).sum()) for shard in shards)
     if with_tokens < meta.n_texts:

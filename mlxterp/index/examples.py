@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from ..core.ranking import Firings
 from ..data.corpus import scatter
 from ..viz.escaping import one_line
 
-_SAME = 5
+SAME = 5
 """Two examples are the same where this many tokens on both sides of the strongest one are."""
 
 
@@ -66,30 +66,28 @@ class Window:
     """Position in the text of the first."""
 
 
-WindowOf = Callable[[int, int, int, int], Window]
-"""(text, position, tokens before, tokens after) → the window."""
-
-
-def distinct(firings: Firings, window_of: WindowOf, n: int) -> Iterator[int]:
-    """Rows of the first n firings that differ from each other.
+def distinct(prefixes: Iterable[int], around: Iterable[Hashable], n: int) -> Iterator[int]:
+    """Numbers of the first n places that differ from each other.
 
     Two are the same where the text up to the token is (a causal model computes the same there), or the
     token and the five on both sides of it.
+
+    Args:
+        prefixes: Of each place a hash of the text up to it.
+        around: Of each place what the tokens around it are known by.
     """
-    seen: set[bytes | int] = set()
-    found = 0
-    for row in range(len(firings)):
-        if found == n:
-            return
-        prefix, position = int(firings.prefixes[row]), int(firings.positions[row])
-        if prefix in seen:
+    texts: set[int] = set()
+    windows: set[Hashable] = set()
+    for row, (prefix, window) in enumerate(zip(prefixes, around, strict=False)):
+        if prefix in texts:
             continue
-        window = window_of(int(firings.text_ids[row]), position, _SAME, _SAME)
-        key = (position - window.start).to_bytes(1, "little") + window.ids.tobytes()
-        if key not in seen:
-            found += 1
+        if window not in windows:
             yield row
-        seen |= {prefix, key}
+            n -= 1
+            if not n:
+                return
+        texts.add(prefix)
+        windows.add(window)
 
 
 def of_quantile(strongest: Firings, quantile: int) -> Firings:
@@ -103,13 +101,3 @@ def of_quantile(strongest: Firings, quantile: int) -> Firings:
     chosen = np.flatnonzero(rank * 10 // max(n, 1) == quantile)
     part = strongest.take(chosen)
     return part.take(np.argsort(scatter(part.prefixes), kind="stable"))
-
-
-def example(
-    feature_id: int, text: str, firings: Firings, row: int, window: Window, pieces: Sequence[str]
-) -> FeatureExample:
-    """The example of one firing."""
-    return FeatureExample(
-        feature_id, text, int(firings.text_ids[row]), int(firings.positions[row]), float(firings.values[row]),
-        tuple(pieces), window.activations, window.start,
-    )  # fmt: skip

@@ -8,11 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
-from ..core.frames import data_frame
 from ..core.places import path_of
 from ..errors import InputError
 from .answers import Answers
@@ -26,16 +23,7 @@ _COLUMNS = ("feature_id", "label", "count", "density", "mean", "maximum", "rank"
 
 def as_frame(index: Answers) -> Any:
     """See `FeatureIndex.to_pandas`."""
-    figures = index.summary
-    count = np.array(figures.count)
-    frame = {
-        "count": count,
-        "density": count / index.n_tokens,
-        "mean": figures.total / np.maximum(count, 1),
-        "maximum": np.array(figures.maximum),
-        "label": [index.label(f) for f in range(index.d_hidden)],
-    }
-    return data_frame(frame, "feature_id")
+    return index.table().to_pandas()
 
 
 def write_json(

@@ -132,6 +132,18 @@ class FeatureIndex(Answers):
         """
         return card(self, self.check_feature(feature_id), n)
 
+    def __getitem__(self, asked: str | Feature) -> Any:
+        """`index["ball"]` is `index.search("ball")`; `index[741]` is the feature's card, `index.feature(741)`.
+
+        Raises:
+            UnknownFeatureError: The id lies outside [0, d_hidden).
+
+        Examples:
+            >>> index["ball"][0].feature_id == ball, index[ball].feature_id == ball
+            (True, True)
+        """
+        return self.search(asked) if isinstance(asked, str) else self.feature(asked)
+
     # -- more texts ---------------------------------------------------------------------------
 
     @staticmethod
@@ -192,7 +204,7 @@ class FeatureIndex(Answers):
         )
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row for each feature: count, density, mean, maximum, label; indexed by feature_id.
+        """`table` as a DataFrame: a row for each feature, indexed by feature_id.
 
         Raises:
             BackendError: pandas is not installed.

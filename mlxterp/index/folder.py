@@ -4,10 +4,15 @@
     <folder>/shards/000000.safetensors
     <folder>/summary.safetensors      figures of every feature (once it is complete)
     <folder>/pieces.json              the text of each token id
+    <folder>/table.safetensors        columns of all features: what a list of them shows
+    <folder>/tokens.safetensors       the features that fire on each token id
+    <folder>/sample.safetensors       the tokens that co-activation is counted on, by feature
     <folder>/map.safetensors          where features stand on a map, if one was saved (`DecoderMap.save`)
+    <folder>/names.json               names that people gave in the explorer
 
 `index.json` is written again whenever a shard is whole, so what is there can be used at any moment. It binds the other
-files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none.
+files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none. The last three are new in
+format version 2; `derived` makes them for an index of version 1.
 """
 
 from __future__ import annotations
@@ -27,8 +32,9 @@ from ..errors import FeatureIndexError
 from .files import write_atomically
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"
-MAP = "map.safetensors"
-_FORMAT, VERSION = "mlxterp-index", 1
+TABLE, TOKENS, SAMPLE = DERIVED = ("table.safetensors", "tokens.safetensors", "sample.safetensors")
+MAP, NAMES = "map.safetensors", "names.json"
+_FORMAT, VERSION, _READ = "mlxterp-index", 2, (1, 2)
 _SHARD_NAME = re.compile(r"\d{6,}\.safetensors")
 
 
@@ -74,14 +80,14 @@ class IndexMeta:
     appended_from: int = 0
     """Shards that were there when the texts last given began to be added."""
     files: dict[str, str] = field(default_factory=dict)
-    """Digests of `SUMMARY` and `PIECES`, of the shards that were there when it was last complete."""
+    """Digests of `SUMMARY`, `PIECES` and `DERIVED`, of the shards that were there when it was last complete."""
     coming: dict[str, str] = field(default_factory=dict)
     """The same of those that appending is about to write."""
 
     @property
     def bound(self) -> bool:
         """Whether every file has a digest."""
-        return all(shard.file for shard in self.shards) and (bool(self.files) or not self.complete)
+        return all(shard.file for shard in self.shards) and (SUMMARY in self.files or not self.complete)
 
     @property
     def n_texts(self) -> int:
@@ -154,10 +160,11 @@ def read_meta(folder: Path) -> IndexMeta | None:
     except ValueError as error:
         whole = str(error)
     version = described.get("version")
-    if version != VERSION:
+    if version not in _READ:
         message = (
-            f"The index in {folder} has format version {version!r}, this mlxterp reads version {VERSION}. Build it"
-            " again (build_index with another path), or open it with the mlxterp that made it."
+            f"The index in {folder} has format version {version!r}, this mlxterp reads versions"
+            f" {' and '.join(map(str, _READ))}. Build it again (build_index with another path), or open it with the"
+            " mlxterp that made it."
         )
         raise (
             DamagedError(f"{message} Or {path} is damaged: {whole}") if whole else FeatureIndexError(message)
@@ -176,7 +183,9 @@ _AGAIN = "Run the same build_index again: it builds the index anew."
 def remains(folder: Path) -> bool:
     """Whether a folder holds shards of an index, and nothing but its files: what is damaged can be made again."""
     shards = _names(folder / SHARDS) if (folder / SHARDS).is_dir() else set()
-    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES, MAP} and all(map(_SHARD_NAME.fullmatch, shards))
+    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES, MAP, NAMES, *DERIVED} and all(
+        map(_SHARD_NAME.fullmatch, shards)
+    )
     return only and bool(shards)
 
 

@@ -90,8 +90,8 @@ def bound(folder: Path, meta: IndexMeta) -> IndexMeta:
         for number, record in enumerate(meta.shards)
     )
     files = meta.files
-    if meta.complete and not files:
-        files = {SUMMARY: root_of(folder / SUMMARY), PIECES: digest_of_file(folder / PIECES)}
+    if meta.complete and SUMMARY not in files:
+        files = {SUMMARY: root_of(folder / SUMMARY), PIECES: digest_of_file(folder / PIECES), **files}
     return replace(meta, shards=shards, files=files)
 
 

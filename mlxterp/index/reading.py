@@ -11,9 +11,13 @@ import numpy as np
 
 from ..core.ranking import Firings, TopN
 from .examples import Window
+from .excerpts import OUTSIDE, Excerpts, RankedFirings
 from .folder import IndexMeta
 from .shard import Shard
 from .summary import open_shard
+
+_REMEMBERED = 1 << 20
+"""Firings of a feature that are kept for the next question."""
 
 
 class Reader:
@@ -22,6 +26,7 @@ class Reader:
     def __init__(self, folder: Path, meta: IndexMeta):
         self._folder, self._meta = folder, meta
         self._open: dict[int, Shard] = {}
+        self._ranked: tuple[int, RankedFirings | None] = -1, None
 
     @cached_property
     def _begins(self) -> list[int]:
@@ -89,6 +94,48 @@ class Reader:
             np.concatenate([part.activations for part in parts]),
             parts[0].start,
         )
+
+    def ranked(self, feature_id: int) -> RankedFirings:
+        """The firings of a feature by rank; the last one asked for is remembered, unless it fires very often."""
+        known, ranked = self._ranked
+        if known != feature_id or ranked is None:
+            ranked = RankedFirings.of(self.firings(feature_id))
+            if len(ranked.every) <= _REMEMBERED:
+                self._ranked = feature_id, ranked
+        return ranked
+
+    def excerpts(self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int) -> Excerpts:
+        """The tokens around places of texts."""
+        ids = np.full((len(text_ids), before + 1 + after), OUTSIDE, dtype=np.int32)
+        numbers = np.searchsorted(self._begins, text_ids, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            rows = np.flatnonzero(numbers == number)
+            cut = self._fill(ids, number, rows, text_ids[rows], positions[rows], before)
+            for row in rows[cut].tolist():  # its text goes on in another shard
+                window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
+                first = before - (int(positions[row]) - window.start)
+                ids[row, first : first + len(window.ids)] = window.ids
+        return Excerpts.of(positions, ids, before)
+
+    def _fill(
+        self,
+        ids: np.ndarray,
+        number: int,
+        rows: np.ndarray,
+        text_ids: np.ndarray,
+        positions: np.ndarray,
+        before: int,
+    ) -> np.ndarray:
+        """Fills in rows of texts that begin in a shard; returns bool: whether a row's text lies beyond it, too."""
+        shard, record = self.shard(number), self._meta.shards[number]
+        pieces = np.searchsorted(shard.piece_text, text_ids - record.first_text)
+        first, end = shard.offsets[pieces], shard.offsets[pieces + 1]
+        at = (first + positions)[:, None] + np.arange(-before, ids.shape[1] - before)
+        inside = (at >= first[:, None]) & (at < end[:, None])
+        ids[rows] = np.where(inside, shard.tokens[np.where(inside, at, 0)], OUTSIDE)
+        if record.ends:
+            return np.zeros(len(rows), dtype=bool)
+        return (pieces == len(shard.piece_text) - 1) & (at[:, -1] >= end)
 
     def _parts(self, feature_id: int, text_id: int, low: int, high: int) -> Iterator[Window]:
         """Tokens of a text from position `low` on, up to `high`: one window for each of its pieces."""

@@ -62,9 +62,9 @@ def refuse_index(url: str) -> None:
 def copied(folder: Path, target: str | os.PathLike) -> Path | str:
     """Copies an index's folder to a new folder or URL; `index.json` last, so that half a copy is no index."""
     names = sorted(
-        (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and not p.name.startswith(DRAFT)),
-        key=lambda p: str(p) == META,
+        (p.relative_to(folder) for p in folder.rglob("*") if p.is_file()), key=lambda p: str(p) == META
     )
+    names = [name for name in names if not any(part.startswith(DRAFT) for part in name.parts)]
     if is_url(target):
         refuse_index(str(target))
         files, root = _filesystem(str(target))

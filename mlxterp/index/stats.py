@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .derived import Derived
 from .summary import Summary
 
 _BINS_PER_OCTAVE = 4
@@ -72,29 +73,33 @@ def commonest(ids: np.ndarray, piece: Callable[[int], str], top_k: int) -> tuple
     return tuple((piece(int(found[i])), int(counts[i])) for i in order)
 
 
-def partners(summary: Summary, feature_id: int) -> list[tuple[int, float]]:
+def partners(summary: Summary, derived: Derived, feature_id: int, top_k: int) -> list[tuple[int, float]]:
     """Features that fire on the same tokens: (feature id, Jaccard index), the largest first, then the lower id."""
-    together, own = _together(summary, feature_id)
+    together, own = _together(summary, derived.sampled(feature_id))
     ids = np.flatnonzero(together)
     ids = ids[ids != feature_id]
     alone = summary.sample_count[ids]
     shares = together[ids] / (own + alone - together[ids])
-    order = np.lexsort((ids, -shares))
+    order = np.lexsort((ids, -shares))[:top_k]
     return [(int(ids[i]), float(shares[i])) for i in order]
 
 
-def share_of(summary: Summary, feature_id: int, other: int) -> float:
+def share_of(derived: Derived, feature_id: int, other: int) -> float:
     """Jaccard index of two features; 0 where neither is active in the sample, 1 for the same active feature."""
-    together, own = _together(summary, feature_id)
-    either = own + int(summary.sample_count[other]) - int(together[other])
-    return float(together[other] / either) if either else 0.0
+    rows, others = derived.sampled(feature_id), derived.sampled(other)
+    both = len(np.intersect1d(rows, others, assume_unique=True))
+    either = len(rows) + len(others) - both
+    return float(both / either) if either else 0.0
 
 
-def _together(summary: Summary, feature_id: int) -> tuple[np.ndarray, int]:
-    """int64, (d_hidden,): sampled tokens where a feature fires beside this one; and where this one does."""
-    hits = np.flatnonzero(summary.sample_features == feature_id)
-    rows = np.searchsorted(summary.sample_indptr, hits, side="right") - 1
-    starts, counts = summary.sample_indptr[rows], np.diff(summary.sample_indptr)[rows]
+def _together(summary: Summary, rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """int64, (d_hidden,): sampled tokens where a feature fires beside another; and where that one does.
+
+    Args:
+        rows: Where that one does.
+    """
+    starts = summary.sample_indptr[rows]
+    counts = summary.sample_indptr[rows + 1] - starts
     ends = np.cumsum(counts)
     pairs = np.repeat(starts - (ends - counts), counts) + np.arange(int(counts.sum()))
     return np.bincount(summary.sample_features[pairs], minlength=len(summary.count)), len(rows)

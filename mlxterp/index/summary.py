@@ -92,10 +92,10 @@ def packed_pieces(shards: Iterable[Shard], pieces_of: Callable[[list[int]], list
     return data, digest_of_bytes(data)
 
 
-def write_figures(folder: Path, pieces: bytes, summary: Iterable[bytes | memoryview]) -> None:
-    """Writes `pieces.json` and `summary.safetensors`, each whole or not at all."""
-    write_atomically(folder / PIECES, [pieces])
-    write_atomically(folder / SUMMARY, summary)
+def write_figures(folder: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
+    """Writes files of an index by name, each whole or not at all."""
+    for name, parts in files.items():
+        write_atomically(folder / name, parts)
 
 
 def read_summary(folder: Path, d_hidden: int, digest: str | None) -> Summary:

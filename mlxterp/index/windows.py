@@ -25,7 +25,7 @@ class Windows:
 
     def peaks(self, feature_id: int) -> Firings:
         """The strongest token of each text where a feature is active, the strongest first."""
-        return self._reader.firings(feature_id).strongest_of_each_text()
+        return self._reader.ranked(feature_id).strongest
 
     def text(self, text_id: int) -> str:
         """A text."""

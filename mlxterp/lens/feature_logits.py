@@ -41,8 +41,10 @@ _ROWS = 2048
 """Decoder rows held at once."""
 _NOT_LINEAR = 0.05
 """How far from additive a head may look: rounding gives up to 0.005 in 16 bit, 0.02 with 4-bit weights."""
-_SHAPES: weakref.WeakKeyDictionary[LanguageModel, tuple[bytes, Shape]] = weakref.WeakKeyDictionary()
-"""What stands around each model's head, with a digest of what the head said of two directions at that time."""
+_HEADS: weakref.WeakKeyDictionary[LanguageModel, tuple[bytes, Shape, np.ndarray]] = (
+    weakref.WeakKeyDictionary()
+)
+"""What stands around each model's head and its bias, with a digest of what the head said of two directions then."""
 
 TokenLogits = tuple[tuple[str, float], ...]
 
@@ -163,7 +165,7 @@ def feature_logits(
     """
     ids = _checked_ids(sae, feature_ids)
     top_k = checks.count(top_k, "top_k")
-    norms = np.sqrt(np.einsum("ij,ij->i", sae.W_dec, sae.W_dec, dtype=np.float64))
+    norms = sae.decoder_norms
     typical = norms.mean() or 1.0  # nothing but zeros
     before = tokenize("a")[-1:] if tokenize is not None else []  # so that a leading space is kept
     text = partial(TokenTexts(anatomy.model.tokenizer).after, before)
@@ -229,16 +231,17 @@ def _head(model: LanguageModel) -> LinearPart:
     if not np.isfinite(seen.max(axis=-1)).all():
         raise not_finite("The logits", "of a direction", bool(model.described))
     said = hashlib.sha256(seen.tobytes()).digest()
-    known, shape = _SHAPES.get(model, (b"", None))
-    if shape is None or known != said:  # norm or head are others than they were
+    known, shape, bias = _HEADS.get(model, (b"", None, None))
+    if shape is None or bias is None or known != said:  # norm or head are others than they were
         shape = find_shape(function, model.d_model)
-        _SHAPES[model] = said, shape
+        bias = LinearPart.of(function, model.d_model, shape).bias
+        _HEADS[model] = said, shape, bias
         if (error := shape.error) > _NOT_LINEAR:
             warn(
                 f"What this {model.model_type} model does after its last block is not linear but for a norm (off by"
                 f" {error:.0%}), so the logits of a direction are those it has alone at a root mean square of 1."
             )
-    return LinearPart.of(function, model.d_model, shape)
+    return LinearPart(function, shape, bias)
 
 
 def _describe(

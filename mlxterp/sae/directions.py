@@ -1,6 +1,7 @@
 """Decoder rows as directions: which are alike, and which of them form a diverse set.
 
-`SAE.similar` and `SAE.select_diverse` ask. Exact cosines in float64, and never d_hidden x d_hidden of them.
+`SAE.similar` and `SAE.select_diverse` ask. Exact cosines in float64, and never d_hidden x d_hidden of them. Which rows
+can be among the most alike, one product in float32 tells; the rest is left out.
 A row of zeros has no direction: it is similar to none and never chosen.
 """
 
@@ -14,18 +15,47 @@ import numpy as np
 from ..core import checks, feature_ids
 from ..errors import InputError, warn
 
-_CELLS = 1 << 24
-"""Numbers of W_dec that are held in float64 at once."""
+_TINY, _HUGE = 1e-30, 1e30
+"""Norms between which float32 products keep their precision."""
 
 
-def similar(W_dec: np.ndarray, feature_id: Any, top_k: int) -> list[tuple[int, float]]:
-    """See `SAE.similar`."""
+def row_norms(W_dec: np.ndarray) -> np.ndarray:
+    """float64, (d_hidden,): norms of rows; read-only."""
+    norms = np.sqrt(np.einsum("ij,ij->i", W_dec, W_dec, dtype=np.float64))
+    norms.flags.writeable = False
+    return norms
+
+
+def similar(W_dec: np.ndarray, norms: np.ndarray, feature_id: Any, top_k: int) -> list[tuple[int, float]]:
+    """See `SAE.similar`.
+
+    Args:
+        norms: Of `W_dec`, as `row_norms` gives them.
+    """
     feature = feature_ids.feature_id(feature_id, len(W_dec))
     top_k = checks.count(top_k, "top_k")
-    cosines = _cosines(W_dec, unit_rows(W_dec[[feature]])[0])
-    cosines[feature] = np.nan
-    order = np.lexsort((np.arange(len(cosines)), -cosines))  # NaN last
-    return [(int(f), float(cosines[f])) for f in order[:top_k] if not np.isnan(cosines[f])]
+    unit = unit_rows(W_dec[[feature]])[0]
+    if not unit.any():
+        return []
+    ids = _candidates(W_dec, norms, unit, feature, top_k)
+    cosines = (unit_rows(W_dec[ids]) * unit).sum(axis=1)  # each row by itself: equal rows are equal
+    order = np.lexsort((ids, -cosines))[:top_k]
+    return [(int(ids[i]), float(cosines[i])) for i in order]
+
+
+def _candidates(
+    W_dec: np.ndarray, norms: np.ndarray, unit: np.ndarray, feature: int, top_k: int
+) -> np.ndarray:
+    """int64: every row that can be among the `top_k` with the largest cosines, but `feature` and rows of zeros."""
+    near = W_dec @ unit.astype(np.float32) / np.where(norms > 0, norms, 1)
+    sure = (norms > _TINY) & (norms < _HUGE) & np.isfinite(near)
+    near[~sure] = -np.inf
+    near[feature] = -np.inf
+    apart = 2 * W_dec.shape[1] * float(np.finfo(np.float32).eps)  # no float32 product is off by half of it
+    least = np.partition(near, -top_k)[-top_k] - apart if top_k < len(near) else -np.inf
+    chosen = ((near >= least) & sure) | (~sure & (norms > 0))
+    chosen[feature] = False
+    return np.flatnonzero(chosen)
 
 
 def select_diverse(W_dec: np.ndarray, n: int, max_cos: float, among: Any = None) -> list[int]:
@@ -52,16 +82,6 @@ def select_diverse(W_dec: np.ndarray, n: int, max_cos: float, among: Any = None)
             f" cosine of at least {max_cos} with one chosen before. Raise max_cos, or give more features in among=."
         )
     return chosen
-
-
-def _cosines(W_dec: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """float64 (d_hidden,): of every row with a unit vector; NaN for rows of zeros, and all NaN with zeros."""
-    found = np.empty(len(W_dec))
-    step = max(1, _CELLS // W_dec.shape[1])
-    for start in range(0, len(W_dec), step):
-        rows = unit_rows(W_dec[start : start + step])
-        found[start : start + step] = np.where(rows.any(axis=1), rows @ unit, np.nan)
-    return found if unit.any() else np.full(len(W_dec), np.nan)
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ PICTURES = {
     "geometry.maps": "DecoderMap", "geometry.mediation": "Mediation", "geometry.meta_pairs": "SharedPairs",
     "geometry.meta_sae": "MetaSAE", "geometry.on_text": "OnText", "geometry.pairs": "Coactivation",
     "geometry.partners": "Universality", "geometry.placed_rows": "PlacedRows", "geometry.probes": "Probe",
-    "geometry.stitching": "Stitching", "lens.comparison": "LensComparison",
+    "geometry.stitching": "Stitching", "index.table": "FeatureTable", "lens.comparison": "LensComparison",
     "lens.jacobian_lens": "JacobianLens", "lens.logit_lens": "LogitLens", "lens.tuned_lens": "TunedLens",
     "neuronpedia.dashboard": "Dashboard", "neuronpedia.page": "NeuronpediaFeature",
     "patching.causal_map": "CausalTrace", "patching.result": "PatchingResult",

@@ -291,4 +291,4 @@ def test_opening_takes_no_model_and_reads_no_shard(folder):
     shutil.rmtree(folder / "shards")
     index = FeatureIndex.open(folder)
     assert index.n_texts == len(TEXTS) and len(index.live) > 0
-    assert index.to_pandas().shape == (64, 5)
+    assert list(index.to_pandas().columns[:5]) == ["count", "density", "mean", "maximum", "label"]
