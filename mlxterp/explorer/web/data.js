@@ -168,7 +168,10 @@ export async function rename(src, f, name, note = '') {
     if (!store(await place(src), JSON.stringify(all.kept))) throw new Error('This browser keeps nothing for a folder. Export the names before you leave.');
   } else {
     const match = all.labels[f]?.etag || 'none';
-    const told = await ask(`${src}/label/${f}`, { method: label ? 'PUT' : 'DELETE', match, body: label ? { ...label } : undefined });
+    const told = await ask(`${src}/label/${f}`, { method: label ? 'PUT' : 'DELETE', match, body: label ? { ...label } : undefined }).catch((error) => {
+      if (error.status === 409) { if (error.current) all.labels[f] = error.current; else delete all.labels[f]; }
+      throw error;
+    });
     if (label) Object.assign(label, told);
   }
   if (label) all.labels[f] = label; else delete all.labels[f];
