@@ -29,7 +29,7 @@ _NEEDS = {
     "uvicorn (pip install mlxterp[serve])": importlib.util.find_spec("uvicorn"),
 }
 MISSING = [name for name, found in _NEEDS.items() if found is None]
-STORIES, OTHERS = 40, 12
+STORIES, OTHERS = 24, 8
 BALL = 741
 
 
@@ -67,7 +67,8 @@ def browser() -> Iterator[Any]:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """An index of the demo's stories with a map, and a smaller one of another SAE, on a server."""
     demo = mlxterp.load_demo()
-    stories, folder = short_stories(demo), tmp_path_factory.mktemp("shown")
+    folder = tmp_path_factory.mktemp("shown")
+    stories = [story for story in short_stories(demo) if " ball" in story or " dog" in story]
     index = demo.model.build_index(demo.sae, stories[:STORIES], folder / "stories", verbose=False)
     sae = random_sae(TopK(8), demo.model.d_model, 128)
     other = demo.model.build_index(sae, stories[:OTHERS], folder / "other", verbose=False)
@@ -81,7 +82,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 def site(shown: Shown, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of files with the index's first features."""
     folder = tmp_path_factory.mktemp("site") / "pages"
-    shown.index.to_site(folder, features=range(560, 760), n=4, per_band=1, verbose=False)
+    shown.index.to_site(
+        folder, features=[*range(725, 757), 571, 160, 284, 1312], n=4, per_band=1, verbose=False
+    )
     return folder / "index.html"
 
 
@@ -125,7 +128,7 @@ class Page:
 
     def ready(self, place: str = "") -> None:
         """Waits until a page is drawn."""
-        told = f'[data-ready="#{place}"]' if place else "[data-ready]"
+        told = f'[data-ready="#{place.replace(">", "%3E")}"]' if place else "[data-ready]"
         self.page.wait_for_selector(f"body{told}", state="attached")
 
 

@@ -51,7 +51,7 @@ def test_perplexities_are_those_of_the_models_loss(opened: Page, shown: Shown):
 
 
 def test_escape_stops_a_generation_and_the_model_is_free(opened: Page, shown: Shown):
-    page = opened.open(shown.at(f"steer?e=0:{BALL}:add:1&n=512"))
+    page = opened.open(shown.at(f"steer?e=0:{BALL}:add:1&n=240"))
     page.click("button.primary")
     page.wait_for_selector("[data-side=steered]:not(:empty)")
     page.keyboard.press("Escape")

@@ -2,7 +2,7 @@
 import {h, num, pct, signed, tabular, problem, put} from './dom.js';
 import {about, ask, feature as fetched, logits as fetchedLogits, isSite} from './data.js';
 import {strip, code} from './tokens.js';
-import {source, sourceParam, nameOf, meaning, histogram} from './shared.js';
+import {source, sourceParam, nameOf, meaning, histogram, meant} from './shared.js';
 import {link, go} from './route.js';
 
 export async function compare(main, { args }) {
@@ -11,16 +11,16 @@ export async function compare(main, { args }) {
   const asked = [pick(args[0]), pick(args[1])];
   const all = await Promise.all(sources.map((one) => source(one.id)));
   const chooser = ({ src, f }, i) => {
-    const number = h('input', { value: f ?? '', inputmode: 'numeric', size: 8, placeholder: 'number', 'aria-label': `Feature ${i ? 'on the right' : 'on the left'}` });
+    const number = h('input', { value: f ?? '', size: 14, placeholder: 'number or word', maxlength: 200, 'aria-label': `Feature ${i ? 'on the right' : 'on the left'}` });
     const which = all.length > 1 ? h('select', { 'aria-label': `SAE ${i ? 'on the right' : 'on the left'}` }, all.map((s) => h('option', { value: s.id, selected: s.id === src }, s.name))) : null;
-    return { element: [which, number], read: () => `${which?.value ?? all[0].id}:${number.value.trim()}` };
+    return { element: [which, number], read: () => { const s = all.find((one) => one.id === which?.value) || all[0]; return `${s.id}:${meant(s, number.value) ?? number.value.trim()}`; } };
   };
   const choosers = asked.map(chooser);
   put(main, h('h1', null, 'Compare ', h('small', null, 'two features, side by side')), h('form.bar', { onsubmit: (event) => { event.preventDefault(); go('compare', choosers.map((one) => one.read())); } },
     choosers[0].element, h('span', null, 'with'), choosers[1].element, h('button', null, 'Compare'),
     h('button', { type: 'button', title: 'Exchange left and right', onclick: () => go('compare', choosers.map((one) => one.read()).reverse()) }, '⇄')));
   const sides = asked.map(({ src, f }) => ({ s: all.find((one) => one.id === src), f: /^\d+$/.test(f) ? +f : NaN }));
-  for (const { s, f } of sides) if (!(f < s?.t.d)) { put(main, h('p.empty', null, asked.some((one) => one.f) ? 'Give the numbers of two features that there are.' : 'Give the numbers of two features, or press c on a feature.')); return {}; }
+  for (const { s, f } of sides) if (!(f < s?.t.d)) { put(main, h('p.empty', null, asked.some((one) => one.f) ? 'There is no such feature. Give a number, or a word that it is active on.' : 'Give two features by number or word, or press c on a feature.')); return {}; }
   const pages = await Promise.all(sides.map(({ s, f }) => fetched(s.id, f)));
   const key = sides.map(({ s, f }) => `${s.id}:${f}`);
   const figures = isSite ? known(sides, pages) : await ask(`compare?a=${key[0]}&b=${key[1]}`);

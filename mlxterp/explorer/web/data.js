@@ -3,9 +3,12 @@ import {$} from './dom.js';
 
 export const isSite = document.documentElement.dataset.mode === 'site';
 const token = $('meta[name=mlxterp-token]')?.content;
-const memo = new Map();
+const memo = new Map(), MOST = 300, MOST_PEAKS = 5000;
 function once(key, make) {
-  if (!memo.has(key)) memo.set(key, make().catch((error) => { memo.delete(key); throw error; }));
+  if (!memo.has(key)) {
+    memo.set(key, make().catch((error) => { memo.delete(key); throw error; }));
+    if (memo.size > MOST) memo.delete([...memo.keys()].find((old) => /^(feature|logits|of|shard) /.test(old)));
+  }
   return memo.get(key);
 }
 
@@ -139,6 +142,7 @@ export const logits = async (src, f) => {
 // The strongest window of each feature; kept, so that a row is asked for once.
 export async function peaks(src, ids) {
   const { peaks: known } = await table(src);
+  if (known.size > MOST_PEAKS) known.clear();
   const missing = ids.filter((f) => !known.has(f));
   if (!missing.length) return known;
   if (isSite) for (const f of missing) known.set(f, await inShard(src, f).then((x) => x.top[0], () => null));
@@ -168,7 +172,10 @@ export async function rename(src, f, name, note = '') {
     if (!store(await place(src), JSON.stringify(all.kept))) throw new Error('This browser keeps nothing for a folder. Export the names before you leave.');
   } else {
     const match = all.labels[f]?.etag || 'none';
-    const told = await ask(`${src}/label/${f}`, { method: label ? 'PUT' : 'DELETE', match, body: label ? { ...label } : undefined });
+    const told = await ask(`${src}/label/${f}`, { method: label ? 'PUT' : 'DELETE', match, body: label ? { ...label } : undefined }).catch((error) => {
+      if (error.status === 409) { if (error.current) all.labels[f] = error.current; else delete all.labels[f]; }
+      throw error;
+    });
     if (label) Object.assign(label, told);
   }
   if (label) all.labels[f] = label; else delete all.labels[f];

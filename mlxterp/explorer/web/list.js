@@ -23,14 +23,14 @@ export async function list(main, { q }) {
   } }, 'Filter');
   const t = panes[0].s.t, [key, down] = sorting(t, q);
   const orders = [['best', 'most telling first'], ...(q.get('q') ? [['match', 'best match first']] : []), ...shown(t).flatMap((k) => [[`-${k}`, `${COLUMNS[k][0]}, largest first`], [k, `${COLUMNS[k][0]}, smallest first`]])];
-  const active_ = [...q].filter(([k, v]) => v && !['src', 'sort'].includes(k));
+  const filters = [...q].filter(([k, v]) => v && !['src', 'sort'].includes(k));
   put(main, h('div.bar', null,
     await sourceChoice(asked || sources[0].id, (value) => change({ src: value === sources[0].id ? '' : value }), [['all', 'all side by side']]),
     choice('Order', key === 'best' || key === 'match' ? key : (down ? '-' : '') + key, orders, (value) => change({ sort: value === 'best' || value === 'match' ? '' : value })),
     choice('With', q.get('has') || '', [['', 'all features'], ['name', 'with a name'], ['explanation', 'with an explanation'], ['nothing', 'without either']], (value) => change({ has: value })),
     open,
-    active_.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away', onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, k === 'lasso' ? 'drawn on the map' : k === 'q' ? v : k === 'has' ? v : `${COLUMNS[k]?.[0] ?? k} ${/^[\d.-]+$/.test(v) ? '≥ ' : ''}${v}`, ' ×')),
-    count), h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
+    filters.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away', onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, k === 'lasso' ? 'drawn on the map' : k === 'q' ? v : k === 'has' ? v : `${COLUMNS[k]?.[0] ?? k} ${/^[\d.-]+$/.test(v) ? '≥ ' : ''}${v}`, ' ×')),
+    count, filters.length ? null : h('small.hint', null, 'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')), h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
   const told = panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ');
   count.textContent = told;
   say(`${told} features`);
@@ -90,7 +90,7 @@ function pane(s, q, narrow) {
   const cells = (f, key) => h(`span.c-${key}`, null, key === 'id' ? String(f) : t.count[f] || key === 'norm' ? num(COLUMNS[key][2](t, f)) + (COLUMNS[key][1] && ' %') : key === 'density' ? '0' : '');
   function row(i) {
     const f = ids[i];
-    const made = h(`a.row.grid${i === at ? '.on' : ''}`, { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f, 'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; } },
+    const made = h(`a.row.grid${i === at ? '.on' : ''}`, { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f, 'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; keepNow(); } },
       cells(f, 'id'), h('span.c-label', null, h('span.first', null, meaning(s, f, 5), nameOf(s, f) || s.names.explanations[f] ? [' ', tokensOf(s, f, 4)] : null), h('span.peek')),
       columns.slice(1).map((key) => cells(f, key)), narrow ? null : h('span.c-spark', null, spark(t.spark.subarray(f * t.bins, (f + 1) * t.bins))));
     made.style.transform = `translateY(${i * ROW}px)`;
@@ -107,7 +107,7 @@ function pane(s, q, narrow) {
     await peaks(s.id, active.slice(0, 100)).catch(() => null);
     for (const i of rows.keys()) peek(i);
   });
-  const keep = later(120, () => remember({ top: box.scrollTop, at }));
+  const keepNow = () => remember({ top: box.scrollTop, at }), keep = later(120, keepNow);
   function draw() {
     if (!ids.length) return;
     const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 4), last = Math.min(ids.length - 1, Math.ceil((box.scrollTop + box.clientHeight) / ROW) + 4);
@@ -141,7 +141,7 @@ function pane(s, q, narrow) {
       if (back >= 0) { box.scrollTop = back * ROW - box.clientHeight / 2; select(back); }
     },
     move(by) { select(Math.min(ids.length - 1, Math.max(0, at + by))); },
-    enter() { if (ids.length) go('feature', [ids[Math.max(at, 0)]], own); },
+    enter() { if (ids.length) { keepNow(); go('feature', [ids[Math.max(at, 0)]], own); } },
     random() { if (ids.length) go('feature', [ids[Math.floor(Math.random() * ids.length)]], own); },
     take(page) {
       if (at < 0) return;

@@ -56,8 +56,11 @@ function theme() {
   current.themed?.();
 }
 
-function keys() {
-  $('#keys').replaceChildren(h('h2', null, 'Keys'), h('dl', null, KEYS.map(([key, what]) => h('div', null, h('dt', null, key.split(' ').map((one) => h('kbd', null, one))), h('dd', null, what)))), h('form', { method: 'dialog' }, h('button', null, 'Close')));
+async function keys() {
+  const rows = (list, key) => h('dl', null, list.map(([left, right]) => h('div', null, h('dt', null, key(left)), h('dd', null, right))));
+  const { sources } = await about().catch(() => ({ sources: [] }));
+  const facts = sources.flatMap((one) => [['SAE', one.sae], ['reads', one.component], ['model', one.model], ['index', `${num(one.tokens)} tokens in ${num(one.texts)} texts`], ['fingerprint', one.fingerprint]]);
+  $('#keys').replaceChildren(h('h2', null, 'Keys'), rows(KEYS, (left) => left.split(' ').map((one) => h('kbd', null, one))), h('h2', null, 'What is shown'), h('div.facts', null, rows(facts, (left) => left)), h('form', { method: 'dialog' }, h('button', null, 'Close')));
   $('#keys').showModal();
 }
 
@@ -94,8 +97,7 @@ async function begin() {
   await show();
   const told = await about().catch(() => null);
   if (!told) return;
-  const title = `${told.sae}\n${told.component} of ${told.model}\n${num(told.tokens)} tokens in ${num(told.texts)} texts\n${told.fingerprint}`;
-  $('#about').replaceChildren(h('span', { title }, told.component), ` · ${num(told.d)} features · ${num(told.tokens)} tokens · `, h(`span.${told.live ? 'on' : 'off'}`, { title: told.live ? 'Text and Steer run the model' : 'Without the model: Text and Steer say how to get them' }, told.live ? '● live' : isSite ? '○ files' : '○ index only'));
+  $('#about').replaceChildren(told.component, ` · ${num(told.d)} features · ${num(told.tokens)} tokens · `, h(`span.${told.live ? 'on' : 'off'}`, { title: told.live ? 'Text and Steer run the model' : 'Without the model: Text and Steer say how to get them' }, told.live ? '● live' : isSite ? '○ files' : '○ index only'));
   if (!told.sources.some((one) => one.map)) $('nav [data-page=map]').classList.add('missing');
 }
 begin();

@@ -12,13 +12,13 @@ export async function names(main, { q }) {
   const file = h('input', { type: 'file', accept: '.json,.csv', 'aria-label': 'File of names', onchange: async () => {
     const [chosen] = file.files;
     if (!chosen) return;
-    const told = await (isSite ? here(s, await chosen.text()) : ask(`${s.id}/names`, { method: 'POST', body: { text: await chosen.text(), format: chosen.name.toLowerCase().endsWith('.csv') ? 'csv' : 'json', replace: over.checked } })).catch((error) => failed(error));
+    const told = await (isSite ? here(s, await chosen.text(), over.checked) : ask(`${s.id}/names`, { method: 'POST', body: { text: await chosen.text(), format: chosen.name.toLowerCase().endsWith('.csv') ? 'csv' : 'json', replace: over.checked } })).catch((error) => failed(error));
     if (!told) return;
     status.textContent = `${num(told.added)} added, ${num(told.changed)} changed, ${num(told.same)} the same. ${told.kept.length ? `Kept the names there were of ${told.kept.slice(0, 20).join(', ')}${told.kept.length > 20 ? ' …' : ''}.` : ''} ${(told.refused || []).join(' ')}`;
     await again();
   } });
   const over = h('input', { type: 'checkbox' });
-  const plain = Object.fromEntries(found.map(([f, { name, note }]) => [f, note ? { name, note } : { name }]));
+  const plain = Object.fromEntries(found.map(([f, { name, note }]) => [f, note ? { name, notes: note } : { name }]));
   const exported = isSite ? [h('button', { type: 'button', onclick: () => download('names.json', JSON.stringify(plain, null, 1), 'application/json') }, 'Export'), null]
     : [h('a.button', { href: address(`${s.id}/names.json`), download: 'names.json' }, 'Export JSON'), h('a.button', { href: address(`${s.id}/names.csv`), download: 'names.csv' }, 'Export CSV')];
   const where = isSite ? 'Names are kept in this browser; export them to keep them for good.' : s.writable ? `Names are kept in ${s.file || 'memory: export them before you stop the server'}.` : 'This explorer is read-only.';
@@ -37,15 +37,18 @@ function row(s, f, label, again, failed) {
 }
 
 // Into the browser's own memory, from a JSON file of names.
-async function here(s, text) {
+async function here(s, text, replace) {
   const told = { added: 0, changed: 0, same: 0, kept: [], refused: [] };
   let given;
   try { given = JSON.parse(text); } catch { throw new Error('This is not a JSON file of names.'); }
-  for (const [f, label] of Object.entries(given.features || given)) {
-    const name = typeof label === 'string' ? label : label?.name ?? label?.[0]?.name, before = s.names.labels[f]?.name;
+  if (given.sae && given.sae !== s.fingerprint) throw new Error('These are names of another SAE.');
+  for (const [f, label] of Object.entries(given)) {
+    if (f === 'sae' || f === 'digest') continue;
+    const name = typeof label === 'string' ? label : label?.name, before = s.names.labels[f]?.name;
     if (!/^\d+$/.test(f) || +f >= s.t.d || typeof name !== 'string') { told.refused.push(`${f}: no feature, or no name.`); continue; }
+    if (before && before !== name && !replace) { told.kept.push(f); continue; }
     told[before === name ? 'same' : before ? 'changed' : 'added']++;
-    await rename(s.id, +f, name, label.note || '');
+    await rename(s.id, +f, name, label.notes || '');
   }
   return told;
 }

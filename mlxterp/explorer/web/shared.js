@@ -45,6 +45,13 @@ export function listed(s, q) {
   return lists.get(key);
 }
 
+// The feature that a number or a word means: the best match of a search; null where nothing fits.
+export function meant(s, text) {
+  const said = text.trim();
+  if (/^\d+$/.test(said)) return +said < s.t.d ? +said : null;
+  return said ? listed(s, new URLSearchParams({ q: said }))[0] ?? null : null;
+}
+
 // An input that names a feature: saved on Enter and when it is left.
 export function namer(s, f, attributes) {
   const before = () => nameOf(s, f) || '';

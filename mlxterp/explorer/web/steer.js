@@ -1,7 +1,7 @@
 // Steering: a continuation as it is beside one with features turned up or down, piece by piece.
 import {$, h, num, say, field, choice, put} from './dom.js';
 import {about, ask, events, feature as fetched, isSite} from './data.js';
-import {source, sourceParam, featureLink} from './shared.js';
+import {source, sourceParam, featureLink, meant} from './shared.js';
 import {changed, note} from './route.js';
 import {needsLive} from './live.js';
 
@@ -38,11 +38,12 @@ export async function steer(main, { q }) {
   }
   const redraw = () => { keep(); chips.replaceChildren(...edits.map((edit) => chip(edit, of(edit.src), redraw, () => { edits.splice(edits.indexOf(edit), 1); redraw(); }))); };
 
-  const more = h('input', { inputmode: 'numeric', size: 9, placeholder: 'number', 'aria-label': 'Feature to add' });
+  const more = h('input', { size: 16, placeholder: 'number or word', 'aria-label': 'Feature to add', maxlength: 200 });
   const which = all.length > 1 ? h('select', { 'aria-label': 'SAE' }, all.map((s) => h('option', { value: s.id }, s.name))) : null;
   const add = () => {
-    const s = of(which?.value), f = Number(more.value);
-    if (more.value.trim() === '' || !Number.isInteger(f) || f < 0 || f >= s.t.d) { status.textContent = `${s.name} has features 0 to ${num(s.t.d - 1)}.`; more.focus(); return; }
+    const s = of(which?.value), f = meant(s, more.value);
+    if (f == null) { status.textContent = `No feature is called that. Give a word that it is active on, or a number from 0 to ${num(s.t.d - 1)}.`; more.focus(); return; }
+    status.textContent = '';
     edits.push({ src: s.id, f, kind: 'add', strength: 1 });
     more.value = '';
     redraw();
