@@ -38,7 +38,8 @@ class Explorer:
         try:
             import uvicorn
 
-            from .app import Service, application
+            from .app import application
+            from .service import Service
         except ModuleNotFoundError as error:
             raise BackendError(
                 f'The explorer needs {error.name}, which is not installed: pip install "mlxterp[serve]"'
