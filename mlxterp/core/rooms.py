@@ -37,6 +37,7 @@ VERBS: dict[str, Room] = {
     "index.score": Room("autointerp.scoring:score"),
     "index.coactivation_graph": Room("geometry.coactivation:coactivation_graph"),
     "index.serve": Room("explorer.explorer:serve", "serve"),
+    "index.to_neuronpedia": Room("explorer.neuronpedia:to_neuronpedia"),
     "index.to_site": Room("explorer.site:to_site"),
     "index.study": Room("study.study:study"),
     "sae.check": Room("model.rooms:check_sae"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from ..concepts.explanations import PERSON, Explanation, checked_text
 from ..concepts.labels import judged_by
 from ..core.sparse import SparseFeatures
-from ..core.version import version
+from ..core.version import version as installed
 from ..data.corpus import Corpus
 from ..data.text import pieces_of
 from ..errors import InputError
@@ -38,6 +39,12 @@ _OF_TEXT = 50
 _DENSE, _ALIKE, _MOSTLY, _OFTEN = 0.1, 0.95, 0.5, 0.05
 
 Answer = dict[str, Any]
+
+
+@cache
+def version() -> str:
+    """Of the package, looked up once."""
+    return installed()
 
 
 def about(shown: Sequence[ShownIndex], **more: Any) -> Answer:

@@ -311,6 +311,49 @@ class FeatureIndex(Answers):
             "index.to_site", self, folder, features, n, per_band, others=others, verbose=verbose
         )
 
+    def to_neuronpedia(
+        self, folder: str | os.PathLike, model_id: str, source_set: str, *,
+        features: Iterable[Feature] | None = None, layer: int | None = None, creator_id: str = "mlxterp",
+        creator_name: str = "", description: str = "", urls: Sequence[str] = (), n: int = 20, bins: int = 5,
+        per_bin: int = 5, before: int = 32, after: int = 31, vectors: bool = False, created: Any = None,
+        verbose: bool = True,
+    ) -> Path:  # fmt: skip
+        """Writes a folder that Neuronpedia imports: features, activations and explanations; returns it.
+
+        It holds <model_id>/<layer>-<source_set>/, as Neuronpedia's public exports do. What an index does not know
+        (correlated neurons, losses) stays empty. `neuronpedia.check` looks at such a folder as the importer does.
+
+        Args:
+            folder: A new one.
+            model_id: As Neuronpedia calls the model: "gpt2-small".
+            source_set: The set that the SAE is of: "res-jb".
+            features: Which ones; None takes all that are active somewhere.
+            layer: None takes the component's.
+            creator_id: The user of the database to whom all belongs.
+            creator_name, description, urls: Shown with the release.
+            n: Strongest windows of each feature, at most.
+            bins, per_bin: Windows from each of so many bins between 0 and the largest activation, at most.
+            before, after: Tokens of a window.
+            vectors: Write the decoder rows, too.
+            created: A `datetime`; None is now.
+            verbose: Show a bar where the output is a terminal.
+
+        Raises:
+            FeatureIndexError: The index was opened without its model and SAE.
+            InputError: A name cannot be, or something is at `folder`.
+            WriteError: Nothing can be written there.
+
+        Examples:
+            >>> folder = index.to_neuronpedia("neuronpedia", "tinystories", "res", features=[ball], verbose=False)
+            >>> sorted(path.name for path in (folder / "tinystories" / "1-res").iterdir())[:3]
+            ['activations', 'explanations', 'features']
+        """
+        return rooms.open(
+            "index.to_neuronpedia", self, folder, model_id, source_set, features=features, layer=layer,
+            creator_id=creator_id, creator_name=creator_name, description=description, urls=urls, n=n, bins=bins,
+            per_bin=per_bin, before=before, after=after, vectors=vectors, created=created, verbose=verbose,
+        )  # fmt: skip
+
 
 def texts_from_index(
     index: FeatureIndex,
