@@ -14,7 +14,8 @@ export const COLUMNS = {
   output_score: ['output', '', (t, f) => t.output_score[f], 'How much it changes what comes next'],
 };
 const differs = (values) => values && values.some((v) => Math.abs(v - values[0]) > 1e-4 * Math.abs(values[0]));
-export const shown = (t) => (t.shown ??= Object.keys(COLUMNS).filter((key) => !['score', 'norm', 'output_score'].includes(key) || differs(t[key])));
+export const shown = (t) => (t.shown ??= Object.keys(COLUMNS).filter((key) => !['score', 'norm',
+  'output_score'].includes(key) || differs(t[key])));
 
 // How much more often a feature is active on its j-th token than the token occurs.
 const lift = (t, f, j) => t.top_token_counts[f * t.most + j] / t.count[f] / ((t.totals[t.top_tokens[f * t.most + j]] || 1) / t.tokens);
@@ -38,7 +39,8 @@ export function bounds(text) {
   if (two) return (x) => x >= +two[1] && x <= +two[2];
   if (!one) return undefined;
   const n = +one[2];
-  return { '>': (x) => x > n, '<': (x) => x < n, '<=': (x) => x <= n, '=': (x) => Math.fround(x) === Math.fround(n) }[one[1]] || ((x) => x >= n);
+  return { '>': (x) => x > n, '<': (x) => x < n, '<=': (x) => x <= n,
+    '=': (x) => Math.fround(x) === Math.fround(n) }[one[1]] || ((x) => x >= n);
 }
 
 // Words of a search; "in quotes" is one word, spaces and all.

@@ -3,18 +3,20 @@ import {$} from './dom.js';
 
 export const isSite = document.documentElement.dataset.mode === 'site';
 const token = $('meta[name=mlxterp-token]')?.content;
-const memo = new Map(), MOST = 300, MOST_PEAKS = 5000;
+const memo = new Map(), MOST = 200, MOST_SHARDS = 24, MOST_PEAKS = 5000;
 function once(key, make) {
-  if (!memo.has(key)) {
-    memo.set(key, make().catch((error) => { memo.delete(key); throw error; }));
-    if (memo.size > MOST) memo.delete([...memo.keys()].find((old) => /^(feature|logits|of|shard) /.test(old)));
-  }
+  if (!memo.has(key)) memo.set(key, make().catch((error) => { memo.delete(key); throw error; }));
   return memo.get(key);
+}
+function forgotten(kind, most) {
+  const keys = [...memo.keys()].filter((key) => key.startsWith(`${kind} `));
+  for (const key of keys.slice(0, -most)) memo.delete(key);
 }
 
 // -- the live server ------------------------------------------------------------------------------
 
 export class Gone extends Error {}
+const AWAY = 'The server does not answer. Is `mlxterp serve` still running?';
 
 export async function ask(path, { method = 'GET', body, signal, raw, match } = {}) {
   const headers = { 'x-mlxterp-token': token };
@@ -26,7 +28,7 @@ export async function ask(path, { method = 'GET', body, signal, raw, match } = {
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     alone(true);
-    throw new Gone('The server does not answer. Is `mlxterp serve` still running?');
+    throw new Gone(AWAY);
   }
   alone(false);
   if (!answer.ok) {
@@ -40,7 +42,7 @@ function alone(gone) {
   const note = $('#gone');
   if (gone !== note.hidden) return;
   note.hidden = !gone;
-  note.textContent = gone ? 'The server does not answer. Is `mlxterp serve` still running? What is shown stays; the page tries again with whatever you do next.' : '';
+  note.textContent = gone ? `${AWAY} What is shown stays; the page tries again with whatever you do next.` : '';
 }
 
 // The events of a stream, as they come.
@@ -48,7 +50,7 @@ export async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = '';
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => { throw error.name === 'AbortError' ? error : new Gone(AWAY); });
     if (done) return;
     const parts = (held + value).split(/\r?\n\r?\n/);
     held = parts.pop();
@@ -64,6 +66,7 @@ export async function* events(answer) {
 const waiting = {};
 if (isSite) window.mlxterp = { data: (name, packed) => waiting[name]?.(packed) };
 
+// A file's bytes. A script runs once, so who asks for a file that is on its way waits for the same.
 const shard = (name) => once(`file ${name}`, () => new Promise((resolve, reject) => {
   waiting[name] = (packed) => unzipped(packed).then(resolve, reject);
   const script = document.createElement('script');
@@ -71,7 +74,7 @@ const shard = (name) => once(`file ${name}`, () => new Promise((resolve, reject)
   script.onload = () => script.remove();
   script.onerror = () => reject(new Error(`data/${name}.js is missing. Copy the whole folder, or call to_site again: it completes it.`));
   document.head.append(script);
-}));
+})).finally(() => memo.delete(`file ${name}`));
 
 async function unzipped(packed) {
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
@@ -81,6 +84,7 @@ const filed = async (name) => JSON.parse(new TextDecoder().decode(await shard(na
 // Features lie in files of 256, with their strings as numbers.
 const inShard = (src, f) => once(`of ${src} ${f}`, async () => {
   const { strings, features } = await once(`shard ${src} ${f >> 8}`, () => filed(`${src}/${f >> 8}`));
+  forgotten('shard', MOST_SHARDS);
   const packed = features[f];
   if (!packed) throw new Error(`Feature ${f} is not in this folder: it was written for some features only.`);
   return opened(packed, strings, await table(src), f);
@@ -102,7 +106,8 @@ function opened(x, strings, t, f) {
     tokens: pairs(x.tokens), before: pairs(x.before), after: pairs(x.after),
     top: windows(x.top), hard: windows(x.hard),
     bands: (x.bands || []).map(([q, list]) => ({ q, lo: q / 10, hi: (q + 1) / 10, examples: windows(list) })),
-    logits: x.logits && { ...x.logits, up: pairs(x.logits.up), down: pairs(x.logits.down), hist: x.logits.hist && linear(...x.logits.hist) },
+    logits: x.logits && { ...x.logits, up: pairs(x.logits.up), down: pairs(x.logits.down),
+      hist: x.logits.hist && linear(...x.logits.hist) },
   };
 }
 
@@ -131,7 +136,10 @@ export function unpacked(bytes) {
   return found;
 }
 
-export const feature = (src, f) => (isSite ? inShard(src, f) : once(`feature ${src} ${f}`, () => ask(`${src}/feature/${f}`)));
+export function feature(src, f) {
+  for (const kind of ['feature', 'logits', 'of']) forgotten(kind, MOST);
+  return isSite ? inShard(src, f) : once(`feature ${src} ${f}`, () => ask(`${src}/feature/${f}`));
+}
 
 export const logits = async (src, f) => {
   const found = isSite ? (await inShard(src, f)).logits : await once(`logits ${src} ${f}`, () => ask(`${src}/logits/${f}`));
@@ -139,18 +147,21 @@ export const logits = async (src, f) => {
   return found;
 };
 
-// The strongest window of each feature; kept, so that a row is asked for once.
-export async function peaks(src, ids) {
+// Gets the strongest windows of features and keeps them in the table's `peaks`; `come` is called as they come,
+// `wanted(f)` says whether one is still in sight.
+export async function peaks(src, ids, wanted, come) {
   const { peaks: known } = await table(src);
   if (known.size > MOST_PEAKS) known.clear();
   const missing = ids.filter((f) => !known.has(f));
-  if (!missing.length) return known;
-  if (isSite) for (const f of missing) known.set(f, await inShard(src, f).then((x) => x.top[0], () => null));
-  else {
+  if (!isSite && missing.length) {
     const found = await ask(`${src}/peek?ids=${missing.join(',')}`);
     for (const f of missing) known.set(f, found[f]);
   }
-  return known;
+  come();
+  if (isSite) for (const f of missing) if (wanted(f)) {
+    known.set(f, await inShard(src, f).then((x) => x.top[0], () => null));
+    come();
+  }
 }
 
 // -- names ----------------------------------------------------------------------------------------
@@ -161,24 +172,28 @@ export const names = (src) => once(`names ${src}`, async () => {
   const kept = isSite ? JSON.parse(store(await place(src)) || '{}') : {};
   const labels = { ...found.labels, ...kept };
   for (const f of Object.keys(kept)) if (!kept[f]) delete labels[f];
-  return { explanations: {}, ...found, labels, kept };
+  return { explanations: {}, ...found, labels, kept, serial: ++serial };
 });
+let serial = 0;  // tells lists that names changed
 const place = async (src) => `names ${(await about()).sources.find((one) => one.id === src).fingerprint}`;
 
 export async function rename(src, f, name, note = '') {
   const all = await names(src), label = name.trim() ? { name: name.trim(), note } : null;
   if (isSite) {
     all.kept[f] = label;
-    if (!store(await place(src), JSON.stringify(all.kept))) throw new Error('This browser keeps nothing for a folder. Export the names before you leave.');
+    if (!store(await place(src),
+      JSON.stringify(all.kept))) throw new Error('This browser keeps nothing for a folder. Export the names before you leave.');
   } else {
     const match = all.labels[f]?.etag || 'none';
-    const told = await ask(`${src}/label/${f}`, { method: label ? 'PUT' : 'DELETE', match, body: label ? { ...label } : undefined }).catch((error) => {
+    const told = await ask(`${src}/label/${f}`, { method: label ? 'PUT' : 'DELETE', match,
+      body: label ? { ...label } : undefined }).catch((error) => {
       if (error.status === 409) { if (error.current) all.labels[f] = error.current; else delete all.labels[f]; }
       throw error;
     });
     if (label) Object.assign(label, told);
   }
   if (label) all.labels[f] = label; else delete all.labels[f];
+  all.serial = ++serial;
   memo.delete(`feature ${src} ${f}`);
 }
 

@@ -22,15 +22,24 @@ export async function list(main, { q }) {
     open.setAttribute('aria-expanded', String(main.classList.contains('open')));
   } }, 'Filter');
   const t = panes[0].s.t, [key, down] = sorting(t, q);
-  const orders = [['best', 'most telling first'], ...(q.get('q') ? [['match', 'best match first']] : []), ...shown(t).flatMap((k) => [[`-${k}`, `${COLUMNS[k][0]}, largest first`], [k, `${COLUMNS[k][0]}, smallest first`]])];
+  const orders = [['best', 'most telling first'], ...(q.get('q') ? [['match', 'best match first']] : []),
+    ...shown(t).flatMap((k) => [[`-${k}`, `${COLUMNS[k][0]}, largest first`], [k, `${COLUMNS[k][0]}, smallest first`]])];
   const filters = [...q].filter(([k, v]) => v && !['src', 'sort'].includes(k));
   put(main, h('div.bar', null,
-    await sourceChoice(asked || sources[0].id, (value) => change({ src: value === sources[0].id ? '' : value }), [['all', 'all side by side']]),
-    choice('Order', key === 'best' || key === 'match' ? key : (down ? '-' : '') + key, orders, (value) => change({ sort: value === 'best' || value === 'match' ? '' : value })),
-    choice('With', q.get('has') || '', [['', 'all features'], ['name', 'with a name'], ['explanation', 'with an explanation'], ['nothing', 'without either']], (value) => change({ has: value })),
+    await sourceChoice(asked || sources[0].id, (value) => change({ src: value === sources[0].id ? '' : value }),
+      [['all', 'all side by side']]),
+    choice('Order', key === 'best' || key === 'match' ? key : (down ? '-' : '') + key, orders,
+      (value) => change({ sort: value === 'best' || value === 'match' ? '' : value })),
+    choice('With', q.get('has') || '', [['', 'all features'], ['name', 'with a name'], ['explanation', 'with an explanation'],
+      ['nothing', 'without either']], (value) => change({ has: value })),
     open,
-    filters.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away', onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, k === 'lasso' ? 'drawn on the map' : k === 'q' ? v : k === 'has' ? v : `${COLUMNS[k]?.[0] ?? k} ${/^[\d.-]+$/.test(v) ? '≥ ' : ''}${v}`, ' ×')),
-    count, filters.length ? null : h('small.hint', null, 'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')), h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
+    filters.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away',
+      onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } },
+      k === 'lasso' ? 'drawn on the map' : k === 'q' ? v : k === 'has'
+        ? v : `${COLUMNS[k]?.[0] ?? k} ${/^[\d.-]+$/.test(v) ? '≥ ' : ''}${v}`, ' ×')),
+    count, filters.length ? null : h('small.hint', null,
+      'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')),
+      h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
   const told = panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ');
   count.textContent = told;
   say(`${told} features`);
@@ -38,9 +47,12 @@ export async function list(main, { q }) {
   if (!isSite && q.get('q')) alsoFound(main, panes, q);
   return {
     keys: {
-      j: () => active.pane.move(1), k: () => active.pane.move(-1), ArrowDown: () => active.pane.move(1), ArrowUp: () => active.pane.move(-1),
-      PageDown: () => active.pane.move(10), PageUp: () => active.pane.move(-10), Home: () => active.pane.move(-Infinity), End: () => active.pane.move(Infinity),
-      Enter: () => active.pane.enter(), r: () => active.pane.random(), f: () => { main.classList.add('open'); $('.filter input', main)?.focus(); },
+      j: () => active.pane.move(1), k: () => active.pane.move(-1), ArrowDown: () => active.pane.move(1),
+      ArrowUp: () => active.pane.move(-1),
+      PageDown: () => active.pane.move(10), PageUp: () => active.pane.move(-10), Home: () => active.pane.move(-Infinity),
+      End: () => active.pane.move(Infinity),
+      Enter: () => active.pane.enter(), r: () => active.pane.random(),
+      f: () => { main.classList.add('open'); $('.filter input', main)?.focus(); },
       s: () => active.pane.take('steer'), c: () => active.pane.take('compare'),
     },
   };
@@ -51,7 +63,9 @@ async function alsoFound(main, panes, q) {
   for (const { s, ids, element } of panes) {
     const found = await ask(`${s.id}/search?k=12&q=${encodeURIComponent(q.get('q'))}`).catch(() => []);
     const here = new Set(ids), more = (found || []).filter(([f]) => !here.has(f)).slice(0, 6);
-    if (more.length && element.isConnected) element.prepend(h('p.also', null, 'Also: ', more.map(([f, , why]) => h('a.feature', { href: link('feature', [f], { src: sourceParam(s) }), title: why }, h('span.id', null, String(f)), meaning(s, f, 2), h('small', null, why)))));
+    if (more.length && element.isConnected) element.prepend(h('p.also', null, 'Also: ',
+      more.map(([f, , why]) => h('a.feature', { href: link('feature', [f], { src: sourceParam(s) }), title: why },
+        h('span.id', null, String(f)), meaning(s, f, 2), h('small', null, why)))));
   }
 }
 
@@ -64,7 +78,8 @@ function pane(s, q, narrow) {
   let at = -1;
   element.style.setProperty('--figures', columns.length - 1);
   pad.style.height = `${Math.max(ids.length * ROW, 1)}px`;
-  if (!ids.length) box.replaceChildren(h('div.empty', null, h('p', null, 'No feature fits.'), h('a.button', { href: link('list', [], { src: sourceParam(s) }) }, 'Show all')));
+  if (!ids.length) box.replaceChildren(h('div.empty', null, h('p', null, 'No feature fits.'),
+    h('a.button', { href: link('list', [], { src: sourceParam(s) }) }, 'Show all')));
 
   function head() {
     const sorts = (key) => h('button', {
@@ -72,8 +87,10 @@ function pane(s, q, narrow) {
       onclick: () => go('list', [], changed(q, { sort: sortKey === key ? (down ? key : `-${key}`) : key === 'id' ? key : `-${key}` })),
     }, COLUMNS[key][0] + (sortKey === key ? (down ? ' ↓' : ' ↑') : ''));
     const cell = (key) => h(`span.c-${key}`, { 'data-sort': sortKey === key ? (down ? 'descending' : 'ascending') : null }, sorts(key));
-    const filter = (key) => h(`label.c-${key}.filter`, null, h('span', null, COLUMNS[key][0] + (COLUMNS[key][1] && ` ${COLUMNS[key][1]}`)), h('input', {
-      value: q.get(key) || '', placeholder: '≥', size: 4, 'data-filter': key, 'aria-label': `Filter by ${COLUMNS[key][0]}`, title: `Keeps features by ${COLUMNS[key][0]}${COLUMNS[key][1] && ` in ${COLUMNS[key][1]}`}: 2 or >2 or <2 or 1-5 or =2`,
+    const filter = (key) => h(`label.c-${key}.filter`, null, h('span', null, COLUMNS[key][0] + (COLUMNS[key][1] && ` ${COLUMNS[key][1]}`)),
+      h('input', {
+      value: q.get(key) || '', placeholder: '≥', size: 4, 'data-filter': key, 'aria-label': `Filter by ${COLUMNS[key][0]}`,
+      title: `Keeps features by ${COLUMNS[key][0]}${COLUMNS[key][1] && ` in ${COLUMNS[key][1]}`}: 2 or >2 or <2 or 1-5 or =2`,
       'aria-invalid': q.get(key) && bounds(q.get(key)) === undefined ? 'true' : null, maxlength: 40,
       onchange: (event) => {
         const bad = bounds(event.target.value) === undefined;
@@ -83,16 +100,24 @@ function pane(s, q, narrow) {
       },
     }));
     return h('div.head', null,
-      h('div.grid', null, columns.slice(0, 1).map(cell), h('span.c-label', null, 'feature'), columns.slice(1).map(cell), narrow ? null : h('span.c-spark', null, 'activations')),
-      narrow ? null : h('div.grid.filtering', null, columns.slice(0, 1).map(filter), h('span.c-label', null, 'keep only: 2, >2, <2, 1-5'), columns.slice(1).map(filter), h('span.c-spark')));
+      h('div.grid', null, columns.slice(0, 1).map(cell), h('span.c-label', null, 'feature'), columns.slice(1).map(cell),
+        narrow ? null : h('span.c-spark', null, 'activations')),
+      narrow ? null : h('div.grid.filtering', null, columns.slice(0, 1).map(filter), h('span.c-label', null, 'keep only: 2, >2, <2, 1-5'),
+        columns.slice(1).map(filter), h('span.c-spark')));
   }
 
-  const cells = (f, key) => h(`span.c-${key}`, null, key === 'id' ? String(f) : t.count[f] || key === 'norm' ? num(COLUMNS[key][2](t, f)) + (COLUMNS[key][1] && ' %') : key === 'density' ? '0' : '');
+  const cells = (f, key) => h(`span.c-${key}`, null,
+    key === 'id' ? String(f) : t.count[f] || key === 'norm' ? num(COLUMNS[key][2](t, f)) + (COLUMNS[key][1] && ' %') : key === 'density'
+      ? '0' : '');
   function row(i) {
     const f = ids[i];
-    const made = h(`a.row.grid${i === at ? '.on' : ''}`, { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f, 'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; keepNow(); } },
-      cells(f, 'id'), h('span.c-label', null, h('span.first', null, meaning(s, f, 5), nameOf(s, f) || s.names.explanations[f] ? [' ', tokensOf(s, f, 4)] : null), h('span.peek')),
-      columns.slice(1).map((key) => cells(f, key)), narrow ? null : h('span.c-spark', null, spark(t.spark.subarray(f * t.bins, (f + 1) * t.bins))));
+    const made = h(`a.row.grid${i === at ? '.on' : ''}`,
+      { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f,
+        'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; keepNow(); } },
+      cells(f, 'id'), h('span.c-label', null, h('span.first', null, meaning(s, f, 5),
+        nameOf(s, f) || s.names.explanations[f] ? [' ', tokensOf(s, f, 4)] : null), h('span.peek')),
+      columns.slice(1).map((key) => cells(f, key)),
+      narrow ? null : h('span.c-spark', null, spark(t.spark.subarray(f * t.bins, (f + 1) * t.bins))));
     made.style.transform = `translateY(${i * ROW}px)`;
     rows.set(i, made);
     peek(i);
@@ -100,24 +125,27 @@ function pane(s, q, narrow) {
   }
   function peek(i) {
     const ex = t.peaks.get(ids[i]), place = $('.peek', rows.get(i));
-    if (ex && !place.firstChild) place.append(strip(around(ex, box.clientWidth < 600 ? 3 : 8), Math.abs(t.maximum[ids[i]]), { kind: 'snip' }));
+    if (ex && !place.firstChild) place.append(strip(around(ex, box.clientWidth < 600 ? 3 : 8), Math.abs(t.maximum[ids[i]]),
+      { kind: 'snip' }));
   }
   const fetchPeaks = later(60, async () => {
     const active = [...rows.keys()].map((i) => ids[i]).filter((f) => t.count[f]);
-    await peaks(s.id, active.slice(0, 100)).catch(() => null);
-    for (const i of rows.keys()) peek(i);
+    const all = () => { for (const i of rows.keys()) peek(i); };
+    await peaks(s.id, active.slice(0, 100), (f) => [...rows.keys()].some((i) => ids[i] === f), all).catch(() => null);
   });
   const keepNow = () => remember({ top: box.scrollTop, at }), keep = later(120, keepNow);
   function draw() {
     if (!ids.length) return;
-    const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 4), last = Math.min(ids.length - 1, Math.ceil((box.scrollTop + box.clientHeight) / ROW) + 4);
+    const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 4),
+      last = Math.min(ids.length - 1, Math.ceil((box.scrollTop + box.clientHeight) / ROW) + 4);
     for (const [i, made] of rows) if (i < first || i > last) { made.remove(); rows.delete(i); }
     for (let i = first; i <= last; i++) if (!rows.has(i)) pad.append(row(i));
     fetchPeaks();
   }
   function select(i, focus = true) {
     if (!ids.length) return;
-    for (const [j, on] of [[at, false], [i, true]]) { rows.get(j)?.classList.toggle('on', on); rows.get(j)?.setAttribute('aria-selected', String(on)); }
+    for (const [j, on] of [[at, false], [i, true]]) { rows.get(j)?.classList.toggle('on', on); rows.get(j)?.setAttribute('aria-selected',
+      String(on)); }
     at = i;
     const top = i * ROW;
     if (top < box.scrollTop) box.scrollTop = top;

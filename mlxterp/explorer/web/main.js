@@ -12,8 +12,12 @@ import {map} from './map.js';
 import {names} from './names.js';
 
 const PAGES = { list, feature, text, steer, compare, map, names };
-const TITLES = [['list', 'Features', 'g f'], ['text', 'Text', 'g t'], ['steer', 'Steer', 'g s'], ['compare', 'Compare', 'g c'], ['map', 'Map', 'g m'], ['names', 'Names', 'g n']];
-const KEYS = [['/', 'search'], ['j k ↓ ↑', 'next, previous'], ['Enter', 'open'], ['u', 'back to the list'], ['e', 'name the feature; edit the text'], ['s', 'steer it'], ['c', 'compare it'], ['r', 'a random one'], ['f', 'filter the list'], ['h', 'heat map of a text'], ['Esc', 'stop, leave a field, clear'], ['g', 'then f t s c m n: a page'], ['d', 'light or dark'], ['?', 'these keys']];
+const TITLES = [['list', 'Features', 'g f'], ['text', 'Text', 'g t'], ['steer', 'Steer', 'g s'], ['compare', 'Compare', 'g c'],
+  ['map', 'Map', 'g m'], ['names', 'Names', 'g n']];
+const KEYS = [['/', 'search'], ['j k ↓ ↑', 'next, previous'], ['Enter', 'open'], ['u', 'back to the list'],
+  ['e', 'name the feature; edit the text'], ['s', 'steer it'], ['c', 'compare it'], ['r', 'a random one'], ['f', 'filter the list'],
+  ['h', 'heat map of a text'], ['Esc', 'stop, leave a field, clear'], ['g', 'then f t s c m n: a page'], ['d', 'light or dark'],
+  ['?', 'these keys']];
 const main = $('#main');
 let current = {}, turn = 0, gone = false;
 
@@ -29,10 +33,13 @@ async function show() {
   const place = h(`div.page.page-${page || 'unknown'}`);
   main.replaceChildren(place);
   try {
-    const made = page ? await PAGES[page](place, route) : (place.append(problem('No such page', `There is no page ${route.page}.`, h('a.button', { href: '#/list' }, 'All features'))), {});
+    const made = page ? await PAGES[page](place,
+      route) : (place.append(problem('No such page', `There is no page ${route.page}.`, h('a.button', { href: '#/list' }, 'All features'))),
+      {});
     if (mine === turn) current = made; else made.leave?.();
   } catch (error) {
-    place.append(problem(error instanceof Gone ? 'The server is gone' : 'This did not work', error.message, h('button', { type: 'button', onclick: show }, 'Try again')));
+    place.append(problem(error instanceof Gone ? 'The server is gone' : 'This did not work', error.message,
+      h('button', { type: 'button', onclick: show }, 'Try again')));
     if (!(error instanceof Gone) && !error.status && !isSite) console.error(error);
   }
   if (mine !== turn) return;
@@ -50,7 +57,8 @@ const asked = () => {
 };
 
 function theme() {
-  const root = document.documentElement, dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+  const root = document.documentElement, dark = root.dataset.theme
+    ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
   root.dataset.theme = dark ? 'light' : 'dark';
   store('theme', root.dataset.theme);
   current.themed?.();
@@ -59,8 +67,11 @@ function theme() {
 async function keys() {
   const rows = (list, key) => h('dl', null, list.map(([left, right]) => h('div', null, h('dt', null, key(left)), h('dd', null, right))));
   const { sources } = await about().catch(() => ({ sources: [] }));
-  const facts = sources.flatMap((one) => [['SAE', one.sae], ['reads', one.component], ['model', one.model], ['index', `${num(one.tokens)} tokens in ${num(one.texts)} texts`], ['fingerprint', one.fingerprint]]);
-  $('#keys').replaceChildren(h('h2', null, 'Keys'), rows(KEYS, (left) => left.split(' ').map((one) => h('kbd', null, one))), h('h2', null, 'What is shown'), h('div.facts', null, rows(facts, (left) => left)), h('form', { method: 'dialog' }, h('button', null, 'Close')));
+  const facts = sources.flatMap((one) => [['SAE', one.sae], ['reads', one.component], ['model', one.model],
+    ['index', `${num(one.tokens)} tokens in ${num(one.texts)} texts`], ['fingerprint', one.fingerprint]]);
+  $('#keys').replaceChildren(h('h2', null, 'Keys'), rows(KEYS, (left) => left.split(' ').map((one) => h('kbd', null, one))),
+    h('h2', null, 'What is shown'), h('div.facts', null, rows(facts, (left) => left)),
+    h('form', { method: 'dialog' }, h('button', null, 'Close')));
   $('#keys').showModal();
 }
 
@@ -97,7 +108,10 @@ async function begin() {
   await show();
   const told = await about().catch(() => null);
   if (!told) return;
-  $('#about').replaceChildren(told.component, ` · ${num(told.d)} features · ${num(told.tokens)} tokens · `, h(`span.${told.live ? 'on' : 'off'}`, { title: told.live ? 'Text and Steer run the model' : 'Without the model: Text and Steer say how to get them' }, told.live ? '● live' : isSite ? '○ files' : '○ index only'));
+  $('#about').replaceChildren(told.component, ` · ${num(told.d)} features · ${num(told.tokens)} tokens · `,
+    h(`span.${told.live ? 'on' : 'off'}`, { title: told.live
+      ? 'Text and Steer run the model' : 'Without the model: Text and Steer say how to get them' },
+      told.live ? '● live' : isSite ? '○ files' : '○ index only'));
   if (!told.sources.some((one) => one.map)) $('nav [data-page=map]').classList.add('missing');
 }
 begin();

@@ -9,16 +9,21 @@ const MOST = 48;
 export async function map(main, { q }) {
   const s = await source(q.get('src')), { t } = s;
   if (!t.map) {
-    put(main, problem('No map yet', `${s.name} has no coordinates beside its index.`, h('p', null, 'In Python: ', h('code', null, 'geometry.decoder_map(sae, index=index).save(index)'), ', then open the explorer again.'), h('a.button', { href: '#/list' }, 'All features')));
+    put(main, problem('No map yet', `${s.name} has no coordinates beside its index.`,
+      h('p', null, 'In Python: ', h('code', null, 'geometry.decoder_map(sae, index=index).save(index)'), ', then open the explorer again.'),
+      h('a.button', { href: '#/list' }, 'All features')));
     return {};
   }
   const xy = t.map, points = [];
   for (let f = 0; f < t.d; f++) if (Number.isFinite(xy[2 * f]) && Number.isFinite(xy[2 * f + 1])) points.push(f);
-  const low = [0, 1].map((k) => points.reduce((m, f) => Math.min(m, xy[2 * f + k]), Infinity)), high = [0, 1].map((k) => points.reduce((m, f) => Math.max(m, xy[2 * f + k]), -Infinity));
+  const low = [0, 1].map((k) => points.reduce((m, f) => Math.min(m, xy[2 * f + k]), Infinity)),
+    high = [0, 1].map((k) => points.reduce((m, f) => Math.max(m, xy[2 * f + k]), -Infinity));
   const middle = [0, 1].map((k) => (low[k] + high[k]) / 2), span = Math.max(high[0] - low[0], high[1] - low[1]) || 1;
   const state = { x: middle[0], y: middle[1], zoom: 1, lasso: true, by: q.get('by') || 'density', hover: -1, path: null };
-  const canvas = h('canvas', { tabindex: 0, role: 'img', 'aria-label': `Map of ${num(points.length)} features. Arrow keys move, plus and minus zoom, 0 shows all. The list of features has the same by keyboard.` });
-  const tip = h('div.tip', { hidden: true }), legend = h('span', { id: 'legend', role: 'img', 'aria-label': 'Colours, from the least to the most' }), told = h('p.count', { role: 'status' });
+  const canvas = h('canvas', { tabindex: 0, role: 'img',
+    'aria-label': `Map of ${num(points.length)} features. Arrow keys move, plus and minus zoom, 0 shows all. The list of features has the same by keyboard.` });
+  const tip = h('div.tip', { hidden: true }), legend = h('span',
+    { id: 'legend', role: 'img', 'aria-label': 'Colours, from the least to the most' }), told = h('p.count', { role: 'status' });
   const pen = canvas.getContext('2d', { alpha: false });
   const query = (values) => changed(q, values), own = () => changed(q, { src: sourceParam(s) });
   let wide = 0, tall = 0, ratio = 1, picture = null, chosen = null;
@@ -26,12 +31,15 @@ export async function map(main, { q }) {
   const X = (x) => (x - state.x) * scale() + wide / 2, Y = (y) => tall / 2 - (y - state.y) * scale();
   const back = ([px, py]) => [(px - wide / 2) / scale() + state.x, state.y - (py - tall / 2) / scale()];
 
-  const dots = (list) => list.map(([text, rgb]) => { const dot = h('i'); dot.style.background = `rgb(${rgb})`; return h('span', null, dot, text); });
+  const dots = (list) => list.map(([text, rgb]) => { const dot = h('i'); dot.style.background = `rgb(${rgb})`; return h('span', null, dot,
+    text); });
   function colours() {
-    const style = getComputedStyle(document.documentElement), rgb = (name) => { const c = style.getPropertyValue(name).trim(); return [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)); };
+    const style = getComputedStyle(document.documentElement),
+      rgb = (name) => { const c = style.getPropertyValue(name).trim(); return [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)); };
     const stops = [0, 1, 2, 3, 4].map((i) => rgb(`--map${i}`)), grey = rgb('--mxt-muted');
     const named = state.by === 'named', value = named ? null : COLUMNS[state.by][2];
-    const logged = ['density', 'texts', 'max', 'mean', 'norm'].includes(state.by), worth = (f) => { const v = value(t, f); return logged ? Math.log(Math.max(v, 1e-9)) : v; };
+    const logged = ['density', 'texts', 'max', 'mean', 'norm'].includes(state.by),
+      worth = (f) => { const v = value(t, f); return logged ? Math.log(Math.max(v, 1e-9)) : v; };
     const values = named ? [] : points.filter((f) => t.count[f] && !Number.isNaN(value(t, f))).map(worth).sort((a, b) => a - b);
     if (named) legend.replaceChildren(...dots([['a name', stops[4]], ['an explanation', stops[2]], ['neither', grey]]));
     const first = values[Math.floor(0.01 * values.length)] ?? 0, last = values[Math.floor(0.99 * values.length)] ?? 1;
@@ -70,8 +78,10 @@ export async function map(main, { q }) {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.strokeStyle = getComputedStyle(canvas).color;
     const line = state.path || (q.get('lasso') ? polygon(q.get('lasso')).map(([x, y]) => [X(x), Y(y)]) : null);
-    if (line) { pen.setLineDash([5, 4]); pen.beginPath(); line.forEach((p, i) => pen[i ? 'lineTo' : 'moveTo'](...p)); pen.closePath(); pen.stroke(); }
-    if (state.hover >= 0) { pen.setLineDash([]); pen.lineWidth = 2; pen.beginPath(); pen.arc(X(xy[2 * state.hover]), Y(xy[2 * state.hover + 1]), 7, 0, 7); pen.stroke(); pen.lineWidth = 1; }
+    if (line) { pen.setLineDash([5, 4]); pen.beginPath(); line.forEach((p,
+      i) => pen[i ? 'lineTo' : 'moveTo'](...p)); pen.closePath(); pen.stroke(); }
+    if (state.hover >= 0) { pen.setLineDash([]); pen.lineWidth = 2; pen.beginPath(); pen.arc(X(xy[2 * state.hover]),
+      Y(xy[2 * state.hover + 1]), 7, 0, 7); pen.stroke(); pen.lineWidth = 1; }
     main.dataset.drawn = String(points.length);
   }
   let waiting = false;
@@ -80,7 +90,9 @@ export async function map(main, { q }) {
   function choose() {
     const lasso = q.get('lasso');
     chosen = lasso ? new Set(listed(s, q)) : null;
-    told.replaceChildren(...(chosen ? [`${num(chosen.size)} chosen `, h('a.button', { href: link('list', [], own()) }, 'List them'), ' ', h('button', { type: 'button', onclick: () => go('map', [], query({ lasso: '' })) }, 'Clear (esc)')] : [`${num(points.length)} of ${num(t.d)} features are on the map. Draw round some to list them.`]));
+    told.replaceChildren(...(chosen ? [`${num(chosen.size)} chosen `, h('a.button', { href: link('list', [], own()) }, 'List them'), ' ',
+      h('button', { type: 'button', onclick: () => go('map', [], query({ lasso: '' })) },
+        'Clear (esc)')] : [`${num(points.length)} of ${num(t.d)} features are on the map. Draw round some to list them.`]));
     say(told.textContent);
   }
   function close() {
@@ -142,11 +154,15 @@ export async function map(main, { q }) {
     const by = 60 / scale(), move = { ArrowLeft: [-by, 0], ArrowRight: [by, 0], ArrowUp: [0, by], ArrowDown: [0, -by] }[event.key];
     if (move) { event.preventDefault(); state.x += move[0]; state.y += move[1]; soon(); }
   });
-  const drag = h('button', { type: 'button', 'aria-pressed': 'false', title: 'Drag moves the map instead (p); Shift does the other', onclick: () => { state.lasso = !state.lasso; drag.setAttribute('aria-pressed', String(!state.lasso)); } }, 'Move');
+  const drag = h('button', { type: 'button', 'aria-pressed': 'false', title: 'Drag moves the map instead (p); Shift does the other',
+    onclick: () => { state.lasso = !state.lasso; drag.setAttribute('aria-pressed', String(!state.lasso)); } }, 'Move');
   const kinds = [...shown(t).filter((key) => key !== 'id').map((key) => [key, COLUMNS[key][0]]), ['named', 'who named it']];
   put(main, h('div.bar', null, await sourceChoice(s.id, (value) => go('map', [], { src: value })),
-    choice('Colour by', state.by, kinds, (value) => { state.by = value; paint = colours(); note('map', [], changed(q, { by: value })); q.set('by', value); soon(); }),
-    legend, drag, h('button', { type: 'button', title: 'Nearer (+)', 'aria-label': 'Nearer', onclick: () => zoom(1.4) }, '+'), h('button', { type: 'button', title: 'Farther (−)', 'aria-label': 'Farther', onclick: () => zoom(1 / 1.4) }, '−'), told), h('div.stage', null, canvas, tip));
+    choice('Colour by', state.by, kinds, (value) => { state.by = value; paint = colours(); note('map', [],
+      changed(q, { by: value })); q.set('by', value); soon(); }),
+    legend, drag, h('button', { type: 'button', title: 'Nearer (+)', 'aria-label': 'Nearer', onclick: () => zoom(1.4) }, '+'),
+    h('button', { type: 'button', title: 'Farther (−)', 'aria-label': 'Farther', onclick: () => zoom(1 / 1.4) }, '−'), told),
+    h('div.stage', null, canvas, tip));
   const fit = () => {
     const box = $('.stage', main);
     ratio = devicePixelRatio || 1;
@@ -161,5 +177,7 @@ export async function map(main, { q }) {
   choose();
   fit();
   const clear = () => { if (q.get('lasso')) go('map', [], query({ lasso: '' })); };
-  return { keys: { p: () => drag.click(), '+': () => zoom(1.4), '=': () => zoom(1.4), '-': () => zoom(1 / 1.4), 0: () => { Object.assign(state, { x: middle[0], y: middle[1], zoom: 1 }); soon(); }, u: () => go('list', [], own()) }, escape: clear, themed: () => { paint = colours(); soon(); } };
+  return { keys: { p: () => drag.click(), '+': () => zoom(1.4), '=': () => zoom(1.4), '-': () => zoom(1 / 1.4),
+    0: () => { Object.assign(state, { x: middle[0], y: middle[1], zoom: 1 }); soon(); }, u: () => go('list', [], own()) }, escape: clear,
+    themed: () => { paint = colours(); soon(); } };
 }

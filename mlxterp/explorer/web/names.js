@@ -7,33 +7,44 @@ import {link, go} from './route.js';
 export async function names(main, { q }) {
   const s = await source(q.get('src')), found = Object.entries(s.names.labels).map(([f, label]) => [+f, label]).sort((a, b) => a[0] - b[0]);
   const status = h('p', { role: 'status' });
-  const again = () => { forget(s.id); const kept = status.textContent; main.replaceChildren(); return names(main, { q }).then(() => { main.querySelector('[role=status]').textContent = kept; }); };
+  const again = () => { forget(s.id); const kept = status.textContent; main.replaceChildren(); return names(main,
+    { q }).then(() => { main.querySelector('[role=status]').textContent = kept; }); };
   const failed = (error) => { status.textContent = error.message; };
   const file = h('input', { type: 'file', accept: '.json,.csv', 'aria-label': 'File of names', onchange: async () => {
     const [chosen] = file.files;
     if (!chosen) return;
-    const told = await (isSite ? here(s, await chosen.text(), over.checked) : ask(`${s.id}/names`, { method: 'POST', body: { text: await chosen.text(), format: chosen.name.toLowerCase().endsWith('.csv') ? 'csv' : 'json', replace: over.checked } })).catch((error) => failed(error));
+    const told = await (isSite ? here(s, await chosen.text(), over.checked) : ask(`${s.id}/names`,
+      { method: 'POST', body: { text: await chosen.text(), format: chosen.name.toLowerCase().endsWith('.csv') ? 'csv' : 'json',
+        replace: over.checked } })).catch((error) => failed(error));
     if (!told) return;
     status.textContent = `${num(told.added)} added, ${num(told.changed)} changed, ${num(told.same)} the same. ${told.kept.length ? `Kept the names there were of ${told.kept.slice(0, 20).join(', ')}${told.kept.length > 20 ? ' …' : ''}.` : ''} ${(told.refused || []).join(' ')}`;
     await again();
   } });
   const over = h('input', { type: 'checkbox' });
   const plain = Object.fromEntries(found.map(([f, { name, note }]) => [f, note ? { name, notes: note } : { name }]));
-  const exported = isSite ? [h('button', { type: 'button', onclick: () => download('names.json', JSON.stringify(plain, null, 1), 'application/json') }, 'Export'), null]
-    : [h('a.button', { href: address(`${s.id}/names.json`), download: 'names.json' }, 'Export JSON'), h('a.button', { href: address(`${s.id}/names.csv`), download: 'names.csv' }, 'Export CSV')];
-  const where = isSite ? 'Names are kept in this browser; export them to keep them for good.' : s.writable ? `Names are kept in ${s.file || 'memory: export them before you stop the server'}.` : 'This explorer is read-only.';
+  const exported = isSite ? [h('button', { type: 'button',
+    onclick: () => download('names.json', JSON.stringify(plain, null, 1), 'application/json') }, 'Export'), null]
+    : [h('a.button', { href: address(`${s.id}/names.json`), download: 'names.json' }, 'Export JSON'),
+      h('a.button', { href: address(`${s.id}/names.csv`), download: 'names.csv' }, 'Export CSV')];
+  const where = isSite ? 'Names are kept in this browser; export them to keep them for good.' : s.writable
+    ? `Names are kept in ${s.file || 'memory: export them before you stop the server'}.` : 'This explorer is read-only.';
   put(main, h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
     h('div.bar', null, await sourceChoice(s.id, (value) => go('names', [], { src: value })), exported,
-      s.writable ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null), h('p.muted', null, where), status,
-    found.length ? h('ul.names.card', null, found.map(([f, label]) => row(s, f, label, again, failed))) : h('p.empty', null, 'No names yet. Open a feature and press e.'));
+      s.writable ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null),
+      h('p.muted', null, where), status,
+    found.length ? h('ul.names.card', null, found.map(([f, label]) => row(s, f, label, again, failed))) : h('p.empty', null,
+      'No names yet. Open a feature and press e.'));
   return {};
 }
 
 function row(s, f, label, again, failed) {
   const writes = s.writable;
-  const noted = h('input.note', { value: label.note || '', placeholder: 'note', 'aria-label': `Note on feature ${f}`, maxlength: 2000, dir: 'auto', readonly: !writes, onchange: () => rename(s.id, f, s.names.labels[f]?.name || label.name, noted.value).then(() => say('Saved'), failed) });
+  const noted = h('input.note', { value: label.note || '', placeholder: 'note', 'aria-label': `Note on feature ${f}`, maxlength: 2000,
+    dir: 'auto', readonly: !writes, onchange: () => rename(s.id, f, s.names.labels[f]?.name || label.name,
+      noted.value).then(() => say('Saved'), failed) });
   return h('li', { 'data-id': f }, h('a', { href: link('feature', [f], { src: sourceParam(s) }) }, String(f)), namer(s, f), noted,
-    writes ? h('button.remove', { type: 'button', 'aria-label': `Take the name of feature ${f} away`, title: 'Take the name away', onclick: () => rename(s.id, f, '').then(again, failed) }, '×') : null);
+    writes ? h('button.remove', { type: 'button', 'aria-label': `Take the name of feature ${f} away`, title: 'Take the name away',
+      onclick: () => rename(s.id, f, '').then(again, failed) }, '×') : null);
 }
 
 // Into the browser's own memory, from a JSON file of names.

@@ -9,7 +9,8 @@ import {link, changed} from './route.js';
 export async function source(id) {
   const { sources } = await about();
   const found = sources.find((one) => one.id === id) || sources[0];
-  return { ...found, first: found === sources[0], writable: found.writable || isSite, only: found.features && new Set(found.features), t: await table(found.id), names: await names(found.id) };
+  return { ...found, first: found === sources[0], writable: found.writable || isSite, only: found.features && new Set(found.features),
+    t: await table(found.id), names: await names(found.id) };
 }
 export const sourceParam = (s) => (s.first ? '' : s.id);
 
@@ -25,19 +26,21 @@ export function meaning(s, f, most = 4) {
 
 export function tokensOf(s, f, most) {
   const found = chips(s.t, f).slice(0, most);
-  return found.length ? h('span.chips', null, found.map((chip) => code(chip.text, { title: `${num(chip.n)} of its ${num(s.t.count[f])} firings` })))
+  return found.length ? h('span.chips', null, found.map((chip) => code(chip.text,
+    { title: `${num(chip.n)} of its ${num(s.t.count[f])} firings` })))
     : h('span.muted', null, s.t.count[f] ? '–' : 'never active');
 }
 
 export function featureLink(s, f, q = '') {
-  return h('a.feature', { href: link('feature', [f], changed(q, { src: sourceParam(s) })) }, h('span.id', null, String(f)), meaning(s, f, 3));
+  return h('a.feature', { href: link('feature', [f], changed(q, { src: sourceParam(s) })) }, h('span.id', null, String(f)),
+    meaning(s, f, 3));
 }
 
 // The list that an address describes; kept, so that next and previous cost nothing.
 const lists = new Map();
 export function listed(s, q) {
   const kept = [...q].filter(([key]) => key !== 'src').sort().join('&');
-  const key = `${s.id} ${kept} ${q.has('q') || q.has('has') ? JSON.stringify(s.names.labels) : ''}`;
+  const key = `${s.id} ${kept} ${s.names.serial}`;
   if (!lists.has(key)) {
     if (lists.size > 8) lists.clear();
     lists.set(key, order(s, q));
@@ -79,7 +82,8 @@ export async function sourceChoice(value, onchange, extra = []) {
   const { sources } = await about();
   if (sources.length < 2) return null;
   return h('select', { 'aria-label': 'SAE', title: 'Which SAE', onchange: (event) => onchange(event.target.value) },
-    [...sources.map((one) => [one.id, one.name]), ...extra].map(([key, name]) => h('option', { value: key, selected: key === value }, name)));
+    [...sources.map((one) => [one.id, one.name]),
+      ...extra].map(([key, name]) => h('option', { value: key, selected: key === value }, name)));
 }
 
 // -- histograms -----------------------------------------------------------------------------------
@@ -105,11 +109,15 @@ export function histogram([counts, edges], { what, across, up = 'tokens' }) {
   };
   const ticks = [...new Set([0, Math.round(n / 4), Math.round(n / 2), Math.round(3 * n / 4), n])];
   const line = svg('line', { class: 'mark', y1: T - 4, y2: B, x1: 0, x2: 0, visibility: 'hidden' });
-  const drawn = svg('svg', { viewBox: `0 0 ${W} ${H}`, class: 'hist', role: 'img', 'aria-label': `${what}: ${num(counts.reduce((a, b) => a + b, 0))} values from ${num(edges[0])} to ${num(edges[n])}` },
-    [0.5, 1].map((part) => [svg('line', { class: 'rule', x1: L, x2: W - R, y1: y(most * part), y2: y(most * part) }), svg('text', { x: L - 5, y: y(most * part) + 4, 'text-anchor': 'end' }, num(Math.round(most * part)))]),
-    counts.map((c, i) => c > 0 && svg('rect', { x: x(i), y: Math.min(y(c), B - 1.5), width: Math.max(x(i + 1) - x(i) - 1, 0.6), height: Math.max(B - y(c), 1.5) }, svg('title', null, `${num(edges[i])} to ${num(edges[i + 1])}: ${num(c)}`))),
+  const drawn = svg('svg', { viewBox: `0 0 ${W} ${H}`, class: 'hist', role: 'img',
+    'aria-label': `${what}: ${num(counts.reduce((a, b) => a + b, 0))} values from ${num(edges[0])} to ${num(edges[n])}` },
+    [0.5, 1].map((part) => [svg('line', { class: 'rule', x1: L, x2: W - R, y1: y(most * part), y2: y(most * part) }),
+      svg('text', { x: L - 5, y: y(most * part) + 4, 'text-anchor': 'end' }, num(Math.round(most * part)))]),
+    counts.map((c, i) => c > 0 && svg('rect', { x: x(i), y: Math.min(y(c), B - 1.5), width: Math.max(x(i + 1) - x(i) - 1, 0.6),
+      height: Math.max(B - y(c), 1.5) }, svg('title', null, `${num(edges[i])} to ${num(edges[i + 1])}: ${num(c)}`))),
     svg('line', { class: 'axis', x1: L, x2: W - R, y1: B, y2: B }),
-    ticks.map((i) => [svg('line', { class: 'axis', x1: x(i), x2: x(i), y1: B, y2: B + 4 }), svg('text', { x: x(i), y: B + 15, 'text-anchor': i === 0 ? 'start' : i === n ? 'end' : 'middle' }, num(edges[i], 2))]),
+    ticks.map((i) => [svg('line', { class: 'axis', x1: x(i), x2: x(i), y1: B, y2: B + 4 }),
+      svg('text', { x: x(i), y: B + 15, 'text-anchor': i === 0 ? 'start' : i === n ? 'end' : 'middle' }, num(edges[i], 2))]),
     svg('text', { class: 'axis-name', x: (L + W - R) / 2, y: H - 3, 'text-anchor': 'middle' }, across),
     svg('text', { class: 'axis-name', x: -(T + B) / 2, y: 10, transform: 'rotate(-90)', 'text-anchor': 'middle' }, up), line);
   const mark = (value) => {

@@ -6,7 +6,8 @@ import {changed, note} from './route.js';
 import {needsLive} from './live.js';
 
 const KINDS = [['add', 'add'], ['clamp', 'hold at'], ['scale', 'multiply by'], ['ablate', 'take out']];
-const PLACES = [['all', 'all tokens'], ['prompt', 'the prompt'], ['prompt[1:]', 'the prompt but its first token'], ['generated', 'what is written']];
+const PLACES = [['all', 'all tokens'], ['prompt', 'the prompt'], ['prompt[1:]', 'the prompt but its first token'],
+  ['generated', 'what is written']];
 const LOW = -2, HIGH = 4;
 const PROMPT = 'Once upon a time';
 
@@ -24,19 +25,25 @@ export async function steer(main, { q }) {
   const of = (src) => all.find((s) => s.id === src) || all[0];
   const edits = parse(q.get('e')).filter((e) => e.f >= 0 && e.f < of(e.src).t.d);
   const value = (key, otherwise) => q.get(key) ?? otherwise;
-  const number = (key, start, attributes) => h('input', { type: 'number', name: key, value: value(key, start), ...attributes, onchange: keep });
+  const number = (key, start, attributes) => h('input',
+    { type: 'number', name: key, value: value(key, start), ...attributes, onchange: keep });
   const prompt = h('textarea', { rows: 2, name: 'p', value: value('p', PROMPT), maxlength: 20000, dir: 'auto', onchange: keep });
-  const n = number('n', 60, { min: 1, max: limits.max_tokens || 512 }), heat = number('temp', 0, { min: 0, max: 5, step: 0.1 }), seed = number('seed', 0, { min: 0 });
+  const n = number('n', 60, { min: 1, max: limits.max_tokens || 512 }), heat = number('temp', 0, { min: 0, max: 5, step: 0.1 }),
+    seed = number('seed', 0, { min: 0 });
   const places = choice('Where', value('at', 'all'), PLACES, keep);
   const chips = h('ul.edits', { 'aria-label': 'Features that are steered' });
-  const run = h('button.primary', { type: 'submit' }, 'Generate'), halt = h('button', { type: 'button', disabled: true, onclick: () => control?.abort() }, 'Stop (esc)');
+  const run = h('button.primary', { type: 'submit' }, 'Generate'),
+    halt = h('button', { type: 'button', disabled: true, onclick: () => control?.abort() }, 'Stop (esc)');
   const status = h('p.muted', { role: 'status' });
-  const sides = Object.fromEntries(['base', 'steered'].map((side) => [side, { text: h('p.out', { dir: 'auto', 'data-side': side }), figure: h('p.muted.figure', { 'data-perplexity': side }) }]));
+  const sides = Object.fromEntries(['base', 'steered'].map((side) => [side,
+    { text: h('p.out', { dir: 'auto', 'data-side': side }), figure: h('p.muted.figure', { 'data-perplexity': side }) }]));
   let control = null;
   function keep() {
-    note('steer', [], changed(q, { e: spelled(edits), p: prompt.value === PROMPT ? '' : prompt.value, n: +n.value === 60 ? '' : n.value, temp: +heat.value ? heat.value : '', seed: +seed.value ? seed.value : '', at: places.value === 'all' ? '' : places.value }));
+    note('steer', [], changed(q, { e: spelled(edits), p: prompt.value === PROMPT ? '' : prompt.value, n: +n.value === 60 ? '' : n.value,
+      temp: +heat.value ? heat.value : '', seed: +seed.value ? seed.value : '', at: places.value === 'all' ? '' : places.value }));
   }
-  const redraw = () => { keep(); chips.replaceChildren(...edits.map((edit) => chip(edit, of(edit.src), redraw, () => { edits.splice(edits.indexOf(edit), 1); redraw(); }))); };
+  const redraw = () => { keep(); chips.replaceChildren(...edits.map((edit) => chip(edit, of(edit.src), redraw,
+    () => { edits.splice(edits.indexOf(edit), 1); redraw(); }))); };
 
   const more = h('input', { size: 16, placeholder: 'number or word', 'aria-label': 'Feature to add', maxlength: 200 });
   const which = all.length > 1 ? h('select', { 'aria-label': 'SAE' }, all.map((s) => h('option', { value: s.id }, s.name))) : null;
@@ -64,7 +71,8 @@ export async function steer(main, { q }) {
     status.textContent = 'Waiting for the model …';
     try {
       const body = { prompt: prompt.value, max_tokens: +n.value, temperature: +heat.value, seed: +seed.value, positions: places.value,
-        edits: edits.map((e) => ({ source: e.src, feature: e.f, kind: e.kind, ...(e.kind === 'ablate' ? {} : { strength: e.strength }) })) };
+        edits: edits.map((e) => ({ source: e.src, feature: e.f, kind: e.kind,
+          ...(e.kind === 'ablate' ? {} : { strength: e.strength }) })) };
       const answer = await ask(`${edits[0]?.src ?? all[0].id}/steer`, { method: 'POST', body, signal: mine.signal, raw: true });
       for await (const told of events(answer)) follow(told);
     } catch (error) {
@@ -76,7 +84,8 @@ export async function steer(main, { q }) {
     }
   }
   function follow(told) {
-    if (told.queued != null) status.textContent = told.queued ? `${told.queued} before you; waiting for the model …` : 'Waiting for the model …';
+    if (told.queued != null) status.textContent = told.queued
+      ? `${told.queued} before you; waiting for the model …` : 'Waiting for the model …';
     else if (told.started) status.textContent = 'Writing …';
     else if (told.piece != null) sides[told.on].text.append(told.piece);
     else if (told.end) {
@@ -90,11 +99,14 @@ export async function steer(main, { q }) {
       say('Done');
     }
   }
-  const side = (key, title, why) => h('section.card', { 'aria-label': title }, h('h2', null, title, ' ', h('small', null, why)), sides[key].text, sides[key].figure);
+  const side = (key, title, why) => h('section.card', { 'aria-label': title }, h('h2', null, title, ' ', h('small', null, why)),
+    sides[key].text, sides[key].figure);
   put(main, h('h1', null, 'Steer ', h('small', null, 'turn features up or down and watch what is written')),
     h('form.card.steer', { onsubmit: generate }, field('Prompt', prompt), chips,
-      h('div.bar', null, field('Add a feature', more), which, h('button', { type: 'button', onclick: add }, 'Add'), h('small', null, 'or press s on a feature')),
-      h('div.bar', null, field('Tokens', n), field('Temperature', heat), field('Seed', seed), field('Steer at', places), h('span.grow'), run, halt), status),
+      h('div.bar', null, field('Add a feature', more), which, h('button', { type: 'button', onclick: add }, 'Add'),
+        h('small', null, 'or press s on a feature')),
+      h('div.bar', null, field('Tokens', n), field('Temperature', heat), field('Seed', seed), field('Steer at', places), h('span.grow'),
+        run, halt), status),
     h('div.two', null, side('base', 'As it is', 'no edit'), side('steered', 'Steered', 'the same seed')),
     h('p.muted', null, 'Perplexity is that of the unsteered model on prompt and continuation: where it rises steeply, the text falls apart. The address holds all of this: copy it to share it.'));
   redraw();
@@ -103,7 +115,8 @@ export async function steer(main, { q }) {
 
 function chip(edit, s, redraw, remove) {
   const scales = edit.kind === 'scale', unit = scales ? '×' : '× max', output = h('output', null, `${num(edit.strength)} ${unit}`);
-  const slider = h('input', { type: 'range', min: LOW, max: HIGH, step: 0.1, value: edit.strength, 'aria-label': `Strength of feature ${edit.f}`,
+  const slider = h('input', { type: 'range', min: LOW, max: HIGH, step: 0.1, value: edit.strength,
+    'aria-label': `Strength of feature ${edit.f}`,
     'aria-valuetext': `${num(edit.strength)} ${unit}`,
     oninput: () => { edit.strength = +slider.value; output.textContent = `${num(edit.strength)} ${unit}`; slider.setAttribute('aria-valuetext', output.textContent); }, onchange: () => redrawn() });
   const redrawn = () => { const held = document.activeElement === slider; redraw(); if (held) $(`[data-edit="${edit.src}:${edit.f}"] input[type=range]`)?.focus(); };

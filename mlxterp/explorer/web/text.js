@@ -19,14 +19,17 @@ export async function text(main, { q }) {
   const out = h('div.answers', { 'aria-busy': 'true' });
   const all = await Promise.all(chosen.filter((one) => one.live).map((one) => source(one.id)));
   let control, answers = [];
-  const keep = () => note('text', [], changed(q, { t: area.value, pos: state.pos, f: state.f, by: state.by === 'telling' ? '' : state.by, view: state.heat ? 'heat' : '' }));
+  const keep = () => note('text', [], changed(q,
+    { t: area.value, pos: state.pos, f: state.f, by: state.by === 'telling' ? '' : state.by, view: state.heat ? 'heat' : '' }));
   async function run() {
     control?.abort();
-    if (!area.value.trim()) { out.replaceChildren(h('p.empty', null, 'Type a text: the features of each token appear as you type.')); return; }
+    if (!area.value.trim()) { out.replaceChildren(h('p.empty', null,
+      'Type a text: the features of each token appear as you type.')); return; }
     control = new AbortController();
     out.setAttribute('aria-busy', 'true');
     try {
-      answers = await Promise.all(all.map((s) => ask(`${s.id}/text`, { method: 'POST', body: { text: area.value }, signal: control.signal })));
+      answers = await Promise.all(all.map((s) => ask(`${s.id}/text`,
+        { method: 'POST', body: { text: area.value }, signal: control.signal })));
       if (state.pos >= answers[0].tokens.length) state.pos = null;
       show();
     } catch (error) {
@@ -36,14 +39,19 @@ export async function text(main, { q }) {
   }
   const show = () => {
     keep();
-    out.replaceChildren(h(`div.panes${all.length > 1 ? '.several' : ''}`, null, all.map((s, i) => panel(s, answers[i], state, all.length > 1, show))));
+    out.replaceChildren(h(`div.panes${all.length > 1 ? '.several' : ''}`, null,
+      all.map((s, i) => panel(s, answers[i], state, all.length > 1, show))));
     say(`${answers[0].tokens.length} tokens`);
   };
   area.addEventListener('input', later(180, () => { state.pos = null; run(); }));
   put(main, h('h1', null, 'Text ', h('small', null, 'the features of each token, as you type')), field('Your text', area),
-    h('div.bar', null, await sourceChoice(asked || sources[0].id, (value) => { location.hash = `#/text?${changed(q, { src: value === sources[0].id ? '' : value, t: area.value, f: '' })}`; }, [['all', 'all side by side']]),
+    h('div.bar', null, await sourceChoice(asked || sources[0].id,
+      (value) => { location.hash = `#/text?${changed(q, { src: value === sources[0].id ? '' : value, t: area.value, f: '' })}`; },
+      [['all', 'all side by side']]),
       choice('Order', state.by, ORDERS, (value) => { state.by = value; show(); }),
-      h('button', { type: 'button', id: 'heat', 'aria-pressed': String(state.heat), onclick: (event) => { state.heat = !state.heat; event.currentTarget.setAttribute('aria-pressed', String(state.heat)); show(); } }, 'Heat map')), out);
+      h('button', { type: 'button', id: 'heat', 'aria-pressed': String(state.heat),
+        onclick: (event) => { state.heat = !state.heat; event.currentTarget.setAttribute('aria-pressed', String(state.heat)); show(); } },
+        'Heat map')), out);
   await run();
   return { keys: { h: () => $('#heat', main).click(), e: () => area.focus() }, leave: () => control?.abort() };
 }
@@ -79,18 +87,24 @@ function panel(s, answer, state, several, show) {
       button.title = a ? `${num(a, 4)} at position ${i}` : `position ${i}`;
     });
   };
-  line.append(...answer.tokens.map((token, i) => h('button', { type: 'button', 'aria-pressed': String(i === state.pos), onclick: () => { state.pos = state.pos === i ? null : i; show(); } }, marked(token))));
+  line.append(...answer.tokens.map((token, i) => h('button',
+    { type: 'button', 'aria-pressed': String(i === state.pos), onclick: () => { state.pos = state.pos === i ? null : i; show(); } },
+    marked(token))));
   paint(chosen);
   const where = state.pos == null ? 'Features of the text' : `Features on ${quoted(answer.tokens[state.pos])}`;
   return h('section.pane', { 'aria-label': s.name }, several ? h('h2', null, s.name) : null, line,
-    h('p.muted', null, chosen == null ? 'Click a token for its features only; point at a feature to see where it is active.' : ['Coloured: ', featureLink(s, chosen), ' ', h('button', { type: 'button', onclick: () => { state.f = null; show(); } }, 'colour nothing')]),
-    rows.length ? state.heat ? heatMap(s, answer, rows.slice(0, HEAT)) : listing(s, answer, rows, where, paint, state, show) : h('p.empty', null, 'No feature is active here.'));
+    h('p.muted', null, chosen == null
+      ? 'Click a token for its features only; point at a feature to see where it is active.' : ['Coloured: ', featureLink(s, chosen), ' ',
+        h('button', { type: 'button', onclick: () => { state.f = null; show(); } }, 'colour nothing')]),
+    rows.length ? state.heat ? heatMap(s, answer, rows.slice(0, HEAT)) : listing(s, answer, rows, where, paint, state, show) : h('p.empty',
+      null, 'No feature is active here.'));
 }
 
 function listing(s, answer, rows, where, paint, state, show) {
   const chosen = state.f == null ? null : +state.f, full = state.full;
   const made = tabular(where, rows.slice(0, full ? rows.length : MOST).map((row) => [
-    featureLink(s, row.f), h('span.muted', null, `on ${quoted(answer.tokens[row.i])}${row.n > 1 ? ` and ${row.n - 1} more` : ''}`), pct(s.t.count[row.f] / s.t.tokens), num(row.a), `${Math.round(100 * row.share)} %`]),
+    featureLink(s, row.f), h('span.muted', null, `on ${quoted(answer.tokens[row.i])}${row.n > 1 ? ` and ${row.n - 1} more` : ''}`),
+    pct(s.t.count[row.f] / s.t.tokens), num(row.a), `${Math.round(100 * row.share)} %`]),
   ['feature', 'strongest', 'density', 'activation', 'of its max']);
   [...made.tBodies[0].rows].forEach((tr, i) => {
     const { f } = rows[i];
@@ -99,19 +113,23 @@ function listing(s, answer, rows, where, paint, state, show) {
     tr.addEventListener('mouseenter', () => paint(f));
     tr.addEventListener('mouseleave', () => paint(chosen));
     tr.addEventListener('focusin', () => paint(f));
-    tr.cells[3].replaceChildren(h('button.pin', { type: 'button', title: 'Colour the text by it', 'aria-pressed': String(f === chosen), onclick: () => { state.f = f === chosen ? null : f; show(); } }, num(rows[i].a)));
+    tr.cells[3].replaceChildren(h('button.pin', { type: 'button', title: 'Colour the text by it', 'aria-pressed': String(f === chosen),
+      onclick: () => { state.f = f === chosen ? null : f; show(); } }, num(rows[i].a)));
   });
   const hidden = rows.length - MOST;
   made.className = 'listing';
-  return [h('div.card', null, made), hidden > 0 ? h('button', { type: 'button', onclick: () => { state.full = !full; show(); } }, full ? 'Show fewer' : `Show ${num(hidden)} more`) : null];
+  return [h('div.card', null, made), hidden > 0 ? h('button', { type: 'button', onclick: () => { state.full = !full; show(); } },
+    full ? 'Show fewer' : `Show ${num(hidden)} more`) : null];
 }
 
 // Tokens × features: a row for each feature, coloured by the share of its maximum.
 function heatMap(s, answer, rows) {
   return h('div.scroll', { tabindex: 0, role: 'region', 'aria-label': 'Heat map of tokens and features' }, h('table.heat', null,
-    h('thead', null, h('tr', null, h('th', { scope: 'col' }, 'feature'), answer.tokens.map((token) => h('th', { scope: 'col' }, h('span', null, marked(token)))))),
+    h('thead', null, h('tr', null, h('th', { scope: 'col' }, 'feature'),
+      answer.tokens.map((token) => h('th', { scope: 'col' }, h('span', null, marked(token)))))),
     h('tbody', null, rows.map(({ f }) => h('tr', null, h('th', { scope: 'row' }, featureLink(s, f)), answer.tokens.map((token, i) => {
       const a = at(answer, i, f);
-      return h(`td${a ? '.' + shade(a, Math.abs(s.t.maximum[f])) : ''}`, a ? { title: `${num(a, 4)} on ${quoted(token)}` } : null, a ? num(a, 2) : '');
+      return h(`td${a ? '.' + shade(a, Math.abs(s.t.maximum[f])) : ''}`, a ? { title: `${num(a, 4)} on ${quoted(token)}` } : null,
+        a ? num(a, 2) : '');
     }))))));
 }

@@ -14,7 +14,8 @@ export function marked(token) {
   if (!token) return [h('i.special', null, '∅')];
   const lead = /^ */.exec(token)[0];
   const parts = token.slice(lead.length).split(/([\n\t])/);
-  return [lead && h('i.space', null, lead), parts.map((part) => (part === '\n' ? h('i.line', null, '\n') : part === '\t' ? h('i.tab', null, '\t') : part))];
+  return [lead && h('i.space', null, lead), parts.map((part) => (part === '\n' ? h('i.line', null, '\n') : part === '\t'
+    ? h('i.tab', null, '\t') : part))];
 }
 
 export const code = (token, more) => h('code', { dir: 'auto', ...more }, marked(token));
