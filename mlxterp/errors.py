@@ -74,7 +74,7 @@ class SAEError(MlxterpError, ValueError):
     """An SAE that cannot be read, saved, trained, or used at this component."""
 
 
-class UnknownFeatureError(SAEError):
+class UnknownFeatureError(SAEError, IndexError):
     """A feature id outside [0, d_hidden)."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from .sparse import SparseFeatures
 
-_ROUNDING = 0.02
+CLOSE = 0.02
 """Relative difference that the rounding of bfloat16 can make; in float32 it is a thousand times less."""
 
 
@@ -47,7 +47,7 @@ class Firings:
         """
         _, first, which = np.unique(self.prefixes, return_index=True, return_inverse=True)
         earliest = self.values[first][which]
-        close = np.abs(self.values - earliest) <= _ROUNDING * np.abs(earliest)
+        close = np.abs(self.values - earliest) <= CLOSE * np.abs(earliest)
         return Firings(self.text_ids, self.positions, np.where(close, earliest, self.values), self.prefixes)
 
     def strongest_of_each_text(self) -> Firings:
@@ -92,9 +92,8 @@ class TopN:
         """
         for first, end in row_groups(by_feature.indptr, _PAIRS):
             weakest = np.abs(self.values[first:end, -1])
-            row, rank, pair = _strongest(
-                by_feature.indptr[first : end + 1], by_feature.values, weakest, self._n
-            )
+            indptr = by_feature.indptr[first : end + 1]
+            row, rank, pair = strongest_of_rows(indptr, by_feature.values, self._n, weakest)
             tokens = by_feature.indices[pair] + np.int64(first_token)
             self._place(first + row, rank, tokens, by_feature.values[pair])
 
@@ -137,14 +136,16 @@ def row_groups(indptr: np.ndarray, pairs: int) -> Iterator[tuple[int, int]]:
         first = end
 
 
-def _strongest(
-    indptr: np.ndarray, values: np.ndarray, weakest: np.ndarray, n: int
+def strongest_of_rows(
+    indptr: np.ndarray, values: np.ndarray, n: int, weakest: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, rank in it, and place in `values` of the strongest pairs of each row, at most n.
+    """Row, rank in it, and place in `values` of the strongest pairs of each row, at most n; among equals the earlier.
 
     Args:
-        weakest: Magnitude that pairs have to exceed; 0 where the row has room.
+        weakest: Magnitude that pairs have to exceed, 0 where the row has room; None takes 0 for all.
     """
+    if weakest is None:
+        weakest = np.zeros(len(indptr) - 1, dtype=np.float32)
     counts, starts = np.diff(indptr), indptr[:-1] - indptr[0]
     strength = np.zeros(counts.sum() + 1, dtype=np.float32)  # one more, where the last row ends
     np.abs(values[indptr[0] : indptr[-1]], out=strength[:-1])

@@ -61,6 +61,21 @@ def pieces_of(tokenizer: Any, ids: Sequence[int], likely: Sequence[str] = ()) ->
         return tuple(pieces if "".join(pieces) == whole else _by_prefixes(decoded, ids, whole))
 
 
+def are_read_as(tokenizer: Any, ids: Sequence[int], pieces: Sequence[str]) -> bool:
+    """Whether tokens decode to what each usually is, but for a space at the beginning, and none is half a character.
+
+    One look at many tokens, in place of `pieces_of` for each few of them.
+    """
+    said = "".join(pieces)
+    if _HALF in said:
+        return False
+    decoded = _decoder(tokenizer)
+    ids = [int(i) for i in ids]
+    with quiet:
+        whole = decoded(ids)
+        return whole == said or whole == decoded(ids[:1]) + said[len(pieces[0]) :]
+
+
 def pieces_in(text: str, pieces: Sequence[str]) -> list[str] | None:
     """The text of each of a text's tokens, where only the pieces of their ids are known.
 

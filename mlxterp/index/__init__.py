@@ -1,7 +1,9 @@
 """The index of an SAE's features over many texts (`FeatureIndex`): built in one pass, read in milliseconds."""
 
+from .all_examples import AllExamples
 from .answers import FeatureHit
 from .building import BuildOptions, build
+from .example_blocks import ExampleBlock
 from .examples import FeatureExample
 from .feature_index import FeatureIndex
 from .source import Source
@@ -9,5 +11,6 @@ from .stats import FeatureStats
 from .table import FeatureTable
 
 __all__ = [
-    "BuildOptions", "FeatureExample", "FeatureHit", "FeatureIndex", "FeatureStats", "FeatureTable", "Source", "build",
+    "AllExamples", "BuildOptions", "ExampleBlock", "FeatureExample", "FeatureHit", "FeatureIndex", "FeatureStats",
+    "FeatureTable", "Source", "build",
 ]  # fmt: skip

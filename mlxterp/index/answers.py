@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,15 +24,15 @@ from ..data.dataset import text_of
 from ..errors import InputError
 from ..features.embeddings import Embed, check_embed, unit_embeddings
 from ..features.search import top_features_of
-from .base import CONTEXT, IndexBase
+from .base import IndexBase, Place
 from .encode import encode_counted
 from .examples import SAME, FeatureExample, Window, distinct, of_quantile
-from .excerpts import Excerpts, RankedFirings
+from .excerpts import RankedFirings
 from .figures import COLUMNS
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 from .table import FeatureTable
 
-_BEFORE, _AFTER = 16, 8
+BEFORE, AFTER = 16, 8
 _TOP_TOKENS = 10
 _FEW = 20
 """Places that are read at once where few examples are wanted."""
@@ -80,8 +82,8 @@ class Answers(IndexBase):
         return [(self._reader.text(int(text)), float(value), int(at)) for text, value, at in found]
 
     def examples(
-        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = _BEFORE,
-        after: int = _AFTER,
+        self, feature_id: Feature, n: int | None = None, quantile: int | None = None, *, before: int = BEFORE,
+        after: int = AFTER,
     ) -> list[FeatureExample]:  # fmt: skip
         """Places where a feature is active, with the tokens around them.
 
@@ -115,46 +117,52 @@ class Answers(IndexBase):
         return list(self._examples(feature_id, n, quantile, before, after))
 
     def _examples(
-        self, feature_id: int, n: int, quantile: int | None = None, before: int = _BEFORE, after: int = _AFTER
-    ) -> Iterator[FeatureExample]:
-        """`examples`, each made when it is asked for."""
+        self, feature_id: int, n: int, quantile: int | None = None, before: int = BEFORE, after: int = AFTER,
+        at_once: int | None = None,
+    ) -> Iterator[FeatureExample]:  # fmt: skip
+        """`examples`, so many made at a time; None makes all of them."""
         firings = self._reader.ranked(feature_id)
         ranked = firings.strongest if quantile is None else of_quantile(firings.strongest, quantile)
-        read: list[tuple[int, Excerpts]] = []  # by the number of their first place
+        rows = distinct(ranked.prefixes.tolist(), self._around(ranked, min(n, _FEW) + 4), n)
+        while part := list(islice(rows, at_once or n)):
+            yield from self._made(feature_id, firings, ranked.take(np.array(part)), before, after)
 
-        def around() -> Iterator[bytes]:
-            first, size = 0, min(n, _FEW) + 4
-            while first < len(ranked):
-                part = slice(first, first + size)
-                excerpts = self._reader.excerpts(
-                    ranked.text_ids[part], ranked.positions[part], max(SAME, before + CONTEXT),
-                    max(SAME, after + CONTEXT),
-                )  # fmt: skip
-                read.append((first, excerpts))
-                yield from excerpts.same_where()
-                first, size = first + size, 2 * size
+    def _around(self, ranked: Firings, size: int) -> Iterator[bytes]:
+        """What the tokens around each firing are known by, read a few at a time."""
+        first = 0
+        while first < len(ranked):
+            part = slice(first, first + size)
+            yield from self._reader.excerpts(
+                ranked.text_ids[part], ranked.positions[part], SAME, SAME
+            ).same_where()
+            first, size = first + size, 2 * size
 
-        for row in distinct(ranked.prefixes.tolist(), around(), n):
-            first, excerpts = next(one for one in reversed(read) if one[0] <= row)
-            yield self._example(feature_id, firings, ranked, row, excerpts, row - first, before, after)
+    def _made(
+        self, feature_id: int, firings: RankedFirings, chosen: Firings, before: int, after: int
+    ) -> list[FeatureExample]:
+        """The examples of some firings."""
+        around = self._reader.excerpts(chosen.text_ids, chosen.positions, before, after)
+        found = []
+        for row, (text_id, position) in enumerate(
+            zip(chosen.text_ids.tolist(), chosen.positions.tolist(), strict=True)
+        ):
+            wider = partial(self._window, feature_id, text_id, position, before, after)
+            found.append(Place(around.window(row), wider, self._reader.text(text_id)))
+        return [
+            FeatureExample(
+                feature_id, place.text, text_id, position, activation, pieces,
+                firings.activations(text_id, place.shown.start, len(place.shown.ids)), place.shown.start,
+            )
+            for place, pieces, text_id, position, activation in zip(
+                found, self._spelled(found), chosen.text_ids.tolist(), chosen.positions.tolist(),
+                chosen.values.tolist(), strict=True,
+            )
+        ]  # fmt: skip
 
-    def _example(
-        self, feature_id: int, firings: RankedFirings, ranked: Firings, row: int, around: Excerpts, at: int,
-        before: int, after: int,
-    ) -> FeatureExample:  # fmt: skip
-        text_id, position = int(ranked.text_ids[row]), int(ranked.positions[row])
-
-        def wider(more: int) -> Window:
-            if more <= CONTEXT:
-                return around.window(at, before + more, after + more)
-            return self._reader.window(feature_id, text_id, position, before + more, after + more)
-
-        shown, text = wider(0), self._reader.text(text_id)
-        pieces = tuple(self._pieces_of(shown, wider, text))
-        activations = firings.activations(text_id, shown.start, len(shown.ids))
-        return FeatureExample(
-            feature_id, text, text_id, position, float(ranked.values[row]), pieces, activations, shown.start
-        )
+    def _window(
+        self, feature_id: int, text_id: int, position: int, before: int, after: int, more: int
+    ) -> Window:
+        return self._reader.window(feature_id, text_id, position, before + more, after + more)
 
     def strongest_tokens(self, n: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens on which each feature is strongest, for all features at once.

@@ -26,26 +26,18 @@ class Excerpts:
         positions: int64, (n,): the position of each place in its text.
         ids: int32, (n, before + 1 + after): `OUTSIDE` beyond the text.
         before: Tokens before each place.
-        rest: int64, (n,): how many of those after it there are.
     """
 
     positions: np.ndarray
     ids: np.ndarray
     before: int
-    rest: np.ndarray
 
-    @staticmethod
-    def of(positions: np.ndarray, ids: np.ndarray, before: int) -> Excerpts:
-        """Of places, and token ids around them."""
-        return Excerpts(positions, ids, before, (ids[:, before + 1 :] != OUTSIDE).sum(axis=1))
-
-    def window(self, row: int, before: int, after: int) -> Window:
-        """A part of a row; it says nothing of activations."""
+    def window(self, row: int) -> Window:
+        """A row, without what lies beyond its text; it says nothing of activations."""
         position = int(self.positions[row])
-        start = max(0, position - before)
-        first = self.before - (position - start)
-        ids = self.ids[row, first : self.before + 1 + min(after, int(self.rest[row]))]
-        return Window(ids, _NONE, start)
+        start = max(0, position - self.before)
+        ids = self.ids[row]
+        return Window(ids[self.before - (position - start) : _length(ids)], _NONE, start)
 
     def same_where(self) -> list[bytes]:
         """Of each row what it has in common with those that count as the same example: five tokens on both sides."""
@@ -86,6 +78,14 @@ class RankedFirings:
 def place_numbers(text_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """int64: text and position as one number, in the order of the corpus."""
     return (np.asarray(text_ids, dtype=np.int64) << _TEXT) + positions
+
+
+def _length(ids: np.ndarray) -> int:
+    """Up to where a row holds tokens."""
+    end = len(ids)
+    while ids[end - 1] == OUTSIDE:
+        end -= 1
+    return end
 
 
 _NONE = np.zeros(0, dtype=np.float32)

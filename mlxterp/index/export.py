@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core import checks
 from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
-from ..core.places import path_of
 from ..errors import InputError
-from .answers import Answers
+from .all_examples import AllExamples
+from .answers import AFTER, BEFORE, Answers
 from .examples import FeatureExample
-from .files import write_atomically
-from .remote import is_url, write_at
+from .remote import written
 
 _COLUMNS = ("feature_id", "label", "count", "density", "mean", "maximum", "rank", "activation", "text_id", "position",
             "token", "context")  # fmt: skip
@@ -35,27 +35,33 @@ def write_json(
         "excluded": index.excluded,
     }  # fmt: skip
     head = f'{{"index": {json.dumps(facts)},\n"features": {{\n'
-    rows = (json.dumps({str(f): _described(index, f, n)})[1:-1] for f in _chosen(index, features))
-    return _written(path, _joined(head, rows, "\n}}\n"))
+    rows = (json.dumps({str(f): _described(index, f, few)})[1:-1] for f, few in _chosen(index, features, n))
+    return written(path, _joined(head, rows, "\n}}\n"))
 
 
 def write_csv(
     index: Answers, path: str | os.PathLike, features: Iterable[int] | None, n: int | None
 ) -> Path | str:
     """See `FeatureIndex.export_csv`."""
-    lines = (csv_of(_rows(index, f, n)) for f in _chosen(index, features))
-    return _written(path, _joined(csv_of([_COLUMNS]), lines, "", between=""))
+    lines = (csv_of(_rows(index, f, few)) for f, few in _chosen(index, features, n))
+    return written(path, _joined(csv_of([_COLUMNS]), lines, "", between=""))
 
 
-def _chosen(index: Answers, features: Iterable[int] | None) -> list[int]:
+def _chosen(
+    index: Answers, features: Iterable[int] | None, n: int | None
+) -> Iterator[tuple[int, list[FeatureExample]]]:
+    """Features and their examples; all that are active are read in one sweep."""
     if features is not None and not is_several(features):
         raise InputError(
             f"features is {features!r}; give a list of feature ids, or None for all that are active."
         )
-    return [index.check_feature(f) for f in (index.live.tolist() if features is None else features)]
+    if features is None:
+        every = AllExamples(index, checks.count(index.n_examples if n is None else n, "n"), BEFORE, AFTER)
+        return ((feature, examples) for feature, examples in every if examples)
+    return ((feature, index.examples(feature, n)) for feature in [index.check_feature(f) for f in features])
 
 
-def _described(index: Answers, feature_id: int, n: int | None) -> dict[str, Any]:
+def _described(index: Answers, feature_id: int, examples: list[FeatureExample]) -> dict[str, Any]:
     stats = index.stats(feature_id)
     counts, edges = stats.histogram
     return {
@@ -68,17 +74,17 @@ def _described(index: Answers, feature_id: int, n: int | None) -> dict[str, Any]
                 "text_id": e.text_id, "position": e.position, "activation": e.activation, "start": e.start,
                 "tokens": e.tokens, "activations": [float(a) for a in e.activations],
             }
-            for e in index.examples(feature_id, n)
+            for e in examples
         ],
     }  # fmt: skip
 
 
-def _rows(index: Answers, feature_id: int, n: int | None) -> list[tuple[Any, ...]]:
+def _rows(index: Answers, feature_id: int, examples: list[FeatureExample]) -> list[tuple[Any, ...]]:
     stats = index.stats(feature_id)
     own = (feature_id, index.label(feature_id) or "", stats.count, stats.density, stats.mean, stats.maximum)
     rows: list[tuple[Any, ...]] = [
         (*own, rank, e.activation, e.text_id, e.position, _token(e), e.to_str())
-        for rank, e in enumerate(index.examples(feature_id, n), 1)
+        for rank, e in enumerate(examples, 1)
     ]
     return rows or [(*own, "", "", "", "", "", "")]
 
@@ -94,11 +100,3 @@ def _joined(head: str, parts: Iterable[str], tail: str, between: str = ",\n") ->
     for i, part in enumerate(parts):
         yield ((between if i else "") + part).encode("utf-8", "replace")
     yield tail.encode()
-
-
-def _written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path | str:
-    if is_url(path):
-        return write_at(str(path), parts)
-    target = path_of(path)
-    write_atomically(target, parts)
-    return target

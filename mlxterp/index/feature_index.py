@@ -17,14 +17,15 @@ from ..activations.exclusions import check_exclusions
 from ..activations.fingerprint import same_weights
 from ..anatomy.session import Model, session_of
 from ..concepts.registry import FeatureRegistry
-from ..core import rooms
+from ..core import checks, rooms
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.places import path_of
 from ..data.dataset import texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..sae import SAE
-from .answers import Answers
+from .all_examples import AllExamples
+from .answers import AFTER, BEFORE, Answers
 from .building import BuildOptions, extend
 from .cards import card
 from .export import as_frame, write_csv, write_json
@@ -131,6 +132,25 @@ class FeatureIndex(Answers):
             'card.html'
         """
         return card(self, self.check_feature(feature_id), n)
+
+    def all_examples(self, n: int | None = None, before: int = BEFORE, after: int = AFTER) -> AllExamples:
+        """The examples of all features, as `examples` gives them, in one sweep over the shards.
+
+        Loop over it, or write it: `to_parquet`, `to_jsonl`, `to_pandas`, `blocks`.
+
+        Args:
+            n: At most so many of each; None takes `n_examples`.
+            before, after: Tokens to show on both sides.
+
+        Examples:
+            >>> for feature, examples in index.all_examples(2):
+            ...     if feature == ball:
+            ...         print(examples == [], len(examples))
+            False 2
+        """
+        n = checks.count(self.n_examples if n is None else n, "n")
+        before, after = checks.count(before, "before", 0), checks.count(after, "after", 0)
+        return AllExamples(self, n, before, after)
 
     def __getitem__(self, asked: str | Feature) -> Any:
         """`index["ball"]` is `index.search("ball")`; `index[741]` is the feature's card, `index.feature(741)`.

@@ -45,7 +45,7 @@ class TokenCounts:
         feature, token, values = firings.feature, firings.tokens(), firings.values()
         order = _by_feature_and_token(feature, token)
         feature, token = feature[order], token[order]
-        first = np.flatnonzero(_changes(feature, token))
+        first = np.flatnonzero(changes(feature, token))
         count = np.diff(np.append(first, len(order)))
         group = np.repeat(np.arange(len(first)), count)
         total = np.bincount(group, weights=values[order], minlength=len(first))
@@ -77,7 +77,7 @@ class Figures:
         arrays = {name: array[part] for name, array in self.arrays.items()}
         feature, magnitude = firings.feature, np.abs(firings.values())
         texts = texts_of(firings, self._first_texts)
-        arrays["n_texts"][:] = np.bincount(feature[_changes(feature, texts)], minlength=firings.n_features)
+        arrays["n_texts"][:] = np.bincount(feature[changes(feature, texts)], minlength=firings.n_features)
         arrays["spark"][:] = _spark(feature, magnitude, np.abs(arrays["maximum"]))
         which, row, position = _strongest(firings, feature, magnitude)
         arrays["best_text"][which], arrays["best_position"][which] = texts[row], position
@@ -140,7 +140,7 @@ def _commonest(counts: TokenCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return feature[best], rank[best], order[best]
 
 
-def _changes(feature: np.ndarray, other: np.ndarray) -> np.ndarray:
+def changes(feature: np.ndarray, other: np.ndarray) -> np.ndarray:
     """bool, (n,): where one of two arrays is another than before; the first is."""
     first = np.ones(len(feature), dtype=bool)
     first[1:] = (feature[1:] != feature[:-1]) | (other[1:] != other[:-1])

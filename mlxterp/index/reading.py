@@ -32,6 +32,11 @@ class Reader:
     def _begins(self) -> list[int]:
         return [shard.begins for shard in self._meta.shards]
 
+    @cached_property
+    def first_texts(self) -> list[int]:
+        """Number of the first text that has tokens in each shard."""
+        return [shard.first_text for shard in self._meta.shards]
+
     def __len__(self) -> int:
         return len(self._meta.shards)
 
@@ -115,7 +120,7 @@ class Reader:
                 window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
                 first = before - (int(positions[row]) - window.start)
                 ids[row, first : first + len(window.ids)] = window.ids
-        return Excerpts.of(positions, ids, before)
+        return Excerpts(positions, ids, before)
 
     def _fill(
         self,

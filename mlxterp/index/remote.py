@@ -12,6 +12,7 @@ from typing import Any
 from ..core.files import DRAFT, atomic_folder
 from ..core.places import path_of
 from ..errors import BackendError, FeatureIndexError, IndexWriteError
+from .files import write_atomically
 from .folder import META
 
 _AGAIN = "Nothing of it is left there; make room or choose another path, and save again."
@@ -105,6 +106,19 @@ def write_at(url: str, parts: Iterable[bytes]) -> str:
             f"Nothing can be written to {url}: {error}. Make room there or choose another place, and write again."
         ) from error
     return url
+
+
+def written(path: str | os.PathLike, parts: Iterable[bytes]) -> Path | str:
+    """Writes a file, whole or not at all, at a path or a URL; returns which.
+
+    Raises:
+        FeatureIndexError: Nothing can be written there.
+    """
+    if is_url(path):
+        return write_at(str(path), parts)
+    target = path_of(path)
+    write_atomically(target, parts)
+    return target
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

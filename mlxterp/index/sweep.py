@@ -84,15 +84,20 @@ class FeatureRange:
         return self.gathered(kind, of)
 
 
-def feature_ranges(shards: Sequence[Shard], d_hidden: int) -> Iterator[FeatureRange]:
+def feature_ranges(
+    shards: Sequence[Shard], d_hidden: int, pairs: int | None = None
+) -> Iterator[FeatureRange]:
     """All features in order, some at a time.
+
+    Args:
+        pairs: Firings that are held at once; None takes `PAIRS`.
 
     Raises:
         FeatureIndexError: A shard is damaged.
     """
     indptrs = [np.asarray(shard.indptr) for shard in shards]
     total = sum(indptrs, np.zeros(d_hidden + 1, dtype=np.int64))
-    for first, stop in row_groups(total, PAIRS):
+    for first, stop in row_groups(total, PAIRS if pairs is None else pairs):
         counts = [np.diff(indptr[first : stop + 1]) for indptr in indptrs]
         indptr = total[first : stop + 1] - total[first]
         starts, places = indptr[:-1].copy(), []

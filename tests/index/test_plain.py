@@ -1,4 +1,4 @@
-"""What an index says of one feature or word, against the plain definition: texts over shards, ties, signs, dead ones."""
+"""What an index says of one feature or word, against the plain definition: split texts, ties, signs, dead features."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_examples_are_those_of_the_plain_definition(case, n, quantile, before, a
 
 
 def test_examples_begin_with_the_strongest_token_of_the_table(case):
-    made, index = case
+    _, index = case
     table = index.table()
     for feature in index.live.tolist():
         first = index.examples(feature, 1)[0]
