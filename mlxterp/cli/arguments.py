@@ -176,6 +176,7 @@ def _index(p: Parser) -> None:
 def _show(p: Parser) -> None:
     p.add_argument(
         "features",
+        type=_number_or_word,
         nargs="*",
         metavar="FEATURE",
         help="their numbers, or words: the feature that is most about it",
@@ -201,6 +202,15 @@ def _number(given: str) -> int:
         return int(given)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{given!r} is no feature's number") from None
+
+
+def _number_or_word(given: str) -> str:
+    """A feature's number, or a word, where a text could be meant too."""
+    if len(given.split()) == 1:
+        return given
+    raise argparse.ArgumentTypeError(
+        f"{given!r} is no feature's number, nor a word; a text is given by --text"
+    )
 
 
 def _search(p: Parser) -> None:

@@ -36,12 +36,14 @@ VERBS: dict[str, Room] = {
     "index.explain": Room("autointerp.explaining:explain"),
     "index.score": Room("autointerp.scoring:score"),
     "index.coactivation_graph": Room("geometry.coactivation:coactivation_graph"),
+    "index.push_to_hub": Room("model.hub_upload:push_index"),
     "index.serve": Room("explorer.explorer:serve", "serve"),
     "index.to_neuronpedia": Room("explorer.neuronpedia:to_neuronpedia"),
     "index.to_site": Room("explorer.site:to_site"),
     "index.study": Room("study.study:study"),
     "sae.check": Room("model.rooms:check_sae"),
     "sae.evaluate": Room("model.rooms:evaluate_sae"),
+    "sae.push_to_hub": Room("model.hub_upload:push_sae"),
     "sae.is_compatible": Room("model.rooms:is_compatible"),
 }
 """Class and verb → the function. A line stands here when its function exists."""

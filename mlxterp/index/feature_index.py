@@ -374,6 +374,33 @@ class FeatureIndex(Answers):
             per_bin=per_bin, before=before, after=after, vectors=vectors, created=created, verbose=verbose,
         )  # fmt: skip
 
+    def push_to_hub(
+        self, repo: str, *, evaluation: Any = None, description: str = "", license: str | None = None,
+        private: bool = False, token: str | None = None,
+    ) -> str:  # fmt: skip
+        """Sends the index, with a card, to a data set of the Hugging Face hub; returns its address.
+
+        It holds the texts. `FeatureIndex.open` of the downloaded folder answers as this one does.
+
+        Args:
+            repo: Its name, "owner/name"; made where it is not there.
+            evaluation: What `sae.evaluate(model, texts)` gave, whose figures the card states; without it the card says
+                that nothing was measured.
+            description: Stands at the top of the card.
+            license: Such as "mit"; None states none.
+            private: Whether a repository that is made is private.
+            token: Of the hub; None is the one that `hf auth login` or HF_TOKEN gave.
+
+        Raises:
+            InputError: `repo` is no name of a repository, or `evaluation` none.
+            NetworkError: The hub cannot be reached, or refuses.
+            BackendError: huggingface_hub is not installed.
+        """
+        return rooms.open(
+            "index.push_to_hub", self, repo, evaluation=evaluation, description=description, license=license,
+            private=private, token=token,
+        )  # fmt: skip
+
 
 def texts_from_index(
     index: FeatureIndex,
