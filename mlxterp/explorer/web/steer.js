@@ -34,7 +34,7 @@ export async function steer(main, { q }) {
   const chips = h('ul.edits', { 'aria-label': 'Features that are steered' });
   const run = h('button.primary', { type: 'submit' }, 'Generate'),
     halt = h('button', { type: 'button', disabled: true, onclick: () => control?.abort() }, 'Stop (esc)');
-  const status = h('p.muted', { role: 'status' });
+  const status = h('p.muted', { role: 'status' }), warning = h('p.muted');
   const sides = Object.fromEntries(['base', 'steered'].map((side) => [side,
     { text: h('p.out', { dir: 'auto', 'data-side': side }), figure: h('p.muted.figure', { 'data-perplexity': side }) }]));
   let control = null;
@@ -86,8 +86,8 @@ export async function steer(main, { q }) {
   function follow(told) {
     if (told.queued != null) status.textContent = told.queued
       ? `${told.queued} before you; waiting for the model …` : 'Waiting for the model …';
-    else if (told.started) status.textContent = 'Writing …';
-    else if (told.piece != null) sides[told.on].text.append(told.piece);
+    else if (told.started) { status.textContent = 'Writing …'; warning.textContent = told.note || ''; }
+    else if (told.piece != null) sides[told.on].text.append((told.glue || '') + told.piece);
     else if (told.end) {
       const { perplexity, loss } = told, figure = sides[told.end].figure;
       figure.textContent = perplexity == null ? 'perplexity: not for a text this short or long' : `perplexity ${num(perplexity)}`;
@@ -106,7 +106,7 @@ export async function steer(main, { q }) {
       h('div.bar', null, field('Add a feature', more), which, h('button', { type: 'button', onclick: add }, 'Add'),
         h('small', null, 'or press s on a feature')),
       h('div.bar', null, field('Tokens', n), field('Temperature', heat), field('Seed', seed), field('Steer at', places), h('span.grow'),
-        run, halt), status),
+        run, halt), status, warning),
     h('div.two', null, side('base', 'As it is', 'no edit'), side('steered', 'Steered', 'the same seed')),
     h('p.muted', null, 'Perplexity is that of the unsteered model on prompt and continuation: where it rises steeply, the text falls apart. The address holds all of this: copy it to share it.'));
   redraw();
