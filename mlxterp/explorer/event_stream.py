@@ -20,10 +20,10 @@ class EventStream(Response):
     advanced in any thread of a pool, where MLX's streams die.
 
     Args:
-        events: What to send; closed when the browser goes away, too.
+        events: What to send, some at a time; closed when the browser goes away, too.
     """
 
-    def __init__(self, events: AsyncGenerator[dict[str, Any], None]):
+    def __init__(self, events: AsyncGenerator[list[dict[str, Any]], None]):
         super().__init__(headers=_HEADERS, media_type="text/event-stream")
         del self.headers["content-length"]
         self._events = events
@@ -42,9 +42,9 @@ class EventStream(Response):
             await self._events.aclose()
 
     async def _send(self, send: Send) -> None:
-        async for event in self._events:
-            line = f"data: {json.dumps(event, ensure_ascii=True, allow_nan=False)}\n\n"
-            await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+        async for several in self._events:
+            lines = [f"data: {json.dumps(one, ensure_ascii=True, allow_nan=False)}\n\n" for one in several]
+            await send({"type": "http.response.body", "body": "".join(lines).encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -10,6 +10,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -41,6 +42,7 @@ _LOOK = 0.3
 """Seconds between two looks at how many are before."""
 
 IndexOf = Callable[[str], FeatureIndex]
+Event = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class Generation:
         found["steered"] = stream(running, request.prompt, settings, [edit.positions for edit in edits])
         return found
 
-    def run(self, model: ModelThread, say: Callable[[dict[str, Any]], None]) -> Last:
+    def run(self, model: ModelThread, say: Callable[[Event], None]) -> Last:
         """Generates, telling each piece."""
         start, last = time.perf_counter(), Last()
         texts = dict.fromkeys(self._streams, "")
@@ -220,6 +222,8 @@ class Generation:
 class Events:
     """What a generation says, as it comes. Made where the server's loop runs.
 
+    The loop is woken once for all that was said since it last looked: each waking takes the interpreter from the model.
+
     Args:
         ended: Is told what came of it.
 
@@ -228,40 +232,60 @@ class Events:
     """
 
     def __init__(self, generation: Generation, model: ModelThread, ended: Callable[[Last], None]):
-        self._loop = asyncio.get_running_loop()
-        self._said: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        self._said: deque[Event] = deque()
+        self._woken = self._over = False
         self._generation, self._model = generation, model
         self._future = model.generate(lambda: generation.run(model, self._tell))
         self._future.add_done_callback(lambda done: self._end(done, ended))
 
-    def _tell(self, event: dict[str, Any] | None) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever listened
-            self._loop.call_soon_threadsafe(self._said.put_nowait, event)
+    def _tell(self, event: Event) -> None:
+        self._said.append(event)
+        self._call()
 
     def _end(self, done: Future[Last], ended: Callable[[Last], None]) -> None:
         if not done.cancelled() and done.exception() is None:
             ended(done.result())
-        self._tell(None)
+        self._over = True
+        self._call()
 
-    async def stream(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The events; when this is closed, the generation ends."""
+    def _call(self) -> None:
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever listened
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def stream(self) -> AsyncGenerator[list[Event], None]:
+        """The events, as many at a time as there are; when this is closed, the generation ends."""
         try:
             before = self._model.ahead(self._future)
-            yield {"queued": before}
+            yield [{"queued": before}]
             while True:
-                try:
-                    event = await asyncio.wait_for(self._said.get(), _LOOK)
-                except TimeoutError:
-                    if before and (now := self._model.ahead(self._future)) != before:
+                if before and not await self._is_woken():
+                    if (now := self._model.ahead(self._future)) != before:
                         before = now
-                        yield {"queued": before}
+                        yield [{"queued": before}]
                     continue
-                if event is None:
+                await self._wake.wait()
+                before = 0
+                self._wake.clear()
+                self._woken, over = (
+                    False,
+                    self._over,
+                )  # before it looks: what is said from here on wakes it again
+                if several := [self._said.popleft() for _ in range(len(self._said))]:
+                    yield several
+                if over:
                     break
-                yield event
-            yield _last(self._future)
+            yield [_last(self._future)]
         finally:
             self.stop()
+
+    async def _is_woken(self) -> bool:
+        """Whether something is said before it is time to look how many are before."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), _LOOK)
+        return self._wake.is_set()
 
     def stop(self) -> None:
         """Ends the generation at its next token, or before it begins."""
