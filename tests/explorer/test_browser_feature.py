@@ -84,9 +84,9 @@ def test_two_saes_are_searched_and_read_side_by_side(opened: Page, shown: Shown)
     text = "Tom had a red ball."
     opened.open(shown.at(f"text?src=all&by=act&t={text.replace(' ', '+')}"))
     demo = shown.demo
-    for pane, index in zip(page.locator(".pane").all(), (shown.index, shown.other), strict=True):
+    for pane, sae in zip(page.locator(".pane").all(), shown.saes, strict=True):
         ids = pane.locator("tr[data-f]").evaluate_all("rows => rows.map(r => +r.dataset.f)")
-        hits = demo.model.get_top_features_for_text(text, index.source.sae, *demo.place, top_k=len(ids))
+        hits = demo.model.get_top_features_for_text(text, sae, *demo.place, top_k=len(ids))
         assert ids == [hit[0] for hit in hits]
 
 
