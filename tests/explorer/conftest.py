@@ -116,6 +116,7 @@ class Page:
 
     def __init__(self, page: Any, own: str):
         self.page, self.said, self.foreign = page, [], []
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("dialog", lambda dialog: (self.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -148,7 +149,6 @@ def opened(browser: Any, shown: Shown, request: pytest.FixtureRequest) -> Iterat
     """
     options = {"viewport": {"width": 1280, "height": 800}, **getattr(request, "param", {})}
     context = browser.new_context(**options)
-    context.set_default_timeout(60_000)
     page = Page(context.new_page(), shown.url.partition("?")[0])
     yield page
     context.close()

@@ -73,7 +73,7 @@ async function alsoFound(main, panes, q) {
 function pane(s, q, narrow) {
   const { t } = s, ids = listed(s, q), columns = narrow ? ['id', 'density'] : shown(t), [sortKey, down] = sorting(t, q);
   const own = changed(q, { src: sourceParam(s) });
-  const pad = h('div.pad'), box = h('div.rows', { tabindex: 0, role: 'listbox', 'aria-label': `Features of ${s.name}` }, pad);
+  const pad = h('div.pad', { role: 'presentation' }), box = h('div.rows', { tabindex: 0, role: 'listbox', 'aria-label': `Features of ${s.name}` }, pad);
   const element = h('section.pane', { 'aria-label': s.name }, narrow ? h('h2', null, s.name) : null, head(), box);
   const rows = new Map();
   let at = -1;

@@ -87,7 +87,7 @@ function panel(s, answer, state, several, show) {
     [...line.children].forEach((button, i) => {
       const a = f == null ? 0 : at(answer, i, f);
       button.className = ['tok', shade(a, scale), !answer.counted[i] ? 'left-out' : ''].join(' ').trim();
-      button.title = a ? `${num(a, 4)} at position ${i}` : `position ${i}`;
+      button.title = (a ? `${num(a, 4)} at position ${i}` : `position ${i}`) + (answer.counted[i] ? '' : ', left out of the index');
     });
   };
   line.append(...answer.tokens.map((token, i) => h('button',
