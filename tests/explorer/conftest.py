@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp import FeatureIndex
+from mlxterp import SAE, FeatureIndex
 from mlxterp.core.controls import Controlled
 from mlxterp.demo.choosing import short_stories
 from mlxterp.geometry.maps import DecoderMap
@@ -43,6 +42,13 @@ class Shown:
     other: FeatureIndex
     places: np.ndarray
 
+    @property
+    def saes(self) -> tuple[SAE, SAE]:
+        """Of both indexes."""
+        first, second = self.index.source, self.other.source
+        assert first is not None and second is not None
+        return first.sae, second.sae
+
     def at(self, place: str) -> str:
         """The address of a page."""
         return f"{self.url}#/{place}"
@@ -57,7 +63,9 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+            executable_path=CHROMIUM,
+            timeout=120_000,
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
         )
         yield opened
         opened.close()
@@ -108,6 +116,7 @@ class Page:
 
     def __init__(self, page: Any, own: str):
         self.page, self.said, self.foreign = page, [], []
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("dialog", lambda dialog: (self.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -140,14 +149,8 @@ def opened(browser: Any, shown: Shown, request: pytest.FixtureRequest) -> Iterat
     """
     options = {"viewport": {"width": 1280, "height": 800}, **getattr(request, "param", {})}
     context = browser.new_context(**options)
-    context.set_default_timeout(20_000)
     page = Page(context.new_page(), shown.url.partition("?")[0])
     yield page
     context.close()
     assert page.said == []
     assert page.foreign == []
-
-
-def with_source(shown: Shown, **changes: Any) -> Shown:
-    """The same with something else."""
-    return dataclasses.replace(shown, **changes)

@@ -57,10 +57,7 @@ def test_a_comparison_shows_the_indexs_cosine_and_jaccard(opened: Page, shown: S
     assert figure["cosine"] == pytest.approx(cosine, abs=1e-6)
     assert figure["Jaccard"] == pytest.approx(shown.index.coactivation(BALL, near), abs=1e-9)
     opened.open(shown.at(f"compare/0:{BALL}/1:5"))
-    rows = [
-        np.asarray(one.source.sae.W_dec)[f].astype(np.float64)
-        for one, f in ((shown.index, BALL), (shown.other, 5))
-    ]
+    rows = [np.asarray(sae.W_dec)[f].astype(np.float64) for sae, f in zip(shown.saes, (BALL, 5), strict=True)]
     between = rows[0] @ rows[1] / np.linalg.norm(rows[0]) / np.linalg.norm(rows[1])
     assert float(page.get_attribute("[data-figure='cosine']", "data-value")) == pytest.approx(
         between, abs=1e-6

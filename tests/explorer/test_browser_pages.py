@@ -89,14 +89,15 @@ def columns_of(shown: Shown) -> dict[str, np.ndarray]:
 
 def test_the_list_is_in_numpys_order_by_every_column_with_ties(opened: Page, shown: Shown):
     page = opened.open(shown.at("list"))
-    for key, values in columns_of(shown).items():
+    columns = columns_of(shown)
+    for key, values in columns.items():
         up = np.argsort(values, kind="stable").tolist()
         down = np.argsort(-values.astype(np.float64), kind="stable").tolist()
         assert whole_list(page, f"sort={key}") == up, key
         assert whole_list(page, f"sort=-{key}") == down, key
     opened.open(shown.at("list?sort=-texts"))
     assert rows_of(page)[:8] == whole_list(page, "sort=-texts")[:8]
-    assert len(np.unique(columns_of(shown)["texts"])) < shown.index.d_hidden  # there are ties
+    assert len(np.unique(columns["texts"])) < shown.index.d_hidden  # there are ties
 
 
 def test_a_column_is_filtered_by_what_is_written_above_it(opened: Page, shown: Shown):

@@ -15,19 +15,24 @@ export async function compare(main, { args }) {
       'aria-label': `Feature ${i ? 'on the right' : 'on the left'}` });
     const which = all.length > 1 ? h('select', { 'aria-label': `SAE ${i ? 'on the right' : 'on the left'}` },
       all.map((s) => h('option', { value: s.id, selected: s.id === src }, s.name))) : null;
-    return { element: [which, number],
-      read: () => { const s = all.find((one) => one.id === which?.value) || all[0]; return `${s.id}:${meant(s, number.value) ?? number.value.trim()}`; } };
+    const read = () => {
+      const s = all.find((one) => one.id === which?.value) || all[0];
+      return `${s.id}:${meant(s, number.value) ?? number.value.trim()}`;
+    };
+    return { element: [which, number], read };
   };
   const choosers = asked.map(chooser);
   put(main, h('h1', null, 'Compare ', h('small', null, 'two features, side by side')),
     h('form.bar', { onsubmit: (event) => { event.preventDefault(); go('compare', choosers.map((one) => one.read())); } },
-    choosers[0].element, h('span', null, 'with'), choosers[1].element, h('button', null, 'Compare'),
-    h('button', { type: 'button', title: 'Exchange left and right',
-      onclick: () => go('compare', choosers.map((one) => one.read()).reverse()) }, '⇄')));
+      choosers[0].element, h('span', null, 'with'), choosers[1].element, h('button', null, 'Compare'),
+      h('button', { type: 'button', title: 'Exchange left and right', 'aria-label': 'Exchange left and right',
+        onclick: () => go('compare', choosers.map((one) => one.read()).reverse()) }, '⇄')));
   const sides = asked.map(({ src, f }) => ({ s: all.find((one) => one.id === src), f: /^\d+$/.test(f) ? +f : NaN }));
-  for (const { s, f } of sides) if (!(f < s?.t.d)) { put(main,
-    h('p.empty', null, asked.some((one) => one.f)
-      ? 'There is no such feature. Give a number, or a word that it is active on.' : 'Give two features by number or word, or press c on a feature.')); return {}; }
+  if (!sides.every(({ s, f }) => f < s?.t.d)) {
+    put(main, h('p.empty', null, asked.every((one) => one.f) ? 'There is no such feature. Give a number, or a word that it is active on.'
+      : 'Give two features by number or word, or press c on a feature.'));
+    return {};
+  }
   const pages = await Promise.all(sides.map(({ s, f }) => fetched(s.id, f)));
   const key = sides.map(({ s, f }) => `${s.id}:${f}`);
   const figures = isSite ? known(sides, pages) : await ask(`compare?a=${key[0]}&b=${key[1]}`);
@@ -69,6 +74,7 @@ function known([a, b], [x, y]) {
   return {
     cosine: found(x.similar, b.f), jaccard: found(x.together, b.f), shared_texts: null,
     tokens: { both: [], only_a: x.tokens.filter(([token]) => !right.has(token)), only_b: y.tokens.filter(([token]) => !left.has(token)) },
-    why_null: 'A folder of files knows cosine and Jaccard of near neighbours only, and the ten most frequent tokens of each; mlxterp serve knows all.',
+    why_null: 'A folder of files knows cosine and Jaccard of near neighbours only, and the ten most frequent tokens of each;'
+      + ' mlxterp serve knows all.',
   };
 }

@@ -98,7 +98,7 @@ function explained(x) {
 }
 
 function beside(x) {
-  const part = (rows, n) => rows.slice(0, 8).map(([token, k]) => [code(token), pct(k / n)]);
+  const part = (rows, n) => rows.slice(0, 8).map(([token, k]) => [code(token), `${num(100 * k / n, 2)} %`]);
   return h('div.three', null, tabular('token before', part(x.before, x.count)), tabular('active on', part(x.tokens, x.count)),
     tabular('token after', part(x.after, x.count)));
 }

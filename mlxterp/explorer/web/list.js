@@ -4,7 +4,7 @@ import {about, ask, peaks, isSite} from './data.js';
 import {COLUMNS, shown, bounds, sorting} from './columns.js';
 import {strip, around} from './tokens.js';
 import {source, sourceParam, meaning, tokensOf, listed, nameOf, spark, sourceChoice} from './shared.js';
-import {link, changed, go, note, remember, remembered} from './route.js';
+import {link, changed, go, remember, remembered} from './route.js';
 
 const ROW = 54;
 const seen = {};
@@ -16,7 +16,7 @@ export async function list(main, { q }) {
   const panes = await Promise.all(ids.map(async (id) => pane(await source(id), q, ids.length > 1)));
   const active = { pane: panes[0] };
   const count = h('span.count', { role: 'status' });
-  const change = (values, put = go) => put('list', [], changed(q, values));
+  const change = (values) => go('list', [], changed(q, values));
   const open = h('button.filters', { type: 'button', 'aria-expanded': 'false', onclick: () => {
     main.classList.toggle('open');
     open.setAttribute('aria-expanded', String(main.classList.contains('open')));
@@ -34,12 +34,10 @@ export async function list(main, { q }) {
       ['nothing', 'without either']], (value) => change({ has: value })),
     open,
     filters.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away',
-      onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } },
-      k === 'lasso' ? 'drawn on the map' : k === 'q' ? v : k === 'has'
-        ? v : `${COLUMNS[k]?.[0] ?? k} ${/^[\d.-]+$/.test(v) ? '≥ ' : ''}${v}`, ' ×')),
+      onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, filterName(k, v), ' ×')),
     count, filters.length ? null : h('small.hint', null,
       'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')),
-      h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
+    h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
   const told = panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ');
   count.textContent = told;
   say(`${told} features`);
@@ -58,6 +56,9 @@ export async function list(main, { q }) {
   };
 }
 
+const filterName = (key, value) => (key === 'lasso' ? 'drawn on the map' : !COLUMNS[key] ? value
+  : `${COLUMNS[key][0]} ${/^[\d.]+$/.test(value) ? '≥ ' : ''}${value}`);
+
 // What the index knows beyond the tokens in the table: tokens that it is rarely active on, meanings.
 async function alsoFound(main, panes, q) {
   for (const { s, ids, element } of panes) {
@@ -72,7 +73,7 @@ async function alsoFound(main, panes, q) {
 function pane(s, q, narrow) {
   const { t } = s, ids = listed(s, q), columns = narrow ? ['id', 'density'] : shown(t), [sortKey, down] = sorting(t, q);
   const own = changed(q, { src: sourceParam(s) });
-  const pad = h('div.pad'), box = h('div.rows', { tabindex: 0, role: 'listbox', 'aria-label': `Features of ${s.name}` }, pad);
+  const pad = h('div.pad', { role: 'presentation' }), box = h('div.rows', { tabindex: 0, role: 'listbox', 'aria-label': `Features of ${s.name}` }, pad);
   const element = h('section.pane', { 'aria-label': s.name }, narrow ? h('h2', null, s.name) : null, head(), box);
   const rows = new Map();
   let at = -1;
@@ -106,9 +107,12 @@ function pane(s, q, narrow) {
         columns.slice(1).map(filter), h('span.c-spark')));
   }
 
-  const cells = (f, key) => h(`span.c-${key}`, null,
-    key === 'id' ? String(f) : t.count[f] || key === 'norm' ? num(COLUMNS[key][2](t, f)) + (COLUMNS[key][1] && ' %') : key === 'density'
-      ? '0' : '');
+  const figure = (f, key) => {
+    if (key === 'id') return String(f);
+    if (!t.count[f] && key !== 'norm') return key === 'density' ? '0' : '';
+    return num(COLUMNS[key][2](t, f)) + (COLUMNS[key][1] && ' %');
+  };
+  const cells = (f, key) => h(`span.c-${key}`, null, figure(f, key));
   function row(i) {
     const f = ids[i];
     const made = h(`a.row.grid${i === at ? '.on' : ''}`,
@@ -144,8 +148,10 @@ function pane(s, q, narrow) {
   }
   function select(i, focus = true) {
     if (!ids.length) return;
-    for (const [j, on] of [[at, false], [i, true]]) { rows.get(j)?.classList.toggle('on', on); rows.get(j)?.setAttribute('aria-selected',
-      String(on)); }
+    for (const [j, on] of [[at, false], [i, true]]) {
+      rows.get(j)?.classList.toggle('on', on);
+      rows.get(j)?.setAttribute('aria-selected', String(on));
+    }
     at = i;
     const top = i * ROW;
     if (top < box.scrollTop) box.scrollTop = top;

@@ -1,8 +1,7 @@
 // The frame: which page the address names, keys, theme.
-import {$, h, num, problem, say} from './dom.js';
+import {$, h, num, problem, later} from './dom.js';
 import {about, store, isSite, Gone} from './data.js';
 import {parsed, go, changed, link, remember, remembered} from './route.js';
-import {later} from './dom.js';
 import {list} from './list.js';
 import {feature} from './feature.js';
 import {text} from './text.js';
@@ -19,13 +18,13 @@ const KEYS = [['/', 'search'], ['j k ↓ ↑', 'next, previous'], ['Enter', 'ope
   ['h', 'heat map of a text'], ['Esc', 'stop, leave a field, clear'], ['g', 'then f t s c m n: a page'], ['d', 'light or dark'],
   ['?', 'these keys']];
 const main = $('#main');
-let current = {}, turn = 0, gone = false;
+let current = {}, turn = 0, going = false;
 
 async function show() {
   const mine = ++turn, address = location.hash || '#/list', route = parsed(location.hash), page = PAGES[route.page] ? route.page : null;
   current.leave?.();
   current = {};
-  gone = false;
+  going = false;
   delete document.body.dataset.ready;
   document.title = `${TITLES.find(([key]) => key === page)?.[1] ?? 'mlxterp'} · mlxterp`;
   for (const item of document.querySelectorAll('header nav a')) item.toggleAttribute('aria-current', item.dataset.page === page);
@@ -33,9 +32,7 @@ async function show() {
   const place = h(`div.page.page-${page || 'unknown'}`);
   main.replaceChildren(place);
   try {
-    const made = page ? await PAGES[page](place,
-      route) : (place.append(problem('No such page', `There is no page ${route.page}.`, h('a.button', { href: '#/list' }, 'All features'))),
-      {});
+    const made = await (PAGES[page] || unknown)(place, route);
     if (mine === turn) current = made; else made.leave?.();
   } catch (error) {
     place.append(problem(error instanceof Gone ? 'The server is gone' : 'This did not work', error.message,
@@ -45,6 +42,11 @@ async function show() {
   if (mine !== turn) return;
   window.scrollTo(0, remembered().scroll || 0);
   document.body.dataset.ready = address;
+}
+
+function unknown(place, route) {
+  place.append(problem('No such page', `There is no page ${route.page}.`, h('a.button', { href: '#/list' }, 'All features')));
+  return {};
 }
 
 const asked = () => {
@@ -57,8 +59,8 @@ const asked = () => {
 };
 
 function theme() {
-  const root = document.documentElement, dark = root.dataset.theme
-    ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+  const root = document.documentElement, system = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
+  const dark = (root.dataset.theme || system) === 'dark';
   root.dataset.theme = dark ? 'light' : 'dark';
   store('theme', root.dataset.theme);
   current.themed?.();
@@ -79,13 +81,13 @@ function pressed(event) {
   const typing = event.target.matches('input, textarea, select');
   if (event.key === 'Escape') {
     if ($('#keys').open) return;
-    if (current.escape) current.escape();
+    current.escape?.(typing);
     if (typing) event.target.blur();
     return;
   }
   if (typing || event.metaKey || event.ctrlKey || event.altKey || $('#keys').open) return;
-  const page = gone && TITLES.find(([, , key]) => key === `g ${event.key}`)?.[0], first = gone;
-  gone = event.key === 'g' && !first;
+  const page = going && TITLES.find(([, , key]) => key === `g ${event.key}`)?.[0];
+  going = event.key === 'g' && !going;
   if (page) { event.preventDefault(); return go(page, [], ''); }
   if (event.target.matches('button, summary, a:not(.row)') && (event.key === 'Enter' || event.key === ' ')) return;
   const run = { '/': () => { $('#q').focus(); $('#q').select(); }, '?': keys, d: theme }[event.key] || current.keys?.[event.key];

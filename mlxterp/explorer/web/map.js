@@ -5,6 +5,7 @@ import {source, sourceParam, meaning, nameOf, listed, sourceChoice} from './shar
 import {link, changed, go, note} from './route.js';
 
 const MOST = 48;
+const views = {};
 
 export async function map(main, { q }) {
   const s = await source(q.get('src')), { t } = s;
@@ -19,7 +20,9 @@ export async function map(main, { q }) {
   const low = [0, 1].map((k) => points.reduce((m, f) => Math.min(m, xy[2 * f + k]), Infinity)),
     high = [0, 1].map((k) => points.reduce((m, f) => Math.max(m, xy[2 * f + k]), -Infinity));
   const middle = [0, 1].map((k) => (low[k] + high[k]) / 2), span = Math.max(high[0] - low[0], high[1] - low[1]) || 1;
-  const state = { x: middle[0], y: middle[1], zoom: 1, lasso: true, by: q.get('by') || 'density', hover: -1, path: null };
+  const kinds = [...shown(t).filter((key) => key !== 'id').map((key) => [key, COLUMNS[key][0]]), ['named', 'names']];
+  const by = kinds.some(([key]) => key === q.get('by')) ? q.get('by') : 'density', whole = { x: middle[0], y: middle[1], zoom: 1 };
+  const state = { ...(views[s.id] || whole), lasso: true, by, hover: -1, path: null };
   const canvas = h('canvas', { tabindex: 0, role: 'img',
     'aria-label': `Map of ${num(points.length)} features. Arrow keys move, plus and minus zoom, 0 shows all. The list of features has the same by keyboard.` });
   const tip = h('div.tip', { hidden: true }), legend = h('span',
@@ -31,11 +34,18 @@ export async function map(main, { q }) {
   const X = (x) => (x - state.x) * scale() + wide / 2, Y = (y) => tall / 2 - (y - state.y) * scale();
   const back = ([px, py]) => [(px - wide / 2) / scale() + state.x, state.y - (py - tall / 2) / scale()];
 
-  const dots = (list) => list.map(([text, rgb]) => { const dot = h('i'); dot.style.background = `rgb(${rgb})`; return h('span', null, dot,
-    text); });
+  const rgb = (name) => {
+    const colour = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    return [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16));
+  };
+  const dots = (list) => list.map(([text, colour]) => {
+    const dot = h('i');
+    dot.style.background = `rgb(${colour})`;
+    return h('span', null, dot, text);
+  });
+
+  // The colour of each feature on the map, and what the colours mean.
   function colours() {
-    const style = getComputedStyle(document.documentElement),
-      rgb = (name) => { const c = style.getPropertyValue(name).trim(); return [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)); };
     const stops = [0, 1, 2, 3, 4].map((i) => rgb(`--map${i}`)), grey = rgb('--mxt-muted');
     const named = state.by === 'named', value = named ? null : COLUMNS[state.by][2];
     const logged = ['density', 'texts', 'max', 'mean', 'norm'].includes(state.by),
@@ -45,27 +55,30 @@ export async function map(main, { q }) {
     const first = values[Math.floor(0.01 * values.length)] ?? 0, last = values[Math.floor(0.99 * values.length)] ?? 1;
     const said = (v) => `${num(logged ? Math.exp(v) : v, 2)}${named ? '' : COLUMNS[state.by][1] && ' %'}`;
     if (!named) legend.replaceChildren(said(first), ...dots(stops.map((stop) => ['', stop])), said(last));
-    return (f) => {
+    const colour = (f) => {
       if (named) return nameOf(s, f) ? stops[4] : s.names.explanations[f] ? stops[2] : grey;
       if (!t.count[f] || Number.isNaN(value(t, f))) return grey;
       const share = Math.min(0.9999, Math.max(0, (worth(f) - first) / (last - first || 1))) * 4, i = Math.floor(share);
       return stops[i].map((c, k) => Math.round(c + (stops[i + 1][k] - c) * (share - i)));
     };
+    const found = [];
+    for (const f of points) found[f] = colour(f);
+    return found;
   }
-  let paint = colours();
-  const background = () => getComputedStyle(document.documentElement).getPropertyValue('--mxt-bg').trim();
+  let inks = colours();
 
   // Points go straight into the picture's bytes: without a graphics card that is ten times as fast as circles.
   function draw() {
     if (!wide) return;
-    const bg = background(), base = [1, 3, 5].map((k) => parseInt(bg.slice(k, k + 2), 16)), bytes = picture.data, w = picture.width;
+    const base = rgb('--mxt-bg'), bytes = picture.data, w = picture.width;
+    views[s.id] = { x: state.x, y: state.y, zoom: state.zoom };
     new Uint32Array(bytes.buffer).fill((255 << 24 | base[2] << 16 | base[1] << 8 | base[0]) >>> 0);
     const r = Math.max(1, ratio * Math.min(5, 1.6 * (20000 / points.length) ** 0.25 * state.zoom ** 0.4)), reach = Math.ceil(r);
     for (const faint of chosen ? [true, false] : [false]) for (const f of points) {
       if (chosen && chosen.has(f) === faint) continue;
       const x = Math.round(X(xy[2 * f]) * ratio), y = Math.round(Y(xy[2 * f + 1]) * ratio);
       if (x < reach || y < reach || x >= w - reach || y >= picture.height - reach) continue;
-      const [red, green, blue] = paint(f);
+      const [red, green, blue] = inks[f];
       for (let dy = -reach; dy <= reach; dy++) for (let dx = -reach; dx <= reach; dx++) {
         const cover = Math.min(1, Math.max(0, r + 0.5 - Math.hypot(dx, dy))) * (faint ? 0.15 : 0.85), o = 4 * ((y + dy) * w + x + dx);
         bytes[o] += (red - bytes[o]) * cover;
@@ -78,10 +91,20 @@ export async function map(main, { q }) {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.strokeStyle = getComputedStyle(canvas).color;
     const line = state.path || (q.get('lasso') ? polygon(q.get('lasso')).map(([x, y]) => [X(x), Y(y)]) : null);
-    if (line) { pen.setLineDash([5, 4]); pen.beginPath(); line.forEach((p,
-      i) => pen[i ? 'lineTo' : 'moveTo'](...p)); pen.closePath(); pen.stroke(); }
-    if (state.hover >= 0) { pen.setLineDash([]); pen.lineWidth = 2; pen.beginPath(); pen.arc(X(xy[2 * state.hover]),
-      Y(xy[2 * state.hover + 1]), 7, 0, 7); pen.stroke(); pen.lineWidth = 1; }
+    pen.lineWidth = 1.5;
+    if (line) {
+      pen.setLineDash([5, 4]);
+      pen.beginPath();
+      line.forEach((p, i) => pen[i ? 'lineTo' : 'moveTo'](...p));
+      pen.closePath();
+      pen.stroke();
+    }
+    if (state.hover >= 0) {
+      pen.setLineDash([]);
+      pen.beginPath();
+      pen.arc(X(xy[2 * state.hover]), Y(xy[2 * state.hover + 1]), 7, 0, 7);
+      pen.stroke();
+    }
     main.dataset.drawn = String(points.length);
   }
   let waiting = false;
@@ -90,9 +113,11 @@ export async function map(main, { q }) {
   function choose() {
     const lasso = q.get('lasso');
     chosen = lasso ? new Set(listed(s, q)) : null;
-    told.replaceChildren(...(chosen ? [`${num(chosen.size)} chosen `, h('a.button', { href: link('list', [], own()) }, 'List them'), ' ',
-      h('button', { type: 'button', onclick: () => go('map', [], query({ lasso: '' })) },
-        'Clear (esc)')] : [`${num(points.length)} of ${num(t.d)} features are on the map. Draw round some to list them.`]));
+    told.replaceChildren();
+    if (chosen) {
+      put(told, `${num(chosen.size)} chosen `, h('a.button', { href: link('list', [], own()) }, 'List them'), ' ',
+        h('button', { type: 'button', onclick: () => go('map', [], query({ lasso: '' })) }, 'Clear (esc)'));
+    } else put(told, `${num(points.length)} of ${num(t.d)} features are on the map. Draw round some to list them.`);
     say(told.textContent);
   }
   function close() {
@@ -156,10 +181,14 @@ export async function map(main, { q }) {
   });
   const drag = h('button', { type: 'button', 'aria-pressed': 'false', title: 'Drag moves the map instead (p); Shift does the other',
     onclick: () => { state.lasso = !state.lasso; drag.setAttribute('aria-pressed', String(!state.lasso)); } }, 'Move');
-  const kinds = [...shown(t).filter((key) => key !== 'id').map((key) => [key, COLUMNS[key][0]]), ['named', 'who named it']];
   put(main, h('div.bar', null, await sourceChoice(s.id, (value) => go('map', [], { src: value })),
-    choice('Colour by', state.by, kinds, (value) => { state.by = value; paint = colours(); note('map', [],
-      changed(q, { by: value })); q.set('by', value); soon(); }),
+    choice('Colour by', state.by, kinds, (value) => {
+      state.by = value;
+      q.set('by', value);
+      note('map', [], q);
+      inks = colours();
+      soon();
+    }),
     legend, drag, h('button', { type: 'button', title: 'Nearer (+)', 'aria-label': 'Nearer', onclick: () => zoom(1.4) }, '+'),
     h('button', { type: 'button', title: 'Farther (−)', 'aria-label': 'Farther', onclick: () => zoom(1 / 1.4) }, '−'), told),
     h('div.stage', null, canvas, tip));
@@ -178,6 +207,6 @@ export async function map(main, { q }) {
   fit();
   const clear = () => { if (q.get('lasso')) go('map', [], query({ lasso: '' })); };
   return { keys: { p: () => drag.click(), '+': () => zoom(1.4), '=': () => zoom(1.4), '-': () => zoom(1 / 1.4),
-    0: () => { Object.assign(state, { x: middle[0], y: middle[1], zoom: 1 }); soon(); }, u: () => go('list', [], own()) }, escape: clear,
-    themed: () => { paint = colours(); soon(); } };
+    0: () => { Object.assign(state, whole); soon(); }, u: () => go('list', [], own()) }, escape: (typing) => typing || clear(),
+    themed: () => { inks = colours(); soon(); } };
 }

@@ -7,23 +7,27 @@ import {link, go} from './route.js';
 export async function names(main, { q }) {
   const s = await source(q.get('src')), found = Object.entries(s.names.labels).map(([f, label]) => [+f, label]).sort((a, b) => a[0] - b[0]);
   const status = h('p', { role: 'status' });
-  const again = () => { forget(s.id); const kept = status.textContent; main.replaceChildren(); return names(main,
-    { q }).then(() => { main.querySelector('[role=status]').textContent = kept; }); };
+  const again = async () => {
+    forget(s.id);
+    main.replaceChildren();
+    await names(main, { q });
+    main.querySelector('[role=status]').textContent = status.textContent;
+  };
   const failed = (error) => { status.textContent = error.message; };
   const file = h('input', { type: 'file', accept: '.json,.csv', 'aria-label': 'File of names', onchange: async () => {
     const [chosen] = file.files;
     if (!chosen) return;
-    const told = await (isSite ? here(s, await chosen.text(), over.checked) : ask(`${s.id}/names`,
-      { method: 'POST', body: { text: await chosen.text(), format: chosen.name.toLowerCase().endsWith('.csv') ? 'csv' : 'json',
-        replace: over.checked } })).catch((error) => failed(error));
-    if (!told) return;
-    status.textContent = `${num(told.added)} added, ${num(told.changed)} changed, ${num(told.same)} the same. ${told.kept.length ? `Kept the names there were of ${told.kept.slice(0, 20).join(', ')}${told.kept.length > 20 ? ' …' : ''}.` : ''} ${(told.refused || []).join(' ')}`;
-    await again();
+    const text = await chosen.text(), replace = over.checked, format = /\.csv$/i.test(chosen.name) ? 'csv' : 'json';
+    try {
+      const told = await (isSite ? here(s, text, replace) : ask(`${s.id}/names`, { method: 'POST', body: { text, format, replace } }));
+      status.textContent = summary(told);
+      await again();
+    } catch (error) { failed(error); }
   } });
   const over = h('input', { type: 'checkbox' });
   const plain = Object.fromEntries(found.map(([f, { name, note }]) => [f, note ? { name, notes: note } : { name }]));
-  const exported = isSite ? [h('button', { type: 'button',
-    onclick: () => download('names.json', JSON.stringify(plain, null, 1), 'application/json') }, 'Export'), null]
+  const saved = () => download('names.json', JSON.stringify(plain, null, 1), 'application/json');
+  const exported = isSite ? [h('button', { type: 'button', onclick: saved }, 'Export')]
     : [h('a.button', { href: address(`${s.id}/names.json`), download: 'names.json' }, 'Export JSON'),
       h('a.button', { href: address(`${s.id}/names.csv`), download: 'names.csv' }, 'Export CSV')];
   const where = isSite ? 'Names are kept in this browser; export them to keep them for good.' : s.writable
@@ -31,10 +35,15 @@ export async function names(main, { q }) {
   put(main, h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
     h('div.bar', null, await sourceChoice(s.id, (value) => go('names', [], { src: value })), exported,
       s.writable ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null),
-      h('p.muted', null, where), status,
+    h('p.muted', null, where), status,
     found.length ? h('ul.names.card', null, found.map(([f, label]) => row(s, f, label, again, failed))) : h('p.empty', null,
       'No names yet. Open a feature and press e.'));
   return {};
+}
+
+function summary({ added, changed, same, kept, refused = [] }) {
+  const others = kept.length ? `${num(kept.length)} have another name and keep it: ${kept.slice(0, 20).join(', ')}${kept.length > 20 ? ' …' : ''}.` : '';
+  return [`${num(added)} added, ${num(changed)} changed, ${num(same)} the same.`, others, ...refused.slice(0, 20)].join(' ');
 }
 
 function row(s, f, label, again, failed) {
@@ -51,7 +60,8 @@ function row(s, f, label, again, failed) {
 async function here(s, text, replace) {
   const told = { added: 0, changed: 0, same: 0, kept: [], refused: [] };
   let given;
-  try { given = JSON.parse(text); } catch { throw new Error('This is not a JSON file of names.'); }
+  try { given = JSON.parse(text); } catch { given = null; }
+  if (!given || typeof given !== 'object') throw new Error('This is not a JSON file of names.');
   if (given.sae && given.sae !== s.fingerprint) throw new Error('These are names of another SAE.');
   for (const [f, label] of Object.entries(given)) {
     if (f === 'sae' || f === 'digest') continue;

@@ -20,8 +20,13 @@ export function changed(q, values) {
 export function go(page, args, q) { location.hash = link(page, args, q); }
 
 // Changes the address without a new page in the history.
-export function note(page, args, q) { history.replaceState(history.state, '', link(page, args, q)); }
+export function note(page, args, q) { replaced(history.state, link(page, args, q)); }
 
 // Places in the history remember how far they were scrolled.
 export const remembered = () => history.state || {};
-export function remember(values) { history.replaceState({ ...history.state, ...values }, ''); }
+export function remember(values) { replaced({ ...history.state, ...values }); }
+
+// Some browsers refuse more than a hundred changes in half a minute; the next one is told then.
+function replaced(state, address) {
+  try { history.replaceState(state, '', address); } catch { /* kept as it was */ }
+}

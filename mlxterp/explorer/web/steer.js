@@ -14,7 +14,7 @@ const PROMPT = 'Once upon a time';
 // "0:741:add:1.5,1:5:ablate:1" and back.
 const parse = (text) => (text || '').split(',').filter(Boolean).map((part) => {
   const [src, f, kind, strength] = part.split(':');
-  return { src, f: +f, kind: kind || 'add', strength: strength == null || Number.isNaN(+strength) ? 1 : +strength };
+  return { src, f: +f, kind: KINDS.some(([key]) => key === kind) ? kind : 'add', strength: strength == null || Number.isNaN(+strength) ? 1 : +strength };
 });
 const spelled = (edits) => edits.map((e) => `${e.src}:${e.f}:${e.kind}:${e.strength}`).join(',');
 
@@ -23,7 +23,7 @@ export async function steer(main, { q }) {
   if (isSite || !sources.some((one) => one.live)) { put(main, needsLive('Steer')); return {}; }
   const all = await Promise.all(sources.map((one) => source(one.id)));
   const of = (src) => all.find((s) => s.id === src) || all[0];
-  const edits = parse(q.get('e')).filter((e) => e.f >= 0 && e.f < of(e.src).t.d);
+  const edits = parse(q.get('e')).filter((e) => Number.isInteger(e.f) && e.f >= 0 && e.f < of(e.src).t.d);
   const value = (key, otherwise) => q.get(key) ?? otherwise;
   const number = (key, start, attributes) => h('input',
     { type: 'number', name: key, value: value(key, start), ...attributes, onchange: keep });
@@ -34,7 +34,7 @@ export async function steer(main, { q }) {
   const chips = h('ul.edits', { 'aria-label': 'Features that are steered' });
   const run = h('button.primary', { type: 'submit' }, 'Generate'),
     halt = h('button', { type: 'button', disabled: true, onclick: () => control?.abort() }, 'Stop (esc)');
-  const status = h('p.muted', { role: 'status' });
+  const status = h('p.muted', { role: 'status' }), warning = h('p.muted');
   const sides = Object.fromEntries(['base', 'steered'].map((side) => [side,
     { text: h('p.out', { dir: 'auto', 'data-side': side }), figure: h('p.muted.figure', { 'data-perplexity': side }) }]));
   let control = null;
@@ -42,15 +42,18 @@ export async function steer(main, { q }) {
     note('steer', [], changed(q, { e: spelled(edits), p: prompt.value === PROMPT ? '' : prompt.value, n: +n.value === 60 ? '' : n.value,
       temp: +heat.value ? heat.value : '', seed: +seed.value ? seed.value : '', at: places.value === 'all' ? '' : places.value }));
   }
-  const redraw = () => { keep(); chips.replaceChildren(...edits.map((edit) => chip(edit, of(edit.src), redraw,
-    () => { edits.splice(edits.indexOf(edit), 1); redraw(); }))); };
+  const redraw = () => {
+    keep();
+    const remove = (edit) => { edits.splice(edits.indexOf(edit), 1); redraw(); };
+    chips.replaceChildren(...edits.map((edit) => chip(edit, of(edit.src), redraw, () => remove(edit))));
+  };
 
   const more = h('input', { size: 16, placeholder: 'number or word', 'aria-label': 'Feature to add', maxlength: 200 });
   const which = all.length > 1 ? h('select', { 'aria-label': 'SAE' }, all.map((s) => h('option', { value: s.id }, s.name))) : null;
   const add = () => {
     const s = of(which?.value), f = meant(s, more.value);
-    if (f == null) { status.textContent = `No feature is called that. Give a word that it is active on, or a number from 0 to ${num(s.t.d - 1)}.`; more.focus(); return; }
-    status.textContent = '';
+    status.textContent = f == null ? `No feature is called that. Give a word that it is active on, or a number from 0 to ${num(s.t.d - 1)}.` : '';
+    if (f == null) { more.focus(); return; }
     edits.push({ src: s.id, f, kind: 'add', strength: 1 });
     more.value = '';
     redraw();
@@ -62,9 +65,11 @@ export async function steer(main, { q }) {
     keep();
     control?.abort();
     const mine = control = new AbortController();
-    for (const side of Object.values(sides)) { side.text.replaceChildren(); side.figure.textContent = ''; }
-    sides.base.text.append(h('span.muted', null, prompt.value));
-    sides.steered.text.append(h('span.muted', null, prompt.value));
+    for (const side of Object.values(sides)) {
+      side.text.replaceChildren(h('span.muted', null, prompt.value));
+      side.figure.textContent = '';
+      delete side.figure.dataset.value;
+    }
     run.disabled = true;
     halt.disabled = false;
     main.dataset.state = 'running';
@@ -86,12 +91,14 @@ export async function steer(main, { q }) {
   function follow(told) {
     if (told.queued != null) status.textContent = told.queued
       ? `${told.queued} before you; waiting for the model …` : 'Waiting for the model …';
-    else if (told.started) status.textContent = 'Writing …';
-    else if (told.piece != null) sides[told.on].text.append(told.piece);
+    else if (told.started) { status.textContent = 'Writing …'; warning.textContent = told.note || ''; }
+    else if (told.piece != null) sides[told.on].text.append((told.glue || '') + told.piece);
     else if (told.end) {
       const { perplexity, loss } = told, figure = sides[told.end].figure;
       figure.textContent = perplexity == null ? 'perplexity: not for a text this short or long' : `perplexity ${num(perplexity)}`;
-      if (perplexity != null) { figure.dataset.value = perplexity; figure.title = `exp(${loss}): how surprising the unsteered model finds prompt and continuation`; }
+      if (perplexity == null) return;
+      figure.dataset.value = perplexity;
+      figure.title = `exp(${loss}): how surprising the unsteered model finds prompt and continuation`;
     } else if (told.error) { status.textContent = told.error; main.dataset.state = 'failed'; }
     else if (told.done) {
       status.textContent = `${told.pieces} pieces in ${num(told.seconds)} s.`;
@@ -106,20 +113,28 @@ export async function steer(main, { q }) {
       h('div.bar', null, field('Add a feature', more), which, h('button', { type: 'button', onclick: add }, 'Add'),
         h('small', null, 'or press s on a feature')),
       h('div.bar', null, field('Tokens', n), field('Temperature', heat), field('Seed', seed), field('Steer at', places), h('span.grow'),
-        run, halt), status),
+        run, halt), status, warning),
     h('div.two', null, side('base', 'As it is', 'no edit'), side('steered', 'Steered', 'the same seed')),
-    h('p.muted', null, 'Perplexity is that of the unsteered model on prompt and continuation: where it rises steeply, the text falls apart. The address holds all of this: copy it to share it.'));
+    h('p.muted', null, 'Perplexity is that of the unsteered model on prompt and continuation: where it rises steeply, the text falls apart.',
+      ' The address holds all of this: copy it to share it.'));
   redraw();
   return { keys: { e: () => prompt.focus() }, escape: () => control?.abort(), leave: () => control?.abort() };
 }
 
 function chip(edit, s, redraw, remove) {
-  const scales = edit.kind === 'scale', unit = scales ? '×' : '× max', output = h('output', null, `${num(edit.strength)} ${unit}`);
+  const scales = edit.kind === 'scale', strength = () => `${num(edit.strength)} ${scales ? '×' : '× max'}`, output = h('output', null, strength());
   const slider = h('input', { type: 'range', min: LOW, max: HIGH, step: 0.1, value: edit.strength,
-    'aria-label': `Strength of feature ${edit.f}`,
-    'aria-valuetext': `${num(edit.strength)} ${unit}`,
-    oninput: () => { edit.strength = +slider.value; output.textContent = `${num(edit.strength)} ${unit}`; slider.setAttribute('aria-valuetext', output.textContent); }, onchange: () => redrawn() });
-  const redrawn = () => { const held = document.activeElement === slider; redraw(); if (held) $(`[data-edit="${edit.src}:${edit.f}"] input[type=range]`)?.focus(); };
+    'aria-label': `Strength of feature ${edit.f}`, 'aria-valuetext': strength(),
+    oninput: () => {
+      edit.strength = +slider.value;
+      output.textContent = strength();
+      slider.setAttribute('aria-valuetext', strength());
+    },
+    onchange: () => {
+      const held = document.activeElement === slider;
+      redraw();
+      if (held) $(`[data-edit="${edit.src}:${edit.f}"] input[type=range]`)?.focus();
+    } });
   const band = h('span.rail', { 'aria-hidden': 'true' }, h('i.zero')), told = h('small.range');
   $('.zero', band).style.left = `${100 * -LOW / (HIGH - LOW)}%`;
   if (!scales && edit.kind !== 'ablate') fetched(s.id, edit.f).then(({ range, best }) => {

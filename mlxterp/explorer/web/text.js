@@ -23,8 +23,10 @@ export async function text(main, { q }) {
     { t: area.value, pos: state.pos, f: state.f, by: state.by === 'telling' ? '' : state.by, view: state.heat ? 'heat' : '' }));
   async function run() {
     control?.abort();
-    if (!area.value.trim()) { out.replaceChildren(h('p.empty', null,
-      'Type a text: the features of each token appear as you type.')); return; }
+    if (!area.value.trim()) {
+      out.replaceChildren(h('p.empty', null, 'Type a text: the features of each token appear as you type.'));
+      return;
+    }
     control = new AbortController();
     out.setAttribute('aria-busy', 'true');
     try {
@@ -75,16 +77,17 @@ export function ranked(s, answer, { pos, by }) {
   return rows.sort((a, b) => b.worth - a.worth || a.f - b.f);
 }
 
+const picked = (s, { f }) => (/^\d+$/.test(f ?? '') && +f < s.t.d ? +f : null);
 const at = (answer, i, f) => answer.rows[i].find(([g]) => g === f)?.[1] || 0;
 
 function panel(s, answer, state, several, show) {
-  const rows = ranked(s, answer, state), chosen = state.f == null ? null : +state.f;
+  const rows = ranked(s, answer, state), chosen = picked(s, state);
   const line = h('p.tokens', { dir: 'auto' }), paint = (f) => {
     const scale = Math.abs(s.t.maximum[f]);
     [...line.children].forEach((button, i) => {
       const a = f == null ? 0 : at(answer, i, f);
       button.className = ['tok', shade(a, scale), !answer.counted[i] ? 'left-out' : ''].join(' ').trim();
-      button.title = a ? `${num(a, 4)} at position ${i}` : `position ${i}`;
+      button.title = (a ? `${num(a, 4)} at position ${i}` : `position ${i}`) + (answer.counted[i] ? '' : ', left out of the index');
     });
   };
   line.append(...answer.tokens.map((token, i) => h('button',
@@ -93,15 +96,15 @@ function panel(s, answer, state, several, show) {
   paint(chosen);
   const where = state.pos == null ? 'Features of the text' : `Features on ${quoted(answer.tokens[state.pos])}`;
   return h('section.pane', { 'aria-label': s.name }, several ? h('h2', null, s.name) : null, line,
-    h('p.muted', null, chosen == null
-      ? 'Click a token for its features only; point at a feature to see where it is active.' : ['Coloured: ', featureLink(s, chosen), ' ',
+    h('p.muted', null, chosen == null ? 'Click a token for its features only; point at a feature to see where it is active.'
+      : ['Coloured: ', featureLink(s, chosen), ' ',
         h('button', { type: 'button', onclick: () => { state.f = null; show(); } }, 'colour nothing')]),
-    rows.length ? state.heat ? heatMap(s, answer, rows.slice(0, HEAT)) : listing(s, answer, rows, where, paint, state, show) : h('p.empty',
-      null, 'No feature is active here.'));
+    !rows.length ? h('p.empty', null, 'No feature is active here.')
+      : state.heat ? heatMap(s, answer, rows.slice(0, HEAT)) : listing(s, answer, rows, where, paint, state, show));
 }
 
 function listing(s, answer, rows, where, paint, state, show) {
-  const chosen = state.f == null ? null : +state.f, full = state.full;
+  const chosen = picked(s, state), full = state.full;
   const made = tabular(where, rows.slice(0, full ? rows.length : MOST).map((row) => [
     featureLink(s, row.f), h('span.muted', null, `on ${quoted(answer.tokens[row.i])}${row.n > 1 ? ` and ${row.n - 1} more` : ''}`),
     pct(s.t.count[row.f] / s.t.tokens), num(row.a), `${Math.round(100 * row.share)} %`]),
