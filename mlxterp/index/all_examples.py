@@ -21,11 +21,12 @@ from ..core.frames import data_frame
 from ..core.places import path_of
 from ..core.public_names import PublicNames
 from ..errors import BackendError, FeatureIndexError, InputError
-from .base import IndexBase, Place
+from .base import IndexBase
 from .example_blocks import ExampleBlock, example_blocks
 from .examples import FeatureExample, Window
 from .excerpts import OUTSIDE
 from .remote import is_url, written
+from .spelling import Place
 
 _COLUMNS = ("feature_id", "rank", "text_id", "position", "activation", "start", "tokens", "activations")
 _REMEMBERED = 4096

@@ -6,9 +6,7 @@ Base of `FeatureIndex`. Answers follow the same rule as the search without an in
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,25 +15,21 @@ from ..concepts.explanations import Explanation
 from ..concepts.labels import shown, skill
 from ..core import checks, rooms
 from ..core.feature_ids import Feature
-from ..core.ranking import Firings
 from ..core.sparse import SparseFeatures
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..errors import InputError
-from ..features.embeddings import Embed, check_embed, unit_embeddings
+from ..features.embeddings import Embed
 from ..features.search import top_features_of
-from .base import IndexBase, Place
+from .base import IndexBase
 from .encode import encode_counted
-from .examples import SAME, FeatureExample, Window, distinct, of_quantile
-from .excerpts import RankedFirings
+from .example_reader import AFTER, BEFORE
+from .examples import FeatureExample
 from .figures import COLUMNS
 from .stats import FeatureStats, commonest, log_histogram, partners, share_of
 from .table import FeatureTable
 
-BEFORE, AFTER = 16, 8
 _TOP_TOKENS = 10
-_FEW = 20
-"""Places that are read at once where few examples are wanted."""
 
 
 class FeatureHit(NamedTuple):
@@ -114,55 +108,7 @@ class Answers(IndexBase):
             quantile = checks.integer(
                 quantile, "quantile", 0, 9, hint="0 is the weakest tenth, 9 the strongest."
             )
-        return list(self._examples(feature_id, n, quantile, before, after))
-
-    def _examples(
-        self, feature_id: int, n: int, quantile: int | None = None, before: int = BEFORE, after: int = AFTER,
-        at_once: int | None = None,
-    ) -> Iterator[FeatureExample]:  # fmt: skip
-        """`examples`, so many made at a time; None makes all of them."""
-        firings = self._reader.ranked(feature_id)
-        ranked = firings.strongest if quantile is None else of_quantile(firings.strongest, quantile)
-        rows = distinct(ranked.prefixes.tolist(), self._around(ranked, min(n, _FEW) + 4), n)
-        while part := list(islice(rows, at_once or n)):
-            yield from self._made(feature_id, firings, ranked.take(np.array(part)), before, after)
-
-    def _around(self, ranked: Firings, size: int) -> Iterator[bytes]:
-        """What the tokens around each firing are known by, read a few at a time."""
-        first = 0
-        while first < len(ranked):
-            part = slice(first, first + size)
-            yield from self._reader.excerpts(
-                ranked.text_ids[part], ranked.positions[part], SAME, SAME
-            ).same_where()
-            first, size = first + size, 2 * size
-
-    def _made(
-        self, feature_id: int, firings: RankedFirings, chosen: Firings, before: int, after: int
-    ) -> list[FeatureExample]:
-        """The examples of some firings."""
-        around = self._reader.excerpts(chosen.text_ids, chosen.positions, before, after)
-        found = []
-        for row, (text_id, position) in enumerate(
-            zip(chosen.text_ids.tolist(), chosen.positions.tolist(), strict=True)
-        ):
-            wider = partial(self._window, feature_id, text_id, position, before, after)
-            found.append(Place(around.window(row), wider, self._reader.text(text_id)))
-        return [
-            FeatureExample(
-                feature_id, place.text, text_id, position, activation, pieces,
-                firings.activations(text_id, place.shown.start, len(place.shown.ids)), place.shown.start,
-            )
-            for place, pieces, text_id, position, activation in zip(
-                found, self._spelled(found), chosen.text_ids.tolist(), chosen.positions.tolist(),
-                chosen.values.tolist(), strict=True,
-            )
-        ]  # fmt: skip
-
-    def _window(
-        self, feature_id: int, text_id: int, position: int, before: int, after: int, more: int
-    ) -> Window:
-        return self._reader.window(feature_id, text_id, position, before + more, after + more)
+        return list(self._examples_of(feature_id, n, quantile, before, after))
 
     def strongest_tokens(self, n: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens on which each feature is strongest, for all features at once.
@@ -288,27 +234,13 @@ class Answers(IndexBase):
 
     def _by_meaning(self, query: str, embed: Embed) -> list[FeatureHit]:
         """Features that have a label, by the cosine of its embedding and the query's."""
-        check_embed(embed)
         labels = {f: label for f, label in enumerate(self._all_labels(marked=False)) if label is not None}
-        said = list(dict.fromkeys(labels.values()))
-        if self._embedded is None or self._embedded[0] is not embed or self._embedded[1] != said:
-            self._embedded = embed, said, unit_embeddings(embed, said)
-        vectors, asked = self._embedded[2], unit_embeddings(embed, [query])[0]
-        if not said:
-            return []
-        if len(asked) != vectors.shape[1]:
-            raise InputError(
-                f"embed gave {len(asked)} numbers for the query, {vectors.shape[1]} for the labels."
-            )
-        cosines = dict(zip(said, (vectors @ asked).tolist(), strict=True))
-        ranked = sorted(labels, key=lambda f: (-cosines[labels[f]], f))
         return [
             FeatureHit(
-                f, min(1.0, max(0.0, cosines[labels[f]])),
-                f"means {labels[f]!r}, cosine {cosines[labels[f]]:.2f} to the query",
+                f, min(1.0, max(0.0, cosine)), f"means {labels[f]!r}, cosine {cosine:.2f} to the query"
             )
-            for f in ranked
-        ]  # fmt: skip
+            for f, cosine in self._meanings.ranked(labels, query, embed)
+        ]
 
     # -- features of a feature ----------------------------------------------------------------
 

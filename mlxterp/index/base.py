@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,23 @@ from ..concepts.registry import FeatureRegistry
 from ..core import feature_ids
 from ..core.feature_ids import Feature
 from ..core.public_names import PublicNames
-from ..data.text import are_read_as, pieces_in, pieces_of
+from ..data.text import pieces_in, pieces_of
 from ..errors import FeatureIndexError
-from ..features.embeddings import Embed
 from .derived import Derived
+from .example_reader import ExampleReader
 from .examples import Window
 from .folder import IndexMeta
+from .meanings import Meanings
 from .reading import Reader
 from .searching import Words
 from .source import Source
+from .spelling import HALF, Place, Spelling
 from .summary import Summary, read_pieces
 
 _CONTEXT = 8
 """Tokens on both sides of a window that decide how its own are written."""
 _EVERY = 1 << 40
 """More tokens than a text has."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Place:
-    """Tokens of a text that are to be shown.
-
-    Attributes:
-        shown: They.
-        wider: Gives them with so many more tokens on both sides.
-        text: The whole text.
-    """
-
-    shown: Window
-    wider: Callable[[int], Window]
-    text: str
 
 
 class IndexBase(PublicNames):
@@ -59,7 +45,7 @@ class IndexBase(PublicNames):
         self._labels = FeatureRegistry()
         self._load(meta, summary)
         self._source = source
-        self._embedded: tuple[Embed, list[str], np.ndarray] | None = None  # labels, for searching by meaning
+        self._meanings = Meanings()
         self._url: str | None = None  # where it was copied from
 
     def _load(self, meta: IndexMeta, summary: Summary) -> None:
@@ -68,6 +54,7 @@ class IndexBase(PublicNames):
         self._derived = Derived(self.path, meta, summary)
         for name in ("_pieces", "_words"):
             self.__dict__.pop(name, None)
+        self._spelling: Spelling | None = None
 
     @property
     def labels(self) -> FeatureRegistry:
@@ -209,24 +196,20 @@ class IndexBase(PublicNames):
         return Words(self._reader, self._derived, self._pieces, np.asarray(self._summary.count))
 
     def _piece(self, token: int) -> str:
-        return self._pieces.get(token, "�")
+        return self._pieces.get(token, HALF)
+
+    @property
+    def _examples_of(self) -> ExampleReader:
+        return ExampleReader(self._reader, self._spelled)
 
     def _spelled(self, places: Sequence[Place]) -> list[tuple[str, ...]]:
-        """The text of each place's tokens, as it stands in the text: all of them by one look where that is enough."""
-        get = self._pieces.get
-        usual = [[get(token, "\ufffd") for token in place.shown.ids.tolist()] for place in places]
-        plain: set[int] = set()
-        tokenizer = None if self._source is None else self._source.anatomy.model.tokenizer
-        if tokenizer is not None:
-            # What a text begins with is read by itself: some tokenizers leave its first space out.
-            inner = [i for i, place in enumerate(places) if place.shown.start and "\ufffd" not in usual[i]]
-            ids = [token for i in inner for token in places[i].shown.ids.tolist()]
-            if len(inner) > 1 and are_read_as(tokenizer, ids, [piece for i in inner for piece in usual[i]]):
-                plain.update(inner)
-        return [
-            tuple(pieces if i in plain else self._pieces_of(place.shown, place.wider, place.text))
-            for i, (place, pieces) in enumerate(zip(places, usual, strict=True))
-        ]
+        """The text of each place's tokens, as it stands in the text."""
+        if self._spelling is None:
+            tokenizer = None if self._source is None else self._source.anatomy.model.tokenizer
+            self._spelling = Spelling(
+                tokenizer, self._piece, lambda place: self._pieces_of(place.shown, place.wider, place.text)
+            )
+        return self._spelling.of(places)
 
     def _pieces_of(self, shown: Window, wider: Callable[[int], Window], text: str) -> Sequence[str]:
         """The text of a window's tokens, as it stands in the text.
@@ -237,13 +220,13 @@ class IndexBase(PublicNames):
         """
         if self._source is None:
             pieces = [self._piece(int(token)) for token in shown.ids]
-            if not any("\ufffd" in piece for piece in pieces):
+            if not any(HALF in piece for piece in pieces):
                 return pieces
             every = wider(_EVERY)
             whole = pieces_in(text, [self._piece(int(token)) for token in every.ids])
             return pieces if whole is None else whole[shown.start : shown.start + len(pieces)]
         wide, more = wider(_CONTEXT), _CONTEXT
-        while any("\ufffd" in self._piece(int(wide.ids[end])) for end in (0, -1)):  # within a character
+        while any(HALF in self._piece(int(wide.ids[end])) for end in (0, -1)):  # within a character
             more, before = 2 * more, len(wide.ids)
             wide = wider(more)
             if len(wide.ids) == before:

@@ -18,10 +18,10 @@ _PER_LEVEL = 3
 
 def card(index: Answers, feature_id: int, n: int | None) -> FeatureCard:
     """The card of one feature; what needs the model is left out where the index was opened without it."""
-    strongest = list(index._examples(feature_id, index.n_examples if n is None else checks.count(n, "n")))
+    strongest = list(index._examples_of(feature_id, index.n_examples if n is None else checks.count(n, "n")))
     groups, shown = [("Strongest", strongest)], {_place(example) for example in strongest}
     for quantile, title in _LEVELS:
-        found = index._examples(feature_id, _PER_LEVEL + len(shown), quantile, at_once=_PER_LEVEL + 1)
+        found = index._examples_of(feature_id, _PER_LEVEL + len(shown), quantile, at_once=_PER_LEVEL + 1)
         others = list(islice((example for example in found if _place(example) not in shown), _PER_LEVEL))
         shown |= {_place(example) for example in others}
         groups.append((f"{title} (ranks {quantile}0 to {quantile}9 % of its texts)", others))

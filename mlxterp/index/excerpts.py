@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +33,30 @@ class Excerpts:
     ids: np.ndarray
     before: int
 
-    def window(self, row: int) -> Window:
-        """A row, without what lies beyond its text; it says nothing of activations."""
+    def window(self, row: int, before: int, after: int) -> Window:
+        """A part of a row, without what lies beyond its text; it says nothing of activations."""
         position = int(self.positions[row])
-        start = max(0, position - self.before)
+        start = max(0, position - before)
+        first, end = self.before - (position - start), self.before + 1 + after
         ids = self.ids[row]
-        return Window(ids[self.before - (position - start) : _length(ids)], _NONE, start)
+        while ids[end - 1] == OUTSIDE:
+            end -= 1
+        return Window(ids[first:end], _NONE, start)
+
+    @staticmethod
+    def windows(parts: Sequence[Excerpts], rows: Sequence[int], before: int, after: int) -> list[Window]:
+        """Windows of some rows, ascending.
+
+        Args:
+            parts: Whose rows are counted one part after the other.
+        """
+        found, begin, left = [], 0, iter(parts)
+        part = next(left)
+        for row in rows:
+            while row - begin >= len(part.ids):
+                begin, part = begin + len(part.ids), next(left)
+            found.append(part.window(row - begin, before, after))
+        return found
 
     def same_where(self) -> list[bytes]:
         """Of each row what it has in common with those that count as the same example: five tokens on both sides."""
@@ -66,26 +85,28 @@ class RankedFirings:
             every, every.strongest_of_each_text(), place_numbers(every.text_ids, every.positions)
         )
 
-    def activations(self, text_id: int, start: int, length: int) -> np.ndarray:
-        """float32, (length,): activations on the tokens of a text from `start` on."""
-        first = (text_id << _TEXT) + start
-        begin, end = self.places.searchsorted((first, first + length)).tolist()
-        found = np.zeros(length, dtype=np.float32)
-        found[self.places[begin:end] - first] = self.every.values[begin:end]
+    def activations(self, text_ids: np.ndarray, windows: Sequence[Window]) -> list[np.ndarray]:
+        """float32, of each window: activations on its tokens.
+
+        Args:
+            text_ids: The text of each window.
+        """
+        first = place_numbers(text_ids, np.array([window.start for window in windows], dtype=np.int64))
+        lengths = [len(window.ids) for window in windows]
+        begins, ends = self.places.searchsorted(first), self.places.searchsorted(first + lengths)
+        found = []
+        for start, length, begin, end in zip(
+            first.tolist(), lengths, begins.tolist(), ends.tolist(), strict=True
+        ):
+            own = np.zeros(length, dtype=np.float32)
+            own[self.places[begin:end] - start] = self.every.values[begin:end]
+            found.append(own)
         return found
 
 
 def place_numbers(text_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """int64: text and position as one number, in the order of the corpus."""
     return (np.asarray(text_ids, dtype=np.int64) << _TEXT) + positions
-
-
-def _length(ids: np.ndarray) -> int:
-    """Up to where a row holds tokens."""
-    end = len(ids)
-    while ids[end - 1] == OUTSIDE:
-        end -= 1
-    return end
 
 
 _NONE = np.zeros(0, dtype=np.float32)

@@ -13,7 +13,8 @@ from ..core.csv_cells import csv_of
 from ..core.feature_ids import is_several
 from ..errors import InputError
 from .all_examples import AllExamples
-from .answers import AFTER, BEFORE, Answers
+from .answers import Answers
+from .example_reader import AFTER, BEFORE
 from .examples import FeatureExample
 from .remote import written
 

@@ -25,9 +25,10 @@ from ..data.dataset import texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..sae import SAE
 from .all_examples import AllExamples
-from .answers import AFTER, BEFORE, Answers
+from .answers import Answers
 from .building import BuildOptions, extend
 from .cards import card
+from .example_reader import AFTER, BEFORE
 from .export import as_frame, write_csv, write_json
 from .folder import read_meta
 from .merging import merge
@@ -100,7 +101,9 @@ class FeatureIndex(Answers):
     def __copy__(self) -> FeatureIndex:
         """Another index over the same folder, with the same model and SAE; `copy.deepcopy` gives the same."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _original=self)  # whose end may delete a temporary folder
+        twin.__dict__.update(
+            self.__dict__, _original=self, _spelling=None
+        )  # whose end may delete a temporary folder
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureIndex:
@@ -118,7 +121,7 @@ class FeatureIndex(Answers):
             raise InputError("An index takes both: an InterpretableModel, and the SAE (or its path).")
         source = source_for(session_of(model), sae, self.component, quiet=True)
         source.check(self._meta, self.path)
-        self._source = source
+        self._source, self._spelling = source, None
         return self
 
     def feature(self, feature_id: Feature, n: int | None = None) -> Any:

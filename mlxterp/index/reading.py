@@ -57,14 +57,18 @@ class Reader:
 
     def firings(self, feature_id: int) -> Firings:
         """Every token where a feature is active."""
-        parts = [self._firings(number, feature_id) for number in range(len(self))]
-        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        return Firings(*joined)
-
-    def _firings(self, number: int, feature_id: int) -> tuple[np.ndarray, ...]:
-        shard = self.shard(number)
-        rows, values = shard.firings(feature_id)
-        return (*self.places(number, rows), values, shard.prefixes[rows])
+        texts, begins, shards = self._layout
+        rows, values, prefixes = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)], [np.zeros(0, np.uint64)]
+        for start, shard in zip(shards.tolist(), self.shards(), strict=True):
+            own, activations = shard.firings(feature_id)
+            if len(own):
+                rows.append(own + np.int64(start))
+                values.append(activations)
+                prefixes.append(shard.prefixes[own])
+        at = np.concatenate(rows)
+        text_ids = texts[np.searchsorted(begins, at, side="right") - 1]
+        positions = at - begins[np.searchsorted(texts, text_ids, side="left")]
+        return Firings(text_ids, positions, np.concatenate(values), np.concatenate(prefixes))
 
     def strongest(self, d_hidden: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Text, position and activation (d_hidden, n) of every feature's strongest tokens; -1, -1 and 0 where fewer."""
@@ -111,36 +115,34 @@ class Reader:
 
     def excerpts(self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int) -> Excerpts:
         """The tokens around places of texts."""
-        ids = np.full((len(text_ids), before + 1 + after), OUTSIDE, dtype=np.int32)
-        numbers = np.searchsorted(self._begins, text_ids, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            rows = np.flatnonzero(numbers == number)
-            cut = self._fill(ids, number, rows, text_ids[rows], positions[rows], before)
-            for row in rows[cut].tolist():  # its text goes on in another shard
-                window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
-                first = before - (int(positions[row]) - window.start)
-                ids[row, first : first + len(window.ids)] = window.ids
+        texts, rows, shards = self._layout
+        begin = rows[np.searchsorted(texts, text_ids, side="left")]
+        end = rows[np.searchsorted(texts, text_ids, side="right")]
+        at = begin + positions
+        around = at[:, None] + np.arange(-before, after + 1)
+        inside = (around >= begin[:, None]) & (around < end[:, None])
+        ids = np.full(around.shape, OUTSIDE, dtype=np.int32)
+        first = np.searchsorted(shards, np.maximum(begin, at - before), side="right") - 1
+        last = np.searchsorted(shards, np.minimum(end - 1, at + after), side="right") - 1
+        whole = np.array_equal(first, last)
+        for number in (np.unique(first) if whole else np.arange(first.min(), last.max() + 1)).tolist():
+            some = np.flatnonzero((first <= number) & (number <= last))
+            if len(some):
+                local, shard = around[some] - shards[number], self.shard(number)
+                here = inside[some] & (local >= 0) & (local < shard.n_tokens)
+                ids[some] = np.where(here, shard.tokens[np.where(here, local, 0)], ids[some])
         return Excerpts(positions, ids, before)
 
-    def _fill(
-        self,
-        ids: np.ndarray,
-        number: int,
-        rows: np.ndarray,
-        text_ids: np.ndarray,
-        positions: np.ndarray,
-        before: int,
-    ) -> np.ndarray:
-        """Fills in rows of texts that begin in a shard; returns bool: whether a row's text lies beyond it, too."""
-        shard, record = self.shard(number), self._meta.shards[number]
-        pieces = np.searchsorted(shard.piece_text, text_ids - record.first_text)
-        first, end = shard.offsets[pieces], shard.offsets[pieces + 1]
-        at = (first + positions)[:, None] + np.arange(-before, ids.shape[1] - before)
-        inside = (at >= first[:, None]) & (at < end[:, None])
-        ids[rows] = np.where(inside, shard.tokens[np.where(inside, at, 0)], OUTSIDE)
-        if record.ends:
-            return np.zeros(len(rows), dtype=bool)
-        return (pieces == len(shard.piece_text) - 1) & (at[:, -1] >= end)
+    @cached_property
+    def _layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every piece of a text its text, ascending; its first token among all, and their number; and that of every
+        shard's first token. int64."""
+        starts = np.cumsum([0, *(shard.tokens for shard in self._meta.shards)])
+        texts, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for first, start, shard in zip(self.first_texts, starts, self.shards(), strict=False):
+            texts.append(shard.piece_text + first)
+            rows.append(shard.offsets[:-1] + start)
+        return np.concatenate(texts), np.concatenate([*rows, starts[-1:]]), starts[:-1]
 
     def _parts(self, feature_id: int, text_id: int, low: int, high: int) -> Iterator[Window]:
         """Tokens of a text from position `low` on, up to `high`: one window for each of its pieces."""

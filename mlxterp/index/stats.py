@@ -12,6 +12,8 @@ from .summary import Summary
 
 _BINS_PER_OCTAVE = 4
 _LARGEST_BINS = 64
+_FEW = 16
+"""Sorting costs as much as counting all features, where so many fire for each entry that is sorted."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,11 +77,10 @@ def commonest(ids: np.ndarray, piece: Callable[[int], str], top_k: int) -> tuple
 
 def partners(summary: Summary, derived: Derived, feature_id: int, top_k: int) -> list[tuple[int, float]]:
     """Features that fire on the same tokens: (feature id, Jaccard index), the largest first, then the lower id."""
-    together, own = _together(summary, derived.sampled(feature_id))
-    ids = np.flatnonzero(together)
-    ids = ids[ids != feature_id]
-    alone = summary.sample_count[ids]
-    shares = together[ids] / (own + alone - together[ids])
+    rows = derived.sampled(feature_id)
+    ids, together = _together(summary, rows)
+    together, ids = together[ids != feature_id], ids[ids != feature_id]
+    shares = together / (len(rows) + summary.sample_count[ids] - together)
     order = np.lexsort((ids, -shares))[:top_k]
     return [(int(ids[i]), float(shares[i])) for i in order]
 
@@ -92,14 +93,15 @@ def share_of(derived: Derived, feature_id: int, other: int) -> float:
     return float(both / either) if either else 0.0
 
 
-def _together(summary: Summary, rows: np.ndarray) -> tuple[np.ndarray, int]:
-    """int64, (d_hidden,): sampled tokens where a feature fires beside another; and where that one does.
-
-    Args:
-        rows: Where that one does.
-    """
+def _together(summary: Summary, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features that fire on some sampled tokens, ascending, and on how many of them."""
     starts = summary.sample_indptr[rows]
     counts = summary.sample_indptr[rows + 1] - starts
     ends = np.cumsum(counts)
     pairs = np.repeat(starts - (ends - counts), counts) + np.arange(int(counts.sum()))
-    return np.bincount(summary.sample_features[pairs], minlength=len(summary.count)), len(rows)
+    features = summary.sample_features[pairs]
+    if len(features) * _FEW < len(summary.count):
+        return np.unique(features, return_counts=True)
+    found = np.bincount(features, minlength=len(summary.count))
+    ids = np.flatnonzero(found)
+    return ids, found[ids]
