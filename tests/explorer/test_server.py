@@ -145,6 +145,13 @@ def test_others_given_as_one_index_are_refused(bare: FeatureIndex, shown: Shown)
         bare.serve(open=False, others=shown.index)
 
 
+def test_importing_the_package_imports_none_of_it():
+    names = "('starlette', 'uvicorn', 'mlxterp.explorer')"
+    check = f"import mlxterp, sys; print([one for one in sys.modules if one.startswith({names})])"
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
 COMMAND = """
 import sys
 from mlxterp.cli import main
