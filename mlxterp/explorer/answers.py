@@ -251,7 +251,7 @@ def _bands(shown: ShownIndex, number: int, top: Sequence[FeatureExample], n: int
     seen = {_looks(one) for one in top}
     found = []
     for tenth in BANDS:
-        several = shown.index._examples(number, n + len(seen), tenth)
+        several = shown.index._examples_of(number, n + len(seen), tenth, at_once=n + 1)
         new = list(islice((one for one in several if _looks(one) not in seen), n))
         seen |= {_looks(one) for one in new}
         if new:

@@ -21,14 +21,15 @@ from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
 from ..concepts.explanations import checked_text
 from ..core import checks
-from ..core.tokens import to_batch
+from ..core.tokens import TokenBatch
+from ..data.text import token_after
 from ..edits.edits import Edit, flattened
 from ..edits.features import ablate, add_feature, amplify, clamp
 from ..edits.placement import checked, placed
 from ..errors import InputError, MlxterpError
 from ..hooks.hooked_model import with_effects
 from ..index import FeatureIndex
-from ..tracing.generation import Request, prompt_ids, stream
+from ..tracing.generation import Request, prompt_ids, stream_tokens
 from ..tracing.passes import cross_entropy
 from .model_thread import ModelThread
 
@@ -38,6 +39,8 @@ _UNITS = ("max", "raw")
 _POSITIONS = ("all", "prompt", "prompt[1:]", "generated")
 _SETTINGS = ("prompt", "edits", "max_tokens", "temperature", "top_p", "seed", "positions", "baseline", "chat")
 _OF_EDIT = ("feature", "kind", "strength", "units", "source")
+_CONTEXT = 8
+"""Tokens of the prompt that decide how the first one after it is written."""
 _LOOK = 0.3
 """Seconds between two looks at how many are before."""
 
@@ -136,6 +139,21 @@ class Last:
 
 
 @dataclass(eq=False)
+class Side:
+    """One of the two texts.
+
+    Attributes:
+        tokens: What is still to come.
+        ids: Tokens so far.
+        text: Text so far.
+    """
+
+    tokens: Iterator[tuple[int | None, str]]
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+
+
+@dataclass(eq=False)
 class Generation:
     """Both texts of one request, as they grow. It lives in the model's thread, but for `stop`."""
 
@@ -153,43 +171,41 @@ class Generation:
             MlxterpError: It cannot run.
         """
         model, settings = self.anatomy.model, self.request.settings
-        tokens = len(prompt_ids(model, self.request.prompt, settings.chat))
-        check_fits(model, tokens, "The prompt")
+        self._prompt = prompt_ids(model, self.request.prompt, settings.chat)
+        check_fits(model, len(self._prompt), "The prompt")
         limit = model.max_positions
-        if limit is not None and tokens + settings.max_tokens > limit:
+        if limit is not None and len(self._prompt) + settings.max_tokens > limit:
             self.note = (
                 f"Beyond {limit:,} tokens, prompt included, this model was not made to go on; what comes there may be"
                 " poor."
             )
-        self._streams = self._begun()
+        self._sides = self._begun()
 
-    def _begun(self) -> dict[str, Iterator[Any]]:
+    def _begun(self) -> dict[str, Side]:
         request, settings = self.request, self.request.settings
-        found: dict[str, Iterator[Any]] = {}
+        found: dict[str, Side] = {}
         if request.baseline:
-            found["base"] = stream(self.anatomy, request.prompt, settings)
+            found["base"] = Side(stream_tokens(self.anatomy, request.prompt, settings))
         edits = checked(self.anatomy, placed(flattened([list(request.edits)]), None, settings.positions))
         running = with_effects(self.anatomy, edits, None if settings.chat else request.prompt)
-        found["steered"] = stream(running, request.prompt, settings, [edit.positions for edit in edits])
+        places = [edit.positions for edit in edits]
+        found["steered"] = Side(stream_tokens(running, request.prompt, settings, places))
         return found
 
     def run(self, model: ModelThread, say: Callable[[Event], None]) -> Last:
         """Generates, telling each piece."""
         start, last = time.perf_counter(), Last()
-        texts = dict.fromkeys(self._streams, "")
         ended = lambda: self.gone.is_set() or model.stopped  # noqa: E731
         try:
             say({"started": True, **({} if self.note is None else {"note": self.note})})
-            while self._streams and not ended():
-                for side in list(self._streams):
-                    piece = next(self._streams[side], None)
-                    if piece is None:
-                        del self._streams[side]
-                        say({"end": side, "text": texts[side], **self._fluency(texts[side])})
-                    else:
-                        texts[side] += piece
+            while self._sides and not ended():
+                for name, side in list(self._sides.items()):
+                    if (piece := self._next(side)) is None:
+                        del self._sides[name]
+                        say({"end": name, "text": side.text, **self._fluency(side)})
+                    elif piece["piece"]:
                         last.pieces += 1
-                        say({"on": side, "piece": piece})
+                        say({"on": name, **piece})
                     model.between()
                     if ended():
                         break
@@ -200,22 +216,46 @@ class Generation:
 
     def close(self) -> None:
         """Ends what was begun."""
-        for one in self._streams.values():
-            if (close := getattr(one, "close", None)) is not None:
+        for side in self._sides.values():
+            if (close := getattr(side.tokens, "close", None)) is not None:
                 close()
-        self._streams = {}
+        self._sides = {}
 
-    def _fluency(self, text: str) -> dict[str, float | None]:
-        """How the unedited model likes a text: its loss, and the perplexity that this is."""
+    def _next(self, side: Side) -> Event | None:
+        """The next piece of a side; "" where a token has no text yet, None at the end."""
+        found = next(side.tokens, None)
+        if found is None:
+            return None
+        token, text = found
+        if token is not None:
+            side.ids.append(token)
+        first = text and not side.text
+        side.text += text
+        glue = self._glue(side) if first else ""
+        return {"piece": text, **({"glue": glue} if glue else {})}
+
+    def _glue(self, side: Side) -> str:
+        """The white space between prompt and continuation, which `generate` leaves out."""
+        own = (
+            token_after(self.anatomy.model.tokenizer, self._prompt[-_CONTEXT:], side.ids[0])
+            if side.ids
+            else ""
+        )
+        white = own[: len(own) - len(own.lstrip())]
+        return "" if side.text.startswith(white) else white
+
+    def _fluency(self, side: Side) -> dict[str, float | None]:
+        """How the unedited model likes a text: the loss of its tokens, and the perplexity that this is."""
         model = self.anatomy.model
-        if self.request.settings.chat or not text:
-            return {"loss": None, "perplexity": None}
+        nothing: dict[str, float | None] = {"loss": None, "perplexity": None}
+        if not side.ids:
+            return nothing
+        batch = TokenBatch.from_rows([[*self._prompt, *side.ids]])
         try:
-            batch = to_batch(self.request.prompt + text, model.tokenize, model.vocab_size)
             check_fits(model, int(batch.lengths.max()), "The text")
             loss = cross_entropy(model, batch)
-        except MlxterpError:  # one token, or more than the model's positions
-            return {"loss": None, "perplexity": None}
+        except MlxterpError:  # more than the model's positions
+            return nothing
         return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}
 
 

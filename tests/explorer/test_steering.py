@@ -78,13 +78,23 @@ def test_without_an_edit_or_with_strength_0_both_are_alike(client: Client):
         assert text_of(events, "base") == text_of(events, "steered") != ""
 
 
-def test_perplexities_are_those_of_the_unsteered_model(client: Client, shown: Shown):
-    events = client.steered(prompt=PROMPT, edits=[ADD], max_tokens=8)
+@pytest.mark.parametrize("prompt", [PROMPT, "Once upon a time", "Lily went to the", "She said: "])
+def test_perplexities_are_those_of_the_unsteered_model(client: Client, shown: Shown, prompt: str):
+    events = client.steered(prompt=prompt, edits=[ADD], max_tokens=8)
     for side in ("base", "steered"):
         end = end_of(events, side)
         assert end["text"] == text_of(events, side)
-        assert end["loss"] == pytest.approx(shown.demo.model.loss(PROMPT + end["text"]), rel=1e-6)
+        glue = next(event.get("glue", "") for event in events if event.get("on") == side)
+        whole = prompt + glue + end["text"]
+        assert end["loss"] == pytest.approx(shown.demo.model.loss(whole), rel=1e-5)
         assert end["perplexity"] == pytest.approx(math.exp(end["loss"]))
+
+
+def test_the_space_that_generate_leaves_out_is_told(client: Client):
+    events = client.steered(prompt="Lily went to the", max_tokens=3)
+    first, second = [event for event in events if event.get("on") == "base"][:2]
+    assert first["glue"] == " " and not first["piece"].startswith(" ") and "glue" not in second
+    assert not any("glue" in event for event in client.steered(prompt="Once upon a time", max_tokens=3))
 
 
 def test_the_texts_grow_in_turns(client: Client):
