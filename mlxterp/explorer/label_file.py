@@ -172,13 +172,19 @@ class LabelFile:
             if self.path is not None:
                 registry.save(self.path)
                 self._on_disk, self._seen = _copied(registry), _stamp(self.path)
-            self._index.labels = registry
+            self._put(registry)
 
     def _entries(self) -> dict[int, Entry]:
         return _copied(self._index.labels)
 
     def _put(self, entries: Mapping[int, Entry]) -> None:
-        self._index.labels = FeatureRegistry(entries, self._index.fingerprint)
+        """Changes the index's registry, which whoever assigned it may still hold."""
+        labels = self._index.labels
+        for feature in set(labels) - set(entries):
+            del labels[feature]
+        for feature, entry in entries.items():
+            if labels.get(feature) != entry:
+                labels[feature] = entry
 
     def _take_in(self) -> None:
         """Takes in what others wrote to the file since it was last looked at."""
