@@ -50,8 +50,9 @@ class Explorer:
         self.url = f"http://{HOST}:{self.port}/?t={token}"
         self._service = Service(shown, token)
         config = uvicorn.Config(
-            application(self._service, self.port, frames), lifespan="off", log_level="warning", access_log=False,
-            ws="none", timeout_graceful_shutdown=3, server_header=False, date_header=False, loop="asyncio", http="h11",
+            application(self._service, self.port, frames), lifespan="off", log_config=None, log_level="warning",
+            access_log=False, ws="none", timeout_graceful_shutdown=3, server_header=False, date_header=False,
+            loop="asyncio", http="h11",
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._stopped = threading.Event()

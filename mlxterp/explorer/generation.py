@@ -188,8 +188,9 @@ class Generation:
             found["base"] = Side(stream_tokens(self.anatomy, request.prompt, settings))
         edits = checked(self.anatomy, placed(flattened([list(request.edits)]), None, settings.positions))
         running = with_effects(self.anatomy, edits, None if settings.chat else request.prompt)
-        places = [edit.positions for edit in edits]
-        found["steered"] = Side(stream_tokens(running, request.prompt, settings, places))
+        found["steered"] = Side(
+            stream_tokens(running, request.prompt, settings, [edit.positions for edit in edits])
+        )
         return found
 
     def run(self, model: ModelThread, say: Callable[[Event], None]) -> Last:

@@ -64,16 +64,16 @@ async def status(service: Service, request: Request) -> Response:
 
 async def table(service: Service, request: Request) -> Response:
     """The table of all features."""
-    shown = service.source(request)
-    etag = await service.read(lambda: shown.etag)
-    headers = {"etag": etag, "cache-control": "no-cache", "vary": "accept-encoding"}
-    if request.headers.get("if-none-match") == etag:
+    made = await service.read(service.source(request).packed_table)
+    headers = {"etag": made.etag, "cache-control": "no-cache", "vary": "accept-encoding"}
+    if request.headers.get("if-none-match") == made.etag:
         return Response(status_code=304, headers=headers)
-    body = shown.table
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    zipped = "gzip" in request.headers.get("accept-encoding", "")
+    if zipped:
         headers["content-encoding"] = "gzip"
-        body = await service.read(lambda: shown.packed_table)
-    return Response(body, headers=headers, media_type="application/octet-stream")
+    return Response(
+        made.zipped if zipped else made.data, headers=headers, media_type="application/octet-stream"
+    )
 
 
 async def feature(service: Service, request: Request) -> Response:

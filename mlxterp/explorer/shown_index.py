@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,23 @@ from ..steering.calibration import Calibration
 from .columns import etag_of, table_of
 from .label_file import LabelFile
 from .map_columns import map_of
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PackedTable:
+    """A table of all features as it is sent (see `columns`).
+
+    Attributes:
+        state: What tells this table from that of a larger index.
+        data: Its bytes.
+        zipped: The same, compressed.
+        etag: Of the data.
+    """
+
+    state: tuple[int, int]
+    data: bytes
+    zipped: bytes
+    etag: str
 
 
 @dataclass(eq=False)
@@ -35,6 +53,8 @@ class ShownIndex:
     index: FeatureIndex
     labels: LabelFile
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)
+    _table: PackedTable | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:
@@ -56,20 +76,14 @@ class ShownIndex:
         """Whether features are negative somewhere."""
         return bool((np.asarray(self.index.summary.maximum) < 0).any())
 
-    @cached_property
-    def table(self) -> bytes:
-        """See `columns`."""
-        return table_of(self.index, self._more())
-
-    @cached_property
-    def packed_table(self) -> bytes:
-        """The same, compressed."""
-        return gzip.compress(self.table, 5, mtime=0)
-
-    @cached_property
-    def etag(self) -> str:
-        """Of the table."""
-        return etag_of(self.table)
+    def packed_table(self) -> PackedTable:
+        """The table of all features; made again where texts were added to the index."""
+        state = self.index.n_texts, self.index.n_tokens
+        with self._lock:
+            if self._table is None or self._table.state != state:
+                data = table_of(self.index, self._more())
+                self._table = PackedTable(state, data, gzip.compress(data, 5, mtime=0), etag_of(data))
+            return self._table
 
     def explanations(self, feature: int) -> list[Explanation]:
         """What is said of a feature with the SAE: names, then explanations."""

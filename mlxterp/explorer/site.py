@@ -86,7 +86,7 @@ class _Site:
         self._data("about", [], {**about, **about["sources"][0], "sources": about["sources"]})
         for one in self._shown:
             made = _made_of(one)
-            self._script(f"{one.number}/table", made, lambda one=one: one.table)
+            self._script(f"{one.number}/table", made, lambda one=one: one.packed_table().data)
             self._data(f"{one.number}/labels", [], {**answers.labels(one), "writable": False})
             self._features(
                 one, chosen if one.number == 0 else None, [*made, n, per_band], n, per_band, verbose

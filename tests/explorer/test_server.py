@@ -41,7 +41,7 @@ def test_started_and_stopped_often_it_leaves_no_thread_and_no_port(bare: Feature
             ports.append(explorer.port)
             assert httpx.get(explorer.url, trust_env=False).status_code == 200
         assert not explorer.running
-    explorer.stop()
+        explorer.stop()
     assert ours() == before
     assert not files or len(os.listdir("/proc/self/fd")) <= files + 1
     for port in ports:
@@ -98,6 +98,18 @@ def test_names_are_kept_where_one_says(bare: FeatureIndex, tmp_path: Path):
     bare.labels = {}
 
 
+def test_texts_that_are_added_meanwhile_are_shown(shown: Shown, tmp_path: Path):
+    shown.other.save(tmp_path / "grows")
+    assert shown.other.source is not None
+    index = FeatureIndex.open(tmp_path / "grows", shown.demo.model, shown.other.source.sae)
+    with index.serve(open=False) as explorer, Client(explorer.url) as client:
+        before = client.get("0/table")
+        index.add(shown.demo.texts[:1], verbose=False)
+        after = client.get("0/table", **{"if-none-match": before.headers["etag"]})
+        assert after.status_code == 200 and after.headers["etag"] != before.headers["etag"]
+        assert client.said("about")["texts"] == index.n_texts == shown.other.n_texts + 1
+
+
 def test_stopping_ends_what_is_generated(shown: Shown):
     index = FeatureIndex.open(shown.index.path, shown.demo.model, shown.demo.sae)
     with index.serve(open=False, read_only=True) as explorer, Client(explorer.url) as client:
@@ -141,8 +153,9 @@ def test_settings_that_cannot_be_are_refused(bare: FeatureIndex, options: dict[s
 
 
 def test_others_given_as_one_index_are_refused(bare: FeatureIndex, shown: Shown):
+    one: Any = shown.index
     with pytest.raises(InputError, match="list of indexes"):
-        bare.serve(open=False, others=shown.index)
+        bare.serve(open=False, others=one)
 
 
 def test_importing_the_package_imports_none_of_it():

@@ -89,7 +89,7 @@ def test_a_feature_of_a_site_is_the_one_of_the_server(folder: Path, shown: Shown
 
 def test_a_site_holds_the_table_the_names_and_what_it_is(folder: Path, shown: Shown):
     one = ShownIndex(0, shown.index, LabelFile(shown.index, read_only=True))
-    assert data(folder / "data/0/table.js") == one.table
+    assert data(folder / "data/0/table.js") == one.packed_table().data
     about = json.loads(data(folder / "data/about.js"))
     assert about["live"] is False and about["sources"][0]["features"] == sorted(FEATURES)
     assert json.loads(data(folder / "data/0/labels.js"))["labels"] == {}

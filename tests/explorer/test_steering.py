@@ -112,6 +112,7 @@ def test_one_side_alone_is_generated_where_the_other_is_not_wanted(client: Clien
 def test_features_of_several_saes_steer_together(client: Client, shown: Shown):
     other = {"source": "1", "feature": 3, "kind": "add", "strength": 1}
     events = client.steered(prompt=PROMPT, edits=[ADD, other], max_tokens=5)
+    assert shown.other.source is not None
     sae = shown.other.source.sae
     both = [*edits(shown, ADD), steering.add_feature(sae, 3, 1, "max", index=shown.other)]
     assert text_of(events, "steered") == shown.demo.model.generate(PROMPT, 5, steer=both, seed=0)
@@ -176,7 +177,8 @@ def test_one_that_waits_and_goes_away_never_starts(client: Client, shown: Shown)
 def test_pages_are_read_while_a_text_is_generated(client: Client, shown: Shown):
     own = Client(shown.url)
     with own.steering(prompt=PROMPT, edits=[ADD], max_tokens=120) as events:
-        next(events), next(events)
+        for _ in range(2):
+            next(events)
         assert client.said(f"0/feature/{BALL}")["id"] == BALL
         assert client.said(f"0/logits/{BALL}")["up"]
         assert client.post("0/text", {"text": "A red ball."}).status_code == 200
