@@ -12,6 +12,7 @@ version are printed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -63,11 +64,7 @@ def made_up(d_hidden: int, vocabulary: int) -> Callable[..., Any]:
     def encode(_model: Any, plan: Any, _sae: Any, _component: Any, _rule: Any, *_more: Any) -> Any:
         from mlxterp.index.building import EncodedShard
 
-        try:
-            from mlxterp.core.sparse import SparseFeatures
-        except ImportError:
-            from mlxterp.sparse import SparseFeatures
-
+        kind = sparse_features()
         tokens = np.concatenate([piece.tokens for piece in plan.pieces])
         hashes = mixed(np.concatenate([piece.prefixes for piece in plan.pieces]))
         window = (hashes % np.uint64(61)).astype(np.int64)
@@ -81,10 +78,18 @@ def made_up(d_hidden: int, vocabulary: int) -> Callable[..., Any]:
             0.5 + (mixed(hashes[rows] ^ ids.astype(np.uint64)) >> np.uint64(40)).astype(np.float32) / 2**22
         )
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(tokens)))]).astype(np.int64)
-        features = SparseFeatures(starts, ids.astype(np.int32), values.astype(np.float32), d_hidden)
+        features = kind(starts, ids.astype(np.int32), values.astype(np.float32), d_hidden)
         return EncodedShard(features.transpose(), {})
 
     return encode
+
+
+def sparse_features() -> Any:
+    """The class, where this version has it."""
+    try:
+        return importlib.import_module("mlxterp.core.sparse").SparseFeatures
+    except ImportError:
+        return importlib.import_module("mlxterp.sparse").SparseFeatures
 
 
 def mixed(numbers: np.ndarray) -> np.ndarray:
@@ -111,7 +116,8 @@ class Asked:
         self.seconds = 0.0
         if not (folder / "done").exists():
             texts = sentences(list(stories), lambda text: len(self.model.tokenize(text)), tokens)
-            vars(building)["encode_shard"] = made_up(d_hidden, self.model.language_model.vocab_size)
+            encode = made_up(d_hidden, self.model.language_model.vocab_size)
+            setattr(building, "encode_shard", encode)  # noqa: B010
             begin = time.process_time()
             self.model.build_index(
                 self.sae, texts, folder, exclude=(), shard_tokens=-(-tokens // 16) + 240, verbose=False

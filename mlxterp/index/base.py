@@ -207,7 +207,7 @@ class IndexBase(PublicNames):
         if self._spelling is None:
             tokenizer = None if self._source is None else self._source.anatomy.model.tokenizer
             self._spelling = Spelling(
-                tokenizer, self._piece, lambda place: self._pieces_of(place.shown, place.wider, place.text)
+                tokenizer, self._pieces, lambda place: self._pieces_of(place.shown, place.wider, place.text)
             )
         return self._spelling.of(places)
 

@@ -120,6 +120,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(path, f"{type(error).__name__}: {error}") from error
         self._checked = bytearray(len(self._blocks))
+        self._whole: dict[str, tuple[np.ndarray, int, int]] = {}  # not compared yet
 
     def length(self, name: str) -> int:
         """How many entries an array has, along its first dimension."""
@@ -137,10 +138,13 @@ class ArrayFile(Mapping[str, np.ndarray]):
 
     def part(self, name: str, start: int, stop: int) -> np.ndarray:
         """Entries start to stop of an array of one dimension; only these are compared."""
-        kind, _, begin, end = self._entries[name]
-        first, last = begin + start * kind.itemsize, begin + stop * kind.itemsize
-        self._check(first, min(last, end))
-        return self._data[begin:end][first - begin : last - begin].view(kind)
+        if name not in self._whole:
+            kind, _, begin, end = self._entries[name]
+            self._whole[name] = self._data[begin:end].view(kind), begin, end
+        array, begin, end = self._whole[name]
+        size = array.itemsize
+        self._check(begin + start * size, min(begin + stop * size, end))
+        return array[start:stop]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

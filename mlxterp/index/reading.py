@@ -121,16 +121,20 @@ class Reader:
         at = begin + positions
         around = at[:, None] + np.arange(-before, after + 1)
         inside = (around >= begin[:, None]) & (around < end[:, None])
-        ids = np.full(around.shape, OUTSIDE, dtype=np.int32)
+        ids = np.empty(around.shape, dtype=np.int32)
         first = np.searchsorted(shards, np.maximum(begin, at - before), side="right") - 1
         last = np.searchsorted(shards, np.minimum(end - 1, at + after), side="right") - 1
-        whole = np.array_equal(first, last)
-        for number in (np.unique(first) if whole else np.arange(first.min(), last.max() + 1)).tolist():
-            some = np.flatnonzero((first <= number) & (number <= last))
-            if len(some):
-                local, shard = around[some] - shards[number], self.shard(number)
-                here = inside[some] & (local >= 0) & (local < shard.n_tokens)
-                ids[some] = np.where(here, shard.tokens[np.where(here, local, 0)], ids[some])
+        local = np.where(inside, around - shards[first][:, None], 0)
+        order = np.argsort(first, kind="stable")
+        numbers, begins = np.unique(first[order], return_index=True)
+        for number, rows_there in zip(numbers.tolist(), np.split(order, begins[1:]), strict=False):
+            tokens = self.shard(number).tokens
+            ids[rows_there] = tokens.take(local[rows_there], mode="clip")
+        ids[~inside] = OUTSIDE
+        for row in np.flatnonzero(first != last).tolist():  # its tokens lie in several shards
+            window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
+            start = before - (int(positions[row]) - window.start)
+            ids[row, start : start + len(window.ids)] = window.ids
         return Excerpts(positions, ids, before)
 
     @cached_property

@@ -97,7 +97,7 @@ class Shard:
 
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (numbers in the shard) where a feature is active, ascending, and its activations."""
-        start, end = int(self.indptr[feature_id]), int(self.indptr[feature_id + 1])
+        start, end = self.indptr[feature_id : feature_id + 2].tolist()
         return self._file.part("rows", start, end), self._file.part("values", start, end)
 
     def _check_offsets(self) -> None:

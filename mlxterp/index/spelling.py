@@ -1,22 +1,19 @@
 """How windows of an index's texts are written: as the usual pieces of their tokens, where the tokenizer joins those.
 
-Decoding each window is most of the time that examples take. Pairs of neighbours that were once decoded to their usual
-pieces are remembered, and windows of such pairs are not decoded again; the others of one question are, together.
+Decoding each window is most of the time that examples take. Tokens that were once decoded to their usual pieces within
+a text are remembered, and windows of such tokens are not decoded again; the others of one question are, together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from ..data.text import are_read_as
 from .examples import Window
 
 HALF = "\ufffd"
-_PAIRS = 1 << 20
-"""Pairs that are remembered."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,13 +36,13 @@ class Spelling:
 
     Args:
         tokenizer: None reads each place by itself.
-        usual: The text of a token id as it usually is; `HALF` in it stands for half a character.
+        usual: The text of each token id as it usually is; `HALF` in it stands for half a character.
         alone: Reads a place by itself.
     """
 
-    def __init__(self, tokenizer: Any, usual: Callable[[int], str], alone: Callable[[Place], Sequence[str]]):
+    def __init__(self, tokenizer: Any, usual: Mapping[int, str], alone: Callable[[Place], Sequence[str]]):
         self._tokenizer, self._usual, self._alone = tokenizer, usual, alone
-        self._joined: set[tuple[int, int]] = set()
+        self._joined: set[int] = set()
         self._begins: dict[int, str] = {}
 
     def of(self, places: Sequence[Place]) -> list[tuple[str, ...]]:
@@ -54,7 +51,7 @@ class Spelling:
         unknown: list[tuple[int, list[int], tuple[str, ...]]] = []
         for place in places:
             ids = place.shown.ids.tolist()
-            pieces = tuple(map(self._usual, ids))
+            pieces = self._pieces(ids)
             found.append(self._known(ids, pieces, place.shown.start))
             if found[-1] is None and place.shown.start and not any(HALF in piece for piece in pieces):
                 unknown.append((len(found) - 1, ids, pieces))
@@ -63,8 +60,12 @@ class Spelling:
         return [self._by_itself(place) if pieces is None else pieces
                 for place, pieces in zip(places, found, strict=True)]  # fmt: skip
 
+    def _pieces(self, ids: list[int]) -> tuple[str, ...]:
+        get = self._usual.get
+        return tuple([get(token, HALF) for token in ids])
+
     def _known(self, ids: list[int], pieces: tuple[str, ...], start: int) -> tuple[str, ...] | None:
-        if not self._joined.issuperset(pairwise(ids)) or (len(ids) == 1 and start):
+        if not self._joined.issuperset(ids if start else ids[1:]):
             return None
         if start:
             return pieces
@@ -79,21 +80,16 @@ class Spelling:
         pieces = [piece for _, _, own in windows for piece in own]
         if not ids or self._tokenizer is None or not are_read_as(self._tokenizer, ids, pieces):
             return []
-        for _, own, _ in windows:
-            self._remember(own)
+        self._joined.update(ids[1:])
         return [(row, own) for row, _, own in windows]
 
     def _by_itself(self, place: Place) -> tuple[str, ...]:
         """What one place is, alone; what a text begins with is remembered by its first token."""
         pieces = tuple(self._alone(place))
         ids = place.shown.ids.tolist()
-        usual = tuple(map(self._usual, ids))
+        usual = self._pieces(ids)
         plain = pieces[1:] == usual[1:] and not any(HALF in piece for piece in (*pieces, *usual[:1]))
         if self._tokenizer is not None and place.shown.start == 0 and plain:
             self._begins[ids[0]] = pieces[0]
-            self._remember(ids)
+            self._joined.update(ids[1:])
         return pieces
-
-    def _remember(self, ids: list[int]) -> None:
-        if len(self._joined) < _PAIRS:
-            self._joined.update(pairwise(ids))

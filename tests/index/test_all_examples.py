@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_they_are_written_as_lines_and_as_parquet(index: FeatureIndex, tmp_path)
          "start": e.start, "tokens": list(e.tokens), "activations": e.activations.tolist()}
         for f in range(index.d_hidden) for rank, e in enumerate(index.examples(f, 4, before=2, after=1), 1)
     ]  # fmt: skip
-    path = found.to_jsonl(tmp_path / "all.jsonl")
+    path = Path(found.to_jsonl(tmp_path / "all.jsonl"))
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
     assert parquet.read_table(found.to_parquet(tmp_path / "all.parquet")).to_pylist() == expected
     assert found.to_pandas().to_dict("records") == expected

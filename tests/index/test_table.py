@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def firings_of(made: Made, feature: int) -> list[tuple[int, int, int, float]]:
     ]
 
 
-def plain_row(made: Made, feature: int) -> dict[str, object]:
+def plain_row(made: Made, feature: int) -> dict[str, Any]:
     """What the table says of a feature, by the words of its documentation."""
     fired = firings_of(made, feature)
     if not fired:
@@ -177,7 +178,7 @@ def test_damage_is_told(index, tmp_path, name):
     (folder / name).write_bytes(data)
     found = FeatureIndex.open(folder)
     with pytest.raises(Exception, match=name.replace(".", r"\.")):
-        (found.table(), found.features_for_token("w1"), [found.coactivation(f) for f in range(24)])
+        _ = found.table(), found.features_for_token("w1"), [found.coactivation(f) for f in range(24)]
 
 
 def assert_same_table(one: FeatureTable, other: FeatureTable) -> None:
