@@ -16,6 +16,7 @@ from typing import Any
 from ..core import checks
 from ..core.options import names_options
 from ..core.places import path_of
+from ..core.progress import in_notebook
 from ..errors import BackendError, InputError
 from ..index import FeatureIndex
 from ..steering.calibration import Calibration
@@ -146,13 +147,6 @@ def _calibrations(given: Any) -> list[Calibration]:
 
 _FRAMES = "'self' http://localhost:* http://127.0.0.1:* vscode-webview:"
 """Pages of notebooks on one's own machine. They know the address, which holds the key."""
-
-
-def in_notebook() -> bool:
-    """Whether this runs in a notebook's kernel."""
-    shell: Any = sys.modules.get("IPython")
-    found = shell.get_ipython() if shell is not None else None
-    return found is not None and getattr(found, "kernel", None) is not None
 
 
 def _bound(port: int) -> socket.socket:
