@@ -42,8 +42,10 @@ def test_strength_0_writes_what_no_edit_writes(opened: Page, shown: Shown):
     assert said["base"] == said["steered"] == generated(shown)
 
 
-def test_perplexities_are_those_of_the_models_loss(opened: Page, shown: Shown):
-    said = written(opened, shown, f"0:{BALL}:add:2")
+@pytest.mark.parametrize("prompt", [PROMPT, "Lily went to the"])
+def test_perplexities_are_those_of_the_models_loss(opened: Page, shown: Shown, prompt: str):
+    said = written(opened, shown, f"0:{BALL}:add:2", f"&p={prompt.replace(' ', '+')}")
+    assert all(text.startswith(prompt + (", " if prompt == PROMPT else " ")) for text in said.values())
     for side, text in said.items():
         told = float(opened.page.get_attribute(f"[data-perplexity={side}]", "data-value"))
         assert told == pytest.approx(math.exp(shown.demo.model.loss(text)), rel=1e-4)
