@@ -85,7 +85,7 @@ class _Block:
 
     def examples(self, n: int, before: int, after: int) -> ExampleBlock:
         """The first n of each feature."""
-        found, waiting, size = [], np.arange(self._firings.n_features), 2 * n
+        found, waiting, size = [], np.arange(self._firings.n_features), n + n // 4 + 4
         while len(waiting):
             chosen, waiting = self._chosen(waiting, n, size)
             found.append(chosen)
