@@ -24,6 +24,7 @@ FILES = {
     "data/test_contexts.py", "data/test_corpus.py", "data/test_text.py",
     "edits/test_edits.py", "edits/test_messages.py",
     "evaluation/test_evaluation.py",
+    "explorer/test_model_thread.py",
     "features/test_search.py",
     "hooks/test_hooks.py",
     "house/test_fast.py", "house/test_house.py", "house/test_public_names.py", "house/test_public_snapshot.py",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.places import expanded
 from ..training.config import ARCHITECTURES, SAETrainConfig
+from . import explorer_arguments
 
 Parser = argparse.ArgumentParser
 
@@ -56,7 +57,25 @@ def parser() -> Parser:
         command(
             "show",
             "everything about a feature on a card, or a text coloured by its features",
-            'mlxterp show 682 --index stories.index --html card.html; mlxterp show --text "She looked sad."',
+            "mlxterp show 682 --index stories.index --html card.html; mlxterp show ball;"
+            ' mlxterp show --text "She looked sad."',
+        )
+    )
+    _search(command("search", "which features are called so, or fire on these words", "mlxterp search ball"))
+    _serve(
+        command(
+            "serve",
+            "all features of an index in the browser: search, try texts, steer, name",
+            "mlxterp serve --demo; mlxterp serve stories.index --model hub/model --sae my-sae",
+            "Names that were given are kept.",
+        )
+    )
+    _site(
+        command(
+            "site",
+            "an index as a folder of files, for any browser",
+            "mlxterp site stories.index --out stories-site",
+            "What was done is kept; the same command goes on.",
         )
     )
     _train(
@@ -162,7 +181,13 @@ def _index(p: Parser) -> None:
 
 
 def _show(p: Parser) -> None:
-    p.add_argument("features", type=_number_beside_texts, nargs="*", metavar="FEATURE", help="their numbers")
+    p.add_argument(
+        "features",
+        type=_number_or_word,
+        nargs="*",
+        metavar="FEATURE",
+        help="their numbers, or words: the feature that is most about it",
+    )
     p.add_argument("--index", metavar="PATH", help="the index that knows them (mlxterp index makes one)")
     p.add_argument(
         "--text",
@@ -186,12 +211,33 @@ def _number(given: str) -> int:
         raise argparse.ArgumentTypeError(f"{given!r} is no feature's number") from None
 
 
-def _number_beside_texts(given: str) -> int:
-    """A feature's number, where a text could be meant too."""
-    try:
-        return _number(given)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; a text is given by --text") from None
+def _number_or_word(given: str) -> str:
+    """A feature's number, or a word, where a text could be meant too."""
+    if len(given.split()) == 1:
+        return given
+    raise argparse.ArgumentTypeError(
+        f"{given!r} is no feature's number, nor a word; a text is given by --text"
+    )
+
+
+def _search(p: Parser) -> None:
+    explorer_arguments.search(p)
+    _top_k(p, "features")
+    _model(p)
+    _place(p)
+    _json(p)
+
+
+def _serve(p: Parser) -> None:
+    explorer_arguments.serve(p)
+    _model(p)
+    _place(p)
+
+
+def _site(p: Parser) -> None:
+    explorer_arguments.site(p)
+    _model(p)
+    _place(p)
 
 
 def _train(p: Parser) -> None:

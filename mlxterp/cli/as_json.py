@@ -7,6 +7,7 @@ from typing import Any
 
 from ..autointerp import Scores
 from ..concepts.explanations import Explanation, Score
+from ..index import FeatureHit
 from ..viz import FeatureCard, TokenView
 
 
@@ -36,6 +37,11 @@ def feature_texts(feature_id: int, rows: Sequence[tuple[str, float, int]]) -> di
         for text, value, position in rows
     ]
     return {"feature_id": feature_id, "texts": found}
+
+
+def hits(found: Sequence[FeatureHit]) -> dict[str, Any]:
+    """`mlxterp search`: features of words, those that fit best first."""
+    return {"features": [one._asdict() for one in found]}
 
 
 def view(part: FeatureCard | TokenView) -> dict[str, Any]:

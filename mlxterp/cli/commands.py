@@ -20,7 +20,7 @@ from ..model.interpretable import InterpretableModel
 from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView, View
 from ..viz.terminal import Screen, around, complain
-from . import as_json, explaining, opening
+from . import as_json, explaining, exploring, opening
 from .overwrite import check_file, check_folder, check_page
 
 _BEFORE, _AFTER = 24, 12
@@ -35,6 +35,7 @@ def run(options: Namespace) -> int:
         "demo": demo, "features": features, "texts": texts, "index": index, "show": show, "train": train,
         "check": check, "explain": explaining.explain, "score": explaining.score, "graph": graph,
         "selftest": selftest,
+        "serve": exploring.serve, "site": exploring.site, "search": exploring.search,
     }  # fmt: skip
     return commands[options.command](options, Screen()) or 0
 
@@ -121,20 +122,22 @@ def index(options: Namespace, screen: Screen) -> None:
 def show(options: Namespace, screen: Screen) -> None:
     """`mlxterp show`."""
     if options.text is None and not options.features:
-        raise InputError('Name a feature (mlxterp show 12), or a text (mlxterp show --text "…").')
+        raise InputError(
+            'Name a feature (mlxterp show 12), a word (mlxterp show ball), or a text (mlxterp show --text "…").'
+        )
     if options.html is not None:
         check_page(expanded(options.html), options)
     if options.text is not None:
         if options.index is not None:
             raise InputError("--text shows a text by the model and SAE; it takes no --index.")
         subject, text = opening.open_subject(options), opening.read_text(options.text)
-        ids = options.features or [
+        ids = [_number(one) for one in options.features] or [
             feature for feature, _ in _strongest(subject, text, options.top_k, ("bos", "sinks"))
         ]
         shown: list[FeatureCard | TokenView] = [_view(subject, text, ids or None)]
     else:
         known = opening.open_index(options)
-        shown = [known.feature(feature) for feature in options.features]
+        shown = [known.feature(exploring.feature_of(known, one)) for one in options.features]
     if options.json:
         screen.json([as_json.view(part) for part in shown])
     elif options.html is None and not options.open:
@@ -204,6 +207,17 @@ def graph(options: Namespace, screen: Screen) -> None:
     if page is not None or options.open:
         path = page or Path(mkdtemp(prefix="mlxterp-")) / "graph.html"
         _tell_written(options, screen, shown.to_html(path, index=indexes or None))
+
+
+def _number(given: str) -> int:
+    """A feature's number, where no index knows words.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not given.isdecimal():
+        raise InputError(f"{given!r} is no feature's number; with --text features are given by number.")
+    return int(given)
 
 
 def _strongest(

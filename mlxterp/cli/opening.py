@@ -100,8 +100,10 @@ def open_index(options: Namespace) -> FeatureIndex:
     if named:
         subject = open_subject(options)
         return index.attach(subject.model, subject.sae)
+    if index.fingerprint != SAE.load(FOLDER / "sae", backend=options.backend).fingerprint:
+        return index
     demo = load_demo(options.backend)
-    return index.attach(demo.model, demo.sae) if index.fingerprint == demo.sae.fingerprint else index
+    return index.attach(demo.model, demo.sae)
 
 
 def read_text(given: str) -> str:

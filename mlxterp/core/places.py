@@ -34,6 +34,12 @@ def path_of(given: Any) -> Path:
     return expanded(given)
 
 
+def cache_folder() -> Path:
+    """Where this user's caches lie: `XDG_CACHE_HOME`, or ~/.cache, and there "mlxterp"."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "mlxterp"
+
+
 def looks_like_path(name: Any) -> bool:
     """Whether this can only mean a file or folder.
 

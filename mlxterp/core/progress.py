@@ -15,10 +15,11 @@ def hidden(shown: bool = True) -> bool | None:
     """
     if not shown:
         return True
-    return False if _in_notebook() else None
+    return False if in_notebook() else None
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None

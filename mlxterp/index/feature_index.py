@@ -17,7 +17,7 @@ from ..activations.exclusions import check_exclusions
 from ..activations.fingerprint import same_weights
 from ..anatomy.session import Model, session_of
 from ..concepts.registry import FeatureRegistry
-from ..core import checks
+from ..core import checks, rooms
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.places import path_of
@@ -259,6 +259,150 @@ class FeatureIndex(Answers):
             n: Examples of each, at most; None takes `n_examples`.
         """
         return write_csv(self, path, features, n)
+
+    # -- in the browser -----------------------------------------------------------------------
+
+    def serve(
+        self, port: int = 0, open: bool = True, others: Iterable[FeatureIndex] = (), *,
+        labels: str | os.PathLike | None = None, read_only: bool = False, calibrations: Iterable[Any] = (),
+    ) -> Any:  # fmt: skip
+        """Shows the index in the browser, from a server on this machine; returns it, and does not wait.
+
+        All features in a list to search and sort, a page for each; with the model also one's own texts, and steering
+        with the unsteered text beside it. Names that are given there are in `labels` at once. Nobody else is
+        answered: the address holds a key, and only this machine reaches it.
+
+        Args:
+            port: 0 takes a free one.
+            open: Open the browser. A notebook shows the page below the cell instead.
+            others: Indexes to show beside this one, of other SAEs.
+            labels: The file that keeps names, a `FeatureRegistry`'s; None is names.json in the index's folder (the
+                names of an index in a temporary folder last as long as the index).
+            read_only: Names cannot be changed.
+            calibrations: What `steering.calibrate` gave for features; the steer page marks the range that works.
+
+        Returns:
+            `explorer.Explorer`: its `url`; `stop` ends it, as does the end of a `with` block.
+
+        Raises:
+            InputError: The port is in use, or the file holds something else than names.
+            BackendError: Starlette or uvicorn is not installed.
+
+        Examples:
+            >>> with index.serve(open=False) as explorer:
+            ...     explorer.url.startswith("http://127.0.0.1:")
+            True
+        """
+        return rooms.open(
+            "index.serve",
+            self,
+            port,
+            open,
+            others,
+            labels=labels,
+            read_only=read_only,
+            calibrations=calibrations,
+        )
+
+    def to_site(
+        self, folder: str | os.PathLike, features: Iterable[Feature] | None = None, n: int = 12, per_band: int = 3, *,
+        others: Iterable[FeatureIndex] = (), verbose: bool = True,
+    ) -> Path:  # fmt: skip
+        """Writes a folder of files that shows the index in any browser, from a disk or any web server; returns it.
+
+        The same pages as `serve` has, but for what needs the model: own texts and steering. About 2 kB for each
+        feature. The same call goes on where it was interrupted, and makes anew what is damaged or has changed.
+
+        Args:
+            folder: A new one, or one with a site.
+            features: Which ones have a page; None takes all. The list always has all of them.
+            n: Examples of each, at most.
+            per_band: Examples from each of five tenths of the ranks, at most.
+            others: Indexes to show beside this one, of other SAEs.
+            verbose: Show a bar where the output is a terminal.
+
+        Raises:
+            InputError: The folder holds something else.
+            WriteError: Nothing can be written there.
+
+        Examples:
+            >>> site = index.to_site("site", [ball], verbose=False)
+            >>> sorted(path.name for path in site.iterdir())
+            ['data', 'explorer.js', 'index.html', 'palette.css', 'provenance.json', 'style.css']
+        """
+        return rooms.open(
+            "index.to_site", self, folder, features, n, per_band, others=others, verbose=verbose
+        )
+
+    def to_neuronpedia(
+        self, folder: str | os.PathLike, model_id: str, source_set: str, *,
+        features: Iterable[Feature] | None = None, layer: int | None = None, creator_id: str = "mlxterp",
+        creator_name: str = "", description: str = "", urls: Sequence[str] = (), n: int = 20, bins: int = 5,
+        per_bin: int = 5, before: int = 32, after: int = 31, vectors: bool = False, created: Any = None,
+        verbose: bool = True,
+    ) -> Path:  # fmt: skip
+        """Writes a folder that Neuronpedia imports: features, activations and explanations; returns it.
+
+        It holds <model_id>/<layer>-<source_set>/, as Neuronpedia's public exports do. What an index does not know
+        (correlated neurons, losses) stays empty. `neuronpedia.check` looks at such a folder as the importer does.
+
+        Args:
+            folder: A new one.
+            model_id: As Neuronpedia calls the model: "gpt2-small".
+            source_set: The set that the SAE is of: "res-jb".
+            features: Which ones; None takes all that are active somewhere.
+            layer: None takes the component's.
+            creator_id: The user of the database to whom all belongs.
+            creator_name, description, urls: Shown with the release.
+            n: Strongest windows of each feature, at most.
+            bins, per_bin: Windows from each of so many bins between 0 and the largest activation, at most.
+            before, after: Tokens of a window.
+            vectors: Write the decoder rows, too.
+            created: A `datetime`; None is now.
+            verbose: Show a bar where the output is a terminal.
+
+        Raises:
+            FeatureIndexError: The index was opened without its model and SAE.
+            InputError: A name cannot be, or something is at `folder`.
+            WriteError: Nothing can be written there.
+
+        Examples:
+            >>> folder = index.to_neuronpedia("neuronpedia", "tinystories", "res", features=[ball], verbose=False)
+            >>> sorted(path.name for path in (folder / "tinystories" / "1-res").iterdir())[:3]
+            ['activations', 'explanations', 'features']
+        """
+        return rooms.open(
+            "index.to_neuronpedia", self, folder, model_id, source_set, features=features, layer=layer,
+            creator_id=creator_id, creator_name=creator_name, description=description, urls=urls, n=n, bins=bins,
+            per_bin=per_bin, before=before, after=after, vectors=vectors, created=created, verbose=verbose,
+        )  # fmt: skip
+
+    def push_to_hub(
+        self, repo: str, *, evaluation: Any = None, description: str = "", license: str | None = None,
+        private: bool = False, token: str | None = None,
+    ) -> str:  # fmt: skip
+        """Sends the index, with a card, to a data set of the Hugging Face hub; returns its address.
+
+        It holds the texts. `FeatureIndex.open` of the downloaded folder answers as this one does.
+
+        Args:
+            repo: Its name, "owner/name"; made where it is not there.
+            evaluation: What `sae.evaluate(model, texts)` gave, whose figures the card states; without it the card says
+                that nothing was measured.
+            description: Stands at the top of the card.
+            license: Such as "mit"; None states none.
+            private: Whether a repository that is made is private.
+            token: Of the hub; None is the one that `hf auth login` or HF_TOKEN gave.
+
+        Raises:
+            InputError: `repo` is no name of a repository, or `evaluation` none.
+            NetworkError: The hub cannot be reached, or refuses.
+            BackendError: huggingface_hub is not installed.
+        """
+        return rooms.open(
+            "index.push_to_hub", self, repo, evaluation=evaluation, description=description, license=license,
+            private=private, token=token,
+        )  # fmt: skip
 
 
 def texts_from_index(

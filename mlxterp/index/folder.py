@@ -8,6 +8,7 @@
     <folder>/tokens.safetensors       the features that fire on each token id
     <folder>/sample.safetensors       the tokens that co-activation is counted on, by feature
     <folder>/map.safetensors          where features stand on a map, if one was saved (`DecoderMap.save`)
+    <folder>/names.json               names that people gave in the explorer
 
 `index.json` is written again whenever a shard is whole, so what is there can be used at any moment. It binds the other
 files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none. The last three are new in
@@ -32,7 +33,7 @@ from .files import write_atomically
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"
 TABLE, TOKENS, SAMPLE = DERIVED = ("table.safetensors", "tokens.safetensors", "sample.safetensors")
-MAP = "map.safetensors"
+MAP, NAMES = "map.safetensors", "names.json"
 _FORMAT, VERSION, _READ = "mlxterp-index", 2, (1, 2)
 _SHARD_NAME = re.compile(r"\d{6,}\.safetensors")
 
@@ -182,7 +183,7 @@ _AGAIN = "Run the same build_index again: it builds the index anew."
 def remains(folder: Path) -> bool:
     """Whether a folder holds shards of an index, and nothing but its files: what is damaged can be made again."""
     shards = _names(folder / SHARDS) if (folder / SHARDS).is_dir() else set()
-    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES, MAP, *DERIVED} and all(
+    only = _names(folder) <= {META, SHARDS, SUMMARY, PIECES, MAP, NAMES, *DERIVED} and all(
         map(_SHARD_NAME.fullmatch, shards)
     )
     return only and bool(shards)

@@ -36,6 +36,11 @@ class TokenTable:
         """How often these tokens stand in the texts."""
         return int(self._arrays["occurrences"][self._rows(tokens)].sum())
 
+    def occurrences_of(self, tokens: Sequence[int]) -> np.ndarray:
+        """int64: how often each of these tokens, which all occur, stands in the texts."""
+        rows = np.searchsorted(self._token_ids, np.asarray(tokens, dtype=np.int64))
+        return np.asarray(self._arrays["occurrences"][rows])
+
     def features(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features that fire on one of some tokens, ascending: int64 ids, int64 counts, float64 sums."""
         indptr = self._arrays["indptr"]

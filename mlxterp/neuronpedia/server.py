@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import socket
 import urllib.error
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 
 from ..core import checks
 from ..core.files import atomic_write, strict_json
-from ..core.places import path_of
+from ..core.places import cache_folder, path_of
 from ..errors import InputError, NetworkError, warn
 
 T = TypeVar("T")
@@ -118,9 +117,8 @@ def _is_address(url: str) -> bool:
 
 
 def own_folder() -> Path:
-    """Where this user's caches lie."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "mlxterp" / "neuronpedia"
+    """Where this user's answers are kept."""
+    return cache_folder() / "neuronpedia"
 
 
 def checked_name(given: Any, what: str, example: str) -> str:

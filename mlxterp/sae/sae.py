@@ -520,6 +520,33 @@ class SAE(PublicNames):
             batch_tokens=batch_tokens, verbose=verbose,
         )  # fmt: skip
 
+    def push_to_hub(
+        self, repo: str, *, evaluation: Any = None, description: str = "", license: str | None = None,
+        private: bool = False, token: str | None = None,
+    ) -> str:  # fmt: skip
+        """Sends the SAE, as `save` writes it, with a card to a repository of the Hugging Face hub; returns its address.
+
+        `model.load_sae(repo)` loads it.
+
+        Args:
+            repo: Its name, "owner/name"; made where it is not there.
+            evaluation: What `sae.evaluate(model, texts)` gave, whose figures the card states; without it the card says
+                that nothing was measured.
+            description: Stands at the top of the card.
+            license: Such as "mit"; None states none.
+            private: Whether a repository that is made is private.
+            token: Of the hub; None is the one that `hf auth login` or HF_TOKEN gave.
+
+        Raises:
+            InputError: `repo` is no name of a repository, or `evaluation` none.
+            NetworkError: The hub cannot be reached, or refuses.
+            BackendError: huggingface_hub is not installed.
+        """
+        return rooms.open(
+            "sae.push_to_hub", self, repo, evaluation=evaluation, description=description, license=license,
+            private=private, token=token,
+        )  # fmt: skip
+
 
 def parts_of(sae: SAE, names: bool = True) -> Parts:
     """What a file of it holds, with or without what is said of its features."""

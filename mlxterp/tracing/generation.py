@@ -60,6 +60,20 @@ def stream(
     Args:
         places: Positions of edits that act here, to be checked as those of interventions are.
     """
+    tokens = stream_tokens(anatomy, prompt, request, places)
+    if anatomy.model.tokenizer is None:
+        return (token for token, _ in tokens if token is not None)
+    return _until((text for _, text in tokens), Until(request.stops))
+
+
+def stream_tokens(
+    anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = ()
+) -> Iterator[tuple[int | None, str]]:
+    """Tokens with the text that is ready with each, whatever `request.stop` says; None where only text is left.
+
+    Args:
+        places: See `stream`.
+    """
     model = anatomy.model
     ids = prompt_ids(model, prompt, request.chat)
     check_length(model, len(ids), "The prompt has")
@@ -67,13 +81,10 @@ def stream(
     check_stops(model, request)
     check_places(request, len(ids), f"The prompt and max_tokens={request.max_tokens} make", places)
     edits = declared_edits(anatomy, placed(request))
-    tokens = model.stream(
+    return model.stream(
         ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
         seed=request.seed, prefill_step_size=request.prefill_step_size,
     )  # fmt: skip
-    if model.tokenizer is None:
-        return (token for token, _ in tokens if token is not None)
-    return _until((text for _, text in tokens), Until(request.stops))
 
 
 def check_places(request: Request, prompt: int, what: str, others: Iterable[Positions] = ()) -> None:

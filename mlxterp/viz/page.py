@@ -24,7 +24,7 @@ from .palette import declarations, rules
 Links = Mapping[tuple[str, int], str]
 """Id of the element that shows a feature, by (sae_name, feature_id)."""
 
-_MODES = {
+MODES = {
     "light": "--mxt-fg:#1c1c1f;--mxt-muted:#5a5a63;--mxt-bg:#ffffff;--mxt-page:#f4f4f6;--mxt-line:#dfdfe4;"
     "--mxt-code:#f0f0f3;--mxt-link:#0b5cad;color-scheme:light",
     "dark": "--mxt-fg:#ececf0;--mxt-muted:#a9a9b4;--mxt-bg:#1e1e22;--mxt-page:#141416;--mxt-line:#3a3a42;"
@@ -125,7 +125,7 @@ def style() -> str:
 
 
 def _declared(mode: str) -> str:
-    return f"{_MODES[mode]};{declarations(mode)}"
+    return f"{MODES[mode]};{declarations(mode)}"
 
 
 def _roots(theme: str | None = None) -> str:

@@ -19,7 +19,7 @@ MODULES = (
     "attention", "autointerp", "backends", "circuits", "cli", "compat.arena", "compat.mi_crow",
     "compat.mi_crow.activations", "compat.mi_crow.datasets", "compat.mi_crow.hooks",
     "compat.mi_crow.language_model", "compat.mi_crow.mechanistic.sae", "compat.mi_crow.store", "compat.mlxterp",
-    "compat.saelens", "concepts", "demo", "errors", "geometry", "hooks", "index", "interventions", "lens",
+    "compat.saelens", "concepts", "demo", "errors", "explorer", "geometry", "hooks", "index", "interventions", "lens",
     "model", "neuronpedia", "patching", "patchscopes", "sae", "sae.pretrained", "steering", "study", "training",
     "variants", "visualization", "viz", "weights",
 )  # fmt: skip

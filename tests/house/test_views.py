@@ -28,7 +28,8 @@ PICTURES = {
     "demo.selftest": "SelfTest", "geometry.sparse_probing": "SparseProbing",
     "geometry.stitching": "Stitching", "index.table": "FeatureTable", "lens.comparison": "LensComparison",
     "lens.jacobian_lens": "JacobianLens", "lens.logit_lens": "LogitLens", "lens.tuned_lens": "TunedLens",
-    "neuronpedia.dashboard": "Dashboard", "neuronpedia.page": "NeuronpediaFeature",
+    "neuronpedia.dashboard": "Dashboard", "neuronpedia.folder": "FolderCheck",
+    "neuronpedia.page": "NeuronpediaFeature",
     "patching.causal_map": "CausalTrace", "patching.result": "PatchingResult",
     "patchscopes.answers": "Patchscope", "steering.calibration": "Calibration", "steering.sweep": "Sweep",
     "study.evidence": "Evidence", "study.feature_study": "FeatureStudy", "viz.card": "FeatureCard",
@@ -48,7 +49,10 @@ def classes_that_define(names: set[str]) -> set[tuple[str, str]]:
 
 
 def test_notebooks_and_files_are_made_in_one_place():
-    own = {("circuits/graph.py", "AttributionGraph")}  # its `to_html` takes indexes, too
+    own = {
+        ("circuits/graph.py", "AttributionGraph"),  # its `to_html` takes indexes, too
+        ("explorer/explorer.py", "Explorer"),  # a server is no picture: a notebook shows its address
+    }
     assert classes_that_define(MADE_ONCE) == {("viz/view.py", "View"), *own}
 
 

@@ -1,0 +1,308 @@
+"""The explorer's pages in a real browser: what a user does, from a folder of files and on the server."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxterp import FeatureReport
+from tests.explorer.conftest import BALL, Page, Shown
+from tests.explorer.in_page import faint, focused, outlined, rows_of, whole_list, width
+
+pytestmark = pytest.mark.browser
+
+PHONE = {"viewport": {"width": 390, "height": 780}}
+PAGES = (
+    "list", "list?q=ball", f"feature/{BALL}", "text", f"steer?e=0:{BALL}:add:1", f"compare/0:{BALL}/0:571",
+    "map", "names",
+)  # fmt: skip
+HOSTILE = (
+    '<script>alert(1)</script></script>"><img src=x onerror=alert(2)>\u202e\u0000\ud800{{TOKEN}}${1}'
+    + "w" * 10_000
+)
+
+
+def browses(tab: Page, start: str) -> None:
+    """List, search, sort, feature, next, previous, back: the same steps from files and from the server."""
+    page = tab.open(start + "#/list")
+    assert page.locator(".row").count() <= 60
+    page.click("button[data-key=max]")
+    tab.ready("/list?sort=-max")
+    page.keyboard.press("/")
+    page.keyboard.type("ball")
+    page.keyboard.press("Enter")
+    tab.ready("/list?q=ball")
+    ids = rows_of(page)
+    assert len(ids) > 1
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    tab.ready(f"/feature/{ids[0]}?q=ball")
+    assert page.locator("ol.ex.top li").count() > 0
+    assert page.locator("mark.peak").count() > 0
+    page.keyboard.press("j")
+    tab.ready(f"/feature/{ids[1]}?q=ball")
+    page.keyboard.press("k")
+    tab.ready(f"/feature/{ids[0]}?q=ball")
+    page.keyboard.press("u")
+    tab.ready("/list?q=ball")
+    assert page.locator(".row.on").get_attribute("data-id") == str(ids[0])
+    page.wait_for_selector(".peek mark")
+
+
+# -- 1, 2 -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_files_is_browsed_without_a_server(browser, site: Path):
+    context = browser.new_context(offline=True)
+    tab = Page(context.new_page(), site.parent.as_uri())
+    browses(tab, site.as_uri())
+    page = tab.open(site.as_uri() + "#/text")
+    assert "mlxterp serve" in page.inner_text("main")
+    context.close()
+    assert (tab.said, tab.foreign) == ([], [])
+
+
+def test_the_server_is_browsed_by_the_same_steps(opened: Page, shown: Shown):
+    browses(opened, shown.url)
+
+
+# -- 3 ----------------------------------------------------------------------------------------------
+
+
+def columns_of(shown: Shown) -> dict[str, np.ndarray]:
+    """What the columns are, counted in NumPy."""
+    index, summary = shown.index, shown.index.summary
+    stats = [index.stats(f) for f in range(index.d_hidden)]
+    count = np.asarray(summary.count)
+    first = np.array([s.top_tokens[0][1] if s.top_tokens else 0 for s in stats])
+    return {
+        "id": np.arange(index.d_hidden), "density": count, "max": np.asarray(summary.maximum),
+        "mean": (summary.total / np.maximum(count, 1)).astype(np.float32),
+        "texts": np.array([s.n_texts for s in stats]), "focus": np.float32(100 * (first / np.maximum(count, 1))),
+    }  # fmt: skip
+
+
+def test_the_list_is_in_numpys_order_by_every_column_with_ties(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list"))
+    columns = columns_of(shown)
+    for key, values in columns.items():
+        up = np.argsort(values, kind="stable").tolist()
+        down = np.argsort(-values.astype(np.float64), kind="stable").tolist()
+        assert whole_list(page, f"sort={key}") == up, key
+        assert whole_list(page, f"sort=-{key}") == down, key
+    opened.open(shown.at("list?sort=-texts"))
+    assert rows_of(page)[:8] == whole_list(page, "sort=-texts")[:8]
+    assert len(np.unique(columns["texts"])) < shown.index.d_hidden  # there are ties
+
+
+def test_a_column_is_filtered_by_what_is_written_above_it(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list"))
+    values = columns_of(shown)["max"]
+    for text, kept in {">9": values > 9, "9": values >= 9, "2-3.5": (values >= 2) & (values <= 3.5)}.items():
+        page.fill("[data-filter=max]", text)
+        page.keyboard.press("Enter")
+        opened.ready(f"/list?max={text}")
+        assert sorted(whole_list(page, f"max={text}")) == np.flatnonzero(kept).tolist()
+        assert page.inner_text(".count").startswith(f"{int(kept.sum()):,} of ")
+    page.fill("[data-filter=max]", "many")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("[data-filter=max]", "aria-invalid") == "true"
+
+
+# -- 4 ----------------------------------------------------------------------------------------------
+
+
+def test_search_finds_tokens_and_names_and_names_outlive_the_server(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list?q=dog"))
+    found = whole_list(page, "q=dog")
+    top = {f: [token.strip().lower() for token, _ in shown.index.stats(f).top_tokens[:5]] for f in found}
+    assert found
+    assert all(any(token.startswith("dog") for token in tokens) for tokens in top.values())
+    opened.open(shown.at("feature/7"))
+    page.keyboard.press("e")
+    page.keyboard.type("zebra crossing")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".saved:text('saved')")
+    opened.open(shown.at("list?q=zebra"))
+    assert rows_of(page) == [7]
+    assert page.inner_text(".row .name-of") == "zebra crossing"
+    with shown.index.serve(open=False) as again:
+        context = page.context.browser.new_context()
+        fresh = Page(context.new_page(), again.url.partition("?")[0])
+        fresh.open(again.url + "#/names")
+        assert fresh.page.locator("ul.names li[data-id='7'] .name").input_value() == "zebra crossing"
+        fresh.page.click("ul.names li[data-id='7'] .remove")
+        fresh.page.wait_for_selector("li[data-id='7']", state="detached")
+        context.close()
+
+
+# -- 5 ----------------------------------------------------------------------------------------------
+
+
+def test_the_text_page_shows_the_features_of_get_top_features_for_text(opened: Page, shown: Shown):
+    text = "Tom had a red ball and a dog."
+    page = opened.open(shown.at("text?by=act&t=" + text.replace(" ", "+")))
+    ids = page.locator("table.listing tbody tr").evaluate_all("rows => rows.map(r => +r.dataset.f)")
+    demo = shown.demo
+    expected = demo.model.get_top_features_for_text(text, demo.sae, *demo.place, top_k=len(ids))
+    assert ids == [hit[0] for hit in expected]
+    told = page.locator("table.listing tbody .pin").all_inner_texts()
+    np.testing.assert_allclose([float(one) for one in told], [hit[1] for hit in expected], rtol=6e-3)
+    page.locator(".tok", has_text="ball").first.click()
+    page.wait_for_selector("caption:text('Features on “ball”')")
+    page.keyboard.press("h")
+    page.wait_for_selector("table.heat td.p8")
+    assert "view=heat" in page.url and "pos=" in page.url
+
+
+# -- 8 ----------------------------------------------------------------------------------------------
+
+
+def test_hostile_texts_and_names_stay_text(opened: Page, shown: Shown):
+    def fulfil(route: Any) -> None:
+        answer = route.fetch().json()
+        if "labels" in answer:
+            answer["labels"] = {str(BALL): {"name": HOSTILE, "note": HOSTILE, "etag": "x"}}
+            answer["explanations"] = {"3": {"text": HOSTILE, "source": HOSTILE, "score": None}}
+        else:
+            answer["explanations"] = [{"text": HOSTILE, "source": HOSTILE, "confidence": None, "scores": {}}]
+            answer["flags"], answer["note"] = [HOSTILE], HOSTILE
+            for part in ("tokens", "before", "after"):
+                answer[part] = [[HOSTILE, 3]]
+            for ex in answer["top"]:
+                ex["tokens"][0] = HOSTILE
+        route.fulfill(status=200, content_type="application/json", body=json.dumps(answer))
+
+    page = opened.page
+    page.route(re.compile(rf"/api/0/(labels|feature/{BALL})"), fulfil)
+    for place in (
+        f"feature/{BALL}",
+        "list?has=name",
+        "list?has=explanation",
+        "names",
+        f"compare/0:{BALL}/0:5",
+    ):
+        opened.open(shown.at(place))
+        assert page.evaluate("document.querySelectorAll('main script, main img, main iframe').length") == 0
+        assert width(page) <= 1280, place
+        assert page.evaluate("document.scripts.length") == 1
+    opened.open(shown.at(f"feature/{BALL}"))
+    assert "alert(1)" in page.inner_text("main")
+
+
+# -- 9, 11 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "opened", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
+)
+def test_every_text_contrasts_with_what_is_behind_it(opened: Page, shown: Shown):
+    for place in PAGES:
+        page = opened.open(shown.at(place))
+        assert faint(page) == [], place
+    page.keyboard.press("?")
+    assert faint(page) == []
+    page.keyboard.press("Escape")
+    page.click("#theme")
+    assert faint(page) == []
+
+
+@pytest.mark.parametrize("opened", [PHONE], indirect=True)
+def test_no_page_is_wider_than_a_phone(opened: Page, shown: Shown):
+    for place in (*PAGES, "list?src=all", "text?view=heat", "text?src=all", f"compare/0:{BALL}/1:5"):
+        page = opened.open(shown.at(place))
+        assert width(page) <= 390, place
+    opened.open(shown.at("list"))
+    page.click("text=Filter")
+    assert page.locator("[data-filter=max]").is_visible()
+
+
+# -- 10 ---------------------------------------------------------------------------------------------
+
+
+def test_everything_is_reached_by_keyboard(opened: Page, shown: Shown):
+    page, key = opened.open(shown.at("list")), opened.page.keyboard
+    for _ in range(3):
+        key.press("j")
+    assert outlined(page)
+    key.press("Enter")
+    page.wait_for_selector(".page-feature footer")
+    key.press("s")
+    page.wait_for_selector(".edits input[type=range]")
+    page.focus(".edits input[type=range]")
+    assert outlined(page)
+    key.press("ArrowRight")
+    page.wait_for_selector(".edits output:text('1.1')")
+    for press, place in {
+        "t": "text",
+        "c": "compare",
+        "m": "map",
+        "n": "names",
+        "s": "steer",
+        "f": "list",
+    }.items():
+        page.evaluate("document.activeElement.blur()")
+        key.press("g")
+        key.press(press)
+        opened.ready(f"/{place}")
+    key.press("/")
+    assert page.evaluate("document.activeElement.id") == "q"
+    key.press("Escape")
+    key.press("?")
+    page.wait_for_selector("dialog[open]")
+    key.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    seen = set()
+    for _ in range(40):
+        key.press("Tab")
+        seen.add(focused(page))
+        assert outlined(page) or page.evaluate("document.activeElement === document.body")
+    assert {"skip", "brand", "q", "theme", "help"} <= seen
+
+
+# -- 12 ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
+def test_a_report_is_read_without_javascript(opened: Page, shown: Shown, tmp_path):
+    report = FeatureReport("Some features", [shown.index.feature(BALL)]).to_html(tmp_path / "report.html")
+    opened.page.goto(report.as_uri())
+    assert f"Feature {BALL}" in opened.page.inner_text("main")
+    opened.foreign.clear()  # the report itself
+
+
+# -- 13, 14 -----------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_gone_is_told(browser, shown: Shown):
+    context = browser.new_context()
+    server = shown.index.serve(open=False)
+    tab = Page(context.new_page(), server.url.partition("?")[0])
+    page = tab.open(server.url + "#/list")
+    server.stop()
+    tab.open(server.url + "#/feature/11")
+    assert "Is `mlxterp serve` still running?" in page.inner_text("#gone")
+    assert page.inner_text("main h1") == "The server is gone"
+    tab.open(server.url + "#/list")
+    assert rows_of(page)
+    context.close()
+
+
+def test_back_restores_the_filter_and_how_far_the_list_was_scrolled(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list?density=>0.05&sort=-max"))
+    before = rows_of(page)
+    page.evaluate("document.querySelector('.rows').scrollTop = 3000")
+    page.wait_for_selector(".row[aria-posinset='60']")
+    page.locator(".row[aria-posinset='60']").click()
+    page.wait_for_selector(".page-feature footer")
+    page.go_back()
+    page.wait_for_selector(".row[aria-posinset='60']")
+    assert page.evaluate("document.querySelector('.rows').scrollTop") == 3000
+    assert "density=%3E0.05" in page.url
+    assert page.input_value("[data-filter=density]") == ">0.05"
+    assert rows_of(page) != before
