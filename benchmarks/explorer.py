@@ -90,7 +90,8 @@ def of_server(explorer: Explorer, asked: Asked) -> dict[str, Any]:
     client, draw = Asking(explorer.url), random.Random(0)
     table = client.get("0/table")
     ids = draw.sample(range(asked.index.d_hidden), ROUNDS)
-    client.get(f"0/feature/{ids[0]}"), client.get(f"0/logits/{ids[0]}")
+    for path in ("feature", "logits"):  # what is read once
+        client.get(f"0/{path}/{ids[0]}")
     empty = median(lambda _: client.get("status"), [0] * ROUNDS)
     words = draw.sample(asked.facts()["words"], min(8, ROUNDS))
     paths = {
@@ -192,7 +193,7 @@ def of_browser(explorer: Explorer) -> dict[str, Any]:
     }"""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-        ready = []
+        ready, page = [], opened.new_page(viewport={"width": 1280, "height": 800})
         for _ in range(3):
             page = opened.new_page(viewport={"width": 1280, "height": 800})
             begin = time.perf_counter()

@@ -17,7 +17,6 @@ from ..core import checks
 from ..core.places import is_repository
 from ..core.version import version
 from ..errors import BackendError, InputError, NetworkError
-from ..evaluation.check import SAECheck
 from ..evaluation.evaluation import SAEEvaluation
 from ..index import FeatureIndex
 from ..sae import SAE
@@ -87,8 +86,6 @@ def push_index(
 def _checked(repo: Any, evaluation: Any) -> SAEEvaluation | None:
     if not isinstance(repo, str) or not is_repository(repo) or "/" not in repo:
         raise InputError(f"{repo!r} names no repository: expected owner/name, as in 'me/my-sae'.")
-    if isinstance(evaluation, SAECheck):
-        evaluation = evaluation.evaluation
     if evaluation is not None and not isinstance(evaluation, SAEEvaluation):
         raise InputError(
             f"evaluation is {type(evaluation).__name__}; expected what sae.evaluate(model, texts) gives."

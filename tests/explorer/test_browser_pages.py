@@ -83,7 +83,8 @@ def columns_of(shown: Shown) -> dict[str, np.ndarray]:
     return {
         "id": np.arange(index.d_hidden), "density": count, "max": np.asarray(summary.maximum),
         "mean": (summary.total / np.maximum(count, 1)).astype(np.float32),
-        "texts": np.array([s.n_texts for s in stats]), "focus": np.float32(100 * (first / np.maximum(count, 1))),
+        "texts": np.array([s.n_texts for s in stats]),
+        "focus": np.asarray(100 * (first / np.maximum(count, 1)), np.float32),
     }  # fmt: skip
 
 
@@ -202,8 +203,9 @@ def test_hostile_texts_and_names_stay_text(opened: Page, shown: Shown):
     "opened", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
 )
 def test_every_text_contrasts_with_what_is_behind_it(opened: Page, shown: Shown):
+    page = opened.page
     for place in PAGES:
-        page = opened.open(shown.at(place))
+        opened.open(shown.at(place))
         assert faint(page) == [], place
     page.keyboard.press("?")
     assert faint(page) == []
@@ -214,8 +216,9 @@ def test_every_text_contrasts_with_what_is_behind_it(opened: Page, shown: Shown)
 
 @pytest.mark.parametrize("opened", [PHONE], indirect=True)
 def test_no_page_is_wider_than_a_phone(opened: Page, shown: Shown):
+    page = opened.page
     for place in (*PAGES, "list?src=all", "text?view=heat", "text?src=all", f"compare/0:{BALL}/1:5"):
-        page = opened.open(shown.at(place))
+        opened.open(shown.at(place))
         assert width(page) <= 390, place
     opened.open(shown.at("list"))
     page.click("text=Filter")

@@ -59,10 +59,11 @@ def test_escape_stops_a_generation_and_the_model_is_free(opened: Page, shown: Sh
     page.keyboard.press("Escape")
     page.wait_for_selector(".page-steer[data-state=stopped]")
     ask = "async () => { const {ask} = await import('./static/data.js'); return ask('status'); }"
+    status = page.evaluate(ask)
     for _ in range(200):
-        status = page.evaluate(ask)
         if not status["busy"] and not status["waiting"]:
             break
+        status = page.evaluate(ask)
     assert (status["busy"], status["waiting"]) == (False, 0)
     assert page.inner_text("[role=status]") == "Stopped."
 
