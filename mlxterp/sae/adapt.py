@@ -23,10 +23,11 @@ from ..core.rows import rows_of
 from ..core.sites import Component
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError, InputError, SAEError, warn
-from . import SAE
 from .formats.fold import without_subtraction
 from .model_names import same_model
 from .pretrained import is_published
+from .pretrained.fetch import Fetched
+from .sae import SAE, opened
 
 _CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "attn", "mlp")
 _PROBE_TOKENS = 8
@@ -53,7 +54,7 @@ def open_sae(
     if published and not expanded(source).exists():
         sae = SAE.from_pretrained(str(source), sae_id, backend, device, k, revision)
     else:
-        sae = SAE.load(source, format, backend, device, k, norm_scaling_factor)
+        sae = opened(Fetched(source, format, norm_scaling_factor), backend, device, k)
     adapted = adapt(anatomy, sae, component)
     _warn_of_another(anatomy, sae, adapted, model_name)
     return adapted

@@ -26,10 +26,10 @@ from ..errors import InputError, SAEError
 from ..variants import JumpReLU, ReLU
 from ..weights import SAEWeights
 from .cross_layer_weights import CrossLayerWeights
-from .formats import read_cross_layer
+from .formats import is_cross_layer, read_cross_layer
 from .formats.circuit_tracer import CONFIG, summed_note
 from .formats.cross_layer import CrossLayerParts, layers_of, write_layers
-from .sae import SAE
+from .sae import SAE, WHOLE
 
 Features = Mapping[int, Any]
 """Source layer → its features, `SparseFeatures` or dense (…, d_hidden)."""
@@ -336,3 +336,11 @@ def _check_target(target: Path) -> None:
         if not names or (layers and names <= own):
             return
     raise SAEError(f"{target} holds something else, which would be overwritten. Choose another path.")
+
+
+def _whole(path: str | os.PathLike) -> CrossLayerTranscoder | None:
+    """All of a cross-layer transcoder, where a folder holds one."""
+    return CrossLayerTranscoder.load(path) if is_cross_layer(path) else None
+
+
+WHOLE.append(_whole)

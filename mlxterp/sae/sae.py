@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,9 @@ from .formats import Parts, read, write
 from .placement import Placement
 from .pretrained.fetch import Fetched, fetch
 from .validation import check_weights, fingerprint
+
+WHOLE: list[Callable[[str | os.PathLike], Any]] = []
+"""What opens a folder that holds more than one SAE, and gives None for any other: `cross_layer` adds its own."""
 
 
 @checks_options
@@ -400,6 +403,9 @@ class SAE(PublicNames):
     ) -> SAE:
         """An SAE of any known format from its file, or from the folder that holds all its files.
 
+        The folder of a whole cross-layer transcoder gives a `CrossLayerTranscoder`; the path of one layer's file gives
+        that layer's features, with what they write to all layers in one sum.
+
         Args:
             format: One of `mlxterp.sae.FORMATS`; None finds out.
             backend: "mlx" or "torch"; by default MLX where it is installed.
@@ -417,7 +423,11 @@ class SAE(PublicNames):
             >>> print(mlxterp.SAE.load(FOLDER / "sae"))
             SAE(topk of layers.1.resid_post: d_model 192, 2048 features, k 16)
         """
-        return opened(Fetched(path, format, norm_scaling_factor), backend, device, k)
+        wholes = (opener(path) for opener in WHOLE) if format is None else iter(())
+        whole = next((one for one in wholes if one is not None), None)
+        return (
+            opened(Fetched(path, format, norm_scaling_factor), backend, device, k) if whole is None else whole
+        )
 
     @staticmethod
     def from_pretrained(

@@ -162,10 +162,15 @@ def test_gemma_scope_2_keeps_its_decoders_and_leaves_out_those_before_a_layer(tm
     assert CrossLayerTranscoder.load(again.save(tmp_path / "saved")).reads == "mlp.input"
 
 
-def test_a_folder_of_several_layers_is_no_sae_and_each_of_its_layers_is_one(tmp_path):
+def test_a_folder_of_several_layers_is_a_cross_layer_transcoder_and_each_of_its_layers_an_sae(
+    tmp_path, model
+):
     folder = cross_layer(LAYERS, WIDTH).save(tmp_path / "clt")
+    whole: Any = SAE.load(folder)
+    assert isinstance(whole, CrossLayerTranscoder) and whole.n_layers == LAYERS
     with pytest.raises(SAEError, match=r"3 layers.*CrossLayerTranscoder\.load"):
-        SAE.load(folder)
+        model.load_sae(folder)
+    assert type(SAE.load(folder / "W_enc_1.safetensors")) is SAE
     collection = SAECollection.load(folder)
     assert list(collection) == ["W_enc_0", "W_enc_1", "W_enc_2"] and collection.layers == [0, 1, 2]
 
