@@ -49,8 +49,8 @@ part tests 120 "$python" -m pytest -m gpu -p no:cacheprovider tests/backends
 part kernels 60 "$python" benchmarks/kernels.py --rounds 20
 part encode 60 "$python" benchmarks/encode.py --rounds 3
 part train_step 60 "$python" benchmarks/train_step.py --rounds 3
-part graph 60 "$python" benchmarks/graph.py
-part index 60 "$python" benchmarks/index.py
+part graph 60 "$python" benchmarks/graph.py "$("$python" -c 'from mlxterp.demo import FOLDER; print(FOLDER / "model")')" --rounds 1 --tokens 8 16
+part index 60 "$python" benchmarks/index.py --part stages questions --rounds 1 --scans 1
 
 newer() { find benchmarks/results -name '*.json' -newer "$folder/card.txt"; }
 for file in $(newer); do cp "$file" "$folder/"; done

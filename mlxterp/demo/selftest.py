@@ -415,24 +415,14 @@ def _kernels_of(wing: Wing) -> Any:
     return kernels
 
 
-def _mlx() -> Any:
-    """`mlx.core`, once the wing has given it a fast BLAS."""
-    _backend("mlx")
-    import mlx.core
-
-    return mlx.core
-
-
 def _device(wing: Wing) -> str:
     """The device that the wing takes by itself: "metal", "cuda", "mps" or "cpu"."""
     if wing == "torch":
         from ..backends.torch.devices import best_device
-
-        return best_device()
-    mx = _mlx()
-    if mx.default_device().type != mx.DeviceType.gpu:
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"
+    else:
+        _backend(wing)  # gives MLX a fast BLAS first
+        from ..backends.mlx.devices import best_device
+    return best_device()
 
 
 def _put(wing: Wing, array: np.ndarray) -> Any:
@@ -447,13 +437,10 @@ def _on_cpu(wing: Wing) -> Iterator[None]:
     if wing == "torch":
         yield
         return
-    mx = _mlx()
-    before = mx.default_device()
-    mx.set_default_device(mx.Device(mx.cpu))
-    try:
+    from ..backends.mlx.devices import on_cpu
+
+    with on_cpu():
         yield
-    finally:
-        mx.set_default_device(before)
 
 
 def _seconds(job: Callable[[], Any]) -> float:
