@@ -12,11 +12,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 
@@ -26,22 +25,12 @@ from ..core.places import expanded
 from ..core.progress import hidden
 from ..errors import BackendError, InputError
 from ..viz.lines import LinesView, Table
-from . import FOLDER
+from .selftest_subject import WINGS, Subject, Wing, backend_of_wing, device_of, kernels_of, on_cpu, put
 
-Wing = Literal["mlx", "torch"]
-WINGS: tuple[Wing, ...] = ("mlx", "torch")
-TEXTS = (
-    "Lily was very sad because she lost her red ball. She looked",
-    "Once upon a time, there was a big dog named Max. Max liked to play in the",
-    "Tom and Sue went to the park.",
-)
 ALLOWED = 2e-3
 """Largest difference of float32 results between devices, as a share of the largest value; GPUs add in other orders, and
 may multiply in shorter formats."""
-_TOKENS = 24
 _ROWS, _WIDE, _K = 64, 4096, 32
-_ROUNDS = 3
-_FEATURE = 741
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +187,8 @@ def _installed(backend: str | None) -> list[Wing]:
 
 def _kernels(wing: Wing) -> tuple[list[Checked], dict[str, float]]:
     """Select and decode against NumPy; on a GPU the kernels answer, elsewhere their plain twins."""
-    kernels, backend = _kernels_of(wing), _backend(wing)
-    device = _device(wing)
+    kernels, backend = kernels_of(wing), backend_of_wing(wing)
+    device = device_of(wing)
     how = "kernel" if device != "cpu" and kernels.available() else "plain operations"
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 500, (_ROWS, _WIDE)).astype(np.float32)  # many equal ones
@@ -208,11 +197,11 @@ def _kernels(wing: Wing) -> tuple[list[Checked], dict[str, float]]:
     table = rng.standard_normal((_WIDE, 96)).astype(np.float32)
 
     def select() -> float:
-        ids, values = (backend.get(x) for x in kernels.select(_put(wing, scores), _K))
+        ids, values = (backend.get(x) for x in kernels.select(put(wing, scores), _K))
         return float((ids != order).mean() + (values != best).mean())
 
     def decode() -> float:
-        arrays = (_put(wing, x) for x in (order.astype(np.int64), best, table))
+        arrays = (put(wing, x) for x in (order.astype(np.int64), best, table))
         return _apart(backend.get(kernels.decode(*arrays)), np.einsum("nk,nkd->nd", best, table[order]))
 
     return [
@@ -226,11 +215,11 @@ def _kernels(wing: Wing) -> tuple[list[Checked], dict[str, float]]:
 
 def _model(wing: Wing) -> tuple[list[Checked], dict[str, float]]:
     """What the embedded model and SAE give on the wing's own device, with the CPU and with NumPy."""
-    device = _device(wing)
+    device = device_of(wing)
     try:
-        own = _Subject(wing, None)
-        with _on_cpu(wing):
-            cpu = _Subject(wing, "cpu") if device != "cpu" else own
+        own = Subject(wing, None)
+        with on_cpu(wing):
+            cpu = Subject(wing, "cpu") if device != "cpu" else own
             truth = {name: part() for name, part in cpu.parts.items()}
             texts = {steered: own.texts(steered) for steered in (False, True)} if device == "cpu" else {}
     except Exception as error:
@@ -260,124 +249,13 @@ def _model(wing: Wing) -> tuple[list[Checked], dict[str, float]]:
     return checks, own.speeds(cpu, wing, device)
 
 
-def _shortfall(own: _Subject, cpu: _Subject, steered: bool, made: dict[bool, list[list[int]]]) -> float:
+def _shortfall(own: Subject, cpu: Subject, steered: bool, made: dict[bool, list[list[int]]]) -> float:
     texts = made.get(steered) or own.texts(steered)
-    with _on_cpu(own.wing):
+    with on_cpu(own.wing):
         return cpu.shortfall(texts, steered)
 
 
-class _Subject:
-    """The embedded model and SAE on one device, and what they give for fixed texts."""
-
-    def __init__(self, wing: Wing, device: str | None):
-        from ..backends import load_language_model
-        from ..model.interpretable import InterpretableModel
-        from ..sae import SAE
-        from ..steering import add_feature
-
-        self.wing: Wing = wing
-        if wing == "torch":
-            from ..backends.torch import loading
-
-            opened = loading.load_language_model(FOLDER / "model", None, device)
-        else:
-            opened = load_language_model(FOLDER / "model", None, wing)
-        self.model = InterpretableModel(
-            cast(Any, opened).model
-        )  # without its tokenizer it takes and gives token ids
-        self.prompts = [list(opened.tokenize(text)) for text in TEXTS]
-        self.sae = SAE.load(FOLDER / "sae", backend=wing, device=device if wing == "torch" else None)
-        self.edit = add_feature(self.sae, _FEATURE, 4.0)
-        self.parts: dict[str, Callable[[], np.ndarray]] = {
-            "activations of every component": self.activations,
-            "attention patterns": self.patterns,
-            "logits": lambda: self.logits(self.prompts[1]),
-            "logits of a steered model": lambda: self.logits(self.prompts[1], steered=True),
-        }
-
-    def numbers(self, array: Any) -> np.ndarray:
-        return np.asarray(self.model.language_model.backend.get(array), dtype=np.float64)
-
-    def activations(self) -> np.ndarray:
-        found = self.model.trace(self.prompts[0]).activations
-        calls = [value for name in found for value in _each(found[name])]
-        return np.concatenate([_unit(self.numbers(value)) for value in calls])
-
-    def patterns(self) -> np.ndarray:
-        names = [f"layers.{i}.attn.pattern" for i in range(self.model.n_layers)]
-        with self.model.trace(self.prompts[1]) as trace:
-            found = [trace.read(name) for name in names]
-        return np.concatenate([self.numbers(one).ravel() for one in found])
-
-    def logits(self, text: Any, steered: bool = False) -> np.ndarray:
-        if not steered:
-            return self.numbers(self.model.trace(text).output)[0]
-        with self.model.steer(self.edit):
-            return self.numbers(self.model.trace(text).output)[0]
-
-    def rows(self) -> Any:
-        return self.model.trace(self.prompts[0]).activations[self.sae.component or ""][0]
-
-    def features_twice(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of a text's tokens, by the wing and by NumPy in float64 from the same activations."""
-        rows = self.rows()
-        x = self.numbers(rows)
-        pre = np.maximum(
-            (x - self.sae.subtract_b_dec * self.sae.b_dec) @ self.sae.W_enc.astype(np.float64)
-            + self.sae.b_enc,
-            0,
-        )
-        k = self.sae.k or 1
-        smallest = np.sort(pre, axis=1)[:, -k, None]
-        return self.sae.encode_sparse(rows).to_dense().astype(np.float64), np.where(pre >= smallest, pre, 0)
-
-    def texts(self, steered: bool) -> list[list[int]]:
-        """Continuations, one after the other."""
-        steer = [self.edit] if steered else None
-        return [list(self.model.generate(ids, max_tokens=_TOKENS, steer=steer)) for ids in self.prompts]
-
-    def together(self) -> list[list[int]]:
-        return [list(ids) for ids in self.model.generate(self.prompts, max_tokens=_TOKENS, verbose=False)]
-
-    def shortfall(self, made: list[list[int]], steered: bool) -> float:
-        """How far the logit of a generated token lies below the largest, at most, as a share of the largest size.
-
-        One pass reads each whole text, so that ties, which rounding may decide either way, count nothing.
-        """
-        worst = 0.0
-        for prompt, chosen in zip(self.prompts, made, strict=True):
-            logits = self.logits([*prompt, *chosen][:-1], steered)[len(prompt) - 1 :]
-            reached = np.take_along_axis(logits, np.array(chosen)[:, None], axis=1)[:, 0]
-            worst = max(worst, float((logits.max(axis=1) - reached).max(initial=0) / np.abs(logits).max()))
-        return worst
-
-    def speeds(self, cpu: _Subject, wing: Wing, device: str) -> dict[str, float]:
-        """How many times as fast this device is as the CPU, and together as alone."""
-        text = [token for ids in self.prompts for token in ids] * 3
-        alone, together = _seconds(lambda: self.texts(False)), _seconds(self.together)
-        found = {f"{wing}: three texts together against one by one": alone / together}
-        if device == "cpu":
-            return found
-        jobs = {"a pass over a text": lambda who: who.logits(text), "a text": lambda who: who.texts(False)}
-        for name, job in jobs.items():
-            fast = _seconds(lambda job=job: job(self))
-            with _on_cpu(wing):
-                slow = _seconds(lambda job=job: job(cpu))
-            found[f"{wing}: {name}, {device} against the CPU"] = slow / fast
-        return found
-
-
 # -- helpers ----------------------------------------------------------------------------------
-
-
-def _each(value: Any) -> list[Any]:
-    """A component's outputs: some have several, some are called twice."""
-    return [one for part in value for one in _each(part)] if isinstance(value, (list, tuple)) else [value]
-
-
-def _unit(array: np.ndarray) -> np.ndarray:
-    """Flat, in units of its largest value, so that no component hides behind a larger one."""
-    return array.ravel() / (np.abs(array).max() or 1)
 
 
 def _apart(found: np.ndarray, expected: np.ndarray) -> float:
@@ -401,59 +279,6 @@ def _failed(wing: Wing, device: str, name: str, error: Exception) -> Checked:
     return Checked(wing, device, name, float("nan"), 0.0, f"{type(error).__name__}: {error}")
 
 
-def _backend(wing: Wing) -> Any:
-    from ..backends import get_backend
-
-    return get_backend(wing)
-
-
-def _kernels_of(wing: Wing) -> Any:
-    if wing == "torch":
-        from ..backends.torch import kernels
-    else:
-        from ..backends.mlx import kernels
-    return kernels
-
-
-def _device(wing: Wing) -> str:
-    """The device that the wing takes by itself: "metal", "cuda", "mps" or "cpu"."""
-    if wing == "torch":
-        from ..backends.torch.devices import best_device
-    else:
-        _backend(wing)  # gives MLX a fast BLAS first
-        from ..backends.mlx.devices import best_device
-    return best_device()
-
-
-def _put(wing: Wing, array: np.ndarray) -> Any:
-    """On the device that the wing takes by itself."""
-    native = _backend(wing).put(array)
-    return native.to(_device(wing)) if wing == "torch" else native
-
-
-@contextmanager
-def _on_cpu(wing: Wing) -> Iterator[None]:
-    """MLX computes on the CPU meanwhile; torch's arrays know where they are."""
-    if wing == "torch":
-        yield
-        return
-    from ..backends.mlx.devices import on_cpu
-
-    with on_cpu():
-        yield
-
-
-def _seconds(job: Callable[[], Any]) -> float:
-    """Of the quickest of some runs, by the clock."""
-    job()
-    found = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        job()
-        found.append(time.perf_counter() - start)
-    return min(found)
-
-
 def _machine(wings: list[Wing]) -> dict[str, Any]:
     versions = {}
     for package in ("mlxterp", "mlx", "mlx-lm", "torch", "transformers", "numpy"):
@@ -461,7 +286,7 @@ def _machine(wings: list[Wing]) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = ""
-    devices = {f"{wing} device": _device(wing) for wing in wings}
+    devices = {f"{wing} device": device_of(wing) for wing in wings}
     system = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": os.cpu_count(),

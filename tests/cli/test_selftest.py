@@ -12,6 +12,7 @@ import pytest
 from mlxterp import BackendError, InputError
 from mlxterp.cli import main
 from mlxterp.demo import selftest as module
+from mlxterp.demo import selftest_subject
 from mlxterp.demo.selftest import Checked, SelfTest, selftest
 
 
@@ -56,7 +57,7 @@ def test_a_kernel_that_answers_wrongly_or_not_at_all_is_named(backend, monkeypat
 
 
 def test_a_model_that_cannot_be_opened_is_a_failed_check(backend, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(selftest_subject, "FOLDER", tmp_path)
     found = selftest(backend, verbose=False)
     assert [one.name for one in found.checks if not one.passed] == ["the embedded model on this machine"]
 
