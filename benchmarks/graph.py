@@ -194,7 +194,7 @@ def beside_peer(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         first = next(iter(models.values()))
         ids = prompt_of(first, length)
         weights, path = random_transcoders(first, ids), args.work / f"given-{length}.npz"
-        np.savez(path, **weights, ids=np.array(ids))
+        np.savez(path, allow_pickle=False, **weights, ids=np.array(ids))
         peer, given = Peer(args.peer, args.model, path), transcoders(weights)
         version = peer.version
         for model in models.values():

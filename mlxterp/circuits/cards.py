@@ -62,6 +62,7 @@ def _each(given: Any) -> list[tuple[Any, FeatureIndex]]:
         return []
     if isinstance(given, FeatureIndex):
         return [(None, given)]
+    pairs: list[tuple[Any, Any]]
     if isinstance(given, Mapping):
         pairs = list(given.items())
     elif isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
@@ -93,7 +94,7 @@ def _check(graph: Graph, layer: int, index: FeatureIndex) -> None:
     if graph.live is None:
         return
     transcoder = graph.live.made.transcoders.get(layer)
-    if transcoder is None or transcoder.sae.fingerprint != index.fingerprint:
+    if transcoder is None or transcoder.fingerprint != index.fingerprint:
         raise InputError(
             f"{index!r} is not of this graph's transcoder of layer {layer}, so its features are others. Build one:"
             " model.build_index(transcoder, texts, path)."

@@ -33,6 +33,11 @@ class CrossLayerPart:
         return str(next((name for name in said if name), "cross-layer transcoder"))
 
     @property
+    def fingerprint(self) -> str:
+        """Of its features, as an index of `clt.sae(layer)` has it."""
+        return self.clt.sae(self.layer).fingerprint
+
+    @property
     def d_hidden(self) -> int:
         """Number of features."""
         return self.clt.layers[self.layer].d_hidden

@@ -66,10 +66,11 @@ class Live:
 
     def _changes(self, groups: Sequence[Sequence[int]], factor: float) -> dict[Key, np.ndarray]:
         """What is added to the sources: a row for each group."""
+        places = [(row, number) for row, numbers in enumerate(groups) for number in numbers]
         added = [
-            Change(row, *self.made.features[number].tolist(), factor * float(self.made.activations[number]))
-            for row, numbers in enumerate(groups)
-            for number in numbers
+            Change(row, layer, position, feature, factor * float(self.made.activations[number]))
+            for row, number in places
+            for layer, position, feature in [self.made.features[number].tolist()]
         ]
         return source_changes(self.made.transcoders, added, (len(groups), len(self.ids)))
 

@@ -88,7 +88,8 @@ def _measured(
     numbers = np.array([rows[node.layer, node.position, node.feature_id] for node in whole.features], int)
     place = {node.id: i for i, node in enumerate(whole.features)}
     single = [node.id for node in shown.features]
-    named = {name: found for name, ids in groups.items() if (found := [one for one in ids if one in place])}
+    known = {name: [one for one in ids if one in place] for name, ids in groups.items()}
+    named = {name: ids for name, ids in known.items() if ids}
     asked = [[place[one]] for one in single] + [[place[one] for one in ids] for ids in named.values()]
     if not asked:
         return {}, {}

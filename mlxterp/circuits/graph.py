@@ -131,9 +131,13 @@ class AttributionGraph(LinesView):
         """
         return self._edges.edges(target, source, top_k)
 
-    @cached_property
+    @property
     def shares(self) -> np.ndarray:
         """float64, (targets, sources): each edge's size, as a share of the sizes of all edges into its target."""
+        return self._shares
+
+    @cached_property
+    def _shares(self) -> np.ndarray:
         return shares_of(self.matrix)
 
     @cached_property
@@ -155,9 +159,13 @@ class AttributionGraph(LinesView):
         """float64, (outputs,): how much each output counts: its probability, as it is."""
         return np.array([1.0 if node.probability is None else node.probability for node in self.outputs])
 
-    @cached_property
+    @property
     def influence(self) -> np.ndarray:
         """float64, (nodes,): what the outputs get of each node by all paths of normalised edges; 0 for outputs."""
+        return self._influence
+
+    @cached_property
+    def _influence(self) -> np.ndarray:
         found = influence(self.shares, self.weights, self.shape.features)
         return np.concatenate([found, np.zeros(self.shape.outputs)])
 

@@ -43,6 +43,11 @@ class Transcoder:
         return str(self.sae.metadata.get("name") or self.sae.fingerprint[:12])
 
     @property
+    def fingerprint(self) -> str:
+        """Of its features, as an index of them has it."""
+        return self.sae.fingerprint
+
+    @property
     def d_hidden(self) -> int:
         """Number of features."""
         return self.sae.d_hidden

@@ -122,9 +122,9 @@ class TorchFrozenPass:
         """The pass of a batch of so many rows, or of a few more, made once."""
         live = self._live
         if live is None or not _FULL * live.rows <= rows <= live.rows or list(live.sources) != list(keys):
-            self._live = None  # two graphs are not held at once
-            self._live = self._made(keys, rows)
-        return self._live
+            live = self._live = None  # two graphs are not held at once
+            live = self._live = self._made(keys, rows)
+        return live
 
     def first(self, positions: int) -> TorchFrozenPass:
         """See `FrozenPass`."""
