@@ -128,15 +128,15 @@ def forced(
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_architecture_gives_together_what_it_gives_alone(model_type):
-    """Logits, texts that are chosen, drawn and edited; in one test, since what a model's caches hold is tried once."""
+    """Logits, texts that are drawn, and chosen ones of an edited model; in one test, since what a model's caches hold is tried once."""
     model = InterpretableModel(build(model_type))
     logits_agree(model.language_model)
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, model.language_model.vocab_size, n).tolist() for n in (1, 4, 4, 7, 20)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MlxterpWarning)
-        plain = compared(model, prompts, max_tokens=5, prefill_step_size=5)
-        drawn = compared(model, prompts, max_tokens=[3, 4, 1, 5, 2], temperature=0.8, seed=[1, 2, 3, 4, 5])
+        settings = {"prefill_step_size": 5, "temperature": 0.8, "seed": [1, 2, 3, 4, 5]}
+        drawn = compared(model, prompts, max_tokens=[3, 4, 1, 5, 2], **settings)
         vector = rng.standard_normal(model.d_model).astype(np.float32)
         edit = {"layers.1.mlp_out": add_vector(vector)} if has(model, "layers.1.mlp_out") else None
         edited = compared(
@@ -146,7 +146,7 @@ def test_every_architecture_gives_together_what_it_gives_alone(model_type):
             interventions=[edit, None, edit, None, edit],
             positions=slice(2, 9, 2),
         )
-    for found in (plain, drawn, edited):
+    for found in (drawn, edited):
         whole(found, len(prompts))
 
 
@@ -420,7 +420,7 @@ _MODELS: dict[str, InterpretableModel] = {}
 
 
 @settings(
-    max_examples=50,
+    max_examples=30,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
 )
 @given(program=programs())
