@@ -128,7 +128,7 @@ def forced(
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_architecture_gives_together_what_it_gives_alone(model_type):
-    """Logits, texts that are drawn, and chosen ones of an edited model; in one test, since what a model's caches hold is tried once."""
+    """Logits, texts that are drawn, and chosen ones of an edited model; what a model's caches hold is tried once."""
     model = InterpretableModel(build(model_type))
     logits_agree(model.language_model)
     rng = np.random.default_rng(1)
