@@ -27,7 +27,7 @@ WITHOUT_PYTHON = {
 }
 ROWS = {
     "docs/attention.md": "U7 U8 U9",
-    "docs/from_mlxterp.md": "U1 U2 U3 U4 U5 U6 U10 U11",
+    "docs/from_mlxterp.md": "U1 U2 U3 U4 U5 U6 U7 U8 U9 U10 U11 U12",
     "docs/patching.md": "U12",
     "docs/concepts.md": "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 A13 A14 A15 A16 A17 A18 A19 A20 A21"
     " B1 B3 B4 B5 B6 B8 B9 B10 B12",

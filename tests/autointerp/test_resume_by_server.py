@@ -107,6 +107,9 @@ def test_a_server_that_explains_judges_and_writes_is_asked_nothing_twice_in_ten_
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread alone")
     monkeypatch.setattr("mlxterp.autointerp.explaining.BATCH", 2)
+    heard = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # what runs in the background does not hear it
     monkeypatch.setattr("mlxterp.autointerp.kept_writer._BATCH", 4)
     server = Killing()
     try:
@@ -122,6 +125,7 @@ def test_a_server_that_explains_judges_and_writes_is_asked_nothing_twice_in_ten_
         _run(index, server.url, tmp_path / "killed")
     finally:
         server.close()
+        signal.signal(signal.SIGINT, heard)
     assert _kept(tmp_path / "whole") == _kept(tmp_path / "killed")
     _, *parts = server.parts
     assert len(parts) == KILLS + 1
