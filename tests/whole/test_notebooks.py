@@ -64,6 +64,8 @@ ENVIRONMENT = {
 MOST_BYTES = 1_500_000
 OF_A_MACHINE = re.compile(r"/(home|Users|work|tmp|root|opt|var)/")
 
+MINUTES = "05_understanding_latents"
+"""Runs for two minutes (`-m slow`); the calls of its cells are those of the guides and of tests/compat/test_arena."""
 names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -108,7 +110,11 @@ def executed_in(client: Any, notebook: Any, folder: Path) -> None:
     notebook.cells = client.nb.cells[1:]
 
 
-@names
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow) if path.stem == MINUTES else path for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs_and_shows_what_it_promises(path, tmp_path, kernels):
     nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat")
     nbclient = pytest.importorskip("nbclient", reason="notebooks are run by nbclient")
