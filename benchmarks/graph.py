@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=("mlx", "torch"), help="one wing's growth")
     parser.add_argument("--one", metavar="PROMPT", help="one graph, of this prompt")
     parser.add_argument("--html", type=Path, help="with --one: write its page")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mlxterp-bench-graph"))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mlxterp-graph")
     args = parser.parse_args()
     warnings.simplefilter("ignore", mlxterp.MlxterpWarning)
     if args.one:

@@ -135,12 +135,14 @@ def _unit(array: np.ndarray) -> np.ndarray:
 
 
 def backend_of_wing(wing: Wing) -> Any:
+    """What its arrays are made and read by."""
     from ..backends import get_backend
 
     return get_backend(wing)
 
 
 def kernels_of(wing: Wing) -> Any:
+    """Its GPU kernels, and their plain twins."""
     if wing == "torch":
         from ..backends.torch import kernels
     else:

@@ -181,6 +181,11 @@ def _config(sae: Parts, weights: SAEWeights, texts: Mapping[str, str]) -> dict[s
 
 
 def as_float16(weights: SAEWeights) -> SAEWeights:
+    """The weights rounded to float16.
+
+    Raises:
+        SAEError: A weight is too large for it.
+    """
     largest = float(np.finfo(np.float16).max)
     with np.errstate(over="ignore"):  # refused by name below
         rounded = weights.map(lambda array: array.astype(np.float16))
