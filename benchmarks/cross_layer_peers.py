@@ -19,6 +19,7 @@ from typing import Any
 import one_thread  # noqa: F401  isort: skip  (before all that computes)
 import numpy as np
 import torch
+from graph_peers import without_transcoders
 from safetensors.numpy import save_file
 
 PROMPT = "Lily lost her red ball. She was very"
@@ -34,7 +35,7 @@ def main(folder: str, path: str) -> None:
     from circuit_tracer import attribute  # type: ignore[import-not-found]
     from circuit_tracer.transcoder.cross_layer_transcoder import load_clt  # type: ignore[import-not-found]
 
-    model = plain(folder)
+    model = without_transcoders(folder)
     ids = model.ensure_tokenized(PROMPT)
     weights = transcoder(model, ids)
     with tempfile.TemporaryDirectory() as place:
@@ -62,33 +63,6 @@ def main(folder: str, path: str) -> None:
         found[f"logits_{name}"] = logits.squeeze(0)[-1].numpy()
         found[f"activations_{name}"] = activations.numpy()
     np.savez_compressed(path, **found)
-
-
-def plain(folder: str) -> Any:
-    """A GPT-2; `from_pretrained` takes only names that TransformerLens knows."""
-    from circuit_tracer.replacement_model.replacement_model_transformerlens import (  # type: ignore[import-not-found]
-        TransformerLensReplacementModel,
-    )
-    from transformer_lens import HookedTransformerConfig  # type: ignore[import-not-found]
-    from transformer_lens.pretrained.weight_conversions import (  # type: ignore[import-not-found]
-        convert_gpt2_weights,
-    )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    own = theirs.config
-    config = HookedTransformerConfig(
-        n_layers=own.n_layer, d_model=own.n_embd, n_ctx=own.n_positions, d_head=own.n_embd // own.n_head,
-        n_heads=own.n_head, d_mlp=own.n_inner or 4 * own.n_embd, d_vocab=own.vocab_size,
-        act_fn=own.activation_function, normalization_type="LN", eps=own.layer_norm_epsilon, device="cpu",
-        model_name="gpt2", original_architecture="GPT2LMHeadModel",
-    )  # fmt: skip
-    model = TransformerLensReplacementModel(config)
-    model.load_and_process_state_dict(
-        convert_gpt2_weights(theirs, config), fold_ln=False, center_writing_weights=False, center_unembed=False
-    )  # fmt: skip
-    model.tokenizer = AutoTokenizer.from_pretrained(folder)
-    return model
 
 
 def transcoder(model: Any, ids: torch.Tensor) -> dict[str, np.ndarray]:

@@ -37,15 +37,10 @@ Weights = Mapping[str, np.ndarray]
 # -- the model ------------------------------------------------------------------------------------
 
 
-def replacement_model(folder: str, weights: Weights) -> Any:
-    """A GPT-2 with JumpReLU transcoders; `from_pretrained` takes only names that TransformerLens knows."""
+def without_transcoders(folder: str) -> Any:
+    """A GPT-2 as circuit-tracer's model; `from_pretrained` takes only names that TransformerLens knows."""
     from circuit_tracer.replacement_model.replacement_model_transformerlens import (  # type: ignore[import-not-found]
         TransformerLensReplacementModel,
-    )
-    from circuit_tracer.transcoder.activation_functions import JumpReLU  # type: ignore[import-not-found]
-    from circuit_tracer.transcoder.single_layer_transcoder import (  # type: ignore[import-not-found]
-        SingleLayerTranscoder,
-        TranscoderSet,
     )
     from transformer_lens import HookedTransformerConfig  # type: ignore[import-not-found]
     from transformer_lens.pretrained.weight_conversions import (  # type: ignore[import-not-found]
@@ -66,11 +61,23 @@ def replacement_model(folder: str, weights: Weights) -> Any:
         convert_gpt2_weights(theirs, config), fold_ln=False, center_writing_weights=False, center_unembed=False
     )  # fmt: skip
     model.tokenizer = AutoTokenizer.from_pretrained(folder)
+    return model
+
+
+def replacement_model(folder: str, weights: Weights) -> Any:
+    """The same with JumpReLU transcoders."""
+    from circuit_tracer.transcoder.activation_functions import JumpReLU  # type: ignore[import-not-found]
+    from circuit_tracer.transcoder.single_layer_transcoder import (  # type: ignore[import-not-found]
+        SingleLayerTranscoder,
+        TranscoderSet,
+    )
+
+    model = without_transcoders(folder)
     made = {}
-    for layer in range(own.n_layer):
+    for layer in range(model.cfg.n_layers):
         given = {name: torch.tensor(value) for name, value in of_layer(weights, layer).items()}
         one = SingleLayerTranscoder(
-            own.n_embd, len(given["b_enc"]), JumpReLU(given["threshold"]), layer, dtype=torch.float32
+            model.cfg.d_model, len(given["b_enc"]), JumpReLU(given["threshold"]), layer, dtype=torch.float32
         )
         one.W_enc.data = given["W_enc"].T.contiguous()
         one.b_enc.data, one.W_dec.data, one.b_dec.data = given["b_enc"], given["W_dec"], given["b_dec"]
