@@ -116,9 +116,7 @@ def test_C10_names_of_the_registry_show_on_cards(index, tmp_path):
 
 
 def test_C11_texts_in_batches_merge_to_what_all_give(demo, texts, index, tmp_path):
-    parts = [
-        demo.model.build_index(demo.sae, texts[i : i + 8], exclude=()) for i in range(0, len(texts), 8)
-    ]
+    parts = [demo.model.build_index(demo.sae, texts[i : i + 8], exclude=()) for i in range(0, len(texts), 8)]
     merged = mlxterp.FeatureIndex.merge(parts, tmp_path / "merged")
     for feature in index.live[:100].tolist():
         assert [(t, at) for t, _, at in merged.top_texts(feature)] == [
