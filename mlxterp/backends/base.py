@@ -363,8 +363,9 @@ class LanguageModel(Protocol):
         Args:
             whole_prompt: Whether the prompt is read in one pass, its last token too, however long it is.
 
-        Ends before an end-of-text token. The last pair may be (None, text still held back). The
-        edits' `Run.where` says which absolute positions each pass covers.
+        Ends before an end-of-text token. The last pair may be (None, text still held back). Between the parts of a long
+        prompt comes (None, ""): whoever reads may close the stream there, and the rest is not read. The edits'
+        `Run.where` says which absolute positions each pass covers.
         """
         ...
 

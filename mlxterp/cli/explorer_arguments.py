@@ -15,10 +15,7 @@ def serve(p: Parser) -> None:
     p.add_argument("--port", type=int, default=PORT, help="0 takes a free one (default: %(default)s)")
     p.add_argument("--no-open", action="store_true", help="do not open the browser")
     p.add_argument("--read-only", action="store_true", help="names cannot be changed")
-    p.add_argument(
-        "--with", dest="others", action="append", default=[], metavar="INDEX",
-        help="an index to show beside this one; may be given again",
-    )  # fmt: skip
+    _others(p)
     p.add_argument(
         "--labels",
         type=Path,
@@ -30,12 +27,13 @@ def serve(p: Parser) -> None:
 def site(p: Parser) -> None:
     """`mlxterp site`."""
     index(p)
+    _others(p)
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the site is written")
     p.add_argument(
         "--features",
         type=_numbers,
         metavar="NUMBERS",
-        help="pages for these only, with commas between (default: all)",
+        help="pages for these of INDEX only, with commas between (default: all)",
     )
     p.add_argument("--examples", type=int, default=12, help="of each feature, at most (default: %(default)s)")
 
@@ -55,6 +53,13 @@ def index(p: Parser) -> None:
         help="its folder (mlxterp index makes one; default: that of the stories that come with mlxterp)",
     )  # fmt: skip
     p.add_argument("--demo", action="store_true", help="the stories that come with mlxterp")
+
+
+def _others(p: Parser) -> None:
+    p.add_argument(
+        "--with", dest="others", action="append", default=[], metavar="INDEX",
+        help="an index to show beside this one; may be given again",
+    )  # fmt: skip
 
 
 def _numbers(given: str) -> list[int]:

@@ -23,8 +23,7 @@ _MEANS = 0.05
 
 def serve(options: Namespace, screen: Screen) -> None:
     """`mlxterp serve`."""
-    index = _index(options)
-    others = [opening.open_index(_of(options, path)) for path in options.others]
+    index, others = _index(options), _others(options)
     labels = None if options.labels is None else expanded(options.labels)
     with index.serve(
         options.port, not options.no_open, others, labels=labels, read_only=options.read_only
@@ -38,7 +37,9 @@ def serve(options: Namespace, screen: Screen) -> None:
 
 def site(options: Namespace, screen: Screen) -> None:
     """`mlxterp site`."""
-    folder = _index(options).to_site(expanded(options.out), options.features, options.examples)
+    folder = _index(options).to_site(
+        expanded(options.out), options.features, options.examples, others=_others(options)
+    )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     screen.write_line(
         f"{folder}: {size / 1e6:,.1f} MB. Open {(folder / 'index.html').resolve()} in a browser."
@@ -99,6 +100,11 @@ def _named(options: Namespace) -> bool:
 
 def _demo(options: Namespace) -> FeatureIndex:
     return kept_index(load_demo(options.backend))
+
+
+def _others(options: Namespace) -> list[FeatureIndex]:
+    """The indexes that are shown beside it."""
+    return [opening.open_index(_of(options, path)) for path in options.others]
 
 
 def _of(options: Namespace, path: str) -> Namespace:

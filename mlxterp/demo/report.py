@@ -34,7 +34,7 @@ def write_report(
         InputError: The folder does not exist.
     """
     parts: list[Section | TokenView | FeatureCard] = [
-        Section("The text", "One line for each feature: where in the text it is on."),
+        Section("The text", "Where in it features are on: all of them together, then one line for each."),
         _strips(demo, index, text, features),
         Section("What they do in the model", _effects(text, ablated, amplified)),
         Section(
@@ -50,9 +50,10 @@ def write_report(
 
 def _strips(demo: Demo, index: FeatureIndex, text: str, features: Sequence[Noticed]) -> TokenView:
     ids = [f.feature_id for f in features]
-    view = demo.model.visualize_feature_activations(text, demo.sae, *demo.place, feature_ids=ids)
-    maxima = {f: float(index.summary.maximum[f]) for f in ids}
-    return replace(view, labels={f.feature_id: _label(f) for f in features}, maxima=maxima)
+    view = demo.model.visualize_feature_activations(
+        text, demo.sae, *demo.place, feature_ids=ids, exclude=(), index=index
+    )
+    return replace(view, labels={f.feature_id: _label(f) for f in features})
 
 
 def _label(feature: Noticed) -> str:

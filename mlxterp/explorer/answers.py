@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..features.search import encode_corpus, top_features_of
 from ..index import FeatureExample, FeatureStats
 from ..index.windows import Windows
-from ..lens.feature_logits import direction_logits, feature_logits
+from ..lens.feature_logits import feature_logits
 from .generation import check_fits
 from .label_file import NONE
 from .shown_index import ShownIndex
@@ -135,21 +135,14 @@ def logits(shown: ShownIndex, number: int) -> Answer:
     """What a feature promotes and suppresses; runs the model's head."""
     made = shown.index._with_source()
     component = None if made.sae.is_transcoder else made.component.name
-    found = feature_logits(made.anatomy, made.sae, [number], LOGITS, component=component)[0]
+    [found] = feature_logits(made.anatomy, made.sae, [number], LOGITS, component=component, bins=LOGIT_BINS)
+    assert found.histogram is not None
     return {
         "up": [list(one) for one in found.promoted], "down": [list(one) for one in found.suppressed],
         "norm": found.strength, "relative_norm": found.relative_strength, "mean": found.mean, "sd": found.sd,
-        "skew": found.skew, "kurtosis": found.kurtosis, "hist": _spread(shown, number, component),
+        "skew": found.skew, "kurtosis": found.kurtosis, "hist": [list(part) for part in found.histogram],
         "folded": "final norm folded in",
     }  # fmt: skip
-
-
-def _spread(shown: ShownIndex, number: int, component: str | None) -> list[list[Any]]:
-    """How the logits of all tokens are spread: counts, and the edges of the bins."""
-    made = shown.index._with_source()
-    [(row, _)] = direction_logits(made.anatomy, made.sae, made.sae.W_dec[[number]], component)
-    counts, edges = np.histogram(row[0], LOGIT_BINS)
-    return [counts.tolist(), edges.tolist()]
 
 
 def labels(shown: ShownIndex) -> Answer:

@@ -39,6 +39,8 @@ _UNITS = ("max", "raw")
 _POSITIONS = ("all", "prompt", "prompt[1:]", "generated")
 _SETTINGS = ("prompt", "edits", "max_tokens", "temperature", "top_p", "seed", "positions", "baseline", "chat")
 _OF_EDIT = ("feature", "kind", "strength", "units", "source")
+_READ_AT_ONCE = 512
+"""Tokens of a prompt; between such parts others are answered, and whoever has gone away is seen."""
 _CONTEXT = 8
 """Tokens of the prompt that decide how the first one after it is written."""
 _LOOK = 0.3
@@ -86,7 +88,7 @@ def request_of(said: Mapping[str, Any], own: str, index_of: IndexOf) -> SteerReq
     positions = checks.choice(said.get("positions", "all"), "positions", _POSITIONS)
     settings = Request(
         tokens, positions=positions, temperature=said.get("temperature", 0.0), top_p=said.get("top_p", 1.0),
-        seed=said.get("seed", 0), chat=said.get("chat", False),
+        seed=said.get("seed", 0), chat=said.get("chat", False), prefill_step_size=_READ_AT_ONCE,
     )  # fmt: skip
     made = tuple(_edit(one, own, index_of) for one in edits)
     return SteerRequest(prompt, made, settings, checks.flag(said.get("baseline", True), "baseline"))
@@ -223,7 +225,7 @@ class Generation:
         self._sides = {}
 
     def _next(self, side: Side) -> Event | None:
-        """The next piece of a side; "" where a token has no text yet, None at the end."""
+        """The next piece of a side; "" where a token has no text yet or the prompt is being read, None at the end."""
         found = next(side.tokens, None)
         if found is None:
             return None
@@ -329,7 +331,7 @@ class Events:
         return self._wake.is_set()
 
     def stop(self) -> None:
-        """Ends the generation at its next token, or before it begins."""
+        """Ends the generation at its next token, at the next part of its prompt, or before it begins."""
         self._generation.gone.set()
         if self._future.cancel():
             self._model.soon(self._generation.close)

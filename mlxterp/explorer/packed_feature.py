@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..lens.feature_logits import direction_logits, feature_logits
+from ..lens.feature_logits import feature_logits
 from . import answers
 from .shown_index import ShownIndex
 
@@ -72,22 +72,18 @@ def _logits(shown: ShownIndex, features: Sequence[int], strings: Strings) -> dic
     if source is None:
         return {}
     component = None if source.sae.is_transcoder else source.component.name
-    found = feature_logits(source.anatomy, source.sae, features, answers.LOGITS, component=component)
-    rows = (
-        row
-        for part, _ in direction_logits(
-            source.anatomy, source.sae, source.sae.W_dec[list(features)], component
-        )
-        for row in part
+    found = feature_logits(
+        source.anatomy, source.sae, features, answers.LOGITS, component=component, bins=answers.LOGIT_BINS
     )
     packed = {}
-    for one, row in zip(found, rows, strict=True):
-        counts, edges = np.histogram(row, answers.LOGIT_BINS)
+    for one in found:
+        assert one.histogram is not None
+        counts, edges = one.histogram
         packed[one.feature_id] = {
             "logits": {
                 "up": strings.pairs(one.promoted), "down": strings.pairs(one.suppressed),
                 "norm": rounded(one.strength), "relative_norm": rounded(one.relative_strength),
-                "hist": [rounded(float(edges[0])), rounded(float(edges[-1])), counts.tolist()],
+                "hist": [rounded(edges[0]), rounded(edges[-1]), list(counts)],
             }
         }  # fmt: skip
     return packed

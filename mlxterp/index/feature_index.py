@@ -21,6 +21,7 @@ from ..core import checks, rooms
 from ..core.feature_ids import Feature
 from ..core.options import checks_options
 from ..core.places import path_of
+from ..core.sites import Component
 from ..data.dataset import texts_of
 from ..errors import FeatureIndexError, InputError, warn
 from ..sae import SAE
@@ -405,6 +406,17 @@ class FeatureIndex(Answers):
         )  # fmt: skip
 
 
+def check_is_of(index: Any, sae: SAE, component: Component) -> None:
+    """Raises InputError where something is no index, or one of another SAE or component."""
+    if not isinstance(index, FeatureIndex):
+        raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
+    if index.fingerprint != sae.fingerprint or index.component != component.name:
+        raise InputError(
+            f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component.name}."
+            " Build an index for this SAE and component: model.build_index(sae, texts)."
+        )
+
+
 def texts_from_index(
     index: FeatureIndex,
     source: Source,
@@ -422,14 +434,7 @@ def texts_from_index(
     Raises:
         InputError: It is of others, or leaves other tokens out than `exclude` says.
     """
-    if not isinstance(index, FeatureIndex):
-        raise InputError(f"index is {index!r}; open it first: FeatureIndex.open(path).")
-    sae, component = source.sae, source.component.name
-    if index.fingerprint != sae.fingerprint or index.component != component:
-        raise InputError(
-            f"The index is of {index.sae_name} at {index.component}, asked was {sae!r} at {component}."
-            " Build an index for this SAE and component: model.build_index(sae, texts)."
-        )
+    check_is_of(index, source.sae, source.component)
     left_out = tuple(index.excluded)
     if exclude is not None and check_exclusions(exclude) != left_out:
         raise InputError(

@@ -47,6 +47,8 @@ _HEADS: weakref.WeakKeyDictionary[LanguageModel, tuple[bytes, Shape, np.ndarray]
 """What stands around each model's head and its bias, with a digest of what the head said of two directions then."""
 
 TokenLogits = tuple[tuple[str, float], ...]
+Spread = tuple[tuple[int, ...], tuple[float, ...]]
+"""Counts of bins, and their edges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class FeatureLogits:
         minimum: The smallest logit.
         strength: Norm of the decoder row.
         relative_strength: `strength` as a multiple of the mean norm of the SAE's decoder rows.
+        histogram: How the logits are spread over the vocabulary: tokens in each of some bins of one width, and the
+            edges of the bins, one more; None where nobody asked for bins.
     """
 
     feature_id: int
@@ -86,6 +90,7 @@ class FeatureLogits:
     minimum: float
     strength: float
     relative_strength: float
+    histogram: Spread | None = None
 
     def __iter__(self) -> Iterator[TokenLogits]:
         return iter((self.promoted, self.suppressed))
@@ -158,13 +163,18 @@ def feature_logits(
     *,
     component: str | None = None,
     tokenize: Tokenize | None = None,
+    bins: int | None = None,
 ) -> list[FeatureLogits]:
     """What each feature promotes and suppresses; see `InterpretableModel.feature_logits`.
 
     Features go through the head a few at a time: memory does not grow with their number.
+
+    Args:
+        bins: Of `histogram`; None makes none.
     """
     ids = _checked_ids(sae, feature_ids)
     top_k = checks.count(top_k, "top_k")
+    bins = None if bins is None else checks.count(bins, "bins")
     norms = sae.decoder_norms
     typical = norms.mean() or 1.0  # nothing but zeros
     before = tokenize("a")[-1:] if tokenize is not None else []  # so that a leading space is kept
@@ -175,7 +185,8 @@ def feature_logits(
             for row, mean in zip(logits, means, strict=True):
                 feature = ids[len(found)]
                 strength = (float(norms[feature]), float(norms[feature] / typical))
-                found.append(_describe(feature, row, float(mean), top_k, text, strength))
+                spread = None if bins is None else _spread(row, bins)
+                found.append(_describe(feature, row, float(mean), top_k, text, (*strength, spread)))
     return found
 
 
@@ -250,15 +261,20 @@ def _describe(
     mean: float,
     top_k: int,
     text: Callable[[int], str],
-    strength: tuple[float, float],
+    rest: tuple[float, float, Spread | None],
 ) -> FeatureLogits:
     sd, skew, kurtosis = moments(row)
     high, low = (largest(row, top_k).tolist(), largest(-row, top_k).tolist()) if sd else ([], [])
     promoted, suppressed = (tuple((text(t), float(row[t])) for t in ids) for ids in (high, low))
     return FeatureLogits(
         feature, promoted, suppressed, tuple(high), tuple(low), mean, sd, skew, kurtosis,
-        float(row.max()), float(row.min()), *strength,
+        float(row.max()), float(row.min()), *rest,
     )  # fmt: skip
+
+
+def _spread(row: np.ndarray, bins: int) -> Spread:
+    counts, edges = np.histogram(row, bins)
+    return tuple(counts.tolist()), tuple(edges.tolist())
 
 
 def _checked_ids(sae: SAE, feature_ids: Sequence[int]) -> list[int]:

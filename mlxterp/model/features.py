@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from .. import lens
+from ..activations.exclusions import rule_where_asked
 from ..core.feature_ids import Feature, is_several
 from ..errors import InputError
 from ..features.search import top_features, top_texts
-from ..features.view import view_of_text
+from ..features.view import Maxima, view_of_text
 from ..hooks.session import ModelSession
 from ..index import FeatureIndex, Source
-from ..index.feature_index import texts_from_index
+from ..index.feature_index import check_is_of, texts_from_index
 from ..lens import FeatureLogits, RandomDirections
 from ..sae import SAE
 from ..sae.adapt import place_of
@@ -117,17 +121,22 @@ def visualize_feature_activations(
     feature_ids: Any = None,
     *,
     top_k: int = 5,
-    exclude: Iterable[str] | str = (),
+    exclude: Iterable[str] | str | None = None,
+    index: FeatureIndex | None = None,
 ) -> TokenView:
     """A text's tokens coloured by how strongly features are active on them.
 
-    A notebook shows it by itself, `print` shows it in the terminal, `.to_html(path)` writes a file.
+    A notebook shows it by itself, `print` shows it in the terminal, `.to_html(path)` writes a file. The text stands
+    there once, each token with its strongest features, then by each feature. Full colour is a feature's own maximum:
+    over the index where one is given, else in this text; the view says which.
 
     Args:
         text, layer, component: As in `get_top_features_for_text`.
         feature_ids: One feature or several (ids, or what a search returned), in the order shown; None takes the
-            text's `top_k` strongest.
-        exclude: Tokens that stay without colour and do not count, as in `get_top_features_for_text`.
+            text's `top_k` strongest, and for each token its strongest of all.
+        exclude: Tokens that stay without colour and do not count, as in `get_top_features_for_text`; None takes the
+            index's rule, and without an index counts all.
+        index: Of this SAE and component; gives the maxima and the names of features.
 
     Examples:
         >>> view = model.visualize_feature_activations("Lily lost her red ball.", sae, feature_ids=[ball])
@@ -137,9 +146,18 @@ def visualize_feature_activations(
         'view.html'
     """
     sae, place = sae_at(self.session, sae, layer, component)
+    model = self.session.language_model
+    rule = rule_where_asked(model, place, () if exclude is None else exclude)
+    own = partial(sae.concepts.label_of, marked=True)
+    maxima, label_of = None, own
+    if index is not None:
+        check_is_of(index, sae, place)
+        rule = index._meta.rule if exclude is None else rule
+        maxima = Maxima(f"an index of {index.n_texts:,} texts", np.asarray(index.summary.maximum))
+        label_of = lambda feature: index.label(feature) or own(feature)  # noqa: E731
     return view_of_text(
-        self.session.language_model, text, sae, place,
-        tokenize=self.session.tokenize, feature_ids=feature_ids, top_k=top_k, exclude=exclude,
+        model, text, sae, place, tokenize=self.session.tokenize, feature_ids=feature_ids, top_k=top_k, rule=rule,
+        maxima=maxima, label_of=label_of,
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class FeatureCard(View):
         similar: (feature_id, cosine of the decoder directions, label), most similar first.
         coactive: (feature_id, Jaccard index: tokens where both are active / tokens where at least one is), largest
             first.
+        neighbours: Name and commonest tokens of features that `similar` and `coactive` list, to show them with.
         sae_name: What the SAE says of itself.
         component: Path of the component that the SAE reads.
         facts: Where the figures come from (data set, tokens, model), shown at the foot.
@@ -49,6 +50,7 @@ class FeatureCard(View):
     sae_name: str = ""
     component: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    neighbours: Mapping[int, tuple[str | None, Sequence[str]]] = field(default_factory=dict)
 
     # -- in a notebook and as a file ----------------------------------------------------------
 
@@ -62,8 +64,8 @@ class FeatureCard(View):
             f'<article class="mxt-panel"{anchor} aria-label="{attribute(self._title())}">'
             f'<h{level} class="mxt-title">Feature {self.feature_id}{named}</h{level}>'
             f"{place}{self._stats()}"
-            f'<div class="mxt-cols"><div>{self._histogram(level + 1)}{self._top_tokens(level + 1)}</div>'
-            f"{self._logits()}</div>{self._examples(level + 1)}"
+            f'<div class="mxt-cols">{self._histogram(level + 1)}{self._spread(level + 1)}{self._top_tokens(level + 1)}'
+            f'</div><div class="mxt-cols">{self._logits()}</div>{self._examples(level + 1)}'
             f'<div class="mxt-cols">{self._similar(links or {})}{self._coactive(links or {})}</div>'
             f"{self._foot()}</article>"
         )
@@ -111,9 +113,16 @@ class FeatureCard(View):
         return f'<dl class="mxt-stats">{shown}</dl>'
 
     def _histogram(self, level: int) -> str:
-        svg = histogram_svg(*self.stats.histogram, what="Activations where active")
-        title = f'<h{level} class="mxt-sub">Activations <span class="mxt-muted">log scale</span></h{level}>'
-        return f"<figure>{title}{svg}</figure>" if svg else ""
+        svg = histogram_svg(*self.stats.histogram, "Activations where active", "activation, log scale")
+        return _figure("Activations", svg, level)
+
+    def _spread(self, level: int) -> str:
+        """How the logits of all tokens are spread."""
+        if self.logits is None or self.logits.histogram is None:
+            return ""
+        counts, edges = map(np.asarray, self.logits.histogram)
+        svg = histogram_svg(counts, edges, "Logits of the vocabulary", "logit")
+        return _figure("Logits of all tokens", svg, level)
 
     def _logits(self) -> str:
         if self.logits is None:
@@ -132,9 +141,8 @@ class FeatureCard(View):
             f'<li>{_token(token)} <span class="mxt-muted">× {count:,}</span></li>'
             for token, count in self.stats.top_tokens
         )
-        return (
-            f'<h{level} class="mxt-sub">Tokens it is active on</h{level}><ul class="mxt-chips">{chips}</ul>'
-        )
+        title = f'<h{level} class="mxt-sub">Tokens it is active on</h{level}>'
+        return f'<div>{title}<ul class="mxt-chips">{chips}</ul></div>'
 
     def _examples(self, level: int) -> str:
         scale = self.scale()
@@ -145,18 +153,19 @@ class FeatureCard(View):
         )
 
     def _similar(self, links: Links) -> str:
-        rows = [
-            (self._link(f, links) + (f" {escaped(label)}" if label else ""), f"{cosine:.3f}")
-            for f, cosine, label in self.similar
-        ]
+        rows = [(self._neighbour(f, label, links), f"{cosine:.3f}") for f, cosine, label in self.similar]
         return _table("Similar directions", ("feature", "cosine"), rows) if rows else ""
 
     def _coactive(self, links: Links) -> str:
-        rows = [(self._link(f, links), _share(part)) for f, part in self.coactive]
+        rows = [(self._neighbour(f, None, links), _share(part)) for f, part in self.coactive]
         return _table("Active together with", ("feature", "overlap"), rows) if rows else ""
 
-    def _link(self, feature: int, links: Links) -> str:
-        return feature_link(self.sae_name, feature, links)
+    def _neighbour(self, feature: int, label: str | None, links: Links) -> str:
+        """Another feature: its number, a link where the page shows it, its name and its tokens."""
+        named, tokens = self.neighbours.get(feature, (None, ()))
+        label = label or named
+        parts = [feature_link(self.sae_name, feature, links), escaped(label) if label else ""]
+        return " ".join(part for part in (*parts, *map(_token, tokens)) if part)
 
     def _foot(self) -> str:
         if not self.facts:
@@ -176,6 +185,10 @@ def _share(value: float) -> str:
 def _token(token: str) -> str:
     """A token by itself; its white space can be seen."""
     return f'<code dir="auto" lang="">{token_html(token)}</code>'
+
+
+def _figure(title: str, svg: str, level: int) -> str:
+    return f'<figure><h{level} class="mxt-sub">{title}</h{level}>{svg}</figure>' if svg else ""
 
 
 def _muted(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .escaping import one_line, token_line
 from .histogram import histogram_line
 from .protocols import Card, Example
@@ -30,6 +32,8 @@ def card_text(card: Card, color: bool) -> str:
     if card.logits is not None:
         lines.append(_row("promotes", [f"{_token(t)} {v:+.2f}" for t, v in card.logits.promoted]))
         lines.append(_row("suppresses", [f"{_token(t)} {v:+.2f}" for t, v in card.logits.suppressed]))
+        if card.logits.histogram is not None:
+            lines.append(_row("logits", [histogram_line(*map(np.asarray, card.logits.histogram))]))
     lines.append(_row("active on", [f"{_token(t)} ×{n:,}" for t, n in s.top_tokens]))
     scale = card.scale()
     for title, examples in card.groups():
@@ -37,11 +41,10 @@ def card_text(card: Card, color: bool) -> str:
         lines += [_example(example, scale, color) for example in examples]
     if len(card.similar) or len(card.coactive):
         lines.append("")
-    names = [
-        f"{f} ({cosine:.2f}{f', {one_line(label)}' if label else ''})" for f, cosine, label in card.similar
-    ]
-    lines.append(_row("similar", names))
-    lines.append(_row("together", [f"{f} ({100 * part:.3g} %)" for f, part in card.coactive]))
+    lines.append(
+        _row("similar", [_near(card, f, f"{cosine:.2f}", label) for f, cosine, label in card.similar])
+    )
+    lines.append(_row("together", [_near(card, f, f"{100 * part:.3g} %", None) for f, part in card.coactive]))
     if card.facts:
         lines.append(
             _row("from", [f"{one_line(str(k))} {one_line(str(v))}" for k, v in card.facts.items()], " · ")
@@ -52,6 +55,13 @@ def card_text(card: Card, color: bool) -> str:
 def _row(name: str, cells: list[str], between: str = "  ") -> str | None:
     """A named line of cells; None without any."""
     return f"{name:<11}{between.join(cells)}" if cells else None
+
+
+def _near(card: Card, feature: int, likeness: str, label: str | None) -> str:
+    """Another feature, with how near it is, its name, or the token that it fires on most."""
+    named, tokens = card.neighbours.get(feature, (None, ()))
+    said = one_line(label or named or "") or (_token(tokens[0]) if tokens else "")
+    return f"{feature} ({likeness}{f', {said}' if said else ''})"
 
 
 def _token(token: str) -> str:

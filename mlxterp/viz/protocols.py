@@ -53,6 +53,10 @@ class Logits(Protocol):
     def promoted(self) -> Sequence[tuple[str, float]]: ...
     @property
     def suppressed(self) -> Sequence[tuple[str, float]]: ...
+    @property
+    def histogram(
+        self,
+    ) -> tuple[Sequence[int], Sequence[float]] | None: ...  # counts (bins,), edges (bins + 1,)
 
 
 class Card(Protocol):
@@ -70,6 +74,8 @@ class Card(Protocol):
     def similar(self) -> Sequence[tuple[int, float, str | None]]: ...
     @property
     def coactive(self) -> Sequence[tuple[int, float]]: ...
+    @property
+    def neighbours(self) -> Mapping[int, tuple[str | None, Sequence[str]]]: ...
     @property
     def sae_name(self) -> str: ...
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,7 +23,12 @@ def peak_of(activations: np.ndarray) -> int | None:
 
 
 def spans_html(
-    tokens: Sequence[str], activations: np.ndarray, scale: float, start: int = 0, peak: int | None = None
+    tokens: Sequence[str],
+    activations: np.ndarray,
+    scale: float,
+    start: int = 0,
+    peak: int | None = None,
+    tip: Callable[[int], str] | None = None,
 ) -> str:
     """The text; active tokens are marks with their exact value as tooltip, the peak is bold and underlined.
 
@@ -32,15 +37,16 @@ def spans_html(
         scale: The activation that gets the full colour.
         start: Position of the first token.
         peak: Index in `tokens` of the one to underline.
+        tip: Gives another tooltip, by index in `tokens`: the strongest of those that are shown as one.
     """
     parts, seen = [], visible_pieces(tokens)
-    for first, text, step, value, strongest in _groups(seen, activations, scale, peak):
+    for first, best, text, step, value, strongest in _groups(seen, activations, scale, peak):
         if step == 0:
             parts.append(with_breaks(text))
             continue
         shown = f"<b>{with_marks(text)}</b>" if strongest and text else with_marks(text)
-        tip = attribute(f"{value:.6g} at position {start + first}")
-        parts.append(f'<mark class={class_of(step)} title="{tip}">{shown}</mark>')
+        said = f"{value:.6g} at position {start + first}" if tip is None else tip(best)
+        parts.append(f'<mark class={class_of(step)} title="{attribute(said)}">{shown}</mark>')
     return "".join(parts)
 
 
@@ -59,7 +65,7 @@ def spans_text(
         breaks: Keep the text's line breaks (behind ↵).
     """
     parts, seen = [], visible_pieces(tokens)
-    for _, text, step, value, strongest in _groups(seen, activations, scale, peak):
+    for _, _, text, step, value, strongest in _groups(seen, activations, scale, peak):
         shown, end = in_line(text), ""
         if breaks and step == 0:
             shown = "↵\n".join(map(in_line, text.split("\n")))
@@ -98,8 +104,8 @@ def ends(example: Example) -> tuple[str, str]:
 
 def _groups(
     tokens: Sequence[str], activations: np.ndarray, scale: float, peak: int | None
-) -> Iterator[tuple[int, str, int, float, bool]]:
-    """(first index, text, step, activation, whether it is the peak) of what is shown as one.
+) -> Iterator[tuple[int, int, str, int, float, bool]]:
+    """(first index, index of the strongest, text, step, activation, whether it is the peak) of what is shown as one.
 
     An active token is one; tokens without text of their own belong to the one before; what lies between
     active ones is one.
@@ -125,8 +131,9 @@ def _groups(
     for group in np.flatnonzero(steps).tolist():
         first = int(firsts[group])
         if first > shown:
-            yield shown, "".join(tokens[shown:first]), 0, 0.0, False
-        yield first, tokens[first], int(steps[group]), float(values[group]), group == peak_group
+            yield shown, shown, "".join(tokens[shown:first]), 0, 0.0, False
+        best = int(order[first])
+        yield first, best, tokens[first], int(steps[group]), float(values[group]), group == peak_group
         shown = first + int(sizes[group])
     if shown < len(tokens):
-        yield shown, "".join(tokens[shown:]), 0, 0.0, False
+        yield shown, shown, "".join(tokens[shown:]), 0, 0.0, False

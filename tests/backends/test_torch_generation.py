@@ -37,7 +37,7 @@ def llama() -> TorchLanguageModel:
 
 
 def tokens(model: Any, count: int, edits: Any = (), **options: Any) -> list[int]:
-    return [token for token, _ in model.stream(PROMPT, count, edits, **options)]
+    return [token for token, _ in model.stream(PROMPT, count, edits, **options) if token is not None]
 
 
 def recomputed(model: Any, count: int, edits: Any = ()) -> list[int]:

@@ -88,10 +88,15 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 @pytest.fixture(scope="session")
 def site(shown: Shown, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of files with the index's first features."""
+    """A folder of files with some of the index's features, and the other index beside it."""
     folder = tmp_path_factory.mktemp("site") / "pages"
     shown.index.to_site(
-        folder, features=[*range(725, 757), 571, 160, 284, 1312], n=4, per_band=1, verbose=False
+        folder,
+        features=[*range(725, 757), 571, 160, 284, 1312],
+        n=4,
+        per_band=1,
+        others=[shown.other],
+        verbose=False,
     )
     return folder / "index.html"
 

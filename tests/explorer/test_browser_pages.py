@@ -63,6 +63,10 @@ def test_a_folder_of_files_is_browsed_without_a_server(browser, site: Path):
     browses(tab, site.as_uri())
     page = tab.open(site.as_uri() + "#/text")
     assert "mlxterp serve" in page.inner_text("main")
+    tab.open(f"{site.as_uri()}#/compare/0:{BALL}/1:3")
+    assert page.locator(".facing section").count() == 2 and "of a folder" not in page.inner_text("main")
+    tab.open(site.as_uri() + "#/list?src=1")
+    assert page.locator(".row").count() > 0
     context.close()
     assert (tab.said, tab.foreign) == ([], [])
 

@@ -53,8 +53,10 @@ def test_show_takes_a_word_and_says_which_feature_that_is(says, shown: Shown):
 
 
 def test_site_writes_a_folder_and_says_what_to_open(says, shown: Shown, tmp_path: Path):
-    status, out, _ = says("site", shown.other.path, "--out", tmp_path / "s", "--features", "5,3")
+    more = ["--features", "5,3", "--with", shown.other.path]
+    status, out, _ = says("site", shown.other.path, "--out", tmp_path / "s", *more)
     assert status == 0 and (tmp_path / "s" / "index.html").is_file()
+    assert (tmp_path / "s" / "data" / "1" / "table.js").is_file()
     assert str(tmp_path / "s" / "index.html") in out.replace("\n", "")
     with pytest.raises(SystemExit):
         main(["site", "x", "--out", "y", "--features", "a,b"])

@@ -6,13 +6,15 @@ import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxterp import steering
-from mlxterp.explorer.model_thread import MOST
+from mlxterp.explorer.generation import Generation, request_of
+from mlxterp.explorer.model_thread import MOST, ModelThread
 from tests.explorer.client import Client, end_of, text_of
 from tests.explorer.conftest import BALL, Shown
 
@@ -219,3 +221,19 @@ def test_an_open_steer_block_of_a_notebook_does_not_reach_the_server(client: Cli
     with shown.demo.model.steer(edits(shown, {**ADD, "strength": 3})):
         inside = client.steered(prompt=PROMPT, max_tokens=6)
     assert text_of(inside, "base") == text_of(before, "base")
+
+
+def test_a_generation_ends_and_others_are_answered_within_a_long_prompt(shown: Shown):
+    made = request_of({"prompt": " ".join([PROMPT] * 12), "max_tokens": 4}, "0", lambda _: shown.index)
+    made = replace(made, settings=replace(made.settings, prefill_step_size=4))
+    assert shown.index.source is not None
+    generation, model, said = Generation(shown.index.source.anatomy, made), ModelThread(), []
+
+    def say(event: dict[str, Any]) -> None:
+        said.append(event)
+        model.soon(generation.gone.set)  # done between two parts of the prompt
+
+    model.soon(generation.prepare).result(60)
+    last = model.generate(lambda: generation.run(model, say)).result(60)
+    model.stop()
+    assert last.stopped and last.pieces == 0 and said == [{"started": True}]

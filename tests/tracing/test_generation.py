@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import mlxterp
 from mlxterp import InputError, InterpretableModel, MlxterpWarning
 from mlxterp.interventions import add_vector, noise, scale, zero_out
+from mlxterp.tracing.declared import declared_edits
 from tests.architectures import build, configs
 from tests.tiny import WordTokenizer, tiny_llama
 
@@ -70,6 +72,23 @@ def test_a_prompt_longer_than_the_prefill_chunk_is_edited_throughout(model):
     first = model.generate(prompt, 1, edit)
     whole = model.trace(prompt, edit).output[0, -1]
     assert first == model.tokenizer.decode([int(mx.argmax(whole).item())])
+
+
+def test_a_stream_that_is_closed_within_a_long_prompt_reads_no_more_of_it(backend):
+    opened = mlxterp.load_demo(backend).model
+    ids, read = opened.tokenize("Once upon a time there was a red ball."), []
+
+    def watched(x):
+        read.append(x.shape[1])
+        return x
+
+    edits = declared_edits(opened.anatomy, {"layers.0.mlp": watched})
+    stream = opened.language_model.stream(ids, 3, edits, prefill_step_size=2)
+    for parts in (1, 2, 3):
+        assert next(stream) == (None, "") and read == [2] * parts
+    stream.close()
+    assert read == [2, 2, 2]
+    assert len(list(opened.stream_generate(ids, 3, prefill_step_size=2))) <= 3
 
 
 def test_text_streams_in_pieces_that_add_up(model):

@@ -108,13 +108,15 @@ class Example:
 class Logits:
     promoted: tuple[tuple[str, float], ...] = ((" mat", 3.5),)
     suppressed: tuple[tuple[str, float], ...] = ((" dog", -2.5),)
+    histogram: tuple[tuple[int, ...], tuple[float, ...]] | None = ((1, 7, 2), (-2.5, -0.5, 1.5, 3.5))
 
 
 def card(feature_id: int = 5, label: str | None = "cats", **changes) -> FeatureCard:
     """A small card; any field can be replaced."""
     values = {
         "stats": Stats(), "examples": {"Strongest": [Example(), Example()]}, "logits": Logits(),
-        "similar": [(9, 0.75, "dogs"), (11, 0.5, None)], "coactive": [(9, 0.25)], "sae_name": "tiny SAE",
+        "similar": [(9, 0.75, "dogs"), (11, 0.5, None)], "coactive": [(9, 0.25), (12, 0.125)],
+        "neighbours": {9: ("dogs", (" dog",)), 11: (None, (" cow", " hen")), 12: ("birds", ())}, "sae_name": "tiny SAE",
         "component": "layers.1.mlp", "facts": {"data": "stories", "tokens": "1,000"},
     }  # fmt: skip
     return FeatureCard(feature_id, label, **(values | changes))

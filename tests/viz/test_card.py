@@ -23,12 +23,18 @@ def test_a_card_shows_all_that_it_holds():
         assert said in read.everything, said
     assert read.of_class("mxt-snip") == ["… cat sat on …"] * 2
     assert read.of_tag("caption") == ["Promotes", "Suppresses", "Similar directions", "Active together with"]
+    cells = read.of_tag("td")
+    assert {"9 dogs  dog", "11  cow  hen", "12 birds"} < set(cells)
+    assert [title for title in read.of_tag("title") if title[0].isalpha()] == [
+        "Activations where active", "Logits of the vocabulary"
+    ]  # fmt: skip
 
 
 def test_a_card_shows_the_same_in_the_terminal():
     shown = str(card())
     for said in ("Feature 5 · cats", "0.3 % of tokens (3 of 1,000)", "“ mat” +3.50", "“ dog” -2.50", "“↵” ×1",
-                 "… cat [sat=4] [on] …", "9 (0.75, dogs)  11 (0.50)", "9 (25 %)", "data stories"):  # fmt: skip
+                 "… cat [sat=4] [on] …", "9 (0.75, dogs)  11 (0.50, “ cow”)", "9 (25 %, dogs)  12 (12.5 %, birds)",
+                 "logits     -2.5 ▂█▃ 3.5", "data stories"):  # fmt: skip
         assert said in shown, said
     assert "\x1b[1mFeature 5\x1b[0m" in card().to_str(color=True)
     assert repr(card()) == "FeatureCard(Feature 5: cats: active on 0.3 % of 1,000 tokens)"
@@ -86,11 +92,36 @@ def test_a_histogram_has_a_bar_for_each_bin_in_use():
     assert histogram_svg(np.zeros(5, int), edges) == histogram_line(np.zeros(5, int), edges) == ""
 
 
+def test_a_histogram_names_both_axes_and_its_ticks():
+    read = Reader(
+        histogram_svg(np.array([2, 0, 30]), np.array([-0.9, -0.3, 0.3, 0.9]), "What", "logit", "tokens")
+    )
+    assert read.of_tag("text") == ["0", "15", "30", "tokens", "-0.5", "0", "0.5", "logit"]
+    lines = [float(at["x1"] or 0) for tag, at in read.elements if tag == "line" and at["x1"] == at["x2"]]
+    assert lines == [
+        44.0,
+        98.7,
+        167.0,
+        235.3,
+    ]  # the axis of counts, then a tick for each value, in proportion
+
+
+def test_counts_of_an_axis_are_whole_numbers():
+    for counts, named in (
+        ([1], ["0", "1"]),
+        ([3], ["0", "3"]),
+        ([4], ["0", "2", "4"]),
+        ([2501], ["0", "1,250", "2,501"]),
+    ):
+        read = Reader(histogram_svg(np.array(counts), np.array([1.0, 2.0]), up="tokens"))
+        assert read.of_tag("text")[: len(named)] == named
+
+
 def test_many_bins_are_joined_and_none_is_lost():
     counts = np.arange(1, 101)
     read = Reader(histogram_svg(counts, np.geomspace(0.1, 10, 101)))
     bars = read.of_tag("title")[1:]
-    assert len(bars) == 25 and sum(int(bar.rpartition(" ")[2]) for bar in bars) == counts.sum()
+    assert len(bars) == 34 and sum(int(bar.rpartition(" ")[2]) for bar in bars) == counts.sum()
 
 
 # -- pages ------------------------------------------------------------------------------------

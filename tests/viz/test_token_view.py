@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp import InputError, TokenView, UnknownFeatureError
-from tests.viz.reading import HOSTILE, Reader, assert_offline
+from mlxterp import FeatureReport, InputError, TokenView, UnknownFeatureError
+from mlxterp.variants import TopK
+from tests.index.small import random_sae
+from tests.viz.reading import HOSTILE, Reader, assert_offline, card
 
 TEXT = "Lily was sad because she lost her “red” ball 😀.\n\nTom said: don't be sad!"
 
@@ -45,8 +47,8 @@ def test_C5_the_view_shows_the_whole_text_in_html_and_terminal(demo):
     view = show(demo, top_k=2)
     assert "".join(view.tokens).endswith(TEXT)
     read = assert_offline(view._repr_html_())
-    assert read.of_class("mxt-text") == ["".join(view.tokens)] * 2
-    assert [text.split()[:2] for text in read.of_class("mxt-title")] == [
+    assert read.of_class("mxt-text") == ["".join(view.tokens)] * 3  # all features, then each
+    assert [text.split()[:2] for text in read.of_class("mxt-title")[1:]] == [
         ["Feature", str(f)] for f in view.feature_ids
     ]
     assert str(view).count(" ball") == 2 and "\x1b" not in str(view)
@@ -137,3 +139,83 @@ def test_marks_can_be_read_without_the_style_sheet():
     html = TokenView(("a", "b", "c"), (3,), np.array([[0, 1.0, 2]], np.float32)).fragment()
     read = Reader(html)
     assert read.of_tag("mark")[:2] == ["b", "c"] and read.of_tag("b") == ["c"]
+
+
+# -- all features of a text at once -----------------------------------------------------------
+
+
+def tips(html: str) -> list[str]:
+    """What pointing at a token of the merged text shows."""
+    read = Reader(html.partition("</p>")[0] + "</p></div></section>")
+    return [str(attributes["title"]) for tag, attributes in read.elements if tag == "mark"]
+
+
+def test_several_features_are_shown_on_one_text_each_token_by_its_own_strongest():
+    values = np.array([[4.0, 1.0, 0], [0, 6.0, 0]], np.float32)
+    view = TokenView(
+        ("a", " b", " c"), (3, 7), values, {7: "sevens"}, {3: 8.0, 7: 12.0}, maxima_in="an index of 9 texts"
+    )
+    html = view.fragment()
+    assert tips(html) == ["3: 4 (50 %) at position 0", "7 sevens: 6 (50 %); 3: 1 (12 %) at position 1"]
+    merged = html.partition("</p>")[0]
+    assert merged.count("<mark class=mxt-p4") == 2 and merged.endswith(" c")
+    read = assert_offline(view._repr_html_())
+    assert read.of_tag("td")[-6:] == ["1", " b", "7 sevens: 6 (50 %) · 3: 1 (12 %)", "2", " c", ""]
+    assert "full colour: the feature’s own maximum in an index of 9 texts" in read.of_class("mxt-foot")[0]
+    assert "50 % of its maximum 12 in an index of 9 texts" in str(view)
+
+
+def test_each_token_names_the_strongest_of_all_features_of_the_sae(demo):
+    view = show(demo, top_k=2)
+    model, sae = demo.model, demo.sae
+    x = model.language_model.backend.get(
+        model.trace(TEXT, capture=[sae.component]).activations[sae.component]
+    )[0]
+    codes = sae.encode(x)
+    assert view.token_features is not None and len(view.token_features) == len(view.tokens)
+    for row, found in zip(codes, view.token_features, strict=True):
+        best = np.lexsort((np.arange(len(row)), -np.abs(row)))[:3]
+        assert [f for f, _ in found] == best.tolist()
+        assert np.allclose([a for _, a in found], row[best], rtol=1e-4, atol=1e-4)
+    assert view.maxima is not None and view.maxima_in == "this text"
+    for feature, largest in view.maxima.items():
+        assert np.isclose(largest, np.abs(codes[:, feature]).max(), rtol=1e-4)
+    assert "own maximum in this text" in view.fragment()
+
+
+def test_an_index_gives_maxima_names_and_which_tokens_count(demo, tmp_path):
+    index = demo.model.build_index(demo.sae, demo.texts[:4], tmp_path / "index", verbose=False)
+    ball = index.top_features(TEXT, 1)[0][0]
+    index.labels = {ball: "named here"}
+    view = show(demo, top_k=3, index=index)
+    assert view.feature_ids[0] == ball and view.labels == {ball: "named here"}
+    assert view.token_features is not None and not view.token_features[0]  # the beginning of the text
+    assert view.maxima_in == "an index of 4 texts"
+    assert {f: abs(float(index.summary.maximum[f])) for f in view.maxima or ()} == {
+        f: abs(value) for f, value in (view.maxima or {}).items()
+    }
+    every = show(demo, top_k=3, index=index, exclude=())
+    assert every.token_features is not None and every.token_features[0]
+    with pytest.raises(InputError, match="open it first"):
+        show(demo, index="index")
+    other = random_sae(TopK(2), demo.model.d_model, 8)
+    with pytest.raises(InputError, match="The index is of"):
+        demo.model.visualize_feature_activations(TEXT, other, 1, "resid_post", index=index)
+
+
+def test_a_report_links_the_features_of_a_text_to_their_cards():
+    values = np.array([[4.0, 1.0], [0, 6.0]], np.float32)
+    view = TokenView(("a", " b"), (5, 7), values, sae_name="tiny SAE")
+    read = assert_offline(FeatureReport("Both", [view, card(5)])._repr_html_())
+    targets = [attributes["href"] for tag, attributes in read.elements if tag == "a"]
+    assert targets == ["#mxt-1"] * 3  # twice in the table, once above the text by this feature
+
+
+def test_a_long_text_is_shown_whole_and_its_table_says_what_is_left():
+    tokens = tuple(f" w{i}" for i in range(300))
+    values = np.ones((2, 300), np.float32)
+    read = assert_offline(TokenView(tokens, (1, 2), values)._repr_html_())
+    assert read.of_class("mxt-text")[0] == "".join(tokens)
+    assert len(read.of_tag("tr")) == 201 and "… and 100 more tokens" in read.everything
+    with pytest.raises(InputError, match="rows for 2 tokens"):
+        TokenView(tokens, (1, 2), values, token_features=[[], []])

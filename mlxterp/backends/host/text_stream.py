@@ -16,9 +16,18 @@ class Detokenizer(Protocol):
     def finish(self) -> str: ...
 
 
-def with_text(tokens: Iterable[int], text: Detokenizer, ends: set[int]) -> Iterator[tuple[int | None, str]]:
-    """Each token before the first of `ends`, with the text it adds; then (None, what was held back)."""
+def with_text(
+    tokens: Iterable[int | None], text: Detokenizer, ends: set[int]
+) -> Iterator[tuple[int | None, str]]:
+    """Each token before the first of `ends`, with the text it adds; then (None, what was held back).
+
+    Args:
+        tokens: None is a pause in which nothing came yet.
+    """
     for token in tokens:
+        if token is None:
+            yield None, ""
+            continue
         if token in ends:
             break
         yield token, text.add(token)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import generate_step, generation_stream, wired_limit
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -50,19 +51,31 @@ def stream_tokens(
         read_before: Tokens before `prompt` that the first step reads too.
     """
     ends, sample = end_tokens(tokenizer), Sampler(temperature, top_p, seed)
-    steps: Iterator[tuple[Any, Any]] = generate_step(
-        mx.array(list(prompt)),
-        cast(nn.Module, _Steps(model, step)),
-        max_tokens=max_tokens,
-        sampler=lambda logprobs: or_none(sample(logprobs), logprobs),
-        prefill_step_size=prefill_step_size,
-    )
+    steps = cast(nn.Module, _Steps(model, step))
+
+    def tokens() -> Iterator[int | None]:
+        cache = make_prompt_cache(steps)
+        yield from _read(steps, prompt, cache, prefill_step_size)
+        found: Iterator[tuple[Any, Any]] = generate_step(
+            mx.array(list(prompt[-1:])), steps, max_tokens=max_tokens, prompt_cache=cache,
+            sampler=lambda logprobs: or_none(sample(logprobs), logprobs),
+        )  # fmt: skip
+        yield from _checked((int(token) for token, _ in found), read_before + len(prompt), edited)
+
     with wired_limit(model, [cast(mx.Stream, generation_stream)]):
-        yield from with_text(
-            _checked((int(token) for token, _ in steps), read_before + len(prompt), edited),
-            new_text(tokenizer),
-            ends,
-        )
+        yield from with_text(tokens(), new_text(tokenizer), ends)
+
+
+def _read(steps: nn.Module, prompt: Sequence[int], cache: list[Any], chunk: int) -> Iterator[None]:
+    """Reads a prompt but for its last token, in the passes of `generate_step`; pauses between them."""
+    last = len(prompt) - 1
+    for start in range(0, last, chunk):
+        if start:
+            yield None
+        with mx.stream(cast(mx.Stream, generation_stream)):
+            steps(mx.array(list(prompt[start : min(start + chunk, last)]))[None], cache=cache)
+            mx.eval([layer.state for layer in cache])
+        mx.clear_cache()
 
 
 def _checked(tokens: Iterator[int], prompt: int, edited: bool) -> Iterator[int]:

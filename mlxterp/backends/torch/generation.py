@@ -73,16 +73,16 @@ class CachedPasses:
         self._cache: dict[str, Any] = {}
         self._text: list[int] = []
 
-    def prefill(self, prompt: Sequence[int], chunk: int) -> torch.Tensor:
-        """The logits (vocabulary,) after `prompt`, which is run `chunk` tokens at a time."""
+    def read(self, prompt: Sequence[int], chunk: int) -> Iterator[torch.Tensor | None]:
+        """Runs `prompt`, `chunk` tokens at a time: None between the parts, then the logits (vocabulary,) after it."""
         if not self._options.cached or self._options.whole_prompt:
-            return self.advance(prompt)
-        logits = self.advance(prompt[:chunk])
-        if not self._cache:  # it takes no part of a text alone
-            return self.advance(prompt[chunk:]) if len(prompt) > chunk else logits
-        for start in range(chunk, len(prompt), chunk):
-            logits = self.advance(prompt[start : start + chunk])
-        return logits
+            chunk = len(prompt)
+        logits, rest = self.advance(prompt[:chunk]), prompt[chunk:]
+        size = chunk if self._cache else max(len(rest), 1)  # without a cache it takes no part of a text alone
+        for start in range(0, len(rest), size):
+            yield None
+            logits = self.advance(rest[start : start + size])
+        yield logits
 
     def advance(self, tokens: Sequence[int]) -> torch.Tensor:
         """The logits (vocabulary,) after `tokens` that follow the text so far."""
@@ -124,15 +124,20 @@ def stream_tokens(
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     sample = sampler(temperature, top_p, seed)
 
-    def tokens() -> Iterator[int]:
-        last: list[int] = []
+    def tokens() -> Iterator[int | None]:
+        logits: torch.Tensor | None = None
+        for logits in passes.read(prompt, prefill_step_size):
+            if logits is None:
+                yield None
         for number in range(max_tokens):
-            logits = passes.advance(last) if last else passes.prefill(prompt, prefill_step_size)
+            assert logits is not None
             if not torch.isfinite(logits.detach().float().logsumexp(-1)):
                 where = f"for token {number} of the continuation (position {len(prompt) + number})"
                 raise not_finite("The logits", where, edited)
-            last = [sample(logits)]
-            yield last[0]
+            token = sample(logits)
+            yield token
+            if number < max_tokens - 1:
+                logits = passes.advance([token])
 
     yield from with_text(tokens(), TextStream(tokenizer), ends)
 

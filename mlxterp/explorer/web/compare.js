@@ -1,5 +1,5 @@
 // Two features side by side, of one SAE or of two: what they share and what only one of them has.
-import {h, num, pct, signed, tabular, problem, put} from './dom.js';
+import {h, num, pct, signed, tabular, put} from './dom.js';
 import {about, ask, feature as fetched, logits as fetchedLogits, isSite} from './data.js';
 import {strip, code} from './tokens.js';
 import {source, sourceParam, nameOf, meaning, histogram, meant} from './shared.js';

@@ -1,5 +1,5 @@
 // The list: all features of an SAE in rows of one height, of which only those in sight are elements.
-import {$, h, num, say, later, choice, problem, put} from './dom.js';
+import {$, h, num, say, later, choice, put} from './dom.js';
 import {about, ask, peaks, isSite} from './data.js';
 import {COLUMNS, shown, bounds, sorting} from './columns.js';
 import {strip, around} from './tokens.js';

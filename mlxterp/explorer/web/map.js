@@ -1,6 +1,6 @@
 // The map: every feature a point; draw round some to list them.
 import {$, h, num, later, choice, problem, say, put} from './dom.js';
-import {COLUMNS, shown, inside, polygon} from './columns.js';
+import {COLUMNS, shown, polygon} from './columns.js';
 import {source, sourceParam, meaning, nameOf, listed, sourceChoice} from './shared.js';
 import {link, changed, go, note} from './route.js';
 

@@ -1,6 +1,6 @@
 // Names: all that people called features; edited here, taken from a file, written to one.
 import {h, num, say, put} from './dom.js';
-import {about, ask, address, rename, forget, names as fetched, isSite} from './data.js';
+import {ask, address, rename, forget, isSite} from './data.js';
 import {source, sourceParam, namer, sourceChoice, download} from './shared.js';
 import {link, go} from './route.js';
 
