@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..core.frozen import Key, ReadAt, Reading, SourceVectors
+from ..core.frozen import FINAL, Key, ReadAt, Reading, SourceVectors
 from ..core.sites import SiteEdit
 from ..errors import ComponentError
 
@@ -34,8 +34,11 @@ class FrozenPass(Protocol):
         ...
 
     @property
-    def heads(self) -> Mapping[int, int]:
-        """Layer → how many heads its attention has; layers without attention patterns are left out."""
+    def heads(self) -> Mapping[Key, int]:
+        """Layer and call → how many heads its attention has; layers without attention patterns are left out.
+
+        `NO_BLOCK` stands for attention that is called outside all blocks.
+        """
         ...
 
     @property
@@ -61,17 +64,26 @@ class FrozenPass(Protocol):
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
-        heads: Mapping[int, np.ndarray] | None = None,
+        heads: Mapping[Key, np.ndarray] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """float32, (targets, vectors of all columns): each target's gradient by a source, times the source's vector.
 
         Args:
             targets: They run as the rows of one batch.
             columns: The same object in every call: it is put where the pass computes once.
-            heads: Layer → float32 (targets, heads): what the pattern of each head is multiplied by in each row; 0
-                leaves out what goes by that head.
+            heads: Layer and call → float32 (targets, heads): what the pattern of each head is multiplied by in each
+                row; 0 leaves out what goes by that head.
         """
         ...
+
+
+def calls_of(layer: int, columns: Iterable[Sequence[Any]]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
+    """The values of a component in each call, from those of its sites; of the final norm in the last call only."""
+    calls = list(zip(*columns, strict=False))
+    if layer == FINAL[0]:
+        calls = calls[-1:]
+    for number, values in enumerate(calls):
+        yield (layer, number), values
 
 
 def tokens_first(shape: tuple[int, ...], positions: int, name: str) -> None:

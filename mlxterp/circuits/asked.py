@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..anatomy.anatomy import Anatomy
 from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import scalar
@@ -16,7 +15,7 @@ from ..core.positions import Positions, check_reached, position_mask
 from ..core.sites import Where
 from ..edits.checks import check_positions
 from ..edits.edits import FeatureEdit
-from ..errors import InputError
+from ..errors import ComponentError, InputError
 from ..sae import SAE
 from ..steering import clamp
 from ..variants import JumpReLU, ReLU
@@ -24,6 +23,7 @@ from ..weights import SAEWeights
 from .cross_layer import CrossLayerPart
 from .nodes import Node
 from .transcoders import Placed
+from .unrolled import Unrolled
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,7 +47,7 @@ class Asked:
 
 
 def asked_of(
-    given: Any, anatomy: Anatomy, placed: Mapping[int, Placed], tokens: int, written: int
+    given: Any, order: Unrolled, placed: Mapping[int, Placed], tokens: int, written: int
 ) -> list[Asked]:
     """The interventions, by layer.
 
@@ -59,7 +59,7 @@ def asked_of(
         InputError: See `feature_intervention`.
         UnknownFeatureError: A feature that the transcoder does not have.
     """
-    found = [_one(*entry, anatomy, placed, tokens, written) for entry in _entries(given)]
+    found = [_one(*entry, order, placed, tokens, written) for entry in _entries(given)]
     if not found:
         raise InputError("interventions= is empty. Name at least one: {(layer, position, feature): value}.")
     _check_twice(found)
@@ -90,10 +90,10 @@ def _entries(given: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
 
 
 def _one(
-    layer: Any, position: Any, feature: Any, value: Any, anatomy: Anatomy, placed: Mapping[int, Placed],
+    layer: Any, position: Any, feature: Any, value: Any, order: Unrolled, placed: Mapping[int, Placed],
     tokens: int, written: int,
 ) -> Asked:  # fmt: skip
-    number = anatomy.names.layer(layer)
+    number = order.layer(layer)
     if number not in placed:
         held = ", ".join(map(str, placed))
         raise InputError(f"An intervention is in layer {number}; the transcoders are of layers {held}.")
@@ -180,10 +180,23 @@ def edits_of(placed: Mapping[int, Placed], asked: Sequence[Asked]) -> list[Featu
         for target in placed[one.layer].writes:
             sae, ids = writers[one.layer, target]
             feature = one.feature if ids is None else ids.index(one.feature)
-            found.append(
-                clamp(sae, feature, one.value, at=placed[target].predicts.name, positions=one.positions)
-            )
+            found.append(clamp(sae, feature, one.value, at=_at(placed[target]), positions=one.positions))
     return found
+
+
+def _at(one: Placed) -> str:
+    """Where an edit changes what a transcoder predicts.
+
+    Raises:
+        ComponentError: No name says that in one loop alone.
+    """
+    if one.at is None:
+        raise ComponentError(
+            f"Layer {one.layer} of a pass of this looped model is one call of {one.reads.name} and"
+            f" {one.predicts.name}, of which an edit cannot change one call alone. Take transcoders that read and"
+            " predict inputs and outputs of modules."
+        )
+    return one.at
 
 
 def _writer(

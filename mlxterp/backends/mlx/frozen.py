@@ -9,10 +9,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
+from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import tokens_first
+from ..frozen import calls_of, tokens_first
 from ..host.columns import ColumnPlan
 from .attention import PATCHES, own_scale
 from .freeze import Constants, FrozenTracer, Wrapped, constant_parts, patches_for
@@ -34,9 +34,9 @@ class MLXFrozenPass:
         self._parts = constant_parts(model.tree) if places.hold == "all" else []
         self._constants = Constants()
         self._sources: dict[Key, mx.array] = {}
-        self._skips = {layer: mx.array(skip) for layer, skip in places.skips.items()}
+        self._skips = {key: mx.array(skip) for key, skip in places.skips.items()}
         self._columns: tuple[Any, list[mx.array]] = (None, [])
-        self.heads: dict[int, int] = {}
+        self.heads: dict[Key, int] = {}
         self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
         mx.eval(self._sources, list(inputs.values()), logits, self._constants.items)
@@ -65,14 +65,14 @@ class MLXFrozenPass:
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
-        heads: Mapping[int, np.ndarray] | None = None,
+        heads: Mapping[Key, np.ndarray] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
             self._plan = ColumnPlan(columns)
             self._columns = columns, [mx.array(block.vectors) for block in self._plan.blocks]
         keys = list(dict.fromkeys(column.key for column in columns))
-        factors = {layer: mx.array(factor) for layer, factor in (heads or {}).items()}
+        factors = {key: mx.array(factor) for key, factor in (heads or {}).items()}
         zeros = [mx.zeros((len(targets), *self._sources[key].shape[1:])) for key in keys]
 
         def objective(sources: list[mx.array]) -> mx.array:
@@ -98,7 +98,7 @@ class MLXFrozenPass:
         sources: Mapping[Key, mx.array] | None,
         rows: int,
         *,
-        factors: Mapping[int, mx.array] | None = None,
+        factors: Mapping[Key, mx.array] | None = None,
         edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, mx.array], mx.array]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
@@ -108,7 +108,7 @@ class MLXFrozenPass:
         edits, sites = [*self._edits(sources, rows), *edits], unique_sites(places.inputs.values())
         tracer = FrozenTracer(
             model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None,
-            factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},
+            factors={(model.layers[layer], call): factor for (layer, call), factor in (factors or {}).items()},
         )  # fmt: skip
         patched = PATCHES.replaced(patches_for(places.hold))
         with settled(model.tree), patched, eager(), hooked(tracer):
@@ -120,17 +120,17 @@ class MLXFrozenPass:
         if sources is None:
             self._note(tracer)
         read = {
-            (layer, number): self._by_text(component.compute(row).astype(mx.float32), rows)
+            key: self._by_text(component.compute(values).astype(mx.float32), rows)
             for layer, component in places.inputs.items()
-            for number, row in enumerate(zip(*(run.values[site] for site in component.sites), strict=False))
+            for key, values in calls_of(layer, (run.values[site] for site in component.sites))
         }
         return read, logits[:, -1].astype(mx.float32)
 
     def _note(self, tracer: FrozenTracer) -> None:
         """Heads and scales, by layer."""
+        self.heads |= {NO_BLOCK: 0} if tracer.outside else {}
         for layer, path in enumerate(self._model.layers):
-            if path in tracer.heads:
-                self.heads[layer] = tracer.heads[path]
+            self.heads |= {(layer, call): n for (block, call), n in tracer.heads.items() if block == path}
             scale = tracer.scales.get(path)
             if scale is None:
                 scale = own_scale(self._model.model_type, self._model.tree.by_path[path].module)
@@ -160,11 +160,11 @@ class MLXFrozenPass:
             key = layer, next(numbers)
             if sources is None:
                 found = self._by_text(x.astype(mx.float32), rows)
-                self._sources[key] = mx.stop_gradient(found - self._skip(layer, run, rows))
+                self._sources[key] = mx.stop_gradient(found - self._skip(key, run, rows))
                 return (mx.stop_gradient(found) if all_held else found).reshape(x.shape)
             if not all_held:
                 return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
-            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
+            return (self._given(sources, key, rows) + self._skip(key, run, rows)).reshape(x.shape)
 
         return change
 
@@ -172,12 +172,12 @@ class MLXFrozenPass:
         shape = (rows, *self._sources[key].shape[1:])
         return mx.broadcast_to(sources[key], shape) if key in sources else mx.zeros(shape)
 
-    def _skip(self, layer: int, run: Run, rows: int) -> mx.array | float:
-        """What goes from the input of this layer's transcoder straight to its output."""
-        skip = self._skips.get(layer)
+    def _skip(self, key: Key, run: Run, rows: int) -> mx.array | float:
+        """What goes from the input of this layer's transcoder, in its latest call, straight to its output."""
+        skip = self._skips.get(key)
         if skip is None:
             return 0.0
-        component = self._places.inputs[layer]
+        component = self._places.inputs[key[0]]
         value = component.compute([run.values[site][-1] for site in component.sites])
         return self._by_text(value.astype(mx.float32), rows) @ skip
 

@@ -60,21 +60,23 @@ class FrozenTracer(Tracer):
     Args:
         recording: Whether this is the first pass.
         skipped: Paths of modules that are not run again.
-        factors: Path of a block → (rows, heads): what its patterns are multiplied by.
+        factors: Path of a block, and its call → (rows, heads): what its patterns are multiplied by.
 
     Attributes:
-        heads: Path of a block → heads of its attention.
+        heads: Path of a block, and its call → heads of its attention.
+        outside: Whether attention is called outside all blocks.
     """
 
     def __init__(
         self, tree: ModuleTree, layers: Sequence[str], wanted: Sequence[Site], edits: Sequence[SiteEdit],
         run: Run, places: FrozenPlaces, constants: Constants, *, recording: bool, rows: int,
-        skipped: frozenset[str], factors: Mapping[str, torch.Tensor],
+        skipped: frozenset[str], factors: Mapping[Call, torch.Tensor],
     ):  # fmt: skip
         super().__init__(tree, wanted, edits, run=run)
         self._constants, self._recording, self._rows, self._skipped = constants, recording, rows, skipped
         self._factors = factors
-        self.heads: dict[str, int] = {}
+        self.heads: dict[Call, int] = {}
+        self.outside = False
         self._blocks, self._dead = frozenset(layers), places.dead | skipped
         self._last = id(tree.by_path[layers[-1]].module)
         self._passed = False
@@ -98,9 +100,11 @@ class FrozenTracer(Tracer):
         """A pattern (batch, heads, …, queries, keys) times the factors of its block's heads."""
         block = next((node.path for node in reversed(self.stack) if node.path in self._blocks), None)
         if block is None:
+            self.outside = True
             return pattern
-        self.heads[block] = math.prod(pattern.shape[1:-2])
-        factor = self._factors.get(block)
+        call = block, self.counts[block] - 1
+        self.heads[call] = math.prod(pattern.shape[1:-2])
+        factor = self._factors.get(call)
         return pattern if factor is None else pattern * factor.reshape(*pattern.shape[:-2], 1, 1)
 
     @property

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
+from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import tokens_first
+from ..frozen import calls_of, tokens_first
 from ..host.columns import ColumnPlan
 from .attention import attention_seen
 from .freeze import Constants, FrozenTracer, Held
@@ -59,11 +59,11 @@ class TorchFrozenPass:
         self._model, self._ids, self._places = model, list(ids), places
         self._constants = Constants()
         self._sources: dict[Key, torch.Tensor] = {}
-        self._skips = {layer: self._put(skip) for layer, skip in places.skips.items()}
+        self._skips = {key: self._put(skip) for key, skip in places.skips.items()}
         self._columns: tuple[Any, list[torch.Tensor]] = (None, [])
         self._live: _Live | None = None
         self._skipped = _skipped(model.tree, places)
-        self.heads: dict[int, int] = {}
+        self.heads: dict[Key, int] = {}
         self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
         self.sources = {key: value[0].cpu().numpy() for key, value in self._sources.items()}
@@ -89,7 +89,7 @@ class TorchFrozenPass:
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
-        heads: Mapping[int, np.ndarray] | None = None,
+        heads: Mapping[Key, np.ndarray] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
@@ -130,9 +130,9 @@ class TorchFrozenPass:
         """See `FrozenPass`."""
         return TorchFrozenPass(self._model, self._ids[:positions], self._places)
 
-    def _made(self, keys: Sequence[Key], rows: int, heads: Mapping[int, np.ndarray] | None = None) -> _Live:
+    def _made(self, keys: Sequence[Key], rows: int, heads: Mapping[Key, np.ndarray] | None = None) -> _Live:
         """A pass of so many rows."""
-        factors = {layer: self._put(factor) for layer, factor in (heads or {}).items()}
+        factors = {key: self._put(factor) for key, factor in (heads or {}).items()}
         shapes = {key: (rows, *self._sources[key].shape[1:]) for key in keys}
         sources = {
             key: torch.zeros(shape, device=self._model.device, requires_grad=True)
@@ -147,7 +147,7 @@ class TorchFrozenPass:
         sources: Mapping[Key, torch.Tensor] | None,
         rows: int,
         gradients: bool = False,
-        factors: Mapping[int, torch.Tensor] | None = None,
+        factors: Mapping[Key, torch.Tensor] | None = None,
         edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, torch.Tensor], torch.Tensor]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
@@ -159,7 +159,7 @@ class TorchFrozenPass:
         tracer = FrozenTracer(
             model.tree, model.layers, wanted, edits, run, places, self._constants,
             recording=recording, rows=rows, skipped=self._skipped,
-            factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},
+            factors={(model.layers[layer], call): factor for (layer, call), factor in (factors or {}).items()},
         )  # fmt: skip
         held = Held(tracer, places, self._constants, recording=recording)
         ids = torch.as_tensor(batch.ids.astype(np.int64), device=model.device)
@@ -171,15 +171,15 @@ class TorchFrozenPass:
         held.finish()
         if recording:
             paths = dict(enumerate(model.layers))
-            self.heads = {n: tracer.heads[path] for n, path in paths.items() if path in tracer.heads}
+            number = {path: layer for layer, path in paths.items()}
+            self.heads = {(number[path], call): n for (path, call), n in tracer.heads.items()}
+            self.heads |= {NO_BLOCK: 0} if tracer.outside else {}
             self.scales = {n: tracer.scales[path] for n, path in paths.items() if path in tracer.scales}
         with torch.set_grad_enabled(gradients):
             read = {
-                (layer, number): self._by_text(component.compute(row).float(), rows)
+                key: self._by_text(component.compute(values).float(), rows)
                 for layer, component in places.inputs.items()
-                for number, row in enumerate(
-                    zip(*(run.values[site] for site in component.sites), strict=False)
-                )
+                for key, values in calls_of(layer, (run.values[site] for site in component.sites))
             }
             return read, logits_of(out)[:, -1].float()
 
@@ -206,11 +206,11 @@ class TorchFrozenPass:
             key = layer, next(numbers)
             if sources is None:
                 found = self._by_text(x.detach().float(), rows)
-                self._sources[key] = found - self._skip(layer, run, rows)
+                self._sources[key] = found - self._skip(key, run, rows)
                 return found.reshape(x.shape)
             if not all_held:
                 return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
-            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
+            return (self._given(sources, key, rows) + self._skip(key, run, rows)).reshape(x.shape)
 
         return change
 
@@ -219,12 +219,12 @@ class TorchFrozenPass:
         shape = (rows, *known.shape[1:])
         return sources[key].expand(shape) if key in sources else known.new_zeros(shape)
 
-    def _skip(self, layer: int, run: Run, rows: int) -> torch.Tensor | float:
-        """What goes from the input of this layer's transcoder straight to its output."""
-        skip = self._skips.get(layer)
+    def _skip(self, key: Key, run: Run, rows: int) -> torch.Tensor | float:
+        """What goes from the input of this layer's transcoder, in its latest call, straight to its output."""
+        skip = self._skips.get(key)
         if skip is None:
             return 0.0
-        component = self._places.inputs[layer]
+        component = self._places.inputs[key[0]]
         value = component.compute([run.values[site][-1] for site in component.sites])
         return self._by_text(value.float(), rows) @ skip
 
