@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,11 @@ import numpy as np
 from ..core.frozen import FINAL, Key, ReadAt, Reading, SourceVectors
 from ..core.sites import SiteEdit
 from ..errors import ComponentError
+
+PromptPass = Callable[..., Any]
+"""(native token ids (1, positions), keyword arguments of a generation's pass) -> what the model returns"""
+_ALIKE = 1e-3
+"""Difference of what passes with and without a cache read, relative to the largest."""
 
 
 class FrozenPass(Protocol):
@@ -58,6 +63,16 @@ class FrozenPass(Protocol):
         """
         ...
 
+    def prompt_pass(self, changes: Mapping[Key, np.ndarray], edits: Sequence[SiteEdit] = ()) -> PromptPass:
+        """The same as `read`, as the pass in which a generation reads its prompt and fills its cache.
+
+        Logits are after a final soft cap, and what the cache holds has the dtypes of a plain pass.
+
+        Raises:
+            ComponentError: When it runs: with a cache, this model computes something else than without one.
+        """
+        ...
+
     def first(self, positions: int) -> FrozenPass:
         """The pass of the prompt's first tokens alone, recorded anew."""
         ...
@@ -84,6 +99,16 @@ def calls_of(layer: int, columns: Iterable[Sequence[Any]]) -> Iterator[tuple[Key
         calls = calls[-1:]
     for number, values in enumerate(calls):
         yield (layer, number), values
+
+
+def check_cached(found: Reading, expected: Reading, name: str) -> None:
+    """Raises ComponentError where a pass with a cache read something else than the one without."""
+    for key, value in expected.inputs.items():
+        if not np.abs(found.inputs[key] - value).max() <= _ALIKE * np.abs(value).max():
+            raise ComponentError(
+                f"With a cache, layer {key[0]} of this {name} model reads something else than without one, so its"
+                " prompt cannot be held while it writes. Leave max_tokens= out, or take freeze=None."
+            )
 
 
 def tokens_first(shape: tuple[int, ...], positions: int, name: str) -> None:

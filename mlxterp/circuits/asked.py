@@ -35,6 +35,7 @@ class Asked:
         positions: Where, as an edit takes them.
         value: In the transcoder's own scale.
         on_prompt: int64, (n,): the positions of the prompt among them.
+        on_new: The positions after the prompt, as an edit takes them; None where there are none.
         edits: How many edits it takes: one for each layer that the feature writes to.
     """
 
@@ -43,6 +44,7 @@ class Asked:
     positions: Any
     value: float
     on_prompt: np.ndarray
+    on_new: Any
     edits: int
 
 
@@ -101,7 +103,7 @@ def _one(
     which = feature_id(feature, one.d_hidden, whose=f"the transcoder of layer {number}")
     target = checks.number(scalar(value), f"The value of feature {which} of layer {number}")
     where, on_prompt = _positions(position, tokens, written)
-    return Asked(number, which, where, target, on_prompt, len(one.writes))
+    return Asked(number, which, where, target, on_prompt, _on_new(where, tokens), len(one.writes))
 
 
 def _positions(given: Any, tokens: int, written: int) -> tuple[Any, np.ndarray]:
@@ -131,6 +133,19 @@ def _on_prompt(positions: Any, tokens: int) -> np.ndarray:
         return np.unique([one for one in np.atleast_1d(positions).tolist() if one < tokens]).astype(np.int64)
     mask = position_mask(cast(Positions, positions), Where.whole(tokens, np.array([tokens])))
     return np.arange(tokens) if mask is None else np.flatnonzero(mask[0])
+
+
+def _on_new(positions: Any, tokens: int) -> Any:
+    """Those after the prompt, as an edit takes them; None for none."""
+    if isinstance(positions, str):
+        return "generated" if positions in ("all", "generated") else None
+    if isinstance(positions, slice):
+        start, step = positions.start or 0, positions.step or 1
+        start += max(0, -(-(tokens - start) // step)) * step
+        later = positions.stop is None or positions.stop > start
+        return slice(start, positions.stop, positions.step) if later else None
+    found = tuple(one for one in np.atleast_1d(positions).tolist() if one >= tokens)
+    return found or None
 
 
 def _numbers(positions: Any, given: Any, tokens: int, written: int) -> Any:

@@ -82,6 +82,7 @@ class FrozenTracer(Tracer):
 
     Args:
         recording: Whether this is the first pass.
+        capped: Whether a final soft cap is computed.
         factors: Path of a block, and its call → (rows, heads): what its patterns are multiplied by.
 
     Attributes:
@@ -93,10 +94,11 @@ class FrozenTracer(Tracer):
     def __init__(
         self, model: Wrapped, sites: Sequence[Site], edits: Sequence[SiteEdit], run: Run,
         places: FrozenPlaces, constants: Constants, *, recording: bool, factors: Mapping[tuple[str, int], mx.array],
+        capped: bool = False,
     ):  # fmt: skip
         super().__init__(model.tree, sites, edits, run=run, model_type=model.model_type)
         self._constants, self._recording, self._next = constants, recording, 0
-        self._factors = factors
+        self._factors, self.capped = factors, capped
         self.heads: dict[tuple[str, int], int] = {}
         self.outside = False
         self.scales: dict[str, float] = {}
@@ -217,7 +219,7 @@ def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
 def _tanh(original: Callable[..., mx.array], x: mx.array, **options: Any) -> mx.array:
     tracer = _tracer()
     if tracer is not None and tracer.after_blocks:
-        return x  # a final soft cap: logits are read before it
+        return original(x, **options) if tracer.capped else x  # a final soft cap: logits are read before it
     return _value(original, x, **options)
 
 

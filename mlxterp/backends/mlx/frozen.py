@@ -8,16 +8,18 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
 from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import calls_of, tokens_first
+from ..frozen import PromptPass, calls_of, check_cached, tokens_first
 from ..host.columns import ColumnPlan
 from .attention import PATCHES, own_scale
+from .batching import cast_like
 from .freeze import Constants, FrozenTracer, Wrapped, constant_parts, patches_for
 from .modes import settled
-from .swap import eager, hooked
+from .swap import eager, hooked, unobserved
 
 
 class MLXFrozenPass:
@@ -53,15 +55,19 @@ class MLXFrozenPass:
     ) -> Reading:
         """See `FrozenPass`."""
         rows = next((len(change) for change in changes.values()), 1)
+        inputs, logits = self._run(self._changed(changes, origin), rows, edits=edits)
+        mx.eval(list(inputs.values()), logits)
+        return _reading(inputs, logits)
+
+    def _changed(self, changes: Mapping[Key, np.ndarray], origin: bool = False) -> dict[Key, mx.array]:
+        """The sources with changes added."""
         sources: dict[Key, mx.array] = {} if origin else dict(self._sources)
         if self._places.hold != "all":
             sources = {EMBED: self._sources[EMBED]}
         for key, change in changes.items():
             added = mx.array(np.asarray(change, dtype=np.float32))
             sources[key] = sources[key] + added if key in sources else added
-        inputs, logits = self._run(sources, rows, edits=edits)
-        mx.eval(list(inputs.values()), logits)
-        return _reading(inputs, logits)
+        return sources
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
@@ -87,6 +93,25 @@ class MLXFrozenPass:
         mx.eval(products)
         return self._plan.gathered([np.array(product) for product in products])
 
+    def prompt_pass(self, changes: Mapping[Key, np.ndarray], edits: Sequence[SiteEdit] = ()) -> PromptPass:
+        """See `FrozenPass`."""
+
+        def run(ids: mx.array, cache: list[Any], **options: Any) -> mx.array:
+            inputs, logits = self._passed(
+                self._changed(changes), 1, edits=edits, options={**options, "cache": cache}
+            )
+            mx.eval(list(inputs.values()))
+            check_cached(
+                _reading(inputs, logits[:, -1]), self.read(changes, edits=edits), self._model.model_type
+            )
+            plain: Any = make_prompt_cache(self._model.module)
+            with settled(self._model.tree), unobserved():
+                self._model.module(ids, cache=plain, **options)  # only to see its dtypes: never computed
+            cast_like(cache, plain)
+            return logits
+
+        return run
+
     def first(self, positions: int) -> MLXFrozenPass:
         """See `FrozenPass`."""
         return MLXFrozenPass(self._model, self._ids[:positions], self._places, self._not_reached)
@@ -102,6 +127,19 @@ class MLXFrozenPass:
         edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, mx.array], mx.array]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
+        read, logits = self._passed(sources, rows, factors=factors, edits=edits)
+        return read, logits[:, -1].astype(mx.float32)
+
+    def _passed(
+        self,
+        sources: Mapping[Key, mx.array] | None,
+        rows: int,
+        *,
+        factors: Mapping[Key, mx.array] | None = None,
+        edits: Sequence[SiteEdit] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[Key, mx.array], mx.array]:
+        """What is read, by key, and all logits, with `options` after a final soft cap."""
         model, places = self._model, self._places
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
@@ -109,10 +147,11 @@ class MLXFrozenPass:
         tracer = FrozenTracer(
             model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None,
             factors={(model.layers[layer], call): factor for (layer, call), factor in (factors or {}).items()},
+            capped=options is not None,
         )  # fmt: skip
         patched = PATCHES.replaced(patches_for(places.hold))
         with settled(model.tree), patched, eager(), hooked(tracer):
-            logits: Any = model.module(mx.array(batch.ids))
+            logits: Any = model.module(mx.array(batch.ids), **(options or {}))
         for site in (*sites, *(edit.site for edit in edits)):
             if site not in tracer.reached:
                 raise self._not_reached(site, tracer.calls())
@@ -124,7 +163,7 @@ class MLXFrozenPass:
             for layer, component in places.inputs.items()
             for key, values in calls_of(layer, (run.values[site] for site in component.sites))
         }
-        return read, logits[:, -1].astype(mx.float32)
+        return read, logits
 
     def _note(self, tracer: FrozenTracer) -> None:
         """Heads and scales, by layer."""

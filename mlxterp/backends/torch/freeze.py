@@ -60,6 +60,7 @@ class FrozenTracer(Tracer):
     Args:
         recording: Whether this is the first pass.
         skipped: Paths of modules that are not run again.
+        capped: Whether a final soft cap is computed.
         factors: Path of a block, and its call → (rows, heads): what its patterns are multiplied by.
 
     Attributes:
@@ -70,11 +71,11 @@ class FrozenTracer(Tracer):
     def __init__(
         self, tree: ModuleTree, layers: Sequence[str], wanted: Sequence[Site], edits: Sequence[SiteEdit],
         run: Run, places: FrozenPlaces, constants: Constants, *, recording: bool, rows: int,
-        skipped: frozenset[str], factors: Mapping[Call, torch.Tensor],
+        skipped: frozenset[str], factors: Mapping[Call, torch.Tensor], capped: bool = False,
     ):  # fmt: skip
         super().__init__(tree, wanted, edits, run=run)
         self._constants, self._recording, self._rows, self._skipped = constants, recording, rows, skipped
-        self._factors = factors
+        self._factors, self.capped = factors, capped
         self.heads: dict[Call, int] = {}
         self.outside = False
         self._blocks, self._dead = frozenset(layers), places.dead | skipped
@@ -241,7 +242,9 @@ def _is_by_head(args: tuple, options: dict[str, Any]) -> bool:
 
 def _tanh(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
     if held._tracer.after_blocks:
-        return args[0]  # a final soft cap: logits are read before it
+        return (
+            func(*args, **options) if held._tracer.capped else args[0]
+        )  # a final soft cap: logits come before it
     return _value(held, func, args, options)
 
 

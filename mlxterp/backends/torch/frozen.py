@@ -14,12 +14,13 @@ from torch import nn
 from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import calls_of, tokens_first
+from ..frozen import PromptPass, calls_of, check_cached, tokens_first
 from ..host.columns import ColumnPlan
 from .attention import attention_seen
+from .batching import cast_like
 from .freeze import Constants, FrozenTracer, Held
 from .modes import settled
-from .swap import hooked
+from .swap import hooked, unobserved
 from .tree import ModuleTree
 from .values import logits_of
 
@@ -79,13 +80,17 @@ class TorchFrozenPass:
     ) -> Reading:
         """See `FrozenPass`."""
         rows = next((len(change) for change in changes.values()), 1)
+        return _reading(*self._run(self._changed(changes, origin), rows, edits=edits))
+
+    def _changed(self, changes: Mapping[Key, np.ndarray], origin: bool = False) -> dict[Key, torch.Tensor]:
+        """The sources with changes added."""
         sources = {} if origin else dict(self._sources)
         if self._places.hold != "all":
             sources = {EMBED: self._sources[EMBED]}
         for key, change in changes.items():
             added = self._put(change)
             sources[key] = sources[key] + added if key in sources else added
-        return _reading(*self._run(sources, rows, edits=edits))
+        return sources
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
@@ -126,6 +131,21 @@ class TorchFrozenPass:
             live = self._live = self._made(keys, rows)
         return live
 
+    def prompt_pass(self, changes: Mapping[Key, np.ndarray], edits: Sequence[SiteEdit] = ()) -> PromptPass:
+        """See `FrozenPass`."""
+        model = self._model
+
+        def run(ids: torch.Tensor, **options: Any) -> Any:
+            read, out = self._passed(self._changed(changes), 1, edits=edits, options=options)
+            found = _reading(read, logits_of(out)[:, -1].float())
+            check_cached(found, self.read(changes, edits=edits), type(model.module).__name__)
+            if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.module.parameters()):
+                with settled(model.tree), unobserved():
+                    cast_like(out, model.module(ids, **options))
+            return out
+
+        return run
+
     def first(self, positions: int) -> TorchFrozenPass:
         """See `FrozenPass`."""
         return TorchFrozenPass(self._model, self._ids[:positions], self._places)
@@ -151,6 +171,21 @@ class TorchFrozenPass:
         edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, torch.Tensor], torch.Tensor]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
+        read, out = self._passed(sources, rows, gradients=gradients, factors=factors, edits=edits)
+        with torch.set_grad_enabled(gradients):
+            return read, logits_of(out)[:, -1].float()
+
+    def _passed(
+        self,
+        sources: Mapping[Key, torch.Tensor] | None,
+        rows: int,
+        *,
+        gradients: bool = False,
+        factors: Mapping[Key, torch.Tensor] | None = None,
+        edits: Sequence[SiteEdit] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[Key, torch.Tensor], Any]:
+        """What is read, by key, and what the model returns, with `options` after a final soft cap."""
         model, places, recording = self._model, self._places, sources is None
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
@@ -160,11 +195,12 @@ class TorchFrozenPass:
             model.tree, model.layers, wanted, edits, run, places, self._constants,
             recording=recording, rows=rows, skipped=self._skipped,
             factors={(model.layers[layer], call): factor for (layer, call), factor in (factors or {}).items()},
+            capped=options is not None,
         )  # fmt: skip
         held = Held(tracer, places, self._constants, recording=recording)
         ids = torch.as_tensor(batch.ids.astype(np.int64), device=model.device)
         with settled(model.tree, gradients=gradients), attention_seen(tracer), hooked(tracer), held:
-            out = model.module(ids, **model.options)
+            out = model.module(ids, **(model.options if options is None else options))
         for site in (*sites, *(edit.site for edit in edits)):
             if site not in tracer.reached:
                 raise model.not_reached(site, tracer.counts)
@@ -181,7 +217,7 @@ class TorchFrozenPass:
                 for layer, component in places.inputs.items()
                 for key, values in calls_of(layer, (run.values[site] for site in component.sites))
             }
-            return read, logits_of(out)[:, -1].float()
+        return read, out
 
     def _edits(self, sources: Mapping[Key, torch.Tensor] | None, rows: int) -> list[SiteEdit]:
         edits = list(self._places.embed.edits(self._embed(sources, rows), 0))
