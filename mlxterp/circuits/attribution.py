@@ -67,9 +67,10 @@ def attribution_graph(
 
     Args:
         prompt: One text, or its token ids.
-        transcoders: An `SAECollection`, {layer: transcoder}, a list, or a folder or release of them; at most one for
-            each layer. ReLU, JumpReLU, TopK and BatchTopK, with or without a skip connection. Or one
-            `CrossLayerTranscoder`, or its folder.
+        transcoders: An `SAECollection`, {layer: transcoder}, a list, or a folder, release or repository of the hub
+            ("owner/name", "owner/name@revision", "hf://owner/name/folder") of them; at most one for each layer. ReLU,
+            JumpReLU, TopK and BatchTopK, with or without a skip connection. Or one `CrossLayerTranscoder`, or where it
+            lies.
         targets: What is explained, at the last position: token ids, texts of one token, `mlxterp.logit_difference(…)`,
             one or several; or {name: one of these, or a direction (d_model,) of what the final norm puts out}. A
             token's logit is read less the mean of all logits, before a final soft cap. None takes the likeliest tokens.

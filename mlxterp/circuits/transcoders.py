@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..sae.adapt import adapt, check_width, resolve
 from ..sae.members import layer_of
 from ..sae.model_names import same_model
 from ..sae.pretrained import is_release
+from ..sae.pretrained.sets import fetch_set, hub_place
 from ..variants import BatchTopK, GroupMax, JumpReLU, ReLU, TopK
 from .cross_layer import CrossLayerPart, cross_layer_of, parts_of
 from .places import mlp_of, places_of
@@ -108,6 +110,7 @@ def transcoders_of(
         SAEError: One is no transcoder, does not fit, or two are of one layer.
         ComponentError: The model has not what one of them names, or is looped and the transcoder is a cross-layer one.
     """
+    given = _brought(given)
     if (clt := cross_layer_of(given)) is not None:
         _tell_of_model(clt.metadata, model_name)
         return parts_of(anatomy, order, clt)
@@ -132,6 +135,15 @@ def transcoders_of(
     return dict(sorted(found.items()))
 
 
+def _brought(given: Any) -> Any:
+    """What is given; of the name of a repository the folder that holds its files, or a collection of what it lists."""
+    place = None if isinstance(given, str) and is_release(given) else hub_place(given)
+    if place is None:
+        return given
+    found = fetch_set(place)
+    return found if isinstance(found, Path) else SAECollection.from_release(str(place))
+
+
 def _each(given: Any) -> Iterator[tuple[Any, SAE]]:
     """Every transcoder with its key: a layer, where a dictionary names one."""
     if isinstance(given, SAE):
@@ -145,7 +157,7 @@ def _each(given: Any) -> Iterator[tuple[Any, SAE]]:
         if not isinstance(given, Iterable):
             raise InputError(
                 f"transcoders= is {type(given).__name__}; expected an SAECollection, {{layer: transcoder}}, a list of"
-                " transcoders, a CrossLayerTranscoder, or a folder or release of them."
+                " transcoders, a CrossLayerTranscoder, or a folder, release or repository of them."
             )
         if not (given := given if isinstance(given, Mapping) else list(given)):
             return
