@@ -121,6 +121,10 @@ class Anatomy:
             return self._scan.passes(component.sites)
         return path.kind != "module" or self._scan.calls(path.module) > 0
 
+    def calls(self, module: str) -> int:
+        """How often a pass calls a module, by its native path; counted in one pass over a few tokens."""
+        return self._scan.calls(module)
+
     def answering(self) -> list[str]:
         """The names of `table` that have a value."""
         return [name for name, what in self.table().items() if not what.endswith("(never called)")]

@@ -106,12 +106,12 @@ class Scan:
     @cached_property
     def final_norm(self) -> str:
         """The module that takes the last block's output and keeps its shape; where blocks carry several
-        streams, the last norm that is called."""
-        last = self._output(self.model.layers[-1])
+        streams, the last norm that is called. Both are taken in their last calls, where a looped model ends."""
+        last = self._output(self.model.layers[-1], call=-1)
         shape = (*self._batch.ids.shape, self.model.d_model)
         found = []
-        for site, value in self._floats([Site(m, "input") for m in self._outside]).items():
-            out = self._output(site.module)
+        for site, value in self._floats([Site(m, "input") for m in self._outside], call=-1).items():
+            out = self._output(site.module, call=-1)
             if out is None or value.shape != shape or out.shape != shape:
                 continue
             if last is not None and last.shape == shape and np.array_equal(value, last):
@@ -174,18 +174,18 @@ class Scan:
         name = str(values[0].dtype).rpartition(".")[2] if values else "float32"
         return Precision(_STEPS.get(name, _STEPS["float32"]))
 
-    def _output(self, module: str) -> np.ndarray | None:
+    def _output(self, module: str, call: int = 0) -> np.ndarray | None:
         values = self._run.values.get(Site(module))
-        return self._float(values[0]) if values and self.model.backend.is_floating(values[0]) else None
+        return self._float(values[call]) if values and self.model.backend.is_floating(values[call]) else None
 
     def _float(self, value: Array) -> np.ndarray:
         return self.model.backend.get(value).astype(np.float64)
 
-    def _floats(self, sites: Sequence[Site]) -> dict[Site, np.ndarray]:
-        """First values at input sites (the pass is run again: recording every input always is dear)."""
+    def _floats(self, sites: Sequence[Site], call: int = 0) -> dict[Site, np.ndarray]:
+        """Values of one call at input sites (the pass is run again: recording every input always is dear)."""
         called = [s for s in sites if self._run.calls.get(s.module)]
         floating = self.model.backend.is_floating
-        return {s: self._float(v[0]) for s, v in self._capture(called).items() if floating(v[0])}
+        return {s: self._float(v[call]) for s, v in self._capture(called).items() if floating(v[call])}
 
     def _capture(self, sites: Sequence[Site]) -> dict[Site, list[Any]]:
         """Values at as many of `sites` as pass an array."""

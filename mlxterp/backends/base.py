@@ -19,7 +19,7 @@ from ..core.tokens import TokenBatch
 from ..errors import ComponentError
 from ..variants import Activation, InputForm
 from ..weights import SAEWeights
-from .frozen import FrozenPass
+from .frozen import FrozenPass, PromptPass
 from .host.state import StateDigest, WeightsDigest
 
 
@@ -357,11 +357,13 @@ class LanguageModel(Protocol):
         seed: int | None = None,
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
+        prompt_pass: PromptPass | None = None,
     ) -> Iterator[tuple[int | None, str]]:
         """Sampled tokens and, with a tokenizer, the text that each adds.
 
         Args:
             whole_prompt: Whether the prompt is read in one pass, its last token too, however long it is.
+            prompt_pass: Reads the prompt in the model's place, in one pass; `edits` then act on what follows.
 
         Ends before an end-of-text token. The last pair may be (None, text still held back). Between the parts of a long
         prompt comes (None, ""): whoever reads may close the stream there, and the rest is not read. The edits'

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..core.frozen import Key, ReadAt, Reading, SourceVectors
+from ..core.frozen import FINAL, Key, ReadAt, Reading, SourceVectors
 from ..core.sites import SiteEdit
 from ..errors import ComponentError
+
+PromptPass = Callable[..., Any]
+"""(native token ids (1, positions), keyword arguments of a generation's pass) -> what the model returns"""
+_ALIKE = 1e-3
+"""Difference of what passes with and without a cache read, relative to the largest."""
 
 
 class FrozenPass(Protocol):
@@ -34,8 +39,11 @@ class FrozenPass(Protocol):
         ...
 
     @property
-    def heads(self) -> Mapping[int, int]:
-        """Layer → how many heads its attention has; layers without attention patterns are left out."""
+    def heads(self) -> Mapping[Key, int]:
+        """Layer and call → how many heads its attention has; layers without attention patterns are left out.
+
+        `NO_BLOCK` stands for attention that is called outside all blocks.
+        """
         ...
 
     @property
@@ -55,23 +63,52 @@ class FrozenPass(Protocol):
         """
         ...
 
+    def prompt_pass(self, changes: Mapping[Key, np.ndarray], edits: Sequence[SiteEdit] = ()) -> PromptPass:
+        """The same as `read`, as the pass in which a generation reads its prompt and fills its cache.
+
+        Logits are after a final soft cap, and what the cache holds has the dtypes of a plain pass.
+
+        Raises:
+            ComponentError: When it runs: with a cache, this model computes something else than without one.
+        """
+        ...
+
     def first(self, positions: int) -> FrozenPass:
         """The pass of the prompt's first tokens alone, recorded anew."""
         ...
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
-        heads: Mapping[int, np.ndarray] | None = None,
+        heads: Mapping[Key, np.ndarray] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """float32, (targets, vectors of all columns): each target's gradient by a source, times the source's vector.
 
         Args:
             targets: They run as the rows of one batch.
             columns: The same object in every call: it is put where the pass computes once.
-            heads: Layer → float32 (targets, heads): what the pattern of each head is multiplied by in each row; 0
-                leaves out what goes by that head.
+            heads: Layer and call → float32 (targets, heads): what the pattern of each head is multiplied by in each
+                row; 0 leaves out what goes by that head.
         """
         ...
+
+
+def calls_of(layer: int, columns: Iterable[Sequence[Any]]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
+    """The values of a component in each call, from those of its sites; of the final norm in the last call only."""
+    calls = list(zip(*columns, strict=False))
+    if layer == FINAL[0]:
+        calls = calls[-1:]
+    for number, values in enumerate(calls):
+        yield (layer, number), values
+
+
+def check_cached(found: Reading, expected: Reading, name: str) -> None:
+    """Raises ComponentError where a pass with a cache read something else than the one without."""
+    for key, value in expected.inputs.items():
+        if not np.abs(found.inputs[key] - value).max() <= _ALIKE * np.abs(value).max():
+            raise ComponentError(
+                f"With a cache, layer {key[0]} of this {name} model reads something else than without one, so its"
+                " prompt cannot be held while it writes. Leave max_tokens= out, or take freeze=None."
+            )
 
 
 def tokens_first(shape: tuple[int, ...], positions: int, name: str) -> None:

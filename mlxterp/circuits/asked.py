@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..anatomy.anatomy import Anatomy
 from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import scalar
@@ -16,7 +15,7 @@ from ..core.positions import Positions, check_reached, position_mask
 from ..core.sites import Where
 from ..edits.checks import check_positions
 from ..edits.edits import FeatureEdit
-from ..errors import InputError
+from ..errors import ComponentError, InputError
 from ..sae import SAE
 from ..steering import clamp
 from ..variants import JumpReLU, ReLU
@@ -24,6 +23,7 @@ from ..weights import SAEWeights
 from .cross_layer import CrossLayerPart
 from .nodes import Node
 from .transcoders import Placed
+from .unrolled import Unrolled
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -35,6 +35,7 @@ class Asked:
         positions: Where, as an edit takes them.
         value: In the transcoder's own scale.
         on_prompt: int64, (n,): the positions of the prompt among them.
+        on_new: The positions after the prompt, as an edit takes them; None where there are none.
         edits: How many edits it takes: one for each layer that the feature writes to.
     """
 
@@ -43,11 +44,12 @@ class Asked:
     positions: Any
     value: float
     on_prompt: np.ndarray
+    on_new: Any
     edits: int
 
 
 def asked_of(
-    given: Any, anatomy: Anatomy, placed: Mapping[int, Placed], tokens: int, written: int
+    given: Any, order: Unrolled, placed: Mapping[int, Placed], tokens: int, written: int
 ) -> list[Asked]:
     """The interventions, by layer.
 
@@ -59,7 +61,7 @@ def asked_of(
         InputError: See `feature_intervention`.
         UnknownFeatureError: A feature that the transcoder does not have.
     """
-    found = [_one(*entry, anatomy, placed, tokens, written) for entry in _entries(given)]
+    found = [_one(*entry, order, placed, tokens, written) for entry in _entries(given)]
     if not found:
         raise InputError("interventions= is empty. Name at least one: {(layer, position, feature): value}.")
     _check_twice(found)
@@ -90,10 +92,10 @@ def _entries(given: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
 
 
 def _one(
-    layer: Any, position: Any, feature: Any, value: Any, anatomy: Anatomy, placed: Mapping[int, Placed],
+    layer: Any, position: Any, feature: Any, value: Any, order: Unrolled, placed: Mapping[int, Placed],
     tokens: int, written: int,
 ) -> Asked:  # fmt: skip
-    number = anatomy.names.layer(layer)
+    number = order.layer(layer)
     if number not in placed:
         held = ", ".join(map(str, placed))
         raise InputError(f"An intervention is in layer {number}; the transcoders are of layers {held}.")
@@ -101,7 +103,7 @@ def _one(
     which = feature_id(feature, one.d_hidden, whose=f"the transcoder of layer {number}")
     target = checks.number(scalar(value), f"The value of feature {which} of layer {number}")
     where, on_prompt = _positions(position, tokens, written)
-    return Asked(number, which, where, target, on_prompt, len(one.writes))
+    return Asked(number, which, where, target, on_prompt, _on_new(where, tokens), len(one.writes))
 
 
 def _positions(given: Any, tokens: int, written: int) -> tuple[Any, np.ndarray]:
@@ -131,6 +133,19 @@ def _on_prompt(positions: Any, tokens: int) -> np.ndarray:
         return np.unique([one for one in np.atleast_1d(positions).tolist() if one < tokens]).astype(np.int64)
     mask = position_mask(cast(Positions, positions), Where.whole(tokens, np.array([tokens])))
     return np.arange(tokens) if mask is None else np.flatnonzero(mask[0])
+
+
+def _on_new(positions: Any, tokens: int) -> Any:
+    """Those after the prompt, as an edit takes them; None for none."""
+    if isinstance(positions, str):
+        return "generated" if positions in ("all", "generated") else None
+    if isinstance(positions, slice):
+        start, step = positions.start or 0, positions.step or 1
+        start += max(0, -(-(tokens - start) // step)) * step
+        later = positions.stop is None or positions.stop > start
+        return slice(start, positions.stop, positions.step) if later else None
+    found = tuple(one for one in np.atleast_1d(positions).tolist() if one >= tokens)
+    return found or None
 
 
 def _numbers(positions: Any, given: Any, tokens: int, written: int) -> Any:
@@ -180,10 +195,23 @@ def edits_of(placed: Mapping[int, Placed], asked: Sequence[Asked]) -> list[Featu
         for target in placed[one.layer].writes:
             sae, ids = writers[one.layer, target]
             feature = one.feature if ids is None else ids.index(one.feature)
-            found.append(
-                clamp(sae, feature, one.value, at=placed[target].predicts.name, positions=one.positions)
-            )
+            found.append(clamp(sae, feature, one.value, at=_at(placed[target]), positions=one.positions))
     return found
+
+
+def _at(one: Placed) -> str:
+    """Where an edit changes what a transcoder predicts.
+
+    Raises:
+        ComponentError: No name says that in one loop alone.
+    """
+    if one.at is None:
+        raise ComponentError(
+            f"Layer {one.layer} of a pass of this looped model is one call of {one.reads.name} and"
+            f" {one.predicts.name}, of which an edit cannot change one call alone. Take transcoders that read and"
+            " predict inputs and outputs of modules."
+        )
+    return one.at
 
 
 def _writer(

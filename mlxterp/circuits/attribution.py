@@ -33,6 +33,7 @@ from .prefixes import Prefixes
 from .replacement import Replacement, replacement_of
 from .targets import Output, Target, needs_final, targets_of
 from .transcoders import missing_layers, transcoders_of
+from .unrolled import unrolled
 
 Conventions = Literal["exact", "circuit-tracer"]
 _TOKENS = 1024
@@ -60,11 +61,16 @@ def attribution_graph(
 
     A layer without a transcoder has one error node for its MLP's whole output at each position; a warning names it.
 
+    In a model that runs its layers in loops a graph counts the layers of the pass: layer 1 of 4 is layer 1 in the first
+    loop and layer 5 in the second, where the same transcoder stands again. One that names a call
+    ("layers.1.mlp.input#1") stands in that loop only.
+
     Args:
         prompt: One text, or its token ids.
-        transcoders: An `SAECollection`, {layer: transcoder}, a list, or a folder or release of them; at most one for
-            each layer. ReLU, JumpReLU, TopK and BatchTopK, with or without a skip connection. Or one
-            `CrossLayerTranscoder`, or its folder.
+        transcoders: An `SAECollection`, {layer: transcoder}, a list, or a folder, release or repository of the hub
+            ("owner/name", "owner/name@revision", "hf://owner/name/folder") of them; at most one for each layer. ReLU,
+            JumpReLU, TopK and BatchTopK, with or without a skip connection. Or one `CrossLayerTranscoder`, or where it
+            lies.
         targets: What is explained, at the last position: token ids, texts of one token, `mlxterp.logit_difference(…)`,
             one or several; or {name: one of these, or a direction (d_model,) of what the final norm puts out}. A
             token's logit is read less the mean of all logits, before a final soft cap. None takes the likeliest tokens.
@@ -80,7 +86,7 @@ def attribution_graph(
         InputError: The prompt is no single text, an argument cannot be, something acts on the model, no feature is
             active, or the graph needs more memory than is free.
         SAEError: Transcoders that do not fit.
-        ComponentError: The model lacks what a transcoder names, or runs its layers more than once.
+        ComponentError: The model lacks what a transcoder names, or runs layers more than once, but not in loops.
         CircuitError: The pass is not affine in this architecture.
 
     Examples:
@@ -106,11 +112,13 @@ def attribution_graph(
     )
     theirs = conventions == "circuit-tracer"
     ids = prompt_of(session, prompt, theirs)
-    placed = transcoders_of(anatomy, transcoders, session.name)
-    _tell_missing(anatomy, placed)
+    order = unrolled(anatomy)
+    placed = transcoders_of(anatomy, order, transcoders, session.name)
+    _tell_missing(missing_layers(anatomy, order, placed))
     made = replacement_of(
         anatomy,
         ids,
+        order,
         placed,
         final=needs_final(targets),
         dropped=_dropped(session, theirs),
@@ -191,8 +199,7 @@ def _dropped(session: Session, theirs: bool) -> int:
     return 4 if chats and re.search(r"-it(-|$)", str(session.name or "")) else 1
 
 
-def _tell_missing(anatomy: Anatomy, placed: Any) -> None:
-    missing = missing_layers(anatomy, placed)
+def _tell_missing(missing: Sequence[int]) -> None:
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
         warn(
@@ -356,7 +363,7 @@ def _partial(matrix: np.ndarray, visited: np.ndarray, weights: np.ndarray, k: in
 
 
 def _graph(session: Session, found: Computed, ids: list[int], conventions: str) -> AttributionGraph:
-    made, layers = found.made, len(session.plain.model.layers)
+    made, layers = found.made, len(found.made.order)
     tokens = pieces_of(session.tokenizer, ids)
     features = [
         feature_node(layer, position, feature, tokens[position], float(made.activations[number]))

@@ -28,12 +28,13 @@ class Cards:
 
     def __init__(self, graph: Graph, given: Any):
         self._indexes: dict[int, FeatureIndex] = {}
+        given_layers: set[int] = set()
         for key, index in _each(given):
             layer = _layer(key, index)
-            if layer in self._indexes:
+            if layer in given_layers:
                 raise InputError(f"index= holds two indexes of layer {layer}. Give one for each layer.")
-            _check(graph, layer, index)
-            self._indexes[layer] = index
+            given_layers.add(layer)
+            self._indexes |= dict.fromkeys(_numbers(graph, layer, index), index)
 
     def label(self, node: Node) -> str | None:
         """What its index calls a feature; None for others, or without a name."""
@@ -89,13 +90,20 @@ def _layer(key: Any, index: FeatureIndex) -> int:
     return found
 
 
-def _check(graph: Graph, layer: int, index: FeatureIndex) -> None:
-    """Raises InputError where the graph's transcoder of that layer is known to be another."""
+def _numbers(graph: Graph, layer: int, index: FeatureIndex) -> list[int]:
+    """Layers of the graph that an index of a layer of the model is of: in a looped model several.
+
+    Raises:
+        InputError: The graph's transcoders of that layer are known to be others.
+    """
     if graph.live is None:
-        return
-    transcoder = graph.live.made.transcoders.get(layer)
-    if transcoder is None or transcoder.fingerprint != index.fingerprint:
+        return [layer]
+    made = graph.live.made
+    found = [n for n in made.order.of(layer) if n in made.transcoders]
+    found = [n for n in found if made.transcoders[n].fingerprint == index.fingerprint]
+    if not found:
         raise InputError(
             f"{index!r} is not of this graph's transcoder of layer {layer}, so its features are others. Build one:"
             " model.build_index(transcoder, texts, path)."
         )
+    return found

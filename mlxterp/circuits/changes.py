@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.frozen import Key
 from .transcoders import Placed
+from .unrolled import Unrolled
 
 
 class Change(NamedTuple):
@@ -28,7 +29,7 @@ class Change(NamedTuple):
 
 
 def source_changes(
-    transcoders: Mapping[int, Placed], changes: Iterable[Change], shape: tuple[int, int]
+    order: Unrolled, transcoders: Mapping[int, Placed], changes: Iterable[Change], shape: tuple[int, int]
 ) -> dict[Key, np.ndarray]:
     """What they add to each layer that they write to: float32, (rows, positions, d_out) each.
 
@@ -40,6 +41,6 @@ def source_changes(
         one = transcoders[change.layer]
         for target in one.writes:
             added = one.written(np.array([change.feature]), np.array([change.by]), target)[0]
-            place = found.setdefault((target, 0), np.zeros((*shape, len(added)), np.float32))
+            place = found.setdefault(order.keys[target], np.zeros((*shape, len(added)), np.float32))
             place[change.row, change.position] += added
     return found

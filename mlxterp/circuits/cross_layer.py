@@ -12,9 +12,11 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..core.sites import Component
 from ..core.sparse import SparseFeatures
+from ..errors import ComponentError
 from ..sae.cross_layer import CrossLayerTranscoder, added
 from ..sae.cross_layer_places import places_in
 from ..sae.formats import is_cross_layer
+from .unrolled import Unrolled
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,6 +48,11 @@ class CrossLayerPart:
     def writes(self) -> tuple[int, ...]:
         """Layers whose MLP outputs its features write to."""
         return tuple(range(self.layer, self.clt.n_layers))
+
+    @property
+    def at(self) -> str:
+        """Where an edit changes what it predicts."""
+        return self.predicts.name
 
     @property
     def skip(self) -> np.ndarray | None:
@@ -82,13 +89,18 @@ def cross_layer_of(given: Any) -> CrossLayerTranscoder | None:
     return None
 
 
-def parts_of(anatomy: Anatomy, clt: CrossLayerTranscoder) -> dict[int, CrossLayerPart]:
+def parts_of(anatomy: Anatomy, order: Unrolled, clt: CrossLayerTranscoder) -> dict[int, CrossLayerPart]:
     """Layer → its part.
 
     Raises:
         SAEError: It does not fit the model.
-        ComponentError: The model has not what it reads or writes.
+        ComponentError: The model has not what it reads or writes, or runs its layers more than once.
     """
+    if order.looped:
+        raise ComponentError(
+            f"This {order.model_type} model runs layers more than once for each token, so the later layers that a"
+            " cross-layer transcoder writes to are not known. Give transcoders of single layers."
+        )
     reads, writes = places_in(anatomy, clt)
     return {
         layer: CrossLayerPart(clt, layer, read, written)

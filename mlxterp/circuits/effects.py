@@ -11,8 +11,8 @@ from ..anatomy.anatomy import Anatomy
 from ..backends.frozen import FrozenPass
 from ..core.frozen import FINAL, Hold, Key, ReadAt, Reading
 from .changes import Change, source_changes
-from .places import places_of
 from .replacement import Replacement
+from .transcoders import frozen_places
 
 _TOKENS = 2048
 """Tokens of one batch, about."""
@@ -40,12 +40,8 @@ class Live:
         if hold == "all":
             return self.made.frozen
         if hold not in self._passes:
-            one = self.made.transcoders
-            places = places_of(
-                self.anatomy, {layer: t.reads for layer, t in one.items()},
-                {layer: t.predicts for layer, t in one.items()}, None, hold,
-                final=FINAL in self.made.frozen.base.inputs,
-            )  # fmt: skip
+            final = FINAL in self.made.frozen.base.inputs
+            places = frozen_places(self.anatomy, self.made.order, self.made.transcoders, hold, final=final)
             self._passes[hold] = self.anatomy.model.frozen_pass(self.ids, places)
         return self._passes[hold]
 
@@ -72,7 +68,7 @@ class Live:
             for row, number in places
             for layer, position, feature in [self.made.features[number].tolist()]
         ]
-        return source_changes(self.made.transcoders, added, (len(groups), len(self.ids)))
+        return source_changes(self.made.order, self.made.transcoders, added, (len(groups), len(self.ids)))
 
     def _outputs(self, reading: Reading) -> np.ndarray:
         """float64, (rows, outputs)."""

@@ -48,7 +48,7 @@ class AttributionGraph(LinesView):
         values: float32, (targets,): a feature's activation; of an output, its logit less the mean of all, before a
             final soft cap, or what its direction reads.
         tokens: Text of each token of the prompt.
-        n_layers: Decoder blocks of the model.
+        n_layers: Decoder blocks of a pass; a looped model's count once in each loop.
         conventions: "exact" or "circuit-tracer".
         law: By how much the worst row breaks the law that the graph rests on, relative to its value; at most 1e-3.
             None of a graph from a file that does not say.

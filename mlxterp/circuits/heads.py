@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..core.frames import data_frame
-from ..core.frozen import EMBED, ReadAt, SourceVectors
-from ..errors import CircuitError, InputError
+from ..core.frozen import EMBED, NO_BLOCK, ReadAt, SourceVectors
+from ..errors import CircuitError, ComponentError, InputError
 from ..viz.lines import LinesView, Table
 from .effects import Live
 from .law import LIMIT
@@ -129,6 +129,7 @@ def head_loadings(self: Graphed, source: Any, target: Any) -> HeadLoadings:
 
     Raises:
         InputError: No such nodes, or the graph comes from a file.
+        ComponentError: The model calls its attention outside its blocks.
         CircuitError: The heads do not sum to the edge in this architecture.
 
     Examples:
@@ -144,8 +145,8 @@ def head_loadings(self: Graphed, source: Any, target: Any) -> HeadLoadings:
     if start.kind == "output":
         raise InputError(f"{start} has no outgoing edges: a source is a feature, an error or an embedding.")
     read, made = _read(self, live, end), live.made
-    heads = {n: count for n, count in sorted(made.frozen.heads.items()) if start.layer <= n <= end.layer}
-    plan = _Plan(heads)
+    heads = heads_of(made)
+    plan = _Plan({n: count for n, count in sorted(heads.items()) if start.layer <= n <= end.layer})
     found = _measured(live, read, _vectors(made, start), plan)
     edge, residual, last, alone = plan.settled(found)
     _check(edge, residual, last, live)
@@ -168,6 +169,20 @@ def live_of(graph: Graphed) -> Live:
             "This graph comes from a file, without its model. Make it anew to ask for its heads."
         )
     return graph.live
+
+
+def heads_of(made: Replacement) -> dict[int, int]:
+    """Layer → how many heads its attention has.
+
+    Raises:
+        ComponentError: Nothing says which layer an attention call belongs to.
+    """
+    if NO_BLOCK in made.frozen.heads:
+        raise ComponentError(
+            f"Attention of this {made.order.model_type} model is called outside its blocks, so nothing says which layer"
+            " a head is in."
+        )
+    return {made.order.number(key): count for key, count in made.frozen.heads.items()}
 
 
 class _Plan:
@@ -212,7 +227,7 @@ def _measured(live: Live, read: ReadAt, columns: Sequence[SourceVectors], plan: 
     size, found = max(1, _TOKENS // len(live.ids)), []
     for start in range(0, plan.rows, size):
         part = slice(start, min(start + size, plan.rows))
-        factors = {layer: factor[part] for layer, factor in plan.factors.items()}
+        factors = {live.made.order.keys[layer]: factor[part] for layer, factor in plan.factors.items()}
         found.append(live.made.frozen.rows([read] * (part.stop - start), columns, factors))
     return np.concatenate(found).sum(axis=1, dtype=np.float64)
 
@@ -238,12 +253,12 @@ def _vectors(made: Replacement, node: Node) -> list[SourceVectors]:
     if node.kind == "embedding":
         return [SourceVectors(EMBED, at, made.embeddings[at])]
     if node.kind == "error":
-        return [SourceVectors((node.layer, 0), at, made.errors[node.layer][at])]
+        return [SourceVectors(made.order.keys[node.layer], at, made.errors[node.layer][at])]
     number = np.array([_number(made, node)])
     transcoder = made.transcoders[node.layer]
     feature, activation = made.features[number, 2], made.activations[number]
     return [
-        SourceVectors((layer, 0), at, transcoder.written(feature, activation, layer))
+        SourceVectors(made.order.keys[layer], at, transcoder.written(feature, activation, layer))
         for layer in transcoder.writes
     ]
 

@@ -69,7 +69,8 @@ class FeatureIntervention(LinesView):
         asked: The features and their values, by layer.
         tokens: Text of each token of the prompt.
         ids: Their ids.
-        written: What the model wrote with the edits, where `max_tokens` was given: a text, or token ids.
+        written: What the model wrote with the edits, from the prompt as it was held, where `max_tokens` was given: a
+            text, or token ids.
         tokenizer: Of the model; None without one.
     """
 

@@ -8,14 +8,16 @@ with everything held, it does what the edges of the attribution graph say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, session_of
+from ..backends.frozen import PromptPass
 from ..core import checks
-from ..core.frozen import Hold
+from ..core.frozen import Hold, Key, Reading
 from ..core.options import names_options
 from ..core.sites import unique_sites
 from ..core.sparse import SparseFeatures
@@ -23,7 +25,6 @@ from ..core.tokens import TokenBatch
 from ..data.text import pieces_of
 from ..edits.compile import site_edits
 from ..edits.edits import Edit
-from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..tracing import generation
 from .asked import Asked, asked_of, edits_of
@@ -33,6 +34,7 @@ from .effects import Live
 from .intervention import FeatureIntervention, Outcome
 from .replacement import replacement_of
 from .transcoders import Placed, transcoders_of
+from .unrolled import Unrolled, unrolled
 
 Freeze = Literal["all", "attention+norms", "attention"]
 _HOLDS: dict[str | None, Hold] = {
@@ -64,12 +66,13 @@ def feature_intervention(
 
     Args:
         prompt: One text, or its token ids.
-        interventions: {(layer, position, feature): value}, or a list of (layer, position, feature, value). A node of an
-            attribution graph stands for its place: {node: value}. A position is an integer (negative ones count from
-            the prompt's end), several, a slice, or "all", "prompt", "prompt[1:]", "generated". What is open-ended
-            ("all", "generated", slice(3, None)) acts on each new token too.
+        interventions: {(layer, position, feature): value}, or a list of (layer, position, feature, value). Layers are
+            those of a graph's nodes, and a node stands for its place: {node: value}. A position is an integer (negative
+            ones count from the prompt's end), several, a slice, or "all", "prompt", "prompt[1:]", "generated". What is
+            open-ended ("all", "generated", slice(3, None)) acts on each new token too.
         transcoders: As in `attribution_graph`.
-        max_tokens: Write so many tokens at most, with freeze=None: what is written has no run to be held to.
+        max_tokens: Write so many tokens at most. What is held is held on the prompt; each new token is computed live on
+            what the prompt left in the cache, and changed where a position is open-ended.
 
     Raises:
         InputError: No such layer, position or feature, a value that is not finite, one feature set to two values; or
@@ -89,24 +92,23 @@ def feature_intervention(
     session.refresh()
     hold = _HOLDS[checks.choice(freeze, "freeze", tuple(_HOLDS))]
     most = checks.count_or_none(max_tokens, "max_tokens")
-    if most is not None and hold != "nothing":
-        raise InputError(
-            "max_tokens= goes with freeze=None: what is written has no run to be held to. Leave one of them out."
-        )
     anatomy = session.plain if hold == "nothing" else untouched(session)
     ids = prompt_of(session, prompt)
-    placed = transcoders_of(anatomy, transcoders, session.name)
-    asked = asked_of(interventions, anatomy, placed, len(ids), most or 0)
+    order = unrolled(anatomy)
+    placed = transcoders_of(anatomy, order, transcoders, session.name)
+    asked = asked_of(interventions, order, placed, len(ids), most or 0)
     edits = session.edits(edits_of(placed, asked))
+    prompt_pass: PromptPass | None = None
     if hold == "nothing":
-        before, after = _live(session, prompt, ids, placed, asked, edits)
+        before, after = _live(session, prompt, ids, order, placed, asked, edits)
     else:
-        before, after = _held(anatomy, ids, placed, asked, edits, hold)
+        before, after, prompt_pass = _held(anatomy, ids, order, placed, asked, edits, hold)
+    writing = _writing(asked, edits, before, hold)
     return FeatureIntervention(
         logits=after.logits, logits_before=before.logits, activations=after.activations,
         activations_before=before.activations, freeze=freeze, edits=tuple(edits), asked=tuple(asked),
         tokens=pieces_of(session.tokenizer, ids), ids=tuple(ids), tokenizer=session.tokenizer,
-        written=None if most is None else _written(session, prompt, ids, edits, most),
+        written=None if most is None else _written(session, prompt, ids, writing, most, prompt_pass),
     )  # fmt: skip
 
 
@@ -114,48 +116,54 @@ def feature_intervention(
 
 
 def _held(
-    anatomy: Anatomy, ids: list[int], placed: Mapping[int, Placed], asked: Sequence[Asked],
+    anatomy: Anatomy, ids: list[int], order: Unrolled, placed: Mapping[int, Placed], asked: Sequence[Asked],
     edits: Sequence[Edit], hold: Hold,
-) -> tuple[Outcome, Outcome]:  # fmt: skip
-    """Without and with the interventions, in passes that hold something."""
-    made = replacement_of(anatomy, ids, placed, final=False, dropped=0, token_vectors=False)
+) -> tuple[Outcome, Outcome, PromptPass | None]:  # fmt: skip
+    """Without and with the interventions, in passes that hold something; and the latter to write on from.
+
+    None of that where nothing changes: then it is the plain pass.
+    """
+    made = replacement_of(anatomy, ids, order, placed, final=False, dropped=0, token_vectors=False)
     frozen = Live(anatomy, ids, made, []).frozen(hold)
-    before = _outcome(
-        placed, {key[0]: value[0] for key, value in frozen.base.inputs.items()}, frozen.base.logits[0]
-    )
+    before = _of_reading(order, placed, frozen.base)
     changing = _changing(asked, before)
     if not changing:
-        return before, before
+        return before, before, None
+    sources: dict[Key, np.ndarray] = {}
+    kept: list[Edit] = []
     if hold == "all":
         changes = [change for number in changing for change in _changes(asked[number], before)]
-        found = frozen.read(source_changes(placed, changes, (1, len(ids))))
+        sources = source_changes(order, placed, changes, (1, len(ids)))
     else:
         kept = [edit for number in changing for edit in _edits_of(asked, edits, number)]
-        found = frozen.read({}, edits=site_edits(anatomy, kept))
-    return before, _outcome(
-        placed, {key[0]: value[0] for key, value in found.inputs.items()}, found.logits[0]
-    )
+    found = frozen.read(sources, edits=site_edits(anatomy, kept))
+    after = _of_reading(order, placed, found)
+    return before, after, frozen.prompt_pass(sources, site_edits(anatomy, kept))
 
 
 def _live(
-    session: ModelSession, prompt: Any, ids: list[int], placed: Mapping[int, Placed], asked: Sequence[Asked],
-    edits: Sequence[Edit],
+    session: ModelSession, prompt: Any, ids: list[int], order: Unrolled, placed: Mapping[int, Placed],
+    asked: Sequence[Asked], edits: Sequence[Edit],
 ) -> tuple[Outcome, Outcome]:  # fmt: skip
     """Without and with the interventions, beside whatever else acts on the model."""
-    before = _run(session.anatomy, ids, placed)
+    before = _run(session.anatomy, ids, order, placed)
     kept = [edit for number in _changing(asked, before) for edit in _edits_of(asked, edits, number)]
-    return before, (_run(session.running(prompt, kept), ids, placed) if kept else before)
+    return before, (_run(session.running(prompt, kept), ids, order, placed) if kept else before)
 
 
-def _run(anatomy: Anatomy, ids: list[int], placed: Mapping[int, Placed]) -> Outcome:
-    places = {layer: one.reads for layer, one in placed.items()}
-    run, backend = (
-        anatomy.model.run(TokenBatch.from_rows([ids]), unique_sites(places.values())),
-        anatomy.model.backend,
-    )
-    read = {layer: backend.get(place.read(run))[0].astype(np.float32) for layer, place in places.items()}
+def _run(anatomy: Anatomy, ids: list[int], order: Unrolled, placed: Mapping[int, Placed]) -> Outcome:
+    sites = unique_sites(one.reads for one in placed.values())
+    run, backend = anatomy.model.run(TokenBatch.from_rows([ids]), sites), anatomy.model.backend
+    read = {
+        layer: backend.get(replace(one.reads, call=order.keys[layer][1]).read(run))[0].astype(np.float32)
+        for layer, one in placed.items()
+    }
     assert run.logits is not None
     return _outcome(placed, read, backend.get(run.logits)[0, -1].astype(np.float32))
+
+
+def _of_reading(order: Unrolled, placed: Mapping[int, Placed], found: Reading) -> Outcome:
+    return _outcome(placed, {n: found.inputs[order.keys[n]][0] for n in placed}, found.logits[0])
 
 
 def _outcome(placed: Mapping[int, Placed], read: Mapping[int, np.ndarray], logits: np.ndarray) -> Outcome:
@@ -196,8 +204,25 @@ def _edits_of(asked: Sequence[Asked], edits: Sequence[Edit], number: int) -> Seq
     return edits[start : start + asked[number].edits]
 
 
-def _written(session: ModelSession, prompt: Any, ids: list[int], edits: Sequence[Edit], most: int) -> Any:
+def _writing(asked: Sequence[Asked], edits: Sequence[Edit], before: Outcome, hold: Hold) -> list[Edit]:
+    """What acts while the model writes: on new tokens alone, where the prompt is held or nothing changes there."""
+    changing = _changing(asked, before) if hold == "nothing" else []
+    found = []
+    for number, one in enumerate(asked):
+        mine = _edits_of(asked, edits, number)
+        if number in changing:
+            found += mine
+        elif one.on_new is not None:
+            found += [replace(edit, positions=one.on_new) for edit in mine]
+    return found
+
+
+def _written(
+    session: ModelSession, prompt: Any, ids: list[int], edits: Sequence[Edit], most: int,
+    prompt_pass: PromptPass | None,
+) -> Any:  # fmt: skip
     """The continuation: text, or token ids where there is no tokenizer."""
     running, request = session.running(prompt, edits), generation.Request(most)
-    pieces = list(generation.stream(running, ids, request, [edit.positions for edit in edits]))
+    places = [edit.positions for edit in edits]
+    pieces = list(generation.stream(running, ids, request, places, prompt_pass))
     return pieces if session.tokenizer is None else "".join(pieces)

@@ -17,7 +17,8 @@ class Node:
             layer 3 misses there, "E_17_5" token 17 at position 5, "5_17_9" the output of token 17 in a model of 4
             layers.
         kind: "feature", "error", "embedding" or "output".
-        layer: Of features and errors; -1 for embeddings, the number of layers for outputs.
+        layer: Of features and errors, in the order of the pass: in a model of 4 layers that are run in two loops, layer
+            1 is 1 in the first and 5 in the second. -1 for embeddings, the number of layers for outputs.
         position: 0-based, in the prompt.
         token: Text of the token at that position; of an output, the token that it predicts or the name of its
             direction.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
-from ..core.frozen import FINAL, FrozenPlaces, Hold
+from ..core.frozen import FINAL, FrozenPlaces, Hold, Key
 from ..core.sites import Component, Site, at_site
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError
@@ -15,13 +15,13 @@ from ..errors import ComponentError
 
 def places_of(
     anatomy: Anatomy, inputs: Mapping[int, Component], outputs: Mapping[int, Component],
-    skips: Mapping[int, np.ndarray] | None = None, hold: Hold = "all", *, final: bool = False,
+    skips: Mapping[Key, np.ndarray] | None = None, hold: Hold = "all", *, final: bool = False,
 ) -> FrozenPlaces:  # fmt: skip
     """The places of a pass that reads `inputs` and replaces `outputs`, and the output of every other layer's MLP.
 
     Args:
         inputs, outputs: Layer → what its transcoder reads and predicts.
-        skips: Layer → float32 (d_in, d_out).
+        skips: Layer and call → float32 (d_in, d_out).
         final: Whether the final norm's output is read too.
 
     Raises:
@@ -34,7 +34,7 @@ def places_of(
         stream_of(anatomy),
         {**replaced, **outputs},
         read,
-        dict(skips or {}),
+        dict(skips or {}) if hold == "all" else {},
         frozenset(_dead(anatomy, replaced)),
         hold,
     )

@@ -18,10 +18,10 @@ from ..core.sites import Array, Component
 from ..errors import CircuitError, InputError
 from ..viz.lines import LinesView, Table
 from .effects import Live
-from .heads import Graphed, live_of
+from .heads import Graphed, heads_of, live_of
 from .law import LIMIT
 from .nodes import Node, embedding_node, error_node, feature_node
-from .places import places_of
+from .transcoders import frozen_places
 
 _TOKENS = 2048
 _ROWS = 1024
@@ -182,8 +182,9 @@ def qk_attribution(self: Graphed, layer: int, head: int, query: int = -1, key: i
         (True, 5)
     """
     live = live_of(self)
-    anatomy, positions = live.anatomy, len(live.ids)
-    layer, heads = anatomy.names.layer(layer), live.made.frozen.heads
+    order, positions = live.made.order, len(live.ids)
+    layer = order.layer(layer)
+    heads = heads_of(live.made)
     if layer not in heads:
         raise InputError(f"Layer {layer} has no attention pattern. Layers that have one: {sorted(heads)}.")
     head = checks.integer(head, "head", 0, heads[layer] - 1)
@@ -202,7 +203,7 @@ def qk_attribution(self: Graphed, layer: int, head: int, query: int = -1, key: i
     looks = _side(live, frozen, sources, of_query, slice(head * width, (head + 1) * width), query)
     start = head // shared * width
     looked_at = _side(live, frozen, sources, of_key, slice(start, start + width), key)
-    scale = frozen.scales[layer]
+    scale = frozen.scales[order.keys[layer][0]]
     return QKAttribution(
         layer=layer, head=head, query=query, key=key, tokens=(self.tokens[query], self.tokens[key]),
         score=scale * float(looks.whole @ looked_at.whole), scale=scale, query_nodes=looks.nodes,
@@ -213,15 +214,14 @@ def qk_attribution(self: Graphed, layer: int, head: int, query: int = -1, key: i
 
 def _recorded(live: Live, layer: int) -> tuple[FrozenPass, tuple[Key, Key]]:
     """The pass with queries and keys of a layer among what is read, and where they stand."""
-    anatomy, made = live.anatomy, live.made.transcoders
-    queries, keys = (anatomy.component(f"layers.{layer}.attn.{port}") for port in "qk")
-    places = places_of(
-        anatomy, {n: one.reads for n, one in made.items()}, {n: one.predicts for n, one in made.items()},
-        {n: one.skip for n, one in made.items() if one.skip is not None},
-    )  # fmt: skip
+    anatomy, order = live.anatomy, live.made.order
+    block, loop = order.keys[layer]
+    queries, keys = (anatomy.component(f"layers.{block}.attn.{port}") for port in "qk")
+    places = frozen_places(anatomy, order, live.made.transcoders)
     inputs = {**places.inputs, QUERIES: _side_by_side(queries), KEYS: _side_by_side(keys)}
     frozen = anatomy.model.frozen_pass(live.ids, replace(places, inputs=inputs))
-    return frozen, ((QUERIES, queries.call or 0), (KEYS, keys.call or 0))
+    calls = sum(key[0] == QUERIES for key in frozen.base.inputs) // len(order.of(block))
+    return frozen, ((QUERIES, loop * calls + (queries.call or 0)), (KEYS, loop * calls + (keys.call or 0)))
 
 
 def _side_by_side(component: Component) -> Component:

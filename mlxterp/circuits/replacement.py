@@ -16,9 +16,9 @@ from ..backends.frozen import FrozenPass
 from ..backends.host.memory import free_bytes
 from ..core.frozen import EMBED, Key, ReadAt, SourceVectors
 from ..core.tokens import TokenBatch
-from ..errors import ComponentError, InputError, NotFiniteError
-from .places import places_of
-from .transcoders import Placed
+from ..errors import InputError, NotFiniteError
+from .transcoders import Placed, frozen_places
+from .unrolled import Unrolled
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,6 +27,7 @@ class Replacement:
 
     Attributes:
         frozen: The pass.
+        order: The layers of the pass, by whose numbers everything here goes.
         transcoders: Layer → transcoder; of a cross-layer one, its layer's part.
         layers: Layers whose outputs are replaced, ascending: those with a transcoder and every other one with an MLP.
         features: int64, (n, 3): layer, position and id of each active feature, sorted.
@@ -37,6 +38,7 @@ class Replacement:
     """
 
     frozen: FrozenPass
+    order: Unrolled
     transcoders: Mapping[int, Placed]
     layers: tuple[int, ...]
     features: np.ndarray
@@ -70,8 +72,10 @@ class Replacement:
             part = self.of_layer(layer)
             for target in transcoder.writes:
                 vectors = transcoder.written(self.features[part, 2], self.activations[part], target)
-                found.append(SourceVectors((target, 0), self.features[part, 1], vectors.astype(np.float32)))
-        found += [SourceVectors((layer, 0), every, self.errors[layer]) for layer in self.layers]
+                found.append(
+                    SourceVectors(self.order.keys[target], self.features[part, 1], vectors.astype(np.float32))
+                )
+        found += [SourceVectors(self.order.keys[layer], every, self.errors[layer]) for layer in self.layers]
         return [*found, SourceVectors(EMBED, every, self.embeddings)]
 
     def _check_memory(self) -> None:
@@ -113,13 +117,13 @@ class Replacement:
             found = self.transcoders[layer].directions(chosen[rows, 2])
             directions |= dict(zip(rows.tolist(), found, strict=True))
         return [
-            ReadAt((layer, 0), position, directions[row])
+            ReadAt(self.order.keys[layer], position, directions[row])
             for row, (layer, position) in enumerate(chosen[:, :2].tolist())
         ]
 
 
 def replacement_of(
-    anatomy: Anatomy, ids: list[int], transcoders: Mapping[int, Placed], *, final: bool, dropped: int,
+    anatomy: Anatomy, ids: list[int], order: Unrolled, transcoders: Mapping[int, Placed], *, final: bool, dropped: int,
     token_vectors: bool,
 ) -> Replacement:  # fmt: skip
     """Runs the prompt once.
@@ -130,22 +134,16 @@ def replacement_of(
         token_vectors: Whether embedding nodes are the tokens' vectors alone, without learned positions.
 
     Raises:
-        ComponentError: The model calls its layers more than once.
+        ComponentError: The model calls its layers in another order than `order` says.
         NotFiniteError: Activations are NaN or infinite.
     """
-    places = places_of(
-        anatomy,
-        {layer: one.reads for layer, one in transcoders.items()},
-        {layer: one.predicts for layer, one in transcoders.items()},
-        {layer: one.skip for layer, one in transcoders.items() if one.skip is not None},
-        final=final,
-    )
-    frozen = anatomy.model.frozen_pass(ids, places)
-    _check(anatomy, frozen.sources)
-    errors = {key[0]: value.copy() for key, value in frozen.sources.items() if key != EMBED}
+    frozen = anatomy.model.frozen_pass(ids, frozen_places(anatomy, order, transcoders, final=final))
+    order.check(frozen.sources)
+    _check(frozen.sources)
+    errors = {order.number(key): value.copy() for key, value in frozen.sources.items() if key != EMBED}
     features, activations = [], []
     for layer, one in transcoders.items():
-        read = frozen.base.inputs[layer, 0][0]
+        read = frozen.base.inputs[order.keys[layer]][0]
         found = one.encode(read)
         rows = found.row_ids
         kept = rows >= dropped
@@ -155,18 +153,15 @@ def replacement_of(
         activations.append(found.values[kept])
     for error in errors.values():
         error[:dropped] = 0
-    order, values = _sorted(np.concatenate(features).astype(np.int64), np.concatenate(activations))
+    ranked, values = _sorted(np.concatenate(features).astype(np.int64), np.concatenate(activations))
     embeddings = _token_vectors(anatomy, ids) if token_vectors else frozen.sources[EMBED]
-    return Replacement(frozen, transcoders, tuple(sorted(errors)), order, values, errors, embeddings, dropped)
+    return Replacement(
+        frozen, order, transcoders, tuple(sorted(errors)), ranked, values, errors, embeddings, dropped
+    )
 
 
-def _check(anatomy: Anatomy, sources: Mapping[Key, np.ndarray]) -> None:
-    for (layer, number), value in sources.items():
-        if number > 0:
-            raise ComponentError(
-                f"This {anatomy.model.model_type} model runs its layers more than once for each token, so a feature of"
-                " a layer has several activations at one position; there is no graph of such a model yet."
-            )
+def _check(sources: Mapping[Key, np.ndarray]) -> None:
+    for (layer, _), value in sources.items():
         if not np.isfinite(value).all():
             raise NotFiniteError(
                 f"The MLP of layer {layer} puts out NaN or infinite values for this prompt, so nothing can be"

@@ -20,9 +20,11 @@ Key = tuple[int, int]
 EMBED: Key = (-1, 0)
 """The stream that enters the first block."""
 FINAL: Key = (-2, 0)
-"""What the final norm puts out."""
+"""What the final norm puts out; in the last call, where a looped model calls it in each loop."""
 LOGITS: Key = (-3, 0)
 """The logits of the last position, before a final soft cap."""
+NO_BLOCK: Key = (-6, 0)
+"""In place of a layer: attention that is called outside all blocks."""
 QUERIES, KEYS = -4, -5
 """In place of a layer: queries and keys of an attention call, its heads side by side."""
 
@@ -42,8 +44,8 @@ class FrozenPlaces:
     """Layer → what is replaced by a source."""
     inputs: Mapping[int, Component]
     """Layer (or that of `FINAL`, `QUERIES` or `KEYS`) → what is read."""
-    skips: Mapping[int, np.ndarray] = field(default_factory=dict)
-    """Layer → float32 (d_in, d_out): what is read there times this is added to the source, and stays live."""
+    skips: Mapping[Key, np.ndarray] = field(default_factory=dict)
+    """Layer and call → float32 (d_in, d_out): what is read there times this is added to the source, and stays live."""
     dead: frozenset[str] = frozenset()
     """Native paths of modules that only make an output that is replaced: nothing in them is held."""
     hold: Hold = "all"

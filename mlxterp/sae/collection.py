@@ -120,7 +120,9 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         """Published SAEs of one release, under their ids; the files of each come when it is first asked for.
 
         Args:
-            release: Of the table (`mlxterp.pretrained_saes()`).
+            release: Of the table (`mlxterp.pretrained_saes()`); or a repository of the hub ("owner/name",
+                "owner/name@revision", "hf://owner/name/folder"), all of whose SAEs come, or those that its
+                `config.yaml` lists for each layer.
             ids: Which of its SAEs; None takes all.
             layers: Only those at these layers.
             widths: Only those with so many features, as their ids say ("width_16k" is 16384).
@@ -128,7 +130,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
 
         Raises:
             SAEError: No such release or id, or none that fits.
-            InputError: `widths` is given, and an id does not say its width.
+            InputError: `widths` is given, and an id does not say its width; or SAEs of a repository are to be chosen.
         """
         return SAECollection._of(of_release(release, ids, layers, widths, backend, device, revision))
 

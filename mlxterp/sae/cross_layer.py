@@ -29,6 +29,7 @@ from .cross_layer_weights import CrossLayerWeights
 from .formats import is_cross_layer, read_cross_layer
 from .formats.circuit_tracer import CONFIG, summed_note
 from .formats.cross_layer import CrossLayerParts, layers_of, write_layers
+from .pretrained.sets import fetch_set, hub_place
 from .sae import SAE, WHOLE
 
 Features = Mapping[int, Any]
@@ -217,17 +218,27 @@ class CrossLayerTranscoder(PublicNames):
     # -- files --------------------------------------------------------------------------------
 
     @staticmethod
-    def load(path: str | os.PathLike) -> CrossLayerTranscoder:
-        """All layers in a folder, of circuit-tracer's files or Gemma Scope 2's.
+    def load(path: str | os.PathLike, revision: str | None = None) -> CrossLayerTranscoder:
+        """All layers in a folder, or in a repository of the hub, of circuit-tracer's files or Gemma Scope 2's.
 
         Encoders and decoders are read when they are needed, row by row: the files must not be changed meanwhile.
 
         Args:
-            path: The folder of `W_enc_0.safetensors`, `W_dec_0.safetensors`, …, or of `params_layer_0.safetensors`, ….
+            path: The folder of `W_enc_0.safetensors`, `W_dec_0.safetensors`, …, or of `params_layer_0.safetensors`, …;
+                or a repository that holds them ("owner/name", "hf://owner/name/folder"), whose files are kept in
+                huggingface_hub's cache.
+            revision: Branch, tag or commit of the repository; None is the newest.
 
         Raises:
-            SAEError: It holds no such files, a layer is missing, or they are damaged.
+            SAEError: It holds no such files, a layer is missing, or they are damaged; or the hub does not give them.
         """
+        if (place := hub_place(path, revision)) is not None:
+            found = fetch_set(place)
+            if not isinstance(found, Path):
+                raise SAEError(
+                    f"{place} holds transcoders of single layers: SAECollection.from_release({path!r})."
+                )
+            path = found
         parts = read_cross_layer(path)
         return CrossLayerTranscoder(parts.layers, parts.reads, parts.writes, parts.metadata)
 

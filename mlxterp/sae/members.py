@@ -25,6 +25,7 @@ from .formats.source import Files
 from .manifest import MANIFEST, SIZES, Key, read_manifest
 from .pretrained import PretrainedSAE, is_release, pretrained_saes
 from .pretrained.fetch import Fetched, fetch
+from .pretrained.sets import HubPlace, fetch_set, hub_place
 from .sae import SAE, opened
 
 Members = dict[Key, "Member"]
@@ -175,10 +176,18 @@ def of_release(
     """Published SAEs by their ids; see `SAECollection.from_release`."""
     _check_backend(backend)
     if not isinstance(release, str) or not is_release(release):
-        raise SAEError(
-            f'{release!r} is no release. mlxterp.pretrained_saes("words of its name") searches them; SAEs of'
-            " another repository are named one by one: SAECollection({…: SAE.from_pretrained(repo, path)})."
-        )
+        place = hub_place(release, revision)
+        if place is None:
+            raise SAEError(
+                f'{release!r} is no release. mlxterp.pretrained_saes("words of its name") searches them. A repository'
+                ' of the hub is named "owner/name".'
+            )
+        if any(given is not None for given in (ids, layers, widths)):
+            raise InputError(
+                f"ids=, layers= and widths= choose from a release, and {release!r} is a repository. Take its SAEs and"
+                " choose from those: collection.where(width=…)."
+            )
+        return of_repository(place, backend, device)
     entries = _chosen(release, ids)
     if layers is not None:
         wanted = _numbers(layers, "layers", 0)
@@ -191,6 +200,20 @@ def of_release(
         told = " and ".join(f"{name}={given!r}" for name, given in asked.items() if given is not None)
         raise SAEError(f"No SAE of {release!r} has {told}. pretrained_saes(release={release!r}) lists them.")
     return {entry.sae_id: _published(entry, backend, device, revision) for entry in entries}
+
+
+def of_repository(place: HubPlace, backend: str | None = None, device: str | None = None) -> Members:
+    """The SAEs of a repository of the hub, by their names, or by layer where its settings list them."""
+    found = fetch_set(place)
+    if isinstance(found, Path):
+        return in_folder(found, None, backend, device, None)
+    return {
+        layer: Member(
+            opens=lambda one=one: opened(one.fetch(), backend, device, None, mapped=True),
+            known={"component": one.facts.get("component")},
+        )
+        for layer, one in enumerate(found)
+    }
 
 
 def _published(entry: PretrainedSAE, backend: str | None, device: str | None, revision: str | None) -> Member:

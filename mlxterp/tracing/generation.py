@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..anatomy.anatomy import Anatomy
 from ..backends.base import LanguageModel
+from ..backends.frozen import PromptPass
 from ..core import checks
 from ..core.positions import Positions, check_open_ended, check_reached
 from ..core.tokens import to_batch
@@ -53,26 +54,29 @@ class Request:
 
 
 def stream(
-    anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = ()
-) -> Iterator[Any]:
+    anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = (),
+    prompt_pass: PromptPass | None = None,
+) -> Iterator[Any]:  # fmt: skip
     """Pieces of text; token ids where there is no tokenizer. Arguments are checked at the call.
 
     Args:
         places: Positions of edits that act here, to be checked as those of interventions are.
+        prompt_pass: See `LanguageModel.stream`.
     """
-    tokens = stream_tokens(anatomy, prompt, request, places)
+    tokens = stream_tokens(anatomy, prompt, request, places, prompt_pass)
     if anatomy.model.tokenizer is None:
         return (token for token, _ in tokens if token is not None)
     return _until((text for _, text in tokens), Until(request.stops))
 
 
 def stream_tokens(
-    anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = ()
-) -> Iterator[tuple[int | None, str]]:
+    anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = (),
+    prompt_pass: PromptPass | None = None,
+) -> Iterator[tuple[int | None, str]]:  # fmt: skip
     """Tokens with the text that is ready with each, whatever `request.stop` says; None where only text is left.
 
     Args:
-        places: See `stream`.
+        places, prompt_pass: See `stream`.
     """
     model = anatomy.model
     ids = prompt_ids(model, prompt, request.chat)
@@ -84,6 +88,7 @@ def stream_tokens(
     return model.stream(
         ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
         seed=request.seed, prefill_step_size=request.prefill_step_size,
+        **({} if prompt_pass is None else {"prompt_pass": prompt_pass}),
     )  # fmt: skip
 
 

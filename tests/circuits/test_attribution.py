@@ -16,6 +16,7 @@ from mlxterp.circuits import Node, attribution_graph
 from mlxterp.circuits.prefixes import Prefixes
 from mlxterp.circuits.replacement import replacement_of
 from mlxterp.circuits.transcoders import transcoders_of
+from mlxterp.circuits.unrolled import unrolled
 from mlxterp.variants import TanhReLU
 from tests.circuits import oracle
 from tests.circuits.conftest import IDS
@@ -90,10 +91,10 @@ def test_a_graph_of_fewer_features_has_the_rows_of_the_whole_one(model):
 
 
 def test_rows_of_passes_of_the_first_tokens_are_those_of_the_whole(model):
-    made = replacement_of(
-        model.session.plain, IDS, transcoders_of(model.session.plain, transcoders(model)), final=False, dropped=0,
-        token_vectors=False,
-    )  # fmt: skip
+    anatomy = model.session.plain
+    order = unrolled(anatomy)
+    placed = transcoders_of(anatomy, order, transcoders(model))
+    made = replacement_of(anatomy, IDS, order, placed, final=False, dropped=0, token_vectors=False)
     columns, numbers = made.columns(), np.arange(len(made.features))
     parts = Prefixes(made.frozen, columns, rows=10**6)
     groups = list(parts.groups(made.features[:, 1]))

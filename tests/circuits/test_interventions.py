@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from mlxterp import (
     UnknownFeatureError,
 )
 from mlxterp.circuits import Node, attribution_graph
+from mlxterp.circuits.places import places_of
+from mlxterp.core.sites import SiteEdit
+from mlxterp.core.tokens import TokenBatch
+from mlxterp.edits.compile import site_edits
 from mlxterp.steering import add_direction
 from tests.circuits.conftest import IDS
-from tests.circuits.making import cross_layer, transcoders
+from tests.circuits.making import cross_layer, opened, transcoders
 
 FREEZES = ("all", "attention+norms", "attention", None)
 TARGETS = [5, 9]
@@ -161,6 +166,122 @@ def test_open_ended_positions_act_on_each_new_token(model, given, position):
     assert "positions=(0, 1)" in repr(closed.edits[0])
 
 
+@pytest.mark.parametrize("freeze", ["all", "attention+norms", "attention"])
+def test_writing_goes_on_live_from_the_prompt_that_is_held(model, freeze):
+    """By hand: the held pass's keys and values stand in a plain pass over prompt and new tokens, read anew for each."""
+    given = cross_layer(3, 64)
+    asked = [(0, (1, 4), 3, 9.0), (1, 2, 5, 7.0), (0, "all", 7, 5.0)]
+    found = model.feature_intervention(IDS, asked, given, freeze=freeze, max_tokens=4)
+    anatomy, text = model.session.plain, [*IDS, int(found.logits.argmax())]
+    later = [
+        replace(edit, positions=slice(len(IDS), None)) for edit in found.edits if edit.positions == "all"
+    ]
+    cached = kept_cache(model, asked, given, freeze)
+    while len(text) < len(IDS) + 4:
+        run = anatomy.model.run(TokenBatch.from_rows([text]), edits=[*cached, *site_edits(anatomy, later)])
+        text.append(int(np.asarray(anatomy.model.backend.get(run.logits))[0, -1].argmax()))
+    assert found.written == text[len(IDS) :]
+    assert found.written != model.generate(IDS, max_tokens=4)
+
+
+def kept_cache(model: InterpretableModel, asked: Any, given: Any, freeze: str) -> list[SiteEdit]:
+    """Edits that put a held pass's keys and values of the prompt in their places."""
+    anatomy, seen, backend = model.session.plain, {}, model.language_model.backend
+    sites = [
+        anatomy.component(f"layers.{layer}.self_attn.{port}_proj").sites[0]
+        for port in "kv"
+        for layer in range(model.n_layers)
+    ]
+
+    def note(x: Any, site: Any) -> Any:
+        seen[site] = np.array(backend.get(x))
+        return x
+
+    def put(x: Any, site: Any) -> Any:
+        whole = np.array(backend.get(x))
+        whole[:, : len(IDS)] = seen[site]
+        return backend.put(whole, like=x)
+
+    def edits(function: Any) -> list[SiteEdit]:
+        return [SiteEdit(site, lambda x, _run, _call, site=site: function(x, site)) for site in sites]
+
+    kind = type(anatomy.model.frozen_pass(IDS, places_of(anatomy, {}, {})))
+    plain = kind._passed
+
+    def watched(self: Any, *args: Any, edits: Any = (), **options: Any) -> Any:
+        return plain(self, *args, edits=[*edits, *noting], **options)
+
+    noting = edits(note)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "_passed", watched)
+        model.feature_intervention(IDS, asked, given, freeze=freeze)
+    return edits(put)
+
+
+@pytest.mark.parametrize("freeze", FREEZES)
+def test_writing_with_values_that_are_the_activations_is_plain_writing(model, freeze):
+    given = transcoders(model)
+    graph = attribution_graph(model, IDS, given, targets=TARGETS)
+    values = {node: node.activation for node in early(graph, 3)}
+    found = model.feature_intervention(IDS, values, given, freeze=freeze, max_tokens=6)
+    assert found.written == model.generate(IDS, max_tokens=6)
+
+
+def test_two_held_changes_add_in_what_is_written_first(model):
+    """The first token is that of the summed effects; the others go on from a cache that holds both."""
+    given = transcoders(model)
+    first, second = {(0, 2, 3): 40.0}, {(1, -1, 5): 40.0}
+    both = model.feature_intervention(IDS, first | second, given, max_tokens=3)
+    alone = [model.feature_intervention(IDS, one, given).effect for one in (first, second)]
+    assert both.written[0] == int((both.logits_before + np.sum(alone, axis=0)).argmax())
+
+
+def test_open_ended_positions_act_on_new_tokens_while_the_prompt_is_held(model):
+    given, freeze = transcoders(model), "all"
+    only_new = model.feature_intervention(
+        IDS, {(0, "generated", 3): 60.0}, given, freeze=freeze, max_tokens=4
+    )
+    live = model.feature_intervention(IDS, {(0, "generated", 3): 60.0}, given, freeze=None, max_tokens=4)
+    assert only_new.written == live.written
+    everywhere, prompt = (
+        model.feature_intervention(IDS, [(0, positions, 3, 60.0)], given, freeze=freeze, max_tokens=4).written
+        for positions in ("all", "prompt")
+    )
+    assert everywhere[0] == prompt[0] and everywhere != prompt
+
+
+@pytest.mark.parametrize(
+    "positions", ["all", "prompt", 7, (1, 8), slice(None, None, 4), slice(1, 3)], ids=repr
+)
+def test_what_comes_after_the_prompt_is_told_apart(positions):
+    from mlxterp.circuits.asked import _on_new
+
+    every = np.arange(20)
+    chosen = set(every[positions if isinstance(positions, slice) else np.atleast_1d(positions)].tolist()) if (
+        not isinstance(positions, str)) else set(every if positions == "all" else every[:6])  # fmt: skip
+    found = _on_new(positions, 6)
+    kept = {"generated": set(every[6:]), None: set()}.get(found) if not isinstance(found, (slice, tuple)) else set(
+        every[found if isinstance(found, slice) else list(found)].tolist())  # fmt: skip
+    assert kept == {one for one in chosen if one >= 6}
+
+
+def test_a_model_of_few_bits_writes_from_a_held_prompt(llama, backend):
+    if backend == "torch":
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        small = InterpretableModel(AutoModelForCausalLM.from_pretrained(llama, dtype=torch.bfloat16))
+    else:
+        import mlx.core as mx
+
+        raw: Any = opened(llama, backend).language_model
+        raw.model.set_dtype(mx.bfloat16)
+        small = InterpretableModel(raw.model)
+    given = transcoders(small)
+    found = small.feature_intervention(IDS, {(0, 2, 3): 60.0}, given, max_tokens=4)
+    assert len(found.written) == 4 and found.written[0] == found.logits.argmax()
+
+
 def test_what_is_generated_is_changed_and_the_prompt_is_not(model, given):
     found = model.feature_intervention(
         IDS, {(0, "generated", 3): 50.0, (2, "generated", 1): 50.0}, given, freeze=None, max_tokens=4
@@ -257,7 +378,7 @@ def test_what_is_asked_wrongly_is_refused_by_name(model):
     for options, kind, said in (
         ({"interventions": {error: 1.0}}, InputError, "is no feature"),
         ({"freeze": "norms"}, InputError, "freeze is 'norms'"),
-        ({"max_tokens": 3}, InputError, "goes with freeze=None"),
+        ({"max_tokens": 0}, InputError, "max_tokens"),
         ({"transcoders": {0: given[1]}}, SAEError, "not in layer 0"),
         ({"prompt": []}, InputError, "at least one"),
     ):

@@ -126,6 +126,18 @@ def _kept(thing: Any, index: mx.array, n: int) -> Any:
     return thing
 
 
+def cast_like(thing: Any, other: Any) -> Any:
+    """A cache (or what it holds) in the dtypes of another one of the same text; its objects are changed."""
+    if isinstance(thing, mx.array):
+        return thing.astype(other.dtype) if isinstance(other, mx.array) else thing
+    if isinstance(thing, (list, tuple)) and isinstance(other, (list, tuple)):
+        return type(thing)(cast_like(one, like) for one, like in zip(thing, other, strict=True))
+    if hasattr(thing, "__dict__"):
+        for name, value in vars(thing).items():
+            setattr(thing, name, cast_like(value, getattr(other, name, None)))
+    return thing
+
+
 def _merges(cache: Any) -> bool:
     """Whether mlx-lm knows how to merge it: its own classes do, without tokens that are kept for ever."""
     parts = getattr(cache, "caches", None)

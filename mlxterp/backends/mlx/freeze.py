@@ -82,23 +82,28 @@ class FrozenTracer(Tracer):
 
     Args:
         recording: Whether this is the first pass.
-        factors: Path of a block → (rows, heads): what its patterns are multiplied by.
+        capped: Whether a final soft cap is computed.
+        factors: Path of a block, and its call → (rows, heads): what its patterns are multiplied by.
 
     Attributes:
-        heads: Path of a block → heads of its attention.
+        heads: Path of a block, and its call → heads of its attention.
+        outside: Whether attention is called outside all blocks.
         scales: Path of a block → what q kᵀ is multiplied by, where it is read.
     """
 
     def __init__(
         self, model: Wrapped, sites: Sequence[Site], edits: Sequence[SiteEdit], run: Run,
-        places: FrozenPlaces, constants: Constants, *, recording: bool, factors: Mapping[str, mx.array],
+        places: FrozenPlaces, constants: Constants, *, recording: bool, factors: Mapping[tuple[str, int], mx.array],
+        capped: bool = False,
     ):  # fmt: skip
         super().__init__(model.tree, sites, edits, run=run, model_type=model.model_type)
         self._constants, self._recording, self._next = constants, recording, 0
-        self._factors = factors
-        self.heads: dict[str, int] = {}
+        self._factors, self.capped = factors, capped
+        self.heads: dict[tuple[str, int], int] = {}
+        self.outside = False
         self.scales: dict[str, float] = {}
         self._blocks, self._dead = frozenset(model.layers), places.dead
+        self._began: dict[str, int] = {}
         self._last = id(model.tree.by_path[model.layers[-1]].module)
         self._passed = self._paused = False
         seen = [model.tree.by_path[path].module for path in (*model.layers, *places.dead)]
@@ -106,8 +111,11 @@ class FrozenTracer(Tracer):
         self.modules = list(unique.values())
 
     def call(self, module: nn.Module, original: Callable, args: tuple, kwargs: dict) -> Any:
-        """See `Tracer`; notices the last block."""
+        """See `Tracer`; notices the last block, and counts the calls of each."""
         self._passed = self._passed or id(module) == self._last
+        if nodes := self.tree.nodes.get(id(module)):
+            path = self._which(nodes).path
+            self._began[path] = self._began.get(path, 0) + 1
         return super().call(module, original, args, kwargs)
 
     @property
@@ -134,9 +142,11 @@ class FrozenTracer(Tracer):
     def by_head(self, pattern: mx.array) -> mx.array:
         """A pattern (batch, heads, …, queries, keys) times the factors of its block's heads."""
         if (block := self._block) is None:
+            self.outside = True
             return pattern
-        self.heads[block] = math.prod(pattern.shape[1:-2])
-        factor = self._factors.get(block)
+        call = block, self._began[block] - 1
+        self.heads[call] = math.prod(pattern.shape[1:-2])
+        factor = self._factors.get(call)
         return pattern if factor is None else pattern * factor.reshape(*pattern.shape[:-2], 1, 1)
 
     def hold(self, compute: Callable[[], mx.array], shape: Sequence[int] | None = None) -> mx.array:
@@ -209,7 +219,7 @@ def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
 def _tanh(original: Callable[..., mx.array], x: mx.array, **options: Any) -> mx.array:
     tracer = _tracer()
     if tracer is not None and tracer.after_blocks:
-        return x  # a final soft cap: logits are read before it
+        return original(x, **options) if tracer.capped else x  # a final soft cap: logits are read before it
     return _value(original, x, **options)
 
 

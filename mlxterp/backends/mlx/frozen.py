@@ -8,16 +8,18 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
-from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
+from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import tokens_first
+from ..frozen import PromptPass, calls_of, check_cached, tokens_first
 from ..host.columns import ColumnPlan
 from .attention import PATCHES, own_scale
+from .batching import cast_like
 from .freeze import Constants, FrozenTracer, Wrapped, constant_parts, patches_for
 from .modes import settled
-from .swap import eager, hooked
+from .swap import eager, hooked, unobserved
 
 
 class MLXFrozenPass:
@@ -34,9 +36,9 @@ class MLXFrozenPass:
         self._parts = constant_parts(model.tree) if places.hold == "all" else []
         self._constants = Constants()
         self._sources: dict[Key, mx.array] = {}
-        self._skips = {layer: mx.array(skip) for layer, skip in places.skips.items()}
+        self._skips = {key: mx.array(skip) for key, skip in places.skips.items()}
         self._columns: tuple[Any, list[mx.array]] = (None, [])
-        self.heads: dict[int, int] = {}
+        self.heads: dict[Key, int] = {}
         self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
         mx.eval(self._sources, list(inputs.values()), logits, self._constants.items)
@@ -53,26 +55,30 @@ class MLXFrozenPass:
     ) -> Reading:
         """See `FrozenPass`."""
         rows = next((len(change) for change in changes.values()), 1)
+        inputs, logits = self._run(self._changed(changes, origin), rows, edits=edits)
+        mx.eval(list(inputs.values()), logits)
+        return _reading(inputs, logits)
+
+    def _changed(self, changes: Mapping[Key, np.ndarray], origin: bool = False) -> dict[Key, mx.array]:
+        """The sources with changes added."""
         sources: dict[Key, mx.array] = {} if origin else dict(self._sources)
         if self._places.hold != "all":
             sources = {EMBED: self._sources[EMBED]}
         for key, change in changes.items():
             added = mx.array(np.asarray(change, dtype=np.float32))
             sources[key] = sources[key] + added if key in sources else added
-        inputs, logits = self._run(sources, rows, edits=edits)
-        mx.eval(list(inputs.values()), logits)
-        return _reading(inputs, logits)
+        return sources
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
-        heads: Mapping[int, np.ndarray] | None = None,
+        heads: Mapping[Key, np.ndarray] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
             self._plan = ColumnPlan(columns)
             self._columns = columns, [mx.array(block.vectors) for block in self._plan.blocks]
         keys = list(dict.fromkeys(column.key for column in columns))
-        factors = {layer: mx.array(factor) for layer, factor in (heads or {}).items()}
+        factors = {key: mx.array(factor) for key, factor in (heads or {}).items()}
         zeros = [mx.zeros((len(targets), *self._sources[key].shape[1:])) for key in keys]
 
         def objective(sources: list[mx.array]) -> mx.array:
@@ -87,6 +93,25 @@ class MLXFrozenPass:
         mx.eval(products)
         return self._plan.gathered([np.array(product) for product in products])
 
+    def prompt_pass(self, changes: Mapping[Key, np.ndarray], edits: Sequence[SiteEdit] = ()) -> PromptPass:
+        """See `FrozenPass`."""
+
+        def run(ids: mx.array, cache: list[Any], **options: Any) -> mx.array:
+            inputs, logits = self._passed(
+                self._changed(changes), 1, edits=edits, options={**options, "cache": cache}
+            )
+            mx.eval(list(inputs.values()))
+            check_cached(
+                _reading(inputs, logits[:, -1]), self.read(changes, edits=edits), self._model.model_type
+            )
+            plain: Any = make_prompt_cache(self._model.module)
+            with settled(self._model.tree), unobserved():
+                self._model.module(ids, cache=plain, **options)  # only to see its dtypes: never computed
+            cast_like(cache, plain)
+            return logits
+
+        return run
+
     def first(self, positions: int) -> MLXFrozenPass:
         """See `FrozenPass`."""
         return MLXFrozenPass(self._model, self._ids[:positions], self._places, self._not_reached)
@@ -98,21 +123,35 @@ class MLXFrozenPass:
         sources: Mapping[Key, mx.array] | None,
         rows: int,
         *,
-        factors: Mapping[int, mx.array] | None = None,
+        factors: Mapping[Key, mx.array] | None = None,
         edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, mx.array], mx.array]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
+        read, logits = self._passed(sources, rows, factors=factors, edits=edits)
+        return read, logits[:, -1].astype(mx.float32)
+
+    def _passed(
+        self,
+        sources: Mapping[Key, mx.array] | None,
+        rows: int,
+        *,
+        factors: Mapping[Key, mx.array] | None = None,
+        edits: Sequence[SiteEdit] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[Key, mx.array], mx.array]:
+        """What is read, by key, and all logits, with `options` after a final soft cap."""
         model, places = self._model, self._places
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
         edits, sites = [*self._edits(sources, rows), *edits], unique_sites(places.inputs.values())
         tracer = FrozenTracer(
             model, sites, [*edits, *self._parts], run, places, self._constants, recording=sources is None,
-            factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},
+            factors={(model.layers[layer], call): factor for (layer, call), factor in (factors or {}).items()},
+            capped=options is not None,
         )  # fmt: skip
         patched = PATCHES.replaced(patches_for(places.hold))
         with settled(model.tree), patched, eager(), hooked(tracer):
-            logits: Any = model.module(mx.array(batch.ids))
+            logits: Any = model.module(mx.array(batch.ids), **(options or {}))
         for site in (*sites, *(edit.site for edit in edits)):
             if site not in tracer.reached:
                 raise self._not_reached(site, tracer.calls())
@@ -120,17 +159,17 @@ class MLXFrozenPass:
         if sources is None:
             self._note(tracer)
         read = {
-            (layer, number): self._by_text(component.compute(row).astype(mx.float32), rows)
+            key: self._by_text(component.compute(values).astype(mx.float32), rows)
             for layer, component in places.inputs.items()
-            for number, row in enumerate(zip(*(run.values[site] for site in component.sites), strict=False))
+            for key, values in calls_of(layer, (run.values[site] for site in component.sites))
         }
-        return read, logits[:, -1].astype(mx.float32)
+        return read, logits
 
     def _note(self, tracer: FrozenTracer) -> None:
         """Heads and scales, by layer."""
+        self.heads |= {NO_BLOCK: 0} if tracer.outside else {}
         for layer, path in enumerate(self._model.layers):
-            if path in tracer.heads:
-                self.heads[layer] = tracer.heads[path]
+            self.heads |= {(layer, call): n for (block, call), n in tracer.heads.items() if block == path}
             scale = tracer.scales.get(path)
             if scale is None:
                 scale = own_scale(self._model.model_type, self._model.tree.by_path[path].module)
@@ -160,11 +199,11 @@ class MLXFrozenPass:
             key = layer, next(numbers)
             if sources is None:
                 found = self._by_text(x.astype(mx.float32), rows)
-                self._sources[key] = mx.stop_gradient(found - self._skip(layer, run, rows))
+                self._sources[key] = mx.stop_gradient(found - self._skip(key, run, rows))
                 return (mx.stop_gradient(found) if all_held else found).reshape(x.shape)
             if not all_held:
                 return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
-            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
+            return (self._given(sources, key, rows) + self._skip(key, run, rows)).reshape(x.shape)
 
         return change
 
@@ -172,12 +211,12 @@ class MLXFrozenPass:
         shape = (rows, *self._sources[key].shape[1:])
         return mx.broadcast_to(sources[key], shape) if key in sources else mx.zeros(shape)
 
-    def _skip(self, layer: int, run: Run, rows: int) -> mx.array | float:
-        """What goes from the input of this layer's transcoder straight to its output."""
-        skip = self._skips.get(layer)
+    def _skip(self, key: Key, run: Run, rows: int) -> mx.array | float:
+        """What goes from the input of this layer's transcoder, in its latest call, straight to its output."""
+        skip = self._skips.get(key)
         if skip is None:
             return 0.0
-        component = self._places.inputs[layer]
+        component = self._places.inputs[key[0]]
         value = component.compute([run.values[site][-1] for site in component.sites])
         return self._by_text(value.astype(mx.float32), rows) @ skip
 

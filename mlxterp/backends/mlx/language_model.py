@@ -17,6 +17,7 @@ from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
+from ..frozen import PromptPass
 from ..host.batching import chosen_logits, stream_rows
 from ..host.capacity import Capacities
 from ..host.fork import refuse_in_children
@@ -255,8 +256,10 @@ class MLXLanguageModel:
         seed: int | None = None,
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
+        prompt_pass: PromptPass | None = None,
     ) -> Iterator[tuple[int | None, str]]:
         done, prompts = 0, np.array([len(prompt)])
+        whole_prompt = whole_prompt or prompt_pass is not None
 
         def step(ids: mx.array, **options: Any) -> mx.array:
             nonlocal done
@@ -264,6 +267,8 @@ class MLXLanguageModel:
                 ids = mx.array([list(prompt)])
             where = Where(np.arange(done, done + ids.shape[1]), None, prompts=prompts)
             done += ids.shape[1]
+            if prompt_pass is not None and done == len(prompt):
+                return prompt_pass(ids, **options)
             return self._generating(ids, edits, where, **options)
 
         return stream_tokens(

@@ -165,6 +165,23 @@ def _kept(thing: Any, index: torch.Tensor, n: int) -> Any:
     return thing
 
 
+def cast_like(thing: Any, other: Any) -> Any:
+    """A cache, or an output that holds one, in the dtypes of another one of the same text; its objects are changed."""
+    if isinstance(thing, torch.Tensor):
+        return (
+            thing.to(other.dtype) if isinstance(other, torch.Tensor) and thing.is_floating_point() else thing
+        )
+    if isinstance(thing, (list, tuple)) and isinstance(other, (list, tuple)):
+        return type(thing)(cast_like(one, like) for one, like in zip(thing, other, strict=True))
+    if isinstance(thing, dict) and isinstance(other, dict):
+        for name, value in thing.items():
+            thing[name] = cast_like(value, other.get(name))
+    elif _is_cache(thing):
+        for name, value in vars(thing).items():
+            setattr(thing, name, cast_like(value, getattr(other, name, None)))
+    return thing
+
+
 def _is_cache(thing: Any) -> bool:
     """A cache or a layer of one, of transformers or of a model's own code; not a class, nor a configuration."""
     return hasattr(thing, "__dict__") and type(thing).__name__.endswith(("Cache", "Layer", "Params", "State"))

@@ -60,21 +60,24 @@ class FrozenTracer(Tracer):
     Args:
         recording: Whether this is the first pass.
         skipped: Paths of modules that are not run again.
-        factors: Path of a block → (rows, heads): what its patterns are multiplied by.
+        capped: Whether a final soft cap is computed.
+        factors: Path of a block, and its call → (rows, heads): what its patterns are multiplied by.
 
     Attributes:
-        heads: Path of a block → heads of its attention.
+        heads: Path of a block, and its call → heads of its attention.
+        outside: Whether attention is called outside all blocks.
     """
 
     def __init__(
         self, tree: ModuleTree, layers: Sequence[str], wanted: Sequence[Site], edits: Sequence[SiteEdit],
         run: Run, places: FrozenPlaces, constants: Constants, *, recording: bool, rows: int,
-        skipped: frozenset[str], factors: Mapping[str, torch.Tensor],
+        skipped: frozenset[str], factors: Mapping[Call, torch.Tensor], capped: bool = False,
     ):  # fmt: skip
         super().__init__(tree, wanted, edits, run=run)
         self._constants, self._recording, self._rows, self._skipped = constants, recording, rows, skipped
-        self._factors = factors
-        self.heads: dict[str, int] = {}
+        self._factors, self.capped = factors, capped
+        self.heads: dict[Call, int] = {}
+        self.outside = False
         self._blocks, self._dead = frozenset(layers), places.dead | skipped
         self._last = id(tree.by_path[layers[-1]].module)
         self._passed = False
@@ -98,9 +101,11 @@ class FrozenTracer(Tracer):
         """A pattern (batch, heads, …, queries, keys) times the factors of its block's heads."""
         block = next((node.path for node in reversed(self.stack) if node.path in self._blocks), None)
         if block is None:
+            self.outside = True
             return pattern
-        self.heads[block] = math.prod(pattern.shape[1:-2])
-        factor = self._factors.get(block)
+        call = block, self.counts[block] - 1
+        self.heads[call] = math.prod(pattern.shape[1:-2])
+        factor = self._factors.get(call)
         return pattern if factor is None else pattern * factor.reshape(*pattern.shape[:-2], 1, 1)
 
     @property
@@ -237,7 +242,9 @@ def _is_by_head(args: tuple, options: dict[str, Any]) -> bool:
 
 def _tanh(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
     if held._tracer.after_blocks:
-        return args[0]  # a final soft cap: logits are read before it
+        return (
+            func(*args, **options) if held._tracer.capped else args[0]
+        )  # a final soft cap: logits come before it
     return _value(held, func, args, options)
 
 

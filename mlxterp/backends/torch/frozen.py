@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...core.frozen import EMBED, LOGITS, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
+from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import tokens_first
+from ..frozen import PromptPass, calls_of, check_cached, tokens_first
 from ..host.columns import ColumnPlan
 from .attention import attention_seen
+from .batching import cast_like
 from .freeze import Constants, FrozenTracer, Held
 from .modes import settled
-from .swap import hooked
+from .swap import hooked, unobserved
 from .tree import ModuleTree
 from .values import logits_of
 
@@ -59,11 +60,11 @@ class TorchFrozenPass:
         self._model, self._ids, self._places = model, list(ids), places
         self._constants = Constants()
         self._sources: dict[Key, torch.Tensor] = {}
-        self._skips = {layer: self._put(skip) for layer, skip in places.skips.items()}
+        self._skips = {key: self._put(skip) for key, skip in places.skips.items()}
         self._columns: tuple[Any, list[torch.Tensor]] = (None, [])
         self._live: _Live | None = None
         self._skipped = _skipped(model.tree, places)
-        self.heads: dict[int, int] = {}
+        self.heads: dict[Key, int] = {}
         self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
         self.sources = {key: value[0].cpu().numpy() for key, value in self._sources.items()}
@@ -79,17 +80,21 @@ class TorchFrozenPass:
     ) -> Reading:
         """See `FrozenPass`."""
         rows = next((len(change) for change in changes.values()), 1)
+        return _reading(*self._run(self._changed(changes, origin), rows, edits=edits))
+
+    def _changed(self, changes: Mapping[Key, np.ndarray], origin: bool = False) -> dict[Key, torch.Tensor]:
+        """The sources with changes added."""
         sources = {} if origin else dict(self._sources)
         if self._places.hold != "all":
             sources = {EMBED: self._sources[EMBED]}
         for key, change in changes.items():
             added = self._put(change)
             sources[key] = sources[key] + added if key in sources else added
-        return _reading(*self._run(sources, rows, edits=edits))
+        return sources
 
     def rows(
         self, targets: Sequence[ReadAt], columns: Sequence[SourceVectors],
-        heads: Mapping[int, np.ndarray] | None = None,
+        heads: Mapping[Key, np.ndarray] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """See `FrozenPass`."""
         if self._columns[0] is not columns:
@@ -126,13 +131,28 @@ class TorchFrozenPass:
             live = self._live = self._made(keys, rows)
         return live
 
+    def prompt_pass(self, changes: Mapping[Key, np.ndarray], edits: Sequence[SiteEdit] = ()) -> PromptPass:
+        """See `FrozenPass`."""
+        model = self._model
+
+        def run(ids: torch.Tensor, **options: Any) -> Any:
+            read, out = self._passed(self._changed(changes), 1, edits=edits, options=options)
+            found = _reading(read, logits_of(out)[:, -1].float())
+            check_cached(found, self.read(changes, edits=edits), type(model.module).__name__)
+            if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.module.parameters()):
+                with settled(model.tree), unobserved():
+                    cast_like(out, model.module(ids, **options))
+            return out
+
+        return run
+
     def first(self, positions: int) -> TorchFrozenPass:
         """See `FrozenPass`."""
         return TorchFrozenPass(self._model, self._ids[:positions], self._places)
 
-    def _made(self, keys: Sequence[Key], rows: int, heads: Mapping[int, np.ndarray] | None = None) -> _Live:
+    def _made(self, keys: Sequence[Key], rows: int, heads: Mapping[Key, np.ndarray] | None = None) -> _Live:
         """A pass of so many rows."""
-        factors = {layer: self._put(factor) for layer, factor in (heads or {}).items()}
+        factors = {key: self._put(factor) for key, factor in (heads or {}).items()}
         shapes = {key: (rows, *self._sources[key].shape[1:]) for key in keys}
         sources = {
             key: torch.zeros(shape, device=self._model.device, requires_grad=True)
@@ -147,10 +167,25 @@ class TorchFrozenPass:
         sources: Mapping[Key, torch.Tensor] | None,
         rows: int,
         gradients: bool = False,
-        factors: Mapping[int, torch.Tensor] | None = None,
+        factors: Mapping[Key, torch.Tensor] | None = None,
         edits: Sequence[SiteEdit] = (),
     ) -> tuple[dict[Key, torch.Tensor], torch.Tensor]:
         """What is read, by key, and the logits of the last position; `sources` of None records."""
+        read, out = self._passed(sources, rows, gradients=gradients, factors=factors, edits=edits)
+        with torch.set_grad_enabled(gradients):
+            return read, logits_of(out)[:, -1].float()
+
+    def _passed(
+        self,
+        sources: Mapping[Key, torch.Tensor] | None,
+        rows: int,
+        *,
+        gradients: bool = False,
+        factors: Mapping[Key, torch.Tensor] | None = None,
+        edits: Sequence[SiteEdit] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[Key, torch.Tensor], Any]:
+        """What is read, by key, and what the model returns, with `options` after a final soft cap."""
         model, places, recording = self._model, self._places, sources is None
         batch = TokenBatch.from_rows([self._ids] * rows)
         run = Run(None, {}, {}, Where.whole(len(self._ids), batch.lengths))
@@ -159,29 +194,30 @@ class TorchFrozenPass:
         tracer = FrozenTracer(
             model.tree, model.layers, wanted, edits, run, places, self._constants,
             recording=recording, rows=rows, skipped=self._skipped,
-            factors={model.layers[layer]: factor for layer, factor in (factors or {}).items()},
+            factors={(model.layers[layer], call): factor for (layer, call), factor in (factors or {}).items()},
+            capped=options is not None,
         )  # fmt: skip
         held = Held(tracer, places, self._constants, recording=recording)
         ids = torch.as_tensor(batch.ids.astype(np.int64), device=model.device)
         with settled(model.tree, gradients=gradients), attention_seen(tracer), hooked(tracer), held:
-            out = model.module(ids, **model.options)
+            out = model.module(ids, **(model.options if options is None else options))
         for site in (*sites, *(edit.site for edit in edits)):
             if site not in tracer.reached:
                 raise model.not_reached(site, tracer.counts)
         held.finish()
         if recording:
             paths = dict(enumerate(model.layers))
-            self.heads = {n: tracer.heads[path] for n, path in paths.items() if path in tracer.heads}
+            number = {path: layer for layer, path in paths.items()}
+            self.heads = {(number[path], call): n for (path, call), n in tracer.heads.items()}
+            self.heads |= {NO_BLOCK: 0} if tracer.outside else {}
             self.scales = {n: tracer.scales[path] for n, path in paths.items() if path in tracer.scales}
         with torch.set_grad_enabled(gradients):
             read = {
-                (layer, number): self._by_text(component.compute(row).float(), rows)
+                key: self._by_text(component.compute(values).float(), rows)
                 for layer, component in places.inputs.items()
-                for number, row in enumerate(
-                    zip(*(run.values[site] for site in component.sites), strict=False)
-                )
+                for key, values in calls_of(layer, (run.values[site] for site in component.sites))
             }
-            return read, logits_of(out)[:, -1].float()
+        return read, out
 
     def _edits(self, sources: Mapping[Key, torch.Tensor] | None, rows: int) -> list[SiteEdit]:
         edits = list(self._places.embed.edits(self._embed(sources, rows), 0))
@@ -206,11 +242,11 @@ class TorchFrozenPass:
             key = layer, next(numbers)
             if sources is None:
                 found = self._by_text(x.detach().float(), rows)
-                self._sources[key] = found - self._skip(layer, run, rows)
+                self._sources[key] = found - self._skip(key, run, rows)
                 return found.reshape(x.shape)
             if not all_held:
                 return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
-            return (self._given(sources, key, rows) + self._skip(layer, run, rows)).reshape(x.shape)
+            return (self._given(sources, key, rows) + self._skip(key, run, rows)).reshape(x.shape)
 
         return change
 
@@ -219,12 +255,12 @@ class TorchFrozenPass:
         shape = (rows, *known.shape[1:])
         return sources[key].expand(shape) if key in sources else known.new_zeros(shape)
 
-    def _skip(self, layer: int, run: Run, rows: int) -> torch.Tensor | float:
-        """What goes from the input of this layer's transcoder straight to its output."""
-        skip = self._skips.get(layer)
+    def _skip(self, key: Key, run: Run, rows: int) -> torch.Tensor | float:
+        """What goes from the input of this layer's transcoder, in its latest call, straight to its output."""
+        skip = self._skips.get(key)
         if skip is None:
             return 0.0
-        component = self._places.inputs[layer]
+        component = self._places.inputs[key[0]]
         value = component.compute([run.values[site][-1] for site in component.sites])
         return self._by_text(value.float(), rows) @ skip
 

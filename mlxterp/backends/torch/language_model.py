@@ -16,6 +16,7 @@ from ...core.sites import ATTENTION_PORTS, Component, Run, Site, SiteEdit, Where
 from ...core.tokens import TokenBatch, encode_text
 from ...errors import ComponentError, InputError, NeverCalledError, NotALanguageModelError
 from ..base import Backend
+from ..frozen import PromptPass
 from ..host.batching import chosen_logits, stream_rows
 from ..host.capacity import Capacities
 from ..host.state import StateDigest, WeightsDigest
@@ -216,11 +217,19 @@ class TorchLanguageModel:
         seed: int | None = None,
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
+        prompt_pass: PromptPass | None = None,
     ) -> Iterator[tuple[int | None, str]]:
         options = self._options(edits)
         prompts = np.array([len(prompt)])
 
         def step(ids: Sequence[int], positions: np.ndarray, given: dict[str, Any]) -> Any:
+            if prompt_pass is not None and not positions[0]:
+                if len(positions) > len(prompt):
+                    raise ComponentError(
+                        f"This {self.model_type} model keeps no cache, so its prompt cannot be held while it writes."
+                        " Leave max_tokens= out, or take freeze=None."
+                    )
+                return prompt_pass(self._ids([ids]), **given)
             return self._generating([ids], edits, Where(positions, None, prompts=prompts), given)
 
         passes = CachedPasses(step, options)
@@ -233,7 +242,7 @@ class TorchLanguageModel:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            prefill_step_size=len(prompt) if whole_prompt else prefill_step_size,
+            prefill_step_size=len(prompt) if whole_prompt or prompt_pass is not None else prefill_step_size,
             edited=bool(edits),
         )
 
