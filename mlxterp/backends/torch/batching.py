@@ -16,8 +16,8 @@ import torch
 from ...core.continuations import Continuation
 from ...core.sites import SiteEdit, Where
 from ..base import Backend
-from ..host.batching import NO_TOKEN, Batch
 from ..host.row_edits import RowEdits
+from ..host.row_passes import NO_TOKEN, Batch, Group
 from .arrays import BACKEND
 from .generation import PassOptions, sampler
 from .values import logits_of
@@ -63,11 +63,21 @@ class TorchPasses:
         nothing = np.zeros(len(rows), dtype=np.int64)
         return Batch(rows, nothing, _Held({}, None, nothing))
 
-    def padded(self, rows: list[int], padding: np.ndarray) -> Batch:
-        return Batch(rows, -padding, _Held({}, None, padding))
-
     def read(self, batch: Batch, ids: np.ndarray) -> torch.Tensor:
         return self._passed(batch, torch.as_tensor(ids))
+
+    def padded(self, batch: Batch, ids: Sequence[Sequence[int]], chunk: int) -> Group | None:
+        """On the left, as transformers does; nothing may be read before."""
+        if batch.places.any():
+            return None
+        longest = max(map(len, ids))
+        padding = np.array([longest - len(row) for row in ids], dtype=np.int64)
+        whole = np.zeros((len(ids), longest), dtype=np.int64)
+        for row, given, begin in zip(whole, ids, padding, strict=True):
+            row[begin:] = given
+        batch, step = Batch(batch.rows, -padding, _Held({}, None, padding)), max(1, chunk // len(ids))
+        parts = [self.read(batch, whole[:, start : start + step]) for start in range(0, longest, step)]
+        return batch, parts[-1]
 
     def logits(self, batch: Batch, tokens: torch.Tensor) -> torch.Tensor:
         return self._passed(batch, tokens[:, None])

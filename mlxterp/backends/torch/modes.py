@@ -32,10 +32,33 @@ _EVALUATION: EvaluationMode[nn.Module] = EvaluationMode(
 
 
 @contextmanager
-def settled(tree: ModuleTree, *, gradients: bool = False) -> Iterator[None]:
-    """Runs the model without dropout and, unless asked for, without gradients."""
-    with quiet, _EVALUATION.of(tree.every), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+def settled(tree: ModuleTree, *, gradients: bool = False, inference: bool = False) -> Iterator[None]:
+    """Runs the model without dropout and, unless asked for, without gradients.
+
+    Args:
+        inference: Whether torch keeps nothing that gradients of a later pass would need: see `runs_in_inference`.
+    """
+    # The order matters: leaving or entering inference mode also sets whether gradients are kept.
+    mode, grad = torch.inference_mode(inference), torch.set_grad_enabled(gradients)
+    with quiet, _EVALUATION.of(tree.every), mode, grad:
         yield
+
+
+@contextmanager
+def outside_inference() -> Iterator[None]:
+    """Within this block new tensors are ordinary ones, without gradients, whatever mode the pass runs in."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def runs_in_inference(model: nn.Module, tree: ModuleTree) -> bool:
+    """Whether passes of generation may run in torch's inference mode, which takes less time for each operation.
+
+    What a module makes in it and keeps (a table that grows, say) gives no gradients ever after. So only models of
+    transformers do, which keep nothing of that kind; compiled ones would be compiled again.
+    """
+    own = type(model).__module__.startswith("transformers.models.")
+    return own and not any(_is_compiled(module) for module in tree.modules)
 
 
 @contextmanager
