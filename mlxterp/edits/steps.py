@@ -24,7 +24,6 @@ from .fold import Phase, phases_of
 from .protocols import Change, DirectionChange, FeatureChange
 from .rows import Moment, Rows, length
 
-
 Adds = Callable[[Array, str], Array]
 """(activation (batch, positions, width), its component's name) -> vector (width,), like the activation"""
 
