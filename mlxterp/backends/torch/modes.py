@@ -38,9 +38,13 @@ def settled(tree: ModuleTree, *, gradients: bool = False, inference: bool = Fals
     Args:
         inference: Whether torch keeps nothing that gradients of a later pass would need: see `runs_in_inference`.
     """
-    # The order matters: leaving or entering inference mode also sets whether gradients are kept.
-    mode, grad = torch.inference_mode(inference), torch.set_grad_enabled(gradients)
-    with quiet, _EVALUATION.of(tree.every), mode, grad:
+    # `set_grad_enabled` acts when it is made, so it is made inside inference mode, which sets it too.
+    with (
+        quiet,
+        _EVALUATION.of(tree.every),
+        torch.inference_mode(inference),
+        torch.set_grad_enabled(gradients),
+    ):
         yield
 
 
