@@ -44,6 +44,7 @@ unfinished=0
 part() {  # name, seconds, command …
   local name=$1 seconds=$2 start=$SECONDS status=0
   shift 2
+  [ -n "$dry" ] && seconds=$((seconds * 5)) # a CPU that others may use too
   if [ -f "$folder/$name.done" ]; then echo "-- $name: done before"; return; fi
   echo "-- $name"
   limited "$seconds" "$@" >"$folder/$name.log" 2>&1 || status=$?

@@ -159,10 +159,10 @@ class Tracer:
         """The value with this site's edits applied; recorded if wanted."""
         if torch.is_inference_mode_enabled():  # edits, and who reads values, keep tensors for other passes
             with outside_inference():
-                return self._passed(site, value, number, edited_already)
-        return self._passed(site, value, number, edited_already)
+                return self._seen(site, value, number, edited_already)
+        return self._seen(site, value, number, edited_already)
 
-    def _passed(self, site: Site, value: torch.Tensor, number: int, edited_already: bool) -> torch.Tensor:
+    def _seen(self, site: Site, value: torch.Tensor, number: int, edited_already: bool) -> torch.Tensor:
         self.reached.add(site)
         edits = [] if edited_already else self.edits.get(site, ())
         for edit in edits:
