@@ -30,7 +30,7 @@ import one_thread  # noqa: F401  isort: skip  (before all that computes)
 import mlxterp  # isort: skip  (first: it brings MLX an optimised BLAS)
 
 import numpy as np
-from common import interleaved, peak_memory, ratio, report
+from common import interleaved, peak_memory, ratio, report, results_path
 
 from mlxterp import SAE, InterpretableModel, steering
 from mlxterp.variants import TopK
@@ -58,17 +58,19 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct")
-    parser.add_argument("--wing", nargs="*", help="only these array libraries")
+    parser.add_argument("--wing", nargs="*", help="only these array libraries; rows of others stay")
     parser.add_argument("--calibrate-only", action="store_true")
     args = parser.parse_args()
     if args.calibrate_only:
         for wing in mlxterp.available_backends():
             sys.stdout.write(json.dumps({wing: calibrated(wing)}) + "\n")
         return
-    rows: dict[str, Any] = {}
-    for wing in mlxterp.available_backends():
-        if not args.wing or wing in args.wing:
-            rows |= of_wing(wing, args)
+    wings = args.wing or mlxterp.available_backends()
+    path = results_path("generate")
+    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() and args.wing else {}
+    rows = {name: value for name, value in before.items() if not name.startswith(tuple(wings))}
+    for wing in wings:
+        rows |= of_wing(wing, args)
     notes = [
         "processor time of one thread",
         "aims: together >= 4 x, the libraries and plain >= 0.95 x, without sharing >= 2 x",

@@ -148,7 +148,7 @@ def questions(args: argparse.Namespace) -> dict[str, Any]:
         "coactivation": lambda i: index.coactivation(features[i]),
         "search": lambda i: index.search(words[i]),
         "features_for_token": lambda i: index.features_for_token(words[i]),
-        "top_features (runs the model)": lambda i: index.top_features(subject.texts[i]),
+        "top_features (runs the model)": lambda i: index.top_features(subject.texts[i % len(subject.texts)]),
     }
     for name, ask in asked.items():
         n = QUESTIONS if name in ("top_texts", "examples", "stats") else 40

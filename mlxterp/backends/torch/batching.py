@@ -57,6 +57,7 @@ class TorchPasses:
         self.whole_prompts = options.whole_prompt or not options.cached  # as alone
         self._prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
         self._samplers = [sampler(row.temperature, row.top_p, row.seed) for row in rows]
+        self._greedy = all(row.temperature == 0 for row in rows)
         self._edits = RowEdits(rows, BACKEND)
 
     def fresh(self, rows: list[int]) -> Batch:
@@ -89,8 +90,10 @@ class TorchPasses:
         if held.ids is not None:  # no cache: from the first token on
             ids = torch.cat([held.ids, ids], dim=1)
             where = Where(np.arange(ids.shape[1]), None, prompts=where.prompts)
-        places = np.broadcast_to(where.positions, tuple(ids.shape))
-        options = {**self._options.given, **held.cache, **self._options.placed(held.padding, places)}
+        options = {**self._options.given, **held.cache}
+        if held.padding.any():
+            places = np.broadcast_to(where.positions, tuple(ids.shape))
+            options |= self._options.placed(held.padding, places)
         out = self._run(ids, self._edits.of(batch.rows), where, options)
         held.cache = self._options.cache_of(out)
         held.ids = None if held.cache else ids
@@ -126,10 +129,13 @@ class TorchPasses:
         padding = longest - places if keyed else np.zeros_like(places)  # a recurrence holds no columns
         return Batch(rows, places, _Held({name: whole}, None, padding))
 
+    @torch.inference_mode()
     def sampled(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        tokens = logits.detach().argmax(-1, keepdim=True)
-        finite = torch.isfinite(logits.gather(-1, tokens))[:, 0].tolist()  # NaN is the largest, where one is
-        tokens = tokens[:, 0].cpu()
+        best = logits.argmax(-1, keepdim=True)
+        finite = torch.isfinite(logits.gather(-1, best))[:, 0].tolist()  # NaN is the largest, where one is
+        tokens = best[:, 0].cpu()
+        if self._greedy and all(finite):
+            return tokens
         for k, i in enumerate(batch.rows):
             if not finite[k]:
                 tokens[k] = NO_TOKEN

@@ -168,6 +168,8 @@ class TorchLanguageModel:
         return next((place for place in places if place.type != "meta"), None)  # meta: offloaded
 
     def _ids(self, ids: Any) -> torch.Tensor:
+        if isinstance(ids, torch.Tensor):
+            return ids.to(self._device(), torch.int64)
         return torch.as_tensor(np.asarray(ids, dtype=np.int64), device=self._device())
 
     def _uncached(self) -> dict[str, Any]:
@@ -243,8 +245,8 @@ class TorchLanguageModel:
     ) -> Generator[Piece, None, None]:
         capacity = self._capacities.of(rows)
         waves = capacity.waves(rows, batch_tokens, free_on(self._device()))
-        alone: dict[int, str] = {}
-        text = lambda: TextStream(self.tokenizer, alone)  # noqa: E731
+        known: dict[tuple[int, ...], str] = {}
+        text = lambda: TextStream(self.tokenizer, known)  # noqa: E731
         reading = capacity.reading(prefill_step_size)
         return stream_rows(self.passes(rows), rows, waves, text, self._ends(), reading)
 
