@@ -17,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("MLXTERP_RESULTS") or Path(__file__).parent / "results")
+"""Where figures are kept; `MLXTERP_RESULTS` names another folder."""
 
 
 def rounds_asked_for(description: str | None, default: int) -> int:
@@ -141,7 +142,8 @@ def report(name: str, rows: dict[str, Any], notes: list[str]) -> None:
     for note in notes:
         sys.stdout.write(f"({note})\n")
     content = {"benchmark": name, "machine": machine(), "rows": rows, "notes": notes}
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = results_path(name)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(f"written to {path.relative_to(Path(__file__).parent.parent)}\n")
+    here = Path(__file__).parent.parent
+    sys.stdout.write(f"written to {path.relative_to(here) if path.is_relative_to(here) else path}\n")

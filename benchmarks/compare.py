@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 BETTER = (
-    (-1, r"memory|MiB|microseconds|overhead|beyond|× .*time\b|time ×|\btime\b|, s\b|seconds|share of a whole pass"),
-    (+1, r"speed|as fast as|tokens/s|x one by one|x mlx_lm|x transformers|× naive|bandwidth|: × |recall"),
+    (-1, r"memory|MiB|microseconds|overhead|beyond|× .*time\b|time ×|\btime\b|, s\b|seconds"),
+    (-1, r"share of a (whole pass|step)"),
+    (+1, r"speed|as fast as|tokens/s|x (one by one|mlx_lm|transformers|plain|without sharing)"),
+    (+1, r"× naive|bandwidth|: × |recall"),
     (-1, r"× zero_out|dead"),
 )  # fmt: skip
 """+1 where more is better, -1 where less is, and the names it holds for; the first that fits decides."""

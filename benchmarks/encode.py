@@ -1,6 +1,6 @@
 """Encoding with the k largest features: time and peak memory as ratios, in one process.
 
-    pip install ".[cpu,torch,bench-sae]" && python benchmarks/encode.py
+    pip install ".[cpu,torch,bench-sae]" && python benchmarks/encode.py [--device cuda] [--shape N D_MODEL D_HIDDEN K …]
 
 Naive torch is linear, ReLU, `torch.topk`; naive MLX is a product, maximum, `argpartition` and a gather. The
 BLAS limit is NumPy's product alone, without any selection. Peers that are not installed are left out.
@@ -8,6 +8,7 @@ BLAS limit is NumPy's product alone, without any selection. Peers that are not i
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -17,23 +18,21 @@ import mlx.core as mx
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import interleaved, peak_memory, ratio, report, rounds_asked_for
+from common import interleaved, peak_memory, ratio, report
 from sparse_shapes import SHAPES, Task, saelens, sparsify, without_gradients
 
 Jobs = dict[str, Callable[[], Any]]
 
 
-def jobs_for(task: Task) -> Jobs:
-    """What is compared, each from a native array to native ids and values."""
+def jobs_for(task: Task, device: str) -> Jobs:
+    """What is compared, each from a native array to native ids and values; torch on a device."""
     sae, x = task.sae, task.x
     k = sae.k or 1
-    x_mlx, x_torch = mx.array(x), torch.tensor(x)
-    W_mlx, W_torch = (
-        mx.array(np.ascontiguousarray(sae.W_enc.T)),
-        torch.tensor(np.ascontiguousarray(sae.W_enc.T)),
-    )
+    W = np.ascontiguousarray(sae.W_enc.T)
+    x_mlx, x_torch = mx.array(x), torch.tensor(x, device=device)
+    W_mlx, W_torch = mx.array(W), torch.tensor(W, device=device)
     mlx, torch_wing = mlxterp.get_backend("mlx"), mlxterp.get_backend("torch")
-    w_mlx, w_torch = mlx.put_weights(sae.weights), torch_wing.put_weights(sae.weights, "cpu")
+    w_mlx, w_torch = mlx.put_weights(sae.weights), torch_wing.put_weights(sae.weights, device)
 
     def naive_mlx() -> None:
         pre = mx.maximum(x_mlx @ W_mlx.T, 0)
@@ -42,17 +41,34 @@ def jobs_for(task: Task) -> Jobs:
 
     jobs: Jobs = {
         "mlxterp (MLX)": lambda: mx.eval(*mlx.encode(x_mlx, w_mlx, sae.activation)),
-        "mlxterp (torch)": lambda: torch_wing.encode(x_torch, w_torch, sae.activation),
-        "naive torch": without_gradients(lambda: torch.topk(F.linear(x_torch, W_torch).relu(), k)),
+        "mlxterp (torch)": finished(lambda: torch_wing.encode(x_torch, w_torch, sae.activation), device),
+        "naive torch": finished(
+            without_gradients(lambda: torch.topk(F.linear(x_torch, W_torch).relu(), k)), device
+        ),
         "naive MLX": naive_mlx,
         "NumPy's product alone": lambda: x @ sae.W_enc,
     }
     theirs, coder = saelens(sae), sparsify(sae)
     if theirs is not None:
-        jobs["SAELens"] = without_gradients(lambda: theirs.encode(x_torch))
+        theirs.to(device)
+        jobs["SAELens"] = finished(without_gradients(lambda: theirs.encode(x_torch)), device)
     if coder is not None:
-        jobs["sparsify"] = without_gradients(lambda: coder.encode(x_torch))
+        coder.to(device)
+        jobs["sparsify"] = finished(without_gradients(lambda: coder.encode(x_torch)), device)
     return jobs
+
+
+def finished(job: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """The job, until the device has done it."""
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device)
+    if wait is None:
+        return job
+
+    def run() -> None:
+        job()
+        wait()
+
+    return run
 
 
 def selection(task: Task) -> dict[str, float]:
@@ -82,12 +98,21 @@ def selection(task: Task) -> dict[str, float]:
 
 
 def main() -> None:
-    rounds = rounds_asked_for(__doc__, 7)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda or mps")
+    parser.add_argument(
+        "--shape", type=int, nargs=4, action="append", metavar=("N", "D_MODEL", "D_HIDDEN", "K")
+    )
+    args = parser.parse_args()
+    shapes: list[tuple[str, Any]] = [("shape", tuple(sizes)) for sizes in args.shape or ()]
     rows: dict[str, Any] = {}
-    for shape, sizes in SHAPES.items():
+    for shape, sizes in shapes or SHAPES.items():
         task = Task.random(*sizes)
-        jobs = jobs_for(task)
-        times = interleaved(jobs, rounds, warm_up=1)
+        jobs = jobs_for(task, args.device)
+        times = interleaved(jobs, args.rounds, warm_up=1)
         memory = {name: peak_memory(job) for name, job in jobs.items()}
         base = memory["naive torch"]
         for name in jobs:

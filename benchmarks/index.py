@@ -48,7 +48,14 @@ class Subject:
     texts: list[str]
 
     @classmethod
-    def on(cls, wing: str, work: Path, tokens: int = TOKENS) -> Subject:
+    def on(
+        cls,
+        wing: str,
+        work: Path,
+        tokens: int = TOKENS,
+        trained_on: int = TRAINED_ON,
+        features: int = D_HIDDEN,
+    ) -> Subject:
         if MODEL.exists():
             model = mlxterp.InterpretableModel(str(MODEL), backend=wing)
             stories = TEXT.read_text(encoding="utf-8").split("<|endoftext|>")
@@ -57,7 +64,7 @@ class Subject:
             model, _, texts = mlxterp.load_demo(wing)
         folder = work / "sae"
         if not folder.exists():
-            config = mlxterp.SAETrainConfig(d_hidden=D_HIDDEN, k=K, tokens=TRAINED_ON)
+            config = mlxterp.SAETrainConfig(d_hidden=features, k=K, tokens=trained_on)
             model.train_sae(len(model.layers) // 2, texts, "residual", config, save_path=folder)
         return cls(model, mlxterp.SAE.load(folder, backend=wing), first_tokens(model, texts, tokens))
 
@@ -93,7 +100,7 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     """Where a build's time goes."""
     rows: dict[str, Any] = {}
     for wing in args.wings:
-        subject = Subject.on(wing, args.work)
+        subject = Subject.on(wing, args.work, args.tokens, args.trained_on, args.features)
         Subject(subject.model, subject.sae, subject.texts[:20]).build()  # everything is imported and in place
         found = [measured_build(subject) for _ in range(args.rounds)]
         tokens = found[0][1]
@@ -116,7 +123,7 @@ def measured_build(subject: Subject) -> tuple[dict[str, float], int]:
 
 def questions(args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of each question, and 1000 features with and without an index."""
-    subject = Subject.on(args.wings[0], args.work)
+    subject = Subject.on(args.wings[0], args.work, args.tokens, args.trained_on, args.features)
     built: list[mlxterp.FeatureIndex] = []
     build = seconds_of(lambda: built.append(subject.build()))
     [index] = built
@@ -141,7 +148,7 @@ def questions(args: argparse.Namespace) -> dict[str, Any]:
         "coactivation": lambda i: index.coactivation(features[i]),
         "search": lambda i: index.search(words[i]),
         "features_for_token": lambda i: index.features_for_token(words[i]),
-        "top_features (runs the model)": lambda i: index.top_features(subject.texts[i]),
+        "top_features (runs the model)": lambda i: index.top_features(subject.texts[i % len(subject.texts)]),
     }
     for name, ask in asked.items():
         n = QUESTIONS if name in ("top_texts", "examples", "stats") else 40
@@ -273,6 +280,11 @@ def main() -> None:
     parser.add_argument("--wings", nargs="+", default=["torch", "mlx"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scans", type=int, default=3, help="searches without an index that are measured")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the texts that are indexed")
+    parser.add_argument(
+        "--trained-on", type=int, default=TRAINED_ON, help="tokens that the SAE is trained on"
+    )
+    parser.add_argument("--features", type=int, default=D_HIDDEN)
     parser.add_argument("--millions", type=int, nargs="+", default=[8])
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mlxterp-index")

@@ -47,7 +47,8 @@ class Intervention:
         positions: A position, a slice or several positions; negative ones count from each text's
             own end. None means all.
         heads: Likewise, for per-head values (batch, heads, positions, …).
-        by_token: Whether it changes each token by itself, so that texts may be given one by one or together.
+        by_token: Whether it changes each token by itself: texts may be given one by one or together, and there may be
+            padding among them (at positions that no text has), which nothing looks at.
     """
 
     def __init__(

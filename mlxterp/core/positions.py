@@ -44,6 +44,18 @@ def check_open_ended(positions: Any) -> None:
     position_mask(positions, Where(np.arange(1), None, prompts=np.ones(1, dtype=np.int64)))
 
 
+def first_position(positions: Any) -> int:
+    """No token of a prompt before this one is meant, in generation."""
+    if positions is None or isinstance(positions, str):
+        return {"prompt[1:]": 1, "generated": _NEVER}.get(positions or "all", 0)
+    if isinstance(positions, slice):
+        return max(0, positions.start or 0)
+    return max(0, int(integers(positions).min(initial=_NEVER)))
+
+
+_NEVER = int(np.iinfo(np.int64).max)
+
+
 def check_reached(positions: Any, tokens: int, where: str) -> None:
     """Raises InputError where a position lies beyond all tokens that a generation can have.
 

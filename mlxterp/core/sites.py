@@ -121,6 +121,11 @@ class SiteEdit:
     """Sites whose values of the same pass `function` looks up; the backend captures them."""
     by_token: bool = False
     """Whether each token is changed by itself, so that texts which share the edit can be given together."""
+    first: int = 0
+    """No token of a prompt before this position is changed."""
+    adds: Callable[[Array], Array] | None = None
+    """Where the edit only adds one vector to every token: gives the vector (width,), in the dtype and on the device of
+    a value (batch, positions, width), or raises as `function` does."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
-from ..core.positions import check_open_ended
+from ..core.positions import check_open_ended, first_position
 from ..core.sites import Array, Component, Run, SiteEdit, Where
 from ..errors import EditError, InputError
 from ..sae import SAE
@@ -109,8 +109,11 @@ class _Place:
     groups: list[Any] = field(default_factory=list)
     """Hooked changes, edits along directions, and `_Group`s, in order."""
     reads: list[Component] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    """Of each change, the first position where it may act in generation."""
 
     def add(self, change: Change, anatomy: Anatomy) -> None:
+        self.first.append(first_position(change.positions) if isinstance(change, Edit) else 0)
         if isinstance(change, Edit):
             change = self._read_by(change, anatomy)
         if isinstance(change, (FeatureEdit, Replacement)):
@@ -159,7 +162,8 @@ class _Place:
         edits = self.component.edits(change, self.component.call)
         sites = [site for component in self.reads for site in component.sites]
         alone = all(step.by_token for step in steps)
-        return [replace(edit, reads=(*edit.reads, *sites), by_token=alone) for edit in edits]
+        first = min(self.first)
+        return [replace(edit, reads=(*edit.reads, *sites), by_token=alone, first=first) for edit in edits]
 
 
 @dataclass(eq=False, slots=True)
@@ -182,6 +186,7 @@ class HookedStep:
     """A function of the activation, which may look at all tokens of a pass at once."""
 
     by_token = False
+    adds = None
 
     def __init__(self, function: Callable[[Array, Where], Array]):
         self._function = function

@@ -24,6 +24,9 @@ from .fold import Phase, phases_of
 from .protocols import Change, DirectionChange, FeatureChange
 from .rows import Moment, Rows, length
 
+Adds = Callable[[Array, str], Array]
+"""(activation (batch, positions, width), its component's name) -> vector (width,), like the activation"""
+
 
 class Step(Protocol):
     """One change of a component's activation."""
@@ -31,6 +34,11 @@ class Step(Protocol):
     @property
     def by_token(self) -> bool:
         """Whether each token is changed by itself, whichever others are given with it."""
+        ...
+
+    @property
+    def adds(self) -> Adds | None:
+        """What gives the vector (width,) that is added to every token; None where the step does anything else."""
         ...
 
     def __call__(self, x: Array, moment: Moment) -> Array: ...
@@ -89,8 +97,19 @@ class FeatureStep:
         self._keeping = [edit for edit in self._edits if edit.preserve_norm]
         one = self._phases[0] if len(self._phases) == 1 and not self._encodes else None
         vector = one.constant(self._rows) if one is not None else None
-        self._constant = None if vector is None else Constant(vector)
+        self._constant = None if vector is None or self._keeping else Constant(vector)
         self._range = Range(self._edits)
+
+    @property
+    def adds(self) -> Adds | None:
+        """See `Step`."""
+        return None if self._constant is None else self._added
+
+    def _added(self, x: Array, component: str) -> Array:
+        assert self._constant is not None
+        self._range.check(x)
+        self._check(int(x.shape[2]), component)
+        return self._constant.like(x)
 
     @property
     def by_token(self) -> bool:
@@ -102,12 +121,11 @@ class FeatureStep:
     def __call__(self, x: Array, moment: Moment) -> Array:
         if not self._edits and not self._whole:
             return x
+        if self.adds is not None and x.ndim == 3:
+            return x + self.adds(x, moment.component)
         self._range.check(x)
-        if self._constant is not None and not self._keeping and x.ndim == 3:
-            self._check(int(x.shape[2]), moment)
-            return x + self._constant.like(x)
         rows = Rows(x, moment)
-        self._check(int(rows.own.shape[1]), moment)
+        self._check(int(rows.own.shape[1]), moment.component)
         found = rows.encoded(self.sae, self._source) if self._encodes else None
         scale = 1.0 if found is None else found[0].decoded_scale
         if found is not None and not isinstance(scale, float):
@@ -154,10 +172,10 @@ class FeatureStep:
         mask = rows.mask(phase.positions, phase.when)
         return new if mask is None else c + mask * (new - c)
 
-    def _check(self, width: int, moment: Moment) -> None:
+    def _check(self, width: int, component: str) -> None:
         if width != self.sae.d_out:
             raise SAEError(
-                f"{moment.component} is {width} wide, the decoder rows of this SAE {self.sae.d_out}."
+                f"{component} is {width} wide, the decoder rows of this SAE {self.sae.d_out}."
                 f" It was trained on {self.sae.component or 'a component that its metadata does not name'}."
             )
 
@@ -174,6 +192,25 @@ class DirectionStep:
         self._range = Range([edit])
 
     @property
+    def adds(self) -> Adds | None:
+        """See `Step`."""
+        return None if self._constant is None or self._edit.is_nothing else self._added
+
+    def _added(self, x: Array, component: str) -> Array:
+        assert self._constant is not None
+        self._check(int(x.shape[2]), component)
+        self._range.check(x)
+        return self._constant.like(x)
+
+    def _check(self, width: int, component: str) -> None:
+        vector = self._edit.vector
+        if width != len(vector):
+            raise EditError(
+                f"{component} is {width} wide, the vector {len(vector)}. Choose the component that it was made for:"
+                " at=…"
+            )
+
+    @property
     def by_token(self) -> bool:
         """See `Step`."""
         when = self._edit.when
@@ -183,16 +220,11 @@ class DirectionStep:
         edit = self._edit
         if edit.is_nothing:
             return x
+        if self.adds is not None and x.ndim == 3:
+            return x + self.adds(x, moment.component)
         rows = Rows(x, moment)
-        width = int(rows.own.shape[1])
-        if width != len(edit.vector):
-            raise EditError(
-                f"{moment.component} is {width} wide, the vector {len(edit.vector)}. Choose the component"
-                " that it was made for: at=…"
-            )
+        self._check(int(rows.own.shape[1]), moment.component)
         self._range.check(x)
-        if self._constant is not None and x.ndim == 3:
-            return x + self._constant.like(x)
         mask = rows.mask(edit.positions, edit.when)
         delta = self._delta(rows)
         return rows.changed(delta if mask is None else mask * delta, float(edit.preserve_norm))

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..anatomy.anatomy import Anatomy
+from ..core.positions import first_position
 from ..core.sites import Array, Change, Component, SiteEdit
 from ..errors import InputError
-from ..interventions import Intervention, apply_change, as_list
+from ..interventions import Intervention, apply_change, as_list, positions_of
 
 Interventions = Mapping[str, Callable[[Array], Array] | Sequence[Callable[[Array], Array]]]
 
@@ -28,7 +29,8 @@ def declared_edits(anatomy: Anatomy, interventions: Interventions | None) -> lis
             _check_place(anatomy, change, component)
             alone = isinstance(change, Intervention) and change.by_token
             made = component.edits(_change(change, component.name), component.call)
-            edits += [replace(edit, by_token=alone) for edit in made]
+            first = first_position(positions_of(change))
+            edits += [replace(edit, by_token=alone, first=first) for edit in made]
     return edits
 
 

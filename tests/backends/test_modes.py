@@ -154,7 +154,7 @@ def test_modules_that_two_running_models_share_get_their_mode_back_from_the_last
     shared, own, idle = Part(), Part(), Part()
     idle.training = False
     mode: EvaluationMode[Part] = EvaluationMode(
-        lambda p: p.training, lambda p, to: setattr(p, "training", to)
+        lambda parts: [p for p in parts if p.training], lambda p, to: setattr(p, "training", to)
     )
     with mode.of([shared, own, idle]):
         with mode.of([shared]):

@@ -117,6 +117,22 @@ def test_a_module_that_is_never_called_is_named_before_the_first_token(llama):
         tokens(llama, 3, [edit("model.layers", lambda x: x)])
 
 
+def test_edits_get_ordinary_tensors_and_modes_stay_as_they_were(llama):
+    kept: list[Any] = []
+
+    def keep(x: Any, _run: Any, _call: int) -> Any:
+        kept.append(x)
+        x += 1.0  # its own copy
+        return x
+
+    tokens(llama, 2, [SiteEdit(Site(llama.layers[1]), keep)])
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    weight = torch.ones(kept[0].shape[-1], requires_grad=True)
+    assert all(not x.is_inference() and not x.requires_grad for x in kept)
+    (kept[0] * weight).sum().backward()
+    assert weight.grad is not None
+
+
 def test_a_pass_between_two_tokens_is_a_pass_of_its_own(llama):
     expected = tokens(llama, 4, [wave(llama.layers[1])])
     got = []

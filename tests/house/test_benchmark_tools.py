@@ -85,3 +85,36 @@ def test_the_kept_results_can_be_read():
     assert len(found) > 100 and not any(one.worse for one in found)
     judged = {one.name for one in found if one.better}
     assert any("train_step" in name for name in judged) and any("encode" in name for name in judged)
+
+
+def test_a_run_on_a_gpu_goes_on_where_it_was_cut_off(tmp_path):
+    asked, failing = tmp_path / "asked", tmp_path / "failing"
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/usr/bin/env bash
+echo "$@" >> {asked}
+if [ "$1" = - ]; then echo "cpu no GPU"; fi
+if [ -f {failing} ]; then case "$*" in *encode.py*) exit 3 ;; esac; fi
+""",
+        encoding="utf-8",
+    )
+    python.chmod(0o755)
+    failing.touch()
+    command = ["bash", str(BENCHMARKS / "on_gpu.sh"), str(tmp_path / "results")]
+    run = lambda: subprocess.run(  # noqa: E731
+        command,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python), "DRY": "1"},
+        text=True,
+        capture_output=True,
+    )
+    first = run()
+    assert first.returncode == 1 and "encode ended with status 3" in first.stdout
+    asked.write_text("")
+    failing.unlink()
+    second = run()
+    assert second.returncode == 0 and "-- kernels: done before" in second.stdout
+    lines = asked.read_text().splitlines()
+    assert [line for line in lines if "benchmarks/" in line] == [
+        line for line in lines if "encode.py" in line
+    ]
+    assert (tmp_path / "results" / "card.txt").read_text() == "no GPU\n"

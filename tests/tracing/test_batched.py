@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import mlxterp
 from mlxterp import InputError, InterpretableModel, MlxterpWarning, NotFiniteError, steering, variants
-from mlxterp.backends.host.batching import merged_groups, prefilled
 from mlxterp.backends.host.capacity import Capacity
+from mlxterp.backends.host.prefill import merged_groups, prefilled
 from mlxterp.core.continuations import Continuation
 from mlxterp.interventions import Intervention, add_vector, clamp, noise, replace_with, scale, zero_out
 from tests.architectures import build, model_types

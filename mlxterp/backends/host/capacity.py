@@ -13,8 +13,9 @@ from ...core.sites import ATTENTION_PORTS, Site
 from ...core.tokens import TokenBatch
 from ...errors import warn
 from ..base import LanguageModel
-from .batching import Passes, Reading, merged_groups, prefilled
+from .prefill import merged_groups, prefilled
 from .row_edits import comes_apart
+from .row_passes import Passes, Reading
 
 Holding = Literal["any", "equal", "one"]
 """Which texts caches can hold together: any, those of equal length, or one."""
@@ -23,6 +24,8 @@ _MOST = 128
 _LENGTHS = (0, 7, 4, 4)
 """How many tokens are read of the prompts that are tried, before the last steps."""
 _STEPS = 4
+_SHARED = 32
+"""A pass takes as long as so many tokens more in one that runs anyway, roughly."""
 _WHOLE = Reading(2048)
 """All that are tried in one pass."""
 _ROW_BYTES = 16
@@ -40,6 +43,7 @@ class Capacity:
         row_bytes: What a text takes beside its tokens: logits, and the state of a recurrence.
         token_bytes: What each of its tokens takes.
         as_alone, padded: How prompts are read; see `Reading`.
+        shares: Whether what prompts begin with can be read once, and its cache copied.
     """
 
     holding: Holding
@@ -47,10 +51,11 @@ class Capacity:
     token_bytes: int
     as_alone: bool = False
     padded: bool = False
+    shares: bool = False
 
     def reading(self, chunk: int) -> Reading:
         """How prompts are read, at most `chunk` tokens in one pass."""
-        return Reading(chunk, self.as_alone, self.padded)
+        return Reading(chunk, self.as_alone, self.padded, _SHARED if self.shares else 0)
 
     def waves(self, rows: Sequence[Continuation], batch_tokens: int | None, free: int) -> list[list[int]]:
         """Which texts run together, one wave after the other: those of nearly equal length, as many as may be held.
@@ -185,13 +190,18 @@ def measured(make: Callable[[Sequence[Continuation]], Passes], vocabulary: int) 
         if _agrees(make, [rows[i] for i in wave], [alone[i].logits[0] for i in wave], tolerance):
             holding = kind
             break
+    twin = Continuation([*rows[1].prompt[:6], *rows[3].prompt[-5:]], 1)
+    shares = holding != "one" and _agrees(
+        make, [rows[1], twin], [alone[1].logits[0], _tried(make, [twin]).logits[0]], tolerance,
+        Reading(_WHOLE.chunk, shared=1),
+    )  # fmt: skip
     padded = holding == "any" and all(
         _agrees(make, rows[:3], [one.logits[0] for one in alone[:3]], tolerance, Reading(chunk, padded=True))
         for chunk in (_WHOLE.chunk, 6)
     )
     token_bytes = max(1, (alone[1].bytes - alone[2].bytes) // (_LENGTHS[1] - _LENGTHS[2]))
     state = max(0, alone[2].bytes - (_LENGTHS[2] + _STEPS) * token_bytes)
-    return Capacity(holding, _ROW_BYTES * vocabulary + state, token_bytes, padded=padded)
+    return Capacity(holding, _ROW_BYTES * vocabulary + state, token_bytes, padded=padded, shares=shares)
 
 
 def _text(length: int, vocabulary: int, seed: int) -> Continuation:

@@ -18,12 +18,16 @@ class EvaluationMode(Generic[_Module]):
     """Puts one library's modules into evaluation mode.
 
     Args:
-        is_training: Whether a module is in training mode.
+        in_training: Those of some modules that are in training mode.
         set_training: Sets the mode of this one module.
     """
 
-    def __init__(self, is_training: Callable[[_Module], bool], set_training: Callable[[_Module, bool], None]):
-        self._is_training, self._set_training = is_training, set_training
+    def __init__(
+        self,
+        in_training: Callable[[Iterable[_Module]], Iterable[_Module]],
+        set_training: Callable[[_Module, bool], None],
+    ):
+        self._in_training, self._set_training = in_training, set_training
         self._lock = threading.RLock()
         self._users: dict[int, list] = {}
         """id(module) -> [module, passes that run it], of those that were in training mode."""
@@ -33,9 +37,11 @@ class EvaluationMode(Generic[_Module]):
         """Within this block these modules are in evaluation mode."""
         held = []
         with self._lock:
-            for module in modules:
+            modules = list(modules)
+            training = {id(module) for module in self._in_training(modules)}
+            for module in modules if self._users or training else ():
                 entry = self._users.get(id(module))
-                if entry is None and self._is_training(module):
+                if entry is None and id(module) in training:
                     entry = self._users[id(module)] = [module, 0]
                 if entry is not None:
                     self._set_training(module, False)

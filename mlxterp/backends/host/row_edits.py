@@ -49,13 +49,12 @@ def _joined(rows: Sequence[Sequence[SiteEdit]], backend: Backend) -> list[SiteEd
 def _site_edit(site: Site, rows: Sequence[Sequence[SiteEdit]], backend: Backend) -> SiteEdit:
     """One edit that gives each text to its own edits of this site, in order."""
     n = len(rows)
-    spans: list[tuple[int, int]] = []
-    for _, group in groupby(range(n), key=lambda i: tuple(map(id, rows[i]))):
-        numbers = list(group)
-        if all(edit.by_token for edit in rows[numbers[0]]):
-            spans.append((numbers[0], numbers[-1] + 1))
-        else:
-            spans += [(number, number + 1) for number in numbers]
+    spans = _spans(rows)
+    added = {
+        (first, end): _Added([edits[0] for edits in rows[first:end]], backend)
+        for first, end in spans
+        if _only_adds(rows[first])
+    }
 
     def function(value: Array, run: Run, number: int) -> Array:
         parts: list[Array] = []
@@ -64,7 +63,9 @@ def _site_edit(site: Site, rows: Sequence[Sequence[SiteEdit]], backend: Backend)
         for first, end in spans if table.by_text else [(i, i + 1) for i in range(n)]:
             old = table.of(first, end)
             new = old
-            if rows[first]:
+            if (first, end) in added and old.ndim == 3:
+                new = old + added[first, end].like(old)
+            elif rows[first]:
                 own = Run(
                     None,
                     _Values(run.values, n, run.where.columns, first, end),
@@ -83,6 +84,44 @@ def _site_edit(site: Site, rows: Sequence[Sequence[SiteEdit]], backend: Backend)
 
     reads = tuple(dict.fromkeys(read for edits in rows for edit in edits for read in edit.reads))
     return SiteEdit(site, function, reads=reads)
+
+
+def _spans(rows: Sequence[Sequence[SiteEdit]]) -> list[tuple[int, int]]:
+    """Texts first…end that are given together, with their edits."""
+
+    def kind(i: int) -> Any:
+        return "adds" if _only_adds(rows[i]) else tuple(map(id, rows[i]))
+
+    spans: list[tuple[int, int]] = []
+    for _, group in groupby(range(len(rows)), key=kind):
+        numbers = list(group)
+        if all(edit.by_token for edit in rows[numbers[0]]):
+            spans.append((numbers[0], numbers[-1] + 1))
+        else:
+            spans += [(number, number + 1) for number in numbers]
+    return spans
+
+
+def _only_adds(edits: Sequence[SiteEdit]) -> bool:
+    """Whether the edits of one text only add a vector to each of its tokens."""
+    return len(edits) == 1 and edits[0].adds is not None and edits[0].call is None and edits[0].by_token
+
+
+class _Added:
+    """The vectors that edits add, each to its own text, put together once for each dtype."""
+
+    def __init__(self, edits: Sequence[SiteEdit], backend: Backend):
+        self._edits = edits if any(edit is not edits[0] for edit in edits) else edits[:1]
+        self._backend = backend
+        self._known: dict[str, Array] = {}
+
+    def like(self, x: Array) -> Array:
+        """(texts, 1, width), or (1, 1, width) where all texts share one edit."""
+        key = f"{x.dtype} {self._backend.device(x)}"
+        if key not in self._known:
+            vectors = [edit.adds(x)[None, None] for edit in self._edits if edit.adds is not None]
+            self._known[key] = self._backend.concatenate(vectors)
+        return self._known[key]
 
 
 class Apart:

@@ -43,12 +43,12 @@ class TextStream:
     mlx-lm's own detokenizers do.
 
     Args:
-        alone: Text of single tokens, kept for several streams of one tokenizer.
+        known: Text of one token and of two, kept for several streams of one tokenizer.
     """
 
-    def __init__(self, tokenizer: Any, alone: dict[int, str] | None = None):
+    def __init__(self, tokenizer: Any, known: dict[tuple[int, ...], str] | None = None):
         self._tokenizer = tokenizer
-        self._alone = {} if alone is None else alone
+        self._known = {} if known is None else known
         self._tokens: list[int] = []
         self._from = 0  # decoding starts here, so that long texts are not decoded again and again
         self._done = 0  # tokens before this one are already told
@@ -64,18 +64,20 @@ class TextStream:
         return self._advance(final=True)
 
     def _decoded(self, tokens: list[int]) -> str:
-        if len(tokens) != 1:
-            return self._tokenizer.decode(tokens) if tokens else ""
-        if tokens[0] not in self._alone:
-            self._alone[tokens[0]] = self._tokenizer.decode(tokens)
-        return self._alone[tokens[0]]
+        key = tuple(tokens)
+        text = self._known.get(key) if key else ""
+        if text is None:
+            with quiet:
+                text = str(self._tokenizer.decode(tokens))
+            if len(key) < 3:
+                self._known[key] = text
+        return text
 
     def _advance(self, final: bool) -> str:
         if self._tokenizer is None or self._done == len(self._tokens):
             return ""
-        with quiet:
-            before = self._decoded(self._tokens[self._from : self._done])
-            text = self._tokenizer.decode(self._tokens[self._from :])
+        before = self._decoded(self._tokens[self._from : self._done])
+        text = self._decoded(self._tokens[self._from :])
         unfinished = text.endswith("\ufffd") or len(text) <= len(before)
         if unfinished and not final:
             return ""

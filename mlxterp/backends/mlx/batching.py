@@ -14,8 +14,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ...core.continuations import Continuation
 from ..base import Backend
-from ..host.batching import NO_TOKEN, Batch
 from ..host.row_edits import RowEdits
+from ..host.row_passes import NO_TOKEN, Batch, Group
 from .arrays import BACKEND
 from .generation import Sampler, sample_rows
 
@@ -40,8 +40,27 @@ class MLXPasses:
     def fresh(self, rows: list[int]) -> Batch:
         return Batch(rows, np.zeros(len(rows), dtype=np.int64), make_prompt_cache(self._model))
 
-    def padded(self, rows: list[int], padding: np.ndarray) -> None:
-        del rows, padding  # mlx-lm's caches are merged
+    def padded(self, batch: Batch, ids: Sequence[Sequence[int]], chunk: int) -> Group | None:
+        """On the right, as mlx-lm does, whose caches then move what they hold to the right."""
+        lengths = [len(row) for row in ids]
+        longest = max(lengths)
+        merged = self.merged([batch]) if longest > 1 else None  # their rotating caches take no single column
+        if merged is None:
+            return None
+        whole = np.zeros((len(ids), longest), dtype=np.int64)
+        for row, given in zip(whole, ids, strict=True):
+            row[: len(given)] = given
+        with self._stream():
+            for layer in merged.cache:
+                layer.prepare(lengths=lengths, right_padding=[longest - length for length in lengths])
+        parts = -(-longest // max(2, chunk // len(ids)))
+        for part in np.array_split(whole, max(1, min(parts, longest // 2)), axis=1):
+            self.read(merged, part)
+        with self._stream():
+            for layer in merged.cache:
+                layer.finalize()
+            mx.eval([layer.state for layer in merged.cache])
+        return Batch(merged.rows, batch.places + np.array(lengths, dtype=np.int64), merged.cache), None
 
     def read(self, batch: Batch, ids: np.ndarray) -> None:
         with self._stream():

@@ -12,8 +12,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..host.batching import NO_TOKEN
 from ..host.finite import not_finite
+from ..host.row_passes import NO_TOKEN
 from ..host.text_stream import Detokenizer, TextStream, with_text
 
 

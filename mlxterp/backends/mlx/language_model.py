@@ -312,7 +312,7 @@ class MLXLanguageModel:
         run = Run(None, {}, {}, where)
         tracer = Tracer(self.tree, (), edits, run=run, model_type=self.model_type)
         logits = self._call(tracer, ids, **options)
-        if where.positions.flat[0] == 0:
+        if where.positions.flat[0] <= 0:  # negative ones are padding
             self._finish(run, tracer, (), edits)
         return logits
 

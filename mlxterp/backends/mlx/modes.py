@@ -15,7 +15,7 @@ def _set_training(module: nn.Module, training: bool) -> None:
 
 
 _EVALUATION: EvaluationMode[nn.Module] = EvaluationMode(
-    lambda module: getattr(module, "_training", False), _set_training
+    lambda modules: [module for module in modules if vars(module).get("_training")], _set_training
 )
 
 

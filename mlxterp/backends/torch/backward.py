@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from ...weights import SAEWeights
-from .pairs import Columns
+from .pairs import Columns, products
 
-_CACHED, _HELD = 1 << 18, 1 << 26
-"""Numbers of decoder rows gathered at a time: on a CPU they stay in the cache, a GPU wants large pieces."""
+_HELD = 1 << 26
+"""Numbers of decoder rows gathered at a time on a GPU."""
 
 
 @torch.no_grad()
@@ -45,8 +45,9 @@ def backward(
 
 def _slopes(W_dec: torch.Tensor, ids: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     """W_dec[ids[i, j]] · g[i], (n, k)."""
-    cells = _CACHED if W_dec.device.type == "cpu" else _HELD
-    step = max(1, cells // (ids.shape[1] * W_dec.shape[1]))
+    if W_dec.device.type == "cpu":
+        return products(W_dec, ids, g)
+    step = max(1, _HELD // (ids.shape[1] * W_dec.shape[1]))
     parts = zip(ids.split(step), g.split(step), strict=True)
     return torch.cat([torch.bmm(W_dec[i], some[:, :, None])[:, :, 0] for i, some in parts])
 

@@ -16,8 +16,8 @@ import torch
 from ...core.continuations import Continuation
 from ...core.sites import SiteEdit, Where
 from ..base import Backend
-from ..host.batching import NO_TOKEN, Batch
 from ..host.row_edits import RowEdits
+from ..host.row_passes import NO_TOKEN, Batch, Group
 from .arrays import BACKEND
 from .generation import PassOptions, sampler
 from .values import logits_of
@@ -57,17 +57,28 @@ class TorchPasses:
         self.whole_prompts = options.whole_prompt or not options.cached  # as alone
         self._prompts = np.array([len(row.prompt) for row in rows], dtype=np.int64)
         self._samplers = [sampler(row.temperature, row.top_p, row.seed) for row in rows]
+        self._greedy = all(row.temperature == 0 for row in rows)
         self._edits = RowEdits(rows, BACKEND)
 
     def fresh(self, rows: list[int]) -> Batch:
         nothing = np.zeros(len(rows), dtype=np.int64)
         return Batch(rows, nothing, _Held({}, None, nothing))
 
-    def padded(self, rows: list[int], padding: np.ndarray) -> Batch:
-        return Batch(rows, -padding, _Held({}, None, padding))
-
     def read(self, batch: Batch, ids: np.ndarray) -> torch.Tensor:
         return self._passed(batch, torch.as_tensor(ids))
+
+    def padded(self, batch: Batch, ids: Sequence[Sequence[int]], chunk: int) -> Group | None:
+        """On the left, as transformers does; nothing may be read before."""
+        if batch.places.any():
+            return None
+        longest = max(map(len, ids))
+        padding = np.array([longest - len(row) for row in ids], dtype=np.int64)
+        whole = np.zeros((len(ids), longest), dtype=np.int64)
+        for row, given, begin in zip(whole, ids, padding, strict=True):
+            row[begin:] = given
+        batch, step = Batch(batch.rows, -padding, _Held({}, None, padding)), max(1, chunk // len(ids))
+        parts = [self.read(batch, whole[:, start : start + step]) for start in range(0, longest, step)]
+        return batch, parts[-1]
 
     def logits(self, batch: Batch, tokens: torch.Tensor) -> torch.Tensor:
         return self._passed(batch, tokens[:, None])
@@ -79,8 +90,10 @@ class TorchPasses:
         if held.ids is not None:  # no cache: from the first token on
             ids = torch.cat([held.ids, ids], dim=1)
             where = Where(np.arange(ids.shape[1]), None, prompts=where.prompts)
-        places = np.broadcast_to(where.positions, tuple(ids.shape))
-        options = {**self._options.given, **held.cache, **self._options.placed(held.padding, places)}
+        options = {**self._options.given, **held.cache}
+        if held.padding.any():
+            places = np.broadcast_to(where.positions, tuple(ids.shape))
+            options |= self._options.placed(held.padding, places)
         out = self._run(ids, self._edits.of(batch.rows), where, options)
         held.cache = self._options.cache_of(out)
         held.ids = None if held.cache else ids
@@ -116,10 +129,13 @@ class TorchPasses:
         padding = longest - places if keyed else np.zeros_like(places)  # a recurrence holds no columns
         return Batch(rows, places, _Held({name: whole}, None, padding))
 
+    @torch.inference_mode()
     def sampled(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        tokens = logits.detach().argmax(-1, keepdim=True)
-        finite = torch.isfinite(logits.gather(-1, tokens))[:, 0].tolist()  # NaN is the largest, where one is
-        tokens = tokens[:, 0].cpu()
+        best = logits.argmax(-1, keepdim=True)
+        finite = torch.isfinite(logits.gather(-1, best))[:, 0].tolist()  # NaN is the largest, where one is
+        tokens = best[:, 0].cpu()
+        if self._greedy and all(finite):
+            return tokens
         for k, i in enumerate(batch.rows):
             if not finite[k]:
                 tokens[k] = NO_TOKEN

@@ -14,6 +14,7 @@ from torch import nn
 
 from ...core.sites import ATTENTION_PORTS, Run, Site, SiteEdit
 from ...errors import EditError
+from .modes import outside_inference
 from .recording import Call, Record
 from .tree import ModuleTree, Node
 from .values import Copies, copied, first_tensor, states, with_first, written_to
@@ -156,6 +157,12 @@ class Tracer:
         self, site: Site, value: torch.Tensor, number: int, edited_already: bool = False
     ) -> torch.Tensor:
         """The value with this site's edits applied; recorded if wanted."""
+        if torch.is_inference_mode_enabled():  # edits, and who reads values, keep tensors for other passes
+            with outside_inference():
+                return self._seen(site, value, number, edited_already)
+        return self._seen(site, value, number, edited_already)
+
+    def _seen(self, site: Site, value: torch.Tensor, number: int, edited_already: bool) -> torch.Tensor:
         self.reached.add(site)
         edits = [] if edited_already else self.edits.get(site, ())
         for edit in edits:

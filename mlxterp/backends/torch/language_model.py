@@ -28,7 +28,7 @@ from .devices import free_on
 from .frozen import TorchFrozenPass, Wrapped
 from .generation import CachedPasses, PassOptions, end_tokens, stream_tokens
 from .intercept import Stopped, Tracer
-from .modes import settled
+from .modes import runs_in_inference, settled
 from .recording import Record
 from .shape import Shape, measure
 from .state import state_digest, weights_digest
@@ -67,6 +67,7 @@ class TorchLanguageModel:
             path: type(node.module).__name__ for path, node in self.tree.by_path.items() if path
         }
         self._capacities = Capacities(self, self.passes, lambda: scales_by_longest(self.model))
+        self._inference = runs_in_inference(self.model, self.tree)
         self._calls: dict[str, int] = {}  # known once a first pass has run
         self._shape = self._measure()
 
@@ -168,6 +169,8 @@ class TorchLanguageModel:
         return next((place for place in places if place.type != "meta"), None)  # meta: offloaded
 
     def _ids(self, ids: Any) -> torch.Tensor:
+        if isinstance(ids, torch.Tensor):
+            return ids.to(self._device(), torch.int64)
         return torch.as_tensor(np.asarray(ids, dtype=np.int64), device=self._device())
 
     def _uncached(self) -> dict[str, Any]:
@@ -251,8 +254,8 @@ class TorchLanguageModel:
     ) -> Generator[Piece, None, None]:
         capacity = self._capacities.of(rows)
         waves = capacity.waves(rows, batch_tokens, free_on(self._device()))
-        alone: dict[int, str] = {}
-        text = lambda: TextStream(self.tokenizer, alone)  # noqa: E731
+        known: dict[tuple[int, ...], str] = {}
+        text = lambda: TextStream(self.tokenizer, known)  # noqa: E731
         reading = capacity.reading(prefill_step_size)
         return stream_rows(self.passes(rows), rows, waves, text, self._ends(), reading)
 
@@ -281,14 +284,14 @@ class TorchLanguageModel:
         ids = self._ids(ids)
         given = {k: v.to(ids.device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
         if not edits:
-            with settled(self.tree), unobserved():
+            with settled(self.tree, inference=self._inference), unobserved():
                 return self.model(ids, **given)
         run = Run(None, {}, {}, where)
         reads = [site for edit in edits for site in edit.reads]
         tracer = Tracer(self.tree, reads, edits, run=run)
-        with settled(self.tree):
+        with settled(self.tree, inference=self._inference):
             _, out = self._call(tracer, ids, given)
-        if where.positions.flat[0] == 0:
+        if where.positions.flat[0] <= 0:  # negative ones are padding
             self._finish(run, tracer, [edit.site for edit in edits])
         return out
 

@@ -27,15 +27,42 @@ def _set_training(module: nn.Module, training: bool) -> None:
 
 
 _EVALUATION: EvaluationMode[nn.Module] = EvaluationMode(
-    lambda module: getattr(module, "training", False), _set_training
+    lambda modules: [module for module in modules if vars(module).get("training")], _set_training
 )
 
 
 @contextmanager
-def settled(tree: ModuleTree, *, gradients: bool = False) -> Iterator[None]:
-    """Runs the model without dropout and, unless asked for, without gradients."""
-    with quiet, _EVALUATION.of(tree.every), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+def settled(tree: ModuleTree, *, gradients: bool = False, inference: bool = False) -> Iterator[None]:
+    """Runs the model without dropout and, unless asked for, without gradients.
+
+    Args:
+        inference: Whether torch keeps nothing that gradients of a later pass would need: see `runs_in_inference`.
+    """
+    # `set_grad_enabled` acts when it is made, so it is made inside inference mode, which sets it too.
+    with (
+        quiet,
+        _EVALUATION.of(tree.every),
+        torch.inference_mode(inference),
+        torch.set_grad_enabled(gradients),
+    ):
         yield
+
+
+@contextmanager
+def outside_inference() -> Iterator[None]:
+    """Within this block new tensors are ordinary ones, without gradients, whatever mode the pass runs in."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def runs_in_inference(model: nn.Module, tree: ModuleTree) -> bool:
+    """Whether passes of generation may run in torch's inference mode, which takes less time for each operation.
+
+    What a module makes in it and keeps (a table that grows, say) gives no gradients ever after. So only models of
+    transformers do, which keep nothing of that kind; compiled ones would be compiled again.
+    """
+    own = type(model).__module__.startswith("transformers.models.")
+    return own and not any(_is_compiled(module) for module in tree.modules)
 
 
 @contextmanager

@@ -14,16 +14,19 @@ import torch.nn.functional as F
 
 from ...core.sparse import SparseFeatures
 
-_CACHED, _HELD = 1 << 18, 1 << 26
-"""Numbers gathered at a time: on a CPU they stay in the cache, a GPU wants large pieces."""
+_HELD = 1 << 26
+"""Numbers gathered at a time on a GPU."""
 
 
 @torch.no_grad()
 def slopes(features: SparseFeatures, W_dec: torch.Tensor, gradient: torch.Tensor) -> np.ndarray:
     """See `Backend.slopes`."""
     where = W_dec.device
+    if where.type == "cpu":
+        ids, starts = torch.tensor(features.indices), torch.tensor(features.indptr[:-1])
+        return products(W_dec, ids, gradient, starts.to(ids.dtype)).numpy()
     rows, ids = (torch.tensor(a, device=where) for a in (features.row_ids, features.indices))
-    step = max(1, (_CACHED if where.type == "cpu" else _HELD) // W_dec.shape[1])
+    step = max(1, _HELD // W_dec.shape[1])
     parts = zip(rows.split(step), ids.split(step), strict=True)
     found = [torch.einsum("pd,pd->p", W_dec[i], gradient[r]) for r, i in parts]
     return torch.cat([W_dec.new_zeros(0), *found]).cpu().numpy()
@@ -38,6 +41,24 @@ def sum_by_feature(
     rows, ids = (torch.tensor(a, device=where) for a in (features.row_ids, features.indices))
     columns = Columns(rows, ids, features.d_hidden)
     return [columns.weighted(table, torch.tensor(numbers, device=where)) for numbers, table in terms]
+
+
+def products(
+    table: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, starts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """table[ids[p]] · x[row of p] for each pair p, in the shape of ids: on a CPU.
+
+    Asks for the way back of embedding_bag, which takes a fourth of the time of torch's products with thin matrices.
+
+    Args:
+        ids: (rows, k), or (pairs,) where `starts` (rows,) says where each row's begin.
+    """
+    if not ids.numel():
+        return x.new_zeros(ids.shape)
+    with torch.inference_mode(False), torch.enable_grad():
+        weights = torch.ones(ids.shape, requires_grad=True)
+        bags = F.embedding_bag(ids, table.detach().float(), starts, mode="sum", per_sample_weights=weights)
+    return torch.autograd.grad(bags, weights, x.float())[0]
 
 
 class Columns:
