@@ -137,12 +137,17 @@ class Receipt(LinesView, Plotted):
     "unclear" is a gate whose intervals need more prompts or texts: at least two.
 
     Attributes:
-        feature, strength, units: What was steered, and how strongly.
+        feature: What was steered.
+        strength: How strongly, in the calibration's units.
+        units: "raw", "max" or "norm".
         works: Whether that is the calibration's best strength; else none worked, and it is the strongest fluent one.
-        effect, cost, robustness: The gates.
+        effect: What it does.
+        cost: What it costs on unrelated texts.
+        robustness: What it does on other forms of the prompts.
         left_out: Forms of the prompts that were not tried, and why.
         directions: Number of random directions.
-        min_effect, max_perplexity: The limits, those of the calibration.
+        min_effect: How far the readout must rise, as the calibration had it.
+        max_perplexity: How many times as perplexing unrelated texts may be.
         seed: Of the directions, of sampling and of the intervals.
     """
 
