@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..activations.exclusions import prose, rule_for
+from ..activations.faster_wing import note_faster_wing
 from ..activations.forward import collect
 from ..core import checks
 from ..core.progress import hidden
@@ -54,6 +55,8 @@ from .summary import (
 
 _SHARD_TOKENS = 1 << 16
 _SHARD_PAIRS = 1 << 22
+_MANY_TEXTS = 200
+"""So many are worth a note where another library would be faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def build_together(
     size = options.shard_tokens or _shard_tokens(sources)
     found = (_begun(*each, texts, options, size) for each in zip(sources, folders, strict=True))
     begun = [one for one in found if one is not None]
+    if begun and (_number_of(texts) or _MANY_TEXTS) >= _MANY_TEXTS:
+        note_faster_wing(sources[0].anatomy, sources[0].name)
     for some in _of_one_pass(begun, options):
         for one, meta in zip(some, _write_shards(some, texts, options), strict=True):
             finish(one.folder, meta, one.source.pieces)
