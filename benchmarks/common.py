@@ -12,7 +12,8 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def interleaved(
 def ratio(times: dict[str, list[float]], job: str, base: str) -> float:
     """Median over rounds of one job's time to another's in the same round."""
     return statistics.median(a / b for a, b in zip(times[job], times[base], strict=True))
+
+
+def ratio_with_noise(times: dict[str, list[float]], job: str, base: str) -> dict[str, Any]:
+    """As `ratio`, with the interval that holds it in 95 % of draws of the rounds again: a row of a results file."""
+    found = [a / b for a, b in zip(times[job], times[base], strict=True)]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(found, k=len(found))) for _ in range(1000))
+    return {"value": statistics.median(found), "interval": [medians[25], medians[974]]}
 
 
 def peak_memory(job: Callable[[], Any]) -> float | None:
@@ -122,10 +131,26 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def processor() -> str:
+    """Its name; "" where the system does not tell."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def command(given: Sequence[str]) -> str:
+    """How the script was called, without where things lie on this machine: FOLDER stands for paths."""
+    script, *rest = given
+    kept = ["FOLDER" if os.sep in one or Path(one).exists() else one for one in rest]
+    return " ".join(["python", f"benchmarks/{Path(script).name}", *kept])
 
 
 def results_path(name: str) -> Path:
@@ -141,7 +166,10 @@ def report(name: str, rows: dict[str, Any], notes: list[str]) -> None:
         sys.stdout.write(f"{row:<{width}}  {shown}\n")
     for note in notes:
         sys.stdout.write(f"({note})\n")
-    content = {"benchmark": name, "machine": machine(), "rows": rows, "notes": notes}
+    content = {
+        "benchmark": name, "date": datetime.now(UTC).date().isoformat(), "command": command(sys.argv),
+        "machine": machine(), "rows": rows, "notes": notes,
+    }  # fmt: skip
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = results_path(name)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -63,7 +63,7 @@ def _numbers(row: str, value: Any) -> Iterator[tuple[str, tuple[float, float | N
     if isinstance(value, (int, float)):
         yield row, (float(value), None)
     elif isinstance(value, dict) and isinstance(value.get("value"), (int, float)):
-        interval = value.get("interval")
+        interval = value.get("interval") or value.get("over seeds")
         yield row, (float(value["value"]), (interval[1] - interval[0]) / 2 if interval else None)
     elif isinstance(value, dict):
         for name, one in value.items():

@@ -84,6 +84,16 @@ def made_up(d_hidden: int, vocabulary: int) -> Callable[..., Any]:
     return encode
 
 
+def replace_encoding(building: Any, encode: Callable[..., Any]) -> None:
+    """Puts it in place of the one of this version, which may encode for several SAEs at once."""
+    if hasattr(building, "encode_shards"):
+        building.encode_shards = lambda _model, plan, readings, *_more: [
+            encode(None, plan, None, None, None) for _ in readings
+        ]
+    else:
+        building.encode_shard = encode
+
+
 def sparse_features() -> Any:
     """The class, where this version has it."""
     try:
@@ -123,7 +133,7 @@ class Asked:
         if not (folder / "done").exists():
             texts = sentences(list(stories), lambda text: len(self.model.tokenize(text)), tokens)
             encode = made_up(d_hidden, self.model.language_model.vocab_size)
-            setattr(building, "encode_shard", encode)  # noqa: B010
+            replace_encoding(building, encode)
             begin = time.process_time()
             self.model.build_index(
                 self.sae, texts, folder, exclude=(), shard_tokens=-(-tokens // 16) + 240, verbose=False

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -252,10 +253,12 @@ def calibrated(wing: str) -> dict[str, Any]:
     demo = mlxterp.load_demo(wing)
     times: list[float] = []
     found: Any = None
+    known = signature(steering.calibrate).parameters  # a version before has no receipts
+    options: dict[str, Any] = {"receipt": False} if "receipt" in known else {}
     for _ in range(4):
         start = time.process_time()
         found = steering.calibrate(
-            demo.model, demo.sae, 5, [0.1, 0.2, 0.4], "norm", concept="ball", verbose=False
+            demo.model, demo.sae, 5, [0.1, 0.2, 0.4], "norm", concept="ball", verbose=False, **options
         )
         times.append(time.process_time() - start)
     texts = [row.written.texts for row in found.strengths] + [found.unsteered.texts, found.prompting.texts]

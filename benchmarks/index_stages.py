@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from mlxterp.activations import forward
 from mlxterp.index import building
 from mlxterp.index import encode as counting
 
@@ -30,12 +31,12 @@ class Stages:
         self._model = model
         self._patches = [
             mock.patch.object(type(model), "tokenize", self._timed("tokenizing", type(model).tokenize)),
-            mock.patch.object(counting, "collect", self._collect(counting.collect)),
+            mock.patch.object(counting, "run_batch", self._timed("the model", self._computed)),
             mock.patch.object(
                 counting, "encode_activations", self._timed("the encoder", counting.encode_activations)
             ),
             mock.patch.object(
-                building, "encode_shard", self._timed("ordering and transposing", building.encode_shard)
+                building, "encode_shards", self._timed("ordering and transposing", building.encode_shards)
             ),
             mock.patch.object(building, "write_shard", self._timed("writing", building.write_shard)),
             mock.patch.object(building, "finish", self._timed("the summary", building.finish)),
@@ -67,18 +68,8 @@ class Stages:
 
         return timed
 
-    def _collect(self, collect: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        def collected(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            parts = collect(*args, **kwargs)
-
-            def following() -> Any:
-                part = next(parts, None)
-                if part is not None:
-                    self._model.backend.get(part.values)
-                return part
-
-            following = self._timed("the model", following)
-            while (part := following()) is not None:
-                yield part
-
-        return collected
+    def _computed(self, *args: Any) -> list[Any]:
+        parts = forward.run_batch(*args)
+        for part in parts:
+            self._model.backend.get(part.values)
+        return parts

@@ -99,7 +99,7 @@ def main() -> None:
     for word, feature, score in chosen:
         calibration = steering.calibrate(
             model, sae, feature, index=index, concept=word, prompts=CALIBRATED_ON, max_tokens=TOKENS,
-            temperature=TEMPERATURE, verbose=False,
+            temperature=TEMPERATURE, verbose=False, receipt=False,
         )  # fmt: skip
         found[word] = conditions(model, sae, index, calibration, word, plain)
         ranges[word] = calibration.range is not None

@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         rounding.disturb(seed)
 
 
+os.environ.setdefault("MLXTERP_SPEED_NOTE", "none")  # no test measures which library is faster, but its own
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parent.parent / "shared"
 

@@ -97,6 +97,14 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     return importlib.import_module(".torch.files", __package__).read_file(path)
 
 
+def one_block_twin(source: str | os.PathLike) -> LanguageModel | None:
+    """A random model in torch of the kind and widths of one in a folder or the hub's cache, with one block of it.
+
+    None where torch cannot open that model (MLX's own quantization), or transformers makes none of one block.
+    """
+    return importlib.import_module(".torch.loading", __package__).one_block_twin(source)
+
+
 @cache
 def _load(name: str) -> Backend:
     if not importlib.util.find_spec(_PACKAGES[name]):

@@ -23,26 +23,35 @@ _LIMIT = 1 << 17
 """Tokens whose features are remembered."""
 
 
-def settled(
-    encoded: Iterable[tuple[ShardPlan, EncodedShard]], before: Iterable[Shard], acts: bool
-) -> Iterator[tuple[ShardPlan, EncodedShard]]:
-    """Shards in order; a token whose text began in an earlier shard takes the features that it has there.
+class Settling:
+    """Shards as they come, in order: a token whose text began in an earlier shard takes the features that it has there.
 
     Args:
-        before: The shards that are written already.
+        before: The shards that are written already; read when the first one comes.
         acts: Whether something changes the model: it may act on one text and not on another, so each stays as it is.
     """
-    if acts:
-        yield from encoded
-        return
+
+    def __init__(self, before: Iterable[Shard], acts: bool):
+        self._before, self._acts = before, acts
+        self._beginnings: Beginnings | None = None
+
+    def settled(self, plan: ShardPlan, shard: EncodedShard) -> EncodedShard:
+        """The shard that comes next."""
+        if self._acts:
+            return shard
+        if self._beginnings is None:
+            self._beginnings = _beginnings_of(self._before)
+        prefixes = np.concatenate([np.zeros(0, np.uint64), *(piece.prefixes for piece in plan.pieces)])
+        return replace(shard, by_feature=_settled(self._beginnings, shard.by_feature, prefixes))
+
+
+def _beginnings_of(before: Iterable[Shard]) -> Beginnings:
     beginnings = Beginnings(_LIMIT)
     for shard in before:
         if beginnings.is_full:
             break
         _settled(beginnings, shard.by_feature, shard.prefixes)
-    for plan, shard in encoded:
-        prefixes = np.concatenate([np.zeros(0, np.uint64), *(piece.prefixes for piece in plan.pieces)])
-        yield plan, replace(shard, by_feature=_settled(beginnings, shard.by_feature, prefixes))
+    return beginnings
 
 
 def settled_shards(shards: Iterable[Shard], acts: bool) -> Iterator[tuple[Shard, SparseFeatures]]:

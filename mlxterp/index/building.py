@@ -1,4 +1,4 @@
-"""`build_index`: one pass over texts, shard by shard, that can stop at any moment and go on.
+"""`build_index` and `build_indexes`: one pass over texts, shard by shard, that can stop at any moment and go on.
 
 A shard is planned from the texts, encoded (here, or by workers elsewhere) and written; when all are there,
 the summary is made from them. What is on disk depends on texts, model and SAE only.
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from ..activations.exclusions import prose, rule_for
+from ..activations.faster_wing import note_faster_wing
 from ..activations.forward import collect
 from ..core import checks
 from ..core.progress import hidden
 from ..data.dataset import ListedTexts, Texts, check_readable, open_texts
 from ..errors import FeatureIndexError, InputError, warn
 from ..features.search import encode_activations
-from .beginnings import settled
+from .beginnings import Settling
 from .derived import check_derived, derived_from
-from .encode import EncodedShard, encode_shard
+from .encode import EncodedShard, Reading, encode_shards
 from .files import packed
 from .folder import (
     DERIVED,
@@ -54,7 +55,8 @@ from .summary import (
 
 _SHARD_TOKENS = 1 << 16
 _SHARD_PAIRS = 1 << 22
-Encode = Callable[[Iterable[ShardPlan]], Iterator[tuple[ShardPlan, EncodedShard]]]
+_MANY_TEXTS = 200
+"""So many are worth a note where another library would be faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,15 @@ class BuildOptions:
             object.__setattr__(self, name, checks.count_or_none(getattr(self, name), name))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Begun:
+    """An index that is being written."""
+
+    source: Source
+    folder: Path
+    meta: IndexMeta
+
+
 def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> None:
     """Builds an index in a folder, or goes on with one that was interrupted there; what is damaged is made again.
 
@@ -92,8 +103,36 @@ def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> 
         FeatureIndexError: The folder holds something else, or an index of other texts, settings, SAE or model;
             nothing can be written there.
     """
-    texts = _opened(source, dataset)
-    meta = _fresh_meta(source, options)
+    build_together([source], dataset, [folder], options)
+
+
+def build_together(
+    sources: Sequence[Source], dataset: Any, folders: Sequence[Path], options: BuildOptions
+) -> None:
+    """Builds an index of each source, of one model, in its folder: the model runs over the texts once.
+
+    The pairs of all of them are held at a time, so that a shard is the smaller the more there are (unless
+    `shard_tokens` is given), and memory stays that of one index.
+
+    Raises:
+        InputError, FeatureIndexError: As `build` says.
+    """
+    texts = _opened(sources[0], dataset)
+    size = options.shard_tokens or _shard_tokens(sources)
+    found = (_begun(*each, texts, options, size) for each in zip(sources, folders, strict=True))
+    begun = [one for one in found if one is not None]
+    if begun and (_number_of(texts) or _MANY_TEXTS) >= _MANY_TEXTS:
+        note_faster_wing(sources[0].anatomy, sources[0].name)
+    for some in _of_one_pass(begun, options):
+        for one, meta in zip(some, _write_shards(some, texts, options), strict=True):
+            finish(one.folder, meta, one.source.pieces)
+
+
+def _begun(
+    source: Source, folder: Path, texts: Texts, options: BuildOptions, shard_tokens: int
+) -> Begun | None:
+    """The index as far as it is there; None where it is complete."""
+    meta = _fresh_meta(source, options, shard_tokens)
     found = index_there(folder, meta, source, texts, options.shard_tokens is not None)
     if found is not None:
         found = replace(found, appended_from=0, coming={})
@@ -102,10 +141,18 @@ def build(source: Source, dataset: Any, folder: Path, options: BuildOptions) -> 
         if meta.complete:
             if meta != found:
                 write_meta(folder, meta)
-            return
+            return None
     write_meta(folder, meta)
     clean(folder)
-    finish(folder, _write_shards(source, folder, meta, texts, options), source.pieces)
+    return Begun(source, folder, meta)
+
+
+def _of_one_pass(begun: Sequence[Begun], options: BuildOptions) -> list[list[Begun]]:
+    """Those that are written together: with shards of the same size, and without workers of their own."""
+    if options.workers is not None:
+        return [[one] for one in begun]
+    sizes = dict.fromkeys(one.meta.shard_tokens for one in begun)
+    return [[one for one in begun if one.meta.shard_tokens == size] for size in sizes]
 
 
 def extend(source: Source, folder: Path, dataset: Any, options: BuildOptions) -> None:
@@ -127,7 +174,8 @@ def extend(source: Source, folder: Path, dataset: Any, options: BuildOptions) ->
     else:
         check_texts(texts, meta, folder, whole=False)
     clean(folder)
-    finish(folder, _write_shards(source, folder, meta, texts, options), source.pieces)
+    [meta] = _write_shards([Begun(source, folder, meta)], texts, options)
+    finish(folder, meta, source.pieces)
 
 
 def _opened(source: Source, dataset: Any) -> Texts:
@@ -136,11 +184,10 @@ def _opened(source: Source, dataset: Any) -> Texts:
     return texts
 
 
-def _fresh_meta(source: Source, options: BuildOptions) -> IndexMeta:
+def _fresh_meta(source: Source, options: BuildOptions, shard_tokens: int) -> IndexMeta:
     model, sae = source.anatomy.model, source.sae
     rule = rule_for(model, source.component, options.exclude)
     described = {"fingerprint": sae.fingerprint, "d_hidden": sae.d_hidden, "described": repr(sae)}
-    shard_tokens = options.shard_tokens or _shard_tokens(source)
     return IndexMeta(
         described,
         source.model_facts,
@@ -152,13 +199,14 @@ def _fresh_meta(source: Source, options: BuildOptions) -> IndexMeta:
     )
 
 
-def _shard_tokens(source: Source) -> int:
+def _shard_tokens(sources: Sequence[Source]) -> int:
     """So many that a shard's pairs fit into memory several times over, by the features that are active on prose."""
-    model, sae = source.anatomy.model, source.sae
     rows = pairs = 0
-    for part in collect(model, prose(model), source.component):
-        features = encode_activations(sae, part, source.component)
-        rows, pairs = rows + features.n, pairs + len(features.values)
+    for source in sources:
+        model, rows = source.anatomy.model, 0
+        for part in collect(model, prose(model), source.component):
+            features = encode_activations(source.sae, part, source.component)
+            rows, pairs = rows + features.n, pairs + len(features.values)
     return int(np.clip(_SHARD_PAIRS * rows / max(pairs, 1), 2048, _SHARD_TOKENS))
 
 
@@ -178,8 +226,9 @@ def _repaired(
         if plan is None:  # they have other tokens now
             warn(f"Shards {number} and all after it are made again.")
             return bound(folder, replace(meta, shards=meta.shards[:number], complete=False))
-        encoded = _encoder(source, meta, options)([plan])
-        for _, shard in settled(encoded, _shards(folder, meta.shards[:number]), acts=bool(source.acts)):
+        settling = Settling(_shards(folder, meta.shards[:number]), bool(source.acts))
+        for _, [shard] in _encoded([Begun(source, folder, meta)], [plan], options):
+            shard = settling.settled(plan, shard)
             record = _written(folder, plan, shard, meta.shards[number].first_text - plan.first_text)
             changed = record != meta.shards[number]
             shards = (*meta.shards[:number], record, *meta.shards[number + 1 :])
@@ -212,31 +261,36 @@ def _plan_again(source: Source, meta: IndexMeta, texts: Texts, number: int) -> S
     return plan
 
 
-def _write_shards(
-    source: Source, folder: Path, meta: IndexMeta, texts: Texts, options: BuildOptions
-) -> IndexMeta:
-    """Every shard that is not there yet."""
+def _write_shards(begun: Sequence[Begun], texts: Texts, options: BuildOptions) -> list[IndexMeta]:
+    """Every shard that is not there yet, of indexes whose shards are of one size."""
     from tqdm.auto import tqdm
 
-    known = meta.shards[meta.appended_from :]
-    before = sum(shard.texts for shard in meta.shards[: meta.appended_from])
-    first_number, first_text = _next(meta)
+    last = min(range(len(begun)), key=lambda i: len(begun[i].meta.shards))  # the one with most to do
+    source, first = begun[last].source, begun[last].meta
+    known = first.shards[first.appended_from :]
+    before = sum(shard.texts for shard in first.shards[: first.appended_from])
+    first_number, first_text = _next(first)
     plans = shard_plans(
-        texts, source.anatomy.model.tokenize, meta.model["positions"], meta.shard_tokens, first_text - before,
+        texts, source.anatomy.model.tokenize, first.model["positions"], first.shard_tokens, first_text - before,
         first_number,
     )  # fmt: skip
-    missing = (plan for plan in plans if plan.number >= len(meta.shards))
+    missing = (plan for plan in plans if plan.number >= len(first.shards))
+    what = "Building index" if len(begun) == 1 else f"Building {len(begun)} indexes"
     bar = tqdm(
-        total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc="Building index",
+        total=_number_of(texts), initial=sum(s.texts for s in known), unit="text", desc=what,
         disable=hidden(options.verbose),
     )  # fmt: skip
-    encode = _encoder(source, meta, options, _Within(bar))
-    for plan, shard in settled(encode(missing), _shards(folder, meta.shards), acts=bool(source.acts)):
-        meta = meta.with_shard(_written(folder, plan, shard, before))
-        write_meta(folder, meta)
-        bar.set_postfix_str(f"{_rate(bar, meta, known)} tok/s, {meta.n_tokens} tokens")
+    metas = [one.meta for one in begun]
+    settling = [Settling(_shards(one.folder, one.meta.shards), bool(one.source.acts)) for one in begun]
+    for plan, shards in _encoded(begun, missing, options, _Within(bar)):
+        waiting = [i for i, one in enumerate(begun) if plan.number >= len(one.meta.shards)]
+        for i, shard in zip(waiting, shards, strict=True):
+            written = _written(begun[i].folder, plan, settling[i].settled(plan, shard), before)
+            metas[i] = metas[i].with_shard(written)
+            write_meta(begun[i].folder, metas[i])
+        bar.set_postfix_str(f"{_rate(bar, metas[last], known)} tok/s, {metas[last].n_tokens} tokens")
     bar.close()
-    return meta
+    return metas
 
 
 def _shards(folder: Path, records: Sequence[ShardRecord]) -> Iterator[Shard]:
@@ -294,22 +348,36 @@ def _written(folder: Path, plan: ShardPlan, shard: EncodedShard, before: int) ->
     )  # fmt: skip
 
 
-def _encoder(source: Source, meta: IndexMeta, options: BuildOptions, moved: _Within | None = None) -> Encode:
-    def encode(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
-        for plan in plans:
-            yield plan, encode_shard(
-                source.anatomy.model, plan, source.sae, source.component, meta.rule,
-                lambda share, plan=plan: moved and moved.to(int(share * len(plan.texts))),
-            )  # fmt: skip
+def _encoded(
+    begun: Sequence[Begun], plans: Iterable[ShardPlan], options: BuildOptions, moved: _Within | None = None
+) -> Iterator[tuple[ShardPlan, list[EncodedShard]]]:
+    """Each plan, with the shard of every index that has not so many."""
+    if options.workers is not None:
+        [one] = begun
+        by_workers = encoded_by_ray(one.source, one.meta.rule, options.workers)(plans)
+        run = ((plan, [shard]) for plan, shard in by_workers)
+    else:
+        run = ((plan, _read_by_all(begun, plan, moved)) for plan in plans)
+    for plan, shards in run:
+        if moved is not None:
+            moved.done(len(plan.texts))
+        yield plan, shards
 
-    def told(plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, EncodedShard]]:
-        run = encode if options.workers is None else encoded_by_ray(source, meta.rule, options.workers)
-        for plan, shard in run(plans):
-            if moved is not None:
-                moved.done(len(plan.texts))
-            yield plan, shard
 
-    return told
+def _read_by_all(begun: Sequence[Begun], plan: ShardPlan, moved: _Within | None) -> list[EncodedShard]:
+    """The shard of every index that has not so many, from one pass."""
+
+    def ran(share: float) -> None:
+        if moved is not None:
+            moved.to(int(share * len(plan.texts)))
+
+    model = begun[0].source.anatomy.model
+    several = [
+        Reading(one.source.sae, one.source.component, one.meta.rule)
+        for one in begun
+        if len(begun) == 1 or plan.number >= len(one.meta.shards)
+    ]
+    return encode_shards(model, plan, several, ran)
 
 
 def finish(folder: Path, meta: IndexMeta, pieces_of: Callable[[list[int]], list[str]]) -> None:

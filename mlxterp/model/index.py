@@ -6,15 +6,17 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.places import expanded
-from ..index import BuildOptions, FeatureIndex, Source, build
+from ..errors import InputError
+from ..index import BuildOptions, FeatureIndex, Source, build, build_together
 from ..index.remote import copied, is_url, refuse_index
 from ..index.source import source_for
-from ..sae import SAE
+from ..sae import SAE, SAECollection
+from ..sae.manifest import Key, folder_names
 from .facade import Facade
 
 
@@ -88,6 +90,59 @@ def build_index(
         raise
     weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
     return index
+
+
+def build_indexes(
+    self: Facade,
+    saes: Mapping[Key, SAE | str | Path],
+    texts: Any,
+    path: str | os.PathLike,
+    n_examples: int = 20,
+    exclude: Iterable[str] | str = ("bos", "sinks"),
+    *,
+    layer: int | None = None,
+    component: str | None = None,
+    seed: int = 0,
+    shard_tokens: int | None = None,
+    workers: int | None = None,
+    verbose: bool = True,
+) -> dict[Key, FeatureIndex]:
+    """A `FeatureIndex` of each SAE over the same texts, in a folder of its own within `path`: the model runs once.
+
+    Every index answers as one that `build_index` makes alone; with `shard_tokens` its files are the very same. The same
+    call goes on where it was interrupted, and makes only those that are not there. Memory is that of one index, and of
+    the SAEs, which are all open: the more there are, the fewer tokens a shard has.
+
+    Args:
+        saes: {key: SAE or path of one}, or an `SAECollection`.
+        texts, n_examples, exclude, seed, shard_tokens, verbose: As in `build_index`; texts are read once.
+        path: The folder of the indexes' folders, which bear the keys' names.
+        layer, component: Where all of them are used; None takes each SAE's own place.
+        workers: As in `build_index`; with workers the indexes are built one after the other.
+
+    Raises:
+        InputError: There are no SAEs or no texts, or `path` is no folder.
+        ComponentError, SAEError, FeatureIndexError: As `build_index` says.
+
+    Examples:
+        >>> deeper = sae.replace()
+        >>> deeper.metadata["component"] = "layers.2.resid_post"
+        >>> indexes = model.build_indexes({1: sae, 2: deeper}, texts[:5], "of_layers", verbose=False)
+        >>> {layer: index.component for layer, index in indexes.items()}
+        {1: 'layers.1.resid_post', 2: 'layers.2.resid_post'}
+    """
+    self.session.warn_of_acts("its features are indexed")
+    options = BuildOptions(n_examples, exclude, seed, shard_tokens, verbose, workers)
+    collection = saes if isinstance(saes, SAECollection) else SAECollection(saes)
+    if not isinstance(path, (str, os.PathLike)) or is_url(path):
+        raise InputError(f"Indexes of several SAEs are built in a folder, got {path!r}.")
+    folders = {key: expanded(path) / name for key, name in folder_names(collection).items()}
+    sources = {key: source_for(self.session, collection[key], component, layer) for key in folders}
+    build_together(list(sources.values()), texts, list(folders.values()), options)
+    return {
+        key: FeatureIndex.open(folder).attach(self.session, sources[key].sae)
+        for key, folder in folders.items()
+    }
 
 
 def index_source(

@@ -46,7 +46,7 @@ class InterpretableModel(Facade):
         model.trace  loss  gradients     run it, see it, differentiate it
         model.generate  steer  add_hook  let it write, changed
         model.load_sae  train_sae        its sparse autoencoders, and what they say:
-        model.get_top_features_for_text  get_top_texts_for_feature  build_index  feature_logits
+        model.get_top_features_for_text  get_top_texts_for_feature  build_index  build_indexes  feature_logits
         model.logit_lens  jacobian_lens  tuned_lens  attention_patterns  patchscope
         model.activation_patching  attribution_patching  causal_trace
         model.attribution_graph  feature_intervention
@@ -288,6 +288,7 @@ class InterpretableModel(Facade):
     enrichment = geometry.enrichment
     train_family = geometry.train_family
     build_index = index.build_index
+    build_indexes = index.build_indexes
     index_source = index.index_source
 
     @property

@@ -10,17 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..anatomy.session import Model
-from ..core.places import expanded
-from ..data.dataset import texts_of
 from ..errors import ComponentError, InputError
 from ..evaluation.check import SAECheck
 from ..evaluation.cross_layer import CrossLayerEvaluation, evaluate_layers
 from ..evaluation.evaluation import SAEEvaluation
 from ..index import FeatureIndex
-from ..index.remote import is_url
 from ..sae import SAE, CrossLayerTranscoder, SAECollection
 from ..sae.adapt import trained_elsewhere
-from ..sae.manifest import Key, folder_names
+from ..sae.manifest import Key
 from .interpretable import InterpretableModel
 
 
@@ -78,20 +75,12 @@ def is_compatible(sae: SAE, model: Model, layer: int, component: str = "mlp") ->
 def build_indexes(
     collection: SAECollection, model: Model, texts: Any, path: str | os.PathLike, **options: Any
 ) -> dict[Key, FeatureIndex]:
-    """`collection.build_indexes`: `model.build_index` of each SAE, over the same texts.
+    """`collection.build_indexes`: `model.build_indexes` of its SAEs.
 
     Raises:
         InputError: `model` is no InterpretableModel, `path` is no folder, or there are no texts.
     """
-    model = _checked(model)
-    if not isinstance(path, (str, os.PathLike)) or is_url(path):
-        raise InputError(f"Indexes of several SAEs are built in a folder, got {path!r}.")
-    texts = texts_of(texts, model.language_model)
-    folder = expanded(path)
-    return {
-        key: model.build_index(collection[key], texts, folder / name, **options)
-        for key, name in folder_names(collection).items()
-    }
+    return _checked(model).build_indexes(collection, texts, path, **options)
 
 
 def _checked(model: Model) -> InterpretableModel:

@@ -313,7 +313,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
     def build_indexes(
         self, model: Model, texts: Any, path: str | os.PathLike, **options: Any
     ) -> dict[Key, Any]:
-        """A `FeatureIndex` of each SAE over the same texts, in a folder of its own within `path`.
+        """A `FeatureIndex` of each SAE over the same texts, in a folder of its own within `path`: one pass for all.
 
         The same call goes on where it was interrupted.
 
@@ -321,7 +321,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
             model: An `InterpretableModel`.
             texts: As `model.build_index` takes them; read once.
             path: The folder of the indexes' folders.
-            options: Of `model.build_index`.
+            options: Of `model.build_indexes`.
 
         Returns:
             {key: index}.

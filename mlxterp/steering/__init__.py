@@ -14,6 +14,7 @@ from ..edits.lens_directions import lens_ablate, lens_steer, lens_swap
 from .calibrate import calibrate, output_score
 from .calibration import Calibration
 from .contrast import difference_of_means, pca_direction
+from .receipt import Gate, Measure, Receipt
 from .sweep import Sweep, sweep
 from .vectors import SteeringVector, load_vectors, save_vectors
 
@@ -21,6 +22,9 @@ __all__ = [
     "Calibration",
     "Condition",
     "Edit",
+    "Gate",
+    "Measure",
+    "Receipt",
     "SteeringVector",
     "Sweep",
     "ablate",

@@ -31,6 +31,8 @@ from ..hooks.session import ModelSession
 from ..lens import FeatureLogits, feature_logits
 from ..sae import SAE
 from .calibration import Calibration, Strength
+from .gates import PARAPHRASES, UNRELATED, Controls
+from .gates import receipt as measured_receipt
 from .trials import Trials, check_texts, divergence, next_tokens
 
 PROMPTS = (
@@ -56,9 +58,10 @@ def calibrate(
     at: str | None = None, prompts: Sequence[str] = PROMPTS, neutral: Sequence[str] | None = None,
     concept: str | Sequence[str] | None = None, asking: str = "{words}.\n", max_tokens: int = 40,
     temperature: float = 0.7, seed: int = 0, max_perplexity: float = 2.0, max_repetition: float = 0.3,
-    min_effect: float = 0.2, verbose: bool = True,
+    min_effect: float = 0.2, verbose: bool = True, receipt: bool = True,
+    paraphrases: Sequence[str] | None = None,
 ) -> Calibration:  # fmt: skip
-    """Tries strengths of a feature, and says from which to which they work.
+    """Tries strengths of a feature, says from which to which they work, and ends in a receipt of the best.
 
     The effect shows where the feature's readout, its largest activation in the unsteered model on what was written
     (mean over prompts), is above that of the unsteered text by `min_effect` of the feature's maximum (of the largest
@@ -67,6 +70,10 @@ def calibrate(
     goes from the weakest strength that shows to the strongest before the text falls apart; the best is the weakest
     of it with nine tenths of its largest readout. Beside it: a random direction as strong as the best strength (as
     the strongest fluent one, without a range), and the unsteered model with the concept's words in the prompt.
+
+    The receipt has three gates at that strength: the effect; what it costs on unrelated texts; and the effect on
+    paraphrases of the prompts, in a frame, and in the tokenizer's chat template. Each has 95 % intervals and a verdict,
+    beside at least 20 random directions and the words in the prompt; see `Receipt`.
 
     Args:
         model: An `InterpretableModel` with a tokenizer.
@@ -77,11 +84,14 @@ def calibrate(
         method: "add" adds the decoder row, "clamp" sets the feature's activation.
         at: Component; None is the SAE's own.
         prompts: Each is continued once for each strength; best are beginnings of what the model usually writes.
-        neutral: Texts that KL to the unsteered model is measured on; None takes some prose.
+        neutral: Texts that KL to the unsteered model, and the receipt's cost, are measured on; None takes some prose,
+            and ten texts of many kinds.
         concept: Words that show the concept; None takes the tokens that the feature fires on most often (with an
             index), or the ten that its decoder row promotes.
         asking: What the prompt says instead of steering, before each of the prompts; {words} are the concept's.
         temperature, seed: Of sampling, the same for every strength.
+        receipt: False leaves the receipt out, which takes about two thirds as long as a search.
+        paraphrases: The prompts in other words, one for each; None has some for the default prompts only.
 
     Raises:
         UnknownFeatureError: `feature` lies outside [0, sae.d_hidden).
@@ -94,6 +104,8 @@ def calibrate(
         ... )
         >>> [row["what"] for row in found.table]  # print(found) shows it, with what was written
         ['unsteered', 'steered', 'steered', 'random direction', 'prompt']
+        >>> [gate.name for gate in found.receipt.gates]  # print(found.receipt) shows what they say
+        ['effect', 'cost', 'robustness']
     """
     feature = check_feature(sae, feature)
     session = _session(model)
@@ -115,7 +127,9 @@ def calibrate(
         session, sae, feature, source_of(sae) or str(first.component), check_texts(prompts, "prompts"), max_tokens,
         temperature, seed, _sequences_of(session, words),
     )  # fmt: skip
-    texts = check_texts(neutral, "neutral") if neutral is not None else (PROSE,)
+    other_words = _paraphrases(paraphrases, trials.prompts)
+    given_neutral = None if neutral is None else check_texts(neutral, "neutral")
+    texts = given_neutral or (PROSE,)
     clean = next_tokens(session, [], texts)
     start = FIRST.get(units, 1.0)
     together = given if given is not None else [start, 2 * start]
@@ -140,7 +154,23 @@ def calibrate(
     random = _random(sae, feature, units, strength, maximum, found, seed)
     loud = edit(max(given) if given is not None else _LOUD * FIRST[units])
     score = output_score(session, sae, feature, loud, at=at)
-    return replace(found, random=trials.run([random]), output_score=score)
+    found = replace(found, random=trials.run([random]), output_score=score)
+    if not receipt:
+        return found
+    controls = Controls(lambda draw: _random(sae, feature, units, strength, maximum, found, seed, draw))
+    asked = _asked(asking, words)
+    made = measured_receipt(
+        trials,
+        found,
+        strength,
+        edit(strength),
+        controls,
+        asked,
+        other_words,
+        given_neutral or UNRELATED,
+        verbose,
+    )
+    return replace(found, receipt=made)
 
 
 def _editor(
@@ -272,6 +302,22 @@ def _check_strengths(strengths: Any, units: str, method: str) -> list[float] | N
     return found
 
 
+def _paraphrases(given: Any, prompts: Sequence[str]) -> tuple[str, ...] | None:
+    """As many as the prompts; None where there are none.
+
+    Raises:
+        InputError: They are no texts, or not as many.
+    """
+    if given is None:
+        return PARAPHRASES if tuple(prompts) == PROMPTS else None
+    found = check_texts(given, "paraphrases")
+    if len(found) != len(prompts):
+        raise InputError(
+            f"paraphrases= says each prompt in other words: {len(prompts)} prompts, but {len(found)} paraphrases."
+        )
+    return found
+
+
 def _check_asking(asking: Any) -> None:
     if not isinstance(asking, str) or "{words}" not in asking:
         raise InputError(f"asking= is a text with {{words}} where the words belong, got {asking!r}.")
@@ -307,12 +353,19 @@ def _asked(asking: str, words: Sequence[str]) -> str:
 
 
 def _random(
-    sae: SAE, feature: int, units: str, strength: float, maximum: float | None, found: Calibration, seed: int
+    sae: SAE, feature: int, units: str, strength: float, maximum: float | None, found: Calibration, seed: int,
+    draw: int | None = None,
 ) -> Edit:  # fmt: skip
-    """A random direction, as long as what the strength adds."""
+    """A random direction, as long as what the strength adds.
+
+    Args:
+        draw: Which of the receipt's; None is the one that stands in the table.
+    """
     row = sae.W_dec[feature].astype(np.float64)
-    draw = np.random.default_rng([seed, feature]).normal(size=row.shape)
-    vector = draw / np.linalg.norm(draw) * np.linalg.norm(row)
+    drawn = np.random.default_rng([seed, feature] if draw is None else [seed, feature, draw]).normal(
+        size=row.shape
+    )
+    vector = drawn / np.linalg.norm(drawn) * np.linalg.norm(row)
     if units == "norm":
         return add_direction(vector, strength, found.component, units="norm")
     return add_direction(vector, strength * (maximum or 1.0 if units == "max" else 1.0), found.component)

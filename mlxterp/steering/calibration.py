@@ -15,6 +15,7 @@ from ..viz.page import Links
 from ..viz.plotting import finished, new_figure, plain_log_ticks
 from ..viz.spans import bold, wants_color
 from ..viz.view import View
+from .receipt import Receipt
 from .trials import Written
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Calibration(View):
         max_perplexity: How many times as large as that of the unsteered text the perplexity may be.
         max_repetition: How much larger the share of repeated 3-grams may be.
         min_effect: How far the readout must rise to count as an effect, as a share of `scale`.
+        receipt: What the best strength is worth, by three gates (of the strongest fluent one, where none works); None
+            where it was left out.
     """
 
     feature: int
@@ -76,6 +79,7 @@ class Calibration(View):
     max_perplexity: float
     max_repetition: float
     min_effect: float
+    receipt: Receipt | None = None
 
     @property
     def scale(self) -> float:
@@ -157,7 +161,7 @@ class Calibration(View):
         }  # fmt: skip
 
     def to_str(self, color: bool | None = None) -> str:
-        """For the terminal: the verdict, then a row for each strength and baseline.
+        """For the terminal: the verdict, a row for each strength and baseline, and the receipt.
 
         Args:
             color: None sets the verdict in bold where the output is a terminal and NO_COLOR is not set.
@@ -172,7 +176,7 @@ class Calibration(View):
         for row in self.table:
             cells = [form(row).rjust(width) for _, width, form in COLUMNS]
             lines.append(" | ".join(cells) + f" | {one_line(row['text'])[:_SAMPLE]}")
-        return "\n".join(lines)
+        return "\n".join(lines if self.receipt is None else [*lines, "", self.receipt.to_str(color)])
 
     @property
     def _summary(self) -> str:
@@ -196,7 +200,7 @@ class Calibration(View):
         return f"Calibration of feature {self.feature}"
 
     def fragment(self, level: int = 3, links: Links | None = None, element_id: str = "") -> str:
-        """HTML without style sheet, for a page; it has no heading."""
+        """HTML without style sheet, for a page; only its receipt has a heading, of this `level`."""
         head = "".join(f"<th>{escaped(title)}</th>" for title, _, _ in COLUMNS) + "<th>text</th>"
         body = "".join(
             "<tr>"
@@ -205,7 +209,8 @@ class Calibration(View):
             for row in self.table
         )
         anchor = f' id="{element_id}"' if element_id else ""
-        return f"<p{anchor}>{escaped(self._summary)}</p><table><tr>{head}</tr>{body}</table>"
+        below = "" if self.receipt is None else self.receipt.fragment(level, links)
+        return f"<p{anchor}>{escaped(self._summary)}</p><table><tr>{head}</tr>{body}</table>{below}"
 
     def plot(self, path: str | os.PathLike | None = None, show: bool = False) -> Figure:
         """Readout and concept's share against perplexity and repetition, by strength.

@@ -25,7 +25,7 @@ from ..edits.edits import Edit
 from ..errors import InputError
 from ..hooks.session import ModelSession
 from ..sae import SAE
-from ..tracing.continued import Continued, continued
+from ..tracing.continued import continued
 from ..tracing.generation import Request
 from ..tracing.passes import check_length
 
@@ -59,6 +59,30 @@ class Written:
         return float(np.exp(found.mean())) if len(found) else float("inf")
 
 
+Ids = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a prompt, and of what was written after it."""
+Numbers = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Row:
+    """A prompt as it is continued.
+
+    Attributes:
+        text: What watchers are told that it says; None for token ids that no text gives.
+        ids: Its token ids.
+        after: Those of the prompt that what is written is measured after.
+        edits: What acts; rows that share edits hold the very same list.
+        seed: Of sampling.
+    """
+
+    text: str | None
+    ids: tuple[int, ...]
+    after: tuple[int, ...]
+    edits: Sequence[Edit]
+    seed: int
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Trials:
     """Prompts, and how they are continued.
@@ -85,73 +109,97 @@ class Trials:
         return self.run_all([(edits, prefix)])[0]
 
     def run_all(self, several: Sequence[tuple[Sequence[Edit], str]], verbose: bool = False) -> list[Written]:
-        """As `run` for several edits and prefixes, all texts together."""
-        rows = [(prefix + prompt, edits) for edits, prefix in several for prompt in self.prompts]
-        given = [self._ids(text) for text, _ in rows]
-        anatomy = self.session.running_rows([text for text, _ in rows], self._effects(several))
-        written = written_after(
-            anatomy, given, self.max_tokens, self.temperature, self._seeds(len(several)), verbose
-        )
-        measured = self._measured([
-            (prompt, tuple(one.tokens)) for prompt, one in zip(self.prompts * len(several), written, strict=True)
-        ])  # fmt: skip
-        texts = [one.text for one in written]
+        """As `run` for several edits and prefixes, all texts together.
+
+        Raises:
+            NotFiniteError: The logits of a text are NaN or infinite.
+        """
+        rows = [
+            Row(prefix + prompt, self._ids(prefix + prompt), self._ids(prompt), edits, self.seed_of(i))
+            for edits, prefix in several
+            for i, prompt in enumerate(self.prompts)
+        ]  # fmt: skip
+        texts, measured, failures = self.run_rows(rows, verbose)
+        for failure in failures:
+            if failure is not None:
+                raise failure
         n = len(self.prompts)
         return [
             Written(tuple(texts[k : k + n]), *(values[k : k + n] for values in measured))
             for k in range(0, len(rows), n)
         ]
 
-    def _effects(self, several: Sequence[tuple[Sequence[Edit], str]]) -> list[list[Edit]]:
-        """The edits of each text; those of one trial are the same objects."""
-        made = [self.session.edits(edits) if edits else [] for edits, _ in several]
-        return [edits for edits in made for _ in self.prompts]
+    def run_rows(
+        self, rows: Sequence[Row], verbose: bool = False
+    ) -> tuple[list[str], np.ndarray, list[Exception | None]]:
+        """Continues every row, all together, and measures what was written.
 
-    def _seeds(self, trials: int) -> list[int]:
-        """The prompts' seeds, the same in every trial."""
-        return [(self.seed + i) % 2**64 for i in range(len(self.prompts))] * trials
+        Returns:
+            Continuations; float64, (4, rows): readout, concept, loss and repetition, NaN where a row failed; why it
+            failed, None where it did not.
+        """
+        made = {id(row.edits): self.session.edits(row.edits) if row.edits else [] for row in rows}
+        anatomy = self.session.running_rows([row.text for row in rows], [made[id(row.edits)] for row in rows])
+        requests = [Request(self.max_tokens, temperature=self.temperature, seed=row.seed) for row in rows]
+        written = continued(anatomy, [row.ids for row in rows], requests, verbose=verbose)
+        kept = [i for i, one in enumerate(written) if one.failure is None]
+        found = self._measured([(rows[i].after, tuple(written[i].tokens)) for i in kept])
+        numbers, failures = np.full((4, len(rows)), np.nan), [one.failure for one in written]
+        for i, one in zip(kept, found, strict=True):
+            if isinstance(one, Exception):
+                failures[i] = one
+            else:
+                numbers[:, i] = one
+        return [one.text for one in written], numbers, failures
 
-    def _ids(self, text: str) -> list[int]:
-        model = self.session.anatomy.model
-        ids = [int(token) for token in model.tokenize(text)]
-        check_length(model, len(ids) + self.max_tokens, "The prompt and max_tokens make")
-        return ids
+    def seed_of(self, prompt: int) -> int:
+        """What a prompt is sampled with, the same in every trial."""
+        return (self.seed + prompt) % 2**64
 
-    def _measured(self, texts: list[tuple[str, tuple[int, ...]]]) -> np.ndarray:
-        """float64, (4, texts): readout, concept, loss and repetition of what was written after each prompt.
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return self.checked_ids(self.session.anatomy.model.tokenize(text))
+
+    def checked_ids(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Token ids of a prompt.
+
+        Raises:
+            InputError: With the tokens to write they are more than the model's positions.
+        """
+        check_length(self.session.anatomy.model, len(ids) + self.max_tokens, "The prompt and max_tokens make")
+        return tuple(int(token) for token in ids)
+
+    def _measured(self, texts: Sequence[Ids]) -> list[Numbers | Exception]:
+        """Readout, concept, loss and repetition of what was written after each prompt, or why there are none.
 
         What was written several times is measured once, so its numbers are the very same.
         """
-        found: dict[tuple[str, tuple[int, ...]], Any] = dict.fromkeys(texts)
-        distinct = list(found)
-        lengths = [len(self._ids(prompt)) + len(new) for prompt, new in distinct]
+        found: dict[Ids, Numbers | Exception] = {}
+        distinct = list(dict.fromkeys(texts))
+        lengths = [len(prompt) + len(new) for prompt, new in distinct]
         for some in in_blocks(lengths, self.session.anatomy.model.vocab_size):
             found.update(self._numbers([distinct[i] for i in some]))
-        return np.array([found[text] for text in texts], dtype=np.float64).T
+        return [found[text] for text in texts]
 
-    def _numbers(self, texts: list[tuple[str, tuple[int, ...]]]) -> dict[tuple[str, tuple[int, ...]], Any]:
-        """The four numbers of each text, a prompt and what was written.
-
-        Raises:
-            NotFiniteError: The logits on one of them are NaN or infinite.
-        """
+    def _numbers(self, texts: Sequence[Ids]) -> dict[Ids, Numbers | Exception]:
+        """The four numbers of each text, a prompt and what was written; an error where logits are NaN or infinite."""
         anatomy = self.session.anatomy
         model, place = anatomy.model, anatomy.component(self.component)
-        begins = [len(self._ids(prompt)) for prompt, _ in texts]
-        batch = TokenBatch.from_rows([[*self._ids(prompt), *new] for prompt, new in texts])
+        batch = TokenBatch.from_rows([[*prompt, *new] for prompt, new in texts])
         run = model.run(batch, place.sites)
         activations = rows_of(place, run, batch.ids.shape)
         active = self.sae.encode_sparse(activations).columns(np.array([self.feature]))[:, 0]
         active = active.reshape(batch.ids.shape)
         losses, found = token_losses(model, run.logits, batch), {}
-        for i, (begin, (prompt, new)) in enumerate(zip(begins, texts, strict=True)):
-            end = begin + len(new)
+        for i, (prompt, new) in enumerate(texts):
+            begin, end = len(prompt), len(prompt) + len(new)
             mine = losses[i, begin - 1 : end - 1]
             if not np.isfinite(mine).all():
-                raise not_finite("The logits", f"on what was written after {prompt!r}", False)
+                after = model.tokenizer.decode(list(prompt))
+                found[prompt, new] = not_finite("The logits", f"on what was written after {after!r}", False)
+                continue
             concept = np.mean(shown(new, self.concept)) if new and self.concept else np.nan
             loss = mine.mean(dtype=np.float64) if new else np.nan
-            found[prompt, new] = (_largest(active[i, begin:end]), concept, loss, repeated(new))
+            found[prompt, new] = (_largest(active[i, begin:end]), float(concept), float(loss), repeated(new))
         return found
 
 
@@ -169,23 +217,6 @@ def token_losses(model: LanguageModel, logits: Any, batch: TokenBatch) -> np.nda
     n, longest = batch.ids.shape
     before = logits[:, :-1].reshape(n * (longest - 1), -1)
     return model.backend.token_losses(before, batch.ids[:, 1:].reshape(-1)).reshape(n, longest - 1)
-
-
-def written_after(
-    anatomy: Anatomy, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seeds: Sequence[int],
-    verbose: bool,
-) -> list[Continued]:  # fmt: skip
-    """What is written after each prompt.
-
-    Raises:
-        NotFiniteError: The logits of a token are NaN or infinite.
-    """
-    requests = [Request(max_tokens, temperature=temperature, seed=seed) for seed in seeds]
-    found = continued(anatomy, prompts, requests, verbose=verbose)
-    for one in found:
-        if one.failure is not None:
-            raise one.failure
-    return found
 
 
 def _largest(values: np.ndarray) -> float:

@@ -31,7 +31,8 @@ PICTURES = {
     "neuronpedia.dashboard": "Dashboard", "neuronpedia.folder": "FolderCheck",
     "neuronpedia.page": "NeuronpediaFeature",
     "patching.causal_map": "CausalTrace", "patching.result": "PatchingResult",
-    "patchscopes.answers": "Patchscope", "steering.calibration": "Calibration", "steering.sweep": "Sweep",
+    "patchscopes.answers": "Patchscope", "steering.calibration": "Calibration", "steering.receipt": "Receipt",
+    "steering.sweep": "Sweep",
     "study.evidence": "Evidence", "study.feature_study": "FeatureStudy", "viz.card": "FeatureCard",
     "viz.report": "FeatureReport", "viz.token_view": "TokenView",
 }  # fmt: skip

@@ -20,7 +20,7 @@ from mlxterp.steering.calibration import Calibration, Strength
 from mlxterp.steering.trials import Trials, Written, divergence, log_softmax, next_tokens, repeated, shown
 
 STORIES = ("One day, a little", "Tom and Lily")
-QUICK: dict[str, Any] = {"prompts": STORIES, "max_tokens": 10, "verbose": False}
+QUICK: dict[str, Any] = {"prompts": STORIES, "max_tokens": 10, "verbose": False, "receipt": False}
 
 
 @pytest.fixture(scope="module", params=["torch", "mlx"])
@@ -244,7 +244,9 @@ def test_a_plot_is_written(tmp_path):
 
 def test_a_feature_of_the_demo_is_calibrated(demo):
     model, sae, index, feature = demo
-    found = calibrate(model, sae, feature, index=index, prompts=PROMPTS[:3], max_tokens=12, verbose=False)
+    found = calibrate(
+        model, sae, feature, index=index, prompts=PROMPTS[:3], max_tokens=12, verbose=False, receipt=False
+    )
     assert found.units == "max" and found.maximum == pytest.approx(index.stats(feature).maximum)
     assert " ball" in found.concept and 2 <= len(found.strengths) <= 8
     assert [row.strength for row in found.strengths] == sorted(row.strength for row in found.strengths)

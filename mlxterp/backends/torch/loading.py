@@ -19,6 +19,7 @@ _MASKS = {
     "create_chunked_causal_mask": "attention_chunk_size",
 }
 """Functions of transformers that read a setting for those who call them."""
+_FEW_WORDS = 256
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
 
 
@@ -63,6 +64,30 @@ def load_language_model(
     report_weights(model, found)
     report_ignored(model, given)
     return TorchLanguageModel(model.to(find_device(device)).eval(), _tokenizer(tokenizer, place))
+
+
+def one_block_twin(source: str | Path) -> TorchLanguageModel | None:
+    """A random model of the same kind and widths, with one block and few words, on the CPU; None where none is made.
+
+    Nothing is downloaded.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+    try:
+        with quiet_loading():
+            place = place_of(source)
+            given, _ = PretrainedConfig.get_config_dict(place, local_files_only=True)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+            inner = config.get_text_config()
+            inner.num_hidden_layers, inner.vocab_size, inner.pad_token_id = 1, _FEW_WORDS, None
+            if getattr(inner, "layer_types", None):
+                inner.layer_types = inner.layer_types[:1]
+            model = AutoModelForCausalLM.from_config(config, dtype=inner.dtype)
+    except Exception:  # its classes fail in many ways; without a twin there is nothing to compare
+        return None
+    if "quantization" in given or "quantization_config" in given:
+        return None
+    return TorchLanguageModel(model.eval(), None)
 
 
 def report_weights(model: Any, found: dict[str, Any]) -> None:
