@@ -195,10 +195,10 @@ def test_u6_positions_count_from_each_texts_own_end(letter_model):
     found = mlxterp.get_activations(letter_model, TEXTS, layers=[0, 2], positions=[0, -1])
     for i, text in enumerate(TEXTS):
         alone = numpy_of(letter_model, letter_model.trace(text).activations["layers.2"])[0]
-        assert np.allclose(numpy_of(letter_model, found["layer_2"])[i], alone[[0, -1]], atol=1e-5)
+        assert np.allclose(numpy_of(letter_model, found["layer_2"])[i], alone[[0, -1]], atol=1e-4)
     parts = mlxterp.batch_get_activations(letter_model, TEXTS, layers=[0, 2], positions=[0, -1], batch_size=3)
     assert all(
-        np.allclose(numpy_of(letter_model, parts[n]), numpy_of(letter_model, x), atol=1e-5)
+        np.allclose(numpy_of(letter_model, parts[n]), numpy_of(letter_model, x), atol=1e-4)
         for n, x in found.items()
     )
     one = mlxterp.get_activations(letter_model, "a", component="mlp")

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -36,10 +35,10 @@ def environments(backend: str, folder: Path) -> list[dict[str, str]]:
     return [ENVIRONMENT | {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)} for rank in range(2)]
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu"])
-def test_two_processes_train_what_one_does(tmp_path, backend, architecture):
+def test_two_processes_train_what_one_does(tmp_path, backend):
+    architectures = ("topk", "batchtopk", "jumprelu")
     command = [sys.executable, "-W", "ignore", "-m", "tests.training.together", str(tmp_path / "sae")]
-    command += ["--backend", backend, "--architecture", architecture]
+    command += ["--backend", backend, "--architectures", *architectures]
     subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True, timeout=120)
     processes = [
         subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -48,9 +47,11 @@ def test_two_processes_train_what_one_does(tmp_path, backend, architecture):
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-    with np.load(tmp_path / "sae-0-of-1.npz") as file:
-        alone = dict(file)
-    for rank in range(2):
-        with np.load(tmp_path / f"sae-{rank}-of-2.npz") as file:
-            for name, array in alone.items():
-                np.testing.assert_allclose(file[name], array, atol=1e-4, err_msg=f"{name} of process {rank}")
+    for architecture in architectures:
+        with np.load(tmp_path / f"sae-{architecture}-0-of-1.npz") as file:
+            alone = dict(file)
+        for rank in range(2):
+            with np.load(tmp_path / f"sae-{architecture}-{rank}-of-2.npz") as file:
+                for name, array in alone.items():
+                    what = f"{name} of {architecture}, process {rank}"
+                    np.testing.assert_allclose(file[name], array, atol=1e-4, err_msg=what)
