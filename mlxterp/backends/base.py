@@ -357,7 +357,7 @@ class LanguageModel(Protocol):
         seed: int | None = None,
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
-    ) -> Iterator[tuple[int | None, str]]:
+    ) -> Generator[tuple[int | None, str], None, None]:
         """Sampled tokens and, with a tokenizer, the text that each adds.
 
         Args:

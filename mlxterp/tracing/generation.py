@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ def stream(
 
 def stream_tokens(
     anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = ()
-) -> Iterator[tuple[int | None, str]]:
+) -> Generator[tuple[int | None, str], None, None]:
     """Tokens with the text that is ready with each, whatever `request.stop` says; None where only text is left.
 
     Args:

@@ -255,7 +255,7 @@ class MLXLanguageModel:
         seed: int | None = None,
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
-    ) -> Iterator[tuple[int | None, str]]:
+    ) -> Generator[tuple[int | None, str], None, None]:
         done, prompts = 0, np.array([len(prompt)])
 
         def step(ids: mx.array, **options: Any) -> mx.array:

@@ -216,7 +216,7 @@ class TorchLanguageModel:
         seed: int | None = None,
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
-    ) -> Iterator[tuple[int | None, str]]:
+    ) -> Generator[tuple[int | None, str], None, None]:
         options = self._options(edits)
         prompts = np.array([len(prompt)])
 
