@@ -2,10 +2,15 @@
 
     python benchmarks/explorer.py                                     # 65,536 features, 818,000 tokens
     python benchmarks/explorer.py --tokens 100000 --folder /tmp/kept  # smaller, and kept for another run
+    python benchmarks/explorer.py --peer sae-dashboard=PYTHON --peer sae-vis=PYTHON    # pages of 256 features alone
 
 The index is that of `explorer_index.py`: made-up activations on real sentences, the embedded model, a random SAE. Times
 are wall clock, medians, and printed as ratios: to an empty request of the same server, to the same generation without
 it, to a request for one feature. The browser's part needs Playwright and Chromium, and is left out without them.
+
+`--peer` compares with what other dashboards take from texts to the pages of 256 features, in environments of their own
+(explorer_peers.py; PYTHON is the interpreter): processor time, with the GPT-2 and the stories of ../shared and a random
+SAE, ours beside each. Its rows are put among those that are in results/ already.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import json
 import random
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,14 +30,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common import report
+import mlxterp  # isort: skip  (first: it brings MLX an optimised BLAS)
+
+import numpy as np
+from common import report, results_path
 from explorer_index import Asked
 
 from mlxterp import steering
 from mlxterp.explorer import Explorer
+from mlxterp.variants import TopK
+from mlxterp.weights import SAEWeights
 
 ROUNDS, SITE, TOKENS = 25, 512, 60
 """Requests of a kind; features of the site that is measured; tokens of a generation."""
+PAGES, SAE_FEATURES, K, MOST_TOKENS = 256, 4096, 32, 100_000
+"""Pages that peers make; the SAE they are of, and the tokens they read, at most."""
+NOTES = [
+    "Wall clock, medians; the index is made up, its sentences and the model are real.",
+    "Pages beside other dashboards: processor time; a random SAE on real stories.",
+]
 SORTS = ("sort=-max", "sort=density", "density=%3E0.001&sort=-mean", "q=little")
 
 
@@ -211,6 +228,61 @@ def of_browser(explorer: Explorer) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# -- pages of other dashboards --------------------------------------------------------------------
+
+
+def of_peers(peers: list[str], tokens: int, work: Path) -> dict[str, Any]:
+    """From texts to the pages of 256 features: each peer, and ours beside it."""
+    import torch
+    from index import MODEL, TEXT, first_tokens
+
+    torch.set_num_threads(1)
+    model = mlxterp.InterpretableModel(str(MODEL), backend="torch")
+    stories = TEXT.read_text(encoding="utf-8").split("<|endoftext|>")
+    texts = first_tokens(model, [story.strip() for story in stories if story.strip()], tokens)
+    component = f"layers.{len(model.layers) // 2}.resid_post"
+    sae = random_sae(model.d_model, component)
+    sae.save(work / "sae", format="saelens")
+    (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    rows: dict[str, Any] = {"pages: features of the SAE, tokens": f"{sae.d_hidden:,}, {tokens:,}"}
+    for name, python in (peer.split("=", 1) for peer in peers):
+        command = [python, str(Path(__file__).parent / "explorer_peers.py"), name, "--model", str(MODEL)]
+        command += ["--sae", str(work / "sae"), "--texts", str(work / "texts.json")]
+        command += ["--component", component, "--out", str(work)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            rows[f"{name}: did not run"] = done.stderr.strip().splitlines()[-1]
+            continue
+        theirs = json.loads(done.stdout.splitlines()[-1])
+        index, folder = [], work / f"beside-{name}"
+        building = of_processor(
+            lambda found=index: found.append(model.build_index(sae, texts, verbose=False))
+        )
+        writing = of_processor(
+            lambda found=index, to=folder: found[0].to_site(to, range(PAGES), verbose=False)
+        )
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        both = theirs["collecting"] + theirs["writing"]
+        rows |= {
+            f"{name}: what it does": theirs["does"],
+            f"{name}: s, collecting and writing {PAGES} features": [theirs["collecting"], theirs["writing"]],
+            f"{name}: s of ours beside it, an index of all features and the site": [building, writing],
+            f"{name}: its time / ours": both / (building + writing),
+            f"{name}: its time / ours, once there is an index": both / writing,
+            f"{name}: its bytes / ours": theirs["bytes"] / size,
+        }
+    return rows
+
+
+def random_sae(d_model: int, component: str) -> mlxterp.SAE:
+    """TopK, with rows of length 1: the time of pages does not ask what features mean."""
+    rows = np.random.default_rng(0).standard_normal((SAE_FEATURES, d_model)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    zeros = np.zeros(SAE_FEATURES, np.float32), np.zeros(d_model, np.float32)
+    weights = SAEWeights(rows.T.copy(), zeros[0], rows, zeros[1])
+    return mlxterp.SAE(weights, TopK(K), {"component": component})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -218,7 +290,14 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=65_536)
     parser.add_argument("--tokens", type=int, default=818_000)
     parser.add_argument("--folder", type=Path, help="where the index is kept for another run")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     options = parser.parse_args()
+    if options.peer:
+        with tempfile.TemporaryDirectory() as temporary:
+            rows = of_peers(options.peer, min(options.tokens, MOST_TOKENS), Path(temporary))
+        path = results_path("explorer")
+        kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
+        return report("explorer", kept | rows, NOTES)
     with tempfile.TemporaryDirectory() as temporary:
         asked = Asked(options.folder or Path(temporary) / "index", options.features, options.tokens)
         facts = asked.facts()
@@ -226,9 +305,7 @@ def main() -> None:
         rows |= of_site(asked, Path(temporary) / "site")
         with asked.index.serve(open=False, read_only=True) as explorer:
             rows |= of_server(explorer, asked) | of_steering(explorer, asked) | of_browser(explorer)
-    report(
-        "explorer", rows, ["Wall clock, medians; the index is made up, its sentences and the model are real."]
-    )
+    report("explorer", rows, NOTES)
 
 
 if __name__ == "__main__":

@@ -358,7 +358,7 @@ class LanguageModel(Protocol):
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
         prompt_pass: PromptPass | None = None,
-    ) -> Iterator[tuple[int | None, str]]:
+    ) -> Generator[tuple[int | None, str], None, None]:
         """Sampled tokens and, with a tokenizer, the text that each adds.
 
         Args:

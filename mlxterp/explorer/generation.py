@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -150,7 +150,7 @@ class Side:
         text: Text so far.
     """
 
-    tokens: Iterator[tuple[int | None, str]]
+    tokens: Generator[tuple[int | None, str], None, None]
     ids: list[int] = field(default_factory=list)
     text: str = ""
 
@@ -220,8 +220,7 @@ class Generation:
     def close(self) -> None:
         """Ends what was begun."""
         for side in self._sides.values():
-            if (close := getattr(side.tokens, "close", None)) is not None:
-                close()
+            side.tokens.close()
         self._sides = {}
 
     def _next(self, side: Side) -> Event | None:

@@ -105,7 +105,7 @@ class HookedModel:
 
     def stream(
         self, prompt: Sequence[int], max_tokens: int, edits: Sequence[SiteEdit] = (), **options: Any
-    ) -> Iterator[tuple[int | None, str]]:
+    ) -> Generator[tuple[int | None, str], None, None]:
         """As `LanguageModel.stream`; the changes act before `edits`."""
         pieces = self._base.stream(
             prompt, max_tokens, [*self.generating(prompt, max_tokens), *edits], **options

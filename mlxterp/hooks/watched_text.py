@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,7 +84,9 @@ class WatchedText:
         self._held = []
         self._tell([], [])
 
-    def watched(self, pieces: Iterator[tuple[int | None, str]]) -> Iterator[tuple[int | None, str]]:
+    def watched(
+        self, pieces: Iterator[tuple[int | None, str]]
+    ) -> Generator[tuple[int | None, str], None, None]:
         """The pieces of a generation, each noted as it passes."""
         try:
             try:

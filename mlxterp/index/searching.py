@@ -69,21 +69,21 @@ class Words:
             known: Features that are left out.
         """
         words = list(dict.fromkeys(re.findall(r"\w+|[^\w\s]+", query)))
-        d_hidden = len(self._count)
-        scores, best = np.zeros(d_hidden), np.zeros(d_hidden)
-        best_word = np.zeros(d_hidden, dtype=np.int64)
         fired = [self._fired_on(word, tokenize) for word in words]
+        ids = np.unique(np.concatenate([np.zeros(0, np.int64), *(on.ids for on in fired)]))
+        scores, best, best_word = np.zeros(len(ids)), np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
         for i, on in enumerate(fired):
+            at = np.searchsorted(ids, on.ids)
             score = 2 * on.hits / np.maximum(self._count[on.ids] + on.occurrences, 1)
-            better = score > best[on.ids]
-            best[on.ids[better]], best_word[on.ids[better]] = score[better], i
-            scores[on.ids] += score / len(words)
-        scores[list(known)] = 0
-        ids = np.flatnonzero(scores)
-        order = ids[np.lexsort((ids, -scores[ids]))][:top_k]
+            better = score > best[at]
+            best[at[better]], best_word[at[better]] = score[better], i
+            scores[at] += score / len(words)
+        scores[np.isin(ids, list(known))] = 0
+        order = np.lexsort((ids, -scores))[:top_k]
         return [
-            (f, float(scores[f]), self._why(f, words[best_word[f]], fired[best_word[f]]))
-            for f in order.tolist()
+            (int(ids[i]), float(scores[i]), self._why(int(ids[i]), words[best_word[i]], fired[best_word[i]]))
+            for i in order.tolist()
+            if scores[i]
         ]
 
     def _why(self, feature: int, word: str, on: Fired) -> str:

@@ -30,7 +30,9 @@ class TokenTable:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self._arrays = arrays
-        self._token_ids = np.asarray(arrays["token_ids"])
+        self._token_ids = np.asarray(arrays["token_ids"]).astype(
+            np.int64
+        )  # of the type that is looked up in it
 
     def occurrences(self, tokens: Sequence[int]) -> int:
         """How often these tokens stand in the texts."""

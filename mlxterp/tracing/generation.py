@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -72,7 +72,7 @@ def stream(
 def stream_tokens(
     anatomy: Anatomy, prompt: Any, request: Request, places: Iterable[Positions] = (),
     prompt_pass: PromptPass | None = None,
-) -> Iterator[tuple[int | None, str]]:  # fmt: skip
+) -> Generator[tuple[int | None, str], None, None]:  # fmt: skip
     """Tokens with the text that is ready with each, whatever `request.stop` says; None where only text is left.
 
     Args:

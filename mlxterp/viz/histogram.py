@@ -80,9 +80,9 @@ def _trimmed(counts: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _counts_axis(largest: int, name: str) -> str:
     """The axis on the left: 0, the largest count, and half of it where that is a count."""
-    ticks = sorted({0, largest, *([largest // 2] if largest % 2 == 0 or largest > 20 else [])})
+    half = [largest // 2] if largest % 2 == 0 or largest > 20 else []
     drawn = [_line(_LEFT, _TOP, _LEFT, _BASE)]
-    for count in ticks:
+    for count in [0, *half, largest]:
         y = _BASE - (_BASE - _TOP) * count / largest
         drawn += [_line(_LEFT - 3, y, _LEFT, y), _text(_LEFT - 5, y + 4, f"{count:,}", "end")]
     return "".join([*drawn, _text(0, 10, name, "start") if name else ""])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
 from ...core.quiet import quiet
@@ -18,7 +18,7 @@ class Detokenizer(Protocol):
 
 def with_text(
     tokens: Iterable[int | None], text: Detokenizer, ends: set[int]
-) -> Iterator[tuple[int | None, str]]:
+) -> Generator[tuple[int | None, str], None, None]:
     """Each token before the first of `ends`, with the text it adds; then (None, what was held back).
 
     Args:

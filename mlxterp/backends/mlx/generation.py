@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -44,7 +44,7 @@ def stream_tokens(
     prefill_step_size: int,
     edited: bool,
     read_before: int = 0,
-) -> Iterator[tuple[int | None, str]]:
+) -> Generator[tuple[int | None, str], None, None]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`).
 
     Args:

@@ -257,7 +257,7 @@ class MLXLanguageModel:
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
         prompt_pass: PromptPass | None = None,
-    ) -> Iterator[tuple[int | None, str]]:
+    ) -> Generator[tuple[int | None, str], None, None]:
         done, prompts = 0, np.array([len(prompt)])
         whole_prompt = whole_prompt or prompt_pass is not None
 

@@ -5,7 +5,7 @@ A model without a cache runs the whole text again for every token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ def stream_tokens(
     seed: int | None,
     prefill_step_size: int,
     edited: bool,
-) -> Iterator[tuple[int | None, str]]:
+) -> Generator[tuple[int | None, str], None, None]:
     """Tokens and text, ended by an end-of-text token or `max_tokens` (see `LanguageModel.stream`)."""
     sample = sampler(temperature, top_p, seed)
 

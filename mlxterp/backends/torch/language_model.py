@@ -221,7 +221,7 @@ class TorchLanguageModel:
         prefill_step_size: int = 2048,
         whole_prompt: bool = False,
         prompt_pass: PromptPass | None = None,
-    ) -> Iterator[tuple[int | None, str]]:
+    ) -> Generator[tuple[int | None, str], None, None]:
         options = self._options(edits)
         prompts = np.array([len(prompt)])
 
