@@ -111,10 +111,17 @@ def check_cached(found: Reading, expected: Reading, name: str) -> None:
             )
 
 
-def tokens_first(shape: tuple[int, ...], positions: int, name: str) -> None:
-    """Raises ComponentError where what enters the first block is not (1, positions, …)."""
-    if len(shape) < 3 or shape[:2] != (1, positions):
-        raise ComponentError(
-            f"What enters the first block of this {name} model has shape {shape}, not (1, {positions}, width): it"
-            " carries several streams one after the other, so it cannot be frozen."
-        )
+def streams_first(shape: tuple[int, ...], positions: int, name: str) -> bool:
+    """Whether what enters the first block is (streams, 1, positions, width), not (1, positions, …).
+
+    Raises:
+        ComponentError: It is neither.
+    """
+    if len(shape) >= 3 and shape[:2] == (1, positions):
+        return False
+    if len(shape) == 4 and shape[1:3] == (1, positions):
+        return True
+    raise ComponentError(
+        f"What enters the first block of this {name} model has shape {shape}, not (1, {positions}, width), nor several"
+        " such streams, so it cannot be frozen."
+    )

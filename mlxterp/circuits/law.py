@@ -52,9 +52,7 @@ class Law:
         """Notes rows: their gradients times `columns`, (rows, vectors)."""
         half = products.shape[1] // 2
         wide = products.astype(np.float64)
-        read = np.array(
-            [[found.at(one) for found in (self._base, self._origin, self._moved)] for one in reads]
-        ).reshape(len(reads), 3)
+        read = np.stack([found.all_at(reads) for found in (self._base, self._origin, self._moved)], axis=1)
         added, moved = wide[:, :half].sum(axis=1), wide[:, half:].sum(axis=1)
         self._found.append(
             np.stack([read[:, 0] - read[:, 1], added, read[:, 2] - read[:, 0], moved, read[:, 0]], axis=1)

@@ -16,7 +16,7 @@ from ..backends.frozen import FrozenPass
 from ..backends.host.memory import free_bytes
 from ..core.frozen import EMBED, Key, ReadAt, SourceVectors
 from ..core.tokens import TokenBatch
-from ..errors import InputError, NotFiniteError
+from ..errors import ComponentError, InputError, NotFiniteError
 from .transcoders import Placed, frozen_places
 from .unrolled import Unrolled
 
@@ -154,7 +154,9 @@ def replacement_of(
     for error in errors.values():
         error[:dropped] = 0
     ranked, values = _sorted(np.concatenate(features).astype(np.int64), np.concatenate(activations))
-    embeddings = _token_vectors(anatomy, ids) if token_vectors else frozen.sources[EMBED]
+    embeddings = frozen.sources[EMBED]
+    if token_vectors:
+        embeddings = _token_vectors(anatomy, ids, embeddings.shape[1])
     return Replacement(
         frozen, order, transcoders, tuple(sorted(errors)), ranked, values, errors, embeddings, dropped
     )
@@ -175,10 +177,20 @@ def _sorted(features: np.ndarray, activations: np.ndarray) -> tuple[np.ndarray, 
     return features[order], activations[order].astype(np.float32)
 
 
-def _token_vectors(anatomy: Anatomy, ids: list[int]) -> np.ndarray:
-    """float32, (positions, d_model): the tokens' own vectors."""
+def _token_vectors(anatomy: Anatomy, ids: list[int], width: int) -> np.ndarray:
+    """float32, (positions, width): the tokens' own vectors.
+
+    Raises:
+        ComponentError: What enters the first block is not as wide.
+    """
     place = anatomy.component("embed")
     run = anatomy.model.run(TokenBatch.from_rows([ids]), place.sites, stop_after=place.sites)
     value = place.read(run)
     assert not isinstance(value, list)
-    return anatomy.model.backend.get(value)[0].astype(np.float32)
+    found = anatomy.model.backend.get(value)[0].astype(np.float32)
+    if found.shape[1:] != (width,):
+        raise ComponentError(
+            f"What enters the first block of this {anatomy.model.model_type} model has {width} numbers for each token,"
+            f" in several streams, and its tokens' vectors {found.shape[-1]}: take conventions='exact'."
+        )
+    return found

@@ -7,7 +7,7 @@ once. What remains is affine in its sources: the stream that enters the first bl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,5 +84,17 @@ class Reading:
 
     def at(self, target: ReadAt, row: int = 0) -> float:
         """The number that `target` asks for, summed in float64."""
-        found = self.logits[row] if target.key == LOGITS else self.inputs[target.key][row, target.position]
-        return float(np.dot(found.astype(np.float64), target.direction.astype(np.float64)))
+        return float(self.all_at([target], row)[0])
+
+    def all_at(self, targets: Sequence[ReadAt], row: int = 0) -> np.ndarray:
+        """float64, (targets,): the number that each asks for, summed in float64."""
+        found = np.empty(len(targets))
+        for key in dict.fromkeys(target.key for target in targets):
+            own = [number for number, target in enumerate(targets) if target.key == key]
+            directions = np.stack([targets[number].direction for number in own]).astype(np.float64)
+            if key == LOGITS:
+                found[own] = directions @ self.logits[row].astype(np.float64)
+            else:
+                values = self.inputs[key][row, [targets[number].position for number in own]]
+                found[own] = np.einsum("rd,rd->r", directions, values.astype(np.float64))
+        return found

@@ -94,7 +94,7 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
         found[name] = StoredArray(
             shape, name_of, _from_place(path, place, dtype, shape, name_of),
             _mapped(whole, place, shape) if kind == "F32" and place % 4 == 0 else None,
-            _part(whole, place, dtype, shape, name_of),
+            _part(path, whole, place, dtype, shape, name_of),
         )  # fmt: skip
     if strange:
         raise ValueError(
@@ -186,9 +186,17 @@ def _mapped(whole: Callable[[], np.ndarray], offset: int, shape: tuple[int, ...]
 
 
 def _part(
-    whole: Callable[[], np.ndarray], offset: int, dtype: np.dtype, shape: tuple[int, ...], name: str
-) -> Callable[[Any], np.ndarray]:
+    path: Path, whole: Callable[[], np.ndarray], offset: int, dtype: np.dtype, shape: tuple[int, ...], name: str
+) -> Callable[[Any], np.ndarray]:  # fmt: skip
+    """Reads what an index asks for: rows that follow each other at once, others where they lie."""
+
     def read(index: Any) -> np.ndarray:
+        if isinstance(index, slice) and shape:
+            start, stop, step = index.indices(shape[0])
+            if step == 1:
+                rows = (max(stop - start, 0), *shape[1:])
+                first = offset + start * dtype.itemsize * math.prod(shape[1:])
+                return _from_place(path, first, dtype, rows, name)()  # pages that are mapped count as memory
         end = offset + dtype.itemsize * math.prod(shape)
         if whole().size < end:
             raise ValueError("it is shorter than it was when it was opened")

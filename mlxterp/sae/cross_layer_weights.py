@@ -55,6 +55,9 @@ class FeatureRows:
         index: Any = (slice(None), rows) if self.by_column else (rows, slice(self.first, None))
         if at is not None:
             index = (rows, self.first + at)
+        return self._taken(index)
+
+    def _taken(self, index: Any) -> np.ndarray:
         found = np.asarray(self._read(index), dtype=np.float32)
         if not np.isfinite(found).all():
             raise SAEError(f"{self.name} holds NaN or infinite values. It is damaged; get the file again.")
@@ -72,8 +75,9 @@ class FeatureRows:
         """All rows, some at a time, with their ids."""
         n, size = self.shape[0], max(1, _BLOCK // (4 * int(np.prod(self.shape[1:]))))
         for start in range(0, n, size):
-            ids = np.arange(start, min(start + size, n))
-            yield ids, self.take(ids)
+            part = slice(start, min(start + size, n))
+            ids = np.arange(part.start, part.stop)
+            yield ids, self.take(ids) if self.by_column or self.first else self._taken(part)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 import mlxterp
-from mlxterp import CircuitError, InterpretableModel
+from mlxterp import CircuitError, ComponentError, InterpretableModel
 from mlxterp.circuits import attribution_graph
 from mlxterp.circuits.sweep import Broken, law_of
 from tests.circuits.conftest import IDS
-from tests.circuits.making import transcoders
+from tests.circuits.making import transcoder, transcoders
 
 CHOICE = (
     "llama", "gpt2", "gemma2", "gemma4_text", "olmo2", "cohere2", "deepseek_v3", "gpt_oss", "mamba", "lfm2",
-    "qwen3_next", "falcon_h1",
+    "qwen3_next", "falcon_h1", "gemma3n", "longcat_flash",
 )  # fmt: skip
-"""Attention of each kind, experts, recurrences and gated convolutions; `benchmarks/graph_law.py` measures all."""
+"""Attention of each kind, experts, recurrences, gated convolutions, and streams side by side;
+`benchmarks/graph_law.py` measures all."""
 
 
 @pytest.mark.parametrize("model_type", CHOICE)
@@ -31,6 +32,36 @@ def test_the_law_holds_on_every_kind_of_architecture(model_type):
         pytest.skip("needs the project's shared folder beside the checkout")
     found = law_of(InterpretableModel(build(model_type)))
     assert found.law < 1e-4 and found.sources >= 1 and found.held > 1
+
+
+def test_streams_side_by_side_make_a_graph_with_their_embeddings_in_one_node():
+    pytest.importorskip("mlx.core")
+    from tests.architectures import build, configs
+
+    if "gemma3n" not in configs():
+        pytest.skip("needs the project's shared folder beside the checkout")
+    model = InterpretableModel(build("gemma3n"))
+    given = {layer: transcoder(layer, model.d_model, n=8) for layer in range(model.n_layers)}
+    for layer, sae in given.items():
+        sae.metadata["component_out"] = f"layers.{layer}.mlp"
+    graph = model.attribution_graph(IDS, given, targets=[5], verbose=False)
+    assert graph.law is not None and graph.law < 1e-4
+    assert sum(node.kind == "embedding" for node in graph.nodes) == len(IDS)
+    with pytest.raises(ComponentError):
+        model.attribution_graph(IDS, given, targets=[5], conventions="circuit-tracer", verbose=False)
+
+
+def test_roots_that_are_powers_are_held_in_torch():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shape = transformers.Gemma3nTextConfig(
+        vocab_size=90, vocab_size_per_layer_input=90, hidden_size=32, intermediate_size=[48] * 2,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        hidden_size_per_layer_input=8, laurel_rank=4, num_kv_shared_layers=0, sliding_window=32,
+        activation_sparsity_pattern=[0.0] * 2, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    assert law_of(InterpretableModel(transformers.Gemma3nForCausalLM(shape).eval())).law < 1e-4
 
 
 def test_a_pass_that_is_not_affine_is_refused_with_the_architectures_name(model, monkeypatch):

@@ -48,6 +48,8 @@ ROUNDED = (
     ("mlx_lm.models.deepseek_v41", "_fake_quant_fp4"),
 )  # fmt: skip
 """Functions that round their first argument, which stays live: what rounding adds to it is held."""
+_EXPERTS = "mlx_lm.models.switch_layers"
+"""Where many tokens are sorted by their experts: those of a batch would come in another order than one text's."""
 PARTS: dict[tuple[str, str], tuple[float, float]] = {
     ("MambaBlock", "x_proj"): (0.0, 1.0),
     ("JambaMambaMixer", "x_proj"): (0.0, 1.0),
@@ -229,6 +231,16 @@ def _norm(original: Callable[..., mx.array], x: mx.array, *rest: Any, **options:
     return found if tracer is None else tracer.hold(lambda: found, found.shape)
 
 
+def _powers(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """`x ** 0.5` as an operator of arrays, so a function that binds; other exponents pass."""
+
+    def power(x: mx.array, exponent: Any, *rest: Any) -> mx.array:
+        whole = not isinstance(exponent, float) or exponent.is_integer()
+        return original(x, exponent, *rest) if whole else _norm(original, x, exponent, *rest)
+
+    return power
+
+
 def _rms_norm(
     original: Callable[..., mx.array], x: mx.array, weight: mx.array | None, eps: float, **options: Any
 ) -> mx.array:
@@ -305,6 +317,18 @@ def _rounded(original: Callable[..., mx.array], x: mx.array, *rest: Any, **optio
     return x + tracer.hold(lambda: original(x, *rest, **options) - x, x.shape)
 
 
+def _gather_sort(original: Callable[..., Any], x: mx.array, indices: mx.array) -> Any:
+    return original(x, indices) if _tracer() is None else (x, indices, None)
+
+
+def _scatter_unsort(original: Callable[..., Any], x: mx.array, order: mx.array | None, *rest: Any) -> Any:
+    return x if order is None else original(x, order, *rest)
+
+
+def _gather(original: Callable[..., Any], *given: Any, sorted_indices: bool = False, **options: Any) -> Any:
+    return original(*given, sorted_indices=sorted_indices and _tracer() is None, **options)
+
+
 @cache
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
@@ -323,6 +347,7 @@ _BY_NORMS = (
     Patch(mx.fast, "rms_norm", _by(_rms_norm)),
     Patch(mx.fast, "layer_norm", _by(_layer_norm)),
     Patch(mx.linalg, "norm", _by(_norm)),
+    Patch(mx.array, "__pow__", _powers),
     *(Patch(mx, name, _by(_value)) for name in _NORMS),
 )
 _BY_ALL = (
@@ -331,9 +356,11 @@ _BY_ALL = (
     _BY_ATTENTION[2],
     *_BY_NORMS,
     *(Patch(mx, name, _by(_value)) for name in _VALUES),
+    *(Patch(mx, name, _by(_gather)) for name in ("gather_mm", "gather_qmm")),
 )
 _MAKES = {held: _by(partial(_shared, held)) for held in set(SHARED.values())}
 _ROUNDS = _by(_rounded)
+_SORTS = {"_gather_sort": _by(_gather_sort), "_scatter_unsort": _by(_scatter_unsort)}
 
 
 def patches_for(hold: Hold) -> list[Patch]:
@@ -357,6 +384,8 @@ def _shared_patches() -> list[Patch]:
         for home, name in ROUNDED
         if hasattr(sys.modules.get(home), name)
     ]
+    if (experts := sys.modules.get(_EXPERTS)) is not None:
+        found += [Patch(experts, name, make) for name, make in _SORTS.items() if hasattr(experts, name)]
     for (home, name), held in SHARED.items():
         source = sys.modules.get(home)
         if source is None or not hasattr(source, name):

@@ -13,7 +13,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import PromptPass, calls_of, check_cached, tokens_first
+from ..frozen import PromptPass, calls_of, check_cached, streams_first
 from ..host.columns import ColumnPlan
 from .attention import PATCHES, own_scale
 from .batching import cast_like
@@ -34,10 +34,12 @@ class MLXFrozenPass:
         self._model, self._ids, self._places = model, list(ids), places
         self._not_reached = not_reached
         self._parts = constant_parts(model.tree) if places.hold == "all" else []
+        self._patches = patches_for(places.hold)  # looking for them takes as long as a small pass
         self._constants = Constants()
         self._sources: dict[Key, mx.array] = {}
         self._skips = {key: mx.array(skip) for key, skip in places.skips.items()}
         self._columns: tuple[Any, list[mx.array]] = (None, [])
+        self._streams_first = False
         self.heads: dict[Key, int] = {}
         self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
@@ -149,7 +151,7 @@ class MLXFrozenPass:
             factors={(model.layers[layer], call): factor for (layer, call), factor in (factors or {}).items()},
             capped=options is not None,
         )  # fmt: skip
-        patched = PATCHES.replaced(patches_for(places.hold))
+        patched = PATCHES.replaced(self._patches)
         with settled(model.tree), patched, eager(), hooked(tracer):
             logits: Any = model.module(mx.array(batch.ids), **(options or {}))
         for site in (*sites, *(edit.site for edit in edits)):
@@ -185,10 +187,10 @@ class MLXFrozenPass:
     def _embed(self, sources: Mapping[Key, mx.array] | None, rows: int) -> Change:
         def change(x: mx.array, _where: Where, _run: Run) -> mx.array:
             if sources is None:
-                tokens_first(tuple(x.shape), len(self._ids), self._model.model_type)
+                self._streams_first = streams_first(tuple(x.shape), len(self._ids), self._model.model_type)
                 self._sources[EMBED] = self._by_text(mx.stop_gradient(x.astype(mx.float32)), rows)
-                return self._sources[EMBED].reshape(x.shape)
-            return self._given(sources, EMBED, rows).reshape(x.shape)
+                return self._as_passed(self._sources[EMBED], x)
+            return self._as_passed(self._given(sources, EMBED, rows), x)
 
         return change
 
@@ -200,10 +202,10 @@ class MLXFrozenPass:
             if sources is None:
                 found = self._by_text(x.astype(mx.float32), rows)
                 self._sources[key] = mx.stop_gradient(found - self._skip(key, run, rows))
-                return (mx.stop_gradient(found) if all_held else found).reshape(x.shape)
+                return self._as_passed(mx.stop_gradient(found) if all_held else found, x)
             if not all_held:
-                return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
-            return (self._given(sources, key, rows) + self._skip(key, run, rows)).reshape(x.shape)
+                return x + self._as_passed(self._given(sources, key, rows), x) if key in sources else x
+            return self._as_passed(self._given(sources, key, rows) + self._skip(key, run, rows), x)
 
         return change
 
@@ -222,7 +224,18 @@ class MLXFrozenPass:
 
     def _by_text(self, x: mx.array, rows: int) -> mx.array:
         """(rows, positions, width), however the model lays its tokens and streams out."""
-        return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
+        if x.ndim == 3:
+            return x
+        if self._streams_first and tuple(x.shape[1:3]) == (rows, len(self._ids)):
+            x = mx.moveaxis(x, 0, 2)
+        return x.reshape(rows, len(self._ids), -1)
+
+    def _as_passed(self, value: mx.array, like: mx.array) -> mx.array:
+        """The other way round: a value by texts, as the model passes `like`."""
+        if self._streams_first and like.ndim == 4 and tuple(like.shape[1:3]) == tuple(value.shape[:2]):
+            streams = value.reshape(*value.shape[:2], like.shape[0], -1)
+            return mx.moveaxis(streams, 2, 0)
+        return value.reshape(like.shape)
 
 
 def _total(targets: Sequence[ReadAt], inputs: Mapping[Key, mx.array], logits: mx.array) -> mx.array:

@@ -29,6 +29,8 @@ _NORMS = {
     torch.rsqrt, _T.rsqrt, torch.sqrt, _T.sqrt, torch.norm, _T.norm, torch.linalg.norm,
     torch.linalg.vector_norm,
 }  # fmt: skip
+_POWERS = {torch.pow, _T.pow, _T.__pow__}
+"""Held where the exponent is no whole number: some norms take their roots so."""
 _VALUES = {
     torch.sigmoid, _T.sigmoid, F.sigmoid, torch.exp, _T.exp, torch.erf, _T.erf, torch.log, _T.log, torch.log1p,
     _T.log1p, torch.expm1, _T.expm1, torch.logaddexp, _T.logaddexp, F.softplus, F.log_softmax,
@@ -208,7 +210,7 @@ def _handlers(places: FrozenPlaces) -> Mapping[Any, Handler]:
         return attention
     norms: dict[Any, Handler] = {
         **attention, F.layer_norm: _layer_norm, torch.layer_norm: _layer_norm, F.rms_norm: _rms_norm,
-        F.normalize: _gated, **dict.fromkeys(_NORMS, _value),
+        F.normalize: _gated, **dict.fromkeys(_NORMS, _value), **dict.fromkeys(_POWERS, _power),
     }  # fmt: skip
     if places.hold == "attention+norms":
         return norms
@@ -223,6 +225,12 @@ def _value(held: Held, func: Callable[..., Any], args: tuple, options: dict[str,
         return func(*args, **options)
     found = func(*args, **options)
     return held.hold(lambda: found, found.shape)
+
+
+def _power(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
+    exponent = args[1] if len(args) > 1 else options.get("exponent")
+    whole = not isinstance(exponent, float) or exponent.is_integer()
+    return func(*args, **options) if whole else _value(held, func, args, options)
 
 
 def _own_softmax(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from ...core.frozen import EMBED, LOGITS, NO_BLOCK, FrozenPlaces, Key, ReadAt, Reading, SourceVectors
 from ...core.sites import Change, Run, Site, SiteEdit, Where, unique_sites
 from ...core.tokens import TokenBatch
-from ..frozen import PromptPass, calls_of, check_cached, tokens_first
+from ..frozen import PromptPass, calls_of, check_cached, streams_first
 from ..host.columns import ColumnPlan
 from .attention import attention_seen
 from .batching import cast_like
@@ -64,6 +64,7 @@ class TorchFrozenPass:
         self._columns: tuple[Any, list[torch.Tensor]] = (None, [])
         self._live: _Live | None = None
         self._skipped = _skipped(model.tree, places)
+        self._streams_first = False
         self.heads: dict[Key, int] = {}
         self.scales: dict[int, float] = {}
         inputs, logits = self._run(None, 1)
@@ -228,10 +229,12 @@ class TorchFrozenPass:
     def _embed(self, sources: Mapping[Key, torch.Tensor] | None, rows: int) -> Change:
         def change(x: torch.Tensor, _where: Where, _run: Run) -> torch.Tensor:
             if sources is None:
-                tokens_first(tuple(x.shape), len(self._ids), type(self._model.module).__name__)
+                self._streams_first = streams_first(
+                    tuple(x.shape), len(self._ids), type(self._model.module).__name__
+                )
                 self._sources[EMBED] = self._by_text(x.detach().float(), rows)
-                return self._sources[EMBED].reshape(x.shape)
-            return self._given(sources, EMBED, rows).reshape(x.shape)
+                return self._as_passed(self._sources[EMBED], x)
+            return self._as_passed(self._given(sources, EMBED, rows), x)
 
         return change
 
@@ -243,10 +246,10 @@ class TorchFrozenPass:
             if sources is None:
                 found = self._by_text(x.detach().float(), rows)
                 self._sources[key] = found - self._skip(key, run, rows)
-                return found.reshape(x.shape)
+                return self._as_passed(found, x)
             if not all_held:
-                return x + self._given(sources, key, rows).reshape(x.shape) if key in sources else x
-            return (self._given(sources, key, rows) + self._skip(key, run, rows)).reshape(x.shape)
+                return x + self._as_passed(self._given(sources, key, rows), x) if key in sources else x
+            return self._as_passed(self._given(sources, key, rows) + self._skip(key, run, rows), x)
 
         return change
 
@@ -266,7 +269,18 @@ class TorchFrozenPass:
 
     def _by_text(self, x: torch.Tensor, rows: int) -> torch.Tensor:
         """(rows, positions, width), however the model lays its tokens and streams out."""
-        return x if x.ndim == 3 else x.reshape(rows, len(self._ids), -1)
+        if x.ndim == 3:
+            return x
+        if self._streams_first and tuple(x.shape[1:3]) == (rows, len(self._ids)):
+            x = x.movedim(0, 2)
+        return x.reshape(rows, len(self._ids), -1)
+
+    def _as_passed(self, value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """The other way round: a value by texts, as the model passes `like`."""
+        if self._streams_first and like.ndim == 4 and tuple(like.shape[1:3]) == tuple(value.shape[:2]):
+            streams = value.reshape(*value.shape[:2], like.shape[0], -1)
+            return streams.movedim(2, 0)
+        return value.reshape(like.shape)
 
 
 def _skipped(tree: ModuleTree, places: FrozenPlaces) -> frozenset[str]:
