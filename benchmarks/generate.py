@@ -40,6 +40,7 @@ TINY = Path(__file__).resolve().parents[2] / "shared" / "data" / "models" / "tin
 TOKENS, PROMPTS, FEATURES = 48, 16, 4096
 FEW_TOKENS = 16
 """Of a large model."""
+MODELS = ("demo", "3M", "SmolLM2-135M")
 BEGINNING = 128
 """Tokens that prompts of the third set share."""
 BEGINNINGS = (
@@ -58,7 +59,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct")
-    parser.add_argument("--wing", nargs="*", help="only these array libraries; rows of others stay")
+    parser.add_argument("--wing", nargs="*", help="only these array libraries; other rows stay")
+    parser.add_argument("--models", nargs="*", choices=MODELS, help="only these models")
     parser.add_argument("--calibrate-only", action="store_true")
     args = parser.parse_args()
     if args.calibrate_only:
@@ -67,8 +69,8 @@ def main() -> None:
         return
     wings = args.wing or mlxterp.available_backends()
     path = results_path("generate")
-    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() and args.wing else {}
-    rows = {name: value for name, value in before.items() if not name.startswith(tuple(wings))}
+    some = path.exists() and (args.wing or args.models)
+    rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"] if some else {}
     for wing in wings:
         rows |= of_wing(wing, args)
     notes = [
@@ -80,12 +82,16 @@ def main() -> None:
 
 def of_wing(wing: str, args: argparse.Namespace) -> dict[str, Any]:
     """All rows of one array library."""
-    folders = {"3M": TINY if TINY.is_dir() else None, "SmolLM2-135M": args.smollm2}
-    models: dict[str, InterpretableModel] = {"demo": mlxterp.load_demo(wing).model}
-    models |= {name: InterpretableModel(str(path), backend=wing) for name, path in folders.items() if path}
+    folders = dict(zip(MODELS, (None, TINY if TINY.is_dir() else None, args.smollm2), strict=True))
+    models: dict[str, InterpretableModel] = {}
+    for name in args.models or MODELS:
+        if name == "demo":
+            models[name] = mlxterp.load_demo(wing).model
+        elif folders[name]:
+            models[name] = InterpretableModel(str(folders[name]), backend=wing)
     rows: dict[str, Any] = {}
     for name, model in models.items():
-        large = name == "SmolLM2-135M"
+        large = name == MODELS[-1]
         tokens = FEW_TOKENS if large else TOKENS
         rounds = min(3, args.rounds) if large else args.rounds
         for kind, prompts in (("short", BEGINNINGS), ("mixed", mixed())):
@@ -128,8 +134,8 @@ class Work:
     def one_by_one(self, edit: Any = None) -> Any:
         """Each by itself, as before there were batches."""
         for i, row in enumerate(self.ids):
-            own = edit[i : i + 1] if isinstance(edit, list) else edit
-            self.model.generate(row, self.tokens, **({} if own is None else {"steer": own}))
+            own: dict[str, Any] = {"steer": edit[i : i + 1] if isinstance(edit, list) else edit}
+            self.model.generate(row, self.tokens, **({} if edit is None else own))
 
     def peer(self) -> tuple[str, Callable[[], Any] | None]:
         """The library's own call, by its name; None where it is not installed."""
