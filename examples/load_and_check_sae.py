@@ -22,11 +22,11 @@ reconstruction, features = sae(x)
 print("a text's activations", tuple(x.shape), "become features", tuple(features.shape))
 
 print()
-print(sae.check(model, texts[:40]))
+print(sae.check(model, texts[:12]))
 
 print()
 print("The same SAE on another layer:")
-for finding in model.check_sae(sae, texts[:40], component="layers.3.resid_post").findings:
+for finding in model.check_sae(sae, texts[:12], component="layers.3.resid_post").findings:
     print(" ", finding)
 
 print()

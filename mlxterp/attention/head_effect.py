@@ -65,7 +65,7 @@ def head_effect(
 
     Examples:
         >>> from mlxterp import attention
-        >>> found = attention.head_effect(model, [(1, 3)], texts[:6])
+        >>> found = attention.head_effect(model, [(1, 3)], texts[:3])
         >>> found.effect.value > found.effect.control_mean  # the previous-token head matters more than others do
         True
     """

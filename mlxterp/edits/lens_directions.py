@@ -48,7 +48,7 @@ def lens_steer(
 
     Examples:
         >>> from mlxterp import steering
-        >>> lens = model.fit_jacobian_lens(texts, layers=[1, 2], prompts=10, context_length=24, verbose=False)
+        >>> lens = model.fit_jacobian_lens(texts, layers=[1, 2], prompts=10, context_length=20, verbose=False)
         >>> edits = steering.lens_steer(lens, " doll", 0.5)
         >>> model.generate("Lily lost her red", max_tokens=1, steer=edits)  # 'ball' without them
         'doll'

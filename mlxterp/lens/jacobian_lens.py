@@ -56,7 +56,7 @@ class JacobianLens(FittedLens):
         session: The model that it reads texts with; None until `on(model)`.
 
     Examples:
-        >>> lens = model.fit_jacobian_lens(texts, layers=[1], prompts=10, context_length=32, verbose=False)
+        >>> lens = model.fit_jacobian_lens(texts, layers=[1], prompts=10, context_length=20, verbose=False)
         >>> lens.save("lens.safetensors").name
         'lens.safetensors'
         >>> lens("Tom was sad because he lost his", position=-1)

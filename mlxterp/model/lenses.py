@@ -59,7 +59,7 @@ def fit_jacobian_lens(
         GradientError: A gradient is not finite.
 
     Examples:
-        >>> lens = model.fit_jacobian_lens(texts, prompts=10, context_length=24, verbose=False)
+        >>> lens = model.fit_jacobian_lens(texts, prompts=10, context_length=20, verbose=False)
         >>> lens.layers, lens.n_prompts
         ((0, 1, 2), 10)
     """
@@ -79,7 +79,7 @@ def load_jacobian_lens(self: Facade, source: str | os.PathLike | JacobianLens) -
         InputError: It cannot be read or brought, or is of another model.
 
     Examples:
-        >>> lens = model.fit_jacobian_lens(texts, layers=2, prompts=10, context_length=24, verbose=False)
+        >>> lens = model.fit_jacobian_lens(texts, layers=2, prompts=10, context_length=20, verbose=False)
         >>> path = lens.save("lens.safetensors")
         >>> model.load_jacobian_lens(path)
         JacobianLens(1 layers to layer 3, 10 prompts)
@@ -115,7 +115,7 @@ def jacobian_lens(
         InputError: No lens was fitted or loaded, or it has no such layer.
 
     Examples:
-        >>> _ = model.fit_jacobian_lens(texts, layers=[1, 2], prompts=10, context_length=32, verbose=False)
+        >>> _ = model.fit_jacobian_lens(texts, layers=[1, 2], prompts=10, context_length=20, verbose=False)
         >>> model.jacobian_lens("Tom was sad because he lost his", position=-1)
         LogitLens(3 layers, 1 positions, top 5, Jacobian lens)
     """

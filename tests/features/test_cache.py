@@ -119,11 +119,12 @@ def test_what_is_excluded_is_remembered_apart(model, monkeypatch, exclude):
         model.feature_cache.enabled = memory
         return model.get_top_texts_for_feature(feature, sae, TEXTS, 1, top_k=100, exclude=exclude)
 
-    expected = [asked(f, memory=False) for f in range(sae.d_hidden)]
+    some = range(0, sae.d_hidden, 7)
+    expected = [asked(f, memory=False) for f in some]
     asked(0)
     ask(model, sae)
     assert counter.during(lambda: asked(1)) == 0 and len(model.feature_cache) == 2
-    assert [asked(f) for f in range(sae.d_hidden)] == expected
+    assert [asked(f) for f in some] == expected
     monkeypatch.setattr(tokenizer, "bos_token_id", bos + 1)
     assert (counter.during(lambda: asked(1)) > 0) == (exclude != "sinks")
 

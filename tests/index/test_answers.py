@@ -127,8 +127,8 @@ def test_an_example_shows_the_tokens_around_with_their_activations(index: Featur
 
 
 def test_quantiles_are_tenths_of_the_ranks_and_together_are_all_texts(demo):
-    short = [text for text in demo.texts if len(demo.model.tokenize(text)) <= 256]
-    index = demo.model.build_index(demo.sae, short[:60])
+    short = [text for text in demo.texts if len(demo.model.tokenize(text)) <= 200]
+    index = demo.model.build_index(demo.sae, short[:24])
     feature = int(index.live[np.argmax(index.to_pandas()["count"][index.live])])
     ranked = index._reader.firings(feature).strongest_of_each_text()
     tenths = [mlxterp.index.examples.of_quantile(ranked, q) for q in range(10)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,13 @@ def sublayer(model_type: str, block: Any, leaf: str) -> list[Any]:
     return [module for module in found if module is not None][:1]
 
 
+@lru_cache(maxsize=1)
+def opened(model_type: str) -> tuple[Any, InterpretableModel]:
+    """An architecture's random model, for both leaves of it."""
+    raw = build(model_type)
+    return raw, InterpretableModel(raw)
+
+
 @contextmanager
 def put_out_nothing(modules: list[Any]) -> Iterator[None]:
     """Calls of these very modules return zeros; nothing of mlxterp is involved."""
@@ -82,8 +90,7 @@ def test_zeroing_what_a_sublayer_adds_is_the_model_without_it(model_type, leaf):
     mx = pytest.importorskip("mlx.core")
     if model_type in NOT_ONE_STREAM:
         pytest.skip("not one residual stream")
-    raw = build(model_type)
-    model, ids = InterpretableModel(raw), ids_for(model_type)
+    raw, model, ids = *opened(model_type), ids_for(model_type)
     plain, compared = np.array(model(ids)), 0
     for layer, path in enumerate(model.language_model.layers):
         block = model.language_model.tree.by_path[path].module  # type: ignore[attr-defined]

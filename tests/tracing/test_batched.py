@@ -95,7 +95,7 @@ def logits_agree(model: Any) -> None:
     Where reading a prompt in other chunks moves the logits of one text further than that, three times so far.
     """
     rng = np.random.default_rng(5)
-    rows = [Continuation(rng.integers(0, model.vocab_size, n).tolist(), 1) for n in (1, 9, 9, 4, 17)]
+    rows = [Continuation(rng.integers(0, model.vocab_size, n).tolist(), 1) for n in (1, 9, 9, 17)]
     steps = rng.integers(0, model.vocab_size, (3, len(rows))).tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MlxterpWarning)
@@ -103,9 +103,10 @@ def logits_agree(model: Any) -> None:
     together = forced(model, rows, steps)
     for i, row in enumerate(rows):
         own = [[step[i]] for step in steps]
-        alone, whole_prompt = (forced(model, [row], own, chunk)[0] for chunk in (6, 2048))
-        rounding = np.abs(whole_prompt - alone).max()
-        assert np.abs(together[i] - alone).max() <= max(1e-5 * np.abs(alone).max(), 3 * rounding)
+        alone = forced(model, [row], own)[0]
+        error = np.abs(together[i] - alone).max()
+        if error > 1e-5 * np.abs(alone).max():
+            assert error <= 3 * np.abs(forced(model, [row], own, chunk=2048)[0] - alone).max()
 
 
 def forced(
@@ -132,18 +133,18 @@ def test_every_architecture_gives_together_what_it_gives_alone(model_type):
     model = InterpretableModel(build(model_type))
     logits_agree(model.language_model)
     rng = np.random.default_rng(1)
-    prompts = [rng.integers(0, model.language_model.vocab_size, n).tolist() for n in (1, 4, 4, 7, 20)]
+    prompts = [rng.integers(0, model.language_model.vocab_size, n).tolist() for n in (1, 4, 4, 20)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MlxterpWarning)
-        settings = {"prefill_step_size": 5, "temperature": 0.8, "seed": [1, 2, 3, 4, 5]}
-        drawn = compared(model, prompts, max_tokens=[3, 4, 1, 5, 2], **settings)
+        settings = {"prefill_step_size": 5, "temperature": 0.8, "seed": [1, 2, 3, 4]}
+        drawn = compared(model, prompts, max_tokens=[3, 1, 5, 2], **settings)
         vector = rng.standard_normal(model.d_model).astype(np.float32)
         edit = {"layers.1.mlp_out": add_vector(vector)} if has(model, "layers.1.mlp_out") else None
         edited = compared(
             model,
             prompts,
             max_tokens=4,
-            interventions=[edit, None, edit, None, edit],
+            interventions=[edit, None, None, edit],
             positions=slice(2, 9, 2),
         )
     for found in (drawn, edited):

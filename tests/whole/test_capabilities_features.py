@@ -19,7 +19,7 @@ TEXT = "Lily lost her red ball in the park and she was very sad."
 
 @pytest.fixture(scope="module")
 def texts(demo) -> list[str]:
-    return [text for text in demo.texts if len(demo.model.tokenize(text)) <= 256][:60]
+    return [text for text in demo.texts if len(demo.model.tokenize(text)) <= 200][:24]
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,7 @@ def test_C10_names_of_the_registry_show_on_cards(index, tmp_path):
 
 
 def test_C11_texts_in_batches_merge_to_what_all_give(demo, texts, index, tmp_path):
-    parts = [
-        demo.model.build_index(demo.sae, texts[i : i + 25], exclude=()) for i in range(0, len(texts), 25)
-    ]
+    parts = [demo.model.build_index(demo.sae, texts[i : i + 8], exclude=()) for i in range(0, len(texts), 8)]
     merged = mlxterp.FeatureIndex.merge(parts, tmp_path / "merged")
     for feature in index.live[:100].tolist():
         assert [(t, at) for t, _, at in merged.top_texts(feature)] == [
@@ -176,7 +174,7 @@ def test_E4_features_of_a_gpt2_are_found_by_its_hugging_face_path(shared):
     model = InterpretableModel(shared / "data" / "models" / "tinystories_instruct_3m_gpt2")
     middle = model.n_layers // 2
     texts = (shared / "data" / "text" / "tinystories.txt").read_text(encoding="utf-8").split("<|endoftext|>")
-    texts = [text.strip()[:600] for text in texts[:60]]
+    texts = [text.strip()[:300] for text in texts[:30]]
     config = SAETrainConfig(d_hidden=256, k=8, batch_size=512)
     sae = model.train_sae(middle, texts, "resid_post", config, verbose=False)
     index = model.build_index(sae, texts, component=f"transformer.h.{middle}")

@@ -14,7 +14,7 @@ from tests.ranking import assert_top_features, assert_top_texts
 
 def test_the_demos_searches_equal_brute_force(demo):
     model, sae, texts = demo
-    path, texts = sae.metadata["component"], [t[:400] for t in texts[:30]]
+    path, texts = sae.metadata["component"], [t[:250] for t in texts[:12]]
     layer, component = int(path.split(".")[1]), path.split(".", 2)[2]
     weights = SAEWeights(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.subtract_b_dec)
     dense = []
