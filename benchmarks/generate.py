@@ -6,10 +6,10 @@ The models are the embedded one, with ../shared beside the project tinystories_i
 (FOLDER is made by ../shared/tools/fetch_smollm2.py; 16 tokens each, and nothing one by one). Prompts are beginnings of
 stories, of 2 to 9 tokens, and a second set of 2 to 60; 48 tokens each, greedy. Steered: one `add_feature` for all rows;
 one for each row, of 16 features; a `clamp`, which encodes. A third set begins with the same 128 tokens (or what the
-model's positions allow), 16 tokens each: read once, against the same call that reads them for every prompt. Beside them,
-on the same token ids: `mlx_lm.batch_generate`, and transformers' `generate` with left padding. One thread, processor
-time, jobs in turns within one process. `calibrate` tries three strengths on ten prompts; `--calibrate-only` prints its time and a
-digest of its table, to run on two commits.
+model's positions allow), 16 tokens each: read once, against the same call that reads them for every prompt. Beside
+them, on the same token ids: `mlx_lm.batch_generate`, and transformers' `generate` with left padding. One thread,
+processor time, jobs in turns within one process. `calibrate` tries three strengths on ten prompts; `--calibrate-only`
+prints its time and a digest of its table, to run on two commits.
 """
 
 from __future__ import annotations
