@@ -3,18 +3,18 @@
     pip install ".[cpu,torch,bench-sae]" && python benchmarks/encode.py [--device cuda] [--shape N D_MODEL D_HIDDEN K …]
 
 Naive torch is linear, ReLU, `torch.topk`; naive MLX is a product, maximum, `argpartition` and a gather. The
-BLAS limit is NumPy's product alone, without any selection. Peers that are not installed are left out.
+BLAS limit is NumPy's product alone, without any selection. What is not installed, MLX or a peer, is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import mlxterp  # isort: skip  (first: it brings MLX an optimised BLAS)
 
-import mlx.core as mx
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,37 +24,45 @@ from sparse_shapes import SHAPES, Task, saelens, sparsify, without_gradients
 Jobs = dict[str, Callable[[], Any]]
 
 
-def jobs_for(task: Task, device: str) -> Jobs:
-    """What is compared, each from a native array to native ids and values; torch on a device."""
-    sae, x = task.sae, task.x
-    k = sae.k or 1
-    W = np.ascontiguousarray(sae.W_enc.T)
-    x_mlx, x_torch = mx.array(x), torch.tensor(x, device=device)
-    W_mlx, W_torch = mx.array(W), torch.tensor(W, device=device)
-    mlx, torch_wing = mlxterp.get_backend("mlx"), mlxterp.get_backend("torch")
-    w_mlx, w_torch = mlx.put_weights(sae.weights), torch_wing.put_weights(sae.weights, device)
+def mlx_jobs(task: Task) -> Jobs:
+    """MLX's; none where it is not installed."""
+    if importlib.util.find_spec("mlx") is None:
+        return {}
+    import mlx.core as mx
 
-    def naive_mlx() -> None:
-        pre = mx.maximum(x_mlx @ W_mlx.T, 0)
+    sae, k = task.sae, task.sae.k or 1
+    x, W = mx.array(task.x), mx.array(np.ascontiguousarray(sae.W_enc.T))
+    wing = mlxterp.get_backend("mlx")
+    weights = wing.put_weights(sae.weights)
+
+    def naive() -> None:
+        pre = mx.maximum(x @ W.T, 0)
         ids = mx.argpartition(pre, -k, axis=-1)[:, -k:]
         mx.eval(ids, mx.take_along_axis(pre, ids, axis=-1))
 
+    return {"mlxterp (MLX)": lambda: mx.eval(*wing.encode(x, weights, sae.activation)), "naive MLX": naive}
+
+
+def jobs_for(task: Task, device: str) -> Jobs:
+    """What is compared, each from a native array to native ids and values; torch on a device."""
+    sae, k = task.sae, task.sae.k or 1
+    x = torch.tensor(task.x, device=device)
+    W = torch.tensor(np.ascontiguousarray(sae.W_enc.T), device=device)
+    wing = mlxterp.get_backend("torch")
+    weights = wing.put_weights(sae.weights, device)
     jobs: Jobs = {
-        "mlxterp (MLX)": lambda: mx.eval(*mlx.encode(x_mlx, w_mlx, sae.activation)),
-        "mlxterp (torch)": finished(lambda: torch_wing.encode(x_torch, w_torch, sae.activation), device),
-        "naive torch": finished(
-            without_gradients(lambda: torch.topk(F.linear(x_torch, W_torch).relu(), k)), device
-        ),
-        "naive MLX": naive_mlx,
-        "NumPy's product alone": lambda: x @ sae.W_enc,
+        "mlxterp (torch)": finished(lambda: wing.encode(x, weights, sae.activation), device),
+        "naive torch": finished(without_gradients(lambda: torch.topk(F.linear(x, W).relu(), k)), device),
+        "NumPy's product alone": lambda: task.x @ sae.W_enc,
+        **mlx_jobs(task),
     }
     theirs, coder = saelens(sae), sparsify(sae)
     if theirs is not None:
         theirs.to(device)
-        jobs["SAELens"] = finished(without_gradients(lambda: theirs.encode(x_torch)), device)
+        jobs["SAELens"] = finished(without_gradients(lambda: theirs.encode(x)), device)
     if coder is not None:
         coder.to(device)
-        jobs["sparsify"] = finished(without_gradients(lambda: coder.encode(x_torch)), device)
+        jobs["sparsify"] = finished(without_gradients(lambda: coder.encode(x)), device)
     return jobs
 
 
@@ -72,13 +80,13 @@ def finished(job: Callable[[], Any], device: str) -> Callable[[], Any]:
 
 
 def selection(task: Task) -> dict[str, float]:
-    """The top-k alone, from pre-activations that are there."""
+    """The top-k alone, on the CPU, from pre-activations that are there."""
     from mlxterp.backends.host.topk import RunningTopK
 
     n, k = len(task.x), task.sae.k or 1
     scores = np.random.default_rng(1).standard_normal((n, task.sae.d_hidden), dtype=np.float32)
     chunks = [np.ascontiguousarray(scores[:, i : i + 4096]) for i in range(0, scores.shape[1], 4096)]
-    s_mlx, s_torch = mx.array(scores), torch.tensor(scores)
+    s_torch = torch.tensor(scores)
 
     def ours() -> None:
         best = RunningTopK(n, k)
@@ -86,15 +94,19 @@ def selection(task: Task) -> dict[str, float]:
             best.add(4096 * i, chunk)
         best.best()
 
-    def naive_mlx() -> None:
-        ids = mx.argpartition(s_mlx, -k, axis=-1)[:, -k:]
-        mx.eval(ids, mx.take_along_axis(s_mlx, ids, axis=-1))
+    jobs: Jobs = {"ours": ours, "torch.topk": lambda: torch.topk(s_torch, k)}
+    if importlib.util.find_spec("mlx"):
+        import mlx.core as mx
 
-    times = interleaved({"ours": ours, "MLX": naive_mlx, "torch": lambda: torch.topk(s_torch, k)}, 5, 1)
-    return {
-        "top-k alone: × naive MLX's speed": ratio(times, "MLX", "ours"),
-        "top-k alone: × torch.topk's speed": ratio(times, "torch", "ours"),
-    }
+        s_mlx = mx.array(scores)
+
+        def naive() -> None:
+            ids = mx.argpartition(s_mlx, -k, axis=-1)[:, -k:]
+            mx.eval(ids, mx.take_along_axis(s_mlx, ids, axis=-1))
+
+        jobs["naive MLX"] = naive
+    times = interleaved(jobs, 5, 1)
+    return {f"top-k alone: × {name}'s speed": ratio(times, name, "ours") for name in jobs if name != "ours"}
 
 
 def main() -> None:
@@ -120,11 +132,12 @@ def main() -> None:
             used = memory[name]
             if used is not None and base:
                 rows[f"{shape} {sizes}, {name}: × naive torch's peak memory"] = used / base
-        for name in ("mlxterp (MLX)", "mlxterp (torch)"):
+        for name in (name for name in jobs if name.startswith("mlxterp")):
             rows[f"{shape} {sizes}, {name}: time × NumPy's product alone"] = ratio(
                 times, name, "NumPy's product alone"
             )
-        rows |= {f"{shape} {sizes}, {name}": value for name, value in selection(task).items()}
+        if args.device == "cpu":
+            rows |= {f"{shape} {sizes}, {name}": value for name, value in selection(task).items()}
     report("encode", rows, ["speeds: larger is faster; memory and time: smaller is better"])
 
 

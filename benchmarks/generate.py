@@ -6,10 +6,10 @@ The models are the embedded one, with ../shared beside the project tinystories_i
 (FOLDER is made by ../shared/tools/fetch_smollm2.py; 16 tokens each, and nothing one by one). Prompts are beginnings of
 stories, of 2 to 9 tokens, and a second set of 2 to 60; 48 tokens each, greedy. Steered: one `add_feature` for all rows;
 one for each row, of 16 features; a `clamp`, which encodes. A third set begins with the same 128 tokens (or what the
-model's positions allow): read once, against the same call that reads them for every prompt. Beside them, on the same
-token ids: `mlx_lm.batch_generate`, and transformers' `generate` with left padding. One thread, processor time, jobs in
-turns within one process. `calibrate` tries three strengths on ten prompts; `--calibrate-only` prints its time and a
-digest of its table, to run on two commits.
+model's positions allow), 16 tokens each: read once, against the same call that reads them for every prompt. Beside
+them, on the same token ids: `mlx_lm.batch_generate`, and transformers' `generate` with left padding. One thread,
+processor time, jobs in turns within one process. `calibrate` tries three strengths on ten prompts; `--calibrate-only`
+prints its time and a digest of its table, to run on two commits.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ TINY = Path(__file__).resolve().parents[2] / "shared" / "data" / "models" / "tin
 TOKENS, PROMPTS, FEATURES = 48, 16, 4096
 FEW_TOKENS = 16
 """Of a large model."""
+SETS = ("short", "mixed", "beginning")
+MODELS = ("demo", "3M", "SmolLM2-135M")
 BEGINNING = 128
 """Tokens that prompts of the third set share."""
 BEGINNINGS = (
@@ -59,7 +61,10 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct")
-    parser.add_argument("--wing", nargs="*", help="only these array libraries; rows of others stay")
+    parser.add_argument("--wing", nargs="*", help="only these array libraries; other rows stay")
+    parser.add_argument("--models", nargs="*", choices=MODELS, help="only these models")
+    parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="only these sets of prompts")
+    parser.add_argument("--together-only", action="store_true", help="nothing one by one; those rows stay")
     parser.add_argument("--calibrate-only", action="store_true")
     args = parser.parse_args()
     if args.calibrate_only:
@@ -68,8 +73,8 @@ def main() -> None:
         return
     wings = args.wing or mlxterp.available_backends()
     path = results_path("generate")
-    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() and args.wing else {}
-    rows = {name: value for name, value in before.items() if not name.startswith(tuple(wings))}
+    some = path.exists() and (args.wing or args.models or args.together_only or args.sets != SETS)
+    rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"] if some else {}
     for wing in wings:
         rows |= of_wing(wing, args)
     notes = [
@@ -81,20 +86,27 @@ def main() -> None:
 
 def of_wing(wing: str, args: argparse.Namespace) -> dict[str, Any]:
     """All rows of one array library."""
-    folders = {"3M": TINY if TINY.is_dir() else None, "SmolLM2-135M": args.smollm2}
-    models: dict[str, InterpretableModel] = {"demo": mlxterp.load_demo(wing).model}
-    models |= {name: InterpretableModel(str(path), backend=wing) for name, path in folders.items() if path}
+    folders = dict(zip(MODELS, (None, TINY if TINY.is_dir() else None, args.smollm2), strict=True))
+    models: dict[str, InterpretableModel] = {}
+    for name in args.models or MODELS:
+        if name == "demo":
+            models[name] = mlxterp.load_demo(wing).model
+        elif folders[name]:
+            models[name] = InterpretableModel(str(folders[name]), backend=wing)
     rows: dict[str, Any] = {}
     for name, model in models.items():
-        large = name == "SmolLM2-135M"
+        large = name == MODELS[-1]
         tokens = FEW_TOKENS if large else TOKENS
         rounds = min(3, args.rounds) if large else args.rounds
         for kind, prompts in (("short", BEGINNINGS), ("mixed", mixed())):
+            if kind not in args.sets:
+                continue
             work = Work(model, wing, [model.tokenize(prompt) for prompt in prompts], tokens, rounds)
-            found = together(work, steered=kind == "short", one_by_one=not large)
+            found = together(work, steered=kind == "short", one_by_one=not (large or args.together_only))
             rows |= {f"{wing}, {name}, {kind} prompts: {row}": value for row, value in found.items()}
-        found = shared(Work(model, wing, beginning_alike(model, tokens), tokens, rounds))
-        rows |= {f"{wing}, {name}, one beginning: {row}": value for row, value in found.items()}
+        if "beginning" in args.sets:
+            found = shared(Work(model, wing, beginning_alike(model, FEW_TOKENS), FEW_TOKENS, rounds))
+            rows |= {f"{wing}, {name}, one beginning: {row}": value for row, value in found.items()}
     return rows
 
 
@@ -129,8 +141,8 @@ class Work:
     def one_by_one(self, edit: Any = None) -> Any:
         """Each by itself, as before there were batches."""
         for i, row in enumerate(self.ids):
-            own = edit[i : i + 1] if isinstance(edit, list) else edit
-            self.model.generate(row, self.tokens, **({} if own is None else {"steer": own}))
+            own: dict[str, Any] = {"steer": edit[i : i + 1] if isinstance(edit, list) else edit}
+            self.model.generate(row, self.tokens, **({} if edit is None else own))
 
     def peer(self) -> tuple[str, Callable[[], Any] | None]:
         """The library's own call, by its name; None where it is not installed."""

@@ -277,7 +277,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
-    parser.add_argument("--wings", nargs="+", default=["torch", "mlx"])
+    parser.add_argument("--wings", nargs="+", default=mlxterp.available_backends()[::-1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scans", type=int, default=3, help="searches without an index that are measured")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of the texts that are indexed")

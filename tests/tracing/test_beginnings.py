@@ -88,7 +88,8 @@ def read(model: InterpretableModel, edits: list[list[SiteEdit]], shared: int = 8
     """How many tokens are read of prompts with these edits."""
     given = prompts(model.vocab_size, tuple(range(4, 4 + len(edits))))
     rows = [Continuation(ids, 1, edits=own) for ids, own in zip(given, edits, strict=True)]
-    passes: Any = model.language_model.passes(rows)
+    language_model: Any = model.language_model
+    passes = language_model.passes(rows)
     counted, plain = [], passes.read
     passes.read = lambda batch, ids: (counted.append(ids.size), plain(batch, ids))[1]
     prefilled(passes, rows, range(len(rows)), Reading(2048, shared=shared))
