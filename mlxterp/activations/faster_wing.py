@@ -48,7 +48,7 @@ def note_faster_wing(anatomy: Anatomy, source: str | None) -> None:
         return
     key = _key(anatomy)
     times = _kept().get(key) or _measured(anatomy, source, key)
-    said = None if times is None or key in _told else note(*times, source)
+    said = None if times is None or key in _told else note(times[0], times[1], source)
     if said is not None:
         _told.add(key)
         warn(said)
