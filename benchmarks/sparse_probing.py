@@ -68,7 +68,8 @@ def drawn(path: Path, rows: int) -> tuple[list[str], list[Any]]:
     """Texts, each once and with one label, as many of both classes, and their labels."""
     import pandas
 
-    table = pandas.read_csv(path)[["prompt", "target"]].dropna().drop_duplicates("prompt", keep=False)
+    table: Any = pandas.read_csv(path)[["prompt", "target"]].dropna()
+    table = table.drop_duplicates("prompt", keep=False)
     table = table[table["prompt"].str.len() <= LONGEST]
     half = min(rows // 2, int(table["target"].value_counts().min()))
     chosen = table.groupby("target").sample(half, random_state=0)

@@ -2,7 +2,7 @@
 
 from .all_examples import AllExamples
 from .answers import FeatureHit
-from .building import BuildOptions, build, build_together
+from .building import BuildOptions, build
 from .example_blocks import ExampleBlock
 from .examples import FeatureExample
 from .feature_index import FeatureIndex
@@ -12,5 +12,5 @@ from .table import FeatureTable
 
 __all__ = [
     "AllExamples", "BuildOptions", "ExampleBlock", "FeatureExample", "FeatureHit", "FeatureIndex", "FeatureStats",
-    "FeatureTable", "Source", "build", "build_together",
+    "FeatureTable", "Source", "build",
 ]  # fmt: skip

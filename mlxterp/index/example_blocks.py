@@ -184,7 +184,28 @@ def _without_rounding(feature: np.ndarray, prefixes: np.ndarray, values: np.ndar
 
 
 def _first_of_each(row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """bool, (n,): whether each is the first with its row and key; int64, (n,): which is."""
+    """bool, (n,): whether each is the first with its row and key; int64, (n,): which is.
+
+    Args:
+        row: Not negative.
+        key: uint64: hashes, mostly.
+    """
+    bits = np.uint64(64 - int(row.max(initial=0)).bit_length())
+    short = row.astype(np.uint64) << bits | key >> np.uint64(64) - bits if bits < 64 else key
+    order = np.argsort(short)  # one number for each, of the row and the key's upper bits
+    starts = np.flatnonzero(changes(short[order], short[order]))
+    earliest = np.minimum.reduceat(order, starts) if len(starts) else order
+    which = np.empty(len(row), dtype=np.int64)
+    which[order] = np.repeat(earliest, np.diff(np.append(starts, len(row))))
+    if (key != key[which]).any():  # the lower bits tell some apart
+        return _plainly_first(row, key)
+    first = np.zeros(len(row), dtype=bool)
+    first[earliest] = True
+    return first, which
+
+
+def _plainly_first(row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_first_of_each`, of any keys."""
     order = np.lexsort((key, row))  # stable
     new = changes(row[order], key[order])
     first = np.zeros(len(row), dtype=bool)

@@ -16,6 +16,8 @@ from .folder import IndexMeta
 from .shard import Shard
 from .summary import open_shard
 
+_FEW_RUNS = 64
+"""Runs that are taken token by token: what looks at whole runs costs more to set up."""
 _REMEMBERED = 1 << 20
 """Firings of a feature that are kept for the next question."""
 
@@ -115,27 +117,32 @@ class Reader:
 
     def excerpts(self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int) -> Excerpts:
         """The tokens around places of texts."""
-        texts, rows, shards = self._layout
-        begin = rows[np.searchsorted(texts, text_ids, side="left")]
-        end = rows[np.searchsorted(texts, text_ids, side="right")]
+        shards = self._layout[2]
+        begin, end = self._text_begins[text_ids], self._text_begins[text_ids + 1]
         at = begin + positions
-        around = at[:, None] + np.arange(-before, after + 1)
-        inside = (around >= begin[:, None]) & (around < end[:, None])
-        ids = np.empty(around.shape, dtype=np.int32)
-        first = np.searchsorted(shards, np.maximum(begin, at - before), side="right") - 1
-        last = np.searchsorted(shards, np.minimum(end - 1, at + after), side="right") - 1
-        local = np.where(inside, around - shards[first][:, None], 0)
+        low, high = np.maximum(begin, at - before), np.minimum(end - 1, at + after)
+        ids = np.empty((len(at), before + 1 + after), dtype=np.int32)
+        first = np.searchsorted(shards, low, side="right") - 1
+        last = np.searchsorted(shards, high, side="right") - 1
         order = np.argsort(first, kind="stable")
         numbers, begins = np.unique(first[order], return_index=True)
         for number, rows_there in zip(numbers.tolist(), np.split(order, begins[1:]), strict=False):
-            tokens = self.shard(number).tokens
-            ids[rows_there] = tokens.take(local[rows_there], mode="clip")
-        ids[~inside] = OUTSIDE
+            starts = at[rows_there] - before - shards[number]
+            ids[rows_there] = _runs(self.shard(number).tokens, starts, before + 1 + after)
+        column = np.arange(before + 1 + after)
+        ends = (low - at + before)[:, None], (high - at + before)[:, None]
+        ids[(column < ends[0]) | (column > ends[1])] = OUTSIDE
         for row in np.flatnonzero(first != last).tolist():  # its tokens lie in several shards
             window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
             start = before - (int(positions[row]) - window.start)
             ids[row, start : start + len(window.ids)] = window.ids
         return Excerpts(positions, ids, before)
+
+    @cached_property
+    def _text_begins(self) -> np.ndarray:
+        """int64, (texts + 1,): the number of each text's first token, and where the last ends."""
+        texts, rows, _ = self._layout
+        return rows[np.searchsorted(texts, np.arange(self._meta.n_texts + 1), side="left")]
 
     @cached_property
     def _layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,3 +176,14 @@ class Reader:
                 )
             if end >= high:
                 return
+
+
+def _runs(tokens: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
+    """int32, (starts, size): tokens that follow each other; beyond the array the nearest stand for them."""
+    if len(tokens) < size or len(starts) < _FEW_RUNS:
+        return tokens.take(starts[:, None] + np.arange(size), mode="clip")
+    within = np.clip(starts, 0, len(tokens) - size)
+    found = np.lib.stride_tricks.sliding_window_view(tokens, size)[within]
+    beyond = np.flatnonzero(within != starts)
+    found[beyond] = tokens.take(starts[beyond, None] + np.arange(size), mode="clip")
+    return found

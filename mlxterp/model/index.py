@@ -12,7 +12,8 @@ from typing import Any
 
 from ..core.places import expanded
 from ..errors import InputError
-from ..index import BuildOptions, FeatureIndex, Source, build, build_together
+from ..index import BuildOptions, FeatureIndex, Source, build
+from ..index.building import build_together
 from ..index.remote import copied, is_url, refuse_index
 from ..index.source import source_for
 from ..sae import SAE, SAECollection

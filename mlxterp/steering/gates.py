@@ -130,7 +130,7 @@ def _forms(
 
 
 def _texts_form(name: str, trials: Trials, prompts: Sequence[str], asked: str) -> _Form:
-    tokenize, both = trials.session.tokenize, [(prompt, asked + prompt) for prompt in prompts]
+    tokenize, both = trials.session.plain.model.tokenize, [(prompt, asked + prompt) for prompt in prompts]
     plain, asking = ([trials.checked_ids(tokenize(pair[side])) for pair in both] for side in (0, 1))
     return _Form(name, plain, asking, list(both))
 
@@ -191,7 +191,9 @@ def _costs(
         clean = _predictions(trials, [*opening, *body], len(body), [])
         for j, changed in enumerate((edits, None, *directions)):
             before = (
-                opening if changed is not None else [int(token) for token in trials.session.tokenize(asked)]
+                opening
+                if changed is not None
+                else [int(token) for token in trials.session.plain.model.tokenize(asked)]
             )
             now = _predictions(trials, [*before, *body], len(body), changed or [])
             found[i, j] = _apart(clean, now, np.array(body))
@@ -208,7 +210,7 @@ def _costs(
 
 def _split(trials: Trials, text: str) -> tuple[list[int], list[int]]:
     """A text's token ids, and apart from them the specials that open every text."""
-    tokenize = trials.session.tokenize
+    tokenize = trials.session.plain.model.tokenize
     ids, opening = ([int(token) for token in tokenize(given)] for given in (text, ""))
     return (ids[len(opening) :], opening) if ids[: len(opening)] == opening else (ids, [])
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxterp import FeatureIndex, InputError
 from mlxterp.index import example_blocks
+from mlxterp.index.example_blocks import _first_of_each
+from mlxterp.index.reading import _runs
 from mlxterp.index.windows import Windows
 from tests.index.made import Made, adversarial, made_index
 from tests.index.small import ACTIVATIONS, TEXTS, random_sae
@@ -135,3 +139,24 @@ def test_what_cannot_be_asked_raises(index: FeatureIndex, wrong):
 
 def test_an_index_is_a_sequence_of_cards(index: FeatureIndex):
     assert [card.feature_id for card in index] == list(range(index.d_hidden))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=30),
+    st.sampled_from([1, 1 << 40, 0x9E3779B97F4A7C15]),
+)
+def test_the_first_of_each_is_found_where_keys_share_their_upper_bits_too(drawn, factor):
+    row = np.array([row for row, _, _ in drawn], dtype=np.int64)
+    key = np.array([key * factor % (1 << 64) + low for _, key, low in drawn], dtype=np.uint64)
+    first, which = _first_of_each(row, key)
+    pairs = list(zip(row.tolist(), key.tolist(), strict=True))
+    assert which.tolist() == [pairs.index(pair) for pair in pairs]
+    assert first.tolist() == [pairs.index(pair) == i for i, pair in enumerate(pairs)]
+
+
+def test_runs_beyond_the_tokens_are_the_nearest():
+    tokens = np.arange(100, dtype=np.int32)
+    for starts in (np.arange(-12, 98), np.arange(-3, 4)):
+        found = _runs(tokens, starts, 11)
+        assert np.array_equal(found, np.clip(starts[:, None] + np.arange(11), 0, 99))
+    assert _runs(tokens[:5], np.arange(-2, 5), 11).shape == (7, 11)

@@ -51,7 +51,7 @@ def test_one_pass_writes_the_files_of_single_builds(model, tmp_path, monkeypatch
         model.build_index(sae, TEXTS, tmp_path / str(key), shard_tokens=40)
         assert len(runs) == len(together)
         assert files_of(tmp_path / "all" / str(key)) == files_of(tmp_path / str(key))
-        assert found[key].d_hidden == sae.d_hidden and found[key].card(0).feature_id == 0
+        assert found[key].d_hidden == sae.d_hidden and found[key].n_texts == len(TEXTS)
 
 
 @pytest.mark.filterwarnings(WINDOWS)
