@@ -18,7 +18,7 @@ from ..anatomy.session import Model, session_of
 from ..backends.base import LanguageModel
 from ..backends.host.finite import not_finite
 from ..core import checks
-from ..core.controls import Controlled, bootstrap
+from ..core.controls import MOST_DRAWS, Controlled, bootstrap
 from ..core.frames import data_frame
 from ..core.options import names_options
 from ..core.sites import Array, Run, SiteEdit, Where
@@ -77,7 +77,7 @@ def head_effect(
     for layer, head in chosen:
         if head >= counts[layer]:
             raise InputError(f"heads= names L{layer}H{head}; layer {layer} has {counts[layer]} heads.")
-    random = _random_heads(chosen, counts, checks.count(controls, "controls", DRAWS), seed)
+    random = _random_heads(chosen, counts, checks.count(controls, "controls", DRAWS, MOST_DRAWS), seed)
     loss, reference, name = _task(session, task, n_random_tokens, draws, seed)
     means = _means(anatomy, reference, sorted(counts))
     plain = loss(())

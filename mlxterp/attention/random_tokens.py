@@ -13,6 +13,7 @@ import numpy as np
 from ..activations.exclusions import bos_of
 from ..backends.base import LanguageModel
 from ..core import checks
+from ..core.controls import MOST_DRAWS
 from ..core.integers import as_integer
 from ..core.sites import Array, Component, unique_sites
 from ..core.tokens import TokenBatch
@@ -58,7 +59,10 @@ class RepeatedTokens:
             InputError: Too few ordinary tokens or draws, or sequences longer than the model's positions.
         """
         period = checks.count(n_random_tokens, "n_random_tokens", 2)
-        repeats, draws = checks.count(n_repeats, "n_repeats", 2), checks.count(draws, "draws", DRAWS)
+        repeats, draws = (
+            checks.count(n_repeats, "n_repeats", 2),
+            checks.count(draws, "draws", DRAWS, MOST_DRAWS),
+        )
         model = session.plain.model
         known, before = ordinary_tokens(model), beginning(model)
         if len(known) < period:

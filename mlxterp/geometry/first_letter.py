@@ -16,7 +16,7 @@ import numpy as np
 
 from ..anatomy.session import Model, session_of
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap
 from ..core.options import checks_options, names_options
 from ..core.progress import hidden
 from ..core.texts import listed
@@ -77,7 +77,7 @@ def first_letter(
     session.require_tokenizer()
     asked, seed = _letters(letters), checks.seed(seed)
     C, holdout = checks.finite(C, "C", above=0.0), checks.finite(holdout, "holdout", above=0.0, below=1.0)
-    draws = checks.count(draws, "draws", DRAWS) if checks.flag(control, "control") else 0
+    draws = checks.count(draws, "draws", DRAWS, MOST_DRAWS) if checks.flag(control, "control") else 0
     place = written_component(session.anatomy, sae, at).name
     chosen = _words(session, words, checks.count(n_words, "n_words"), seed)
     texts, position = _prompts(session, chosen, template)

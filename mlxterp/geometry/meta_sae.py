@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
-from ..core.controls import DRAWS, Controlled
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled
 from ..core.feature_ids import Feature, feature_id, named_feature
 from ..core.options import checks_options
 from ..core.sparse import SparseFeatures
@@ -175,7 +175,7 @@ class MetaSAE(LinesView):
             UnknownFeatureError: There is no such feature.
             InputError: No pair of two features is left.
         """
-        draws = checks.count(draws, "draws", DRAWS) if checks.flag(control, "control") else 0
+        draws = checks.count(draws, "draws", DRAWS, MOST_DRAWS) if checks.flag(control, "control") else 0
         return shared_pairs(self.codes, self.rows, pairs, draws, checks.seed(seed))
 
     # -- shown --------------------------------------------------------------------------------
