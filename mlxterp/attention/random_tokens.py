@@ -22,6 +22,8 @@ from ..hooks.session import ModelSession
 
 DRAWS = 20
 """Sequences, at least."""
+_LONGEST = 1 << 20
+"""Tokens of a sequence, at most."""
 _ALONE = (
     "bos_token_id",
     "eos_token_id",
@@ -63,6 +65,11 @@ class RepeatedTokens:
             checks.count(n_repeats, "n_repeats", 2),
             checks.count(draws, "draws", DRAWS, MOST_DRAWS),
         )
+        if period * repeats > _LONGEST:
+            raise InputError(
+                f"n_random_tokens × n_repeats is {period} × {repeats} tokens; at most {_LONGEST:,} are drawn. Ask for"
+                " fewer."
+            )
         model = session.plain.model
         known, before = ordinary_tokens(model), beginning(model)
         if len(known) < period:

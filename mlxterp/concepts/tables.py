@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.beginnings import Beginnings
+from ..core.integers import is_listable
 from ..core.public_names import PublicNames
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
@@ -216,7 +217,7 @@ class ConceptTables(PublicNames):
             UnknownFeatureError: A feature outside [0, d_hidden).
         """
         found = self.explanations
-        for one in explanations if isinstance(explanations, Iterable) else [explanations]:
+        for one in explanations if is_listable(explanations) else [explanations]:
             if not isinstance(one, Explanation):
                 raise InputError(f"Expected an Explanation or a list of them, got {type(one).__name__}.")
             several = found.setdefault(feature_id(one.feature_id, self.d_hidden), [])

@@ -149,7 +149,7 @@ def whole_numbers(given: Any, name: str, wanted: str, *, error: type[Exception] 
     Args:
         wanted: What it must be, for the message.
     """
-    array = _array(given)
+    array = array_of(given)
     if array is None or array.dtype.kind not in "iu" or (array.size and array.max() >= 2**63):
         raise error(_message(given, name, wanted, ""))
     return array.astype(np.int64)
@@ -163,7 +163,7 @@ def truth_values(
     Args:
         of: What there are n of, for the message.
     """
-    array = _array(given)
+    array = array_of(given)
     if (
         array is None
         or array.shape != (n,)
@@ -219,7 +219,7 @@ def _number(given: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _array(given: Any) -> np.ndarray | None:
+def array_of(given: Any) -> np.ndarray | None:
     """NumPy's array of what a user holds; None where it makes none."""
     try:
         if hasattr(given, "detach"):

@@ -7,11 +7,12 @@ names the place and what to do: `WriteError`, which is also the error of the roo
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ..errors import (
     SAEWriteError,
     WriteError,
 )
+from .integers import as_integer, is_truth_value
 
 DRAFT = ".draft."
 """How names begin of what is not whole yet, in folders of artefacts."""
@@ -142,15 +144,47 @@ def strict_json(text: str | bytes) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: It is none, names a key twice, holds NaN or an infinity, or is nested more than 100 deep.
+        ValueError: It is none, names a key twice, holds NaN, an infinity or a number beyond float64, or is nested more
+            than 100 deep.
     """
     try:
-        found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+        found = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if _depth(found) > _DEEPEST:
         raise ValueError("it is nested too deeply")
     return found
+
+
+def json_facts(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """A copy of facts as JSON gives them back; numbers of other libraries become Python's, paths strings.
+
+    Raises:
+        ValueError: They hold what JSON cannot: NaN, half of a character, two keys of one spelling, other objects.
+    """
+    try:
+        text = json.dumps(dict(given), allow_nan=False, default=_plain)
+        text.encode("utf-8")
+        return strict_json(text)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a number or an array of another library, or of a path."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if is_truth_value(value) and getattr(value, "ndim", 0) == 0:
+        return bool(value)
+    if getattr(value, "ndim", 0) and hasattr(value, "tolist"):
+        return value.tolist()
+    if (found := as_integer(value)) is not None:
+        return found
+    if hasattr(value, "__float__"):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _depth(found: Any) -> int:
@@ -192,6 +226,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = Counter(name for name, _ in pairs)
         raise ValueError(f"the key {names.most_common(1)[0][0]!r} comes twice")
     return found
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word:.40} is beyond float64")
+    return number
 
 
 def _refuse(word: str) -> Any:

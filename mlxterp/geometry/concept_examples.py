@@ -105,6 +105,7 @@ def concept_examples(
     """
     if not isinstance(component, str):
         raise InputError(f"component is {component!r}; expected a path, such as 'layers.3.resid_post'.")
+    position, batch_tokens = checks.integer(position, "position"), checks.count(batch_tokens, "batch_tokens")
     positive, negative = (list(one) if isinstance(one, Iterator) else one for one in (positive, negative))
     for side, name in ((positive, "positive"), (negative, "negative")):
         if isinstance(side, Sized) and getattr(side, "shape", (1,)) != () and not len(side):
@@ -123,7 +124,6 @@ def concept_examples(
         raise InputError(
             "positive and negative are both texts, with a model that reads them, or both activations."
         )
-    position, batch_tokens = checks.integer(position, "position"), checks.count(batch_tokens, "batch_tokens")
     lm = session_of(model).language_model
     texts = [_side(side, name, lm) for side, name in ((positive, "positive"), (negative, "negative"))]
     both = set(texts[0]) & set(texts[1])

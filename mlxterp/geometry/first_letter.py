@@ -8,7 +8,7 @@ said. The paper used models of 2 billion parameters (Chanin et al. 2024); smalle
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from ..anatomy.session import Model, session_of
 from ..core import checks
 from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap
+from ..core.integers import is_listable
 from ..core.options import checks_options, names_options
 from ..core.progress import hidden
 from ..core.texts import listed
@@ -196,7 +197,7 @@ def _shown(figure: float | None) -> str:
 
 
 def _letters(given: Any) -> list[str]:
-    several = list(given) if isinstance(given, Iterable) else []
+    several = list(given) if isinstance(given, str) or is_listable(given) else []
     if not several or not all(isinstance(one, str) and len(one) == 1 and one.isalpha() for one in several):
         raise InputError(f"letters is {given!r}; expected letters, such as 'abc'.")
     return list(dict.fromkeys(one.lower() for one in several))

@@ -18,6 +18,7 @@ import numpy as np
 from ..core import checks
 from ..core.controls import DRAWS, MOST_DRAWS, Controlled
 from ..core.feature_ids import Feature, feature_id, named_feature
+from ..core.integers import is_listable
 from ..core.options import checks_options
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
@@ -242,7 +243,7 @@ def _words(labels: Any) -> dict[int, frozenset[str]]:
     """Lower-case words of every label, by feature; features without a label are left out."""
     if isinstance(labels, Mapping):
         pairs: Iterable[tuple[Any, Any]] = labels.items()
-    elif isinstance(labels, Iterable) and not isinstance(labels, (str, bytes)):
+    elif is_listable(labels):
         pairs = enumerate(labels)
     else:
         raise InputError(
