@@ -44,7 +44,7 @@ class AnswerCache:
                 key, reply = said["key"], said["reply"]
                 lists = {name: list(reply[name]) for name in ("top", "answers") if name in reply}
                 self._answers[key] = {"top": [], **lists, "text": str(reply["text"]), **_counts(reply)}
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 lost += 1
         if lost:
             warn(f"{lost} lines of {file} cannot be read; what they answered is asked again.")

@@ -64,6 +64,8 @@ def read(where: Any) -> dict[str, Any]:
         )
     try:
         return _fields(about, {name: np.array(arrays[name]) for name in _ARRAYS}, where, folder)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FeatureIndexError(f"{path} is damaged: draw the map again. ({error})") from error
 

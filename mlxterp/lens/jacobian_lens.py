@@ -276,7 +276,11 @@ def _lens_of(jacobians: dict[int, np.ndarray], facts: dict[str, Any], path: Path
     target = facts.pop("target", max(jacobians) + 1)  # published files leave it out: the one after the last
     n_prompts, changes = facts.pop("n_prompts", None), facts.pop("changes", [])
     fits = is_integer(target) and target > max(jacobians) and is_integer(n_prompts) and n_prompts >= 0
-    if not fits or not isinstance(changes, list) or not all(map(is_number, changes)):
+    if (
+        not fits
+        or not isinstance(changes, list)
+        or not all(is_number(x) and abs(x) <= checks.FLOAT32 for x in changes)
+    ):
         raise InputError(f"{path} cannot be read as a Jacobian lens: it does not say how it was made.")
     return JacobianLens(jacobians, int(target), int(n_prompts), np.array(changes, np.float64), facts)
 
