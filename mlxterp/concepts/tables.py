@@ -30,6 +30,9 @@ from .tracking import TopTexts
 
 What = Literal["concepts", "texts"]
 
+_MOST_TEXTS = 100_000
+"""Texts that are tracked for each feature, at most."""
+
 
 class ConceptTables(PublicNames):
     """Names, top texts and scales of the features of one SAE: see `Concepts`.
@@ -83,7 +86,7 @@ class ConceptTables(PublicNames):
             >>> len(sae.concepts.get_top_texts()) > 100  # features that were active on one of them
             True
         """
-        top_k = checks.count(top_k, "top_k")
+        top_k = checks.count(top_k, "top_k", 1, _MOST_TEXTS)
         if self._texts is None:
             self._texts = TopTexts(self.d_hidden, top_k)
         elif self._texts.top_k != top_k:
@@ -366,7 +369,7 @@ class ConceptTables(PublicNames):
             >>> sae.concepts.scales
             {741: 1.5}
         """
-        factor = checks.finite(scale, "scale")
+        factor = checks.number(scale, "scale")
         for feature in features_of(neuron_idx, self._names, self.d_hidden):
             self._scales[feature] = factor
             if factor == 1.0:
