@@ -25,7 +25,7 @@ def scales_of(config: Any, d_hidden: int) -> dict[int, float]:
     for key, scale in config.items():
         if (feature := feature_id(key, d_hidden)) in found:
             raise InputError(f"Feature {feature} comes twice.")
-        found[feature] = checks.number(scale, f"The scale of feature {feature}")
+        found[feature] = checks.finite(scale, f"The scale of feature {feature}")
     return {feature: found[feature] for feature in sorted(found) if found[feature] != 1.0}
 
 

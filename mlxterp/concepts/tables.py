@@ -369,7 +369,7 @@ class ConceptTables(PublicNames):
             >>> sae.concepts.scales
             {741: 1.5}
         """
-        factor = checks.number(scale, "scale")
+        factor = checks.finite(scale, "scale")
         for feature in features_of(neuron_idx, self._names, self.d_hidden):
             self._scales[feature] = factor
             if factor == 1.0:

@@ -52,7 +52,7 @@ def test_a_scale_of_one_resets_a_feature_and_a_name_stands_for_its_features():
     assert concepts.scales == {} == concepts.get_manipulation_config()
 
 
-@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, "2", None, True, 10**400, 1e39, [1.0]])
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, "2", None, True, 10**400, [1.0]])
 def test_a_scale_that_is_no_finite_number_is_refused_and_changes_nothing(scale):
     concepts = Concepts(WIDTH)
     concepts.manipulate_concept(1, 3)
