@@ -7,7 +7,7 @@ same kind. Zeros would change more than the head's part (Wang et al. 2022; Nanda
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from ..anatomy.session import Model, session_of
 from ..backends.base import LanguageModel
 from ..backends.host.finite import not_finite
 from ..core import checks
-from ..core.controls import Controlled, bootstrap
+from ..core.controls import MOST_DRAWS, Controlled, bootstrap
 from ..core.frames import data_frame
+from ..core.integers import is_listable
 from ..core.options import names_options
 from ..core.sites import Array, Run, SiteEdit, Where
 from ..core.tokens import TokenBatch, held
@@ -77,7 +78,7 @@ def head_effect(
     for layer, head in chosen:
         if head >= counts[layer]:
             raise InputError(f"heads= names L{layer}H{head}; layer {layer} has {counts[layer]} heads.")
-    random = _random_heads(chosen, counts, checks.count(controls, "controls", DRAWS), seed)
+    random = _random_heads(chosen, counts, checks.count(controls, "controls", DRAWS, MOST_DRAWS), seed)
     loss, reference, name = _task(session, task, n_random_tokens, draws, seed)
     means = _means(anatomy, reference, sorted(counts))
     plain = loss(())
@@ -203,7 +204,7 @@ def _task(
         starts = np.full(len(tokens.rows), first)
         name = f"second repetition of {tokens.period} random tokens"
         return _loss(model, batch_of(tokens.rows), starts), [batch_of(other.rows)], name
-    if not isinstance(task, Iterable):
+    if not isinstance(task, str) and not is_listable(task):
         raise InputError(f"task is {type(task).__name__}; expected 'induction', or texts.")
     batch = session.batch(held(task))
     if len(batch.lengths) < 2 or batch.lengths.min() < 2:

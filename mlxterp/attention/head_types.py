@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy.session import Model, session_of
+from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.integers import as_integer
 from ..core.options import checks_options, names_options
@@ -243,7 +244,7 @@ def _patterns(model: Model, text: Any, layers: Any) -> Iterable[tuple[int, int, 
 
 
 def _one(given: Any) -> np.ndarray:
-    array = np.asarray(given)
+    array = to_numpy(given, "attention_pattern")
     if array.ndim != 2:
         raise InputError(f"attention_pattern is one head's (queries, keys), got shape {array.shape}.")
     return array

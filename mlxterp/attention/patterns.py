@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.by_layer import layer_key
+from ..core.integers import as_integer
 from ..errors import InputError
 from ..viz.lines import Table
 from ..viz.page import Links
@@ -105,15 +106,16 @@ class AttentionPatterns(View, Plotted, Mapping[int, np.ndarray]):
         Raises:
             InputError: There is no such layer, head or text.
         """
-        if layer not in self.patterns:
+        n, h = as_integer(layer), as_integer(head)
+        if n is None or n not in self.patterns:
             raise InputError(
-                f"There is no layer {layer!r} here; there are {', '.join(map(str, self.layers))}."
+                f"There is no layer {layer!r:.60} here; there are {', '.join(map(str, self.layers))}."
             )
-        if head not in self.heads[layer]:
+        if h is None or h not in self.heads[n]:
             raise InputError(
-                f"There is no head {head!r} of layer {layer} here; there are {list(self.heads[layer])}."
+                f"There is no head {head!r:.60} of layer {n} here; there are {list(self.heads[n])}."
             )
-        return self.of(text).patterns[layer][0, self.heads[layer].index(head)]
+        return self.of(text).patterns[n][0, self.heads[n].index(h)]
 
     def to_sink(self) -> dict[int, np.ndarray]:
         """Layer → float32 (texts, heads, queries): what rows leave to a learned sink; else 0, but for rounding."""

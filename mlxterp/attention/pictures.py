@@ -91,7 +91,7 @@ def attention_heatmap(
     at = checks.integer(head_idx, "head_idx", -len(heads), len(heads) - 1) % len(heads)
     words = _words(tokens, heads.shape[-1])
     name = title if title is not None else f"Head {at}" if len(heads) > 1 else "Attention pattern"
-    return pattern_figure([(name, heads[at])], words, config)
+    return pattern_figure([(name, heads[at])], words, _figure_config(config))
 
 
 @names_options
@@ -124,7 +124,7 @@ def attention_from_trace(
     """
     mode = checks.choice(mode, "mode", ("grid", "single", "interactive"))
     dot = checks.choice(head_notation, "head_notation", ("LH", "dot")) == "dot"
-    config = config or AttentionVisualizationConfig()
+    config = _figure_config(config)
     chosen = None if heads is None else [_pair(pair) for pair in heads]
     if chosen is not None and not chosen:
         raise InputError("heads= is empty. Name at least one (layer, head), or leave it out for all.")
@@ -167,7 +167,11 @@ def interactive_attention(
         >>> page[:15], len(page) < 150_000
         ('<!doctype html>', True)
     """
-    return _document(attention_patterns, tokens, config or InteractiveAttentionConfig())
+    if config is None:
+        config = InteractiveAttentionConfig()
+    return _document(
+        attention_patterns, tokens, checks.instance(config, "config", InteractiveAttentionConfig)
+    )
 
 
 @names_options
@@ -274,8 +278,14 @@ def _heads(given: Any, name: str) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def _figure_config(given: AttentionVisualizationConfig | None) -> AttentionVisualizationConfig:
+    if given is None:
+        return AttentionVisualizationConfig()
+    return checks.instance(given, "config", AttentionVisualizationConfig)
+
+
 def _words(tokens: Sequence[str], n: int) -> list[str]:
-    if not isinstance(tokens, Iterable):
+    if not isinstance(tokens, Iterable) or getattr(tokens, "shape", None) == ():
         raise InputError(
             f"tokens is {type(tokens).__name__}; expected the text of each token: model.to_str_tokens(text)."
         )

@@ -13,6 +13,7 @@ import numpy as np
 from ..activations.exclusions import bos_of
 from ..backends.base import LanguageModel
 from ..core import checks
+from ..core.controls import MOST_DRAWS
 from ..core.integers import as_integer
 from ..core.sites import Array, Component, unique_sites
 from ..core.tokens import TokenBatch
@@ -21,6 +22,8 @@ from ..hooks.session import ModelSession
 
 DRAWS = 20
 """Sequences, at least."""
+_LONGEST = 1 << 20
+"""Tokens of a sequence, at most."""
 _ALONE = (
     "bos_token_id",
     "eos_token_id",
@@ -58,7 +61,15 @@ class RepeatedTokens:
             InputError: Too few ordinary tokens or draws, or sequences longer than the model's positions.
         """
         period = checks.count(n_random_tokens, "n_random_tokens", 2)
-        repeats, draws = checks.count(n_repeats, "n_repeats", 2), checks.count(draws, "draws", DRAWS)
+        repeats, draws = (
+            checks.count(n_repeats, "n_repeats", 2),
+            checks.count(draws, "draws", DRAWS, MOST_DRAWS),
+        )
+        if period * repeats > _LONGEST:
+            raise InputError(
+                f"n_random_tokens × n_repeats is {period} × {repeats} tokens; at most {_LONGEST:,} are drawn. Ask for"
+                " fewer."
+            )
         model = session.plain.model
         known, before = ordinary_tokens(model), beginning(model)
         if len(known) < period:

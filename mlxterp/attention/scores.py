@@ -34,7 +34,8 @@ def induction_score(attention_pattern: Any, seq_len: int) -> Any:
         >>> induction_score(np.eye(6, k=-2), 3)  # every token reads the one two before it
         1.0
     """
-    return _diagonal(attention_pattern, checks.count(seq_len, "seq_len") - 1, first=seq_len)
+    length = checks.count(seq_len, "seq_len")
+    return _diagonal(attention_pattern, length - 1, first=length)
 
 
 def duplicate_token_score(attention_pattern: Any, seq_len: int) -> Any:
@@ -43,7 +44,8 @@ def duplicate_token_score(attention_pattern: Any, seq_len: int) -> Any:
     Args:
         attention_pattern, seq_len: As in `induction_score`.
     """
-    return _diagonal(attention_pattern, checks.count(seq_len, "seq_len"), first=seq_len)
+    length = checks.count(seq_len, "seq_len")
+    return _diagonal(attention_pattern, length, first=length)
 
 
 def previous_token_score(attention_pattern: Any) -> Any:
@@ -93,7 +95,8 @@ def repeated_token_score(attention_pattern: Any, tokens: Any) -> Any:
         attention_pattern: (queries, keys), or (…, queries, keys).
         tokens: Their token ids.
     """
-    rows, ids = _patterns(attention_pattern), np.asarray(tokens)
+    rows = _patterns(attention_pattern)
+    ids = checks.whole_numbers(tokens, "tokens", "token ids, one for each key")
     if ids.shape != rows.shape[-1:]:
         raise InputError(
             f"tokens has shape {ids.shape} for a pattern of {rows.shape[-1]} keys; give one token id for each."
@@ -141,8 +144,9 @@ def copying_score(ov_circuit: Any, unembedding: Any = None) -> float:
 def _diagonal(given: Any, back: int, first: int | None = None) -> Any:
     """Mean of A[i, i − back] over i from `first` (by default `back`) on; 0 where there is none."""
     rows = _patterns(given)
-    i = np.arange(back if first is None else max(first, back), rows.shape[-2])
-    i = i[i - back < rows.shape[-1]]
+    start = back if first is None else max(first, back)
+    i = np.arange(min(start, rows.shape[-2]), rows.shape[-2])
+    i = i[i < rows.shape[-1] + back] if len(i) else i
     if not len(i):
         return _plain(np.zeros(rows.shape[:-2]))
     return _plain(rows[..., i, i - back].mean(axis=-1, dtype=np.float64))

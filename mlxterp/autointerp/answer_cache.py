@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.files import strict_json, telling
 from ..errors import warn
 
 
@@ -24,8 +25,9 @@ class AnswerCache:
         self._answers: dict[str, Any] = {}
         self._lock = threading.Lock()
         if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._load(self._file)
+            with telling(self._file):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                self._load(self._file)
 
     def _load(self, file: Path) -> None:
         if not file.is_file():
@@ -38,11 +40,11 @@ class AnswerCache:
         lost = 0
         for line in text[:whole].splitlines():
             try:
-                said = json.loads(line)
+                said = strict_json(line)
                 key, reply = said["key"], said["reply"]
                 lists = {name: list(reply[name]) for name in ("top", "answers") if name in reply}
                 self._answers[key] = {"top": [], **lists, "text": str(reply["text"]), **_counts(reply)}
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 lost += 1
         if lost:
             warn(f"{lost} lines of {file} cannot be read; what they answered is asked again.")
@@ -57,7 +59,7 @@ class AnswerCache:
         with self._lock:
             self._answers[key] = reply
             if self._file is not None:
-                with open(self._file, "a", encoding="utf-8") as out:
+                with telling(self._file), open(self._file, "a", encoding="utf-8") as out:
                     out.write(json.dumps({"key": key, "reply": reply}) + "\n")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.feature_ids import Feature
+from ..core import checks
+from ..core.feature_ids import Feature, is_several
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..errors import InputError
@@ -124,7 +125,7 @@ def collect(
     """
     from tqdm.auto import tqdm
 
-    plan = Plan() if plan is None else plan
+    plan = Plan() if plan is None else checks.instance(plan, "plan", Plan)
     ids = [index.check_feature(feature) for feature in _several(features)]
     collector = _Collector(index, plan)
     with tqdm(ids, desc="collect", unit="feature", disable=hidden(verbose), delay=1.0) as bar:
@@ -141,6 +142,7 @@ def examples_for(
     """
     if examples is None:
         return collect(index, features, plan, verbose=verbose)
+    checks.instance(examples, "examples", Examples, hint="autointerp.collect gives some.")
     if plan is not None or examples.index != described(index):
         raise InputError("examples= of this index take the place of plan=; give one of them.")
     return examples
@@ -153,9 +155,7 @@ def described(index: FeatureIndex) -> dict[str, Any]:
 
 def _several(features: Any) -> list[Any]:
     """One feature or many; what a search returned stands for its feature."""
-    if isinstance(features, tuple) and hasattr(features, "feature_id"):
-        return [features]
-    return list(features) if isinstance(features, Iterable) else [features]
+    return list(features) if is_several(features) else [features]
 
 
 class _Collector:

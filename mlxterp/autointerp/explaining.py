@@ -12,12 +12,12 @@ from ..concepts.explanations import Explanation
 from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..core.progress import hidden
-from ..errors import warn
+from ..errors import InputError, warn
 from ..index.feature_index import FeatureIndex
 from .examples import Drawn, Examples, described, examples_for
 from .explainers import Explainer, TokenListExplainer
 from .finished import Finished
-from .judges import Judge
+from .judges import Judge, check_does
 from .llm_explainer import BATCH, LLMExplainer
 from .plan import Plan
 from .scoring import score
@@ -63,8 +63,13 @@ def explain(
         >>> told.text
         'fires on "ball"'
     """
-    drawn = examples_for(index, features, plan, examples, verbose)
     explainer = TokenListExplainer() if explainer is None else explainer
+    check_does(explainer, "explainer", "explain", "TokenListExplainer(), or LLMExplainer(judge)")
+    if judge is not None:
+        check_does(
+            judge, "judge", "probabilities", "TokenListJudge(), LocalJudge(model), OpenAIJudge(url, model)"
+        )
+    drawn = examples_for(index, features, plan, examples, verbose)
     about = {"index": described(index), "explainer": explainer.name, "plan": asdict(drawn.plan)}
     settings = {"settings": explainer.settings} if isinstance(explainer, LLMExplainer) else {}
     finished = Finished(path, {"call": "explain", **about, **settings})
@@ -131,4 +136,9 @@ def _keep(finished: Finished, feature: int, told: Explanation | str) -> None:
 def _known(finished: Finished, feature: int) -> Explanation | str | None:
     """What was said of a feature; None where it was not asked."""
     said = finished.get(str(feature))
-    return said if said is None or isinstance(said, str) else store.explanation_of(feature, said)
+    if said is None or isinstance(said, str):
+        return said
+    try:
+        return store.explanation_of(feature, said)
+    except InputError:  # an edited file; it is asked again
+        return None

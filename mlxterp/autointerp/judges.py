@@ -143,6 +143,21 @@ _NEEDED: dict[str, tuple[type, str]] = {
 """The kind of judge for what can be asked, and those of this package."""
 
 
+def check_does(given: Any, what: str, method: str, who: str) -> None:
+    """Sees to it that an object has a name and does what it is for.
+
+    Args:
+        what: The argument, for the message.
+        method: What it is called for: "probabilities", "explain", "write".
+        who: Such objects of this package.
+
+    Raises:
+        InputError: It has not.
+    """
+    if not isinstance(getattr(given, "name", None), str) or not callable(getattr(given, method, None)):
+        raise InputError(f"{what} is {given!r:.60}; expected an object with a name and {method}(…): {who}.")
+
+
 def check_able(judge: Judge, task: str, answers: str) -> None:
     """Sees to it, before anything is asked, that a judge can do a task.
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..concepts.explanations import Explanation
 from ..core import checks
+from ..core.integers import is_listable
 from ..core.options import names_options
 from ..errors import FeatureIndexError, InputError
 from ..index.feature_index import FeatureIndex
@@ -25,7 +26,7 @@ from ..lens.feature_logits import feature_logits
 from . import written_texts
 from .examples import Drawn, Sample
 from .generation import TESTED_BY, Outcome, generation_job, written
-from .judges import tokens_so_far
+from .judges import check_does, tokens_so_far
 from .marks import whole
 from .replies import Told, explanation_in
 from .styles import LEVELS, LISTED, STYLES, VERSION, Options, Shown, Style, rendered
@@ -93,6 +94,8 @@ class LLMExplainer:
         examples: Iterable[str] | None = None, cot: bool = False, contrast: bool = False, n: int = 1,
         temperature: float | None = None, max_tokens: int | None = None, writer: Writer | None = None, seed: int = 0,
     ):  # fmt: skip
+        for given, what in ((judge, "judge"), (judge if writer is None else writer, "writer")):
+            check_does(given, what, "write", "LocalJudge(model), or OpenAIJudge(url, model)")
         self._style = STYLES[checks.choice(style, "style", STYLES)]
         self._named, self._judge, self._writer = style, judge, judge if writer is None else writer
         self._options = Options(
@@ -327,5 +330,5 @@ def _levels(given: Iterable[str] | None, levels: tuple[str, ...]) -> tuple[str, 
     """
     if given is None:
         return levels
-    several = [given] if isinstance(given, str) else list(given)
+    several = list(given) if is_listable(given) else [given]
     return tuple(dict.fromkeys(checks.choice(one, "An entry of examples", LEVELS) for one in several))

@@ -15,6 +15,8 @@ from .scoring import score
 
 _WINDOWS = 2
 """Inactive windows for each neighbour."""
+_MOST = 10_000
+"""Neighbours, of which each costs a look-up."""
 
 
 @names_options
@@ -52,8 +54,9 @@ def neighbour_precision(
         >>> autointerp.neighbour_precision(told, index, verbose=False).scores["neighbour_precision"].chance
         0.5
     """
-    n = checks.count(n, "n")
-    plan = plan_of(explanation) if plan is None else plan
+    checks.instance(explanation, "explanation", Explanation)
+    n = checks.count(n, "n", 1, _MOST)
+    plan = plan_of(explanation) if plan is None else checks.instance(plan, "plan", Plan)
     plan = replace(plan, negatives={"neighbour": _WINDOWS * n}, neighbours=n)
     found = score(
         index, explanation, judge, ["neighbour_precision"], plan=plan, controls=False, batch_size=batch_size,

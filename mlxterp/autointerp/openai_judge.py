@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core import checks
+from ..core.places import path_of
 from ..core.progress import hidden
 from ..errors import BackendError, InputError, JudgeError, warn
 from .answer_cache import AnswerCache, digest
@@ -87,7 +87,7 @@ class OpenAIJudge:
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self._given, self._verbose = model, verbose
         self._most, self._seed = checks.count(windows_per_prompt, "windows_per_prompt"), checks.seed(seed)
-        self._known = AnswerCache(None if cache is None else Path(cache))
+        self._known = AnswerCache(None if cache is None else path_of(cache))
         self._client: Any = _client(self._key, self._timeout)
         self._able: dict[str, Any] | None = None
         self.usage: dict[str, int] = dict.fromkeys(_USAGE, 0)

@@ -63,7 +63,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         if not check_seal(found):
             raise ValueError("it has no digest")
         return _scores(found, cost)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise _unreadable(file, error) from error
 
 

@@ -15,6 +15,7 @@ from ..concepts.explanations import Explanation, Score
 from ..core import checks
 from ..core.controls import DRAWS, Controlled
 from ..core.digests import digest_of
+from ..core.integers import is_listable
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..core.version import version
@@ -27,7 +28,7 @@ from .feature_score import Detail, FeatureScore
 from .finished import Finished
 from .generation import TESTS, scores_by_tests
 from .judged import Judged
-from .judges import Judge, PromptingJudge, TokenListJudge, check_able
+from .judges import Judge, PromptingJudge, TokenListJudge, check_able, check_does
 from .kept_writer import KeptWriter
 from .plan import Plan, plan_of
 from .prompts import VERSION, rendered
@@ -95,12 +96,21 @@ def score(
         True
     """
     started = time.time()
+    if not isinstance(explanations, Explanation) and not is_listable(explanations):
+        raise InputError(
+            f"explanations= is {explanations!r:.60}; expected Explanation values, as `explain` gives."
+        )
     several = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not several or not all(isinstance(one, Explanation) for one in several):
         raise InputError("explanations= is a list of Explanation values, as `explain` gives them.")
     tasks, kinds = _tasks(scorers, writer), controls_of(controls)
     size = checks.count(batch_size, "batch_size")
     judge = TokenListJudge() if judge is None else judge
+    check_does(
+        judge, "judge", "probabilities", "TokenListJudge(), LocalJudge(model), OpenAIJudge(url, model)"
+    )
+    if writer is not None:
+        check_does(writer, "writer", "write", "CorpusWriter(texts), or a judge that writes")
     if writer is not None and set(tasks) & {*TESTS}:
         attached(index)
     for task in asked_of(tasks):
@@ -136,6 +146,8 @@ def _tasks(scorers: Sequence[str] | None, writer: Writer | None) -> list[str]:
     if scorers is None:
         return ["detection", "intruder", *(["generation"] if writer is not None else [])]
     tasks = _several(scorers, "A scorer", [*SCORERS, *TESTS])
+    if not tasks:
+        raise InputError("scorers= is empty. Name at least one, or leave it out.")
     if writer is None and (lacking := [task for task in tasks if task in TESTS]):
         raise InputError(
             f"{lacking[0]!r} needs texts: writer=judge where the judge can write, or"
@@ -156,7 +168,7 @@ def controls_of(given: Any) -> list[str]:
 
 
 def _several(given: Any, name: str, known: Collection[str]) -> list[str]:
-    names = [given] if isinstance(given, str) else list(given)
+    names = list(given) if is_listable(given) else [given]
     return list(dict.fromkeys(checks.choice(one, name, known) for one in names))
 
 

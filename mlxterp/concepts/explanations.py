@@ -6,14 +6,13 @@ explanations, and what shows them, know these values and not each other.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..core import checks
 from ..core.feature_ids import named_feature
-from ..core.integers import as_integer
+from ..core.files import json_facts
 from ..errors import InputError
 
 PERSON = "person"
@@ -196,20 +195,9 @@ def _plain(given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise InputError(f"provenance is {given!r}; expected a dictionary of facts.")
     try:
-        text = json.dumps(dict(given), allow_nan=False, default=_number)
-        text.encode("utf-8")
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
+        return json_facts(given)
+    except ValueError as error:
         raise InputError(f"provenance holds what JSON cannot: {error}.") from error
-
-
-def _number(value: Any) -> Any:
-    """A number of another library as Python's own."""
-    if (found := as_integer(value)) is not None:
-        return found
-    if hasattr(value, "__float__"):
-        return float(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _set(value: Any, name: str, found: Any) -> None:

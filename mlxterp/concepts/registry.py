@@ -166,9 +166,9 @@ def _feature(key: Any) -> int:
     if isinstance(key, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", key):
         return int(key)
     found = named_feature(key)
-    if found is not None and found >= 0:
+    if found is not None and 0 <= found < 10**18:
         return found
-    raise InputError(f"{key!r} is no feature id; expected an integer of at least 0.")
+    raise InputError(f"{key!r} is no feature id; expected an integer of at least 0 (and below 10**18).")
 
 
 def _entry(feature: int, entry: Any) -> Entry:

@@ -148,6 +148,8 @@ def explanation_of(feature: int, entry: Any) -> Explanation:
         if entry.feature_id != feature:
             raise InputError(f"this explanation is of feature {entry.feature_id}, not {feature}.")
         return entry
+    if not isinstance(entry, Mapping) or TEXT not in entry:
+        raise InputError(f"expected an explanation, {{'text': …}}, got {entry!r:.60}.")
     if unknown := [key for key in entry if key not in SAID]:
         raise InputError(f"{unknown[0]!r} is unknown in an explanation; there are: {', '.join(SAID)}.")
     return Explanation(feature, **entry)

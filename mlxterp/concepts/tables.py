@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.beginnings import Beginnings
+from ..core.integers import is_listable
 from ..core.public_names import PublicNames
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
@@ -28,6 +29,9 @@ from .scales import features_of, scales_of
 from .tracking import TopTexts
 
 What = Literal["concepts", "texts"]
+
+_MOST_TEXTS = 100_000
+"""Texts that are tracked for each feature, at most."""
 
 
 class ConceptTables(PublicNames):
@@ -82,7 +86,7 @@ class ConceptTables(PublicNames):
             >>> len(sae.concepts.get_top_texts()) > 100  # features that were active on one of them
             True
         """
-        top_k = checks.count(top_k, "top_k")
+        top_k = checks.count(top_k, "top_k", 1, _MOST_TEXTS)
         if self._texts is None:
             self._texts = TopTexts(self.d_hidden, top_k)
         elif self._texts.top_k != top_k:
@@ -216,7 +220,7 @@ class ConceptTables(PublicNames):
             UnknownFeatureError: A feature outside [0, d_hidden).
         """
         found = self.explanations
-        for one in explanations if isinstance(explanations, Iterable) else [explanations]:
+        for one in explanations if is_listable(explanations) else [explanations]:
             if not isinstance(one, Explanation):
                 raise InputError(f"Expected an Explanation or a list of them, got {type(one).__name__}.")
             several = found.setdefault(feature_id(one.feature_id, self.d_hidden), [])

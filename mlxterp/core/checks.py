@@ -8,7 +8,7 @@ strings are no numbers. Errors say what came, what was expected, and (`hint`) wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -133,6 +133,50 @@ def temperature(given: Any, name: str = "temperature") -> float:
     return 0.0 if found < GREEDY else found
 
 
+def instance(
+    given: Any, name: str, kind: type[_T], *, hint: str = "", error: type[Exception] = InputError
+) -> _T:
+    """A value of a class, such as settings that are given as one object."""
+    if isinstance(given, kind):
+        return given
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    raise error(_message(given, name, f"{article} {kind.__name__}", hint))
+
+
+def whole_numbers(given: Any, name: str, wanted: str, *, error: type[Exception] = InputError) -> np.ndarray:
+    """int64: an array of whole numbers, of any library, or what becomes one.
+
+    Args:
+        wanted: What it must be, for the message.
+    """
+    array = array_of(given)
+    if array is None or array.dtype.kind not in "iu" or (array.size and array.max() >= 2**63):
+        raise error(_message(given, name, wanted, ""))
+    return array.astype(np.int64)
+
+
+def truth_values(
+    given: Any, name: str, n: int, of: str = "rows", *, error: type[Exception] = InputError
+) -> np.ndarray:
+    """bool, (n,): one truth value (or 0 or 1) for each, from an array of any library, or what becomes one.
+
+    Args:
+        of: What there are n of, for the message.
+    """
+    array = array_of(given)
+    if (
+        array is None
+        or array.shape != (n,)
+        or array.dtype.kind not in "biu"
+        or not np.isin(array, (0, 1)).all()
+    ):
+        shape = "" if array is None else f" of shape {array.shape}, {array.dtype}"
+        raise error(
+            f"{name}: expected one truth value for each of the {n} {of}, got {type(given).__name__}{shape}."
+        )
+    return array.astype(bool)
+
+
 def flag(given: Any, name: str, *, error: type[Exception] = InputError) -> bool:
     """True or False."""
     if not is_truth_value(given):
@@ -173,6 +217,16 @@ def _number(given: Any) -> float | None:
     except Exception:  # arrays of other libraries raise what they like
         return None
     return number if math.isfinite(number) else None
+
+
+def array_of(given: Any) -> np.ndarray | None:
+    """NumPy's array of what a user holds; None where it makes none."""
+    try:
+        if hasattr(given, "detach"):
+            given = given.detach().cpu()
+        return np.asarray(list(given) if isinstance(given, Iterator) else given)
+    except (TypeError, ValueError, RuntimeError):  # other libraries' own kinds, rows of unequal length
+        return None
 
 
 def _range(least: int | None, most: int | None) -> str:

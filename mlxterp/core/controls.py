@@ -18,6 +18,8 @@ Kind = Literal["isotropic", "covariance", "shuffled"]
 KINDS: tuple[Kind, ...] = ("isotropic", "covariance", "shuffled")
 DRAWS = 20
 """Of a control, where nothing else is asked for."""
+MOST_DRAWS = 100_000
+"""Of a control, each of which costs a fit or a pass."""
 _RESAMPLES = 1000
 _GROUPS = 200
 
@@ -46,8 +48,8 @@ def random_like(W: Any, kind: Kind = "covariance", seed: int = 0) -> np.ndarray:
         [5.0, 2.0]
     """
     rows, draw = matrix(W, "W").astype(np.float64), np.random.default_rng(checks.seed(seed))
-    if kind not in KINDS:
-        raise InputError(f"kind={kind!r}; there are: {', '.join(KINDS)}.")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"kind={kind!r:.60}; there are: {', '.join(KINDS)}.")
     if kind == "shuffled":
         new = draw.permuted(rows, axis=0)
     else:

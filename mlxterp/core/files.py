@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ..errors import (
     SAEWriteError,
     WriteError,
 )
+from .integers import as_integer, is_truth_value
 
 DRAFT = ".draft."
 """How names begin of what is not whole yet, in folders of artefacts."""
@@ -142,7 +143,8 @@ def strict_json(text: str | bytes) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: It is none, names a key twice, holds NaN or an infinity, or is nested more than 100 deep.
+        ValueError: It is none, names a key twice, holds NaN or an infinity, or is nested more than 100 deep. (1e999 is
+            read as an infinity, which the readers refuse where it stands.)
     """
     try:
         found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
@@ -151,6 +153,35 @@ def strict_json(text: str | bytes) -> Any:
     if _depth(found) > _DEEPEST:
         raise ValueError("it is nested too deeply")
     return found
+
+
+def json_facts(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """A copy of facts as JSON gives them back; numbers of other libraries become Python's, paths strings.
+
+    Raises:
+        ValueError: They hold what JSON cannot: NaN, half of a character, two keys of one spelling, other objects.
+    """
+    try:
+        text = json.dumps(dict(given), allow_nan=False, default=_plain)
+        text.encode("utf-8")
+        return strict_json(text)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a number or an array of another library, or of a path."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if is_truth_value(value) and getattr(value, "ndim", 0) == 0:
+        return bool(value)
+    if getattr(value, "ndim", 0) and hasattr(value, "tolist"):
+        return value.tolist()
+    if (found := as_integer(value)) is not None:
+        return found
+    if hasattr(value, "__float__"):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _depth(found: Any) -> int:

@@ -7,6 +7,7 @@ a file says `is_integer` and `is_number` are asked: there only Python's own numb
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 
@@ -35,6 +36,12 @@ def is_integer(given: Any) -> TypeGuard[int]:
 def is_number(given: Any) -> TypeGuard[float]:
     """Whether a value that JSON gave is a number: an integer, or one with a fraction (which may not be finite)."""
     return isinstance(given, (int, float)) and not isinstance(given, bool)
+
+
+def is_listable(given: Any) -> bool:
+    """Whether it holds several things: what iterates, but texts and arrays of a single number without axes."""
+    alone = isinstance(given, (str, bytes, bytearray)) or getattr(given, "shape", None) == ()
+    return isinstance(given, Iterable) and not alone
 
 
 def scalar(given: Any) -> Any:

@@ -127,9 +127,12 @@ def integers(positions: Any) -> np.ndarray:
     Raises:
         InputError: Something else.
     """
-    array = np.atleast_1d(np.asarray(positions))
+    try:
+        array = np.atleast_1d(np.asarray(positions.detach() if hasattr(positions, "detach") else positions))
+    except (TypeError, ValueError, RuntimeError):  # rows of unequal length, other libraries' own kinds
+        array = np.empty(1)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InputError(f"Positions are integers, a list of them, or a slice; got {positions!r}.")
+        raise InputError(f"Positions are integers, a list of them, or a slice; got {positions!r:.80}.")
     return array.astype(np.int64)
 
 

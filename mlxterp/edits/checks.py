@@ -12,6 +12,7 @@ from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import scalar
 from ..core.positions import PARTS, Positions, integers
+from ..core.sites import Component
 from ..errors import InputError, SAEError
 from ..sae import SAE
 from ..variants import Temporal
@@ -56,6 +57,19 @@ def check_vector(vector: Any) -> np.ndarray:
     if not array.any():
         raise InputError("The vector holds only zeros: it has no direction.")
     return array
+
+
+def check_component(at: Any, own: Any = None) -> Any:
+    """A component's path, or a `Component`; `own` for None.
+
+    Raises:
+        InputError: It is something else, or empty.
+    """
+    if at is None:
+        return own
+    if isinstance(at, Component) or (isinstance(at, str) and at):
+        return at
+    raise InputError(f"at={at!r:.60} names no component; expected its path, such as 'layers.3.resid_post'.")
 
 
 def check_float32(pushes: np.ndarray | None, what: str) -> None:

@@ -17,7 +17,7 @@ from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..errors import InputError
 from ..sae import SAE
-from .checks import check_by_token, check_feature, check_number, check_vector
+from .checks import check_by_token, check_component, check_feature, check_number, check_vector
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -122,7 +122,7 @@ def feature(sae: SAE, feature_id: Feature, at: str | None = None) -> FeatureRead
     """
     feature_id = check_feature(sae, feature_id)
     check_by_token(sae)
-    return FeatureReadout(sae=sae, feature=feature_id, component=at or sae.component)
+    return FeatureReadout(sae=sae, feature=feature_id, component=check_component(at, sae.component))
 
 
 @names_options
@@ -135,4 +135,6 @@ def direction(vector: Any, at: str | None = None) -> DirectionReadout:
     """
     array = check_vector(vector)
     unit = array / np.linalg.norm(array.astype(np.float64))
-    return DirectionReadout(unit=unit.astype(np.float32), component=at or getattr(vector, "component", None))
+    return DirectionReadout(
+        unit=unit.astype(np.float32), component=check_component(at, getattr(vector, "component", None))
+    )

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from ..core import checks
 from ..core.options import names_options
 from ..errors import InputError
-from .checks import SteeringPositions, check_number, check_vector
+from .checks import SteeringPositions, check_component, check_number, check_vector
 from .conditions import Condition
 from .edits import DirectionEdit, Edit
 from .features import check_condition
@@ -48,7 +48,7 @@ def add_direction(
         raise InputError(f"units={units!r}; there are: raw, norm.")
     return DirectionEdit(
         vector=check_vector(vector), kind="add" if units == "raw" else "add_norm",
-        number=check_number(strength, "strength"), component=at or getattr(vector, "component", None),
+        number=check_number(strength, "strength"), component=_component(at, vector),
         positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ def project_out(
     """
     return DirectionEdit(
         vector=check_vector(vector), kind="project_out", number=check_number(keep, "keep"),
-        component=at or getattr(vector, "component", None), positions=positions, when=check_condition(when),
+        component=_component(at, vector), positions=positions, when=check_condition(when),
         preserve_norm=preserve_norm,
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def threshold_add(
     """Adds strength × vector to the tokens that have less than `threshold` of it, h·v/‖v‖."""
     return DirectionEdit(
         vector=check_vector(vector), kind="threshold_add", number=check_number(strength, "strength"),
-        threshold=check_number(threshold, "threshold"), component=at or getattr(vector, "component", None),
+        threshold=check_number(threshold, "threshold"), component=_component(at, vector),
         positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
     )  # fmt: skip
 
@@ -110,11 +110,16 @@ def swap(
         )
     return DirectionEdit(
         vector=one, other=other, kind="swap", number=check_number(share, "share"),
-        cap=checks.finite(cap, "cap", 0.0), component=at or getattr(vector, "component", None),
+        cap=checks.finite(cap, "cap", 0.0), component=_component(at, vector),
         positions=positions, when=check_condition(when), preserve_norm=preserve_norm,
     )  # fmt: skip
 
 
 def norm_preserving(edit: E) -> E:
     """The same edit, after which each token's activation is scaled back to the length it had."""
-    return replace(edit, preserve_norm=True)
+    return replace(checks.instance(edit, "edit", Edit), preserve_norm=True)
+
+
+def _component(at: Any, vector: Any) -> Any:
+    """Where an edit acts: `at`, else where a `SteeringVector` belongs."""
+    return check_component(at, getattr(vector, "component", None))

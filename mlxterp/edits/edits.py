@@ -17,7 +17,7 @@ from ..core.sites import Array, Where
 from ..errors import InputError
 from ..interventions import Intervention
 from ..sae import SAE
-from .checks import SteeringPositions, check_float32, check_positions
+from .checks import SteeringPositions, check_component, check_float32, check_positions
 from .conditions import Condition
 from .rows import Moment
 from .steps import DirectionStep, FeatureStep, Step, source_of
@@ -41,6 +41,8 @@ class Edit(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", check_positions(self.positions))
+        object.__setattr__(self, "component", check_component(self.component))
+        object.__setattr__(self, "preserve_norm", checks.flag(self.preserve_norm, "preserve_norm"))
 
     @property
     def by_token(self) -> bool:

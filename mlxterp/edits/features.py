@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core import checks
 from ..core.feature_ids import Feature
 from ..core.options import names_options
 from ..errors import InputError
@@ -100,6 +101,7 @@ def clamp(
     feature = check_feature(sae, feature)
     check_by_token(sae)
     number = check_number(value, "value") * _unit(sae, feature, units, index, ("raw", "max"))
+    at_least = checks.flag(at_least, "at_least")
     return FeatureEdit(
         sae=sae, feature=feature, kind="at_least" if at_least else "clamp", number=number, component=at,
         positions=positions, when=check_condition(when), preserve_norm=preserve_norm,

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..anatomy.session import Model
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap, random_like
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap, random_like
 from ..core.feature_ids import Feature, feature_ids
 from ..core.options import checks_options, names_options
 from ..core.sparse import SparseFeatures
@@ -124,7 +124,7 @@ def absorption(
         checks.finite(share, "share", above=0.0, most=1), checks.count(top, "top"),
     )  # fmt: skip
     most, gain = checks.count(max_mains, "max_mains"), checks.finite(split_gain, "split_gain", least=0.0)
-    draws = checks.count(draws, "draws", DRAWS) if checks.flag(control, "control") else 0
+    draws = checks.count(draws, "draws", DRAWS, MOST_DRAWS) if checks.flag(control, "control") else 0
     seed = checks.seed(seed)
     given = None if mains is None else feature_ids(mains, sae.d_hidden, "mains")
     task = _Task(sae, probe, _examples(examples, probe), given, most, gain, limits)

@@ -12,6 +12,7 @@ from ..core import checks, feature_ids
 from ..core.controls import Controlled
 from ..core.feature_ids import Feature
 from ..core.frames import data_frame
+from ..core.integers import as_integer
 from ..errors import InputError
 from ..index import FeatureIndex
 from ..sae import SAE
@@ -205,7 +206,16 @@ class Splitting(LinesView, Plotted):
         }  # fmt: skip
 
     def label(self, width: int, feature_id: int) -> str:
-        """What a feature is called, else the tokens it fires on (with an index); "" where neither is known."""
+        """What a feature is called, else the tokens it fires on (with an index); "" where neither is known.
+
+        Raises:
+            InputError: `width` is neither of the two.
+            UnknownFeatureError: The SAE of that width has no such feature.
+        """
+        number = as_integer(width)
+        if number not in (self.narrow, self.wide):
+            raise InputError(f"width is {width!r:.60}; this is of the widths {self.narrow} and {self.wide}.")
+        width, feature_id = number, feature_ids.feature_id(feature_id, number)
         index = self.indexes.get(width)
         if isinstance(index, FeatureIndex):
             tokens = index.stats(feature_id).top_tokens[:3]

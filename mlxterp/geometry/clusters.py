@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap, draw_seed, random_like
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap, draw_seed, random_like
 from ..errors import BackendError, InputError
 from ..viz.escaping import one_line
 from ..viz.lines import Table
@@ -199,7 +199,7 @@ def find_clusters(
     rows, seed = distinct.rows, drawn.seed
     if size > len(rows):
         raise InputError(f"A cluster of {size} rows among {len(rows)}: ask for smaller ones.")
-    draws = _draws(len(rows)) if draws is None else checks.count(draws, "draws")
+    draws = _draws(len(rows)) if draws is None else checks.count(draws, "draws", 1, MOST_DRAWS)
     kind: Method = "umap" if drawn.method == "umap" else "pca"
 
     def grouped(one: Distinct, seed: int) -> np.ndarray:

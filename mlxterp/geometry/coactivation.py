@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -94,12 +93,10 @@ def _with_texts(known: TokenFeatures, text_ids: Any, positions: Any) -> TokenFea
         if given is None:
             arrays[name] = getattr(known, name)
             continue
-        found = np.asarray(list(given) if isinstance(given, Iterator) else given)
-        if found.shape != (n,) or found.dtype.kind not in "iu":
-            raise InputError(
-                f"{name} are integers, one for each of the {n} rows; got shape {found.shape}, {found.dtype}."
-            )
-        arrays[name] = found.astype(np.int64)
+        found = checks.whole_numbers(given, name, f"integers, one for each of the {n} rows")
+        if found.shape != (n,):
+            raise InputError(f"{name} are integers, one for each of the {n} rows; got shape {found.shape}.")
+        arrays[name] = found
         if name == "positions" and len(found) and found.min() < 0:
             raise InputError(f"positions count from 0 in each text; got {int(found.min())}.")
     return TokenFeatures(known.features, known.n, arrays["text_ids"], arrays["positions"])

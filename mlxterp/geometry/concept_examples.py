@@ -47,18 +47,16 @@ class ConceptExamples:
     tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        rows, labels = matrix(self.activations, "The activations"), np.asarray(self.labels)
-        if (
-            labels.shape != (len(rows),)
-            or labels.dtype.kind not in "biu"
-            or not np.isin(labels, (0, 1)).all()
-        ):
-            raise InputError(
-                f"labels have shape {labels.shape}, {labels.dtype}; expected one truth value for each of the"
-                f" {len(rows)} rows of activations."
-            )
+        rows = matrix(to_numpy(self.activations, "The activations"), "The activations")
+        labels = checks.truth_values(self.labels, "labels", len(rows), "rows of activations")
+        for name in ("texts", "positions", "tokens"):
+            given = getattr(self, name)
+            if not isinstance(given, Sized) or len(given) not in (0, len(rows)):
+                raise InputError(
+                    f"{name} are {given!r:.60}; expected one for each of {len(rows)} rows, or ()."
+                )
         object.__setattr__(self, "activations", rows.astype(np.float32, copy=False))
-        object.__setattr__(self, "labels", labels.astype(bool))
+        object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,8 +65,15 @@ class ConceptExamples:
         return f"<ConceptExamples: {int(self.labels.sum())} with the concept, {int((~self.labels).sum())} without>"
 
     def take(self, rows: np.ndarray) -> ConceptExamples:
-        """Some of them, by number or as truth values."""
-        rows = np.arange(len(self))[rows]
+        """Some of them, by number or as truth values.
+
+        Raises:
+            InputError: There is no such row, or `rows` is something else.
+        """
+        try:
+            rows = np.atleast_1d(np.arange(len(self))[np.asarray(rows)])
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"rows are {rows!r:.60}; expected numbers of rows, or truth values.") from error
         texts, tokens = (tuple(all_[i] for i in rows) if all_ else () for all_ in (self.texts, self.tokens))
         positions = self.positions[rows] if len(self.positions) else self.positions
         return ConceptExamples(self.activations[rows], self.labels[rows], texts, positions, tokens)
@@ -100,9 +105,10 @@ def concept_examples(
     """
     if not isinstance(component, str):
         raise InputError(f"component is {component!r}; expected a path, such as 'layers.3.resid_post'.")
+    position, batch_tokens = checks.integer(position, "position"), checks.count(batch_tokens, "batch_tokens")
     positive, negative = (list(one) if isinstance(one, Iterator) else one for one in (positive, negative))
     for side, name in ((positive, "positive"), (negative, "negative")):
-        if isinstance(side, Sized) and not len(side):
+        if isinstance(side, Sized) and getattr(side, "shape", (1,)) != () and not len(side):
             raise InputError(f"{name} holds no texts or activations: a probe needs both classes.")
     given = [_is_rows(side) for side in (positive, negative)]
     if all(given):
@@ -118,7 +124,6 @@ def concept_examples(
         raise InputError(
             "positive and negative are both texts, with a model that reads them, or both activations."
         )
-    position, batch_tokens = checks.integer(position, "position"), checks.count(batch_tokens, "batch_tokens")
     lm = session_of(model).language_model
     texts = [_side(side, name, lm) for side, name in ((positive, "positive"), (negative, "negative"))]
     both = set(texts[0]) & set(texts[1])
@@ -131,7 +136,7 @@ def _is_rows(side: Any) -> bool:
     """Whether activations were given, rather than texts (or the token ids of some)."""
     if isinstance(side, Sequence):
         return not isinstance(side, (str, bytes)) and all(_is_vector(row) for row in side)
-    return getattr(side, "ndim", 0) == 2 and getattr(getattr(side, "dtype", None), "kind", "f") in "fiu"
+    return getattr(side, "ndim", 0) == 2 and getattr(getattr(side, "dtype", None), "kind", "f") in "fiuV"
 
 
 def _is_vector(row: Any) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +14,9 @@ import numpy as np
 from ..anatomy.session import Model, session_of
 from ..core import checks, feature_ids
 from ..core.feature_ids import Feature
+from ..core.integers import is_listable
 from ..core.options import check_options, names_options
-from ..core.places import expanded, looks_like_path
+from ..core.places import expanded, looks_like_path, path_of
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..data.text import pieces_of
@@ -128,7 +128,7 @@ def train_family(
     """
     known = ("model", "layer", "texts", "component", "widths", "config", "save_path", "verbose")
     settings, run = split_options(options, "train_family", known)
-    if isinstance(widths, (str, bytes)) or not isinstance(widths, Iterable):
+    if not is_listable(widths):
         raise InputError(f"widths are numbers of features, such as {WIDTHS}; got {widths!r}.")
     wanted = [checks.count(width, "an entry of widths") for width in widths]
     if not wanted or len(set(wanted)) != len(wanted):
@@ -141,7 +141,7 @@ def train_family(
         str(w): (path, config_of(config, {**settings, "d_hidden": w, "expansion_factor": None}))
         for w in sorted(wanted)
     }
-    folder = None if save_path is None else Path(save_path)
+    folder = None if save_path is None else path_of(save_path)
     if folder is not None:
         run.setdefault("run_dir", folder.with_name(folder.name + ".run"))
     paths = {name: None if folder is None else folder / name for name in made}
@@ -291,7 +291,7 @@ def _widths(family: SAECollection, given: Any) -> list[int]:
     """
     if given is None:
         return family.widths
-    several = given if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
+    several = given if is_listable(given) else [given]
     wanted = [checks.count(width, "an entry of widths") for width in several]
     if not wanted:
         raise InputError(f"widths is empty; the family has {family.widths}.")

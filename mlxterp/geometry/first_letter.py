@@ -8,7 +8,7 @@ said. The paper used models of 2 billion parameters (Chanin et al. 2024); smalle
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from ..anatomy.session import Model, session_of
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap
+from ..core.integers import is_listable
 from ..core.options import checks_options, names_options
 from ..core.progress import hidden
 from ..core.texts import listed
@@ -77,7 +78,7 @@ def first_letter(
     session.require_tokenizer()
     asked, seed = _letters(letters), checks.seed(seed)
     C, holdout = checks.finite(C, "C", above=0.0), checks.finite(holdout, "holdout", above=0.0, below=1.0)
-    draws = checks.count(draws, "draws", DRAWS) if checks.flag(control, "control") else 0
+    draws = checks.count(draws, "draws", DRAWS, MOST_DRAWS) if checks.flag(control, "control") else 0
     place = written_component(session.anatomy, sae, at).name
     chosen = _words(session, words, checks.count(n_words, "n_words"), seed)
     texts, position = _prompts(session, chosen, template)
@@ -196,7 +197,7 @@ def _shown(figure: float | None) -> str:
 
 
 def _letters(given: Any) -> list[str]:
-    several = list(given) if isinstance(given, Iterable) else []
+    several = list(given) if isinstance(given, str) or is_listable(given) else []
     if not several or not all(isinstance(one, str) and len(one) == 1 and one.isalpha() for one in several):
         raise InputError(f"letters is {given!r}; expected letters, such as 'abc'.")
     return list(dict.fromkeys(one.lower() for one in several))

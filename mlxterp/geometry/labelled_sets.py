@@ -12,8 +12,11 @@ import numpy as np
 
 from ..anatomy.session import Model
 from ..backends.host.conversion import to_numpy
+from ..core import checks
 from ..core.controls import matrix
+from ..core.integers import is_listable
 from ..core.places import expanded
+from ..core.texts import is_missing
 from ..errors import BackendError, InputError
 from .concept_examples import read
 
@@ -76,7 +79,7 @@ def labelled_set(
     """
     if isinstance(given, (str, os.PathLike)):
         given = _table(expanded(given))
-    parts = [_distinct(name, x, np.asarray(y).reshape(-1)) for x, y in _parts(name, given)]
+    parts = [_distinct(name, x, _labels(name, y)) for x, y in _parts(name, given)]
     if len(parts) == 2 and all(isinstance(x, list) and isinstance(x[0], str) for x, _ in parts):
         both = {*parts[0][0]} & {*parts[1][0]}
         if both:
@@ -122,12 +125,34 @@ def rows(
     return found.astype(np.float32, copy=False)
 
 
+def _labels(name: str, given: Any) -> np.ndarray:
+    """(n,): labels as they are, in NumPy.
+
+    Raises:
+        InputError: They are no list of labels, or one is missing.
+    """
+    array = checks.array_of(given)
+    if array is None or not array.ndim:
+        raise InputError(f"{name}: labels are {type(given).__name__}; expected a list or an array of them.")
+    found = array.reshape(-1)
+    missing = [i for i, label in enumerate(found.tolist()) if is_missing(label)]
+    if missing:
+        raise InputError(
+            f"{name}: label {missing[0]} is missing ({len(missing)} such rows). Leave them out: dropna()."
+        )
+    if found.dtype.kind == "O" and len({type(label) for label in found.tolist()}) > 1:
+        raise InputError(f"{name}: its labels are of several types; give all as numbers, or all as strings.")
+    return found
+
+
 def _distinct(name: str, given: Any, labels: np.ndarray) -> tuple[Any, np.ndarray]:
     """Texts as a list, each once, with their labels; activations as they are.
 
     Raises:
         InputError: Another number of labels, or one text with two of them.
     """
+    if not is_listable(given):
+        raise InputError(f"{name} is of {type(given).__name__}; expected texts, or activations (n, width).")
     if not hasattr(given, "dtype") or given.dtype == np.dtype(object):
         given = list(given)
     if len(given) != len(labels) or not len(given):

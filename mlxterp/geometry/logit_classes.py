@@ -21,7 +21,17 @@ import numpy as np
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, session_of
 from ..core import checks
-from ..core.controls import DRAWS, KINDS, Controlled, Kind, bootstrap, draw_seed, group_means, random_like
+from ..core.controls import (
+    DRAWS,
+    KINDS,
+    MOST_DRAWS,
+    Controlled,
+    Kind,
+    bootstrap,
+    draw_seed,
+    group_means,
+    random_like,
+)
 from ..core.numeric import moments
 from ..core.options import names_options
 from ..edits.checks import check_feature
@@ -285,7 +295,7 @@ def logit_classes(
     if control is not False and control not in KINDS:
         raise InputError(f"control={control!r}; there are: {', '.join(KINDS)}, and False for none.")
     alpha = checks.finite(alpha, "alpha", above=0.0, below=0.5)
-    draws, seed = checks.count(draws, "draws", DRAWS), checks.seed(seed)
+    draws, seed = checks.count(draws, "draws", DRAWS, MOST_DRAWS), checks.seed(seed)
     anatomy = session.plain
     skew, kurtosis = _moments(anatomy, sae, sae.W_dec, component)
     if control is False:

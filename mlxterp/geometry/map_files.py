@@ -56,17 +56,42 @@ def read(where: Any) -> dict[str, Any]:
         about = strict_json(arrays["about"].tobytes())
     except (FeatureIndexError, ValueError) as error:
         raise FeatureIndexError(f"{path} is damaged: draw the map again. ({error})") from error
+    if not isinstance(about, dict):
+        raise FeatureIndexError(f"{path} is damaged: draw the map again. (It does not say what it is.)")
     if about.get("format") != _FORMAT or about.get("version") != _VERSION:
         raise InputError(
             f"{path} is of version {about.get('version')!r}; this mlxterp reads {_VERSION}. Draw the map again."
         )
-    found = {name: np.array(arrays[name]) for name in _ARRAYS}
+    try:
+        return _fields(about, {name: np.array(arrays[name]) for name in _ARRAYS}, where, folder)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FeatureIndexError(f"{path} is damaged: draw the map again. ({error})") from error
+
+
+def _fields(about: dict[str, Any], found: dict[str, Any], where: Any, folder: Path) -> dict[str, Any]:
+    """The fields of a `DecoderMap` but its rows.
+
+    Raises:
+        ValueError: What belongs to each point is of another number.
+        InputError: The map is of another SAE than the index.
+    """
     fingerprints = {int(w): f for w, f in about["fingerprints"].items()}
     if isinstance(where, FeatureIndex) and where.fingerprint not in fingerprints.values():
         raise InputError(f"The map beside {folder} is of another SAE than the index: draw it again.")
     value, interval, kind, seed = about["kept"]
     kept = Controlled(value, tuple(interval), found.pop("kept_control"), kind, seed)
     scores = dict(zip(about["scores"], found.pop("scores"), strict=True))
+    n = len(found["width"])
+    sizes = [
+        len(about["labels"]),
+        len(about["tokens"]) or n,
+        *map(len, found.values()),
+        *map(len, scores.values()),
+    ]
+    if any(size != n for size in sizes) or found["coordinates"].shape != (n, 2):
+        raise ValueError(f"it has {n} points, and other numbers of what belongs to them")
     return {
         **found, "scores": scores, "kept": kept, "fingerprints": fingerprints,
         "dead": {int(w): n for w, n in about["dead"].items()}, "labels": tuple(about["labels"]),

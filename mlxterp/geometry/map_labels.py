@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy.session import Model, session_of
+from ..backends.host.conversion import to_numpy
 from ..concepts.registry import FeatureRegistry
 from ..core.feature_ids import feature_id
 from ..core.numeric import largest
@@ -166,11 +167,20 @@ def _score(found: DecoderRows, name: str, values: Any) -> np.ndarray:
     return score
 
 
-def _numbers(values: Any, name: str) -> np.ndarray:
+def score_numbers(values: Any, name: str) -> np.ndarray:
+    """float64: what is given as a score.
+
+    Raises:
+        InputError: It holds something else than numbers.
+    """
     try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        return to_numpy(values).astype(np.float64, copy=False)
+    except InputError as error:
         raise InputError(f"The score {name!r} is no array of numbers: {error}") from error
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    array = score_numbers(values, name)
     if array.ndim != 1:
         raise InputError(f"The score {name!r} has shape {array.shape}; give one value for each feature.")
     return array

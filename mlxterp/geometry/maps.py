@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core import checks
 from ..errors import InputError
 from ..index import FeatureIndex
 from . import map_files
 from .clusters import Clusters, find_clusters
 from .decoder_rows import decoder_rows, distinct_rows
+from .map_labels import score_numbers
 from .placed_rows import PlacedRows
 
 
@@ -55,9 +54,11 @@ class DecoderMap(PlacedRows):
         Raises:
             InputError: They are of another number.
         """
+        if not isinstance(scores, Mapping):
+            raise InputError(f"scores is {{name: values}}, got {type(scores).__name__}.")
         found = {}
         for name, values in scores.items():
-            found[str(name)] = array = np.asarray(values, dtype=np.float64)
+            found[str(name)] = array = score_numbers(values, str(name))
             if array.shape != (len(self),):
                 raise InputError(
                     f"The score {name!r} has shape {array.shape}; the map has {len(self)} points."

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.controls import Controlled, bootstrap
 from ..core.feature_ids import Feature, feature_id, feature_ids
+from ..core.integers import is_listable
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
 from ..viz.lines import LinesView
@@ -96,7 +97,7 @@ def shared_pairs(codes: SparseFeatures, rows: np.ndarray, pairs: Pairs, draws: i
 
 def _pairs(given: Any, n: int, alive: np.ndarray) -> np.ndarray:
     """int64, (pairs, 2): two different features each that are not dead, the lower id first, each pair once."""
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+    if not is_listable(given):
         raise InputError(f"pairs is {given!r}; expected pairs of features, or {{parent: its children}}.")
     found: list[tuple[int, int]] = []
     if isinstance(given, Mapping):

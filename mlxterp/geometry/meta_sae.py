@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
-from ..core.controls import DRAWS, Controlled
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled
 from ..core.feature_ids import Feature, feature_id, named_feature
+from ..core.integers import is_listable
 from ..core.options import checks_options
 from ..core.sparse import SparseFeatures
 from ..errors import InputError
@@ -175,7 +176,7 @@ class MetaSAE(LinesView):
             UnknownFeatureError: There is no such feature.
             InputError: No pair of two features is left.
         """
-        draws = checks.count(draws, "draws", DRAWS) if checks.flag(control, "control") else 0
+        draws = checks.count(draws, "draws", DRAWS, MOST_DRAWS) if checks.flag(control, "control") else 0
         return shared_pairs(self.codes, self.rows, pairs, draws, checks.seed(seed))
 
     # -- shown --------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ def _words(labels: Any) -> dict[int, frozenset[str]]:
     """Lower-case words of every label, by feature; features without a label are left out."""
     if isinstance(labels, Mapping):
         pairs: Iterable[tuple[Any, Any]] = labels.items()
-    elif isinstance(labels, Iterable) and not isinstance(labels, (str, bytes)):
+    elif is_listable(labels):
         pairs = enumerate(labels)
     else:
         raise InputError(

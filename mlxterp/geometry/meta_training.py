@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap, matrix, random_like
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap, matrix, random_like
 from ..core.options import names_options
 from ..core.progress import hidden
 from ..errors import InputError, warn
@@ -67,7 +67,7 @@ def train_meta_sae(
     epochs, short = (
         checks.count_or_none(n, name) for n, name in ((epochs, "epochs"), (control_epochs, "control_epochs"))
     )
-    control, draws = checks.flag(control, "control"), checks.count(draws, "draws", DRAWS)
+    control, draws = checks.flag(control, "control"), checks.count(draws, "draws", DRAWS, MOST_DRAWS)
     seed = checks.seed(seed)
     norms = np.linalg.norm(given, axis=1)
     rows = (given / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)

@@ -13,6 +13,7 @@ from ..core.controls import Controlled
 from ..core.feature_ids import Feature
 from ..core.frames import data_frame
 from ..core.sparse import SparseFeatures
+from ..errors import InputError
 from ..viz.lines import LinesView, Table
 
 MEASURES = ("pmi", "lift", "phi", "jaccard")
@@ -130,8 +131,15 @@ class Coactivation(LinesView):
 
         Args:
             n: Edges at most.
-            label: What a feature is called; None calls it nothing.
+            label: What a feature is called, by a function (`index.label`); None calls it nothing.
+
+        Raises:
+            InputError: There is no such measure, or `label` is no function.
         """
+        if label is not None and not callable(label):
+            raise InputError(
+                f"label is {type(label).__name__}; expected a function of a feature, such as index.label or names.get."
+            )
         edges = self.top(n, by)
         ids = sorted({f for one in edges for f in one[:2]})
         named = label or (lambda _: None)

@@ -10,7 +10,7 @@ import numpy as np
 from ..anatomy.session import Model, session_of
 from ..backends.host.conversion import to_numpy
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap
 from ..core.options import checks_options, names_options
 from ..errors import InputError
 from ..viz.lines import LinesView
@@ -65,7 +65,7 @@ def probe(
     C = checks.finite(C, "C", above=0.0)
     holdout = checks.finite(holdout, "holdout", above=0.0, below=1.0)
     allow_weak, control = checks.flag(allow_weak, "allow_weak"), checks.flag(control, "control")
-    draws, seed = checks.count(draws, "draws", DRAWS), checks.seed(seed)
+    draws, seed = checks.count(draws, "draws", DRAWS, MOST_DRAWS), checks.seed(seed)
     examples = concept_examples(
         model, component, positive, negative, position=position, batch_tokens=batch_tokens
     )

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..anatomy.session import Model, session_of
 from ..core import checks
-from ..core.controls import DRAWS, Controlled, bootstrap
+from ..core.controls import DRAWS, MOST_DRAWS, Controlled, bootstrap
 from ..core.frames import data_frame
+from ..core.integers import is_listable
 from ..core.options import checks_options, names_options
 from ..core.progress import hidden
 from ..core.sparse import SparseFeatures
@@ -68,10 +69,10 @@ def sparse_probe(
     """
     from tqdm.auto import tqdm
 
-    ks = tuple(sorted({checks.count(k, "ks", most=sae.d_hidden) for k in ks}))
+    ks = tuple(sorted({checks.count(k, "ks", most=sae.d_hidden) for k in (ks if is_listable(ks) else [ks])}))
     if not ks:
         raise InputError("ks is empty; expected numbers of features, such as [1, 4, 16].")
-    draws, seed = checks.count(draws, "draws", DRAWS), checks.seed(seed)
+    draws, seed = checks.count(draws, "draws", DRAWS, MOST_DRAWS), checks.seed(seed)
     position, batch_tokens = checks.integer(position, "position"), checks.count(batch_tokens, "batch_tokens")
     place = None
     if model is not None:

@@ -177,10 +177,11 @@ class TokenSets(Mapping[str, np.ndarray]):
         return TokenSets(members, {name: groups[name] for name in members}, missing, self.texts)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name in self.members:
+        known = isinstance(name, str)
+        if known and name in self.members:
             return self.members[name]
-        why = f": left out ({self.missing[name]} of this tokenizer)" if name in self.missing else ""
-        raise UnknownSetError(f"No set {name!r}{why}. There are: {', '.join(self.members)}.")
+        why = f": left out ({self.missing[name]} of this tokenizer)" if known and name in self.missing else ""
+        raise UnknownSetError(f"No set {name!r:.60}{why}. There are: {', '.join(self.members)}.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.members)

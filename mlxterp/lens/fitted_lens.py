@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from ..activations.fingerprint import is_same, model_fingerprint, weights_of
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, Session, session_of
+from ..core.files import json_facts
 from ..core.tokens import to_batch
 from ..errors import InputError, warn
 from ..tracing.passes import check_length
@@ -20,6 +21,20 @@ from ..viz.lines import LinesView
 from .logit_lens import LogitLens, Transport, logit_lens
 
 L = TypeVar("L", bound="FittedLens")
+
+
+def checked_facts(given: Any) -> dict[str, Any]:
+    """What is known of a lens, as a file gives it back.
+
+    Raises:
+        InputError: It is no dictionary, or holds what JSON cannot.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"metadata is {given!r:.60}; expected a dictionary of facts.")
+    try:
+        return json_facts(given or {})
+    except ValueError as error:
+        raise InputError(f"metadata holds what JSON cannot: {error}.") from error
 
 
 class FittedLens(LinesView):

@@ -125,5 +125,8 @@ def _checked(found: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     for layer in sorted(found):
         if found[layer].dtype.kind != "f" or not np.isfinite(found[layer]).all():
             raise ValueError(f"the matrix of layer {layer} is not of finite numbers")
-        wide[layer] = np.ascontiguousarray(found[layer], np.float32)
+        with np.errstate(over="ignore"):  # refused below
+            wide[layer] = np.ascontiguousarray(found[layer], np.float32)
+        if not np.isfinite(wide[layer]).all():
+            raise ValueError(f"the matrix of layer {layer} has numbers beyond float32")
     return wide

@@ -18,16 +18,17 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, Session
+from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.frames import data_frame
-from ..core.integers import is_integer
+from ..core.integers import is_integer, is_number
 from ..core.places import path_of
 from ..core.sites import Array
 from ..errors import InputError, SAEError
 from ..sae.pretrained import download, list_files
 from ..tracing.objectives import token_given, token_id
 from ..viz.lines import Table
-from .fitted_lens import FittedLens
+from .fitted_lens import FittedLens, checked_facts
 from .jacobian_files import read_lens, write_lens
 from .logit_lens import LogitLens, Transport, logit_lens
 from .pullback import unembedding_row
@@ -71,6 +72,27 @@ class JacobianLens(FittedLens):
     changes: np.ndarray = field(default_factory=lambda: np.zeros(0))
     metadata: dict[str, Any] = field(default_factory=dict)
     session: Session | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.jacobians, Mapping):
+            raise InputError(f"jacobians is {type(self.jacobians).__name__}; expected {{layer: matrix}}.")
+        matrices = {
+            checks.count(layer, "a layer of jacobians", 0): to_numpy(J, f"jacobians[{layer}]")
+            for layer, J in self.jacobians.items()
+        }
+        if any(J.ndim != 2 or J.shape != (J.shape[1],) * 2 for J in matrices.values()) or (
+            len({J.shape for J in matrices.values()}) > 1
+        ):
+            shapes = sorted({J.shape for J in matrices.values()})
+            raise InputError(f"jacobians have shapes {shapes}; expected one size, (d_model, d_model).")
+        known = {
+            "jacobians": matrices, "target": checks.count(self.target, "target", 0),
+            "n_prompts": checks.count(self.n_prompts, "n_prompts", 0),
+            "changes": to_numpy(self.changes, "changes").astype(np.float64, copy=False),
+            "metadata": checked_facts(self.metadata),
+        }  # fmt: skip
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -254,7 +276,11 @@ def _lens_of(jacobians: dict[int, np.ndarray], facts: dict[str, Any], path: Path
     target = facts.pop("target", max(jacobians) + 1)  # published files leave it out: the one after the last
     n_prompts, changes = facts.pop("n_prompts", None), facts.pop("changes", [])
     fits = is_integer(target) and target > max(jacobians) and is_integer(n_prompts) and n_prompts >= 0
-    if not fits or not isinstance(changes, list) or not all(isinstance(x, (int, float)) for x in changes):
+    if (
+        not fits
+        or not isinstance(changes, list)
+        or not all(is_number(x) and abs(x) <= checks.FLOAT32 for x in changes)
+    ):
         raise InputError(f"{path} cannot be read as a Jacobian lens: it does not say how it was made.")
     return JacobianLens(jacobians, int(target), int(n_prompts), np.array(changes, np.float64), facts)
 

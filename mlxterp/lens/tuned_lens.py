@@ -14,13 +14,14 @@ import numpy as np
 
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, Session
+from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.frames import data_frame
 from ..core.places import path_of
 from ..core.sites import Array
 from ..errors import InputError
 from ..viz.lines import Table
-from .fitted_lens import FittedLens
+from .fitted_lens import FittedLens, checked_facts
 from .logit_lens import LogitLens, Transport
 from .tuned_files import read_tuned, write_tuned
 
@@ -69,7 +70,7 @@ class TunedLens(FittedLens):
         """float32, (num_layers, hidden_dim, hidden_dim): W of each layer."""
         self.biases = _array(biases, np.zeros((self.num_layers, self.hidden_dim), np.float32), "biases")
         """float32, (num_layers, hidden_dim): b of each layer."""
-        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.metadata: dict[str, Any] = checked_facts(metadata)
         """What else is known of it."""
         self.session = session
         """The model that it reads texts with."""
@@ -88,7 +89,12 @@ class TunedLens(FittedLens):
     def gain(self) -> dict[int, tuple[float, float]]:
         """Layer → mean KL to the final distribution on held-out texts in nats: of the logit lens, and of this one."""
         rows = self.metadata.get("held_out_kl") or {}
-        return {int(layer): (float(before), float(after)) for layer, (before, after) in rows.items()}
+        try:
+            return {int(layer): (float(before), float(after)) for layer, (before, after) in rows.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"metadata['held_out_kl'] is {rows!r:.60}; expected {{layer: (of the logit lens, of this one)}}."
+            ) from error
 
     def __call__(
         self,
@@ -204,10 +210,7 @@ class TunedLens(FittedLens):
 def _array(given: Any, like: np.ndarray, name: str) -> np.ndarray:
     if given is None:
         return like
-    try:
-        found = np.asarray(given, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is no array of numbers: {error}") from error
+    found = to_numpy(given, name).astype(np.float32, copy=False)
     if found.shape != like.shape or not np.isfinite(found).all():
         raise InputError(f"{name} has shape {found.shape}; expected finite numbers of shape {like.shape}.")
     return found

@@ -34,7 +34,7 @@ def written_component(anatomy: Anatomy, sae: SAE, component: str | None) -> Comp
         ComponentError: This model has no such component.
     """
     said = sae.metadata.get("component_out") or (None if sae.is_transcoder else sae.component)
-    name = component or said
+    name = said if component is None else component
     if not isinstance(name, str):
         raise InputError(
             "This SAE does not say where it writes. Name the component that it reconstructs: component='…'."

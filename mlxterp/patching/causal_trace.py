@@ -18,6 +18,7 @@ from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, session_of
 from ..backends.host.finite import not_finite
 from ..core import checks
+from ..core.controls import MOST_DRAWS
 from ..core.numeric import log_softmax
 from ..core.options import names_options
 from ..core.positions import integers
@@ -86,7 +87,7 @@ def causal_trace(
     if len(batch.lengths) != 1:
         raise InputError(f"causal_trace takes one prompt, got {len(batch.lengths)}. Ask for each of them.")
     noise, seed = checks.finite(noise, "noise", above=0.0), checks.seed(seed)
-    draws = checks.count(draws, "draws", 2, hint="The interval is over draws.")
+    draws = checks.count(draws, "draws", 2, MOST_DRAWS, hint="The interval is over draws.")
     kind, window = checks.choice(kind, "kind", KINDS), checks.count(window, "window")
     anatomy = session.anatomy
     tokens = pieces_of(session.tokenizer, batch.ids[0].tolist())

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..anatomy.anatomy import Anatomy
 from ..anatomy.names import ComponentPath
+from ..core.integers import is_listable
 from ..core.positions import Positions
 from ..core.tokens import TokenBatch
 from ..errors import ComponentError, InputError
@@ -49,13 +50,13 @@ class Question:
             InputError: An unknown `by`, no component, a path that names its layer, or texts that do not correspond.
             ComponentError: No such layer or component.
         """
-        if component == "attn_head":  # the existing mlxterp's name
+        if not isinstance(by, str) or by not in BY:
+            raise InputError(f"by={by!r:.60}: expected one of {', '.join(map(repr, BY))}.")
+        if isinstance(component, str) and component == "attn_head":  # the existing mlxterp's name
             component, by = "attn.z", "head"
-        if by not in BY:
-            raise InputError(f"by={by!r}: expected one of {', '.join(map(repr, BY))}.")
         if component is None:
             component = "attn.z" if by == "head" else "mlp"
-        names = (component,) if isinstance(component, str) else tuple(dict.fromkeys(component))
+        names = _names(component)
         if not names:
             raise InputError("component= is empty. Name at least one, such as 'mlp', 'attn' or 'resid_post'.")
         chosen = anatomy.chosen_layers(layers)
@@ -70,10 +71,24 @@ class Question:
         return Question(names, chosen, by, Pair.of(clean, corrupted, positions, by == "position"), metric)
 
 
-def _path(anatomy: Anatomy, layer: int, name: Any) -> ComponentPath:
+def _names(component: Any) -> tuple[str, ...]:
+    """Names below a layer, each once.
+
+    Raises:
+        InputError: It is something else.
+    """
+    several = [component] if isinstance(component, str) else component
+    if not is_listable(several):
+        raise InputError(f"component is {component!r:.60}; expected names below a layer, such as 'mlp'.")
+    found = list(several)
+    for name in found:
+        if not isinstance(name, str):
+            raise InputError(f"component has {name!r:.60}; expected names below a layer, such as 'mlp'.")
+    return tuple(dict.fromkeys(map(str, found)))
+
+
+def _path(anatomy: Anatomy, layer: int, name: str) -> ComponentPath:
     """A component below a layer; InputError for a path that names its layer."""
-    if not isinstance(name, str):
-        raise InputError(f"component has {name!r}; expected names below a layer, such as 'mlp'.")
     try:
         return anatomy.names.resolve(f"layers.{layer}.{name}")
     except ComponentError:

@@ -19,6 +19,7 @@ from ..backends.base import LanguageModel
 from ..backends.host.conversion import to_vector
 from ..core import checks
 from ..core.controls import DRAWS, Controlled, bootstrap
+from ..core.integers import is_listable
 from ..core.options import names_options
 from ..core.sites import Component
 from ..core.texts import shown_ids
@@ -123,7 +124,7 @@ def _check_scales(given: Any) -> np.ndarray | None:
     """
     if given is None:
         return None
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+    if not is_listable(given):
         given = [given]
     hint = "For the opposite direction ask about -vector."
     found = sorted({checks.finite(one, "A scale", 0.0, checks.LARGEST, hint=hint) for one in given})

@@ -18,6 +18,7 @@ from ..anatomy.session import Model
 from ..core import checks, rooms
 from ..core.feature_ids import Feature
 from ..core.files import atomic_folder
+from ..core.integers import is_listable
 from ..core.options import checks_options
 from ..core.places import expanded
 from ..core.public_names import PublicNames
@@ -414,7 +415,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
 
 
 def _listed(saes: Any) -> list[Any]:
-    if isinstance(saes, (str, bytes, os.PathLike, SAE)) or not isinstance(saes, Iterable):
+    if isinstance(saes, (os.PathLike, SAE)) or not is_listable(saes):
         raise InputError(
             f"Expected {{key: SAE}} or a list of SAEs, got {type(saes).__name__}. SAECollection.load(folder) opens"
             " those of a folder, SAECollection.from_release(release) published ones."

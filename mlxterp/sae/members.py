@@ -17,7 +17,7 @@ from ..anatomy.names import hook_component
 from ..backends import get_backend
 from ..core import checks
 from ..core.digests import same_file
-from ..core.integers import as_integer
+from ..core.integers import as_integer, is_listable
 from ..core.places import expanded
 from ..errors import InputError, SAEError
 from .formats import own, saes_in
@@ -239,7 +239,7 @@ def _chosen(release: str, ids: Iterable[str] | str | None) -> list[PretrainedSAE
 
 
 def _numbers(given: Any, what: str, least: int) -> set[int]:
-    several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    several = given if is_listable(given) else [given]
     return {checks.integer(one, f"an entry of {what}", least) for one in several}
 
 

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from ..backends.host.conversion import to_vector
 from ..core.digests import DIGEST, digest_of_arrays
-from ..core.files import atomic_write
+from ..core.files import atomic_write, json_facts
 from ..core.places import expanded
 from ..core.tensor_files import check_safetensors
 from ..errors import InputError
@@ -112,8 +112,8 @@ def _as_metadata(given: Any, component: str) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
         raise InputError(f"metadata at {component} is {given!r}; expected a dictionary with string keys.")
     try:
-        return json.loads(json.dumps(dict(given), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
+        return json_facts(given)
+    except ValueError as error:
         raise InputError(
             f"The metadata at {component} cannot be written as JSON: {error}. Use strings, numbers, lists and"
             " dictionaries."

@@ -7,11 +7,15 @@ import pytest
 
 from mlxterp import InputError
 from mlxterp.attention import (
+    AttentionPatternDetector,
+    AttentionPatterns,
+    attention_heatmap,
     copying_score,
     current_token_score,
     duplicate_token_score,
     first_token_score,
     induction_score,
+    interactive_attention,
     mean_distance,
     pattern_entropy,
     previous_token_score,
@@ -102,3 +106,35 @@ def test_what_is_no_pattern_is_refused():
         previous_token_score(np.ones(5))
     with pytest.raises(InputError, match="seq_len"):
         induction_score(back(1), 0)
+
+
+def test_lengths_and_tokens_that_cannot_be_are_named():
+    for score in (induction_score, duplicate_token_score):
+        assert score(back(1), 10**20) == 0  # nothing is repeated
+    for bad in ([[1], [1, 2]], ["a"] * N, [0.5] * N):
+        with pytest.raises(InputError, match="tokens is"):
+            repeated_token_score(back(1), bad)
+    torch = pytest.importorskip("torch")
+    with pytest.raises(InputError, match="tokens is"):
+        repeated_token_score(back(1), torch.ones(N, requires_grad=True))
+    ids = [1, 2, 3] * (N // 3)
+    assert repeated_token_score(back(1), torch.tensor(ids)) == repeated_token_score(back(1), ids)
+    assert AttentionPatternDetector().classify_head(torch.eye(N, dtype=torch.bfloat16)) == ["current_token"]
+
+
+@pytest.mark.parametrize("bad", [[], {}, np.array([0, 1]), True, None, 7])
+def test_a_head_that_is_not_there_is_named(bad):
+    found = AttentionPatterns({0: np.eye(3)[None, None]}, {0: (0,)}, (("a", "b", "c"),))
+    assert found.head(np.int64(0), np.array(0)).shape == (3, 3)
+    with pytest.raises(InputError, match="There is no layer"):
+        found.head(bad, 0)
+    with pytest.raises(InputError, match="There is no head"):
+        found.head(0, bad)
+
+
+@pytest.mark.parametrize("bad", ["x", {"title": "a"}, [], 0, AttentionPatternDetector()])
+def test_settings_of_pictures_are_of_their_class(bad):
+    with pytest.raises(InputError, match=r"config is .*; it must be an InteractiveAttentionConfig"):
+        interactive_attention({0: np.eye(3)[None]}, ["a", "b", "c"], bad)
+    with pytest.raises(InputError, match=r"config is .*; it must be an AttentionVisualizationConfig"):
+        attention_heatmap(np.eye(3), ["a", "b", "c"], config=bad)

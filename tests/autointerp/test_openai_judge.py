@@ -501,3 +501,25 @@ def test_an_instruct_model_judges_by_likelihoods_and_writes(instructed):
     assert text
     [said] = judge.write([[{"role": "user", "content": "Say hi."}]], 8)
     assert said and judge.usage["failed"] == 0
+
+
+def test_a_cache_lies_where_its_path_says_or_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    OpenAIJudge("http://127.0.0.1:9", cache="~/kept")
+    assert (tmp_path / "kept").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"Nothing can be written to .*file"):
+        OpenAIJudge("http://127.0.0.1:9", cache=tmp_path / "file")
+    with pytest.raises(InputError, match="Expected the path"):
+        OpenAIJudge("http://127.0.0.1:9", cache=2.5)  # type: ignore[arg-type]
+
+
+def test_lines_of_a_cache_that_no_call_wrote_are_asked_again(tmp_path):
+    bad = [
+        "[1]",
+        '{"key": [], "reply": {"text": "a"}}',
+        '{"key": "a", "reply": {"text": "x", "tokens_in": 1e999}}',
+    ]
+    (tmp_path / "answers.jsonl").write_text("\n".join(bad) + "\n")
+    with pytest.warns(MlxterpWarning, match="3 lines of .* cannot be read"):
+        OpenAIJudge("http://127.0.0.1:9", cache=tmp_path)

@@ -137,3 +137,11 @@ def test_names_bound_to_an_sae_are_refused_on_another(tmp_path):
 def test_numbers_of_any_library_are_kept_as_numbers(confidence, tmp_path):
     registry = FeatureRegistry({3: {"name": "cats", "confidence": confidence}})
     assert FeatureRegistry.load(registry.save(tmp_path / "names.json"))[3]["confidence"] == float(confidence)
+
+
+def test_what_a_registry_takes_it_reads_again(tmp_path):
+    largest = 10**18 - 1
+    path = FeatureRegistry({largest: "far", np.int64(3): "near"}).save(tmp_path / "names.json")
+    assert dict(FeatureRegistry.load(path)) == {3: {"name": "near"}, largest: {"name": "far"}}
+    with pytest.raises(InputError, match="is no feature id"):
+        FeatureRegistry({largest + 1: "too far"})

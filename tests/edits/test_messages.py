@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxterp import SAE, InterpretableModel, SAEError, UnknownFeatureError
+from mlxterp import SAE, InputError, InterpretableModel, SAEError, UnknownFeatureError, steering
 from mlxterp.steering import add_direction, amplify, feature
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
+
+ANY: Any = steering
+"""For what the type checker would not let through."""
 
 
 @pytest.fixture
@@ -47,3 +50,25 @@ def test_another_width_names_both_arguments_and_the_saes_own_model(model):
         model.attach_sae(sae_of(7), place)
     with pytest.raises(SAEError, match=here), model.steer(add_direction(np.ones(7), 1.0, at=place)):
         pass
+
+
+@pytest.mark.parametrize("bad", [0, 2.5, "", [], True, np.array([1, 2])])
+def test_a_place_that_is_no_component_is_named_and_never_passed_over(bad):
+    vector = steering.SteeringVector("layers.1.resid_post", [1.0, 2.0])
+    for make in (
+        lambda: ANY.add_direction(vector, at=bad),
+        lambda: ANY.project_out(vector, at=bad),
+        lambda: ANY.direction(vector, at=bad),
+        lambda: ANY.add_direction(vector).at(bad),
+    ):
+        with pytest.raises(InputError, match=r"at=.* names no component"):
+            make()
+
+
+def test_settings_of_edits_are_true_or_false_and_edits_are_edits():
+    with pytest.raises(InputError, match="preserve_norm is 'no'; it must be True or False"):
+        ANY.add_direction([1.0, 2.0], preserve_norm="no")
+    with pytest.raises(InputError, match="edit is None; it must be an Edit"):
+        ANY.norm_preserving(None)
+    with pytest.raises(InputError, match="Positions are integers"):
+        ANY.add_direction([1.0, 2.0], positions=[[1], [1, 2]])

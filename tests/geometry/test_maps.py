@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -291,3 +292,11 @@ def test_d8_a_picture_of_the_points_stands_in_notebooks():
     cell = drawn._repr_html_()
     assert cell.count("M") >= 32 and "<script" not in cell and "share of a row" in cell
     assert repr(drawn) == "<DecoderMap: 32 rows of widths [8, 24] by PCA>"
+
+
+def test_d7_a_map_whose_parts_are_of_other_numbers_is_damaged(tmp_path):
+    drawn = of(bundles())
+    for wrong in ({"labels": drawn.labels[1:]}, {"width": drawn.width[1:]}, {"nearness": drawn.nearness[1:]}):
+        replace(drawn, **wrong).save(tmp_path)
+        with pytest.raises(FeatureIndexError, match="is damaged: draw the map again"):
+            DecoderMap.load(tmp_path)

@@ -209,3 +209,69 @@ def test_two_models_are_aligned_by_saes(demo):
         InputError,
         "a is an SAE",
     )
+
+
+# -- what users hold --------------------------------------------------------------------------------
+
+
+def test_a_label_of_another_width_is_no_label_of_the_narrow_one():
+    both = family()
+    both[NARROW].concepts.load_concepts({1: "red"})
+    found: Any = geometry.splitting(both, NARROW, WIDE, activations(400), control=False)
+    assert found.label(np.int64(NARROW), 1) == found.label(NARROW, 1) != ""
+    for bad in (NARROW + 1, [], None, True, np.array([NARROW, WIDE])):
+        refused(lambda bad=bad: found.label(bad, 1), InputError, "width is .*; this is of the widths")
+    refused(lambda: found.label(NARROW, NARROW), mlxterp.UnknownFeatureError, f"No feature {NARROW}")
+
+
+def test_scores_of_a_map_come_in_every_form_or_are_named():
+    torch = pytest.importorskip("torch")
+    drawn: Any = ASK.decoder_map(family(), method="pca")
+    ones = torch.ones(len(drawn), requires_grad=True)
+    for given in (ones, ones.bfloat16(), [1.0] * len(drawn)):
+        assert drawn.with_scores({"a": given}).scores["a"].tolist() == [1.0] * len(drawn)
+    refused(lambda: drawn.with_scores({"a": ["x"]}), InputError, "no array of numbers")
+    refused(lambda: drawn.with_scores(None), InputError, "scores is {name: values}, got NoneType")
+
+
+@pytest.mark.parametrize(
+    "labels", [[None] * 10 + [1] * 10, ["a"] * 10 + [float("nan")] * 10, ["a"] * 10 + [2] * 10]
+)
+def test_labels_that_are_missing_or_mixed_are_named(labels):
+    pytest.importorskip("sklearn")
+    sae, column = sae_of(parts()), np.array(labels, dtype=object)
+    refused(
+        lambda: sae.probe((activations(20), column), ks=1, verbose=False),
+        InputError,
+        "is missing|several types",
+    )
+
+
+def test_examples_of_a_concept_belong_together():
+    torch = pytest.importorskip("torch")
+    rows = activations(6)
+    labels = torch.tensor([True, False] * 3)
+    found: Any = geometry.ConceptExamples(torch.tensor(rows), ASK.ConceptExamples(rows, labels).labels)
+    assert found.labels.tolist() == labels.tolist() and len(found.take([0, 2])) == 2
+    for bad in ("x", [0.5], [99], torch.ones(2, requires_grad=True)):
+        refused(lambda bad=bad: found.take(bad), InputError, "rows are")
+    for name in ("texts", "positions", "tokens"):
+        refused(
+            lambda name=name: ASK.ConceptExamples(rows, labels, **{name: ["a", "b"]}),
+            InputError,
+            f"{name} are",
+        )
+
+
+def test_arguments_of_another_kind_are_named_where_they_enter():
+    rows, two = activations(40), family()
+    found: Any = geometry.coactivation(mlxterp.SparseFeatures.from_dense(np.abs(rows)), control=False)
+    for call, words in (
+        (lambda: found.graph(5, "phi", "names"), "label is str; expected a function"),
+        (lambda: geometry.random_like(rows, np.array([1, 2])), "kind=array"),
+        (lambda: mlxterp.load_family(np.array(3)), "Expected {key: SAE}"),
+        (lambda: ASK.probe(None, "x", rows, -rows, draws=10**20), "draws is 10+; it must be"),
+        (lambda: ASK.coactivation(found.rows, level="text", text_ids=[[1], [1, 2]]), "text_ids is"),
+    ):
+        refused(call, InputError, words)
+    assert mlxterp.load_family(two, widths=np.array(NARROW)).widths == [NARROW]

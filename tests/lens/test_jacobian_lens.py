@@ -530,3 +530,21 @@ def test_a_lens_prints_and_tabulates_how_far_it_is_from_the_identity(folders):
 def test_a_folder_is_not_taken_for_a_damaged_file(tmp_path):
     with pytest.raises(InputError, match=r"is a folder\. A Jacobian lens is a"):
         JacobianLens.load(tmp_path)
+
+
+def test_a_lens_of_matrices_by_hand_is_checked_and_saved(tmp_path):
+    make: Any = JacobianLens
+    torch = pytest.importorskip("torch")
+    lens = make(
+        {np.int64(0): torch.eye(3).bfloat16()}, np.int64(1), np.int64(2), metadata={"k": np.float32(0.5)}
+    )
+    lens.save(tmp_path / "lens.safetensors")
+    again = JacobianLens.load(tmp_path / "lens.safetensors")
+    assert again.jacobians[0].tolist() == np.eye(3).tolist() and (again.target, again.n_prompts) == (1, 2)
+    for given, words in (
+        (([np.eye(3)], 1, 2), "expected {layer: matrix}"), (({0: np.ones((2, 3))}, 1, 2), "expected one size"),
+        (({0: np.eye(2), 1: np.eye(3)}, 2, 2), "expected one size"), (({0: "x"}, 1, 2), "real numbers|no array"),
+        (({0: np.eye(3)}, "last", 2), "target is"), (({-1: np.eye(3)}, 1, 2), "a layer of jacobians"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            make(*given)

@@ -238,3 +238,20 @@ def test_damaged_files_and_lenses_of_other_models_are_refused(folder, tmp_path):
         other.tuned_lens(IDS, "lens")  # type: ignore[arg-type]
     with pytest.warns(MlxterpWarning, match="other weights"):
         other.load_tuned_lens(lens)
+
+
+def test_maps_and_facts_come_in_every_form_or_are_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    make: Any = TunedLens
+    maps = torch.eye(3)[None].requires_grad_()
+    for given in (maps, maps.bfloat16()):
+        lens = make(1, 3, weights=given, metadata={"steps": np.int64(5), "rate": np.float32(0.5)})
+        assert lens.weights.tolist() == torch.eye(3)[None].tolist()
+        lens.save(tmp_path / "lens")
+        assert TunedLens.load(tmp_path / "lens").metadata == {"steps": 5, "rate": 0.5}
+    for bad in ([1], "x", {"a": float("nan")}, {"a": object()}):
+        with pytest.raises(InputError, match="metadata"):
+            make(1, 3, metadata=bad)
+    for bad in ([1], {"0": 3}, {"x": [1, 2]}):
+        with pytest.raises(InputError, match="held_out_kl"):
+            print(make(1, 3, metadata={"held_out_kl": bad}))

@@ -280,3 +280,11 @@ def test_a_trained_model_reads_the_changed_words(shared):
     assert len(changed) == 1 and result.clean > result.corrupted
     assert result.effects[0, changed[0]] == pytest.approx(1, abs=1e-4)
     assert np.allclose(np.delete(result.effects[0], changed), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [2.5, True, object(), [["mlp"]], np.array(1), [None]])
+def test_components_of_another_kind_are_named(model, bad):
+    with pytest.raises(InputError, match="component"):
+        activation(model, CLEAN, CORRUPTED, component=bad)
+    with pytest.raises(InputError, match="expected one of 'layer'"):
+        activation(model, CLEAN, CORRUPTED, by=np.array(["layer", "head"]))
