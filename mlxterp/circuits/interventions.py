@@ -223,6 +223,6 @@ def _written(
 ) -> Any:  # fmt: skip
     """The continuation: text, or token ids where there is no tokenizer."""
     running, request = session.running(prompt, edits), generation.Request(most)
-    places = [edit.positions for edit in edits]
-    pieces = list(generation.stream(running, ids, request, places, prompt_pass))
+    tokens = generation.stream(running, ids, request, [edit.positions for edit in edits], prompt_pass)
+    pieces = list(tokens)
     return pieces if session.tokenizer is None else "".join(pieces)

@@ -88,7 +88,7 @@ def stream_tokens(
     return model.stream(
         ids, request.max_tokens, edits, temperature=request.temperature, top_p=request.top_p,
         seed=request.seed, prefill_step_size=request.prefill_step_size,
-        **({} if prompt_pass is None else {"prompt_pass": prompt_pass}),
+        prompt_pass=prompt_pass,
     )  # fmt: skip
 
 
