@@ -64,6 +64,8 @@ def measured(model: Any, folder: Path, size: float) -> dict[str, Any]:
 
     start = time.process_time()
     peak = peak_memory(graph)
+    if peak is None:
+        raise SystemExit("Linux alone tells the peak of a process.")
     made = found[0]
     return {
         f"{size:g} GB: decoders MiB": whole["dec"], f"{size:g} GB: encoders MiB": whole["enc"],

@@ -77,7 +77,8 @@ def test_features_are_taken_as_everywhere_else(index):
     ]
     for given in one:
         assert list(ask(index, given, verbose=False)) == [feature]
-    for bad in ("", "7", b"x"):
+    bads: list[Any] = ["", "7", b"x"]
+    for bad in bads:
         with pytest.raises(UnknownFeatureError, match="No feature"):
             ask(index, bad, verbose=False)
 

@@ -76,7 +76,8 @@ def test_settings_that_list_files_of_other_repositories_are_followed(model, hub)
         folder.mkdir()
         arrays = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
         arrays |= {"threshold": np.zeros_like(sae.b_enc)}
-        np.savez(folder / "params.npz", **{name: np.asarray(value) for name, value in arrays.items()})
+        named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+        np.savez(folder / "params.npz", **named)
         listed.append(f"  - hf://maker/of{layer}/deep/params.npz" + ("?revision=main" if layer else "@main"))
     text = "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n"
     (hub("owner/list") / "config.yaml").write_text(text + "transcoders:\n" + "\n".join(listed) + "\n")

@@ -184,7 +184,7 @@ def test_writing_goes_on_live_from_the_prompt_that_is_held(model, freeze):
     assert found.written != model.generate(IDS, max_tokens=4)
 
 
-def kept_cache(model: InterpretableModel, asked: Any, given: Any, freeze: str) -> list[SiteEdit]:
+def kept_cache(model: InterpretableModel, asked: Any, given: Any, freeze: Any) -> list[SiteEdit]:
     """Edits that put a held pass's keys and values of the prompt in their places."""
     anatomy, seen, backend = model.session.plain, {}, model.language_model.backend
     sites = [
@@ -205,7 +205,7 @@ def kept_cache(model: InterpretableModel, asked: Any, given: Any, freeze: str) -
     def edits(function: Any) -> list[SiteEdit]:
         return [SiteEdit(site, lambda x, _run, _call, site=site: function(x, site)) for site in sites]
 
-    kind = type(anatomy.model.frozen_pass(IDS, places_of(anatomy, {}, {})))
+    kind: Any = type(anatomy.model.frozen_pass(IDS, places_of(anatomy, {}, {})))
     plain = kind._passed
 
     def watched(self: Any, *args: Any, edits: Any = (), **options: Any) -> Any:
