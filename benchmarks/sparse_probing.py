@@ -46,16 +46,16 @@ def main() -> None:
     options = parser.parse_args()
     sets = {name: drawn(options.data / f"{name}.csv.zst", options.rows) for name in SETS}
     rows = kept()
+    notes = [
+        f"{options.rows} texts of each set at most, of at most {LONGEST} characters; three tenths are tested",
+        "intervals: 95 %, bootstrap over tested rows, of means over sets; random: 20 draws of as many active features",
+    ]
     for name in options.models:
         begin = time.process_time()
         model, sae = opened(name, options.smollm2)
         rows |= probed(name, model, sae, sets)
         rows[f"{name}: processor seconds"] = round(time.process_time() - begin, 1)
-    notes = [
-        f"{options.rows} texts of each set at most, of at most {LONGEST} characters",
-        "intervals: 95 %, bootstrap over tested rows, of means over sets; random: 20 draws of as many active features",
-    ]  # fmt: skip
-    report("sparse_probing", rows, notes)
+        report("sparse_probing", rows, notes)  # after each model, so that none is lost
 
 
 def kept() -> dict[str, Any]:
