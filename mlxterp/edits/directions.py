@@ -117,7 +117,8 @@ def swap(
 
 def norm_preserving(edit: E) -> E:
     """The same edit, after which each token's activation is scaled back to the length it had."""
-    return replace(checks.instance(edit, "edit", Edit), preserve_norm=True)
+    checks.instance(edit, "edit", Edit)
+    return replace(edit, preserve_norm=True)
 
 
 def _component(at: Any, vector: Any) -> Any:

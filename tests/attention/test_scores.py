@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -124,7 +126,7 @@ def test_lengths_and_tokens_that_cannot_be_are_named():
 
 @pytest.mark.parametrize("bad", [[], {}, np.array([0, 1]), True, None, 7])
 def test_a_head_that_is_not_there_is_named(bad):
-    found = AttentionPatterns({0: np.eye(3)[None, None]}, {0: (0,)}, (("a", "b", "c"),))
+    found: Any = AttentionPatterns({0: np.eye(3)[None, None]}, {0: (0,)}, (("a", "b", "c"),))
     assert found.head(np.int64(0), np.array(0)).shape == (3, 3)
     with pytest.raises(InputError, match="There is no layer"):
         found.head(bad, 0)

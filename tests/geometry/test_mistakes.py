@@ -239,7 +239,8 @@ def test_scores_of_a_map_come_in_every_form_or_are_named():
 )
 def test_labels_that_are_missing_or_mixed_are_named(labels):
     pytest.importorskip("sklearn")
-    sae, column = sae_of(parts()), np.array(labels, dtype=object)
+    sae: Any = sae_of(parts())
+    column = np.array(labels, dtype=object)
     refused(
         lambda: sae.probe((activations(20), column), ks=1, verbose=False),
         InputError,
@@ -268,7 +269,7 @@ def test_arguments_of_another_kind_are_named_where_they_enter():
     found: Any = geometry.coactivation(mlxterp.SparseFeatures.from_dense(np.abs(rows)), control=False)
     for call, words in (
         (lambda: found.graph(5, "phi", "names"), "label is str; expected a function"),
-        (lambda: geometry.random_like(rows, np.array([1, 2])), "kind=array"),
+        (lambda: ASK.random_like(rows, np.array([1, 2])), "kind=array"),
         (lambda: mlxterp.load_family(np.array(3)), "Expected {key: SAE}"),
         (lambda: ASK.probe(None, "x", rows, -rows, draws=10**20), "draws is 10+; it must be"),
         (lambda: ASK.coactivation(found.rows, level="text", text_ids=[[1], [1, 2]]), "text_ids is"),
