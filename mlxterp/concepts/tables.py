@@ -220,7 +220,8 @@ class ConceptTables(PublicNames):
             UnknownFeatureError: A feature outside [0, d_hidden).
         """
         found = self.explanations
-        for one in explanations if is_listable(explanations) else [explanations]:
+        given: Any = explanations if is_listable(explanations) else [explanations]
+        for one in given:
             if not isinstance(one, Explanation):
                 raise InputError(f"Expected an Explanation or a list of them, got {type(one).__name__}.")
             several = found.setdefault(feature_id(one.feature_id, self.d_hidden), [])

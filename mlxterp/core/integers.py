@@ -38,7 +38,7 @@ def is_number(given: Any) -> TypeGuard[float]:
     return isinstance(given, (int, float)) and not isinstance(given, bool)
 
 
-def is_listable(given: Any) -> TypeGuard[Iterable[Any]]:
+def is_listable(given: Any) -> bool:
     """Whether it holds several things: what iterates, but texts and arrays of a single number without axes."""
     alone = isinstance(given, (str, bytes, bytearray)) or getattr(given, "shape", None) == ()
     return isinstance(given, Iterable) and not alone
