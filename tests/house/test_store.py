@@ -41,8 +41,7 @@ def test_of_all_that_names_features_only_the_store_writes_files():
         for _, called in calls(tree)
         if called in WRITING
     }
-    assert {name for name, _ in writers} == {STORE, "concepts/explanations.py"}
-    assert {called for name, called in writers if name != STORE} == {"dumps"}  # a copy of facts, not a file
+    assert {name for name, _ in writers} == {STORE}
 
 
 def test_the_columns_of_names_are_known_to_the_store_alone():
