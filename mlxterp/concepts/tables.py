@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -220,7 +220,7 @@ class ConceptTables(PublicNames):
             UnknownFeatureError: A feature outside [0, d_hidden).
         """
         found = self.explanations
-        given = cast(Iterable[Any], explanations) if is_listable(explanations) else [explanations]
+        given: Any = explanations if is_listable(explanations) else [explanations]
         for one in given:
             if not isinstance(one, Explanation):
                 raise InputError(f"Expected an Explanation or a list of them, got {type(one).__name__}.")

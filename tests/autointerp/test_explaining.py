@@ -66,7 +66,8 @@ def test_what_is_no_plan_explainer_or_judge_is_named_before_anything_is_asked(in
 
 
 def test_features_are_taken_as_everywhere_else(index):
-    feature, ask = int(index.live[0]), autointerp.collect
+    feature = int(index.live[0])
+    ask: Any = autointerp.collect
     one: list[Any] = [
         feature,
         np.array(feature),

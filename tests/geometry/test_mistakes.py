@@ -239,7 +239,8 @@ def test_scores_of_a_map_come_in_every_form_or_are_named():
 )
 def test_labels_that_are_missing_or_mixed_are_named(labels):
     pytest.importorskip("sklearn")
-    sae, column = sae_of(parts()), np.array(labels, dtype=object)
+    sae: Any = sae_of(parts())
+    column = np.array(labels, dtype=object)
     refused(
         lambda: sae.probe((activations(20), column), ks=[1], verbose=False),
         InputError,
