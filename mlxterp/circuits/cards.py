@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..core.integers import as_integer
@@ -11,6 +11,9 @@ from ..index import FeatureIndex
 from ..sae.members import layer_of
 from .nodes import Node
 from .protocols import Graph
+
+Steer = Callable[[FeatureIndex, int, str], str]
+"""Index, feature, prompt → the address of a page that steers by it; `Explorer.steer_address` is one."""
 
 _EXAMPLES = 3
 """Strongest texts on a card."""
@@ -48,6 +51,15 @@ class Cards:
     def key(self, node: Node) -> str:
         """The key of a node's card; "" without one."""
         return "" if self._of(node) is None else f"{node.layer}-{node.feature_id}"
+
+    def steer(self, nodes: Iterable[Node], address: Steer, prompt: str) -> dict[str, str]:
+        """Id → address of the page that steers by it, of each feature that has an index."""
+        pairs = ((node, self._of(node)) for node in nodes)
+        return {
+            node.id: address(index, node.feature_id or 0, prompt)
+            for node, index in pairs
+            if index is not None
+        }
 
     def _card(self, node: Node) -> str:
         index = self._of(node)

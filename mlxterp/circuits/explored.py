@@ -9,7 +9,7 @@ import numpy as np
 
 from ..viz.lines import Table
 from ..viz.link_graph import Effect, LinkGraph, LinkNode
-from .cards import Cards
+from .cards import Cards, Steer
 from .effects import Live, total_effects
 from .paths import strongest_paths
 from .protocols import Graph
@@ -20,7 +20,9 @@ PATHS = 10
 """Paths in the table of a page without scripts."""
 
 
-def explored(shown: Graph, whole: Graph, index: Any = None, measure: bool = True) -> LinkGraph:
+def explored(
+    shown: Graph, whole: Graph, index: Any = None, measure: bool = True, steer: Steer | None = None
+) -> LinkGraph:
     """What a page shows of a graph.
 
     Args:
@@ -28,6 +30,7 @@ def explored(shown: Graph, whole: Graph, index: Any = None, measure: bool = True
         whole: The graph itself.
         index: Indexes of its transcoders, for cards and labels.
         measure: Whether to run the model, where it is at hand, without each feature.
+        steer: What gives the address of a page that steers by a feature of an index.
     """
     number = {node.id: i for i, node in enumerate(shown.nodes)}
     rows, columns = np.nonzero(shown.matrix)
@@ -54,7 +57,19 @@ def explored(shown: Graph, whole: Graph, index: Any = None, measure: bool = True
         title, _facts(shown, whole, len(rows), bool(effects)), shown.n_layers, shown.tokens, nodes, links,
         pins=[name for name in shown.pins if name in number], groups=groups,
         cards=cards.all_of(shown.features), effects=effects, group_effects=of_groups,
+        steer={} if steer is None else cards.steer(shown.features, steer, prompt_of(whole)),
     )  # fmt: skip
+
+
+def prompt_of(whole: Graph) -> str:
+    """The prompt as a text; "" where none gives its tokens, or the model is not at hand."""
+    if whole.live is None:
+        return ""
+    model, ids = whole.live.anatomy.model, list(whole.live.ids)
+    if model.tokenizer is None:
+        return ""
+    texts = ("".join(whole.tokens[first:]) for first in (1, 0))
+    return next((text for text in texts if list(model.tokenize(text)) == ids), "")
 
 
 def paths_table(graph: Graph) -> Table:

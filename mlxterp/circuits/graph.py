@@ -18,6 +18,7 @@ from ..viz.lines import LinesView, Table
 from ..viz.link_graph import link_graph_page
 from ..viz.page import write_page
 from . import files, heads, qk
+from .cards import Steer
 from .edges import EdgeTable
 from .effects import Live
 from .explored import explored, paths_table
@@ -364,7 +365,9 @@ class AttributionGraph(LinesView):
             "It explains contributions at the scales of this prompt; it does not predict what steering does.",
         )
 
-    def to_html(self, path: str | os.PathLike, index: Any = None, *, measure: bool = True) -> FilePath:
+    def to_html(
+        self, path: str | os.PathLike, index: Any = None, *, measure: bool = True, steer: Steer | None = None
+    ) -> FilePath:
         """Writes a page to explore the graph: one HTML file that needs no network; returns its path.
 
         A whole graph is shown pruned. Click a node for its edges, its strongest path and its card; label, pin and group
@@ -375,16 +378,20 @@ class AttributionGraph(LinesView):
             index: A `FeatureIndex` of a transcoder, several, or {layer: index}: cards and labels of the features.
             measure: Measure what taking each feature on the page away does to the outputs, with attention and norms
                 held and live, beside what the graph predicts. Not of a graph from a file.
+            steer: `explorer.steer_address` of `explorer = index.serve(others=…)`: pinned features of the indexes lead
+                to its steer page, as long as it runs. The page then holds the explorer's key: keep it to yourself.
 
         Raises:
             InputError: The folder does not exist, `path` is a folder, or an index is of another SAE.
         """
-        return write_page(path, self._page(index, checks.flag(measure, "measure")))
+        if steer is not None and not callable(steer):
+            raise InputError(f"steer= is explorer.steer_address, got {type(steer).__name__}.")
+        return write_page(path, self._page(index, checks.flag(measure, "measure"), steer))
 
-    def _page(self, index: Any = None, measure: bool = True) -> str:
+    def _page(self, index: Any = None, measure: bool = True, steer: Steer | None = None) -> str:
         shown = self if self.whole is not None else self.prune()
         plain = shown.fragment(level=2) + paths_table(shown).html()
-        return link_graph_page(explored(shown, self, index, measure), plain)
+        return link_graph_page(explored(shown, self, index, measure, steer), plain)
 
     @property
     def _tables(self) -> Sequence[Table]:

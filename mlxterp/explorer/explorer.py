@@ -12,8 +12,10 @@ import webbrowser
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from ..core import checks
+from ..core.feature_ids import Feature, feature_id
 from ..core.options import names_options
 from ..core.places import path_of
 from ..core.progress import in_notebook
@@ -73,6 +75,23 @@ class Explorer:
         """Whether it answers."""
         return self._thread.is_alive()
 
+    def steer_address(self, index: FeatureIndex, feature: Feature, prompt: str = "") -> str:
+        """The address of the steer page with a feature of an index that is shown, turned up by its own maximum.
+
+        Args:
+            prompt: What the page's prompt says; "" leaves the page's own.
+
+        Raises:
+            InputError: It does not show this index.
+            UnknownFeatureError: `feature` lies outside [0, d_hidden).
+        """
+        source = next((one.number for one in self._service.shown if _same(one.index, index)), None)
+        if source is None:
+            raise InputError(f"This explorer does not show {index!r}. Give it to serve, in others=[...].")
+        edit = f"e={source}:{feature_id(feature, index.d_hidden)}:add:1"
+        said = f"p={quote(prompt, safe='')}&" if prompt else ""
+        return f"{self.url}#/steer?{said}{edit}"
+
     def stop(self) -> None:
         """Ends it: generations end at their next token, and the port is free. Twice is harmless."""
         self._service.close()
@@ -124,6 +143,11 @@ def serve(
     if opened and not notebook:
         webbrowser.open(explorer.url)
     return explorer
+
+
+def _same(one: FeatureIndex, other: Any) -> bool:
+    """Whether two are of one folder."""
+    return one is other or (isinstance(other, FeatureIndex) and one.path == other.path)
 
 
 def _indexes(index: FeatureIndex, others: Any) -> list[FeatureIndex]:

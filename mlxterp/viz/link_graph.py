@@ -63,6 +63,7 @@ class LinkGraph:
         cards: Key → HTML of a fragment, already escaped.
         effects: Id of a node → what taking it away does.
         group_effects: Name of a group → what taking all of it away does.
+        steer: Id of a node → address of a page that steers by it; those of several end alike, after the last "e=".
     """
 
     title: str
@@ -76,6 +77,7 @@ class LinkGraph:
     cards: Mapping[str, str] = field(default_factory=dict)
     effects: Mapping[str, Effect] = field(default_factory=dict)
     group_effects: Mapping[str, Effect] = field(default_factory=dict)
+    steer: Mapping[str, str] = field(default_factory=dict)
 
 
 def link_graph_page(graph: LinkGraph, plain: str) -> str:
@@ -122,6 +124,7 @@ def _data(graph: LinkGraph) -> str:
         "groups": [[one_line(name), list(ids)] for name, ids in graph.groups.items()],
         "effects": _effects(graph.effects),
         "group_effects": _effects({one_line(name): found for name, found in graph.group_effects.items()}),
+        "steer": dict(graph.steer),
     }
     text = json.dumps(said, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -38,8 +38,15 @@ function pinsSection() {
   fields.group = h("input", { type: "text", placeholder: "name of a group", "aria-label": "Name of a group of the pinned nodes",
     onkeydown: (event) => { if (event.key === "Enter") group(); } });
   return section("Pinned", h("ul", {}, ...pinned.map((one) => h("li", {}, nodeButton(one), " ", button("×", () => pin(one), { "aria-label": "Unpin" })))),
-    h("p", {}, fields.group, " ", button("Group pinned (g)", group)),
+    h("p", {}, fields.group, " ", button("Group pinned (g)", group)), steerLink(pinned),
     effectsTable("Taking the pinned features away one at a time, summed", summed(measured)));
+}
+function steerLink(pinned) {  // the explorer's page, with the features that it shows
+  const found = [...new Set(pinned.map((node) => data.steer[node.id]).filter((one) => one))];
+  if (!found.length) return null;
+  const edits = found.map((address) => address.slice(address.lastIndexOf("e=") + 2));
+  const address = found[0].slice(0, found[0].lastIndexOf("e=") + 2) + edits.join(",");
+  return h("p", {}, h("a", { class: "mxg-steer", href: address, target: "_blank", rel: "noopener" }, "Steer by the pinned features"));
 }
 function groupSection([name, ids]) {
   const own = new Set(ids), sums = { source: new Map(), target: new Map() };

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mlxterp
+from mlxterp.circuits.explored import prompt_of
 from mlxterp.demo import FOLDER, Demo
 
 
@@ -31,3 +32,4 @@ def test_a_graph_of_the_demo_predicts_effects_where_attention_and_norms_are_held
     everything, norms, *_ = graph.validate(24).modes
     assert graph.law < 1e-4 and everything.worst < 1e-4
     assert norms.correlation.value >= 0.9 and norms.correlation.stands_out
+    assert prompt_of(graph) == "Lily lost her red"

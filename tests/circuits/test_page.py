@@ -74,6 +74,27 @@ def test_cards_and_labels_come_from_the_indexes(made, tmp_path):
     assert next(node for node in data["nodes"] if node[0] == shown.id)[6] == "mine"
 
 
+def test_features_of_an_index_that_is_served_lead_to_its_steer_page(made, tmp_path):
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    page = tmp_path / "g.html"
+    with made.index.serve(open=False) as explorer:
+        data, _ = read(made.graph.to_html(page, made.index, measure=False, steer=explorer.steer_address))
+        nodes = [node for node in data["nodes"] if node[1] == "feature"]
+        expected = {
+            node[0]: f"{explorer.url}#/steer?e=0:{node[0].split('_')[1]}:add:1"
+            for node in nodes
+            if node[2] == 1
+        }
+        assert data["steer"] == expected and 0 < len(expected) < len(nodes)
+        other = made.model.build_index(made.saes[0], TEXTS[:2], tmp_path / "j", exclude=(), verbose=False)
+        with pytest.raises(InputError, match="does not show"):
+            made.graph.to_html(page, {0: other}, measure=False, steer=explorer.steer_address)
+    assert read(made.graph.to_html(page, made.index, measure=False))[0]["steer"] == {}
+    with pytest.raises(InputError, match=r"explorer\.steer_address, got str"):
+        made.graph.to_html(page, made.index, steer=explorer.url)
+
+
 def test_an_index_of_something_else_is_refused_by_what_is_wrong(made, tmp_path):
     page = tmp_path / "g.html"
     other = made.model.build_index(made.saes[0], TEXTS[:2], tmp_path / "j", exclude=(), verbose=False)

@@ -127,6 +127,18 @@ def test_the_page_opens_without_a_console_message_and_without_a_request(browser,
 
 @needs_browser
 @pytest.mark.browser
+def test_what_is_pinned_leads_to_one_page_that_steers_by_all_of_it(browser, tmp_path):
+    address = "http://127.0.0.1:1/?t=e=k#/steer?p=a%20b&e="
+    steer = {"1_0_3": f"{address}0:7:add:1", "2_1_5": f"{address}1:5:add:1"}
+    opened(browser, tmp_path, "#pins=1_0_3,0_0_0,2_1_5", given=replace(graph(), steer=steer))
+    link = "document.querySelector('a.mxg-steer').href"
+    assert browser.value(link) == f"{address}0:7:add:1,1:5:add:1"
+    opened(browser, tmp_path, "#pins=0_0_0", given=replace(graph(), steer=steer))
+    assert browser.value("document.querySelectorAll('a.mxg-steer').length") == 0
+
+
+@needs_browser
+@pytest.mark.browser
 def test_clicks_pins_keys_and_the_slider_change_the_picture_and_the_address(browser, tmp_path):
     opened(browser, tmp_path, "#node=2_1_5&pins=2_1_5,0_0_0&influence=60")
     heading = "document.querySelector('.mxg-panel h2').textContent"
