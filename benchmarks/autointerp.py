@@ -174,8 +174,8 @@ def local(work: Work) -> dict[str, Any]:
     """SmolLM2 as judge."""
     if work.smollm2 is None:
         return {}
-    cell = work.cell("local", make=lambda: _local(work))
-    return {name: _row([cell], name, [cell]) for name in cell[0]}
+    cells = [work.cell("local", make=lambda: _local(work))]
+    return {name: _row(cells, name, cells) for name in cells[0][0]}
 
 
 def tokens(work: Work) -> dict[str, Any]:
