@@ -20,7 +20,7 @@ from mlxterp.interventions import Intervention, add_vector, clamp, noise, replac
 from tests.architectures import build, model_types
 from tests.edits.test_edits import PLACE, D, make_sae
 from tests.letters import LetterTokenizer
-from tests.small import llama_folder, open_llama
+from tests.small import open_llama
 from tests.tracing.together import Compared, compared
 
 ROWS = np.random.default_rng(0)
@@ -30,16 +30,6 @@ TORCH = (
     "mamba", "jamba",
 )  # fmt: skip
 PROMPTS = [ROWS.integers(0, 200, n).tolist() for n in LENGTHS]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    return llama_folder(tmp_path_factory)
-
-
-@pytest.fixture
-def model(folder: Path | None, backend: str) -> InterpretableModel:
-    return open_llama(folder, backend)
 
 
 @pytest.fixture

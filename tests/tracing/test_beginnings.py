@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from mlxterp.core.sites import Site, SiteEdit
 from mlxterp.interventions import add_vector
 from tests.architectures import build, configs
 from tests.edits.test_edits import PLACE, make_sae
-from tests.small import llama_folder, open_llama
 from tests.tracing.together import compared
 
 MLX = ("llama", "gemma3", "gpt_oss", "mamba", "jamba")
@@ -39,16 +37,6 @@ def check(model: InterpretableModel, given: list[list[int]], **options: Any) -> 
         warnings.simplefilter("ignore", MlxterpWarning)
         found = compared(model, given, max_tokens=5, **options)
     assert found.equal + len(found.ties) == len(given) and len(found.ties) <= 1
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    return llama_folder(tmp_path_factory)
-
-
-@pytest.fixture
-def model(folder: Path | None, backend: str) -> InterpretableModel:
-    return open_llama(folder, backend)
 
 
 @pytest.mark.parametrize("model_type", MLX)
