@@ -180,6 +180,7 @@ def test_what_is_wrong_is_named_with_its_line(
         (b"no gzip", "cannot be read"), (gzip.compress(b'{"a": NaN}\n'), "NaN"), (gzip.compress(b"[1]\n"), "no object"),
         (gzip.compress(b"\xff\n"), "no JSON"), (gzip.compress(b'{"a": 1}\n')[:-4], "cannot be read"),
     ],
+    ids=["no gzip", "NaN", "a list", "no JSON", "cut"],
 )  # fmt: skip
 def test_files_that_cannot_be_read_are_named(folder: Path, tmp_path: Path, data: bytes, said: str):
     copy = shutil.copytree(folder, tmp_path / "copy")
