@@ -115,6 +115,18 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
+def batches(args: argparse.Namespace) -> dict[str, Any]:
+    """See index_batches.py."""
+    from index_batches import rows_of
+
+    rows: dict[str, Any] = {}
+    for wing in args.wings:
+        subject = Subject.on(wing, args.work, args.tokens, args.trained_on, args.features)
+        found = rows_of(subject.model, subject.sae, subject.texts, args.rounds)
+        rows |= {f"{wing}: {name}": value for name, value in found.items()}
+    return rows
+
+
 def measured_build(subject: Subject) -> tuple[dict[str, float], int]:
     with Stages(subject.model.language_model) as taken:
         index = subject.build()
@@ -262,7 +274,9 @@ def build_and_examples(subject: Subject) -> tuple[float, float]:
     return build, seconds_of(lambda: sum(1 for _ in index.all_examples(20)))
 
 
-PARTS = {"stages": stages, "memory": memory, "questions": questions, "step": step, "peers": peers}
+PARTS = {
+    "stages": stages, "batches": batches, "memory": memory, "questions": questions, "step": step, "peers": peers
+}  # fmt: skip
 NOTES = [
     "processor time of one thread, but for what says wall",
     "the index's share is everything that is not tokenizing, model or encoder",

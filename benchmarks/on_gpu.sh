@@ -73,7 +73,7 @@ part train_step 60 "$python" benchmarks/train_step.py --device "$device" \
 # shellcheck disable=SC2046
 part graph 60 "$python" benchmarks/graph.py "$model" --rounds 1 --tokens $(sized "4" "8 16") --work "$folder/graph"
 # shellcheck disable=SC2046
-part index 60 "$python" benchmarks/index.py --part stages questions --rounds 1 --scans 1 --work "$folder/index" \
+part index 60 "$python" benchmarks/index.py --part stages batches questions --rounds 1 --scans 1 --work "$folder/index" \
   $(sized "--tokens 2000 --trained-on 4096 --features 256" "--tokens 50000 --trained-on 100000")
 
 echo "Results for ${card:-no GPU}: $folder"
