@@ -65,6 +65,13 @@ def test_a_set_of_each_kind_is_that_of_its_folder(model, hub, tmp_path):
     assert same(
         graph_of(model, CrossLayerTranscoder.load("hf://owner/across/wide", revision="main")), expected
     )
+    top = hub("owner/listed")  # whose settings list the files that lie beside them
+    for file in clt.save(tmp_path / "listed").iterdir():
+        file.replace(top / file.name)
+    names = "".join(f"\n- W_enc_{layer}.safetensors" for layer in range(model.n_layers))
+    with open(top / "config.yaml", "a", encoding="utf-8") as config:
+        config.write(f"\ntranscoders:{names}\n")
+    assert same(graph_of(model, "owner/listed"), expected)
     SAECollection(given).save(hub("owner/ours") / "inner")
     assert same(graph_of(model, "hf://owner/ours/inner"), graph_of(model, given))
 
