@@ -111,6 +111,7 @@ def calibrate(
     session = _session(model)
     session.warn_of_acts("a feature is calibrated")
     _check_asking(asking)
+    receipt = checks.flag(receipt, "receipt")
     maximum = None if index is None and MAXIMA not in sae.metadata else max_activation(sae, feature, index)
     units = units or ("norm" if maximum is None else "max")
     given = _check_strengths(strengths, units, method)
