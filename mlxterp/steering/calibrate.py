@@ -159,18 +159,10 @@ def calibrate(
     if not receipt:
         return found
     controls = Controls(lambda draw: _random(sae, feature, units, strength, maximum, found, seed, draw))
-    asked = _asked(asking, words)
     made = measured_receipt(
-        trials,
-        found,
-        strength,
-        edit(strength),
-        controls,
-        asked,
-        other_words,
-        given_neutral or UNRELATED,
-        verbose,
-    )
+        trials, found, strength, edit(strength), controls, _asked(asking, words), other_words,
+        given_neutral or UNRELATED, verbose,
+    )  # fmt: skip
     return replace(found, receipt=made)
 
 
