@@ -133,5 +133,7 @@ def test_names_are_told_from_paths(tmp_path, monkeypatch):
     assert hub_place("owner/name") is None
     with pytest.raises(InputError, match="names the revision"):
         hub_place("hf://o/n@x", "y")
+    with pytest.raises(InputError, match="is of a repository of the hub"):
+        CrossLayerTranscoder.load("owner/name", revision="x")  # a folder here
     with pytest.raises(InputError, match="choose from a release"):
         SAECollection.from_release("maker/saes", layers=[1])
