@@ -79,7 +79,7 @@ def feature_intervention(
             something acts on the model, which only freeze=None takes into account.
         UnknownFeatureError: A feature that the transcoder does not have.
         SAEError: Transcoders that do not fit.
-        ComponentError: The model lacks what a transcoder names, or, where it is to write on from a held prompt, keeps no
+        ComponentError: The model lacks what a transcoder names; or it is to write on from a held prompt, and keeps no
             cache or computes something else with one.
 
     Examples:
