@@ -36,6 +36,8 @@ _TEXTS, _LENGTH, _ROUNDS = 4, 64, 5
 _SECONDS = 0.3
 """For both libraries' rounds after the first."""
 _told: set[str] = set()
+_tried: set[str] = set()
+"""What was measured in this process, whether or not that came to anything."""
 
 
 def note_faster_wing(anatomy: Anatomy, source: str | None) -> None:
@@ -47,7 +49,10 @@ def note_faster_wing(anatomy: Anatomy, source: str | None) -> None:
     if source is None or not _concerned(anatomy):
         return
     key = _key(anatomy)
-    times = _kept().get(key) or _measured(anatomy, source, key)
+    times = _kept().get(key)
+    if times is None and (tried := f"{key}; {source}") not in _tried:
+        _tried.add(tried)
+        times = _measured(anatomy, source, key)
     said = None if times is None or key in _told else note(times[0], times[1], source)
     if said is not None:
         _told.add(key)
@@ -86,7 +91,7 @@ def _measured(anatomy: Anatomy, source: str, key: str) -> tuple[float, float] | 
         if twin is None or twin.d_model != model.d_model:
             return None
         mlx_seconds, torch_seconds = _seconds(anatomy, Anatomy(twin))
-    except MlxterpError:
+    except Exception:  # a model cut down to one block fails in any way, and a note is not worth an error
         return None
     _keep({**_kept(), key: [mlx_seconds, torch_seconds]})
     return mlx_seconds, torch_seconds

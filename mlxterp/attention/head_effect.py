@@ -204,7 +204,7 @@ def _task(
         starts = np.full(len(tokens.rows), first)
         name = f"second repetition of {tokens.period} random tokens"
         return _loss(model, batch_of(tokens.rows), starts), [batch_of(other.rows)], name
-    if not isinstance(task, str) and not is_listable(task):
+    if not is_listable(task):
         raise InputError(f"task is {type(task).__name__}; expected 'induction', or texts.")
     batch = session.batch(held(task))
     if len(batch.lengths) < 2 or batch.lengths.min() < 2:

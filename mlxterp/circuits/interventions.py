@@ -79,6 +79,8 @@ def feature_intervention(
             something acts on the model, which only freeze=None takes into account.
         UnknownFeatureError: A feature that the transcoder does not have.
         SAEError: Transcoders that do not fit.
+        ComponentError: The model lacks what a transcoder names; or it is to write on from a held prompt, and keeps no
+            cache or computes something else with one.
 
     Examples:
         >>> skips = mlxterp.SAETrainConfig(d_hidden=64, k=8, tokens=1000, batch_size=500, target="layers.1.mlp_out")

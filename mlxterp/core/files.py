@@ -162,7 +162,7 @@ def json_facts(given: Mapping[Any, Any]) -> dict[str, Any]:
         ValueError: They hold what JSON cannot: NaN, half of a character, two keys of one spelling, other objects.
     """
     try:
-        text = json.dumps(dict(given), allow_nan=False, default=_plain)
+        text = json.dumps(dict(given), allow_nan=False, ensure_ascii=False, default=_plain)
         text.encode("utf-8")
         return strict_json(text)
     except (TypeError, RecursionError) as error:

@@ -162,8 +162,18 @@ class _Place:
         edits = self.component.edits(change, self.component.call)
         sites = [site for component in self.reads for site in component.sites]
         alone = all(step.by_token for step in steps)
-        first = min(self.first)
-        return [replace(edit, reads=(*edit.reads, *sites), by_token=alone, first=first) for edit in edits]
+        first, adds = min(self.first), self._adds(steps)
+        return [
+            replace(edit, reads=(*edit.reads, *sites), by_token=alone, first=first, adds=adds)
+            for edit in edits
+        ]
+
+    def _adds(self, steps: Sequence[Step]) -> Callable[[Array], Array] | None:
+        """Gives the vector that is added to every token of the one site, where nothing else is done; else None."""
+        name, adds = self.component.name, steps[0].adds
+        if len(steps) > 1 or adds is None or not self.component.plain:
+            return None
+        return lambda x: adds(x, name)
 
 
 @dataclass(eq=False, slots=True)

@@ -87,14 +87,15 @@ class WatchedText:
     def watched(
         self, pieces: Iterator[tuple[int | None, str]]
     ) -> Generator[tuple[int | None, str], None, None]:
-        """The pieces of a generation, each noted as it passes."""
+        """The pieces of a generation, each noted as it passes; closed before the first token, it came to nothing."""
         try:
             try:
                 for token, text in pieces:
                     self.took(token, text)
                     yield token, text
             except GeneratorExit:  # who reads the pieces has enough
-                self.ended(enough=True)
+                if self._tokens:  # else the prompt was not read to its end
+                    self.ended(enough=True)
                 raise
             self.ended()
         finally:

@@ -74,19 +74,8 @@ class JacobianLens(FittedLens):
     session: Session | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.jacobians, Mapping):
-            raise InputError(f"jacobians is {type(self.jacobians).__name__}; expected {{layer: matrix}}.")
-        matrices = {
-            checks.count(layer, "a layer of jacobians", 0): to_numpy(J, f"jacobians[{layer}]")
-            for layer, J in self.jacobians.items()
-        }
-        if any(J.ndim != 2 or J.shape != (J.shape[1],) * 2 for J in matrices.values()) or (
-            len({J.shape for J in matrices.values()}) > 1
-        ):
-            shapes = sorted({J.shape for J in matrices.values()})
-            raise InputError(f"jacobians have shapes {shapes}; expected one size, (d_model, d_model).")
         known = {
-            "jacobians": matrices, "target": checks.count(self.target, "target", 0),
+            "jacobians": _matrices(self.jacobians), "target": checks.count(self.target, "target", 0),
             "n_prompts": checks.count(self.n_prompts, "n_prompts", 0),
             "changes": to_numpy(self.changes, "changes").astype(np.float64, copy=False),
             "metadata": checked_facts(self.metadata),
@@ -269,6 +258,36 @@ class JacobianLens(FittedLens):
 
     def __repr__(self) -> str:
         return f"JacobianLens({len(self.layers)} layers to layer {self.target}, {self.n_prompts} prompts)"
+
+
+def _matrices(given: Any) -> dict[int, np.ndarray]:
+    """Layer → float32 (d_model, d_model); those that are float32 stay where they are.
+
+    Raises:
+        InputError: There are none, or they are no finite matrices of one size.
+    """
+    if not isinstance(given, Mapping) or not given:
+        got = "empty" if isinstance(given, Mapping) else type(given).__name__
+        raise InputError(f"jacobians is {got}; expected {{layer: matrix}}, at least one.")
+    found = {
+        checks.count(layer, "a layer of jacobians", 0): _matrix(J, f"jacobians[{layer}]")
+        for layer, J in given.items()
+    }
+    shapes = sorted({J.shape for J in found.values()})
+    if len(shapes) > 1 or len(shapes[0]) != 2 or shapes[0][0] != shapes[0][1]:
+        raise InputError(f"jacobians have shapes {shapes}; expected one size, (d_model, d_model).")
+    return found
+
+
+def _matrix(given: Any, name: str) -> np.ndarray:
+    if isinstance(given, np.ndarray) and given.dtype == np.float32:
+        found = given  # matrices of a large model take as much as the model: they are not copied
+    else:
+        with np.errstate(over="ignore"):  # refused below
+            found = to_numpy(given, name).astype(np.float32, copy=False)
+    if not np.isfinite(found).all():
+        raise InputError(f"{name} holds NaN, infinite numbers, or some beyond float32.")
+    return found
 
 
 def _lens_of(jacobians: dict[int, np.ndarray], facts: dict[str, Any], path: Path) -> JacobianLens:

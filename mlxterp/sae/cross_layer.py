@@ -231,6 +231,7 @@ class CrossLayerTranscoder(PublicNames):
 
         Raises:
             SAEError: It holds no such files, a layer is missing, or they are damaged; or the hub does not give them.
+            InputError: `revision` is given with a folder of this machine.
         """
         if (place := hub_place(path, revision)) is not None:
             found = fetch_set(place)
@@ -239,6 +240,10 @@ class CrossLayerTranscoder(PublicNames):
                     f"{place} holds transcoders of single layers: SAECollection.from_release({path!r})."
                 )
             path = found
+        elif revision is not None:
+            raise InputError(
+                f"revision={revision!r} is of a repository of the hub, and {path!r} is none. Leave one of them out."
+            )
         parts = read_cross_layer(path)
         return CrossLayerTranscoder(parts.layers, parts.reads, parts.writes, parts.metadata)
 

@@ -111,6 +111,7 @@ def calibrate(
     session = _session(model)
     session.warn_of_acts("a feature is calibrated")
     _check_asking(asking)
+    receipt = checks.flag(receipt, "receipt")
     maximum = None if index is None and MAXIMA not in sae.metadata else max_activation(sae, feature, index)
     units = units or ("norm" if maximum is None else "max")
     given = _check_strengths(strengths, units, method)
@@ -158,18 +159,10 @@ def calibrate(
     if not receipt:
         return found
     controls = Controls(lambda draw: _random(sae, feature, units, strength, maximum, found, seed, draw))
-    asked = _asked(asking, words)
     made = measured_receipt(
-        trials,
-        found,
-        strength,
-        edit(strength),
-        controls,
-        asked,
-        other_words,
-        given_neutral or UNRELATED,
-        verbose,
-    )
+        trials, found, strength, edit(strength), controls, _asked(asking, words), other_words,
+        given_neutral or UNRELATED, verbose,
+    )  # fmt: skip
     return replace(found, receipt=made)
 
 

@@ -171,8 +171,13 @@ class Receipt(LinesView, Plotted):
 
     @property
     def failures(self) -> int:
-        """Runs that gave no number, steered or of a control. They are left out of means and intervals."""
-        return sum(measure.failures for gate in self.gates for measure in gate.measures)
+        """Runs that gave no number, steered or of a control. They are left out of means and intervals.
+
+        Both measures of the cost are of the same runs, so each of those counts once.
+        """
+        written = (*self.effect.measures, *self.robustness.measures)
+        cost = max((measure.failures for measure in self.cost.measures), default=0)
+        return sum(measure.failures for measure in written) + cost
 
     @property
     def table(self) -> list[dict[str, Any]]:

@@ -34,7 +34,8 @@ class FeatureCard(View):
         similar: (feature_id, cosine of the decoder directions, label), most similar first.
         coactive: (feature_id, Jaccard index: tokens where both are active / tokens where at least one is), largest
             first.
-        neighbours: Name and commonest tokens of features that `similar` and `coactive` list, to show them with.
+        neighbours: Name and tokens, the most telling first, of features that `similar` and `coactive` list, to show
+            them with.
         sae_name: What the SAE says of itself.
         component: Path of the component that the SAE reads.
         facts: Where the figures come from (data set, tokens, model), shown at the foot.

@@ -58,7 +58,7 @@ def _row(name: str, cells: list[str], between: str = "  ") -> str | None:
 
 
 def _near(card: Card, feature: int, likeness: str, label: str | None) -> str:
-    """Another feature, with how near it is, its name, or the token that it fires on most."""
+    """Another feature, with how near it is, its name, or the most telling token that it fires on."""
     named, tokens = card.neighbours.get(feature, (None, ()))
     said = one_line(label or named or "") or (_token(tokens[0]) if tokens else "")
     return f"{feature} ({likeness}{f', {said}' if said else ''})"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mlxterp
+from mlxterp.activations import faster_wing
 from mlxterp.activations.faster_wing import VARIABLE, note, note_faster_wing
 from mlxterp.backends import one_block_twin
 
@@ -24,7 +25,8 @@ def model() -> mlxterp.InterpretableModel:
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
-    """The file that times are kept in."""
+    """The file that times are kept in; nothing was measured before."""
+    monkeypatch.setattr(faster_wing, "_tried", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(VARIABLE, "")
     return tmp_path / "mlxterp" / "faster_wing.json"
@@ -46,6 +48,9 @@ def test_times_are_measured_once_and_kept(model, kept):
     assert kept.stat().st_mtime_ns == before
     kept.write_text("no JSON")
     note_faster_wing(model.anatomy, str(FOLDER))
+    assert kept.read_text() == "no JSON"  # once in a process
+    faster_wing._tried.clear()
+    note_faster_wing(model.anatomy, str(FOLDER))
     assert list(json.loads(kept.read_text())) == [key]
 
 
@@ -53,8 +58,6 @@ def test_it_is_said_once_in_a_process_and_nothing_is_switched(model, kept, recwa
     note_faster_wing(model.anatomy, str(FOLDER))
     [(key, _)] = json.loads(kept.read_text()).items()
     recwarn.clear()
-    from mlxterp.activations import faster_wing
-
     faster_wing._told.discard(key)
     kept.write_text(json.dumps({key: [2.0, 1.0]}))
     for _ in range(2):
@@ -86,6 +89,11 @@ def test_it_is_silent_where_it_is_not_wanted_or_torch_cannot_open_the_model(
 
 
 def test_a_twin_has_one_block_of_the_same_width(model):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
     twin = one_block_twin(str(FOLDER))
+    assert torch.equal(torch.rand(2), expected)  # its weights took no random number of the user's
     assert twin is not None and twin.d_model == model.d_model and twin.backend.name == "torch"
     assert mlxterp.InterpretableModel(twin.model).n_layers == 1  # type: ignore[attr-defined]

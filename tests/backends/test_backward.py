@@ -57,3 +57,22 @@ def test_sparse_gradients_are_those_of_autodiff(backend, activation: Activation,
         np.testing.assert_allclose(
             wing.get(getattr(found, name)), expected[name], atol=1e-6 * size, err_msg=name
         )
+
+
+def test_tensors_that_were_made_in_inference_mode_have_the_same_gradients():
+    torch, wing = pytest.importorskip("torch"), get_backend("torch")
+    weights = weights_for(np.random.default_rng(1), 7, 30, 7, True)
+    x, g = np.random.default_rng(2).standard_normal((2, 40, 7)).astype(np.float32)
+
+    def gradients() -> list[np.ndarray]:
+        native, rows = wing.put_weights(weights, "cpu"), wing.put(x)
+        ids, values = wing.encode(rows, native, TopK(4))
+        found = wing.backward(rows, ids, values, native, wing.put(g))
+        slopes = wing.slopes(wing.encode_sparse(rows, native, TopK(4)), native.W_dec, wing.put(g))
+        return [*(wing.get(getattr(found, name)) for name in NAMES), slopes]
+
+    expected = gradients()
+    with torch.inference_mode():
+        found = gradients()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -65,6 +65,13 @@ def test_a_set_of_each_kind_is_that_of_its_folder(model, hub, tmp_path):
     assert same(
         graph_of(model, CrossLayerTranscoder.load("hf://owner/across/wide", revision="main")), expected
     )
+    top = hub("owner/listed")  # whose settings list the files that lie beside them
+    for file in clt.save(tmp_path / "listed").iterdir():
+        file.replace(top / file.name)
+    names = "".join(f"\n- W_enc_{layer}.safetensors" for layer in range(model.n_layers))
+    with open(top / "config.yaml", "a", encoding="utf-8") as config:
+        config.write(f"\ntranscoders:{names}\n")
+    assert same(graph_of(model, "owner/listed"), expected)
     SAECollection(given).save(hub("owner/ours") / "inner")
     assert same(graph_of(model, "hf://owner/ours/inner"), graph_of(model, given))
 
@@ -126,5 +133,7 @@ def test_names_are_told_from_paths(tmp_path, monkeypatch):
     assert hub_place("owner/name") is None
     with pytest.raises(InputError, match="names the revision"):
         hub_place("hf://o/n@x", "y")
+    with pytest.raises(InputError, match="is of a repository of the hub"):
+        CrossLayerTranscoder.load("owner/name", revision="x")  # a folder here
     with pytest.raises(InputError, match="choose from a release"):
         SAECollection.from_release("maker/saes", layers=[1])

@@ -49,6 +49,6 @@ def test_facts_of_other_libraries_become_plain():
         1: "x",
     }
     assert json_facts(given) == {"k": 3, "rate": 0.5, "ok": True, "rows": [0, 1], "at": "a/b", "1": "x"}
-    for bad in ({"a": float("nan")}, {"a": object()}, {1: 0, "1": 0}):
-        with pytest.raises(ValueError, match=r"JSON|comes twice"):
+    for bad in ({"a": float("nan")}, {"a": object()}, {1: 0, "1": 0}, {"a": "\ud800"}, {"\udc00": 0}):
+        with pytest.raises(ValueError, match=r"JSON|comes twice|surrogates"):
             json_facts(bad)

@@ -13,6 +13,7 @@ import mlxterp
 from mlxterp import SAE, InterpretableModel
 from mlxterp.errors import ComponentError, InputError, SAEError, TraceError
 from mlxterp.steering import ablate, add_feature, amplify
+from mlxterp.tracing.generation import Request, stream_tokens
 from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
 from tests.small import llama_folder, open_llama
@@ -272,6 +273,19 @@ def test_a_stream_that_is_left_early_is_tracked_as_far_as_it_went(model):
         stream.close()  # pyright: ignore[reportAttributeAccessIssue]
         [text] = {text for rows in sae.concepts.get_top_texts().values() for text, _ in rows}
     assert text.startswith(f"{TEXTS[0]} {''.join(pieces)}")
+
+
+def test_a_stream_that_is_closed_within_its_prompt_is_not_tracked(model):
+    sae = make_sae()
+    with model.attach_sae(sae):
+        sae.concepts.enable_text_tracking()
+        stream = stream_tokens(model.session.running(TEXTS[4]), TEXTS[4], Request(5, prefill_step_size=3))
+        assert next(stream) == (None, "")  # three of its tokens were read
+        stream.close()
+        with pytest.raises(InputError):
+            sae.concepts.get_top_texts()
+        model.generate(TEXTS[0], 1)
+        assert sae.concepts.get_top_texts()
 
 
 def test_tracking_sees_what_the_sae_meets_not_what_it_makes_of_it(model):

@@ -541,8 +541,15 @@ def test_a_lens_of_matrices_by_hand_is_checked_and_saved(tmp_path):
     lens.save(tmp_path / "lens.safetensors")
     again = JacobianLens.load(tmp_path / "lens.safetensors")
     assert again.jacobians[0].tolist() == np.eye(3).tolist() and (again.target, again.n_prompts) == (1, 2)
+    own = np.eye(3, dtype=np.float32)
+    assert (
+        make({0: own}, 1, 2).jacobians[0] is own
+        and make({0: np.eye(3)}, 1, 2).jacobians[0].dtype == np.float32
+    )
     for given, words in (
-        (([np.eye(3)], 1, 2), "expected {layer: matrix}"), (({0: np.ones((2, 3))}, 1, 2), "expected one size"),
+        (([np.eye(3)], 1, 2), "expected {layer: matrix}"), (({}, 1, 2), "at least one"),
+        (({0: np.full((2, 2), np.nan)}, 1, 2), "holds NaN"), (({0: np.full((2, 2), 1e300)}, 1, 2), "beyond float32"),
+        (({0: np.ones((2, 3))}, 1, 2), "expected one size"),
         (({0: np.eye(2), 1: np.eye(3)}, 2, 2), "expected one size"), (({0: "x"}, 1, 2), "real numbers|no array"),
         (({0: np.eye(3)}, "last", 2), "target is"), (({-1: np.eye(3)}, 1, 2), "a layer of jacobians"),
     ):  # fmt: skip

@@ -275,6 +275,8 @@ def test_failures_are_told():
         seed=0,
     )  # fmt: skip
     assert told.failures == 3 and "as no effect: 0.600 in place of 0.900" in str(told)
+    lost = (measure([NAN, 0.1], NOTHING[:2]), measure([NAN, NAN], NOTHING[:2]))  # of the same runs
+    assert replace(told, cost=replace(gate, name="cost", measures=lost)).failures == 4
 
 
 def test_paraphrases_are_as_many_as_prompts_and_a_receipt_can_be_left_out(calibrated):
@@ -282,4 +284,6 @@ def test_paraphrases_are_as_many_as_prompts_and_a_receipt_can_be_left_out(calibr
     quick: dict[str, Any] = {"prompts": STORIES, "max_tokens": 2, "concept": "ball", "verbose": False}
     with pytest.raises(InputError, match="2 prompts, but 1 paraphrases"):
         calibrate(model, sae, 5, [0.3], "norm", paraphrases=["One"], **quick)
+    with pytest.raises(InputError, match="receipt is 'no'"):
+        calibrate(model, sae, 5, [0.3], "norm", receipt="no", **quick)  # type: ignore[arg-type]
     assert calibrate(model, sae, 5, [0.3], "norm", receipt=False, **quick).receipt is None

@@ -16,6 +16,8 @@ from mlxterp import InputError, InterpretableModel, MlxterpWarning, NotFiniteErr
 from mlxterp.backends.host.capacity import Capacity
 from mlxterp.backends.host.prefill import merged_groups, prefilled
 from mlxterp.core.continuations import Continuation
+from mlxterp.edits.compile import site_edits
+from mlxterp.edits.edits import flattened
 from mlxterp.interventions import Intervention, add_vector, clamp, noise, replace_with, scale, zero_out
 from tests.architectures import build, model_types
 from tests.edits.test_edits import PLACE, D, make_sae
@@ -245,6 +247,27 @@ def test_every_row_has_its_own_edit(model, activation):
         prompts = [PROMPTS[i % len(PROMPTS)] for i in range(len(kinds))]
         whole(compared(model, prompts, max_tokens=6, steer=kinds), len(kinds))
         whole(compared(model, prompts[::-1], max_tokens=6, steer=kinds, prefill_step_size=4), len(kinds))
+
+
+def test_edits_that_only_add_a_vector_are_one_addition(model):
+    own, sae, anatomy = edits(make_sae()), make_sae(), model.session.anatomy
+    adding = {
+        kind
+        for kind, edit in own.items()
+        if edit is not None
+        and any(one.adds is not None for one in site_edits(anatomy, flattened([edit]), generating=True))
+    }
+    assert adding == {"add", "direction", "two"}  # of the two one adds, at its own place
+    [whole_edit] = site_edits(anatomy, [steering.add_feature(sae, 5, 2.0)], generating=True)
+    assert whole_edit.adds is not None
+    value = model.language_model.backend.put(np.zeros((1, 2, D), dtype=np.float32))
+    added = model.language_model.backend.get(whole_edit.adds(value))
+    assert np.allclose(added, 2 * sae.W_dec[5], rtol=1e-6)
+    [both] = site_edits(
+        anatomy, [steering.add_feature(sae, 5, 2.0), steering.add_direction(sae.W_dec[6], 1.0, at=PLACE)],
+        generating=True,
+    )  # fmt: skip
+    assert both.adds is None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("none", "two")])

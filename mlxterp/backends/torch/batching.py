@@ -77,8 +77,10 @@ class TorchPasses:
         for row, given, begin in zip(whole, ids, padding, strict=True):
             row[begin:] = given
         batch, step = Batch(batch.rows, -padding, _Held({}, None, padding)), max(1, chunk // len(ids))
-        parts = [self.read(batch, whole[:, start : start + step]) for start in range(0, longest, step)]
-        return batch, parts[-1]
+        logits: torch.Tensor | None = None
+        for start in range(0, longest, step):
+            logits = self.read(batch, whole[:, start : start + step])
+        return batch, logits
 
     def logits(self, batch: Batch, tokens: torch.Tensor) -> torch.Tensor:
         return self._passed(batch, tokens[:, None])

@@ -249,11 +249,10 @@ def _is_by_head(args: tuple, options: dict[str, Any]) -> bool:
 
 
 def _tanh(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
-    if held._tracer.after_blocks:
-        return (
-            func(*args, **options) if held._tracer.capped else args[0]
-        )  # a final soft cap: logits come before it
-    return _value(held, func, args, options)
+    if not held._tracer.after_blocks:
+        return _value(held, func, args, options)
+    # A final soft cap, before which logits are read.
+    return func(*args, **options) if held._tracer.capped else args[0]
 
 
 def _gated(held: Held, func: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:

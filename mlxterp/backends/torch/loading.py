@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...core.quiet import quiet_loading
 from ...errors import BackendError, ConfigWarning, InputError, MlxterpError, warn
 from ..host.hub import asking, place_of
@@ -69,14 +71,16 @@ def load_language_model(
 def one_block_twin(source: str | Path) -> TorchLanguageModel | None:
     """A random model of the same kind and widths, with one block and few words, on the CPU; None where none is made.
 
-    Nothing is downloaded.
+    Nothing is downloaded, and torch's own random numbers stay as they are.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
     try:
-        with quiet_loading():
+        with quiet_loading(), torch.random.fork_rng(devices=[]):
             place = place_of(source)
             given, _ = PretrainedConfig.get_config_dict(place, local_files_only=True)
+            if "quantization" in given or "quantization_config" in given:
+                return None
             config = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
             inner = config.get_text_config()
             inner.num_hidden_layers, inner.vocab_size, inner.pad_token_id = 1, _FEW_WORDS, None
@@ -84,8 +88,6 @@ def one_block_twin(source: str | Path) -> TorchLanguageModel | None:
                 inner.layer_types = inner.layer_types[:1]
             model = AutoModelForCausalLM.from_config(config, dtype=inner.dtype)
     except Exception:  # its classes fail in many ways; without a twin there is nothing to compare
-        return None
-    if "quantization" in given or "quantization_config" in given:
         return None
     return TorchLanguageModel(model.eval(), None)
 

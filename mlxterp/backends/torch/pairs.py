@@ -57,8 +57,15 @@ def products(
         return x.new_zeros(ids.shape)
     with torch.inference_mode(False), torch.enable_grad():
         weights = torch.ones(ids.shape, requires_grad=True)
-        bags = F.embedding_bag(ids, table.detach().float(), starts, mode="sum", per_sample_weights=weights)
-    return torch.autograd.grad(bags, weights, x.float())[0]
+        rows, ids = _ordinary(table.detach().float()), _ordinary(ids)
+        starts = None if starts is None else _ordinary(starts)
+        bags = F.embedding_bag(ids, rows, starts, mode="sum", per_sample_weights=weights)
+        return torch.autograd.grad(bags, weights, x.detach().float())[0]
+
+
+def _ordinary(x: torch.Tensor) -> torch.Tensor:
+    """The tensor; of one that was made in inference mode a copy, as no way back starts from those."""
+    return x.clone() if x.is_inference() else x
 
 
 class Columns:

@@ -124,7 +124,10 @@ def fetch_set(place: HubPlace) -> Path | list[Listed]:
         config = read_config(folder / place.config)
         if (listed := config.peek("transcoders")) is not None:
             found = _listed(config, listed, place)
-            return found if config.peek("model_kind") != _ACROSS else fetch_set(_folder_of(found, place))
+            if config.peek("model_kind") != _ACROSS:
+                return found
+            if (folder_of_all := _folder_of(found, place)) != place:
+                return fetch_set(folder_of_all)
     names = _needed(held, place)
     folder = download(place.repo, names, revision=place.revision)
     return folder / place.path if place.path else folder
