@@ -135,8 +135,8 @@ class Derived:
                 return self._kept(shards)
             except WriteError:
                 warn(
-                    f"Nothing can be written to {self._folder}, an index that an older mlxterp made. Its table of features"
-                    " is kept in memory, and made again when it is next opened."
+                    f"Nothing can be written to {self._folder}, an index of an older mlxterp. Its table of features is"
+                    " kept in memory, and made again when it is next opened."
                 )
         with derived_from(shards, self._meta, self._summary, None) as arrays:
             return {

@@ -12,8 +12,8 @@
     <folder>/names.json               names that people gave in the explorer
 
 `index.json` is written again whenever a shard is whole, so what is there can be used at any moment. It binds the other
-files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none. The files of `DERIVED` are new
-in format version 2; `derived` makes them for an index that was written without.
+files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none. The files of `DERIVED` are
+new in format version 2; `derived` makes them for an index that was written without.
 """
 
 from __future__ import annotations

@@ -192,8 +192,10 @@ def test_damage_is_told(index, tmp_path, name):
     (folder / name).write_bytes(data)
     found = FeatureIndex.open(folder)
     with pytest.raises(Exception, match=name.replace(".", r"\.")):
-        _ = found.table(), found.features_for_token("w1"), [found.coactivation(f) for f in range(24)]
-        _ = [found._derived.places.of(token) for token in found._pieces]
+        _ = (
+            found.table(), found.features_for_token("w1"), [found.coactivation(f) for f in range(24)],
+            [found._derived.places.of(token) for token in found._pieces],
+        )  # fmt: skip
 
 
 def assert_same_table(one: FeatureTable, other: FeatureTable) -> None:
