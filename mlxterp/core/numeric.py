@@ -22,13 +22,29 @@ def entropies(logits: np.ndarray) -> np.ndarray:
     return np.where(bad, np.nan, -(np.exp(logp) * logp).sum(axis=-1))
 
 
+_COLUMNS = 512
+"""Numbers that a long row is cut down to before it is partitioned."""
+
+
 def largest(row: np.ndarray, k: int) -> np.ndarray:
     """int64: indices of the k largest (all, where there are fewer), largest first; among equals the lower index."""
-    k = min(k, len(row))
-    least = np.partition(row, len(row) - k)[len(row) - k]
-    above, equal = np.flatnonzero(row > least), np.flatnonzero(row == least)
-    chosen = np.concatenate([above, equal[: k - len(above)]])
-    return chosen[np.lexsort((chosen, -row[chosen]))]
+    chosen = np.flatnonzero(row >= reached_by(row, k)) if k < len(row) else np.arange(len(row))
+    if k < len(chosen):
+        least = np.partition(row[chosen], len(chosen) - k)[len(chosen) - k]
+        above, equal = chosen[row[chosen] > least], chosen[row[chosen] == least]
+        chosen = np.concatenate([above, equal[: k - len(above)]])
+    return chosen[np.argsort(-row[chosen], kind="stable")]
+
+
+def reached_by(row: np.ndarray, k: int) -> np.number:
+    """A number that at least k of a longer row reach; as a rule few more do.
+
+    A long row is written in lines below each other: the k-th largest of its columns' maxima is reached in k columns.
+    """
+    columns = max(_COLUMNS, 4 * k)
+    if len(row) > 2 * columns:
+        row = row[: len(row) // columns * columns].reshape(-1, columns).max(axis=0)
+    return np.partition(row, len(row) - k)[len(row) - k]
 
 
 def moments(row: np.ndarray) -> tuple[float, float, float]:

@@ -174,8 +174,10 @@ def _same(text: str, whole: str) -> int:
 
 
 def _after(decoded: Decoded, before: list[int], ids: list[int]) -> str:
-    prefix, both = decoded(before) if before else "", decoded([*before, *ids])
-    return both[len(prefix) :] if before and both.startswith(prefix) else decoded(ids)
+    if not before:
+        return decoded(ids)
+    prefix, both = decoded(before), decoded([*before, *ids])
+    return both[len(prefix) :] if both.startswith(prefix) else decoded(ids)
 
 
 def decode(tokenizer: Any, tokens: Any, vocab_size: int | None = None) -> str:

@@ -50,6 +50,7 @@ class IndexBase(PublicNames):
 
     def _load(self, meta: IndexMeta, summary: Summary) -> None:
         self._meta, self._summary = meta, summary
+        self._n_tokens = meta.n_counted
         self._reader = Reader(self.path, meta)
         self._derived = Derived(self.path, meta, summary)
         for name in ("_pieces", "_words"):
@@ -139,7 +140,7 @@ class IndexBase(PublicNames):
     @property
     def n_tokens(self) -> int:
         """Tokens that count."""
-        return self._meta.n_counted
+        return self._n_tokens
 
     @property
     def excluded(self) -> dict[str, int]:

@@ -1,11 +1,13 @@
-"""What is made from an index's shards and summary so that pages are answered at once: three files.
+"""What is made from an index's shards and summary so that pages are answered at once: four files.
 
     table.safetensors     figures of every feature, a column each (`figures`)
     tokens.safetensors    the features that fire on each token id (`token_table`)
+    places.safetensors    where each token id stands in the texts (`token_places`)
     sample.safetensors    the sample of tokens that co-activation is counted on, by feature
 
-`building` writes them with the summary. An index of format version 1 has none: they are made when one is first asked
-for, and kept in its folder, or in memory where nothing can be written there.
+`building` writes them with the summary. An index of format version 1 has none, and one that was made before 0.2
+may lack some: they are made when one is first asked for, and kept in its folder, or in memory where nothing can be
+written there.
 """
 
 from __future__ import annotations
@@ -23,17 +25,19 @@ import numpy as np
 from ..core.files import DRAFT, telling
 from ..core.sparse import stable_order
 from ..errors import FeatureIndexError, WriteError, warn
-from . import figures, token_table
+from . import figures, token_places, token_table
 from .figures import Figures, TokenCounts
 from .files import ArrayFile, packed, root_of
-from .folder import DERIVED, SAMPLE, TABLE, TOKENS, IndexMeta, read_meta, write_meta
+from .folder import DERIVED, PLACES, SAMPLE, TABLE, TOKENS, IndexMeta, read_meta, write_meta
 from .shard import Shard
 from .summary import Summary, shards_of, write_figures
 from .sweep import feature_ranges
+from .token_places import TokenPlaces, places_in
 from .token_table import TokenTable, TokenTableWriter
 
 ARRAYS = {
-    TABLE: figures.COLUMNS, TOKENS: token_table.ARRAYS, SAMPLE: ("sample_rows", "sample_feature_indptr"),
+    TABLE: figures.COLUMNS, TOKENS: token_table.ARRAYS, PLACES: token_places.ARRAYS,
+    SAMPLE: ("sample_rows", "sample_feature_indptr"),
 }  # fmt: skip
 _AGAIN = "What is there already is whole; make room, then ask again."
 
@@ -42,7 +46,7 @@ _AGAIN = "What is there already is whole; make room, then ask again."
 def derived_from(
     shards: Sequence[Shard], meta: IndexMeta, summary: Summary, folder: Path | None
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-    """The arrays of the three files; within the block, for some are kept on disk meanwhile.
+    """The arrays of the four files; within the block, for some are kept on disk meanwhile.
 
     Args:
         folder: Where on disk: the index's folder; None takes the system's for temporary files.
@@ -61,7 +65,10 @@ def derived_from(
                 counts = TokenCounts.of(firings)
                 table.add(firings, counts)
                 tokens.add(firings.first, counts)
-            found = {TABLE: table.arrays, TOKENS: tokens.arrays(), SAMPLE: by_feature(summary)}
+            found = {
+                TABLE: table.arrays, TOKENS: tokens.arrays(), PLACES: places_in(shards, Path(place)),
+                SAMPLE: by_feature(summary),
+            }  # fmt: skip
         yield found
 
 
@@ -75,7 +82,7 @@ def by_feature(summary: Summary) -> dict[str, np.ndarray]:
 
 
 class Derived:
-    """The three files of an index, opened or made when they are first asked for."""
+    """The four files of an index, opened or made when they are first asked for."""
 
     def __init__(self, folder: Path, meta: IndexMeta, summary: Summary):
         self._folder, self._meta, self._summary = folder, meta, summary
@@ -90,6 +97,11 @@ class Derived:
     def tokens(self) -> TokenTable:
         """The features of each token id."""
         return TokenTable(self._arrays(TOKENS))
+
+    @cached_property
+    def places(self) -> TokenPlaces:
+        """Where each token id stands."""
+        return TokenPlaces(self._arrays(PLACES))
 
     def sampled(self, feature_id: int) -> np.ndarray:
         """int32: sampled tokens where a feature is active, ascending."""
@@ -123,7 +135,7 @@ class Derived:
                 return self._kept(shards)
             except WriteError:
                 warn(
-                    f"Nothing can be written to {self._folder}, an index of format version 1. Its table of features is"
+                    f"Nothing can be written to {self._folder}, an index of an older mlxterp. Its table of features is"
                     " kept in memory, and made again when it is next opened."
                 )
         with derived_from(shards, self._meta, self._summary, None) as arrays:
@@ -162,7 +174,7 @@ def check_derived(folder: Path, meta: IndexMeta) -> None:
 
 
 def opened(folder: Path, name: str, digest: str) -> ArrayFile:
-    """One of the three files.
+    """One of the four files.
 
     Raises:
         FeatureIndexError: It is missing or damaged.

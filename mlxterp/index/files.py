@@ -174,6 +174,11 @@ class ArrayFile(Mapping[str, np.ndarray]):
             self._checked[block] = 1
 
 
+def part_of(arrays: Mapping[str, np.ndarray], name: str, start: int, stop: int) -> np.ndarray:
+    """Entries start to stop of an array of one dimension; of a file only these are compared with its digests."""
+    return arrays.part(name, start, stop) if isinstance(arrays, ArrayFile) else arrays[name][start:stop]
+
+
 def root_of(path: Path) -> str:
     """The digest that binds a file of arrays, from the file.
 

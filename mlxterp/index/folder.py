@@ -6,13 +6,14 @@
     <folder>/pieces.json              the text of each token id
     <folder>/table.safetensors        columns of all features: what a list of them shows
     <folder>/tokens.safetensors       the features that fire on each token id
+    <folder>/places.safetensors       where each token id stands in the texts
     <folder>/sample.safetensors       the tokens that co-activation is counted on, by feature
     <folder>/map.safetensors          where features stand on a map, if one was saved (`DecoderMap.save`)
     <folder>/names.json               names that people gave in the explorer
 
 `index.json` is written again whenever a shard is whole, so what is there can be used at any moment. It binds the other
-files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none. The last three are new in
-format version 2; `derived` makes them for an index of version 1.
+files by their digests, and has one of its own contents; what mlxterp 0.1.0 wrote has none. The files of `DERIVED` are
+new in format version 2; `derived` makes them for an index that was written without.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from ..errors import FeatureIndexError
 from .files import write_atomically
 
 META, SHARDS, SUMMARY, PIECES = "index.json", "shards", "summary.safetensors", "pieces.json"
-TABLE, TOKENS, SAMPLE = DERIVED = ("table.safetensors", "tokens.safetensors", "sample.safetensors")
+TABLE, TOKENS, PLACES, SAMPLE = DERIVED = (
+    "table.safetensors", "tokens.safetensors", "places.safetensors", "sample.safetensors",
+)  # fmt: skip
 MAP, NAMES = "map.safetensors", "names.json"
 _FORMAT, VERSION, _READ = "mlxterp-index", 2, (1, 2)
 _SHARD_NAME = re.compile(r"\d{6,}\.safetensors")

@@ -91,6 +91,18 @@ class Reader:
         text_ids = shard.piece_text[pieces] + self._meta.shards[number].first_text
         return text_ids, shard.piece_start[pieces] + (rows - shard.offsets[pieces])
 
+    def in_one_text(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """bool: whether two tokens, by their numbers among all, belong to one text; for arrays of them."""
+        texts = (np.searchsorted(self._text_begins, tokens, side="right") for tokens in (first, last))
+        return np.equal(*texts)
+
+    def by_shard(self, tokens: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
+        """Tokens, by their ascending numbers among all, as shards and numbers in them."""
+        starts = self._layout[2]
+        numbers, begins = np.unique(np.searchsorted(starts, tokens, side="right") - 1, return_index=True)
+        for number, own in zip(numbers.tolist(), np.split(tokens, begins[1:]), strict=False):
+            yield self.shard(number), own - starts[number]
+
     def token_ids(self, feature_id: int) -> np.ndarray:
         """int32: ids of the tokens where a feature is active."""
         return np.concatenate(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
+from ..core.numeric import largest
 from ..core.tokens import Tokenize
 from ..errors import InputError
 from .derived import Derived
+from .fired import NOTHING, Fired, summed
 from .reading import Reader
 from .shard import Shard
 
@@ -53,9 +54,9 @@ class Words:
         if not fired.occurrences:
             raise InputError(self._not_there(token, tokenize))
         mean = fired.total / fired.occurrences
-        ids, mean = fired.ids[mean != 0], mean[mean != 0]
-        order = np.lexsort((ids, -np.abs(mean)))[:top_k]
-        return [(int(ids[i]), float(mean[i])) for i in order]
+        best = largest(np.abs(mean), top_k)
+        pairs = zip(fired.ids[best].tolist(), mean[best].tolist(), strict=True)
+        return [(feature, activation) for feature, activation in pairs if activation]
 
     def features_for_query(
         self, query: str, tokenize: Tokenize | None, top_k: int, known: Collection[int] = ()
@@ -70,27 +71,28 @@ class Words:
         """
         words = list(dict.fromkeys(re.findall(r"\w+|[^\w\s]+", query)))
         fired = [self._fired_on(word, tokenize) for word in words]
-        ids = np.unique(np.concatenate([np.zeros(0, np.int64), *(on.ids for on in fired)]))
-        scores, best, best_word = np.zeros(len(ids)), np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
-        for i, on in enumerate(fired):
-            at = np.searchsorted(ids, on.ids)
-            score = 2 * on.hits / np.maximum(self._count[on.ids] + on.occurrences, 1)
-            better = score > best[at]
-            best[at[better]], best_word[at[better]] = score[better], i
-            scores[at] += score / len(words)
-        scores[np.isin(ids, list(known))] = 0
-        order = np.lexsort((ids, -scores))[:top_k]
-        return [
-            (int(ids[i]), float(scores[i]), self._why(int(ids[i]), words[best_word[i]], fired[best_word[i]]))
-            for i in order.tolist()
-            if scores[i]
-        ]
+        shares = [self._agreement(on) / len(words) for on in fired]
+        ids, scores = (
+            (fired[0].ids, shares[0]) if len(words) == 1 else summed([on.ids for on in fired], shares)
+        )
+        if known:
+            scores[np.isin(ids, list(known))] = 0
+        best = largest(scores, top_k)
+        found = zip(ids[best].tolist(), scores[best].tolist(), strict=True)
+        return [(feature, score, self._why(feature, words, fired)) for feature, score in found if score]
 
-    def _why(self, feature: int, word: str, on: Fired) -> str:
-        hits = int(on.hits[np.searchsorted(on.ids, feature)])
+    def _agreement(self, on: Fired) -> np.ndarray:
+        """float64: of each feature that fires on a word how well "fires here" and "is this word" agree."""
+        return 2.0 * on.hits / np.maximum(self._count[on.ids] + on.occurrences, 1)
+
+    def _why(self, feature: int, words: Sequence[str], fired: Sequence[Fired]) -> str:
+        """Where a feature fires, by the word that it agrees with most, the first among equals."""
+        fires, hits = int(self._count[feature]), [on.hits_of(feature) for on in fired]
+        scores = [2 * own / (fires + on.occurrences) for own, on in zip(hits, fired, strict=True)]
+        best = max(range(len(words)), key=scores.__getitem__)
         return (
-            f"fires on {_percent(hits / on.occurrences)} of {word!r},"
-            f" {_percent(hits / int(self._count[feature]))} of its firings"
+            f"fires on {_percent(hits[best] / fired[best].occurrences)} of {words[best]!r},"
+            f" {_percent(hits[best] / fires)} of its firings"
         )
 
     def _fired_on(self, word: str, tokenize: Tokenize | None) -> Fired:
@@ -99,23 +101,28 @@ class Words:
         single = {form[0] for form in forms if len(form) == 1}
         # A place that ends a longer form in one of these tokens is one of theirs already.
         longer = [form for form in forms if len(form) > 1 and form[-1] not in single]
-        table = self._derived.tokens
-        ids, hits, total = table.features(sorted(single))
-        alone = Fired(ids, hits, total, table.occurrences(sorted(single)))
-        longer = [form for form in longer if all(table.occurrences([token]) for token in form)]
-        return alone.and_(self._fired_after(longer)) if longer else alone
+        alone = self._derived.tokens.fired(single)
+        return Fired.on_any([alone, self._fired_after(longer)]) if longer else alone
 
     def _fired_after(self, forms: Sequence[tuple[int, ...]]) -> Fired:
         """The same of forms of several tokens."""
-        likely, _, _ = self._derived.tokens.features(sorted({form[-1] for form in forms}))
-        total, hits, occurrences = np.zeros(len(self._count)), np.zeros(len(self._count), dtype=np.int64), 0
-        for shard, rows in _ends(self._reader.shards(), forms):
-            occurrences += len(rows)
+        ends = np.unique(np.concatenate([self._ends(form) for form in forms]))
+        if not len(ends):
+            return NOTHING
+        likely = self._derived.tokens.fired({form[-1] for form in forms}).ids
+        total, hits = np.zeros(len(self._count)), np.zeros(len(self._count), dtype=np.int64)
+        for shard, rows in self._reader.by_shard(ends):
             features, values = _fired_at(shard, rows, likely)
             total += np.bincount(features, weights=values, minlength=len(total))
             hits += np.bincount(features, minlength=len(hits))
-        ids = np.flatnonzero(hits)
-        return Fired(ids, hits[ids], total[ids], occurrences)
+        ids = np.flatnonzero(hits != 0)
+        return Fired(ids, hits[ids], total[ids], len(ends))
+
+    def _ends(self, form: Sequence[int]) -> np.ndarray:
+        """int64: the tokens, by their numbers among all, that end a form within a text; ascending."""
+        first = self._derived.places.starts(form)
+        last = first + (len(form) - 1)
+        return last[self._reader.in_one_text(first, last)] if len(last) else last
 
     def _not_there(self, token: str, tokenize: Tokenize | None) -> str:
         near = difflib.get_close_matches(token.strip(), {piece.strip() for piece in self._pieces.values()}, 3)
@@ -123,30 +130,6 @@ class Words:
         return f"{token!r} does not occur in the texts of this index{more}." + (
             f" Near it: {', '.join(map(repr, near))}." if near else ""
         )
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Fired:
-    """What fires on a word.
-
-    Attributes:
-        ids: int64, (n,): features that fire there, ascending.
-        hits: int64, (n,): on how many of its occurrences.
-        total: float64, (n,): sum of the activations there.
-        occurrences: How often it stands in the texts.
-    """
-
-    ids: np.ndarray
-    hits: np.ndarray
-    total: np.ndarray
-    occurrences: int
-
-    def and_(self, other: Fired) -> Fired:
-        """On either of two words that end in different places."""
-        ids, which = np.unique(np.concatenate([self.ids, other.ids]), return_inverse=True)
-        hits = np.bincount(which, np.concatenate([self.hits, other.hits]), len(ids)).astype(np.int64)
-        total = np.bincount(which, np.concatenate([self.total, other.total]), len(ids))
-        return Fired(ids, hits, total, self.occurrences + other.occurrences)
 
 
 def _percent(share: float) -> str:
@@ -162,68 +145,26 @@ def _sequences(
     """
     found: set[tuple[int, ...]] = {(token,) for token in spelled.get(word, ())}
     if tokenize is not None:
-        before = tuple(tokenize(""))
         for form in {word, " " + word.strip()}:
-            found.add(_without_specials(pieces, tuple(int(i) for i in tokenize(form)), word, before))
+            found.add(_without_specials(pieces, tuple(int(i) for i in tokenize(form)), word, tokenize))
     return sorted(found - {()})
 
 
 def _without_specials(
-    pieces: Mapping[int, str], ids: tuple[int, ...], word: str, before: tuple[int, ...]
+    pieces: Mapping[int, str], ids: tuple[int, ...], word: str, tokenize: Tokenize
 ) -> tuple[int, ...]:
-    """The ids that spell the word: a BOS token or a space before them is none of it.
-
-    Args:
-        before: Ids of the empty text.
-    """
+    """The ids that spell the word: a BOS token or a space before them is none of it."""
     for start in range(len(ids) - 1, -1, -1):
         if "".join(pieces.get(i, "�") for i in ids[start:]).strip() == word.strip():
             return ids[start:]
     if not any("�" in pieces.get(i, "") for i in ids):
         return ()
     # Parts of a character have no text of their own that could be compared.
+    before = tuple(int(i) for i in tokenize(""))
     ids = ids[len(before) :] if ids[: len(before)] == before else ids
     while len(ids) > 1 and pieces.get(ids[0], "").isspace():
         ids = ids[1:]
     return ids
-
-
-def _ends(shards: Sequence[Shard], forms: Sequence[tuple[int, ...]]) -> Iterator[tuple[Shard, np.ndarray]]:
-    """Shards where one of the forms ends, and the tokens (int64, ascending) that end one, within a text."""
-    longest = max(map(len, forms))
-    before = np.zeros(0, dtype=np.int32)  # of the text that goes on in the next shard
-    for shard in shards:
-        if not len(shard.piece_start) or not shard.piece_start[0]:
-            before = before[:0]
-        found = [_ends_of(shard, form, before) for form in forms]
-        rows = np.unique(np.concatenate(found))
-        if len(rows):
-            yield shard, rows
-        whole = before if len(shard.piece_start) == 1 else before[:0]
-        before = np.concatenate([whole, _last_piece(shard, longest)])[-longest:]
-
-
-def _last_piece(shard: Shard, longest: int) -> np.ndarray:
-    start = int(shard.offsets[-2]) if len(shard.piece_start) else 0
-    return np.asarray(shard.tokens[max(start, shard.n_tokens - longest) :])
-
-
-def _ends_of(shard: Shard, form: tuple[int, ...], before: np.ndarray) -> np.ndarray:
-    """int64: tokens of a shard that end a form.
-
-    Args:
-        before: Tokens of the first piece's text in the shards before.
-    """
-    rows = np.flatnonzero(shard.tokens == form[-1])
-    if not len(rows):
-        return rows
-    tokens, shift = np.concatenate([before, shard.tokens]), len(before)
-    piece = shard.pieces_of(rows)
-    room = rows - shard.offsets[piece] + np.where(piece == 0, shift, 0)  # tokens of the text before each
-    rows = rows[room >= len(form) - 1]
-    for back, token in enumerate(reversed(form[:-1]), 1):
-        rows = rows[tokens[rows + shift - back] == token]
-    return rows
 
 
 def _fired_at(shard: Shard, rows: np.ndarray, likely: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,7 +175,8 @@ def _fired_at(shard: Shard, rows: np.ndarray, likely: np.ndarray) -> tuple[np.nd
     """
     at = np.zeros(shard.n_tokens, dtype=bool)
     at[rows] = True
-    starts, counts = shard.indptr[likely], np.diff(shard.indptr)[likely]
+    starts = shard.indptr[likely]
+    counts = shard.indptr[likely + 1] - starts
     if _MANY * int(counts.sum()) > shard.n_pairs:
         pairs = np.flatnonzero(at[shard.rows])
         return np.searchsorted(shard.indptr, pairs, side="right") - 1, shard.values[pairs]

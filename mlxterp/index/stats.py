@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.numeric import largest
 from .derived import Derived
 from .summary import Summary
 
 _BINS_PER_OCTAVE = 4
 _LARGEST_BINS = 64
 _FEW = 16
-"""Sorting costs as much as counting all features, where so many fire for each entry that is sorted."""
+"""Sorting costs as much as counting all features, where there are so many for each entry that is sorted."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,11 +79,13 @@ def commonest(ids: np.ndarray, piece: Callable[[int], str], top_k: int) -> tuple
 def partners(summary: Summary, derived: Derived, feature_id: int, top_k: int) -> list[tuple[int, float]]:
     """Features that fire on the same tokens: (feature id, Jaccard index), the largest first, then the lower id."""
     rows = derived.sampled(feature_id)
+    if not len(rows):
+        return []
     ids, together = _together(summary, rows)
-    together, ids = together[ids != feature_id], ids[ids != feature_id]
     shares = together / (len(rows) + summary.sample_count[ids] - together)
-    order = np.lexsort((ids, -shares))[:top_k]
-    return [(int(ids[i]), float(shares[i])) for i in order]
+    shares[ids.searchsorted(feature_id)] = 0  # it is no partner of itself; all others have a share
+    best = largest(shares, top_k)
+    return [(f, share) for f, share in zip(ids[best].tolist(), shares[best].tolist(), strict=True) if share]
 
 
 def share_of(derived: Derived, feature_id: int, other: int) -> float:
@@ -95,13 +98,20 @@ def share_of(derived: Derived, feature_id: int, other: int) -> float:
 
 def _together(summary: Summary, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features that fire on some sampled tokens, ascending, and on how many of them."""
-    starts = summary.sample_indptr[rows]
-    counts = summary.sample_indptr[rows + 1] - starts
-    ends = np.cumsum(counts)
-    pairs = np.repeat(starts - (ends - counts), counts) + np.arange(int(counts.sum()))
-    features = summary.sample_features[pairs]
+    indptr, listed = summary.sample_indptr, summary.sample_features
+    pairs = zip(indptr[rows].tolist(), indptr[rows + 1].tolist(), strict=True)
+    features = np.concatenate([listed[:0], *(listed[start:stop] for start, stop in pairs)])
     if len(features) * _FEW < len(summary.count):
-        return np.unique(features, return_counts=True)
+        features.sort()
+        bounds = _runs(features)
+        return features[bounds[:-1]], bounds[1:] - bounds[:-1]
     found = np.bincount(features, minlength=len(summary.count))
-    ids = np.flatnonzero(found)
+    ids = np.flatnonzero(found != 0)  # truth values are looked through many times faster than numbers
     return ids, found[ids]
+
+
+def _runs(ordered: np.ndarray) -> np.ndarray:
+    """int64, (runs + 1,): where each run of equal numbers starts, and where the last ends."""
+    new = np.ones(len(ordered) + 1, dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:-1])
+    return np.flatnonzero(new)

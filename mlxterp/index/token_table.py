@@ -5,12 +5,14 @@ Kept in `tokens.safetensors` (`derived`). `searching` asks it, so that a word is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .figures import TokenCounts
+from .files import part_of
+from .fired import Fired
 from .shard import Shard
 
 ARRAYS = ("token_ids", "occurrences", "indptr", "feature", "count", "total")
@@ -33,38 +35,29 @@ class TokenTable:
         self._token_ids = np.asarray(arrays["token_ids"]).astype(
             np.int64
         )  # of the type that is looked up in it
-
-    def occurrences(self, tokens: Sequence[int]) -> int:
-        """How often these tokens stand in the texts."""
-        return int(self._arrays["occurrences"][self._rows(tokens)].sum())
+        self._occurrences, self._indptr = np.asarray(arrays["occurrences"]), np.asarray(arrays["indptr"])
 
     def occurrences_of(self, tokens: Sequence[int]) -> np.ndarray:
         """int64: how often each of these tokens, which all occur, stands in the texts."""
-        rows = np.searchsorted(self._token_ids, np.asarray(tokens, dtype=np.int64))
-        return np.asarray(self._arrays["occurrences"][rows])
+        return self._occurrences[self._token_ids.searchsorted(np.asarray(tokens, dtype=np.int64))]
 
-    def features(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features that fire on one of some tokens, ascending: int64 ids, int64 counts, float64 sums."""
-        indptr = self._arrays["indptr"]
-        parts = [slice(int(indptr[row]), int(indptr[row + 1])) for row in self._rows(tokens)]
-        if len(parts) == 1:
-            feature, count, total = (self._arrays[name][parts[0]] for name in ("feature", "count", "total"))
-            return feature.astype(np.int64), count.astype(np.int64), np.array(total)
-        feature, count, total = (self._joined(name, parts) for name in ("feature", "count", "total"))
-        ids, which = np.unique(feature, return_inverse=True)
-        counts = np.bincount(which, weights=count, minlength=len(ids)).astype(np.int64)
-        return ids.astype(np.int64), counts, np.bincount(which, weights=total, minlength=len(ids))
+    def fired(self, tokens: Collection[int]) -> Fired:
+        """What fires on one of some tokens."""
+        return Fired.on_any([self._of(row) for row in self._rows(tokens)])
 
-    def _joined(self, name: str, parts: Sequence[slice]) -> np.ndarray:
-        array = self._arrays[name]
-        return np.concatenate([array[:0], *(array[part] for part in parts)])
+    def _of(self, row: int) -> Fired:
+        start, stop = self._indptr[row : row + 2].tolist()
+        feature, count, total = (
+            part_of(self._arrays, name, start, stop) for name in ("feature", "count", "total")
+        )
+        return Fired(feature, count, total, int(self._occurrences[row]))
 
-    def _rows(self, tokens: Sequence[int]) -> np.ndarray:
-        """int64: rows of those tokens that occur, each once."""
-        asked = np.unique(np.asarray(tokens, dtype=np.int64))
-        rows = np.searchsorted(self._token_ids, asked)
-        rows, asked = rows[rows < len(self._token_ids)], asked[rows < len(self._token_ids)]
-        return rows[self._token_ids[rows] == asked]
+    def _rows(self, tokens: Collection[int]) -> list[int]:
+        """Rows of those tokens that occur, each once, ascending."""
+        asked = np.array(sorted(set(tokens)), dtype=np.int64)
+        rows = self._token_ids.searchsorted(asked)
+        known = self._token_ids.take(rows, mode="clip") == asked
+        return rows[known].tolist()
 
 
 def occurrences_in(shards: Sequence[Shard]) -> tuple[np.ndarray, np.ndarray]:

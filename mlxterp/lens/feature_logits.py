@@ -27,6 +27,7 @@ from ..backends.host.finite import not_finite
 from ..core import checks
 from ..core.feature_ids import feature_id, is_several
 from ..core.numeric import largest, moments
+from ..core.quiet import quiet
 from ..core.tokens import Tokenize
 from ..data.text import TokenTexts
 from ..errors import InputError, SAEError, warn
@@ -44,7 +45,7 @@ _NOT_LINEAR = 0.05
 _HEADS: weakref.WeakKeyDictionary[LanguageModel, tuple[bytes, Shape, np.ndarray]] = (
     weakref.WeakKeyDictionary()
 )
-"""What stands around each model's head and its bias, with a digest of what the head said of two directions then."""
+"""What stands around each model's head and its bias, with a digest of what the head said of a direction then."""
 
 TokenLogits = tuple[tuple[str, float], ...]
 Spread = tuple[tuple[int, ...], tuple[float, ...]]
@@ -238,7 +239,7 @@ def _head(model: LanguageModel) -> LinearPart:
     def function(rows: np.ndarray) -> np.ndarray:
         return model.backend.get(unembed(model, rows)).astype(np.float32)
 
-    seen = function(probes(model.d_model, 2).astype(np.float32))
+    seen = function(probes(model.d_model, 1).astype(np.float32))
     if not np.isfinite(seen.max(axis=-1)).all():
         raise not_finite("The logits", "of a direction", bool(model.described))
     said = hashlib.sha256(seen.tobytes()).digest()
@@ -265,7 +266,8 @@ def _describe(
 ) -> FeatureLogits:
     sd, skew, kurtosis = moments(row)
     high, low = (largest(row, top_k).tolist(), largest(-row, top_k).tolist()) if sd else ([], [])
-    promoted, suppressed = (tuple((text(t), float(row[t])) for t in ids) for ids in (high, low))
+    with quiet:  # entered once, not for each token
+        promoted, suppressed = (tuple((text(t), float(row[t])) for t in ids) for ids in (high, low))
     return FeatureLogits(
         feature, promoted, suppressed, tuple(high), tuple(low), mean, sd, skew, kurtosis,
         float(row.max()), float(row.min()), *rest,

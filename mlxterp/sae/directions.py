@@ -8,15 +8,19 @@ A row of zeros has no direction: it is similar to none and never chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..core import checks, feature_ids
+from ..core.numeric import reached_by
 from ..errors import InputError, warn
 
 _TINY, _HUGE = 1e-30, 1e30
 """Norms between which float32 products keep their precision."""
+_NONE = -4.0
+"""In place of the cosine of a row that has none."""
 
 
 def row_norms(W_dec: np.ndarray) -> np.ndarray:
@@ -26,36 +30,60 @@ def row_norms(W_dec: np.ndarray) -> np.ndarray:
     return norms
 
 
-def similar(W_dec: np.ndarray, norms: np.ndarray, feature_id: Any, top_k: int) -> list[tuple[int, float]]:
+@dataclass(frozen=True, eq=False, slots=True)
+class RowLengths:
+    """How long the rows of a decoder are, ready for cosines.
+
+    Attributes:
+        safe: float32, (d_hidden,): norms; 1 for the rows whose float32 products have no precision.
+        unsafe: int64: those rows.
+        unsafe_directions: int64: those of them that are no zeros.
+    """
+
+    safe: np.ndarray
+    unsafe: np.ndarray
+    unsafe_directions: np.ndarray
+
+    @staticmethod
+    def of(norms: np.ndarray) -> RowLengths:
+        """From norms as `row_norms` gives them."""
+        sure = (norms > _TINY) & (norms < _HUGE)
+        safe = np.where(sure, norms, 1).astype(np.float32)
+        return RowLengths(safe, np.flatnonzero(~sure), np.flatnonzero(~sure & (norms > 0)))
+
+
+def similar(W_dec: np.ndarray, lengths: RowLengths, feature_id: Any, top_k: int) -> list[tuple[int, float]]:
     """See `SAE.similar`.
 
     Args:
-        norms: Of `W_dec`, as `row_norms` gives them.
+        lengths: Of the rows of `W_dec`.
     """
     feature = feature_ids.feature_id(feature_id, len(W_dec))
     top_k = checks.count(top_k, "top_k")
     unit = unit_rows(W_dec[[feature]])[0]
     if not unit.any():
         return []
-    ids = _candidates(W_dec, norms, unit, feature, top_k)
+    ids = _candidates(W_dec, lengths, unit, feature, top_k)
     cosines = (unit_rows(W_dec[ids]) * unit).sum(axis=1)  # each row by itself: equal rows are equal
     order = np.lexsort((ids, -cosines))[:top_k]
     return [(int(ids[i]), float(cosines[i])) for i in order]
 
 
 def _candidates(
-    W_dec: np.ndarray, norms: np.ndarray, unit: np.ndarray, feature: int, top_k: int
+    W_dec: np.ndarray, lengths: RowLengths, unit: np.ndarray, feature: int, top_k: int
 ) -> np.ndarray:
     """int64: every row that can be among the `top_k` with the largest cosines, but `feature` and rows of zeros."""
-    near = W_dec @ unit.astype(np.float32) / np.where(norms > 0, norms, 1)
-    sure = (norms > _TINY) & (norms < _HUGE) & np.isfinite(near)
-    near[~sure] = -np.inf
-    near[feature] = -np.inf
-    apart = 2 * W_dec.shape[1] * float(np.finfo(np.float32).eps)  # no float32 product is off by half of it
-    least = np.partition(near, -top_k)[-top_k] - apart if top_k < len(near) else -np.inf
-    chosen = ((near >= least) & sure) | (~sure & (norms > 0))
-    chosen[feature] = False
-    return np.flatnonzero(chosen)
+    near = W_dec @ unit.astype(np.float32)
+    near /= lengths.safe
+    near[lengths.unsafe] = _NONE
+    near[feature] = _NONE
+    apart = (
+        2 * (W_dec.shape[1] + 2) * float(np.finfo(np.float32).eps)
+    )  # no float32 cosine is off by half of it
+    least = float(reached_by(near, top_k)) - apart if top_k < len(near) else _NONE
+    chosen = np.flatnonzero(near >= max(least, _NONE / 2))
+    others = lengths.unsafe_directions
+    return np.concatenate([chosen, others[others != feature]])
 
 
 def select_diverse(W_dec: np.ndarray, n: int, max_cos: float, among: Any = None) -> list[int]:

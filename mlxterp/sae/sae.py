@@ -31,7 +31,7 @@ from ..errors import InputError, SAEError, warn
 from ..variants import Activation, InputForm, Temporal
 from ..weights import SAEWeights
 from .call import SAECall, as_activations
-from .directions import row_norms, select_diverse, similar
+from .directions import RowLengths, row_norms, select_diverse, similar
 from .formats import Parts, read, write
 from .placement import Placement
 from .pretrained.fetch import Fetched, fetch
@@ -302,6 +302,10 @@ class SAE(PublicNames):
         """
         return row_norms(self.W_dec)
 
+    @cached_property
+    def _row_lengths(self) -> RowLengths:
+        return RowLengths.of(self.decoder_norms)
+
     def similar(self, feature_id: Feature, top_k: int = 10) -> list[tuple[int, float]]:
         """Features whose decoder rows are most alike: (feature id, cosine), most alike first, then the lower id.
 
@@ -311,7 +315,7 @@ class SAE(PublicNames):
             >>> [feature for feature, cosine in sae.similar(ball, top_k=3)]
             [691, 986, 972]
         """
-        return similar(self.W_dec, self.decoder_norms, feature_id, top_k)
+        return similar(self.W_dec, self._row_lengths, feature_id, top_k)
 
     def select_diverse(self, n: int, max_cos: float = 0.7, among: Sequence[int] | None = None) -> list[int]:
         """Up to n features of which no two decoder rows have a cosine of `max_cos` or more.

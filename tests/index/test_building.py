@@ -238,6 +238,7 @@ def test_an_index_whose_appending_stopped_opens_as_it_was_and_goes_on(
         "pieces.json",
         "table.safetensors",
         "tokens.safetensors",
+        "places.safetensors",
         "sample.safetensors",
     ],
 )

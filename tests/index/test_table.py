@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from mlxterp import FeatureIndex, InputError, MlxterpWarning, UnknownFeatureError
 from mlxterp.core.digests import sealed
 from mlxterp.index import FeatureTable, sweep
-from mlxterp.index.folder import DERIVED
+from mlxterp.index.folder import DERIVED, PLACES, read_meta
 from tests.index.made import Made, adversarial, made_index, piece
 from tests.index.small import files_of
 
@@ -104,11 +105,16 @@ def test_what_is_made_does_not_depend_on_how_much_is_held_at_once(made, index, t
 
 def of_version_1(index: FeatureIndex, folder: Path) -> Path:
     """A copy of an index as format version 1 has it."""
+    return without(index, folder, DERIVED, {"version": 1})
+
+
+def without(index: FeatureIndex, folder: Path, names: Sequence[str], said: Mapping[str, Any]) -> Path:
+    """A copy of an index that lacks some files."""
     shutil.copytree(index.path, folder)
     path = folder / "index.json"
-    described = json.loads(path.read_text()) | {"version": 1}
+    described = json.loads(path.read_text()) | said
     described.pop("digest")
-    for name in DERIVED:
+    for name in names:
         del described["files"][name]
         (folder / name).unlink()
     path.write_text(json.dumps(sealed(described), indent=1))
@@ -123,6 +129,14 @@ def test_an_index_of_version_1_is_completed_when_it_is_first_needed(index, tmp_p
     assert_same_table(old.table(), index.table())
     assert files_of(folder) == files_of(index.path)
     assert old.coactivation(5) == FeatureIndex.open(folder).coactivation(5) == index.coactivation(5)
+
+
+def test_an_index_that_knows_no_places_of_tokens_is_completed(index, tmp_path):
+    folder = without(index, tmp_path / "old", [PLACES], {})
+    old = FeatureIndex.open(folder)
+    assert old._derived.places.starts([1, 2]).tolist() == index._derived.places.starts([1, 2]).tolist()
+    assert read_meta(folder) == read_meta(index.path)
+    assert all((folder / name).read_bytes() == (index.path / name).read_bytes() for name in DERIVED)
 
 
 def test_an_index_of_version_1_that_can_only_be_read_is_completed_in_memory(index, tmp_path, monkeypatch):
@@ -140,7 +154,7 @@ def test_an_index_of_version_1_that_can_only_be_read_is_completed_in_memory(inde
     assert files_of(folder) == before
 
 
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("at", range(5))
 def test_an_index_that_was_not_completed_can_be_asked_again(index, tmp_path, monkeypatch, at):
     from mlxterp.index import files
 
@@ -178,7 +192,10 @@ def test_damage_is_told(index, tmp_path, name):
     (folder / name).write_bytes(data)
     found = FeatureIndex.open(folder)
     with pytest.raises(Exception, match=name.replace(".", r"\.")):
-        _ = found.table(), found.features_for_token("w1"), [found.coactivation(f) for f in range(24)]
+        _ = (
+            found.table(), found.features_for_token("w1"), [found.coactivation(f) for f in range(24)],
+            [found._derived.places.of(token) for token in found._pieces],
+        )  # fmt: skip
 
 
 def assert_same_table(one: FeatureTable, other: FeatureTable) -> None:

@@ -213,6 +213,18 @@ def test_the_largest_are_those_of_a_stable_sort(row, k):
     assert largest(row, k).tolist() == np.argsort(-row, kind="stable")[:k].tolist()
 
 
+@pytest.mark.parametrize("distinct", [1, 7, 10**6])
+@pytest.mark.parametrize("k", [1, 10, 700, 2999, 3000])
+def test_the_largest_of_a_long_row_are_those_of_a_stable_sort(distinct, k):
+    row = np.random.default_rng(0).integers(0, distinct, 3000).astype(np.float32)
+    for ordered in (row, np.sort(row), -np.sort(row)):
+        assert largest(ordered, k).tolist() == np.argsort(-ordered, kind="stable")[:k].tolist()
+
+
+def test_of_no_numbers_none_is_the_largest():
+    assert largest(np.zeros(0), 3).tolist() == []
+
+
 # -- every architecture ---------------------------------------------------------------------------
 
 

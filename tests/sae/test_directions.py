@@ -69,6 +69,22 @@ def test_neighbours_are_those_of_all_rows_in_float64():
     assert [f for f, _ in sae_with(rows).similar(7, 20)] == order
 
 
+@pytest.mark.parametrize("top_k", [1, 10, 1499, 2000])
+def test_rows_of_any_length_are_neighbours(top_k):
+    rows = np.random.default_rng(0).normal(size=(1500, 4)).astype(np.float32)
+    rows[:200] *= np.float32(1e-36)
+    rows[200:400] *= np.float32(1e33)
+    rows[400:500] = 0
+    rows[500:550] = rows[7]
+    wide = rows.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit = wide / np.where(norms > 0, norms, 1)
+    for feature in (7, 300, 900):
+        order = np.argsort(-(unit * unit[feature]).sum(axis=1), kind="stable").tolist()
+        order = [f for f in order if f != feature and not 400 <= f < 500][:top_k]
+        assert [f for f, _ in sae_with(rows).similar(feature, top_k)] == order
+
+
 def test_scaling_a_decoder_row_changes_no_cosine():
     rows = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     scaled = rows * (2.0 ** np.arange(-20, 20, dtype=np.float32))[:, None]
