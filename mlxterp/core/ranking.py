@@ -45,19 +45,37 @@ class Firings:
         The model computes the same there but for the rounding of another batch, which would otherwise
         decide which text comes first.
         """
-        _, first, which = np.unique(self.prefixes, return_index=True, return_inverse=True)
-        earliest = self.values[first][which]
-        close = np.abs(self.values - earliest) <= CLOSE * np.abs(earliest)
-        return Firings(self.text_ids, self.positions, np.where(close, earliest, self.values), self.prefixes)
+        order = np.argsort(self.prefixes)
+        new = _changes(self.prefixes[order])
+        if new.all():
+            return self
+        earliest = np.minimum.reduceat(order, new.nonzero()[0])
+        first = np.empty_like(order)
+        first[order] = earliest[np.cumsum(new) - 1]
+        values = self.values.copy()
+        again = (first != np.arange(len(first))).nonzero()[0]
+        own, earlier = values[again], values[first[again]]
+        values[again] = np.where(np.abs(own - earlier) <= CLOSE * np.abs(earlier), earlier, own)
+        return Firings(self.text_ids, self.positions, values, self.prefixes)
 
     def strongest_of_each_text(self) -> Firings:
         """One token of each text: texts by strength, then in the order of the corpus."""
         settled = self.without_rounding()
         strength = np.abs(settled.values)
-        order = np.lexsort((settled.positions, -strength, settled.text_ids))
-        _, first = np.unique(settled.text_ids[order], return_index=True)
-        best = order[first]  # one token of each text, texts ascending
+        new = _changes(self.text_ids)
+        if not len(new):
+            return settled
+        largest = np.maximum.reduceat(strength, new.nonzero()[0])
+        best = (strength == largest[np.cumsum(new) - 1]).nonzero()[0]
+        best = best[_changes(self.text_ids[best])]  # one token of each text, texts ascending
         return settled.take(best[np.argsort(-strength[best], kind="stable")])
+
+
+def _changes(ascending: np.ndarray) -> np.ndarray:
+    """bool, (n,): where a number is another than the one before; the first is."""
+    found = np.ones(len(ascending), dtype=bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=found[1:])
+    return found
 
 
 _PAIRS = 1 << 20

@@ -144,28 +144,28 @@ class AllExamples(PublicNames):
 
     def _of_block(self, block: ExampleBlock) -> Iterator[FeatureExample]:
         for first in range(0, len(block), _AT_ONCE):
-            rows = range(first, min(first + _AT_ONCE, len(block)))
-            places = [self._place(block, row) for row in rows]
-            for row, place, pieces in zip(rows, places, self._index._spelled(places), strict=True):
-                yield FeatureExample(
-                    int(block.feature_id[row]), place.text, int(block.text_id[row]), int(block.position[row]),
-                    float(block.activation[row]), pieces, place.shown.activations, place.shown.start,
-                )  # fmt: skip
+            yield from self._made(block, slice(first, first + _AT_ONCE))
 
-    def _place(self, block: ExampleBlock, row: int) -> Place:
-        feature, text_id, position = (
-            int(column[row]) for column in (block.feature_id, block.text_id, block.position)
-        )
-        inside = block.token_ids[row] != OUTSIDE
-        shown = Window(
-            block.token_ids[row][inside], block.activations[row][inside], max(0, position - self.before)
-        )
+    def _made(self, block: ExampleBlock, part: slice) -> Iterator[FeatureExample]:
+        token_ids, activations, starts = block.token_ids[part], block.activations[part], block.start[part].tolist()
+        where = list(zip(*(column[part].tolist() for column in (block.feature_id, block.text_id, block.position)), strict=True))
+        inside = token_ids != OUTSIDE
+        windows = [ids[own] for ids, own in zip(token_ids, inside)]
+        around = [values[own] for values, own in zip(activations, inside)]
 
-        def wider(more: int) -> Window:
-            reader = self._index._reader
-            return reader.window(feature, text_id, position, self.before + more, self.after + more)
+        def place(row: int) -> Place:
+            feature, text_id, position = where[row]
 
-        return Place(shown, wider, self._text(text_id))
+            def wider(more: int) -> Window:
+                reader = self._index._reader
+                return reader.window(feature, text_id, position, self.before + more, self.after + more)
+
+            return Place(Window(windows[row], around[row], starts[row]), wider, self._text(text_id))
+
+        pieces_of = self._index._spelled(windows, starts, place)
+        rows = zip(where, block.activation[part].tolist(), pieces_of, around, starts, strict=True)
+        for (feature, text_id, position), value, pieces, own, start in rows:
+            yield FeatureExample(feature, self._text(text_id), text_id, position, value, pieces, own, start)
 
 
 def _row(example: FeatureExample, rank: int) -> Row:

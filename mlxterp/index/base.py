@@ -203,14 +203,16 @@ class IndexBase(PublicNames):
     def _examples_of(self) -> ExampleReader:
         return ExampleReader(self._reader, self._spelled)
 
-    def _spelled(self, places: Sequence[Place]) -> list[tuple[str, ...]]:
-        """The text of each place's tokens, as it stands in the text."""
+    def _spelled(
+        self, windows: Sequence[np.ndarray], starts: Sequence[int], place: Callable[[int], Place]
+    ) -> list[tuple[str, ...]]:
+        """The text of each window's tokens, as it stands in the text; see `Spelling.of`."""
         if self._spelling is None:
             tokenizer = None if self._source is None else self._source.anatomy.model.tokenizer
             self._spelling = Spelling(
                 tokenizer, self._pieces, lambda place: self._pieces_of(place.shown, place.wider, place.text)
             )
-        return self._spelling.of(places)
+        return self._spelling.of(windows, starts, place)
 
     def _pieces_of(self, shown: Window, wider: Callable[[int], Window], text: str) -> Sequence[str]:
         """The text of a window's tokens, as it stands in the text.

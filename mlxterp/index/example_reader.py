@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 
 import numpy as np
 
 from ..core.ranking import Firings
-from .examples import SAME, FeatureExample, Window, distinct, of_quantile
-from .excerpts import Excerpts, RankedFirings
+from .examples import SAME, FeatureExample, Look, Window, distinct, of_quantile
+from .excerpts import RankedFirings
 from .reading import Reader
 from .spelling import Place
 
@@ -24,10 +23,16 @@ class ExampleReader:
     """Reads examples of features.
 
     Args:
-        spelled: Gives the text of the tokens of places.
+        spelled: Gives the text of the tokens of windows; see `Spelling.of`.
     """
 
-    def __init__(self, reader: Reader, spelled: Callable[[Sequence[Place]], Sequence[tuple[str, ...]]]):
+    def __init__(
+        self,
+        reader: Reader,
+        spelled: Callable[
+            [Sequence[np.ndarray], Sequence[int], Callable[[int], Place]], Sequence[tuple[str, ...]]
+        ],
+    ):
         self._reader, self._spelled = reader, spelled
 
     def __call__(
@@ -41,41 +46,39 @@ class ExampleReader:
         """
         firings = self._reader.ranked(feature_id)
         ranked = firings.strongest if quantile is None else of_quantile(firings.strongest, quantile)
-        read: list[Excerpts] = []
-        around = self._around(ranked, min(n, _FEW) + 4, max(SAME, before), max(SAME, after), read)
-        rows = distinct(ranked.prefixes.tolist(), around, n)
+        rows = distinct(self._looks(ranked, min(n, _FEW) + 4), n)
         while part := list(islice(rows, at_once or n)):
-            windows = Excerpts.windows(read, part, before, after)
-            yield from self._made(feature_id, firings, ranked.take(np.array(part)), windows, before, after)
+            yield from self._made(feature_id, firings, ranked.take(np.array(part)), before, after)
 
-    def _around(
-        self, ranked: Firings, size: int, before: int, after: int, read: list[Excerpts]
-    ) -> Iterator[bytes]:
-        """What the tokens around each firing are known by, a few at a time, which are added to `read`."""
+    def _looks(self, ranked: Firings, size: int) -> Iterator[Look]:
+        """What places are known by, read a few at a time."""
         first = 0
         while first < len(ranked):
-            part = slice(first, first + size)
-            read.append(self._reader.excerpts(ranked.text_ids[part], ranked.positions[part], before, after))
-            yield from read[-1].same_where()
+            part = ranked.take(slice(first, first + size))
+            low, high = self._reader.spans(part.text_ids, part.positions, SAME, SAME)
+            around = (tokens.tobytes() for tokens in self._reader.tokens(low.tolist(), high.tolist()))
+            yield from zip(part.prefixes.tolist(), np.minimum(part.positions, SAME).tolist(), around, strict=True)
             first, size = first + size, 2 * size
 
     def _made(
-        self, feature_id: int, firings: RankedFirings, chosen: Firings, windows: Sequence[Window], before: int,
-        after: int,
-    ) -> list[FeatureExample]:  # fmt: skip
+        self, feature_id: int, firings: RankedFirings, chosen: Firings, before: int, after: int
+    ) -> list[FeatureExample]:
+        low, high = self._reader.spans(chosen.text_ids, chosen.positions, before, after)
+        tokens = list(self._reader.tokens(low.tolist(), high.tolist()))
+        around = firings.activations(low, high)
+        starts = np.maximum(chosen.positions - before, 0).tolist()
         where = list(zip(chosen.text_ids.tolist(), chosen.positions.tolist(), strict=True))
-        places = [
-            Place(window, partial(self._window, feature_id, *at, before, after), self._reader.text(at[0]))
-            for at, window in zip(where, windows, strict=True)
-        ]
-        around = firings.activations(chosen.text_ids, windows)
-        rows = zip(places, self._spelled(places), where, chosen.values.tolist(), around, strict=True)
-        return [
-            FeatureExample(feature_id, place.text, *at, value, pieces, activations, place.shown.start)
-            for place, pieces, at, value, activations in rows
-        ]
+        texts = [self._reader.text(text_id) for text_id, _ in where]
 
-    def _window(
-        self, feature_id: int, text_id: int, position: int, before: int, after: int, more: int
-    ) -> Window:
-        return self._reader.window(feature_id, text_id, position, before + more, after + more)
+        def place(row: int) -> Place:
+            def wider(more: int) -> Window:
+                return self._reader.window(feature_id, *where[row], before + more, after + more)
+
+            return Place(Window(tokens[row], around[row], starts[row]), wider, texts[row])
+
+        pieces_of = self._spelled(tokens, starts, place)
+        rows = zip(texts, where, chosen.values.tolist(), pieces_of, around, starts, strict=True)
+        return [
+            FeatureExample(feature_id, text, *at, value, pieces, activations, start)
+            for text, at, value, pieces, activations, start in rows
+        ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,21 +66,23 @@ class Window:
     """Position in the text of the first."""
 
 
-def distinct(prefixes: Iterable[int], around: Iterable[Hashable], n: int) -> Iterator[int]:
+Look = tuple[int, int, bytes]
+"""What a place is known by: a hash of the text up to it; how many tokens before it, five at most, are there; and those
+five, its own and the five after it."""
+
+
+def distinct(places: Iterable[Look], n: int) -> Iterator[int]:
     """Numbers of the first n places that differ from each other.
 
     Two are the same where the text up to the token is (a causal model computes the same there), or the
     token and the five on both sides of it.
-
-    Args:
-        prefixes: Of each place a hash of the text up to it.
-        around: Of each place what the tokens around it are known by.
     """
     texts: set[int] = set()
-    windows: set[Hashable] = set()
-    for row, (prefix, window) in enumerate(zip(prefixes, around, strict=False)):
+    windows: set[tuple[int, bytes]] = set()
+    for row, (prefix, before, tokens) in enumerate(places):
         if prefix in texts:
             continue
+        window = before, tokens
         if window not in windows:
             yield row
             n -= 1

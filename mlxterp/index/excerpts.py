@@ -33,36 +33,6 @@ class Excerpts:
     ids: np.ndarray
     before: int
 
-    def window(self, row: int, before: int, after: int) -> Window:
-        """A part of a row, without what lies beyond its text; it says nothing of activations."""
-        position = int(self.positions[row])
-        start = max(0, position - before)
-        first, end = self.before - (position - start), self.before + 1 + after
-        ids = self.ids[row]
-        while ids[end - 1] == OUTSIDE:
-            end -= 1
-        return Window(ids[first:end], _NONE, start)
-
-    @staticmethod
-    def windows(parts: Sequence[Excerpts], rows: Sequence[int], before: int, after: int) -> list[Window]:
-        """Windows of some rows, ascending.
-
-        Args:
-            parts: Whose rows are counted one part after the other.
-        """
-        found, begin, left = [], 0, iter(parts)
-        part = next(left)
-        for row in rows:
-            while row - begin >= len(part.ids):
-                begin, part = begin + len(part.ids), next(left)
-            found.append(part.window(row - begin, before, after))
-        return found
-
-    def same_where(self) -> list[bytes]:
-        """Of each row what it has in common with those that count as the same example: five tokens on both sides."""
-        part = np.ascontiguousarray(self.ids[:, self.before - SAME : self.before + SAME + 1])
-        return [row.tobytes() for row in part]
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RankedFirings:
@@ -71,42 +41,24 @@ class RankedFirings:
     Attributes:
         every: In the order of the corpus.
         strongest: One of each text, the strongest first.
-        places: int64, (n,): text and position of each of `every` as one number, ascending.
+        rows: int64, (n,): numbers of the tokens of `every`, as all shards count them; ascending.
     """
 
     every: Firings
     strongest: Firings
-    places: np.ndarray
+    rows: np.ndarray
 
-    @staticmethod
-    def of(every: Firings) -> RankedFirings:
-        """Ranks them."""
-        return RankedFirings(
-            every, every.strongest_of_each_text(), place_numbers(every.text_ids, every.positions)
-        )
-
-    def activations(self, text_ids: np.ndarray, windows: Sequence[Window]) -> list[np.ndarray]:
-        """float32, of each window: activations on its tokens.
+    def activations(self, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
+        """float32, (high - low,) each: activations on tokens from one up to another.
 
         Args:
-            text_ids: The text of each window.
+            low, high: int64, (m,): as all shards count them.
         """
-        first = place_numbers(text_ids, np.array([window.start for window in windows], dtype=np.int64))
-        lengths = [len(window.ids) for window in windows]
-        begins, ends = self.places.searchsorted(first), self.places.searchsorted(first + lengths)
-        found = []
-        for start, length, begin, end in zip(
-            first.tolist(), lengths, begins.tolist(), ends.tolist(), strict=True
-        ):
-            own = np.zeros(length, dtype=np.float32)
-            own[self.places[begin:end] - start] = self.every.values[begin:end]
-            found.append(own)
-        return found
-
-
-def place_numbers(text_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """int64: text and position as one number, in the order of the corpus."""
-    return (np.asarray(text_ids, dtype=np.int64) << _TEXT) + positions
-
-
-_NONE = np.zeros(0, dtype=np.float32)
+        first = self.rows.searchsorted(low)
+        counts = self.rows.searchsorted(high) - first
+        ends, stops = np.cumsum(high - low), np.cumsum(counts)
+        begins, of = ends - (high - low), np.repeat(np.arange(len(low)), counts)
+        pairs = (first - stops + counts)[of] + np.arange(len(of))
+        found = np.zeros(int(ends[-1]), dtype=np.float32)
+        found[self.rows[pairs] + (begins - low)[of]] = self.every.values[pairs]
+        return [found[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]

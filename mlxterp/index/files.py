@@ -161,17 +161,15 @@ class ArrayFile(Mapping[str, np.ndarray]):
         self._check(0, len(self._data))
 
     def _check(self, begin: int, end: int) -> None:
-        if not self._blocks or end <= begin:
-            return
-        for block in range(begin // BLOCK, -(-end // BLOCK)):
-            if self._checked[block]:
-                continue
+        first, last = begin // BLOCK, -(-end // BLOCK)
+        while end > begin and (block := self._checked.find(0, first, last)) >= 0:
             found = hashlib.sha256(self._data[block * BLOCK : (block + 1) * BLOCK].data).digest()
             if found != self._blocks[block]:
                 raise damaged(
                     self.path, f"bytes after {block * BLOCK} of its data are not those that were written"
                 )
             self._checked[block] = 1
+            first = block + 1
 
 
 def part_of(arrays: Mapping[str, np.ndarray], name: str, start: int, stop: int) -> np.ndarray:

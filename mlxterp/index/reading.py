@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -59,17 +59,16 @@ class Reader:
 
     def firings(self, feature_id: int) -> Firings:
         """Every token where a feature is active."""
-        texts, begins, shards = self._layout
-        rows, values, prefixes = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)], [np.zeros(0, np.uint64)]
-        for start, shard in zip(shards.tolist(), self.shards(), strict=True):
+        texts, begins, starts = self._layout
+        rows, values, prefixes = [np.zeros(0, np.uint32)], [np.zeros(0, np.float32)], [np.zeros(0, np.uint64)]
+        for shard in self.shards():
             own, activations = shard.firings(feature_id)
-            if len(own):
-                rows.append(own + np.int64(start))
-                values.append(activations)
-                prefixes.append(shard.prefixes[own])
-        at = np.concatenate(rows)
-        text_ids = texts[np.searchsorted(begins, at, side="right") - 1]
-        positions = at - begins[np.searchsorted(texts, text_ids, side="left")]
+            rows.append(own)
+            values.append(activations)
+            prefixes.append(shard.prefixes.take(own))
+        at = np.concatenate(rows, dtype=np.int64) + np.repeat(starts, [len(own) for own in rows[1:]])
+        text_ids = texts[begins.searchsorted(at, side="right") - 1]
+        positions = at - self._text_begins[text_ids]
         return Firings(text_ids, positions, np.concatenate(values), np.concatenate(prefixes))
 
     def strongest(self, d_hidden: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -122,10 +121,31 @@ class Reader:
         """The firings of a feature by rank; the last one asked for is remembered, unless it fires very often."""
         known, ranked = self._ranked
         if known != feature_id or ranked is None:
-            ranked = RankedFirings.of(self.firings(feature_id))
+            every = self.firings(feature_id)
+            rows = self._text_begins[every.text_ids] + every.positions
+            ranked = RankedFirings(every, every.strongest_of_each_text(), rows)
             if len(ranked.every) <= _REMEMBERED:
                 self._ranked = feature_id, ranked
         return ranked
+
+    def spans(
+        self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """int64, the first token around each place of a text, and the one after the last; as all shards count them."""
+        begin = self._text_begins[text_ids]
+        at = begin + positions
+        return np.maximum(begin, at - before), np.minimum(self._text_begins[text_ids + 1], at + after + 1)
+
+    def tokens(self, low: Iterable[int], high: Iterable[int]) -> Iterator[np.ndarray]:
+        """int32: the tokens from each number up to another, as all shards count them."""
+        for first, stop in zip(low, high, strict=True):
+            number = bisect.bisect_right(self._starts, first) - 1
+            start = self._starts[number]
+            found = self.shard(number).tokens[first - start : stop - start]
+            while len(found) < stop - first:  # they go on in the next shard
+                number += 1
+                found = np.append(found, self.shard(number).tokens[: stop - first - len(found)])
+            yield found
 
     def excerpts(self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int) -> Excerpts:
         """The tokens around places of texts."""
@@ -155,6 +175,11 @@ class Reader:
         """int64, (texts + 1,): the number of each text's first token, and where the last ends."""
         texts, rows, _ = self._layout
         return rows[np.searchsorted(texts, np.arange(self._meta.n_texts + 1), side="left")]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The number of each shard's first token."""
+        return self._layout[2].tolist()
 
     @cached_property
     def _layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

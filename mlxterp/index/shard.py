@@ -126,9 +126,9 @@ class Shard:
     def text(self, number: int) -> str:
         """A text that begins here; `number` counts those."""
         start = int(self.text_ends[number - 1]) if number else 0
-        data = self.text_bytes[start : int(self.text_ends[number])].tobytes()
+        data = self.text_bytes[start : int(self.text_ends[number])]
         try:
-            return data.decode("utf-8", "surrogatepass")
+            return str(data.data, "utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise damaged(self.path, error) from error
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..data.text import are_read_as
 from .examples import Window
 
@@ -31,6 +33,13 @@ class Place:
     text: str
 
 
+class _Usual(dict[int, str]):
+    """The text of each token id as it usually is."""
+
+    def __missing__(self, token: int) -> str:
+        return HALF
+
+
 class Spelling:
     """Reads windows with one tokenizer.
 
@@ -41,55 +50,69 @@ class Spelling:
     """
 
     def __init__(self, tokenizer: Any, usual: Mapping[int, str], alone: Callable[[Place], Sequence[str]]):
-        self._tokenizer, self._usual, self._alone = tokenizer, usual, alone
-        self._joined: set[int] = set()
+        self._tokenizer, self._alone = tokenizer, alone
+        self._usual = np.full(max(usual, default=-1) + 2, HALF, dtype=object)  # the last stands for all others
+        self._usual[list(usual)] = list(usual.values())
+        self._joined = np.zeros(len(self._usual), dtype=bool)
         self._begins: dict[int, str] = {}
 
-    def of(self, places: Sequence[Place]) -> list[tuple[str, ...]]:
-        """The text of each place's tokens."""
+    def of(
+        self, windows: Sequence[np.ndarray], starts: Sequence[int], place: Callable[[int], Place]
+    ) -> list[tuple[str, ...]]:
+        """The text of each window's tokens.
+
+        Args:
+            windows: Token ids of each, at least one.
+            starts: Position in its text of each one's first token.
+            place: Gives a window by its number, with what is around it; asked for where one is read by itself.
+        """
+        ids = self._known_ids(np.concatenate(windows))
+        usual, joined = self._usual[ids].tolist(), self._joined[ids].tobytes()
         found: list[tuple[str, ...] | None] = []
-        unknown: list[tuple[int, list[int], tuple[str, ...]]] = []
-        for place in places:
-            ids = place.shown.ids.tolist()
-            pieces = self._pieces(ids)
-            found.append(self._known(ids, pieces, place.shown.start))
-            if found[-1] is None and place.shown.start and not any(HALF in piece for piece in pieces):
-                unknown.append((len(found) - 1, ids, pieces))
-        for row, pieces in self._read(unknown):
+        unknown: list[tuple[int, slice, tuple[str, ...]]] = []
+        end = 0
+        for row, (window, start) in enumerate(zip(windows, starts, strict=True)):
+            begin, end = end, end + len(window)
+            pieces = tuple(usual[begin:end])
+            known = joined.find(0, begin if start else begin + 1, end) < 0
+            if known and not start:
+                found.append(self._at_beginning(int(ids[begin]), pieces))
+                continue
+            found.append(pieces if known else None)
+            if not known and start and not any(HALF in piece for piece in pieces):
+                unknown.append((row, slice(begin, end), pieces))
+        for row, pieces in self._read(ids, unknown):
             found[row] = pieces
-        return [self._by_itself(place) if pieces is None else pieces
-                for place, pieces in zip(places, found, strict=True)]  # fmt: skip
+        return [self._by_itself(place(row)) if pieces is None else pieces for row, pieces in enumerate(found)]
 
-    def _pieces(self, ids: list[int]) -> tuple[str, ...]:
-        get = self._usual.get
-        return tuple([get(token, HALF) for token in ids])
+    def _known_ids(self, ids: np.ndarray) -> np.ndarray:
+        return np.minimum(ids, len(self._usual) - 1)
 
-    def _known(self, ids: list[int], pieces: tuple[str, ...], start: int) -> tuple[str, ...] | None:
-        if not self._joined.issuperset(ids if start else ids[1:]):
-            return None
-        if start:
-            return pieces
-        begin = self._begins.get(ids[0])
+    def _at_beginning(self, first: int, pieces: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The pieces of a text's beginning, where it is known how its first token is written there."""
+        begin = self._begins.get(first)
         return None if begin is None else (begin, *pieces[1:])
 
     def _read(
-        self, windows: Sequence[tuple[int, list[int], tuple[str, ...]]]
+        self, ids: np.ndarray, windows: Sequence[tuple[int, slice, tuple[str, ...]]]
     ) -> list[tuple[int, tuple[str, ...]]]:
         """Those of some windows within texts that are their usual pieces, by one look; all of them or none."""
-        ids = [token for _, own, _ in windows for token in own]
-        pieces = [piece for _, _, own in windows for piece in own]
-        if not ids or self._tokenizer is None or not are_read_as(self._tokenizer, ids, pieces):
+        if not windows or self._tokenizer is None:
             return []
-        self._joined.update(ids[1:])
+        own = np.concatenate([ids[part] for _, part, _ in windows])
+        pieces = [piece for _, _, own in windows for piece in own]
+        if not are_read_as(self._tokenizer, own.tolist(), pieces):
+            return []
+        self._joined[own[1:]] = True
         return [(row, own) for row, _, own in windows]
 
     def _by_itself(self, place: Place) -> tuple[str, ...]:
         """What one place is, alone; what a text begins with is remembered by its first token."""
         pieces = tuple(self._alone(place))
-        ids = place.shown.ids.tolist()
-        usual = self._pieces(ids)
+        ids = self._known_ids(place.shown.ids)
+        usual = tuple(self._usual[ids].tolist())
         plain = pieces[1:] == usual[1:] and not any(HALF in piece for piece in (*pieces, *usual[:1]))
         if self._tokenizer is not None and place.shown.start == 0 and plain:
-            self._begins[ids[0]] = pieces[0]
-            self._joined.update(ids[1:])
+            self._begins[int(ids[0])] = pieces[0]
+            self._joined[ids[1:]] = True
         return pieces
