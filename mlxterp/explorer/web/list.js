@@ -84,7 +84,7 @@ function pane(s, q, narrow) {
   pad.style.height = `${Math.max(ids.length * ROW, 1)}px`;
   if (!ids.length) box.replaceChildren(h('div.empty', null, h('p', null, 'No feature fits.', lacking()),
     h('a.button', { href: link('list', [], { src: sourceParam(s) }) }, 'Show all'), ' ',
-    q.get('q') && s.live ? h('a.button', { href: link('text', [], { src: sourceParam(s), t: q.get('q') }) }, 'Features of it as a text') : null));
+    q.get('q') && s.live ? h('a.button', { href: link('text', [], changed('', { src: sourceParam(s), t: q.get('q') })) }, 'Features of it as a text') : null));
 
   // Why nothing is there, where it can be said.
   function lacking() {
