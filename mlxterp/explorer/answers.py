@@ -36,6 +36,8 @@ _NEAR, _AROUND, _HARD = 8, 8, 4
 _BEFORE, _AFTER = 8, 6
 _OF_TEXT = 50
 """Features of a text that are named for the whole of it."""
+_EXPLAINED = 16
+"""Texts that an explanation takes: half are kept for scores, and four of each half are wanted."""
 _DENSE, _ALIKE, _MOSTLY, _OFTEN = 0.1, 0.95, 0.5, 0.05
 
 Answer = dict[str, Any]
@@ -68,7 +70,8 @@ def source(shown: ShownIndex) -> Answer:
 
 def _model(shown: ShownIndex) -> str | None:
     facts = shown.index._meta.model
-    return facts.get("name") or facts.get("type")
+    name, kind = facts.get("name"), facts.get("type")
+    return f"{name} ({kind})" if name and kind else name or kind
 
 
 # -- a feature --------------------------------------------------------------------------------
@@ -93,6 +96,13 @@ def feature(shown: ShownIndex, number: int, n: int = TOP, per_band: int = PER_BA
         "similar": [list(one) for one in similar], "flags": _flags(shown, stats, similar),
         **_strengths(shown, number), "facts": facts(shown), "python": f"index[{number}]",
     }  # fmt: skip
+
+
+def explained(shown: ShownIndex, number: int) -> list[Answer]:
+    """The words that a feature without an explanation fires on, said now, not kept; [] of too few texts."""
+    if shown.explanations(number) or shown.index.stats(number).n_texts < _EXPLAINED:
+        return []
+    return [told(one) for one in shown.index.explain(number, verbose=False)]
 
 
 def label(shown: ShownIndex, number: int) -> Answer:

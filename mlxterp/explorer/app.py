@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from ..errors import FeatureIndexError, MlxterpError, UnknownFeatureError
 from . import name_routes, routes
-from .guard import App, Guard, Refused, hosts_of, refusal
+from .guard import QUIET, App, Guard, Refused, hosts_of, refusal
 from .model_thread import MOST, BusyError
 from .service import Service
 
@@ -28,26 +28,30 @@ def _safe(service: Service, route: Answer) -> Callable[[Request], Awaitable[Resp
     async def safe(request: Request) -> Response:
         try:
             return await route(service, request)
-        except Refused as refused:
-            return refusal(refused)
-        except BusyError:
-            busy = Refused(503, f"The model is busy: {MOST} generations run or wait. Try again in a moment.")
-            busy.headers["retry-after"] = "2"
-            return refusal(busy)
-        except UnknownFeatureError as error:
-            return refusal(Refused(404, str(error)))
-        except FeatureIndexError as error:
-            return refusal(Refused(503, str(error)))
-        except MlxterpError as error:
-            return refusal(Refused(400, str(error)))
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            told = f"Something went wrong in mlxterp ({type(error).__name__}); the terminal says where."
-            return refusal(Refused(500, told))
+            return refusal(_refused(error), quietly=QUIET in request.headers)
 
     return safe
+
+
+def _refused(error: Exception) -> Refused:
+    """What is told of an error."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, BusyError):
+        busy = Refused(503, f"The model is busy: {MOST} generations run or wait. Try again in a moment.")
+        busy.headers["retry-after"] = "2"
+        return busy
+    if isinstance(error, UnknownFeatureError):
+        return Refused(404, str(error))
+    if isinstance(error, FeatureIndexError):
+        return Refused(503, str(error))
+    if isinstance(error, MlxterpError):
+        return Refused(400, str(error))
+    traceback.print_exception(error, file=sys.stderr)
+    return Refused(500, f"Something went wrong in mlxterp ({type(error).__name__}); the terminal says where.")
 
 
 async def _unknown(_: Request, error: Exception) -> Response:
@@ -72,6 +76,7 @@ def application(service: Service, port: int, frames: str = "'none'") -> App:
         ("GET", f"{at}/table", routes.table),
         ("GET", f"{at}/feature/{one}", routes.feature),
         ("GET", f"{at}/logits/{one}", routes.logits),
+        ("GET", f"{at}/explain/{one}", routes.explain),
         ("GET", f"{at}/peek", routes.peek),
         ("GET", f"{at}/token", routes.token_hits),
         ("GET", f"{at}/search", routes.search),

@@ -19,6 +19,8 @@ from starlette.responses import Response
 from ..core.files import strict_json
 
 TOKEN_HEADER = b"x-mlxterp-token"
+QUIET = "x-mlxterp-quiet"
+"""A request with this header gets a refusal as an answer, with its status beside: the browser notes no error."""
 LARGEST_BODY = 64 * 1024
 """Bytes of a request."""
 _DRAINED = 8 << 20
@@ -56,9 +58,12 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
     return Response(body, status, kept, media_type="application/json")
 
 
-def refusal(refused: Refused) -> Response:
-    """A refusal as the browser gets it."""
-    return answer({"error": refused.sentence, **refused.more}, refused.status, refused.headers)
+def refusal(refused: Refused, quietly: bool = False) -> Response:
+    """A refusal as the browser gets it; quietly, its status is 200 and the true one stands in x-mlxterp-status."""
+    said = {"error": refused.sentence, **refused.more}
+    if quietly:
+        return answer(said, headers={**refused.headers, "x-mlxterp-status": str(refused.status)})
+    return answer(said, refused.status, refused.headers)
 
 
 async def json_body(request: Request, largest: int = LARGEST_BODY) -> dict[str, Any]:

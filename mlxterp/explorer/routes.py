@@ -88,6 +88,12 @@ async def logits(service: Service, request: Request) -> Response:
     return answer(await service.ran(answers.logits, shown, feature_of(request, shown)))
 
 
+async def explain(service: Service, request: Request) -> Response:
+    """What a feature fires on, where nobody has explained it."""
+    shown = service.source(request)
+    return answer(await service.read(answers.explained, shown, feature_of(request, shown)))
+
+
 async def peek(service: Service, request: Request) -> Response:
     """The strongest windows of several features."""
     shown = service.source(request)

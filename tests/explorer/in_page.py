@@ -23,6 +23,12 @@ _CONTRAST = """() => {
     const [more, less] = [light(parsed(ink)), light(behind(e))].sort((x, y) => y - x);
     if ((more + 0.05) / (less + 0.05) < 4.5) bad.push([text.slice(0, 30), ink, String(behind(e)), String(e.className)]);
   }
+  for (const e of document.querySelectorAll('[placeholder]')) {
+    if (!e.getClientRects().length) continue;
+    const ink = getComputedStyle(e, '::placeholder').color;
+    const [more, less] = [light(parsed(ink)), light(behind(e))].sort((x, y) => y - x);
+    if ((more + 0.05) / (less + 0.05) < 4.5) bad.push([e.placeholder, ink, String(behind(e)), 'placeholder']);
+  }
   return bad;
 }"""
 _OUTLINED = """() => {

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.browser
 
 PHONE = {"viewport": {"width": 390, "height": 780}}
 PAGES = (
-    "list", "list?q=ball", f"feature/{BALL}", "text", f"steer?e=0:{BALL}:add:1", f"compare/0:{BALL}/0:571",
+    "list", "list?q=ball", f"feature/{BALL}", "text", f"text?t=a+red+ball&pos=3&f={BALL}",
+    f"steer?e=0:{BALL}:add:1", f"compare/0:{BALL}/0:571",
     "map", "names",
 )  # fmt: skip
 HOSTILE = (
@@ -245,12 +246,14 @@ def test_everything_is_reached_by_keyboard(opened: Page, shown: Shown):
     assert outlined(page)
     key.press("ArrowRight")
     page.wait_for_selector(".edits output:text('1.1')")
+    kept = page.evaluate("location.hash")[2:]
+    assert ":add:1.1" in kept
     for press, place in {
         "t": "text",
         "c": "compare",
         "m": "map",
         "n": "names",
-        "s": "steer",
+        "s": kept,  # a page that was left is found again as it was
         "f": "list",
     }.items():
         page.evaluate("document.activeElement.blur()")
@@ -281,6 +284,84 @@ def test_a_report_is_read_without_javascript(opened: Page, shown: Shown, tmp_pat
     opened.page.goto(report.as_uri())
     assert f"Feature {BALL}" in opened.page.inner_text("main")
     opened.foreign.clear()  # the report itself
+
+
+# -- what a new user stumbled over ------------------------------------------------------------------
+
+
+def test_words_that_no_feature_fits_find_what_comes_near_or_say_what_to_do(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list?q=ball"))
+    best = rows_of(page)[0]
+    opened.open(shown.at("list?q=balls"))
+    assert best in rows_of(page)
+    assert "come near" in page.inner_text(".count")
+    opened.open(shown.at("list?q=ball+qqzz"))
+    assert best in rows_of(page)
+    opened.open(shown.at("list?q=qqzz"))
+    assert rows_of(page) == []
+    assert "names and explanations" in page.inner_text(".rows")
+    page.get_by_role("link", name="Features of it as a text").click()
+    opened.ready("/text?t=qqzz")
+    assert page.get_by_label("Your text").input_value() == "qqzz"
+
+
+def test_what_more_is_found_stands_below_and_moves_no_row(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list"))
+    words = ("ball", "dog", "park", "red", "big", "the")
+    more = {
+        word: {f for f, *_ in shown.index.search(word, 12)} - set(whole_list(page, f"q={word}"))
+        for word in words
+    }
+    opened.open(shown.at(f"list?q={next(word for word in words if more[word])}"))
+    page.wait_for_selector(".also")
+    assert page.locator(".also").bounding_box()["y"] > page.locator(".row").first.bounding_box()["y"]
+
+
+def test_a_refusal_is_told_on_the_page_and_not_in_the_console(opened: Page, shown: Shown):
+    page = opened.open(shown.at(f"steer?e=0:{BALL}:add:1"))
+    page.get_by_role("textbox", name="Prompt").fill("The dog ran. " * 200)
+    page.get_by_role("button", name="Generate").click()
+    page.wait_for_selector(".error:text('positions')")
+    opened.open(shown.at("text"))
+    page.get_by_label("Your text").fill("The dog ran. " * 200)
+    page.wait_for_selector(".error:text('positions')")
+    opened.open(shown.at("feature/1?src=7"))
+    assert "There is no SAE 7 here" in page.inner_text("main")
+
+
+def test_the_field_that_takes_the_focus_is_not_under_the_header(opened: Page, shown: Shown):
+    page = opened.open(shown.at(f"feature/{BALL}"))
+    page.evaluate("window.scrollTo(0, 1000)")
+    page.keyboard.press("e")
+    header, field = page.locator("header").bounding_box(), page.locator("h1 .name").bounding_box()
+    assert field["y"] >= header["y"] + header["height"]
+
+
+def test_a_number_in_the_search_leaves_the_keys_to_the_feature(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list"))
+    page.get_by_role("searchbox").fill(str(BALL))
+    page.keyboard.press("Enter")
+    opened.ready(f"/feature/{BALL}")
+    page.keyboard.press("s")
+    opened.ready(f"/steer?e=0:{BALL}")
+
+
+def test_steer_offers_what_was_looked_at(opened: Page, shown: Shown):
+    page = opened.open(shown.at(f"feature/{BALL}"))
+    page.get_by_role("link", name="Steer", exact=True).click()
+    assert "No feature is steered yet" in page.inner_text(".steer")
+    page.get_by_role("button", name=f"+ {BALL}").click()
+    page.wait_for_selector(f"[data-edit='0:{BALL}']")
+
+
+def test_a_feature_without_an_explanation_says_what_it_fires_on(opened: Page, shown: Shown):
+    index = shown.index
+    several = [f for f in range(index.d_hidden) if 16 <= index.stats(f).n_texts <= 20][:9]
+    told = index.explain(several, verbose=False)[0]
+    page = opened.open(shown.at(f"feature/{told.feature_id}"))
+    said = page.locator("[aria-label=Explanations] li")
+    said.wait_for()
+    assert told.text in said.inner_text() and "not scored" in said.inner_text()
 
 
 # -- 13, 14 -----------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_escape_stops_a_generation_and_the_model_is_free(opened: Page, shown: Sh
 
 def test_what_is_set_stands_in_the_address(opened: Page, shown: Shown):
     page = opened.open(shown.at(f"steer?e=0:{BALL}:add:1"))
-    page.fill("[aria-label='Feature to add']", "12")
+    page.get_by_label("Add a feature").fill("12")
     page.keyboard.press("Enter")
     page.select_option(".edits li:last-child select", "ablate")
     page.fill("[name=n]", "30")

@@ -49,13 +49,15 @@ export const words = (query) => [...query.toLowerCase().matchAll(/"([^"]+)"?|(\S
 function lowered(t) { return (t.lowered ??= Object.entries(t.pieces).map(([id, text]) => [+id, text.trim().toLowerCase()])); }
 
 // How well each feature fits each word: its name, its explanation, the tokens it is active on. 0 in any word is no match.
-function matching(t, names, query) {
-  const score = new Float32Array(t.d).fill(1), found = words(query);
+// Loosely, any of the words will do, and a token that a word begins with: "balls" finds "ball".
+function matching(t, names, query, loosely) {
+  const score = new Float32Array(t.d).fill(loosely ? 0 : 1), found = words(query);
   for (const { word, exact } of found) {
     const fits = new Float32Array(t.d), ids = new Map();
     for (const [id, text] of lowered(t)) {
       if (text === word) ids.set(id, 1);
       else if (!exact && text.startsWith(word)) ids.set(id, 0.5);
+      else if (loosely && !exact && text.length > 2 && word.startsWith(text)) ids.set(id, 0.1);
     }
     if (ids.size) {
       for (let f = 0; f < t.d; f++) for (let j = f * t.most, end = j + t.most; j < end; j++) {
@@ -66,9 +68,15 @@ function matching(t, names, query) {
     for (const [f, label] of Object.entries(names.labels)) if (`${label.name} ${label.note || ''}`.toLowerCase().includes(word)) fits[f] += 2;
     for (const [f, told] of Object.entries(names.explanations)) if (told.text.toLowerCase().includes(word)) fits[f] += 0.7;
     if (/^\d+$/.test(word) && +word < t.d) fits[+word] += 3;
-    for (let f = 0; f < t.d; f++) score[f] *= fits[f];
+    for (let f = 0; f < t.d; f++) if (loosely) score[f] += fits[f]; else score[f] *= fits[f];
   }
   return score;
+}
+
+// How well each feature fits a search, and whether only loosely, as nothing fits all of it.
+export function searched(t, names, query) {
+  const match = matching(t, names, query, false), loosely = !match.some((score) => score > 0);
+  return { match: loosely ? matching(t, names, query, true) : match, loosely };
 }
 
 export function inside(polygon, x, y) {
@@ -96,7 +104,7 @@ export function order({ t, names, only }, q) {
   const has = HAS[q.get('has')], lasso = q.get('lasso');
   if (has) tests.push((f) => has(f, names));
   if (lasso && t.map) { const line = polygon(lasso); tests.push((f) => inside(line, t.map[2 * f], t.map[2 * f + 1])); }
-  const match = query.trim() ? matching(t, names, query) : null;
+  const match = query.trim() ? searched(t, names, query).match : null;
   if (match) tests.push((f) => match[f] > 0);
   const ids = new Uint32Array(t.d);
   let n = 0;

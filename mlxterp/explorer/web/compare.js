@@ -2,7 +2,7 @@
 import {h, num, pct, signed, tabular, put} from './dom.js';
 import {about, ask, feature as fetched, logits as fetchedLogits, isSite} from './data.js';
 import {strip, code} from './tokens.js';
-import {source, sourceParam, nameOf, meaning, histogram, meant} from './shared.js';
+import {source, sourceParam, nameOf, meaning, histogram, meant, lately} from './shared.js';
 import {link, go} from './route.js';
 
 export async function compare(main, { args }) {
@@ -19,7 +19,7 @@ export async function compare(main, { args }) {
       const s = all.find((one) => one.id === which?.value) || all[0];
       return `${s.id}:${meant(s, number.value) ?? number.value.trim()}`;
     };
-    return { element: [which, number], read };
+    return { element: [which, number], read, number };
   };
   const choosers = asked.map(chooser);
   put(main, h('h1', null, 'Compare ', h('small', null, 'two features, side by side')),
@@ -29,8 +29,10 @@ export async function compare(main, { args }) {
         onclick: () => go('compare', choosers.map((one) => one.read()).reverse()) }, '⇄')));
   const sides = asked.map(({ src, f }) => ({ s: all.find((one) => one.id === src), f: /^\d+$/.test(f) ? +f : NaN }));
   if (!sides.every(({ s, f }) => f < s?.t.d)) {
+    const given = choosers.filter((one) => one.number.value.trim()).map((one) => one.read());
+    put(main, lately(all, given, (s, f) => go('compare', [...given.slice(0, 1), `${s.id}:${f}`])));
     put(main, h('p.empty', null, asked.every((one) => one.f) ? 'There is no such feature. Give a number, or a word that it is active on.'
-      : 'Give two features by number or word, or press c on a feature.'));
+      : 'Give two features by number or word, or choose “compare it” on the page of one.'));
     return {};
   }
   const pages = await Promise.all(sides.map(({ s, f }) => fetched(s.id, f)));
@@ -50,7 +52,8 @@ export async function compare(main, { args }) {
       h('span.window', null, strip(ex, Math.abs(pages[i].max)))) : h('div');
   };
   put(main, h('h2', null, 'Strongest examples'),
-    h('div.card.pairs', null, Array.from({ length: rows }, (_, k) => [cell(0, k), cell(1, k)])));
+    h('div.card.pairs', null, sides.map(({ s, f }) => h('h3', null, `Feature ${f} `, meaning(s, f, 2))),
+      Array.from({ length: rows }, (_, k) => [cell(0, k), cell(1, k)])));
   return { keys: { c: () => go('compare', [...key].reverse()) } };
 }
 

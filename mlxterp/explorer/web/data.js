@@ -19,7 +19,7 @@ export class Gone extends Error {}
 const AWAY = 'The server does not answer. Is `mlxterp serve` still running?';
 
 export async function ask(path, { method = 'GET', body, signal, raw, match } = {}) {
-  const headers = { 'x-mlxterp-token': token };
+  const headers = { 'x-mlxterp-token': token, 'x-mlxterp-quiet': '1' };  // quiet: a refusal is no error in the console
   if (body !== undefined) headers['content-type'] = 'application/json';
   if (match) headers['if-match'] = match;
   let answer;
@@ -31,9 +31,10 @@ export async function ask(path, { method = 'GET', body, signal, raw, match } = {
     throw new Gone(AWAY);
   }
   alone(false);
-  if (!answer.ok) {
+  const status = +answer.headers.get('x-mlxterp-status') || answer.status;
+  if (status >= 400) {
     const told = await answer.json().catch(() => ({}));
-    throw Object.assign(new Error(told.error || `${answer.status} ${answer.statusText}`), { status: answer.status, ...told });
+    throw Object.assign(new Error(told.error || `${status} ${answer.statusText}`), { status, ...told });
   }
   return raw ? answer : answer.json();
 }
@@ -137,7 +138,7 @@ export function unpacked(bytes) {
 }
 
 export function feature(src, f) {
-  for (const kind of ['feature', 'logits', 'of']) forgotten(kind, MOST);
+  for (const kind of ['feature', 'logits', 'of', 'explain']) forgotten(kind, MOST);
   return isSite ? inShard(src, f) : once(`feature ${src} ${f}`, () => ask(`${src}/feature/${f}`));
 }
 
@@ -176,6 +177,9 @@ export const names = (src) => once(`names ${src}`, async () => {
 });
 let serial = 0;  // tells lists that names changed
 const place = async (src) => `names ${(await about()).sources.find((one) => one.id === src).fingerprint}`;
+
+// What a feature without an explanation fires on, said now.
+export const explanations = (src, f) => once(`explain ${src} ${f}`, () => ask(`${src}/explain/${f}`));
 
 export async function rename(src, f, name, note = '') {
   const all = await names(src), label = name.trim() ? { name: name.trim(), note } : null;

@@ -59,6 +59,7 @@ export function tabular(caption, rows, heads) {
 
 export function field(label, control, more) { return h('label.field', null, h('span', null, label), control, more); }
 
+// `label` null: a field names it.
 export function choice(label, value, options, onchange) {
   return h('select', { 'aria-label': label, onchange: (event) => onchange(event.target.value) },
     options.map(([key, name]) => h('option', { value: key, selected: key === value }, name)));

@@ -1,16 +1,17 @@
 // One feature: what it is active on (reads), what its direction promotes (writes), where, and how sure that is.
 import {$, h, num, pct, signed, say, tabular, problem, put} from './dom.js';
-import {feature as fetched, logits as fetchedLogits, ask, address, isSite} from './data.js';
+import {feature as fetched, logits as fetchedLogits, explanations, ask, address, isSite} from './data.js';
 import {strip, code} from './tokens.js';
 import {source, sourceParam, listed, namer, featureLink, histogram} from './shared.js';
 import {visited} from './list.js';
+import {COLUMNS} from './columns.js';
 import {link, changed, go} from './route.js';
 
 export async function feature(main, { args, q }) {
   const f = +args[0], s = await source(q.get('src'));
   const known = Number.isInteger(f) && f >= 0 && f < s.t.d && /^\d+$/.test(args[0] || '');
   if (!known) {
-    put(main, problem('No such feature', `There is no feature ${args[0] ?? ''}: ${s.name} has ${num(s.t.d)}, numbered from 0.`,
+    put(main, problem('No such feature', `There is no feature ${args[0] || 'without a number'}: ${s.name} has ${num(s.t.d)}, numbered from 0.`,
       h('a.button', { href: link('list') }, 'All features')));
     return {};
   }
@@ -23,19 +24,26 @@ export async function feature(main, { args, q }) {
   const next = (by) => (rank < 0 ? Math.min(s.t.d - 1, Math.max(0, f + by)) : ids[Math.min(ids.length - 1, Math.max(0, rank + by))]);
   const to = (g) => link('feature', [g], own), self = `${s.id}:${f}`;
   const steer = link('steer', [], { e: self }), compare = link('compare', x.similar.length ? [self, `${s.id}:${x.similar[0][0]}`] : [self]);
+  const said = h('div', null, explained(x));
+  if (!isSite && !x.explanations.length && x.count) {
+    const waiting = put(said, h('p.explanations.muted', null, '…')).lastChild, silent = 'No explanation yet; it is active in too few texts to say one.';
+    explanations(s.id, f).then((found) => waiting.replaceWith(...(found.length ? listOf(found) : [h('p.explanations.muted', null, silent)])),
+      () => waiting.remove());
+  }
   put(main,
     h('nav.crumbs', { 'aria-label': 'Feature' },
-      h('a', { href: to(next(-1)), rel: 'prev', title: 'Previous in the list' }, '← k'),
-      h('a', { href: to(next(1)), rel: 'next', title: 'Next in the list' }, 'j →'),
+      h('a', { href: to(next(-1)), rel: 'prev', title: 'Previous in the list' }, '← previous', key('k')),
+      h('a', { href: to(next(1)), rel: 'next', title: 'Next in the list' }, 'next →', key('j')),
       h('span.muted', null, rank < 0 ? 'not in the list' : `${num(rank + 1)} of ${num(ids.length)}`),
-      h('a', { href: link('list', [], own) }, 'list (u)'), h('a', { href: steer }, 'steer (s)'), h('a', { href: compare }, 'compare (c)'),
-      h('a', { href: to(ids[Math.floor(Math.random() * ids.length)] ?? f) }, 'random (r)')),
+      h('a', { href: link('list', [], own) }, 'list', key('u')), h('a', { href: steer }, 'steer it', key('s')),
+      h('a', { href: compare }, 'compare it', key('c')),
+      h('a', { href: to(ids[Math.floor(Math.random() * ids.length)] ?? f) }, 'random', key('r'))),
     h('h1', null, `Feature ${f} `, namer(s, f)),
-    explained(x),
-    h('dl.stats', null, [['density', pct(x.density)], ['active on', `${num(x.count)} of ${num(s.t.tokens)} tokens`],
+    said,
+    h('dl.stats', null, [['density', pct(x.density)], ['active on', `${num(x.count)} of ${num(s.t.tokens)} tokens`, 'Tokens on which it is active, of all in the index'],
       ['texts', num(x.texts)], ['mean', num(x.mean)], ['max', num(x.max)],
-      ...(x.range ? [['calibrated for steering', `${num(x.range[0])} to ${num(x.range[1])} × max`]] : [])].map(([key, value]) => h('div',
-        null, h('dt', null, key), h('dd', null, value)))),
+      ...(x.range ? [['calibrated for steering', `${num(x.range[0])} to ${num(x.range[1])} × max`]] : [])].map(([name, value, why]) => h('div',
+        { title: why || COLUMNS[name]?.[3] }, h('dt', null, name), h('dd', null, value)))),
     x.flags.length ? h('ul.flags', null, x.flags.map((flag) => h('li', null, flag))) : null);
   const bars = x.count ? histogram(x.hist, { what: 'Activations', across: 'activation where active (log scale)' }) : null;
   const writes = h('div', null, h('p.loading', null, 'What it writes …'));
@@ -45,6 +53,11 @@ export async function feature(main, { args, q }) {
         'Never active in the texts of this index. Its decoder direction still says what it would write.')),
     h('section.card', { 'aria-label': 'Writes' }, h('h2', null, 'Writes ', h('small', null, 'next tokens that its direction promotes')),
       writes)));
+  const scale = Math.abs(x.max) || 1;
+  const group = (title, list, kind, why) => list?.length
+    ? [h('h2', null, title, why && h('small', null, ' ', why)),
+      h(`ol.ex.card.${kind}`, null, list.map((ex) => example(s, x, ex, scale, bars?.mark)))] : null;
+  put(main, group('Strongest', x.top, 'top', 'colour: share of its maximum'), s.live && tryText(s, f));
   const near = (rows) => rows.map(([g, v]) => [featureLink(s, g),
     [num(v), ' ', h('a.cmp', { href: link('compare', [self, `${s.id}:${g}`]), title: `Compare ${f} with ${g}`,
       'aria-label': `Compare ${f} with ${g}` }, '⇄')]]);
@@ -57,15 +70,9 @@ export async function feature(main, { args, q }) {
         x.together.length ? tabular('Active together with', near(x.together), ['feature', 'Jaccard']) : h('p.muted', null,
           'Active together with no other feature.'))));
   }
-  const scale = Math.abs(x.max) || 1;
-  const group = (title, list, kind, why) => list?.length
-    ? [h('h2', null, title, why && h('small', null, ' ', why)),
-      h(`ol.ex.card.${kind}`, null, list.map((ex) => example(s, x, ex, scale, bars?.mark)))] : null;
-  put(main, group('Strongest', x.top, 'top', 'colour: share of its maximum'),
-    x.bands.map((band) => group(`Ranks ${num(100 * band.lo)}–${num(100 * band.hi)} %`, band.examples, 'band',
-      'of its texts, the strongest at 100 %')),
-    group('Hard negatives', x.hard, 'hard', 'a token that it often reads, and it stays silent'),
-    s.live && tryText(s, f), foot(s, x));
+  put(main, x.bands.map((band) => group(`Percentile ${num(100 * band.lo)}–${num(100 * band.hi)}`, band.examples, 'band',
+    'of the texts that it is active in; the strongest is at 100')),
+    group('Hard negatives', x.hard, 'hard', 'a token that it often reads, and it stays silent'), foot(s, x));
   fetchedLogits(s.id, f).then((found) => writes.replaceChildren(...written(found)),
     (error) => writes.replaceChildren(h('p.muted', null, error.message)));
   say(`Feature ${f} ${x.label || ''}`);
@@ -85,16 +92,18 @@ const scored = ([name, score]) => h('span.score',
   h('span.muted', null, score.chance == null ? ', chance not measured' : `, chance ${num(score.chance)}`,
     score.failed ? `, ${score.failed} failed` : ''));
 
-function explained(x) {
-  const told = x.explanations;
-  if (!told.length) return x.note ? h('p.note', { dir: 'auto' }, x.note) : null;
-  const item = (e) => h('li', null, h('span', { dir: 'auto' }, e.text), ' ',
-    h('small', null, `said by ${e.source}${e.confidence == null ? '' : `, ${pct(e.confidence)} sure`}`),
+const key = (letter) => h('span.key', null, ` (${letter})`);
+
+function explained(x) { return [x.note && h('p.note', { dir: 'auto' }, x.note), listOf(x.explanations)]; }
+
+function listOf(told) {
+  if (!told.length) return [];
+  const item = (e) => h('li', null, h('span.muted', null, 'Explanation: '), h('span', { dir: 'auto' }, e.text), ' ',
+    h('small', null, `said by ${e.source}${e.confidence == null ? '' : `, ${pct(e.confidence)} sure`}${Object.keys(e.scores || {}).length ? '' : ', not scored'}`),
     Object.entries(e.scores || {}).map(scored));
-  return [x.note && h('p.note', { dir: 'auto' }, x.note),
-    h('ul.explanations', { 'aria-label': 'Explanations' }, told.slice(0, 3).map(item)),
+  return [h('ul.explanations', { 'aria-label': 'Explanations' }, told.slice(0, 3).map(item)),
     told.length > 3 ? h('details', null, h('summary', null, `${told.length - 3} more`),
-      h('ul.explanations', null, told.slice(3).map(item))) : null].flat();
+      h('ul.explanations', null, told.slice(3).map(item))) : ''].flat();
 }
 
 function beside(x) {

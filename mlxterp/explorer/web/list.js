@@ -1,14 +1,14 @@
 // The list: all features of an SAE in rows of one height, of which only those in sight are elements.
 import {$, h, num, say, later, choice, put} from './dom.js';
 import {about, ask, peaks, isSite} from './data.js';
-import {COLUMNS, shown, bounds, sorting} from './columns.js';
+import {COLUMNS, shown, bounds, sorting, searched} from './columns.js';
 import {strip, around} from './tokens.js';
-import {source, sourceParam, meaning, tokensOf, listed, nameOf, spark, sourceChoice} from './shared.js';
+import {source, sourceParam, meaning, tokensOf, listed, looked, nameOf, spark, sourceChoice} from './shared.js';
 import {link, changed, go, remember, remembered} from './route.js';
 
 const ROW = 54;
 const seen = {};
-export function visited(src, f) { seen[src] = f; }
+export function visited(src, f) { seen[src] = f; looked(src, f); }
 
 export async function list(main, { q }) {
   const { sources } = await about(), asked = q.get('src') || '';
@@ -38,9 +38,12 @@ export async function list(main, { q }) {
     count, filters.length ? null : h('small.hint', null,
       'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')),
     h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
-  const told = panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ');
+  const told = `${panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ')} features`;
   count.textContent = told;
-  say(`${told} features`);
+  if (panes.some((one) => one.ids.length && q.get('q') && searched(one.s.t, one.s.names, q.get('q')).loosely)) {
+    put(count, '; none fits all of the search, these come near');
+  }
+  say(count.textContent);
   for (const one of panes) { one.element.addEventListener('focusin', () => { active.pane = one; }); one.begin(); }
   if (!isSite && q.get('q')) alsoFound(main, panes, q);
   return {
@@ -64,7 +67,7 @@ async function alsoFound(main, panes, q) {
   for (const { s, ids, element } of panes) {
     const found = await ask(`${s.id}/search?k=12&q=${encodeURIComponent(q.get('q'))}`).catch(() => []);
     const here = new Set(ids), more = (found || []).filter(([f]) => !here.has(f)).slice(0, 6);
-    if (more.length && element.isConnected) element.prepend(h('p.also', null, 'Also: ',
+    if (more.length && element.isConnected) element.append(h('p.also', null, 'Also: ',
       more.map(([f, , why]) => h('a.feature', { href: link('feature', [f], { src: sourceParam(s) }), title: why },
         h('span.id', null, String(f)), meaning(s, f, 2), h('small', null, why)))));
   }
@@ -79,8 +82,18 @@ function pane(s, q, narrow) {
   let at = -1;
   element.style.setProperty('--figures', columns.length - 1);
   pad.style.height = `${Math.max(ids.length * ROW, 1)}px`;
-  if (!ids.length) box.replaceChildren(h('div.empty', null, h('p', null, 'No feature fits.'),
-    h('a.button', { href: link('list', [], { src: sourceParam(s) }) }, 'Show all')));
+  if (!ids.length) box.replaceChildren(h('div.empty', null, h('p', null, 'No feature fits.', lacking()),
+    h('a.button', { href: link('list', [], { src: sourceParam(s) }) }, 'Show all'), ' ',
+    q.get('q') && s.live ? h('a.button', { href: link('text', [], changed('', { src: sourceParam(s), t: q.get('q') })) }, 'Features of it as a text') : null));
+
+  // Why nothing is there, where it can be said.
+  function lacking() {
+    if (q.get('q')) return ' A search looks for tokens that a feature is active on above all, names and explanations.';
+    if (q.get('has') === 'name' && !Object.keys(s.names.labels).length) return ' Nobody has named one yet: open a feature and name it.';
+    return q.get('has') === 'explanation' && !Object.keys(s.names.explanations).length
+      ? ' The SAE has no explanations: index.explain(…) makes them, sae.concepts.add_explanations(…) keeps them.' : '';
+  }
+
 
   function head() {
     const sorts = (key) => h('button', {
@@ -119,7 +132,7 @@ function pane(s, q, narrow) {
       { href: link('feature', [f], own), id: `${s.id}-${i}`, role: 'option', 'aria-selected': String(i === at), tabindex: -1, 'data-id': f,
         'aria-posinset': i + 1, 'aria-setsize': ids.length, onclick: () => { at = i; keepNow(); } },
       cells(f, 'id'), h('span.c-label', null, h('span.first', null, meaning(s, f, 5),
-        nameOf(s, f) || s.names.explanations[f] ? [' ', tokensOf(s, f, 4)] : null), h('span.peek')),
+        nameOf(s, f) || s.names.explanations[f] ? tokensOf(s, f, 4) : null), h('span.peek')),
       columns.slice(1).map((key) => cells(f, key)),
       narrow ? null : h('span.c-spark', null, spark(t.spark.subarray(f * t.bins, (f + 1) * t.bins))));
     made.style.transform = `translateY(${i * ROW}px)`;

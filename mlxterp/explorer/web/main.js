@@ -18,6 +18,7 @@ const KEYS = [['/', 'search'], ['j k ↓ ↑', 'next, previous'], ['Enter', 'ope
   ['h', 'heat map of a text'], ['Esc', 'stop, leave a field, clear'], ['g', 'then f t s c m n: a page'], ['d', 'light or dark'],
   ['?', 'these keys']];
 const main = $('#main');
+const KEPT = ['text', 'steer', 'compare', 'map'];
 let current = {}, turn = 0, going = false;
 
 async function show() {
@@ -27,7 +28,11 @@ async function show() {
   going = false;
   delete document.body.dataset.ready;
   document.title = `${TITLES.find(([key]) => key === page)?.[1] ?? 'mlxterp'} · mlxterp`;
-  for (const item of document.querySelectorAll('header nav a')) item.toggleAttribute('aria-current', item.dataset.page === page);
+  for (const item of document.querySelectorAll('header nav a')) {
+    const here = item.dataset.page === page;
+    item.toggleAttribute('aria-current', here);
+    if (here) item.href = `#/${page}`;
+  }
   if (document.activeElement !== $('#q')) $('#q').value = route.q.get('q') || '';
   const place = h(`div.page.page-${page || 'unknown'}`);
   main.replaceChildren(place);
@@ -49,12 +54,18 @@ function unknown(place, route) {
   return {};
 }
 
+// A page that was left is found again as it was: its link goes there.
+function left(url) {
+  const hash = new URL(url).hash, { page } = parsed(hash);
+  if (KEPT.includes(page)) $(`header nav [data-page=${page}]`).href = hash;
+}
+
 const asked = () => {
   const value = $('#q').value.trim(), { page, q } = parsed(location.hash), src = q.get('src');
+  $('#q').blur();
   if (/^\d+$/.test(value)) return go('feature', [+value], src && src !== 'all' ? { src } : '');
   const kept = page === 'list' ? q : new URLSearchParams(src ? { src } : '');
   const next = changed(kept, { q: value, sort: (kept.get('q') || '') === value ? kept.get('sort') : '' });
-  $('#q').blur();
   if (link('list', [], next) === location.hash) show(); else go('list', [], next);
 };
 
@@ -71,9 +82,8 @@ async function keys() {
   const { sources } = await about().catch(() => ({ sources: [] }));
   const facts = sources.flatMap((one) => [['SAE', one.sae], ['reads', one.component], ['model', one.model],
     ['index', `${num(one.tokens)} tokens in ${num(one.texts)} texts`], ['fingerprint', one.fingerprint]]);
-  $('#keys').replaceChildren(h('h2', null, 'Keys'), rows(KEYS, (left) => left.split(' ').map((one) => h('kbd', null, one))),
-    h('h2', null, 'What is shown'), h('div.facts', null, rows(facts, (left) => left)),
-    h('form', { method: 'dialog' }, h('button', null, 'Close')));
+  $('#keys').replaceChildren(h('form', { method: 'dialog' }, h('button', null, 'Close')), h('h2', null, 'Keys'), rows(KEYS, (left) => left.split(' ').map((one) => h('kbd', null, one))),
+    h('h2', null, 'What is shown'), h('div.facts', null, rows(facts, (left) => left)));
   $('#keys').showModal();
 }
 
@@ -88,7 +98,7 @@ function pressed(event) {
   if (typing || event.metaKey || event.ctrlKey || event.altKey || $('#keys').open) return;
   const page = going && TITLES.find(([, , key]) => key === `g ${event.key}`)?.[0];
   going = event.key === 'g' && !going;
-  if (page) { event.preventDefault(); return go(page, [], ''); }
+  if (page) { event.preventDefault(); return $(`header nav [data-page=${page}]`).click(); }
   if (event.target.matches('button, summary, a:not(.row)') && (event.key === 'Enter' || event.key === ' ')) return;
   const run = { '/': () => { $('#q').focus(); $('#q').select(); }, '?': keys, d: theme }[event.key] || current.keys?.[event.key];
   if (run) { event.preventDefault(); run(); }
@@ -99,7 +109,7 @@ async function begin() {
   if (kept === 'light' || kept === 'dark') document.documentElement.dataset.theme = kept;
   history.scrollRestoration = 'manual';
   $('header nav').append(...TITLES.map(([page, title, key]) => h('a', { href: `#/${page}`, 'data-page': page, title: key }, title)));
-  addEventListener('hashchange', show);
+  addEventListener('hashchange', (event) => { left(event.oldURL); show(); });
   addEventListener('keydown', pressed);
   addEventListener('scroll', later(150, () => remember({ scroll: window.scrollY })), { passive: true });
   $('#jump').addEventListener('submit', (event) => { event.preventDefault(); asked(); });

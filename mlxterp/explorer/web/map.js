@@ -117,7 +117,7 @@ export async function map(main, { q }) {
     if (chosen) {
       put(told, `${num(chosen.size)} chosen `, h('a.button', { href: link('list', [], own()) }, 'List them'), ' ',
         h('button', { type: 'button', onclick: () => go('map', [], query({ lasso: '' })) }, 'Clear (esc)'));
-    } else put(told, `${num(points.length)} of ${num(t.d)} features are on the map. Draw round some to list them.`);
+    } else put(told, `${num(points.length)} of ${num(t.d)} features; near ones have similar directions. Click one, or draw round some to list them.`);
     say(told.textContent);
   }
   function close() {

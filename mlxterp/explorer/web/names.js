@@ -34,10 +34,10 @@ export async function names(main, { q }) {
     ? `Names are kept in ${s.file || 'memory: export them before you stop the server'}.` : 'This explorer is read-only.';
   put(main, h('h1', null, 'Names ', h('small', null, `${num(found.length)} of ${num(s.t.d)} features have one`)),
     h('div.bar', null, await sourceChoice(s.id, (value) => go('names', [], { src: value })), exported,
-      s.writable ? [h('label.button', null, 'Import ', file), h('label', null, over, ' replace names that differ')] : null),
+      s.writable ? [h('label.import', null, 'Import', file), h('label', null, over, ' replace names that differ')] : null),
     h('p.muted', null, where), status,
     found.length ? h('ul.names.card', null, found.map(([f, label]) => row(s, f, label, again, failed))) : h('p.empty', null,
-      'No names yet. Open a feature and press e.'));
+      'No names yet. Open a feature and name it.'));
   return {};
 }
 

@@ -8,7 +8,8 @@ import {link, changed} from './route.js';
 // Everything about one SAE that a page needs: {id, name, …, t: its table, names}.
 export async function source(id) {
   const { sources } = await about();
-  const found = sources.find((one) => one.id === id) || sources[0];
+  const found = id ? sources.find((one) => one.id === id) : sources[0];
+  if (!found) throw Object.assign(new Error(`There is no SAE ${id} here: ${num(sources.length)} are shown, numbered from 0.`), { status: 404 });
   return { ...found, first: found === sources[0], writable: found.writable || isSite, only: found.features && new Set(found.features),
     t: await table(found.id), names: await names(found.id) };
 }
@@ -36,6 +37,22 @@ export function featureLink(s, f, q = '') {
     meaning(s, f, 3));
 }
 
+// Features that were looked at, the last one first, and buttons for some of them.
+const recent = [];
+export function looked(src, f) {
+  const at = recent.findIndex((one) => one.src === src && one.f === f);
+  if (at >= 0) recent.splice(at, 1);
+  recent.splice(0, 0, { src, f });
+  recent.splice(8);
+}
+export function lately(all, without, take) {
+  const some = recent.filter(({ src, f }) => !without.includes(`${src}:${f}`)).slice(0, 4);
+  return some.length ? h('div.bar.lately', null, h('span.muted', null, 'Looked at lately:'), some.map(({ src, f }) => {
+    const s = all.find((one) => one.id === src);
+    return h('button', { type: 'button', onclick: () => take(s, f) }, `+ ${f} `, meaning(s, f, 2));
+  })) : null;
+}
+
 // The list that an address describes; kept, so that next and previous cost nothing.
 const lists = new Map();
 export function listed(s, q) {
@@ -55,23 +72,39 @@ export function meant(s, text) {
   return said ? listed(s, new URLSearchParams({ q: said }))[0] ?? null : null;
 }
 
-// An input that names a feature: saved on Enter and when it is left.
+// An input that names a feature: saved on Enter and when it is left; over another's name only on Enter.
 export function namer(s, f, attributes) {
   const before = () => nameOf(s, f) || '';
+  let sure = false, conflict = false;
   const status = h('span.muted.saved');
   const input = h('input.name', {
     value: before(), 'aria-label': `Name of feature ${f}`, placeholder: 'Name it (e)', maxlength: 200, dir: 'auto', spellcheck: 'false',
     readonly: !s.writable, title: s.writable ? null : 'This explorer is read-only', ...attributes,
     onkeydown: (event) => {
-      if (event.key === 'Enter') { event.preventDefault(); input.blur(); }
-      if (event.key === 'Escape') { input.value = before(); input.blur(); }
+      if (event.key === 'Enter') { event.preventDefault(); sure = true; input.blur(); }
+      if (event.key === 'Escape') { input.value = before(); status.textContent = ''; input.blur(); }
     },
-    onchange: async () => {
+    onblur: async () => {
+      const pressed = sure;
+      sure = false;
+      if (s.writable && pressed && before() && input.value.trim() === before()) status.textContent = 'saved';
+      if (!s.writable || input.value.trim() === before() || (conflict && !pressed)) return;
+      conflict = false;
       try {
         await rename(s.id, f, input.value, s.names.labels[f]?.note);
         status.textContent = input.value.trim() ? 'saved' : 'name taken away';
+        status.classList.remove('error');
         say(`Feature ${f}: ${status.textContent}`);
-      } catch (error) { status.textContent = error.message; status.setAttribute('role', 'alert'); }
+      } catch (error) {
+        const now = error.status === 409 ? before() : null;
+        conflict = now != null;
+        status.textContent = now == null ? error.message : now
+          ? `Somebody else has named it “${now}” meanwhile. Enter keeps yours, Escape takes theirs.`
+          : 'Somebody else has taken its name away meanwhile. Enter keeps yours, Escape takes theirs.';
+        status.classList.add('error');
+        say(status.textContent);
+        if (conflict && pressed) input.focus();
+      }
     },
   });
   return [input, status];

@@ -12,10 +12,12 @@ const ORDERS = [['telling', 'strength × rarity'], ['act', 'activation, ⟨bos�
 
 export async function text(main, { q }) {
   const { sources } = await about();
-  const asked = q.get('src') || '', chosen = asked === 'all' ? sources : sources.filter((one) => one.id === (asked || sources[0].id));
+  const asked = q.get('src') || '';
+  await source(asked === 'all' ? '' : asked);  // says where there is none
+  const chosen = asked === 'all' ? sources : sources.filter((one) => one.id === (asked || sources[0].id));
   if (isSite || !chosen.some((one) => one.live)) { put(main, needsLive('Text')); return {}; }
   const state = { pos: q.has('pos') ? +q.get('pos') : null, f: q.get('f'), by: q.get('by') || 'telling', heat: q.get('view') === 'heat' };
-  const area = h('textarea', { rows: 3, value: q.get('t') ?? FIRST, maxlength: 20000, dir: 'auto', 'aria-label': 'Text' });
+  const area = h('textarea', { rows: 3, value: q.get('t') ?? FIRST, maxlength: 20000, dir: 'auto' });
   const out = h('div.answers', { 'aria-busy': 'true' });
   const all = await Promise.all(chosen.filter((one) => one.live).map((one) => source(one.id)));
   let control, answers = [];
@@ -82,23 +84,29 @@ const at = (answer, i, f) => answer.rows[i].find(([g]) => g === f)?.[1] || 0;
 
 function panel(s, answer, state, several, show) {
   const rows = ranked(s, answer, state), chosen = picked(s, state);
-  const line = h('p.tokens', { dir: 'auto' }), paint = (f) => {
+  let painted;
+  const told = h('p.muted.told'), line = h('p.tokens', { dir: 'auto' }), paint = (f) => {
+    if (f === painted) return;
+    painted = f;
     const scale = Math.abs(s.t.maximum[f]);
-    [...line.children].forEach((button, i) => {
+    told.replaceChildren(...(f == null ? ['Click a token for its features only; point at a feature to see where it is active.']
+      : ['Coloured: ', featureLink(s, f), ' ', f === chosen ? h('button', { type: 'button', onclick: () => { state.f = null; show(); } }, 'colour nothing') : '']));
+    line.querySelectorAll('button').forEach((button, i) => {
       const a = f == null ? 0 : at(answer, i, f);
       button.className = ['tok', shade(a, scale), !answer.counted[i] ? 'left-out' : ''].join(' ').trim();
       button.title = (a ? `${num(a, 4)} at position ${i}` : `position ${i}`) + (answer.counted[i] ? '' : ', left out of the index');
     });
   };
-  line.append(...answer.tokens.map((token, i) => h('button',
-    { type: 'button', 'aria-pressed': String(i === state.pos), onclick: () => { state.pos = state.pos === i ? null : i; show(); } },
-    marked(token))));
+  answer.tokens.forEach((token, i) => {
+    const button = h('button', { type: 'button', 'aria-pressed': String(i === state.pos),
+      onclick: () => { state.pos = state.pos === i ? null : i; show(); } }, marked(token));
+    // A line breaks between words only, unless a word is very long.
+    if (/^\w|^[.,!?;:'")]/.test(token) && line.lastChild?.childElementCount < 8) line.lastChild.append(button);
+    else line.append(h('span.word', null, button));
+  });
   paint(chosen);
   const where = state.pos == null ? 'Features of the text' : `Features on ${quoted(answer.tokens[state.pos])}`;
-  return h('section.pane', { 'aria-label': s.name }, several ? h('h2', null, s.name) : null, line,
-    h('p.muted', null, chosen == null ? 'Click a token for its features only; point at a feature to see where it is active.'
-      : ['Coloured: ', featureLink(s, chosen), ' ',
-        h('button', { type: 'button', onclick: () => { state.f = null; show(); } }, 'colour nothing')]),
+  return h('section.pane', { 'aria-label': s.name }, several ? h('h2', null, s.name) : null, line, told,
     !rows.length ? h('p.empty', null, 'No feature is active here.')
       : state.heat ? heatMap(s, answer, rows.slice(0, HEAT)) : listing(s, answer, rows, where, paint, state, show));
 }
@@ -113,7 +121,8 @@ function listing(s, answer, rows, where, paint, state, show) {
     const { f } = rows[i];
     tr.dataset.f = f;
     tr.classList.toggle('on', f === chosen);
-    tr.addEventListener('mouseenter', () => paint(f));
+    // A page that is drawn under a resting pointer is not pointed at.
+    tr.addEventListener('mousemove', (event) => { if (event.movementX || event.movementY) paint(f); });
     tr.addEventListener('mouseleave', () => paint(chosen));
     tr.addEventListener('focusin', () => paint(f));
     tr.cells[3].replaceChildren(h('button.pin', { type: 'button', title: 'Colour the text by it', 'aria-pressed': String(f === chosen),

@@ -11,7 +11,7 @@ const NAMES = { '<|endoftext|>': '⟨bos⟩', '<s>': '⟨bos⟩', '<bos>': '⟨b
 // Children for one token: a leading space as a faint dot, a line break as ↵, a special token in grey.
 export function marked(token) {
   if (SPECIAL.test(token)) return [h('i.special', { title: token }, NAMES[token] || token)];
-  if (!token) return [h('i.special', null, '∅')];
+  if (!token) return [h('i.special', { title: 'part of a character' }, '∅')];
   const lead = /^ */.exec(token)[0];
   const parts = token.slice(lead.length).split(/([\n\t])/);
   return [lead && h('i.space', null, lead), parts.map((part) => (part === '\n' ? h('i.line', null, '\n') : part === '\t'
@@ -21,7 +21,7 @@ export function marked(token) {
 export const code = (token, more) => h('code', { dir: 'auto', ...more }, marked(token));
 
 // A token in a sentence: trimmed, its quotes around it.
-export const quoted = (token) => `“${token.trim() || (token.includes('\n') ? '↵' : '␣')}”`;
+export const quoted = (token) => `“${token.trim() || (token.includes('\n') ? '↵' : token ? '␣' : '∅')}”`;
 
 // A window of text; active tokens are marks, the peak is underlined.
 export function strip(ex, scale, { kind = 'text', peak = ex.pos - ex.start, onhover } = {}) {
