@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, cast, get_args
 
-from .core.integers import is_integer, is_number
+from .core.integers import is_integer, is_number, scalar
 from .errors import SAEError
+
+
+class _Settings:
+    """Numbers of NumPy become Python's, which files can hold."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for entry in fields(cast(Any, self)):
+            object.__setattr__(self, entry.name, scalar(getattr(self, entry.name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class JumpReLU:
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
+class TopK(_Settings):
     """ReLU, then only the k largest of each token; among equals the lowest feature id wins.
 
     Attributes:
@@ -58,7 +68,7 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
-class AbsTopK:
+class AbsTopK(_Settings):
     """The k of largest |h| of each token, with their sign.
 
     Attributes:
@@ -70,7 +80,7 @@ class AbsTopK:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchTopK:
+class BatchTopK(_Settings):
     """ReLU, then the k * n largest of the n rows of one call; earlier rows win among equals.
 
     For files that store no threshold: what a token shows depends on the rows it is encoded with.
@@ -84,7 +94,7 @@ class BatchTopK:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupMax:
+class GroupMax(_Settings):
     """ReLU, then the largest of each of k equal groups of neighbouring features.
 
     Attributes:
@@ -96,7 +106,7 @@ class GroupMax:
 
 
 @dataclass(frozen=True, slots=True)
-class MatchingPursuit:
+class MatchingPursuit(_Settings):
     """Greedily the decoder row that explains most of what is left, again and again (SAELens).
 
     A token is done when its set of features did not change, or when what is left is short.
@@ -115,7 +125,7 @@ class MatchingPursuit:
 
 
 @dataclass(frozen=True, slots=True)
-class Temporal:
+class Temporal(_Settings):
     """What attention over earlier tokens does not predict (SAELens); needs whole texts (…, positions, d_model).
 
     Attributes:

@@ -47,8 +47,9 @@ class SAEWeights:
     def __post_init__(self) -> None:
         """Raises SAEError where shapes do not belong together."""
         for name in NAMES:
-            if isinstance(getattr(self, name), (list, tuple)):
-                object.__setattr__(self, name, _of_lists(getattr(self, name), name))
+            object.__setattr__(self, name, _as_array(getattr(self, name), name))
+        extra = {name: _as_array(array, name) for name, array in self.extra.items()}
+        object.__setattr__(self, "extra", extra)
         for name, array in self.arrays().items():
             if not hasattr(array, "shape") or not hasattr(array, "dtype"):
                 raise SAEError(f"{name} is a {type(array).__name__}, expected an array.")
@@ -95,7 +96,10 @@ class SAEWeights:
         return replace(self, extra=extra, **{name: function(getattr(self, name)) for name in NAMES})
 
 
-def _of_lists(given: Any, name: str) -> np.ndarray:
+def _as_array(given: Any, name: str) -> Any:
+    """Lists and tables of pandas become arrays; arrays of any library stay as they are."""
+    if not isinstance(given, (list, tuple)) and not hasattr(given, "iloc"):
+        return given
     try:
         return np.array(given, dtype=np.float32)
     except (TypeError, ValueError) as error:

@@ -102,6 +102,7 @@ def collect_activations(
     settings = _settings(anatomy, rows, components, seed, batch_tokens)
     facts = {
         "model": session.name or anatomy.model.model_type,
+        "model_type": anatomy.model.model_type,
         "context_length": _length(anatomy, context_length),
     }
     widths = dict(zip(rows.names, rows.widths, strict=True))

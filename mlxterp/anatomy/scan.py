@@ -80,26 +80,30 @@ class Scan:
         return self._rules[layer]
 
     def _find_rule(self, block: str) -> BlockRule:
-        inner = [m for m in self._run.calls if m.startswith(block + ".") and m in self.model.modules]
+        run, recorded = self._recorded
+        inner = [m for m in run.calls if m.startswith(block + ".") and m in self.model.modules]
         pre_site = Site(block, self.stream_port)
         wanted = [pre_site, *(Site(m, "input") for m in inner)]
-        values = {site: self._float(self._inputs[site]) for site in wanted if site in self._inputs}
-        pre, post = values.pop(pre_site, None), self._output(block)
+        values = {site: self._float(recorded[site]) for site in wanted if site in recorded}
+        pre, post = values.pop(pre_site, None), self._output(block, run=run)
         if pre is None or post is None or pre.shape != post.shape or pre.shape[-1] != self.model.d_model:
             return BlockRule("none")
         inputs = {site.module: value for site, value in values.items() if value.shape == pre.shape}
-        outputs = {m: v for m in inner if (v := self._output(m)) is not None and v.shape == pre.shape}
+        outputs = {
+            m: v for m in inner if (v := self._output(m, run=run)) is not None and v.shape == pre.shape
+        }
         return find_rule(pre, post, inputs, outputs, self.precision)
 
     @cached_property
-    def _inputs(self) -> dict[Site, Array]:
-        """First inputs of all that is called in the blocks, from one further pass where all pass arrays."""
+    def _recorded(self) -> tuple[Run, dict[Site, Array]]:
+        """A pass, and first inputs of all that is called in its blocks, from one further pass where all pass arrays."""
+        self._run_again()
         blocks = tuple(f"{path}." for path in self.model.layers)
         inner = [m for m in self.model.modules if m.startswith(blocks) and self._run.calls.get(m)]
         called = [m for m in self.model.layers if self._run.calls.get(m)]
         sites = [Site(m, self.stream_port) for m in called] + [Site(m, "input") for m in inner]
         floating = self.model.backend.is_floating
-        return {s: v[0] for s, v in self._capture(sites).items() if floating(v[0])}
+        return self._run, {s: v[0] for s, v in self._capture(sites).items() if floating(v[0])}
 
     # -- outside the blocks -------------------------------------------------------------------
 
@@ -107,6 +111,7 @@ class Scan:
     def final_norm(self) -> str:
         """The module that takes the last block's output and keeps its shape; where blocks carry several
         streams, the last norm that is called. Both are taken in their last calls, where a looped model ends."""
+        self._run_again()
         last = self._output(self.model.layers[-1], call=-1)
         shape = (*self._batch.ids.shape, self.model.d_model)
         found = []
@@ -129,6 +134,7 @@ class Scan:
     def embed(self) -> Branch | None:
         """The token embedding and its scale, where positions are added to it; else None: the first
         block's input is the embedding."""
+        self._run_again()
         pre = Site(self.model.layers[0], self.stream_port)
         stream = self._floats([pre]).get(pre)
         if stream is None:
@@ -168,14 +174,18 @@ class Scan:
             self._batch = TokenBatch.from_rows([self._batch.ids[0, :1].tolist()])
             return self.model.run(self._batch, everything=True)
 
+    def _run_again(self) -> None:
+        """Forgets the pass: weights may have been trained since, and only values of the same ones can be compared."""
+        self.__dict__.pop("_run", None)
+
     @cached_property
     def precision(self) -> Precision:
         values = self._run.values.get(Site(self.model.layers[0]), [])
         name = str(values[0].dtype).rpartition(".")[2] if values else "float32"
         return Precision(_STEPS.get(name, _STEPS["float32"]))
 
-    def _output(self, module: str, call: int = 0) -> np.ndarray | None:
-        values = self._run.values.get(Site(module))
+    def _output(self, module: str, call: int = 0, run: Run | None = None) -> np.ndarray | None:
+        values = (self._run if run is None else run).values.get(Site(module))
         return self._float(values[call]) if values and self.model.backend.is_floating(values[call]) else None
 
     def _float(self, value: Array) -> np.ndarray:

@@ -37,7 +37,7 @@ class Session(ABC):
 
     @abstractmethod
     def refresh(self) -> None:
-        """Notices modules that were replaced after wrapping (LoRA, quantizing)."""
+        """Notices modules that were replaced after wrapping (LoRA, quantizing), and a model that was cast or moved."""
 
     @abstractmethod
     def warn_of_acts(self, what: str) -> None:
@@ -80,7 +80,7 @@ def session_of(model: Model) -> Session: ...
 @overload
 def session_of(model: Model, kind: type[S]) -> S: ...
 def session_of(model: Any, kind: type[Any] = Session) -> Any:
-    """The session that an `InterpretableModel` holds; a session is its own.
+    """The session that an `InterpretableModel` holds, refreshed; a session is its own.
 
     Raises:
         InputError: It is something else.
@@ -88,4 +88,5 @@ def session_of(model: Any, kind: type[Any] = Session) -> Any:
     held = model if isinstance(model, Session) else getattr(model, "session", None)
     if not isinstance(held, kind):
         raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
+    held.refresh()
     return held

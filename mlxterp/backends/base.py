@@ -112,6 +112,10 @@ class Backend(Protocol):
         """Whether no value is NaN or infinite."""
         ...
 
+    def check_device(self, device: str | None) -> None:
+        """Raises BackendError where nothing can be computed on a device; None is what the library prefers."""
+        ...
+
     def put_weights(self, weights: SAEWeights, device: str | None = None) -> SAEWeights:
         """Native float32 weights, laid out as this wing's `encode` likes them.
 

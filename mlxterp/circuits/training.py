@@ -13,7 +13,7 @@ from ..anatomy.anatomy import Anatomy
 from ..anatomy.session import Model, session_of
 from ..core.files import atomic_write
 from ..core.integers import as_integer
-from ..core.places import path_of
+from ..core.places import beside, path_of
 from ..errors import ComponentError, InputError, SAEError
 from ..sae import SAE, SAECollection
 from ..sae.manifest import MANIFEST, SIZES, check_target, entry_of, manifest
@@ -75,7 +75,7 @@ def train_transcoders(
     folder = None if save_path is None else path_of(save_path)
     if folder is not None:
         _check_folder(folder, jobs)
-        options.setdefault("run_dir", folder.with_name(f"{folder.name}.run"))
+        options.setdefault("run_dir", beside(folder, ".run"))
     paths = {name: None if folder is None else folder / name for name in jobs}
     trained = train_on_texts(
         session.anatomy, texts, jobs, paths, TrainOptions(verbose=verbose, **options), session.name

@@ -133,7 +133,7 @@ def _demo(p: Parser) -> None:
     p.add_argument("--text", help="the text whose features are shown")
     p.add_argument(
         "--report",
-        type=Path,
+        type=_path,
         default=Path("mlxterp-demo.html"),
         metavar="FILE",
         help="HTML page to write (default: %(default)s)",
@@ -158,7 +158,7 @@ def _texts(p: Parser) -> None:
         "--index", metavar="PATH", help="answer from this index, without running the model over texts"
     )
     _top_k(p, "texts")
-    _exclude(p, ("bos", "sinks"), ("bos", "sinks", "none"))
+    _exclude(p, ("bos", "sinks"), ("bos", "sinks", "none"), settled=False)
     _model(p)
     _place(p)
     _json(p)
@@ -194,8 +194,8 @@ def _show(p: Parser) -> None:
         help="colour this text by the features instead (by its strongest where none is named); - reads it from standard"
         " input",
     )
-    _top_k(p, "features of a text", 5)
-    p.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
+    p.add_argument("--top-k", type=int, help="features of a text, at most (default: 5)")
+    p.add_argument("--html", type=_path, metavar="FILE", help="write a page that needs no network")
     p.add_argument("--open", action="store_true", help="show the page in the browser")
     _overwrite(p)
     _model(p)
@@ -317,8 +317,8 @@ def _score(p: Parser) -> None:
     p.add_argument("--judge-model", metavar="NAME", help="a model that the server knows (default: its first)")
     p.add_argument("--cache", metavar="FOLDER", help="keep the server's answers there")
     p.add_argument(
-        "--windows-per-prompt", type=int, default=1, metavar="N",
-        help="ask the server of so many windows at once, for fewer tokens (default: %(default)s)",
+        "--windows-per-prompt", type=int, metavar="N",
+        help="ask the server of so many windows at once, for fewer tokens (default: 1)",
     )  # fmt: skip
     p.add_argument(
         "--controls", type=_names, default=True, metavar="NAMES",
@@ -338,6 +338,9 @@ def _names(given: str) -> tuple[str, ...]:
 
 
 def _path(given: str) -> Path:
+    """A file or folder; "" is none, though an unset variable of the shell gives it."""
+    if not given:
+        raise argparse.ArgumentTypeError("'' is no path")
     return expanded(given)
 
 
@@ -358,13 +361,13 @@ def _graph(p: Parser) -> None:
     p.add_argument(
         "--edge-threshold", type=float, default=0.98, help="of what is shown (default: %(default)s)"
     )
-    p.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
+    p.add_argument("--html", type=_path, metavar="FILE", help="write a page that needs no network")
     p.add_argument(
         "--index", action="append", metavar="FOLDER",
         help="an index of a transcoder, for cards on the page; may be given again",
     )  # fmt: skip
     p.add_argument(
-        "--save", type=Path, metavar="FILE", help="write what is shown as JSON, as Neuronpedia reads it"
+        "--save", type=_path, metavar="FILE", help="write what is shown as JSON, as Neuronpedia reads it"
     )
     p.add_argument("--open", action="store_true", help="show the page in the browser")
     _overwrite(p)
@@ -415,7 +418,9 @@ def _corpus(p: Parser, name: str) -> None:
         p.add_argument(name, nargs="?", metavar="TEXTS", help=what)
 
 
-def _exclude(p: Parser, default: tuple[str, ...], choices: tuple[str, ...]) -> None:
+def _exclude(p: Parser, default: tuple[str, ...], choices: tuple[str, ...], settled: bool = True) -> None:
+    """Adds --exclude; where it is not given, that is the default, or None where this is not `settled`."""
+
     def chosen(given: str) -> tuple[str, ...]:
         names = tuple(given.split(","))
         if unknown := [name for name in names if name not in choices]:
@@ -425,7 +430,7 @@ def _exclude(p: Parser, default: tuple[str, ...], choices: tuple[str, ...]) -> N
     p.add_argument(
         "--exclude",
         type=chosen,
-        default=default,
+        default=default if settled else None,
         metavar="TOKENS",
         help=f"tokens that do not count, as in {default[0]},sinks: {', '.join(choices)} (default: {','.join(default)})",
     )

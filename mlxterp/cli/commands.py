@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 import numpy as np
 from rich.text import Text
 
+from ..core import checks
 from ..core.places import expanded
 from ..errors import InputError
 from ..index import FeatureIndex
@@ -21,10 +22,12 @@ from ..training import SAETrainConfig
 from ..viz import FeatureCard, FeatureReport, TokenView, View
 from ..viz.terminal import Screen, around, complain
 from . import as_json, explaining, exploring, opening
-from .overwrite import check_file, check_folder, check_page
+from .overwrite import check_apart, check_file, check_folder, check_page
 
 _BEFORE, _AFTER = 24, 12
 """Tokens shown on both sides of the one where a feature is strongest."""
+_SHOWN = 5
+"""Features of a text that are shown where none are named."""
 _NONE = "No feature is active on this text."
 NOT_WELL, INTERRUPTED = 1, 130
 
@@ -79,8 +82,10 @@ def texts(options: Namespace, screen: Screen) -> None:
     if options.index is not None:
         if options.texts is not None:
             raise InputError("--texts and --index both say where to look; give one of them.")
+        if options.exclude is not None:
+            raise InputError("--exclude is settled when an index is built (mlxterp index --exclude …).")
         found = opening.open_index(options).examples(
-            options.feature, options.top_k, before=_BEFORE, after=_AFTER
+            options.feature, checks.count(options.top_k, "top_k"), before=_BEFORE, after=_AFTER
         )
         rows = [(e.text, e.activation, e.position) for e in found]
         windows = [around(e.tokens, e.position - e.start) for e in found]
@@ -89,7 +94,7 @@ def texts(options: Namespace, screen: Screen) -> None:
         corpus = opening.read_texts(options.texts, None if subject.demo is None else subject.demo.texts)
         rows = subject.model.get_top_texts_for_feature(
             options.feature, subject.sae, corpus, subject.layer, subject.component, options.top_k,
-            exclude=options.exclude,
+            exclude=("bos", "sinks") if options.exclude is None else options.exclude,
         )  # fmt: skip
         windows = [_window(subject.model, text, position) for text, _, position in rows]
     if options.json:
@@ -131,11 +136,18 @@ def show(options: Namespace, screen: Screen) -> None:
         if options.index is not None:
             raise InputError("--text shows a text by the model and SAE; it takes no --index.")
         subject, text = opening.open_subject(options), opening.read_text(options.text)
+        if options.features and options.top_k is not None:
+            raise InputError(
+                "--top-k chooses the features of a text, and they are named here; give one of the two."
+            )
+        top_k = _SHOWN if options.top_k is None else options.top_k
         ids = [_number(one) for one in options.features] or [
-            feature for feature, _ in _strongest(subject, text, options.top_k, ("bos", "sinks"))
+            feature for feature, _ in _strongest(subject, text, top_k, ("bos", "sinks"))
         ]
         shown: list[FeatureCard | TokenView] = [_view(subject, text, ids or None)]
     else:
+        if options.top_k is not None:
+            raise InputError("--top-k says how many features of a text are shown: add --text.")
         known = opening.open_index(options)
         shown = [known.feature(exploring.feature_of(known, one)) for one in options.features]
     if options.json:
@@ -195,6 +207,9 @@ def graph(options: Namespace, screen: Screen) -> None:
         check_page(page, options)
     if file is not None:
         check_file(file, options, "the graph")
+    check_apart(html=page, save=file)
+    if options.index and page is None and not options.open:
+        raise InputError("--index gives cards to the page: add --html or --open.")
     indexes = [FeatureIndex.open(folder) for folder in options.index or ()]
     text, transcoders = opening.read_text(options.text), opening.transcoders_of(options)
     made = opening.open_model(options).attribution_graph(

@@ -15,10 +15,11 @@ from ..index import FeatureIndex
 from ..model.interpretable import InterpretableModel
 from ..viz.terminal import Screen
 from . import as_json, opening
-from .overwrite import check_file, check_page
+from .overwrite import check_apart, check_file, check_page
 
 WORDS = "words"
 """The judge that asks no language model."""
+_SERVERS = ("http://", "https://")
 
 
 def explain(options: Namespace, screen: Screen) -> None:
@@ -40,7 +41,8 @@ def explain(options: Namespace, screen: Screen) -> None:
         screen.write_line(f"{one.feature_id:>8}  {one.text}")
     if options.out is not None:
         screen.write_line(f"{options.out}: {len(told):,} explanations of {len(features):,} features.")
-        screen.write_line(f"Do they hold? mlxterp score {options.index} {options.out}")
+        if told:
+            screen.write_line(f"Do they hold? mlxterp score {options.index} {options.out}")
 
 
 def score(options: Namespace, screen: Screen) -> None:
@@ -49,6 +51,7 @@ def score(options: Namespace, screen: Screen) -> None:
         check_file(options.out, options, "scores")
     if options.html is not None:
         check_page(options.html, options)
+    check_apart(out=options.out, html=options.html)
     index = _index(options)
     told = _read(options.explanations, index)
     judge = _judge(options)
@@ -138,10 +141,17 @@ def _writer(judge: autointerp.Judge, scorers: Sequence[str]) -> autointerp.Write
 def _judge(options: Namespace) -> autointerp.Judge:
     """The judge named: words, a server's address, or a model."""
     named = options.judge
+    for name in ("judge_model", "cache", "windows_per_prompt"):
+        if getattr(options, name) is not None and not named.startswith(_SERVERS):
+            option = name.replace("_", "-")
+            raise InputError(
+                f"--{option} is for a judge on a server, and --judge is {named!r}: give its address."
+            )
     if named == WORDS:
         return autointerp.TokenListJudge()
-    if named.startswith(("http://", "https://")):
+    if named.startswith(_SERVERS):
+        each = 1 if options.windows_per_prompt is None else options.windows_per_prompt
         return autointerp.OpenAIJudge(
-            named, options.judge_model, cache=options.cache, windows_per_prompt=options.windows_per_prompt
+            named, options.judge_model, cache=options.cache, windows_per_prompt=each
         )
     return autointerp.LocalJudge(InterpretableModel(named, backend=options.backend))

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from ..core import checks
 from ..core.places import expanded
 from ..demo import load_demo
 from ..demo.kept_index import kept_index
@@ -38,7 +39,10 @@ def serve(options: Namespace, screen: Screen) -> None:
 def site(options: Namespace, screen: Screen) -> None:
     """`mlxterp site`."""
     folder = _index(options).to_site(
-        expanded(options.out), options.features, options.examples, others=_others(options)
+        expanded(options.out),
+        options.features,
+        checks.count(options.examples, "examples"),
+        others=_others(options),
     )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     screen.write_line(
@@ -99,7 +103,7 @@ def _named(options: Namespace) -> bool:
 
 
 def _demo(options: Namespace) -> FeatureIndex:
-    return kept_index(load_demo(options.backend))
+    return opening.at_its_place(options, kept_index(load_demo(options.backend)))
 
 
 def _others(options: Namespace) -> list[FeatureIndex]:

@@ -49,6 +49,8 @@ def open_subject(options: Namespace) -> Subject:
     Raises:
         InputError: A model without an SAE, or nothing says where in the model the SAE belongs.
     """
+    if options.sae is None and getattr(options, "sae_id", None) is not None:
+        raise InputError("--sae-id chooses among the SAEs of a release or repository: name it with --sae.")
     if options.model is None and options.sae is None:
         demo = load_demo(options.backend)
         return Subject(demo.model, demo.sae, *_place(options, demo.sae), demo)
@@ -95,15 +97,37 @@ def open_index(options: Namespace) -> FeatureIndex:
         warn(
             "building an index of the stories that come with mlxterp; mlxterp index --path FOLDER keeps one."
         )
-        return story_index(load_demo(options.backend))
+        return at_its_place(options, story_index(load_demo(options.backend)))
     index = FeatureIndex.open(options.index)
     if named:
         subject = open_subject(options)
-        return index.attach(subject.model, subject.sae)
-    if index.fingerprint != SAE.load(FOLDER / "sae", backend=options.backend).fingerprint:
+        index.attach(subject.model, subject.sae)
+    elif index.fingerprint == SAE.load(FOLDER / "sae", backend=options.backend).fingerprint:
+        demo = load_demo(options.backend)
+        index.attach(demo.model, demo.sae)
+    return at_its_place(options, index)
+
+
+def at_its_place(options: Namespace, index: FeatureIndex) -> FeatureIndex:
+    """The index, whose place is the one named where one is.
+
+    Raises:
+        InputError: It is of another place.
+    """
+    layer, component = (getattr(options, name, None) for name in ("layer", "component"))
+    if layer is None and component is None:
         return index
-    demo = load_demo(options.backend)
-    return index.attach(demo.model, demo.sae)
+    own = f"This index is of {index.component}"
+    if index.source is None:
+        raise InputError(
+            f"{own}, as far as it goes without --model and --sae. Leave --layer and --component out."
+        )
+    asked = component if layer is None else f"layers.{layer}.{component or 'mlp'}"
+    if index.source.anatomy.component(asked).name != index.component:
+        raise InputError(
+            f"{own}, not of {asked}. Leave --layer and --component out, or name an index of that place."
+        )
+    return index
 
 
 def read_text(given: str) -> str:

@@ -139,10 +139,22 @@ def _registered(feature: int, entry: Mapping[Any, Any]) -> Iterator[Row]:
     if unknown := [key for key in entry if key not in FIELDS]:
         raise InputError(f"{where}: {unknown[0]!r} is unknown; a registry's entry has {', '.join(FIELDS)}.")
     name, confidence = entry.get("name"), entry.get(CONFIDENCE, 1.0)
-    yield where, feature, name, 1.0 if isinstance(confidence, str) else confidence
     more = {key: entry[key] for key in ("examples", "notes") if key in entry}
     if isinstance(confidence, str):
         more[CONFIDENCE] = confidence
+    source = entry.get("source", PERSON)
+    if source != PERSON:  # an explainer's sentence is nobody's name
+        if "description" in entry:
+            more["description"] = entry["description"]
+        sure = entry.get(CONFIDENCE)
+        yield (
+            where,
+            feature,
+            Explanation(feature, name, source, None if isinstance(sure, str) else sure, {}, more),
+            None,
+        )
+        return
+    yield where, feature, name, 1.0 if isinstance(confidence, str) else confidence
     if text := entry.get("description") or (name if more else ""):
         yield where, feature, Explanation(feature, text, PERSON, None, {}, more), None
 

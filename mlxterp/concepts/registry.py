@@ -22,9 +22,10 @@ from ..core.places import path_of
 from ..core.public_names import PublicNames
 from ..errors import InputError, SAEError
 from . import store
+from .explanations import PERSON, checked_text
 from .store import BOUND, FIELDS, explanation_of, is_explanation, without_binding
 
-_TEXTS = ("name", "description", "notes")
+_TEXTS = ("description", "notes")
 
 Entry = dict[str, Any]
 
@@ -32,8 +33,9 @@ Entry = dict[str, Any]
 class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
     """Names and notes of features, by feature id; iterates in ascending order.
 
-    An entry is a dictionary: "name", "description" and "notes" (strings), "examples" (a list of strings), and
-    "confidence" (a word such as "high", or a number). Only "name" is needed.
+    An entry is a dictionary: "name", "description" and "notes" (strings), "examples" (a list of strings), "confidence"
+    (a word such as "high", or a number), and "source", who says so where no person does ("gpt-4o-mini"). Only "name" is
+    needed.
 
     Args:
         entries: {feature id: entry}; ids may be strings, as in JSON. A name alone is an entry too ({741: "ball"}); of
@@ -126,6 +128,11 @@ class FeatureRegistry(PublicNames, MutableMapping[int, Entry]):
         entry = self._entries.get(_feature(feature_id))
         return None if entry is None else entry["name"]
 
+    def source(self, feature_id: int) -> str | None:
+        """Who says so: "person", or the explainer that the entry names; None where the feature has no name."""
+        entry = self._entries.get(_feature(feature_id))
+        return None if entry is None else entry.get("source", PERSON)
+
     def search(self, text: str) -> list[int]:
         """Ids of the entries that hold every word of `text`, in any case; those that hold it in the name first."""
         if not isinstance(text, str):
@@ -180,7 +187,8 @@ def _entry(feature: int, entry: Any) -> Entry:
         names = [one for one in entry if not is_explanation(one)]
         entry = max(names, key=_sureness) if names else entry[0]
     if is_explanation(entry):
-        entry = explanation_of(feature, entry).text
+        told = explanation_of(feature, entry)
+        entry = {"name": told.text} | ({} if told.by_person else {"source": told.source})
     if isinstance(entry, str):
         entry = {"name": entry}
     elif isinstance(name := getattr(entry, "name", None), str):  # a `Concept`
@@ -191,6 +199,8 @@ def _entry(feature: int, entry: Any) -> Entry:
         raise InputError(f"Feature {feature}: unknown field {unknown[0]!r}. There are: {', '.join(FIELDS)}.")
     if "name" not in entry:
         raise InputError(f"Feature {feature} has no name.")
+    for field in ("name", *(["source"] if "source" in entry else [])):
+        checked_text(entry[field], f"Feature {feature}: {field}")
     if "confidence" in entry:
         entry = {
             **entry,

@@ -32,7 +32,7 @@ from .explanations import Concept, Explanation
 NEURON, NAME, CONFIDENCE = "neuron_idx", "concept_name", "confidence"
 CONFIDENCES = (CONFIDENCE, "score")
 """Either name will do; Mi-Crow's own tables have the second."""
-FIELDS = ("name", "description", "examples", CONFIDENCE, "notes")
+FIELDS = ("name", "description", "examples", CONFIDENCE, "notes", "source")
 """What an entry of a registry can hold."""
 TEXT = "text"
 """Key by which an explanation is told from a name."""

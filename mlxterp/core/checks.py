@@ -8,6 +8,7 @@ strings are no numbers. Errors say what came, what was expected, and (`hint`) wh
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -53,8 +54,11 @@ def count(
     hint: str = "",
     error: type[Exception] = InputError,
 ) -> int:
-    """How many of something: an integer of at least `least`, as a Python int."""
-    return integer(given, name, least, most, hint=hint, error=error)
+    """How many of something: an integer of at least `least`, as a Python int.
+
+    Where there is no `most`, more than a machine can count becomes the most that it can: "at most 10**20" means all.
+    """
+    return min(integer(given, name, least, most, hint=hint, error=error), sys.maxsize)
 
 
 def count_or_none(

@@ -6,6 +6,7 @@ names the place and what to do: `WriteError`, which is also the error of the roo
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -68,7 +69,8 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Within the block an empty file beside `target` to write into; after it, that is the target.
 
-    Where the block raises, or the disk is full, what was there before is unchanged. Missing folders are made.
+    Where the block raises, or the disk is full, what was there before is unchanged. Missing folders are made. A link
+    stays one: what it leads to is written.
 
     Args:
         prefix: How the name of the file begins while it is not whole.
@@ -78,6 +80,7 @@ def atomic_write(
         WriteError: Nothing can be written there.
     """
     with telling(target, error, remedy):
+        target = _file_at(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=prefix or f".{target.name[:50]}.", suffix=target.suffix, dir=target.parent
@@ -198,6 +201,20 @@ def _settle(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     path.chmod(0o644)
+
+
+def _file_at(target: Path) -> Path:
+    """Where a link leads.
+
+    Raises:
+        OSError: There is something that is no file: a folder, or a device or pipe, which a file must not replace.
+    """
+    found = Path(os.path.realpath(target))
+    if found.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if found.exists() and not found.is_file():
+        raise OSError(errno.EINVAL, "It is a device or a pipe, not a file", str(target))
+    return found
 
 
 def _put_in_place(draft: Path, target: Path) -> None:

@@ -15,6 +15,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
+def plain(x: np.ndarray) -> np.ndarray:
+    """The same numbers as every array library takes them: no axis backwards, in the machine's byte order."""
+    if any(step < 0 for step in x.strides):
+        x = np.ascontiguousarray(x)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
 def entropies(logits: np.ndarray) -> np.ndarray:
     """float64, (rows,): entropy of the softmax of logits (rows, width), nats; NaN where they are no numbers."""
     bad = np.asarray(~np.isfinite(logits).all(axis=-1))

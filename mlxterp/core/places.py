@@ -29,9 +29,21 @@ def path_of(given: Any) -> Path:
     Raises:
         InputError: It is no path.
     """
-    if not isinstance(given, (str, os.PathLike)) or isinstance(os.fspath(given), bytes):
+    if not isinstance(given, (str, os.PathLike)) or not given or isinstance(os.fspath(given), bytes):
         raise InputError(f"Expected the path of a file or folder, got {given!r}.")
     return expanded(given)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The same path with an ending to its name: "runs/sae.run" for "runs/sae". The current folder has one too.
+
+    Raises:
+        InputError: It is the root, which has no name.
+    """
+    named = path if path.name not in ("", "..") else Path(os.path.abspath(path))
+    if not named.name:
+        raise InputError(f"{path} has no name, so nothing can stand beside it. Choose a folder.")
+    return named.with_name(named.name + ending)
 
 
 def cache_folder() -> Path:

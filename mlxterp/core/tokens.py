@@ -56,9 +56,30 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
         return text.ids.tolist()
     if tokenizer is None:
         raise NoTokenizerError(NO_TOKENIZER)
+    return _encoded(tokenizer, text)
+
+
+def encode_bare(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text without what the tokenizer puts around every text (BOS, for one).
+
+    Raises:
+        InputError: As `encode_text`.
+    """
+    try:
+        return _encoded(tokenizer, text, add_special_tokens=False)
+    except TypeError:  # its `encode` takes a text alone
+        around, ids = _encoded(tokenizer, ""), _encoded(tokenizer, text)
+    for n in range(len(around), -1, -1):
+        end = len(ids) - len(around) + n
+        if n <= end and ids[:n] == around[:n] and ids[end:] == around[n:]:
+            return ids[n:end]
+    return ids
+
+
+def _encoded(tokenizer: Any, text: str, **options: bool) -> list[int]:
     try:
         with quiet:
-            ids = tokenizer.encode(text)
+            ids = tokenizer.encode(text, **options)
     except (TypeError, UnicodeEncodeError) as error:
         at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
         if at is None:
@@ -67,7 +88,7 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
             f"This text has a lone surrogate ({text[at]!r} at character {at}), which the tokenizer cannot read. Decode"
             " the file again with its own encoding, or replace it: text.encode('utf-8', 'replace').decode()."
         ) from error
-    return list(getattr(ids, "ids", ids))  # a bare `tokenizers.Tokenizer` returns an Encoding
+    return [int(i) for i in getattr(ids, "ids", ids)]  # a bare `tokenizers.Tokenizer` returns an Encoding
 
 
 def to_batch(

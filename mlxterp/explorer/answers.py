@@ -109,7 +109,7 @@ def label(shown: ShownIndex, number: int) -> Answer:
     """What a feature is called, and by whom."""
     entry = shown.labels.entry(number)
     said = shown.explanations(number)
-    by = PERSON if entry is not None else said[0].source if said else None
+    by = shown.index.labels.source(number) if entry is not None else said[0].source if said else None
     name = entry["name"] if entry is not None else said[0].text if by == PERSON else None
     note = "" if entry is None else entry.get("notes", "")
     etag = shown.labels.etag(number)

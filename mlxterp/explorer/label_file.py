@@ -90,7 +90,7 @@ class LabelFile:
         return os.access(self.path if self.path.exists() else folder, os.W_OK) and os.access(folder, os.W_OK)
 
     def entry(self, feature: int) -> Entry | None:
-        """What a person said of a feature: its "name", "notes", ….; None where nobody did."""
+        """What is said of a feature: its "name", "notes", ….; None where nobody did."""
         return self._index.labels.get(feature)
 
     def etag(self, feature: int) -> str:
@@ -117,7 +117,10 @@ class LabelFile:
         if not name:
             raise InputError("The name is empty. To take a name away, delete it.")
         with self._changing(feature, seen) as entries:
-            entry = {**entries.get(feature, {}), "name": name, "notes": note}
+            before = dict(entries.get(feature, {}))
+            if before.get("name") != name:
+                before.pop("source", None)  # a person says so now
+            entry = {**before, "name": name, "notes": note}
             entries[feature] = {key: value for key, value in entry.items() if value != "" or key == "name"}
         return self._index.labels[feature]
 

@@ -263,7 +263,7 @@ class _Rows:
         """A row for each name and explanation."""
         for feature in chosen:
             name = self._index.labels.get(feature)
-            told = [] if name is None else [Explanation(feature, name["name"])]
+            told = [] if name is None else [Explanation(feature, name["name"], name.get("source", PERSON))]
             told += [
                 one
                 for one in self._source.sae.concepts.said_of(feature)

@@ -16,7 +16,7 @@ from ..core import checks, feature_ids
 from ..core.feature_ids import Feature
 from ..core.integers import is_listable
 from ..core.options import check_options, names_options
-from ..core.places import expanded, looks_like_path, path_of
+from ..core.places import beside, expanded, looks_like_path, path_of
 from ..data.corpus import Corpus
 from ..data.dataset import text_of
 from ..data.text import pieces_of
@@ -143,7 +143,7 @@ def train_family(
     }
     folder = None if save_path is None else path_of(save_path)
     if folder is not None:
-        run.setdefault("run_dir", folder.with_name(folder.name + ".run"))
+        run.setdefault("run_dir", beside(folder, ".run"))
     paths = {name: None if folder is None else folder / name for name in made}
     found = train_on_texts(
         session.anatomy, texts, made, paths, TrainOptions(verbose=verbose, **run), session.name

@@ -14,6 +14,7 @@ from ..core.progress import hidden
 from ..errors import InputError, warn
 from ..sae import SAE
 from ..training import SAETrainConfig, train_sae
+from ..training.config import MOST_EPOCHS
 from .meta_sae import MetaSAE
 
 STEPS, LEAST_EPOCHS, CONTROL_SHARE = 300, 16, 1 / 2
@@ -44,7 +45,7 @@ def train_meta_sae(
         k: Meta-latents active on a row, on average.
         holdout: Share of rows that training does not see, in (0, 1).
         epochs: None makes about 300 steps of 256 rows (of 1024, from 16,384 rows on), and at least 16 epochs. More
-            explain the trained rows better and, where rows are few, those held out worse.
+            explain the trained rows better and, where rows are few, those held out worse. At most a million.
         control: Whether random rows are trained on too.
         draws: Of them, at least 20.
         control_epochs: None is half of `epochs`.
@@ -65,7 +66,8 @@ def train_meta_sae(
     given = matrix(sae.W_dec if isinstance(sae, SAE) else sae, "The directions").astype(np.float64)
     holdout = checks.finite(holdout, "holdout", above=0.0, below=1.0)
     epochs, short = (
-        checks.count_or_none(n, name) for n, name in ((epochs, "epochs"), (control_epochs, "control_epochs"))
+        None if n is None else checks.count(n, name, most=MOST_EPOCHS)
+        for n, name in ((epochs, "epochs"), (control_epochs, "control_epochs"))
     )
     control, draws = checks.flag(control, "control"), checks.count(draws, "draws", DRAWS, MOST_DRAWS)
     seed = checks.seed(seed)

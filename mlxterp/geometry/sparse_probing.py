@@ -32,8 +32,9 @@ KS = (1, 2, 4, 8, 16, 32)
 
 @names_options
 def sparse_probe(
-    sae: SAE, datasets: Any, model: Model | None = None, *, ks: Sequence[int] = KS, component: str | None = None,
-    position: int = -1, draws: int = DRAWS, seed: int = 0, batch_tokens: int = 8192, verbose: bool = True,
+    sae: SAE, datasets: Any, model: Model | None = None, *, ks: Sequence[int] | None = None,
+    component: str | None = None, position: int = -1, draws: int = DRAWS, seed: int = 0, batch_tokens: int = 8192,
+    verbose: bool = True,
 ) -> SparseProbing:  # fmt: skip
     """Fits probes of k features, of the whole activation, of the classes' means and of random features.
 
@@ -48,7 +49,7 @@ def sparse_probe(
             classes; the greater one is the positive one. What is not split is: three tenths of each class are tested,
             at most 1,024 rows are fitted.
         model: An `InterpretableModel`; None where activations are given.
-        ks: Numbers of features.
+        ks: Numbers of features; None takes 1, 2, 4, 8, 16 and 32, or those of them that the SAE has.
         component: Where texts are read; None takes the SAE's own place.
         position: Which token of each text is read; negative ones count from its end.
         draws: Of random features, at least 20.
@@ -69,7 +70,8 @@ def sparse_probe(
     """
     from tqdm.auto import tqdm
 
-    ks = tuple(sorted({checks.count(k, "ks", most=sae.d_hidden) for k in (ks if is_listable(ks) else [ks])}))
+    asked = [k for k in KS if k <= sae.d_hidden] if ks is None else ks if is_listable(ks) else [ks]
+    ks = tuple(sorted({checks.count(k, "ks", most=sae.d_hidden) for k in asked}))
     if not ks:
         raise InputError("ks is empty; expected numbers of features, such as [1, 4, 16].")
     draws, seed = checks.count(draws, "draws", DRAWS, MOST_DRAWS), checks.seed(seed)

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.options import names_options
+from ..core.tokens import encode_text
 from ..data.text import token_after
 from ..errors import InputError, NoTokenizerError
 from .parts_of_speech import PARTS_OF_SPEECH
@@ -221,7 +222,7 @@ def token_texts(tokenizer: Any) -> tuple[str, ...]:
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or ()}
     known = sorted({int(i) for i in tokenizer.get_vocab().values()} - special)
     texts = [""] * (max([*known, *special], default=-1) + 1)
-    before = [int(i) for i in tokenizer.encode("a")][-1:]  # so that a leading space is kept
+    before = encode_text(tokenizer, "a")[-1:]  # so that a leading space is kept
     for token in known:
         texts[token] = token_after(tokenizer, before, token)
     return tuple(texts)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..core.digests import digest_of_file, same_file
 from ..core.files import atomic_write, strict_json
+from ..core.places import beside
 from ..core.tensor_files import StoredArray, check_holes, check_memory, open_npz
 from ..core.torch_zip import NeedsCodeError, is_torch_zip, open_torch_zip
 from ..errors import InputError, SAEError, warn
@@ -35,7 +36,7 @@ def write_tuned(path: Path, weights: np.ndarray, biases: np.ndarray, facts: Mapp
         WriteError: They cannot be written.
     """
     stem = _stem(path)
-    arrays, data = {}, stem.with_name(stem.name + ".npz")
+    arrays, data = {}, beside(stem, ".npz")
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         arrays[f"translators_{i}_weight"], arrays[f"translators_{i}_bias"] = weight, bias
     said = json.dumps(dict(facts), allow_nan=False)
@@ -45,9 +46,10 @@ def write_tuned(path: Path, weights: np.ndarray, biases: np.ndarray, facts: Mapp
         "num_layers": len(weights), "hidden_dim": int(weights.shape[1]), "sha256": digest_of_file(data),
         "lens": json.loads(said),
     }  # fmt: skip
-    with atomic_write(stem.with_name(stem.name + ".json")) as draft:
+    main = beside(stem, ".json")
+    with atomic_write(main) as draft:
         draft.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    return stem.with_name(stem.name + ".json")
+    return main
 
 
 def read_tuned(path: Path) -> Read:
@@ -72,7 +74,7 @@ def _stem(path: Path) -> Path:
 
 def _existing(path: Path) -> Read:
     stem = _stem(path)
-    main, data = (stem.with_name(stem.name + ending) for ending in (".json", ".npz"))
+    main, data = (beside(stem, ending) for ending in (".json", ".npz"))
     for file in (main, data):
         if not file.is_file():
             raise ValueError(f"there is no file {file}")

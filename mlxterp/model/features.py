@@ -214,6 +214,7 @@ def feature_logits(
         >>> [token for token, logit in promoted]
         [' rolled', ' jump', ' hard']
     """
+    self.session.refresh()
     sae, several = opened(self.session, sae), is_several(feature_id)
     ids: Any = feature_id if several else [feature_id]
     component = _written(self.session, sae, layer, component)
@@ -236,6 +237,7 @@ def random_direction_baseline(
         n: Number of directions.
         layer, component: As in `feature_logits`.
     """
+    self.session.refresh()
     sae = opened(self.session, sae)
     component = _written(self.session, sae, layer, component)
     return lens.random_direction_baseline(self.session.plain, sae, n, seed, component=component)

@@ -20,6 +20,7 @@ from ..errors import BackendError, InputError, NetworkError
 from ..evaluation.evaluation import SAEEvaluation
 from ..index import FeatureIndex
 from ..sae import SAE
+from ..sae.model_names import named_model
 
 CARD = "README.md"
 _FIGURES = {
@@ -47,7 +48,7 @@ def push_sae(
         folder = sae.save(Path(name) / "sae")
         facts = {
             "SAE": repr(sae), "component": str(sae.component), "fingerprint": sae.fingerprint,
-            "model": str(sae.metadata.get("model_name", "not stated")), "mlxterp": version(),
+            "model": _model_of(sae.metadata), "mlxterp": version(),
         }  # fmt: skip
         use = f'SAE.load("the folder of this repository")  # or model.load_sae("{repo}")'
         (folder / CARD).write_text(
@@ -72,7 +73,8 @@ def push_index(
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in index.excluded.items() if n) or "nothing"
         facts = {
             "SAE": index.sae_name, "fingerprint of the SAE": index.fingerprint, "component": index.component,
-            "model": str(index._meta.model.get("name")), "features": f"{index.d_hidden:,}, {len(index.live):,} active",
+            "model": _model_of({"model": index._meta.model.get("name"), "model_type": index._meta.model.get("type")}),
+            "features": f"{index.d_hidden:,}, {len(index.live):,} active",
             "texts": f"{index.n_texts:,}, with {index.n_tokens:,} tokens that count", "left out": left_out,
             "mlxterp": version(),
         }  # fmt: skip
@@ -81,6 +83,11 @@ def push_index(
             _card(repo, "feature-index", facts, found, description, license, use), "utf-8"
         )
         return _sent(folder, repo, "dataset", private, token)
+
+
+def _model_of(facts: Mapping[str, Any]) -> str:
+    """What the card calls the model: its name, or its type; paths of this machine are nobody else's business."""
+    return named_model(facts) or str(facts.get("model_type") or "not stated")
 
 
 def _checked(repo: Any, evaluation: Any) -> SAEEvaluation | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.integers import as_integer
+from ..core.places import beside, path_of
 from ..errors import InputError, SAEError
 from ..evaluation.check import SAECheck, check
 from ..evaluation.evaluation import SAEEvaluation, evaluate
@@ -240,9 +241,9 @@ def train_saes(
         else (job[0], config_of(job[1], settings))
         for name, job in jobs.items()
     }
-    folder = None if save_path is None else Path(save_path)
+    folder = None if save_path is None else path_of(save_path)
     if folder is not None:
-        options.setdefault("run_dir", folder.with_name(folder.name + ".run"))
+        options.setdefault("run_dir", beside(folder, ".run"))
     paths = {name: None if folder is None else folder / name for name in asked}
     return _train(self.session, asked, dataset, paths, verbose, options)
 

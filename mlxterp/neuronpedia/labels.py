@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from ..concepts.explanations import PERSON
 from ..concepts.registry import FeatureRegistry
 from ..core import checks
 from ..core.frames import data_frame
@@ -81,7 +82,7 @@ def labels(
     """
     found = exported(model_id, source_id, d_hidden, base_url, cache, timeout)
     entries = {
-        feature: {"name": row["description"], "notes": _notes(row)}
+        feature: {"name": row["description"], "notes": _notes(row), "source": _source(row)}
         for feature, row in found.rows.items()
         if row["description"]
     }
@@ -154,6 +155,13 @@ def _some(values: list[Any]) -> str:
 
 def _text(given: Any) -> str:
     return given if isinstance(given, str) else ""
+
+
+def _source(row: dict[str, Any]) -> str:
+    """Who explained it: a person, a model by its name, or somebody whom Neuronpedia does not name."""
+    if _text(row.get("typeName")) == "human":
+        return PERSON
+    return _text(row.get("explanationModelName")).strip() or "Neuronpedia"
 
 
 def _notes(row: dict[str, Any]) -> str:

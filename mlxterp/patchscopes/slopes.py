@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..anatomy.anatomy import Anatomy
+from ..backends import backend_of
 from ..core.sites import Array, Component, Run, Where
 from ..core.tokens import TokenBatch
 from ..interventions import Intervention
@@ -50,5 +51,6 @@ def _slopes(
 def _entropy(logits: Array) -> Array:
     """The sum over texts of the entropy of what comes next."""
     last = logits[:, -1]
+    last = backend_of(last).widen(last)
     logp = last - last.logsumexp(-1, True)
     return -(logp.exp() * logp).sum()

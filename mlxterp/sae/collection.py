@@ -26,7 +26,7 @@ from ..errors import InputError, SAEError
 from .formats import write_set
 from .manifest import MANIFEST, SIZES, Key, check_target, entry_of, folder_names, key_of, manifest
 from .members import Member, at_path, in_folder, of_release
-from .model_names import are_two_models
+from .model_names import same_model
 from .sae import SAE, parts_of
 
 By = Literal["layer", "width", "component"]
@@ -262,7 +262,7 @@ class SAECollection(PublicNames, Mapping[Key, SAE]):
         models = {key: name for key, m in self._members.items() if (name := m.model()) is not None}
         for key, name in models.items():
             start, one = next(iter(models.items()))
-            if are_two_models(one, name):
+            if not same_model(one, name):
                 raise SAEError(
                     f"SAE {key!r} is of the model {name!r}, SAE {start!r} of {one!r}. Compare those of one."
                 )

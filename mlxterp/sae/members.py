@@ -23,6 +23,7 @@ from ..errors import InputError, SAEError
 from .formats import own, saes_in
 from .formats.source import Files
 from .manifest import MANIFEST, SIZES, Key, read_manifest
+from .model_names import named_model
 from .pretrained import PretrainedSAE, is_release, pretrained_saes
 from .pretrained.fetch import Fetched, fetch
 from .pretrained.sets import HubPlace, fetch_set, hub_place
@@ -56,9 +57,9 @@ class Member:
         said = self._known.get(name) if self._sae is None else None
         return getattr(self.sae(), name) if said is None else said
 
-    def model(self) -> Any:
+    def model(self) -> str | None:
         """The model that its metadata name; None where they name none, or the SAE is not opened yet."""
-        return None if self._sae is None else self._sae.metadata.get("model")
+        return None if self._sae is None else named_model(self._sae.metadata)
 
     def layer(self) -> int | None:
         """Number of the layer that its component lies in; None for what lies in none."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def same_model(one: str, other: str) -> bool:
@@ -14,10 +16,12 @@ def same_model(one: str, other: str) -> bool:
     return short in long or short.removesuffix("small") in long
 
 
-def are_two_models(one: object, other: object) -> bool:
-    """Whether two SAEs' metadata name different models. A path of this machine names none."""
-    names = [name for name in (one, other) if isinstance(name, str) and name and not _is_path(name)]
-    return len(names) == 2 and not same_model(*names)
+def named_model(metadata: Mapping[str, Any]) -> str | None:
+    """The model that an SAE's metadata name; None for a path of this machine, and for its type alone ("llama")."""
+    said = metadata.get("model")
+    if not isinstance(said, str) or not said or _is_path(said) or said == metadata.get("model_type"):
+        return None
+    return said
 
 
 def _is_path(name: str) -> bool:

@@ -27,6 +27,8 @@ class Placement:
         self.weights = weights.map(_own_float32)
         """NumPy, read-only; where NumPy can look at the native arrays, those."""
         self._backend, self.device = backend, device
+        if device is not None:
+            get_backend(backend).check_device(device)
         self._native: dict[tuple[str, str | None], SAEWeights] = {}
 
     @cached_property
@@ -52,6 +54,8 @@ class Placement:
     def of(self, x: Array) -> tuple[Backend, SAEWeights, Array]:
         """Backend and native weights where x lies, and x as a native array."""
         if isinstance(x, np.ndarray):
+            if isinstance(x, np.ma.MaskedArray):
+                x = to_numpy(x, "What an SAE is given", SAEError)
             if x.dtype.kind not in "fiub":
                 raise SAEError(f"Expected an array of numbers, got {x.dtype} of shape {x.shape}.")
             backend, weights = self.home()

@@ -505,7 +505,7 @@ class SAE(PublicNames):
         return rooms.open("sae.evaluate", self, model, texts, component=component, **options)
 
     def probe(
-        self, datasets: Any, model: Model | None = None, *, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
+        self, datasets: Any, model: Model | None = None, *, ks: Sequence[int] | None = None,
         component: str | None = None, position: int = -1, draws: int = 20, seed: int = 0, batch_tokens: int = 8192,
         verbose: bool = True,
     ) -> Any:  # fmt: skip
@@ -514,7 +514,7 @@ class SAE(PublicNames):
         Args:
             datasets: {name: (texts, labels)}, one such set, a table or a folder of tables; activations stand for texts.
             model: An `InterpretableModel`; None where activations are given.
-            ks: Numbers of features.
+            ks: Numbers of features; None takes 1, 2, 4, 8, 16 and 32, or those of them that the SAE has.
             component: Where texts are read; None takes the SAE's own place.
             position: Which token of each text is read; negative ones count from its end.
             draws: Of random features, at least 20.

@@ -72,7 +72,12 @@ def neighbours_of(index: FeatureIndex, source: Source, feature: int, control: bo
     """Features with near decoder rows, and features that are active on the same tokens."""
     near = index.similar(feature, _TOP)
     if not near:
-        raise InputError("Its decoder row is zero, so that no feature is near.")
+        alone = (
+            "It is the only one"
+            if len(source.sae.W_dec) < 2
+            else "Its decoder row, or every other one, is zero"
+        )
+        raise InputError(f"{alone}, so that no feature is near.")
     together = index.coactivation(feature, top_k=_TOP)
     tables = (
         Table(["near in direction", "cosine", "label"], [[str(f), f"{c:.3f}", index.label(f) or ""] for f, c in near]),

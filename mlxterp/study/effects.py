@@ -50,8 +50,12 @@ def causal_effect(index: FeatureIndex, source: Source, feature: int, control: bo
         source.anatomy, source.sae, None if source.sae.is_transcoder else source.component.name
     )
     effects, others, rows, lost = [], [], [], 0
-    for example in index.examples(feature, _PLACES):
-        ids = source.anatomy.model.tokenize(example.text)[: example.position + 1][-_PREFIX:]
+    places = index.examples(feature, _PLACES)
+    if not places:
+        raise InputError("It is active nowhere in this index.")
+    for example in places:
+        # The index's own tokens: a text that was given as token ids may be read otherwise.
+        ids = index._reader.window(feature, example.text_id, example.position, _PREFIX - 1, 0).ids
         found = _taken_out(source, written, ids, feature, _OTHERS if control else 0, seed)
         if found is None:
             lost += 1

@@ -15,12 +15,13 @@ from ..core.controls import DRAWS, Controlled
 from ..errors import InputError
 from ..index import FeatureIndex
 from ..viz.lines import Table
-from .evidence import LEFT_OUT, Evidence
+from .evidence import Evidence
 
 TASKS = ("detection", "intruder")
 _LEAST = 2
 """Windows of each side, at least."""
 _WORDS = 5
+_NO_OTHERS = "no other feature of this index fires on words"
 _SHOWN = 2
 """Windows of each kind that are shown."""
 
@@ -54,10 +55,10 @@ def words_of(feature: int, samples: tuple[Sample, ...]) -> Explanation | None:
 
 
 def said_of(index: FeatureIndex, feature: int) -> Explanation | None:
-    """A person's name for it, else what a person says, else the explanation with the best score."""
+    """Its name in the index, else a person's, else what a person says, else the explanation with the best score."""
     named = index.labels.label(feature)
     if named is not None:
-        return Explanation(feature, named, PERSON)
+        return Explanation(feature, named, index.labels.source(feature) or PERSON)
     if index.source is None:
         return None
     concepts = index.source.sae.concepts
@@ -86,6 +87,8 @@ def shuffled(index: FeatureIndex, found: Scores, windows: Windows, seed: int) ->
             several.append(
                 Explanation(feature, "fires on " + ", ".join(map(_quoted, words)), f"feature {other}")
             )
+    if not several:
+        return Controlled(own.value, own.interval, np.empty(0), _NO_OTHERS, seed)
     scored = score(index, several, windows.judge, ["detection"], examples=windows.examples, verbose=False)
     values = [one.scores["detection"].value for one in scored if "detection" in one.scores]
     return Controlled(own.value, own.interval, np.array(values), "what other features fire on", seed)
@@ -135,7 +138,7 @@ def hard_negatives(told: Explanation, windows: Windows) -> Evidence:
 def control_of(found: Controlled | None) -> str:
     """What scores are held against."""
     if found is None or not len(found.control):
-        return LEFT_OUT
+        return f"there is none: {'it has no score by detection' if found is None else found.kind}"
     verdict = "it stands out" if found.stands_out else "no finding: the control scores as much"
     return f"detection {found} ({verdict})"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..autointerp import Judge
+from ..autointerp.scores import Scores
 from ..concepts.explanations import Explanation
 from ..core import checks
 from ..core.feature_ids import Feature
@@ -115,8 +116,8 @@ class _Study:
             return None
         try:
             value = ask()
-        except MlxterpError as error:
-            self.reasons[name] = str(error).rstrip(".")
+        except Exception as error:  # a judge of the user's may raise anything
+            self.reasons[name] = _why(error)
             return None
         self.found[name] = value
         self.controls[name] = value.control if control is None else control
@@ -130,7 +131,7 @@ class _Study:
         try:
             windows = windows_of(self.index, self.feature, judge, self.seed)
         except MlxterpError as error:
-            why = str(error).rstrip(".")
+            why = _why(error)
         told = said_of(self.index, self.feature)
         if told is None and windows is not None:
             told = words_of(self.feature, windows.drawn.explaining)
@@ -146,11 +147,15 @@ class _Study:
         scores = self.keep("scores", lambda: scores_of(self.index, told, windows), "")
         if scores is not None:
             told = scores[0].explanation
-            self.controls["scores"] = LEFT_OUT
-            if self.control:
-                self.controls["scores"] = control_of(shuffled(self.index, scores, windows, self.seed))
+            self.controls["scores"] = self._shuffled(scores, windows) if self.control else LEFT_OUT
         self.keep("explanation", lambda: told, "its scores, below")
         self.keep("hard_negatives", lambda: hard_negatives(told, windows))
+
+    def _shuffled(self, scores: Scores, windows: Windows) -> str:
+        try:
+            return control_of(shuffled(self.index, scores, windows, self.seed))
+        except Exception as error:  # as in `keep`
+            return f"it failed: {_why(error)}"
 
     # -- what it does -------------------------------------------------------------------------
 
@@ -207,10 +212,16 @@ class _Study:
             several = on_texts(self.index, source, family_of(family, source))
         except MlxterpError as error:
             for name in ("relatives", "universality"):
-                self.keep(name, str(error).rstrip("."))
+                self.keep(name, _why(error))
             return
         self.keep("relatives", lambda: relatives_of(self.feature, source, several, self.control, self.seed))
         self.keep("universality", lambda: universality_of(self.feature, several, self.control, self.seed))
+
+
+def _why(error: Exception) -> str:
+    """What is told of a failure: our own messages as they are, others with their kind."""
+    said = str(error).rstrip(".")
+    return said if isinstance(error, MlxterpError) and said else f"{type(error).__name__}: {said}"
 
 
 def _standard(tokenizer: Any) -> TokenSets:

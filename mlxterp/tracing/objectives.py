@@ -11,7 +11,7 @@ from ..backends import backend_of
 from ..core import checks
 from ..core.options import names_options
 from ..core.sites import Array
-from ..core.tokens import TokenBatch
+from ..core.tokens import TokenBatch, encode_bare
 from ..errors import InputError
 
 __all__ = ["LogitDifference", "logit_difference"]
@@ -95,14 +95,10 @@ def token_id(token: int | str, tokenizer: Any) -> int:
         return int(token)
     if tokenizer is None:
         raise InputError(f"{token!r} needs a tokenizer; give a token id instead.")
-    ids = [int(i) for i in tokenizer.encode(token, add_special_tokens=False)]
+    ids = encode_bare(tokenizer, token)
     if len(ids) != 1:
         spaced = f" {token}"
-        one = (
-            bool(ids)
-            and not token.startswith(" ")
-            and len(tokenizer.encode(spaced, add_special_tokens=False)) == 1
-        )
+        one = bool(ids) and not token.startswith(" ") and len(encode_bare(tokenizer, spaced)) == 1
         hint = f" {spaced!r}, as within a sentence, is one." if one else ""
         raise InputError(f"{token!r} is {len(ids)} tokens ({ids}); expected text that is exactly one.{hint}")
     return ids[0]

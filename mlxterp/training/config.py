@@ -17,9 +17,12 @@ from ..core.options import check_options, checks_options
 from ..errors import InputError, SAEError
 
 _DEFAULT_EXPANSION = 16
+MOST_EPOCHS = 1_000_000
+"""More never end: even one row takes minutes."""
 _OPTIONAL = ("d_hidden", "expansion_factor", "tokens", "epochs", "batch_size", "lr", "sparsity")
 _NUMBERS: dict[str, Callable[..., float]] = {
-    **dict.fromkeys(("d_hidden", "k", "tokens", "epochs", "batch_size"), partial(checks.count, error=SAEError)),
+    **dict.fromkeys(("d_hidden", "k", "tokens", "batch_size"), partial(checks.count, error=SAEError)),
+    "epochs": partial(checks.count, most=MOST_EPOCHS, error=SAEError),
     "seed": partial(checks.seed, error=SAEError),
     **dict.fromkeys(("expansion_factor", "lr", "bandwidth"), partial(checks.finite, above=0.0, error=SAEError)),
     **dict.fromkeys(("auxk", "sparsity"), partial(checks.finite, least=0.0, error=SAEError)),
@@ -44,7 +47,7 @@ class SAETrainConfig:
         architecture: "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "relu" or "gated".
         tokens: At most this many tokens are used; None uses all.
         epochs: How often each token is seen; None takes it from the number of tokens: 16 times where there is little
-            text, once from 1.04 million tokens on, and once where `batch_size` is given.
+            text, once from 1.04 million tokens on, and once where `batch_size` is given. At most a million.
         batch_size: Tokens in one step; None takes it from the number of tokens: 4096 in long runs.
         lr: Peak learning rate of Adam; None takes it from width and length of the run.
         seed: Decides initial weights and the order of tokens.

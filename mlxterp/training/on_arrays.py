@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..activations.store import ActivationStore
-from ..backends import backend_of, get_backend
+from ..backends import get_backend
+from ..backends.host.conversion import to_numpy
 from ..core import checks
 from ..core.options import check_options
-from ..core.places import path_of
+from ..core.places import beside, path_of
 from ..core.sites import Array
 from ..errors import InputError, SAEError, warn
 from ..sae import SAE
@@ -118,6 +119,7 @@ def stored_facts(store: ActivationStore, source: str, target: str | None) -> dic
     """What an SAE's metadata should tell of the store it was trained on."""
     facts = {
         "model": store.meta.get("model"),
+        "model_type": store.meta.get("model_type"),
         "component": source,
         "context_size": store.meta.get("context_length"),
         "exclude": store.meta["settings"].get("exclude"),
@@ -184,19 +186,15 @@ def kept_in(
     save = None if save_path is None else path_of(save_path)
     run_at = path_of(run_dir) if run_dir is not None else None
     if run_at is None and save is not None:
-        run_at = save.with_name(save.name + ".run")
+        run_at = beside(save, ".run")
     if resume and run_at is None:
         raise InputError("resume=True needs the folder of the run: pass the save_path (or run_dir) it had.")
     return save, run_at
 
 
 def _as_rows(x: Array, name: str) -> np.ndarray:
-    if not isinstance(x, np.ndarray):
-        try:
-            engine = backend_of(x)
-        except InputError as error:
-            raise SAEError(f"Expected an array (n, d_model), got {type(x).__name__}.") from error
-        x = engine.get(x)
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub" or isinstance(x, np.ma.MaskedArray):
+        x = to_numpy(x, f"What was given as {name}", SAEError)
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "fiu":
         raise SAEError(
             f"Expected numbers (n, d_model), got {x.dtype} of shape {x.shape}. Give one row for each token."

@@ -145,7 +145,8 @@ def _facts(
     target: str | None,
     name: str | None,
 ) -> dict[str, Any]:
-    facts: dict[str, Any] = {"model": name or anatomy.model.model_type, "component": source}
+    kind = anatomy.model.model_type
+    facts: dict[str, Any] = {"model": name or kind, "model_type": kind, "component": source}
     if target is not None:
         facts["component_out"] = target
     if isinstance(rows, ModelRows):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import Backend
+from ..backends.host.memory import free_bytes
 from ..core import checks
 from ..errors import SAEError
 from ..sae import SAE
@@ -69,6 +70,7 @@ class Trainer:
         x = sample[job.source]
         y = None if job.target is None else sample[job.target]
         self.plan = Plan.of(config, total, x.shape[1])
+        _check_room(self.plan.d_hidden, x.shape[1] + (x if y is None else y).shape[1])
         self.units = Units.of(x, y, config.normalize)
         self._sample = x[:SAMPLE], None if y is None else y[:SAMPLE]
         inside = x * np.float32(self.units.x)
@@ -154,4 +156,14 @@ class Trainer:
             f" {self.plan.lr:.1e} is too high (set lr={self.plan.lr / 5:.0e}), or outliers: the largest |activation|"
             f" of this batch is {peak:.3g}, a typical token lies {math.sqrt(width) / scale:.3g} from the mean. A"
             " checkpoint that was written before is still there."
+        )
+
+
+def _check_room(d_hidden: int, width: int) -> None:
+    """Raises SAEError where not even the weights have room: `width` numbers of each feature, float32."""
+    needed, free = 4 * d_hidden * width, free_bytes()
+    if needed > free:
+        raise SAEError(
+            f"{d_hidden} features of {width} numbers each need {needed / 1e9:,.1f} GB for their weights alone, and"
+            f" {free / 1e9:,.1f} GB are free. Choose a smaller d_hidden."
         )

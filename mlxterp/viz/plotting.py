@@ -20,7 +20,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from ..core.files import atomic_write
-from ..core.places import path_of
+from ..core.places import beside, path_of
 from ..errors import BackendError, InputError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def write_figure(figure: Figure, path: str | os.PathLike) -> None:
             figure.savefig(path)
         return
     target = path_of(path)
-    target = target if target.suffix else target.with_name(f"{target.name}.png")
+    target = target if target.suffix else beside(target, ".png")
     kinds = figure.canvas.get_supported_filetypes()
     if (kind := target.suffix[1:].lower()) not in kinds:
         raise InputError(f"{target.name!r} is of no form that matplotlib writes: {', '.join(sorted(kinds))}.")

@@ -15,13 +15,15 @@ from mlxterp import FeatureRegistry, InputError, SAEError
 from tests.sae.test_sae import make_sae
 
 words = st.text(max_size=12)
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
 entries = st.fixed_dictionaries(
-    {"name": words},
+    {"name": names},
     optional={
         "description": words,
         "examples": st.lists(words, max_size=3),
         "confidence": words | st.floats(allow_nan=False, allow_infinity=False),
         "notes": words,
+        "source": names,
     },
 )
 

@@ -101,6 +101,10 @@ def _read(given: Any, what: str, error: type[MlxterpError]) -> np.ndarray:
     try:
         if is_native(given):
             return backend_of(given).get(given)
+        if np.ma.is_masked(given):
+            raise error(
+                f"{what} has masked numbers, which say nothing. Fill them (x.filled(…)) or drop their rows."
+            )
         if isinstance(given, (list, tuple)):
             given = [_inside(part, what, error) for part in given]
         if hasattr(given, "iloc") and hasattr(

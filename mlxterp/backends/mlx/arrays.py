@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from ...core.numeric import plain
 from ...errors import BackendError
 from ...weights import SAEWeights
 from ..base import Backend, Optimizer
@@ -22,7 +23,7 @@ class MLXBackend:
     array_type = mx.array
 
     def put(self, x: np.ndarray, like: mx.array | None = None) -> mx.array:
-        array = mx.array(x)
+        array = mx.array(plain(x))
         return array if like is None else array.astype(like.dtype)
 
     def get(self, x: mx.array) -> np.ndarray:
@@ -72,10 +73,13 @@ class MLXBackend:
     # -- sparse autoencoders ------------------------------------------------------------------
 
     def put_beside(self, x: np.ndarray, like: mx.array) -> mx.array:
-        return mx.array(x)
+        return mx.array(plain(x))
 
     def view(self, x: mx.array) -> np.ndarray:
         return np.asarray(x)
+
+    def check_device(self, device: str | None) -> None:
+        _check_device(device)
 
     def device(self, x: mx.array) -> str:
         return _default_device()

@@ -77,7 +77,7 @@ class MLXLanguageModel:
         self.layers: tuple[str, ...] = self._find_layers()
 
     def refresh(self) -> bool:
-        """Reads the modules again if some were replaced since (LoRA, quantizing); whether they were."""
+        """Reads the modules again if some were replaced since (LoRA, quantizing) or the model was cast; whether so."""
         if self.tree.holds():
             return False
         mx.eval(self.model.parameters())

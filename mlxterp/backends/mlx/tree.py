@@ -37,7 +37,7 @@ class ModuleTree:
         self.nodes: dict[int, list[Node]] = {}
         self.has_compiled = False
         self._walk(model, "", None)
-        self._ids = list(_module_ids(model))
+        self._ids, self._kinds = list(_module_ids(model)), self._dtypes()
         unique = {id(node.module): node.module for node in self.by_path.values()}
         self.every: list[nn.Module] = list(unique.values())
         """Each module once."""
@@ -62,8 +62,16 @@ class ModuleTree:
                 self._walk_value(item, f"{path}.{key}", parent)
 
     def holds(self) -> bool:
-        """Whether the model still has these modules at these places."""
-        return list(_module_ids(self.model)) == self._ids
+        """Whether the model still has these modules at these places, and weights of these dtypes."""
+        return list(_module_ids(self.model)) == self._ids and self._dtypes() == self._kinds
+
+    def _dtypes(self) -> set[str]:
+        return {
+            str(value.dtype)
+            for node in self.by_path.values()
+            for value in node.module.values()
+            if isinstance(value, mx.array)
+        }
 
     def children(self, path: str) -> list[str]:
         """Paths below `path`, at any depth."""

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ...core.numeric import plain
 from ...weights import SAEWeights
 from ..base import Backend, Optimizer
 from ..host.fork import in_children
 from . import backward as gradients
 from . import decoding, encoding, pairs, training
+from .devices import find_device
 
 
 class TorchBackend:
@@ -21,7 +23,7 @@ class TorchBackend:
     array_type = torch.Tensor
 
     def put(self, x: np.ndarray, like: torch.Tensor | None = None) -> torch.Tensor:
-        tensor = torch.tensor(x)  # a copy: NumPy's memory is not shared
+        tensor = torch.tensor(plain(x))  # a copy: NumPy's memory is not shared
         return tensor if like is None else self.cast(tensor, like)
 
     def get(self, x: torch.Tensor) -> np.ndarray:
@@ -71,10 +73,13 @@ class TorchBackend:
     # -- sparse autoencoders ------------------------------------------------------------------
 
     def put_beside(self, x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(x, device=like.device)
+        return torch.tensor(plain(x), device=like.device)
 
     def view(self, x: torch.Tensor) -> np.ndarray | None:
         return x.detach().numpy() if x.device.type == "cpu" else None
+
+    def check_device(self, device: str | None) -> None:
+        find_device(device)
 
     def device(self, x: torch.Tensor) -> str:
         return str(x.device)

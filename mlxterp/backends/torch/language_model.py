@@ -72,7 +72,7 @@ class TorchLanguageModel:
         self._shape = self._measure()
 
     def refresh(self) -> bool:
-        """Reads the modules again if some were replaced since (LoRA, quantizing); whether they were."""
+        """Reads the modules again if some were replaced (LoRA, quantizing), or the model cast or moved; whether so."""
         if self.tree.holds():
             return False
         self._read()
@@ -384,6 +384,7 @@ class TorchLanguageModel:
         Raises:
             ComponentError: The model's residual stream is more than one vector per position.
         """
+        self.refresh()  # what blocks put out has the dtype of the weights
         given: dict[str, Any] = {}
         for path, out in self._shape.block_outputs.items():
             first = first_tensor(out)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from ...core.sites import ATTENTION_PORTS, Site
@@ -37,15 +38,18 @@ class ModuleTree:
             parent = self.by_path[path.rpartition(".")[0]] if path else None
             node = self.by_path[path] = Node(path, module, parent)
             self.nodes.setdefault(id(module), []).append(node)
-        self._ids = self._module_ids()
+        self._ids, self._kinds = self._module_ids(), self._places()
         self.every: list[nn.Module] = list({id(n.module): n.module for n in self.by_path.values()}.values())
         """Each module once."""
         self.modules: list[nn.Module] = self._callable(self.by_path)
         """Each module that can be called, once."""
 
     def holds(self) -> bool:
-        """Whether the model still has these modules at these places."""
-        return self._module_ids() == self._ids
+        """Whether the model still has these modules at these places, and weights of these dtypes on these devices."""
+        return self._module_ids() == self._ids and self._places() == self._kinds
+
+    def _places(self) -> set[tuple[torch.dtype, torch.device]]:
+        return {(weight.dtype, weight.device) for weight in self.model.parameters()}
 
     def _module_ids(self) -> list[tuple[str, int]]:
         return [(path, id(m)) for path, m in self.model.named_modules(remove_duplicate=False)]
