@@ -36,9 +36,9 @@ export async function list(main, { q }) {
     filters.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away',
       onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, filterName(k, v), ' ×')),
     count, filters.length ? null : h('small.hint', null,
-      'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')),
+      'A row is a feature: tokens it is active on, and where it is strongest. Click one; ? shows keys.')),
     h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
-  const told = `${panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ')} features`;
+  const told = `${panes.map((one) => `${num(one.ids.length)} of ${num(one.s.n)}`).join(' · ')} features`;
   count.textContent = told;
   if (panes.some((one) => one.ids.length && q.get('q') && searched(one.s.t, one.s.names, q.get('q')).loosely)) {
     put(count, '; none fits all of the search, these come near');
