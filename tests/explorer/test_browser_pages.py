@@ -356,7 +356,10 @@ def test_steer_offers_what_was_looked_at(opened: Page, shown: Shown):
 
 def test_a_feature_without_an_explanation_says_what_it_fires_on(opened: Page, shown: Shown):
     told = [{"text": HOSTILE, "source": "token list of 5", "confidence": None, "scores": {}}]
-    opened.page.route(re.compile("/explain/5$"), lambda route: route.fulfill(json=told))
+    body = json.dumps(told)
+    opened.page.route(
+        re.compile("/explain/5$"), lambda route: route.fulfill(content_type="application/json", body=body)
+    )
     page = opened.open(shown.at("feature/5"))
     said = page.locator("[aria-label=Explanations] li")
     said.wait_for()
