@@ -346,6 +346,16 @@ def test_a_number_in_the_search_leaves_the_keys_to_the_feature(opened: Page, sho
     opened.ready(f"/steer?e=0:{BALL}")
 
 
+def test_another_search_begins_at_its_top(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list"))
+    last = whole_list(page, "q=the")[-1]
+    opened.open(shown.at(f"feature/{last}"))
+    page.get_by_role("searchbox").fill("the")
+    page.keyboard.press("Enter")
+    opened.ready("/list?q=the")
+    assert page.evaluate("document.querySelector('.rows').scrollTop") == 0
+
+
 def test_steer_offers_what_was_looked_at(opened: Page, shown: Shown):
     page = opened.open(shown.at(f"feature/{BALL}"))
     page.get_by_role("link", name="Steer", exact=True).click()

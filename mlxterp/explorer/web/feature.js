@@ -16,7 +16,7 @@ export async function feature(main, { args, q }) {
     return {};
   }
   document.title = `Feature ${f} · mlxterp`;
-  visited(s.id, f);
+  visited(s.id, f, changed(q, { src: sourceParam(s) }));
   const waiting = h('p.loading', null, `Feature ${f} …`);
   put(main, waiting);
   const x = await fetched(s.id, f).finally(() => waiting.remove());

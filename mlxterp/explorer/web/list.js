@@ -8,7 +8,8 @@ import {link, changed, go, remember, remembered} from './route.js';
 
 const ROW = 54;
 const seen = {};
-export function visited(src, f) { seen[src] = f; looked(src, f); }
+// Back in the same list it is marked; another search begins at its top.
+export function visited(src, f, q) { seen[src] = { f, list: String(q) }; looked(src, f); }
 
 export async function list(main, { q }) {
   const { sources } = await about(), asked = q.get('src') || '';
@@ -183,7 +184,7 @@ function pane(s, q, narrow) {
     begin() {
       const { top, at: kept } = remembered();
       if (top != null) { box.scrollTop = top; at = kept ?? -1; draw(); if (at >= 0) box.focus({ preventScroll: true }); return; }
-      const back = seen[s.id] == null ? -1 : ids.indexOf(seen[s.id]);
+      const back = seen[s.id]?.list === String(own) ? ids.indexOf(seen[s.id].f) : -1;
       draw();
       if (back >= 0) { box.scrollTop = back * ROW - box.clientHeight / 2; select(back); }
     },
