@@ -346,6 +346,16 @@ def test_a_number_in_the_search_leaves_the_keys_to_the_feature(opened: Page, sho
     opened.ready(f"/steer?e=0:{BALL}")
 
 
+def test_another_search_begins_at_its_top(opened: Page, shown: Shown):
+    page = opened.open(shown.at("list"))
+    last = whole_list(page, "q=the")[-1]
+    opened.open(shown.at(f"feature/{last}"))
+    page.get_by_role("searchbox").fill("the")
+    page.keyboard.press("Enter")
+    opened.ready("/list?q=the")
+    assert page.evaluate("document.querySelector('.rows').scrollTop") == 0
+
+
 def test_steer_offers_what_was_looked_at(opened: Page, shown: Shown):
     page = opened.open(shown.at(f"feature/{BALL}"))
     page.get_by_role("link", name="Steer", exact=True).click()
@@ -355,13 +365,17 @@ def test_steer_offers_what_was_looked_at(opened: Page, shown: Shown):
 
 
 def test_a_feature_without_an_explanation_says_what_it_fires_on(opened: Page, shown: Shown):
-    index = shown.index
-    several = [f for f in range(index.d_hidden) if 16 <= index.stats(f).n_texts <= 20][:9]
-    told = index.explain(several, verbose=False)[0]
-    page = opened.open(shown.at(f"feature/{told.feature_id}"))
+    told = [{"text": HOSTILE, "source": "token list of 5", "confidence": None, "scores": {}}]
+    body = json.dumps(told)
+    opened.page.route(
+        re.compile("/explain/5$"), lambda route: route.fulfill(content_type="application/json", body=body)
+    )
+    page = opened.open(shown.at("feature/5"))
     said = page.locator("[aria-label=Explanations] li")
     said.wait_for()
-    assert told.text in said.inner_text() and "not scored" in said.inner_text()
+    assert "alert(1)" in said.inner_text() and "token list of 5, not scored" in said.inner_text()
+    opened.open(shown.at(f"feature/{BALL}"))
+    page.wait_for_selector("text=active in too few texts")
 
 
 # -- 13, 14 -----------------------------------------------------------------------------------------

@@ -7,11 +7,16 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlxterp.demo.choosing import short_stories
+from mlxterp.explorer import answers
+from mlxterp.explorer.label_file import LabelFile
+from mlxterp.explorer.shown_index import ShownIndex
 from tests.explorer.client import Client
 from tests.explorer.conftest import BALL, Shown
 
@@ -205,3 +210,23 @@ def test_about_names_every_index(client: Client, shown: Shown):
     ]
     assert said["live"] and said["writable"] and said["sources"][0]["map"] and not said["sources"][1]["map"]
     assert said["excluded"] == shown.index.excluded and said["positions"] == 256
+
+
+def test_a_feature_without_an_explanation_is_explained_as_python_does_where_its_texts_are_enough(
+    client: Client, shown: Shown, tmp_path: Path
+):
+    assert client.said(f"0/explain/{BALL}") == []
+    demo = shown.demo
+    index = demo.model.build_index(demo.sae, short_stories(demo)[:40], tmp_path / "more", verbose=False)
+    often = next(f for f in range(index.d_hidden) if 20 <= index.stats(f).n_texts <= 30)
+    [expected] = index.explain(often, verbose=False)
+    [told] = answers.explained(ShownIndex(0, index, LabelFile(index, None, True)), often)
+    assert (told["text"], told["source"], told["scores"]) == (expected.text, expected.source, {})
+    assert not demo.sae.concepts.explanations
+
+
+def test_a_page_that_asks_quietly_gets_the_same_refusal_as_an_answer(client: Client):
+    loud, quiet = client.get("0/feature/99999"), client.get("0/feature/99999", **{"x-mlxterp-quiet": "1"})
+    assert (loud.status_code, quiet.status_code) == (404, 200)
+    assert quiet.headers["x-mlxterp-status"] == "404"
+    assert quiet.json() == loud.json()

@@ -57,7 +57,7 @@ function matching(t, names, query, loosely) {
     for (const [id, text] of lowered(t)) {
       if (text === word) ids.set(id, 1);
       else if (!exact && text.startsWith(word)) ids.set(id, 0.5);
-      else if (loosely && !exact && text.length > 2 && word.startsWith(text)) ids.set(id, 0.1);
+      else if (loosely && !exact && text.length > 2 && word.startsWith(text)) ids.set(id, 0.5 * text.length / word.length);
     }
     if (ids.size) {
       for (let f = 0; f < t.d; f++) for (let j = f * t.most, end = j + t.most; j < end; j++) {

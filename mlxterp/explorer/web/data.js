@@ -84,11 +84,11 @@ async function unzipped(packed) {
 const filed = async (name) => JSON.parse(new TextDecoder().decode(await shard(name)));
 // Features lie in files of 256, with their strings as numbers.
 const inShard = (src, f) => once(`of ${src} ${f}`, async () => {
+  const { features: some } = (await about()).sources.find((one) => one.id === src) || {};
+  if (some && !some.includes(f)) throw new Error(`Feature ${f} is not in this folder: it was written for some features only.`);
   const { strings, features } = await once(`shard ${src} ${f >> 8}`, () => filed(`${src}/${f >> 8}`));
   forgotten('shard', MOST_SHARDS);
-  const packed = features[f];
-  if (!packed) throw new Error(`Feature ${f} is not in this folder: it was written for some features only.`);
-  return opened(packed, strings, await table(src), f);
+  return opened(features[f], strings, await table(src), f);
 });
 
 function opened(x, strings, t, f) {

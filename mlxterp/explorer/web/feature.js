@@ -16,7 +16,7 @@ export async function feature(main, { args, q }) {
     return {};
   }
   document.title = `Feature ${f} · mlxterp`;
-  visited(s.id, f);
+  visited(s.id, f, changed(q, { src: sourceParam(s) }));
   const waiting = h('p.loading', null, `Feature ${f} …`);
   put(main, waiting);
   const x = await fetched(s.id, f).finally(() => waiting.remove());
@@ -38,7 +38,7 @@ export async function feature(main, { args, q }) {
       h('a', { href: link('list', [], own) }, 'list', key('u')), h('a', { href: steer }, 'steer it', key('s')),
       h('a', { href: compare }, 'compare it', key('c')),
       h('a', { href: to(ids[Math.floor(Math.random() * ids.length)] ?? f) }, 'random', key('r'))),
-    h('h1', null, `Feature ${f} `, namer(s, f)),
+    h('h1', null, `Feature ${f} `, s.first ? null : h('small', null, s.name, ' '), namer(s, f)),
     said,
     h('dl.stats', null, [['density', pct(x.density)], ['active on', `${num(x.count)} of ${num(s.t.tokens)} tokens`, 'Tokens on which it is active, of all in the index'],
       ['texts', num(x.texts)], ['mean', num(x.mean)], ['max', num(x.max)],

@@ -8,7 +8,8 @@ import {link, changed, go, remember, remembered} from './route.js';
 
 const ROW = 54;
 const seen = {};
-export function visited(src, f) { seen[src] = f; looked(src, f); }
+// Back in the same list it is marked; another search begins at its top.
+export function visited(src, f, q) { seen[src] = { f, list: String(q) }; looked(src, f); }
 
 export async function list(main, { q }) {
   const { sources } = await about(), asked = q.get('src') || '';
@@ -36,9 +37,9 @@ export async function list(main, { q }) {
     filters.map(([k, v]) => h('button.chip', { type: 'button', title: 'Take this filter away',
       onclick: () => { if (k === 'q') $('#q').value = ''; change({ [k]: '' }); } }, filterName(k, v), ' ×')),
     count, filters.length ? null : h('small.hint', null,
-      'A row is a feature: tokens it is active on, and the place where it is strongest. Click one; ? shows keys.')),
+      'A row is a feature: tokens it is active on, and where it is strongest. Click one; ? shows keys.')),
     h(`div.panes${panes.length > 1 ? '.several' : ''}`, null, panes.map((one) => one.element)));
-  const told = `${panes.map((one) => `${num(one.ids.length)} of ${num(one.s.t.d)}`).join(' · ')} features`;
+  const told = `${panes.map((one) => `${num(one.ids.length)} of ${num(one.s.n)}`).join(' · ')} features`;
   count.textContent = told;
   if (panes.some((one) => one.ids.length && q.get('q') && searched(one.s.t, one.s.names, q.get('q')).loosely)) {
     put(count, '; none fits all of the search, these come near');
@@ -183,7 +184,7 @@ function pane(s, q, narrow) {
     begin() {
       const { top, at: kept } = remembered();
       if (top != null) { box.scrollTop = top; at = kept ?? -1; draw(); if (at >= 0) box.focus({ preventScroll: true }); return; }
-      const back = seen[s.id] == null ? -1 : ids.indexOf(seen[s.id]);
+      const back = seen[s.id]?.list === String(own) ? ids.indexOf(seen[s.id].f) : -1;
       draw();
       if (back >= 0) { box.scrollTop = back * ROW - box.clientHeight / 2; select(back); }
     },

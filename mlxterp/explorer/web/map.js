@@ -16,7 +16,7 @@ export async function map(main, { q }) {
     return {};
   }
   const xy = t.map, points = [];
-  for (let f = 0; f < t.d; f++) if (Number.isFinite(xy[2 * f]) && Number.isFinite(xy[2 * f + 1])) points.push(f);
+  for (let f = 0; f < t.d; f++) if ((!s.only || s.only.has(f)) && Number.isFinite(xy[2 * f]) && Number.isFinite(xy[2 * f + 1])) points.push(f);
   const low = [0, 1].map((k) => points.reduce((m, f) => Math.min(m, xy[2 * f + k]), Infinity)),
     high = [0, 1].map((k) => points.reduce((m, f) => Math.max(m, xy[2 * f + k]), -Infinity));
   const middle = [0, 1].map((k) => (low[k] + high[k]) / 2), span = Math.max(high[0] - low[0], high[1] - low[1]) || 1;
@@ -117,7 +117,7 @@ export async function map(main, { q }) {
     if (chosen) {
       put(told, `${num(chosen.size)} chosen `, h('a.button', { href: link('list', [], own()) }, 'List them'), ' ',
         h('button', { type: 'button', onclick: () => go('map', [], query({ lasso: '' })) }, 'Clear (esc)'));
-    } else put(told, `${num(points.length)} of ${num(t.d)} features; near ones have similar directions. Click one, or draw round some to list them.`);
+    } else put(told, `${num(points.length)} of ${num(s.n)} features; near ones have similar directions. Click one, or draw round some to list them.`);
     say(told.textContent);
   }
   function close() {

@@ -5,13 +5,13 @@ import {chips, order} from './columns.js';
 import {code} from './tokens.js';
 import {link, changed} from './route.js';
 
-// Everything about one SAE that a page needs: {id, name, …, t: its table, names}.
+// Everything about one SAE that a page needs: {id, name, …, t: its table, names, n: how many features are shown}.
 export async function source(id) {
   const { sources } = await about();
   const found = id ? sources.find((one) => one.id === id) : sources[0];
   if (!found) throw Object.assign(new Error(`There is no SAE ${id} here: ${num(sources.length)} are shown, numbered from 0.`), { status: 404 });
-  return { ...found, first: found === sources[0], writable: found.writable || isSite, only: found.features && new Set(found.features),
-    t: await table(found.id), names: await names(found.id) };
+  const t = await table(found.id), only = found.features && new Set(found.features);
+  return { ...found, first: found === sources[0], writable: found.writable || isSite, only, n: only?.size ?? t.d, t, names: await names(found.id) };
 }
 export const sourceParam = (s) => (s.first ? '' : s.id);
 

@@ -112,8 +112,8 @@ export async function steer(main, { q }) {
       figure.title = `exp(${loss}): how surprising the unsteered model finds prompt and continuation`;
     } else if (told.error) { tell(told.error, true); main.dataset.state = 'failed'; }
     else if (told.done) {
-      status.textContent = `${told.pieces} pieces in ${num(told.seconds)} s.`;
-      main.dataset.state = 'done';
+      tell(`${told.pieces} pieces in ${num(told.seconds)} s${told.stopped ? ', then the explorer was stopped' : ''}.`, told.stopped);
+      main.dataset.state = told.stopped ? 'failed' : 'done';
       say('Done');
     }
   }
