@@ -378,7 +378,7 @@ class AttributionGraph(LinesView):
             index: A `FeatureIndex` of a transcoder, several, or {layer: index}: cards and labels of the features.
             measure: Measure what taking each feature on the page away does to the outputs, with attention and norms
                 held and live, beside what the graph predicts. Not of a graph from a file.
-            steer: `explorer.steer_address` of `explorer = index.serve(others=…)`: pinned features of the indexes lead
+            steer: The method `steer_address` of `index.serve(others=…)`: pinned features of the indexes lead
                 to its steer page, as long as it runs. The page then holds the explorer's key: keep it to yourself.
 
         Raises:

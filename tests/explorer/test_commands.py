@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -68,17 +70,18 @@ def test_the_demo_is_not_an_index_that_is_named(says, more: list[str]):
     assert status == 2 and "--demo" in err
 
 
-def test_serve_answers_until_it_is_stopped(shown: Shown, capsys: pytest.CaptureFixture[str]):
+def test_serve_answers_until_it_is_stopped(shown: Shown, monkeypatch: pytest.MonkeyPatch):
     ended: list[int] = []
     paths = [str(shown.other.path), "--with", str(shown.other.path)]
     arguments = ["serve", *paths, "--no-open", "--port", "0", "--read-only"]
+    told = io.StringIO()  # capsys loses what is written while it is read
+    monkeypatch.setattr("sys.stdout", told)
     thread = threading.Thread(target=lambda: ended.append(main(arguments)))
     thread.start()
-    told = ""
-    while "http://" not in told:
-        told += capsys.readouterr().out
+    while "http://" not in told.getvalue():
         assert thread.is_alive()
-    url = next(line for line in told.splitlines() if line.startswith("http://"))
+        time.sleep(0.01)
+    url = next(line for line in told.getvalue().splitlines() if line.startswith("http://"))
     with Client(url) as client:
         said = client.said("about")
         assert [one["name"] for one in said["sources"]] == ["other", "other"]
