@@ -57,7 +57,9 @@ class ExampleReader:
             part = ranked.take(slice(first, first + size))
             low, high = self._reader.spans(part.text_ids, part.positions, SAME, SAME)
             around = (tokens.tobytes() for tokens in self._reader.tokens(low.tolist(), high.tolist()))
-            yield from zip(part.prefixes.tolist(), np.minimum(part.positions, SAME).tolist(), around, strict=True)
+            yield from zip(
+                part.prefixes.tolist(), np.minimum(part.positions, SAME).tolist(), around, strict=True
+            )
             first, size = first + size, 2 * size
 
     def _made(
