@@ -81,6 +81,6 @@ class ExampleReader:
         pieces_of = self._spelled(tokens, starts, place)
         rows = zip(texts, where, chosen.values.tolist(), pieces_of, around, starts, strict=True)
         return [
-            FeatureExample(feature_id, text, *at, value, pieces, activations, start)
-            for text, at, value, pieces, activations, start in rows
+            FeatureExample(feature_id, text, text_id, position, value, pieces, activations, start)
+            for text, (text_id, position), value, pieces, activations, start in rows
         ]
