@@ -18,6 +18,8 @@ from .summary import open_shard
 
 _FEW_RUNS = 64
 """Runs that are taken token by token: what looks at whole runs costs more to set up."""
+_NEAR = 7
+"""Bits of a token's number that are looked up by going on from piece to piece."""
 _REMEMBERED = 1 << 20
 """Firings of a feature that are kept for the next question."""
 
@@ -174,7 +176,18 @@ class Reader:
     def texts_of(self, rows: np.ndarray) -> np.ndarray:
         """int64: the text of each of some tokens, as all shards count them."""
         texts, begins, _ = self._layout
-        return texts[begins.searchsorted(rows, side="right") - 1]
+        piece = self._near[rows >> _NEAR]
+        left = np.flatnonzero(begins[piece + 1] <= rows)
+        while len(left):  # a look at the next piece is less than a search among all
+            piece[left] += 1
+            left = left[begins[piece[left] + 1] <= rows[left]]
+        return texts[piece]
+
+    @cached_property
+    def _near(self) -> np.ndarray:
+        """int64: the piece of every 2^_NEAR-th token."""
+        begins = self._layout[1]
+        return begins.searchsorted(np.arange(0, begins[-1] + 1, 1 << _NEAR), side="right") - 1
 
     @cached_property
     def shared(self) -> np.ndarray:
