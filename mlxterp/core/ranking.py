@@ -35,7 +35,7 @@ class Firings:
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self, rows: np.ndarray) -> Firings:
+    def take(self, rows: np.ndarray | slice) -> Firings:
         """The given rows, in the given order."""
         return Firings(self.text_ids[rows], self.positions[rows], self.values[rows], self.prefixes[rows])
 

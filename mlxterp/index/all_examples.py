@@ -147,11 +147,16 @@ class AllExamples(PublicNames):
             yield from self._made(block, slice(first, first + _AT_ONCE))
 
     def _made(self, block: ExampleBlock, part: slice) -> Iterator[FeatureExample]:
-        token_ids, activations, starts = block.token_ids[part], block.activations[part], block.start[part].tolist()
-        where = list(zip(*(column[part].tolist() for column in (block.feature_id, block.text_id, block.position)), strict=True))
+        token_ids, activations, starts = (
+            block.token_ids[part],
+            block.activations[part],
+            block.start[part].tolist(),
+        )
+        columns = block.feature_id, block.text_id, block.position
+        where = list(zip(*(column[part].tolist() for column in columns), strict=True))
         inside = token_ids != OUTSIDE
-        windows = [ids[own] for ids, own in zip(token_ids, inside)]
-        around = [values[own] for values, own in zip(activations, inside)]
+        windows = [ids[own] for ids, own in zip(token_ids, inside, strict=True)]
+        around = [values[own] for values, own in zip(activations, inside, strict=True)]
 
         def place(row: int) -> Place:
             feature, text_id, position = where[row]

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.ranking import CLOSE, strongest_of_rows
-from .examples import SAME, distinct
-from .excerpts import Excerpts
-from .figures import changes, positions_of, texts_of
+from .examples import SAME
+from .figures import changes
 from .reading import Reader
 from .sweep import FeatureRange, feature_ranges
 
 _PAIRS = 1 << 19
 """Firings whose examples are held at once."""
-_MIXED = np.uint64(0x9E3779B97F4A7C15)
+_MIXED, _SCATTER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -70,117 +69,113 @@ def example_blocks(reader: Reader, d_hidden: int, n: int, before: int, after: in
 
 
 class _Block:
-    """The firings of a range of features, those of a text next to each other."""
+    """The firings of a range of features."""
 
     def __init__(self, reader: Reader, firings: FeatureRange):
         self._reader, self._firings = reader, firings
-        self._feature, self._values = firings.feature, firings.values()
-        self._texts = texts_of(firings, reader.first_texts)
-        self._positions = positions_of(firings)
-        self._prefixes = firings.prefixes()
-        self._settled = _without_rounding(self._feature, self._prefixes, self._values)
-        self._peaks = _peaks(self._feature, self._texts, np.abs(self._settled))
-        counts = np.bincount(self._feature[self._peaks], minlength=firings.n_features)
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._rows, self._values = firings.rows(reader.starts), firings.values()
+        self._settled = self._without_rounding()
 
     def examples(self, n: int, before: int, after: int) -> ExampleBlock:
         """The first n of each feature."""
-        found, waiting, size = [], np.arange(self._firings.n_features), n + n // 4 + 4
+        first, size, waiting = self._firings.first, n + n // 4 + 4, np.arange(self._firings.n_features)
+        feature, at = np.zeros(0, np.int64), np.zeros(0, np.int64)
         while len(waiting):
-            chosen, waiting = self._chosen(waiting, n, size)
-            found.append(chosen)
-            size *= 4
-        at = np.concatenate([np.zeros(0, np.int64), *found])
-        at = at[np.argsort(self._feature[at], kind="stable")]
-        feature = self._feature[at]
-        around = self._reader.excerpts(self._texts[at], self._positions[at], before, after)
+            row, chosen, short = self._chosen(waiting, n, size)
+            feature, at = np.append(feature, waiting[row]), np.append(at, chosen)
+            waiting, size = waiting[short], 4 * size
+        order = np.argsort(feature, kind="stable")
+        feature, at = feature[order], at[order]
+        counts = np.bincount(feature, minlength=self._firings.n_features)
+        rank = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows, texts = self._rows[at], self._reader.texts_of(self._rows[at])
+        positions = rows - self._reader.text_begins[texts]
+        low, high = self._reader.spans(texts, positions, before, after)
         return ExampleBlock(
-            self._firings.first, self._firings.first + self._firings.n_features, feature + self._firings.first,
-            np.arange(len(at)) - np.searchsorted(feature, feature), self._texts[at], self._positions[at],
-            self._settled[at], before, around.ids, self._activations(at, before, after),
+            first, first + self._firings.n_features, feature + first, rank, texts, positions, self._settled[at],
+            before, self._reader.excerpts(rows, low, high, before, after),
+            self._activations(feature, at, low, high, before, after),
         )  # fmt: skip
 
-    def _chosen(self, features: np.ndarray, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Firings of the examples of some features, by feature and rank; and the features that need more places.
+    def _without_rounding(self) -> np.ndarray:
+        """float32: activations as `core.ranking.Firings.without_rounding` settles them for each feature."""
+        again = np.flatnonzero(self._firings.gathered(bool, self._begin_another))
+        feature = self._firings.indptr.searchsorted(again, side="right") - 1
+        _, first = _first_of_each(feature, self._reader.prefixes(self._rows[again]))
+        own, earliest = self._values[again], self._values[again[first]]
+        settled = self._values.copy()
+        settled[again] = np.where(np.abs(own - earliest) <= CLOSE * np.abs(earliest), earliest, own)
+        return settled
+
+    def _begin_another(self, number: int, pairs: slice) -> np.ndarray:
+        """bool: whether the text up to and including each token may begin another text too."""
+        shard = self._firings.shards[number]
+        found = np.zeros(shard.n_tokens, dtype=bool)
+        found[self._reader.shared_rows(number)] = True
+        return found[shard.rows[pairs]]
+
+    def _chosen(self, features: np.ndarray, n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of some features the examples, by feature and rank: whose each is, counted among them, and its firing; and
+        bool, whether a feature needs more places.
 
         Args:
             size: Places of each that are looked at.
         """
-        counts = np.diff(self._starts)[features]
+        indptr = self._firings.indptr
+        counts = np.diff(indptr)[features]
         starts = np.concatenate([[0], np.cumsum(counts)])
-        peaks = self._peaks[np.repeat(self._starts[features] - starts[:-1], counts) + np.arange(starts[-1])]
-        row, _, place = strongest_of_rows(starts, self._settled[peaks], size)
-        at = peaks[place]
+        pairs = np.repeat(indptr[features] - starts[:-1], counts) + np.arange(starts[-1])
+        row, _, place = strongest_of_rows(starts, self._settled[pairs], size)
+        at = pairs[place]
         kept = self._distinct(row, at)
-        begins, so_far = np.searchsorted(row, row), np.cumsum(kept)
-        kept &= so_far - so_far[begins] + kept[begins] <= n
-        got = np.bincount(row[kept], minlength=len(features))
+        row, at = row[kept], at[kept]
+        got = np.bincount(row, minlength=len(features))
         short = (got < n) & (counts > size)
-        return at[kept & ~short[row]], features[short]
+        first_n = np.arange(len(row)) - np.repeat(np.cumsum(got) - got, got) < n
+        kept = first_n & ~short[row]
+        return row[kept], at[kept], short
 
     def _distinct(self, row: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """bool: the places that differ from those before them in their row, as `examples.distinct` says."""
-        kept = np.zeros(len(row), dtype=bool)
-        first = np.flatnonzero(_first_of_each(row, self._prefixes[at])[0])
-        around = self._reader.excerpts(self._texts[at[first]], self._positions[at[first]], SAME, SAME)
-        key = _mixed(around.ids)
-        new, earliest = _first_of_each(row[first], key)
-        kept[first[new]] = True
-        collide = (around.ids != around.ids[earliest]).any(axis=1)
-        for feature in np.unique(row[first[collide]]).tolist():  # two windows with one hash
-            part = np.flatnonzero(row == feature)
-            kept[part] = False
-            kept[part[self._plainly(at[part])]] = True
-        return kept
+        """int64: the places that are the first of their text and differ from those before them in their row, as
+        `examples.distinct` says.
 
-    def _plainly(self, at: np.ndarray) -> list[int]:
-        around: Excerpts = self._reader.excerpts(self._texts[at], self._positions[at], SAME, SAME)
-        return list(distinct(self._prefixes[at].tolist(), around.same_where(), len(at)))
+        Args:
+            row: Of each place, ascending.
+            at: Firings, by strength.
+        """
+        rows = self._rows[at]
+        texts = self._reader.texts_of(rows)
+        kept = np.flatnonzero(_first_of_each(row, texts.astype(np.uint64))[0])
+        positions = rows - self._reader.text_begins[texts]
+        again = kept[positions[kept] < self._reader.shared[texts[kept]]]
+        repeated = again[~_first_of_each(row[again], self._reader.prefixes(rows[again]))[0]]
+        kept = np.setdiff1d(kept, repeated, assume_unique=True)
+        low, high = self._reader.spans(texts[kept], positions[kept], SAME, SAME)
+        around = self._reader.excerpts(rows[kept], low, high, SAME, SAME)
+        new, earliest = _first_of_each(row[kept], _mixed(around))
+        again = np.flatnonzero(~new)
+        if np.array_equal(around[again], around[earliest[again]]):
+            return kept[new]
+        known = np.unique(around, axis=0, return_inverse=True)[1]  # two windows have one hash
+        return kept[_first_of_each(row[kept], known.astype(np.uint64).ravel())[0]]
 
-    def _activations(self, at: np.ndarray, before: int, after: int) -> np.ndarray:
+    def _activations(
+        self, feature: np.ndarray, at: np.ndarray, low: np.ndarray, high: np.ndarray, before: int, after: int
+    ) -> np.ndarray:
         """float32, (m, before + 1 + after): activations around firings, from those beside them."""
         found = np.zeros((len(at), before + 1 + after), dtype=np.float32)
         found[:, before] = self._values[at]
-        for direction, reach in ((-1, before), (1, after)):
+        indptr, own = self._firings.indptr, self._rows[at]
+        for direction, ends in ((-1, indptr[feature]), (1, indptr[feature + 1] - 1)):
             rows, near = np.arange(len(at)), at
-            for _ in range(reach):
-                near = near + direction
-                inside = (near >= 0) & (near < len(self._values))
-                rows, near = rows[inside], near[inside]
-                own = at[rows]
-                apart = self._positions[near] - self._positions[own]
-                same = (self._feature[near] == self._feature[own]) & (self._texts[near] == self._texts[own])
-                same &= np.abs(apart) <= reach
-                rows, near, apart = rows[same], near[same], apart[same]
-                if not len(rows):
-                    break
-                found[rows, before + apart] = self._values[near]
+            while len(rows):
+                more = near != ends[rows]  # of the feature
+                rows, near = rows[more], near[more] + direction
+                place = self._rows[near]
+                inside = (place >= low[rows]) & (place < high[rows])
+                rows, near, place = rows[inside], near[inside], place[inside]
+                found[rows, before + place - own[rows]] = self._values[near]
         return found
-
-
-def _peaks(feature: np.ndarray, texts: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """int64: of the firings of a feature in a text the strongest, among equals the first."""
-    first = np.flatnonzero(changes(feature, texts))
-    if not len(first):
-        return first
-    group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(feature))))
-    hits = np.flatnonzero(strength == np.maximum.reduceat(strength, first)[group])
-    return hits[changes(group[hits], group[hits])]
-
-
-def _without_rounding(feature: np.ndarray, prefixes: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """float32: activations as `core.ranking.Firings.without_rounding` settles them for each feature."""
-    mixed = prefixes * _MIXED + feature.astype(np.uint64)
-    ordered = np.sort(mixed)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(twice):
-        return values
-    members = np.flatnonzero(_among(mixed, twice))
-    _, first = _first_of_each(feature[members], prefixes[members])
-    earliest, own = values[members[first]], values[members]
-    settled = values.copy()
-    settled[members] = np.where(np.abs(own - earliest) <= CLOSE * np.abs(earliest), earliest, own)
-    return settled
 
 
 def _first_of_each(row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,36 +183,26 @@ def _first_of_each(row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Args:
         row: Not negative.
-        key: uint64: hashes, mostly.
+        key: uint64.
     """
-    bits = np.uint64(64 - int(row.max(initial=0)).bit_length())
-    short = row.astype(np.uint64) << bits | key >> np.uint64(64) - bits if bits < 64 else key
-    order = np.argsort(short)  # one number for each, of the row and the key's upper bits
-    starts = np.flatnonzero(changes(short[order], short[order]))
-    earliest = np.minimum.reduceat(order, starts) if len(starts) else order
-    which = np.empty(len(row), dtype=np.int64)
-    which[order] = np.repeat(earliest, np.diff(np.append(starts, len(row))))
-    if (key != key[which]).any():  # the lower bits tell some apart
-        return _plainly_first(row, key)
-    first = np.zeros(len(row), dtype=bool)
-    first[earliest] = True
-    return first, which
+    number = np.arange(len(row))
+    bits = (4 * len(row)).bit_length()
+    slot = ((key + row.astype(np.uint64) * _SCATTER) * _MIXED >> np.uint64(64 - bits)).astype(np.int64)
+    holder = np.empty(1 << bits, dtype=np.int32)
+    holder[slot[::-1]] = number[::-1]  # the first of each slot is written last, and stays
+    which = holder[slot].astype(np.int64)
+    other = np.flatnonzero((key != key[which]) | (row != row[which]))
+    which[other] = other[_plainly_first(row[other], key[other])]  # those whose slot another key holds
+    return which == number, which
 
 
-def _plainly_first(row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `_first_of_each`, of any keys."""
+def _plainly_first(row: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """int64, (n,): which is the first with the same row and key."""
     order = np.lexsort((key, row))  # stable
     new = changes(row[order], key[order])
-    first = np.zeros(len(row), dtype=bool)
-    first[order[new]] = True
     which = np.empty(len(row), dtype=np.int64)
     which[order] = np.repeat(order[new], np.diff(np.append(np.flatnonzero(new), len(row))))
-    return first, which
-
-
-def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return ordered[places] == values
+    return which
 
 
 def _mixed(ids: np.ndarray) -> np.ndarray:

@@ -57,7 +57,9 @@ class ExampleReader:
             part = ranked.take(slice(first, first + size))
             low, high = self._reader.spans(part.text_ids, part.positions, SAME, SAME)
             around = (tokens.tobytes() for tokens in self._reader.tokens(low.tolist(), high.tolist()))
-            yield from zip(part.prefixes.tolist(), np.minimum(part.positions, SAME).tolist(), around, strict=True)
+            yield from zip(
+                part.prefixes.tolist(), np.minimum(part.positions, SAME).tolist(), around, strict=True
+            )
             first, size = first + size, 2 * size
 
     def _made(
@@ -79,6 +81,6 @@ class ExampleReader:
         pieces_of = self._spelled(tokens, starts, place)
         rows = zip(texts, where, chosen.values.tolist(), pieces_of, around, starts, strict=True)
         return [
-            FeatureExample(feature_id, text, *at, value, pieces, activations, start)
-            for text, at, value, pieces, activations, start in rows
+            FeatureExample(feature_id, text, text_id, position, value, pieces, activations, start)
+            for text, (text_id, position), value, pieces, activations, start in rows
         ]

@@ -1,37 +1,15 @@
-"""The tokens around many places of an index's texts, read at once, and the firings of a feature by rank.
-
-`Answers.examples` and `all_examples` make examples of them.
-"""
+"""The firings of a feature by rank, and what stands around some of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..core.ranking import Firings
-from .examples import SAME, Window
 
 OUTSIDE = -1
-"""Stands in `Excerpts.ids` where there is no token."""
-_TEXT = 32
-"""Bits of a position, where text and position are one number."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Excerpts:
-    """Token ids around places, each row by itself; a row ends where its text does.
-
-    Attributes:
-        positions: int64, (n,): the position of each place in its text.
-        ids: int32, (n, before + 1 + after): `OUTSIDE` beyond the text.
-        before: Tokens before each place.
-    """
-
-    positions: np.ndarray
-    ids: np.ndarray
-    before: int
+"""Stands among token ids where there is no token."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

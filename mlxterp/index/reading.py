@@ -11,13 +11,15 @@ import numpy as np
 
 from ..core.ranking import Firings, TopN
 from .examples import Window
-from .excerpts import OUTSIDE, Excerpts, RankedFirings
+from .excerpts import OUTSIDE, RankedFirings
 from .folder import IndexMeta
 from .shard import Shard
 from .summary import open_shard
 
 _FEW_RUNS = 64
 """Runs that are taken token by token: what looks at whole runs costs more to set up."""
+_NEAR = 7
+"""Bits of a token's number that are looked up by going on from piece to piece."""
 _REMEMBERED = 1 << 20
 """Firings of a feature that are kept for the next question."""
 
@@ -68,7 +70,7 @@ class Reader:
             prefixes.append(shard.prefixes.take(own))
         at = np.concatenate(rows, dtype=np.int64) + np.repeat(starts, [len(own) for own in rows[1:]])
         text_ids = texts[begins.searchsorted(at, side="right") - 1]
-        positions = at - self._text_begins[text_ids]
+        positions = at - self.text_begins[text_ids]
         return Firings(text_ids, positions, np.concatenate(values), np.concatenate(prefixes))
 
     def strongest(self, d_hidden: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -122,7 +124,7 @@ class Reader:
         known, ranked = self._ranked
         if known != feature_id or ranked is None:
             every = self.firings(feature_id)
-            rows = self._text_begins[every.text_ids] + every.positions
+            rows = self.text_begins[every.text_ids] + every.positions
             ranked = RankedFirings(every, every.strongest_of_each_text(), rows)
             if len(ranked.every) <= _REMEMBERED:
                 self._ranked = feature_id, ranked
@@ -132,52 +134,114 @@ class Reader:
         self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """int64, the first token around each place of a text, and the one after the last; as all shards count them."""
-        begin = self._text_begins[text_ids]
+        begin = self.text_begins[text_ids]
         at = begin + positions
-        return np.maximum(begin, at - before), np.minimum(self._text_begins[text_ids + 1], at + after + 1)
+        return np.maximum(begin, at - before), np.minimum(self.text_begins[text_ids + 1], at + after + 1)
 
     def tokens(self, low: Iterable[int], high: Iterable[int]) -> Iterator[np.ndarray]:
         """int32: the tokens from each number up to another, as all shards count them."""
         for first, stop in zip(low, high, strict=True):
-            number = bisect.bisect_right(self._starts, first) - 1
-            start = self._starts[number]
+            number = bisect.bisect_right(self.starts, first) - 1
+            start = self.starts[number]
             found = self.shard(number).tokens[first - start : stop - start]
             while len(found) < stop - first:  # they go on in the next shard
                 number += 1
                 found = np.append(found, self.shard(number).tokens[: stop - first - len(found)])
             yield found
 
-    def excerpts(self, text_ids: np.ndarray, positions: np.ndarray, before: int, after: int) -> Excerpts:
-        """The tokens around places of texts."""
-        shards = self._layout[2]
-        begin, end = self._text_begins[text_ids], self._text_begins[text_ids + 1]
-        at = begin + positions
-        low, high = np.maximum(begin, at - before), np.minimum(end - 1, at + after)
-        ids = np.empty((len(at), before + 1 + after), dtype=np.int32)
-        first = np.searchsorted(shards, low, side="right") - 1
-        last = np.searchsorted(shards, high, side="right") - 1
-        order = np.argsort(first, kind="stable")
-        numbers, begins = np.unique(first[order], return_index=True)
-        for number, rows_there in zip(numbers.tolist(), np.split(order, begins[1:]), strict=False):
-            starts = at[rows_there] - before - shards[number]
-            ids[rows_there] = _runs(self.shard(number).tokens, starts, before + 1 + after)
-        column = np.arange(before + 1 + after)
-        ends = (low - at + before)[:, None], (high - at + before)[:, None]
-        ids[(column < ends[0]) | (column > ends[1])] = OUTSIDE
-        for row in np.flatnonzero(first != last).tolist():  # its tokens lie in several shards
-            window = self.window(0, int(text_ids[row]), int(positions[row]), before, after)
-            start = before - (int(positions[row]) - window.start)
-            ids[row, start : start + len(window.ids)] = window.ids
-        return Excerpts(positions, ids, before)
+    def excerpts(
+        self, rows: np.ndarray, low: np.ndarray, high: np.ndarray, before: int, after: int
+    ) -> np.ndarray:
+        """int32, (n, before + 1 + after): the tokens around many, read shard by shard; `OUTSIDE` where none is wanted.
+
+        Args:
+            rows, low, high: int64, (n,): numbers of the tokens, and of the first and last + 1 wanted around each, as
+                `spans` gives them.
+        """
+        size = before + 1 + after
+        ids = np.empty((len(rows), size), dtype=np.int32)
+        apart = [np.zeros(0, np.int64)]
+        for number, part in self._by_shard(low):
+            tokens, start = self.shard(number).tokens, self.starts[number]
+            ids[part] = _runs(tokens, rows[part] - before - start, size)
+            apart.append(part[high[part] > start + len(tokens)])
+        column, first, stop = np.arange(size), low - rows + before, high - rows + before
+        cut = np.flatnonzero((first > 0) | (stop < size))
+        outside = (column < first[cut, None]) | (column >= stop[cut, None])
+        ids[cut] = np.where(outside, OUTSIDE, ids[cut])
+        far = np.concatenate(apart)  # their tokens lie in several shards
+        for row, found in zip(far.tolist(), self.tokens(low[far].tolist(), high[far].tolist()), strict=True):
+            ids[row, first[row] : stop[row]] = found
+        return ids
+
+    def prefixes(self, rows: np.ndarray) -> np.ndarray:
+        """uint64: hashes of the text up to and including each of some tokens.
+
+        Args:
+            rows: int64: numbers of the tokens, as all shards count them.
+        """
+        found = np.empty(len(rows), dtype=np.uint64)
+        for number, part in self._by_shard(rows):
+            found[part] = self.shard(number).prefixes[rows[part] - self.starts[number]]
+        return found
+
+    def texts_of(self, rows: np.ndarray) -> np.ndarray:
+        """int64: the text of each of some tokens, as all shards count them."""
+        texts, begins, _ = self._layout
+        piece = self._near[rows >> _NEAR]
+        left = np.flatnonzero(begins[piece + 1] <= rows)
+        while len(left):  # a look at the next piece is less than a search among all
+            piece[left] += 1
+            left = left[begins[piece[left] + 1] <= rows[left]]
+        return texts[piece]
 
     @cached_property
-    def _text_begins(self) -> np.ndarray:
+    def _near(self) -> np.ndarray:
+        """int64: the piece of every 2^_NEAR-th token."""
+        begins = self._layout[1]
+        return begins.searchsorted(np.arange(0, begins[-1] + 1, 1 << _NEAR), side="right") - 1
+
+    @cached_property
+    def shared(self) -> np.ndarray:
+        """int64, (texts,): so many tokens of a text may begin another one too; none of those after them does.
+
+        Texts that begin alike are looked at 1, 2, 4, 8, … tokens on, until no two of them are alike.
+        """
+        lengths = np.diff(self.text_begins)
+        found = np.zeros(len(lengths), dtype=np.int64)
+        alike, depth = np.flatnonzero(lengths), 0
+        while len(alike):
+            longer = alike[lengths[alike] > depth]
+            prefixes = self.prefixes(self.text_begins[longer] + depth)
+            _, which, counts = np.unique(prefixes, return_inverse=True, return_counts=True)
+            alike, depth = longer[counts[which] > 1], 2 * depth + 1
+            found[alike] = np.minimum(lengths[alike], depth)
+        return found
+
+    def shared_rows(self, number: int) -> np.ndarray:
+        """int64: tokens of a shard that may belong to a beginning that two texts share; see `shared`."""
+        shard = self.shard(number)
+        left = self.shared[shard.piece_text + self.first_texts[number]] - shard.piece_start
+        counts = np.clip(left, 0, np.diff(shard.offsets))
+        return np.repeat(shard.offsets[:-1] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
+    def _by_shard(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Numbers of shards, and which of some tokens lie in each."""
+        number = (self._layout[2].searchsorted(rows, side="right") - 1).astype(np.min_scalar_type(len(self)))
+        order = np.argsort(number, kind="stable")  # in linear time for numbers of 16 bits
+        counts = np.bincount(number, minlength=len(self))
+        for shard, (end, count) in enumerate(zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True)):
+            if count:
+                yield shard, order[end - count : end]
+
+    @cached_property
+    def text_begins(self) -> np.ndarray:
         """int64, (texts + 1,): the number of each text's first token, and where the last ends."""
         texts, rows, _ = self._layout
         return rows[np.searchsorted(texts, np.arange(self._meta.n_texts + 1), side="left")]
 
     @cached_property
-    def _starts(self) -> list[int]:
+    def starts(self) -> list[int]:
         """The number of each shard's first token."""
         return self._layout[2].tolist()
 

@@ -51,7 +51,9 @@ class Spelling:
 
     def __init__(self, tokenizer: Any, usual: Mapping[int, str], alone: Callable[[Place], Sequence[str]]):
         self._tokenizer, self._alone = tokenizer, alone
-        self._usual = np.full(max(usual, default=-1) + 2, HALF, dtype=object)  # the last stands for all others
+        self._usual = np.full(
+            max(usual, default=-1) + 2, HALF, dtype=object
+        )  # the last stands for all others
         self._usual[list(usual)] = list(usual.values())
         self._joined = np.zeros(len(self._usual), dtype=bool)
         self._begins: dict[int, str] = {}
