@@ -457,4 +457,6 @@ def test_streams_that_the_shell_closed_do_not_matter(monkeypatch):
         monkeypatch.setattr(sys, name, None)
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
     assert ended.value.code == 0

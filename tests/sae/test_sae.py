@@ -438,7 +438,7 @@ def test_another_k_can_be_asked_for_while_loading(tmp_path):
 
 @pytest.mark.parametrize("wing", ["mlx", "torch"])
 def test_arrays_of_any_layout_are_taken(wing):
-    sae, x = make_sae(wing), activations(4, 16)
+    sae, x = make_sae(wing), activations(4, 8)
     expected = sae.encode(x)
     assert np.array_equal(sae.encode(x[::-1]), expected[::-1])
     assert np.array_equal(sae.encode(x.astype(">f4")), expected)

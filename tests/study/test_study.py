@@ -271,13 +271,13 @@ def test_texts_given_as_token_ids_are_run_as_they_were(letter_model, tmp_path):
     rows = [[5, 6, 7, 8], [9, 10, 11], [5, 6, 7, 8, 9, 10, 12, 13] * 3]
     index = letter_model.build_index(sae, rows, tmp_path / "index", verbose=False)
     found = index.study(int(index.live[0]), control=False)
-    assert found.causal_effect is not None and "left out" not in str(found.causal_effect.told)
+    assert found.causal_effect is not None and "left out" not in str(found.causal_effect.findings)
 
 
 def test_a_judge_that_fails_ends_nothing(letter_model, tmp_path):
     sae = random_sae(letter_model.d_model, backend=letter_model.language_model.backend.name)
     sae.metadata["component"] = "layers.1.resid_post"
-    texts = [*TEXTS, *("the cat " * n for n in range(2, 12))]
+    texts = [*TEXTS, *("the cat " * n for n in range(2, 8))]
     index = letter_model.build_index(sae, texts, tmp_path / "index", verbose=False)
     told = [index.study(f, judge=_Down(), control=False) for f in index.live[:12].tolist()]
     failed = [one.reasons["scores"] for one in told if "no answer" in one.reasons.get("scores", "")]
