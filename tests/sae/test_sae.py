@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -449,7 +450,8 @@ def test_arrays_of_any_layout_are_taken(wing):
 
 def test_numbers_of_numpy_are_settings_and_tables_are_weights():
     w = make_weights()
-    assert SAE(w, TopK(np.int64(2))).k == 2
+    two: Any = np.int64(2)
+    assert SAE(w, TopK(two)).k == 2
     pd = pytest.importorskip("pandas")
     tables = SAEWeights(
         pd.DataFrame(w.W_enc), pd.Series(w.b_enc), pd.DataFrame(w.W_dec), pd.Series(w.b_dec), w.subtract_b_dec
