@@ -85,7 +85,7 @@ def session_of(model: Any, kind: type[Any] = Session) -> Any:
     Raises:
         InputError: It is something else.
     """
-    held = model if isinstance(model, Session) else getattr(model, "session", None)
+    held: Any = model if isinstance(model, Session) else getattr(model, "session", None)
     if not isinstance(held, kind):
         raise InputError(f"Expected an InterpretableModel, got {type(model).__name__}.")
     held.refresh()

@@ -18,6 +18,7 @@ WRONG, INTERRUPTED, NO_READER = 2, 130, 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (2 where mlxterp says what is wrong, 130 after ctrl-C)."""
+    _open_streams()
     options = parser().parse_args(arguments)
     from ..viz.terminal import complain, notes
 
@@ -39,3 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return WRONG
+
+
+def _open_streams() -> None:
+    """Opens what the shell closed (`<&-`, `>&-`), so that no other file takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (stays open)

@@ -122,7 +122,7 @@ def at_its_place(options: Namespace, index: FeatureIndex) -> FeatureIndex:
         raise InputError(
             f"{own}, as far as it goes without --model and --sae. Leave --layer and --component out."
         )
-    asked = component if layer is None else f"layers.{layer}.{component or 'mlp'}"
+    asked = f"layers.{layer}.{component or 'mlp'}" if layer is not None else str(component)
     if index.source.anatomy.component(asked).name != index.component:
         raise InputError(
             f"{own}, not of {asked}. Leave --layer and --component out, or name an index of that place."

@@ -150,7 +150,7 @@ def _registered(feature: int, entry: Mapping[Any, Any]) -> Iterator[Row]:
         yield (
             where,
             feature,
-            Explanation(feature, name, source, None if isinstance(sure, str) else sure, {}, more),
+            Explanation(feature, name or "", source, None if isinstance(sure, str) else sure, {}, more),
             None,
         )
         return

@@ -55,7 +55,7 @@ def causal_effect(index: FeatureIndex, source: Source, feature: int, control: bo
         raise InputError("It is active nowhere in this index.")
     for example in places:
         # The index's own tokens: a text that was given as token ids may be read otherwise.
-        ids = index._reader.window(feature, example.text_id, example.position, _PREFIX - 1, 0).ids
+        ids = index._reader.window(feature, example.text_id, example.position, _PREFIX - 1, 0).ids.tolist()
         found = _taken_out(source, written, ids, feature, _OTHERS if control else 0, seed)
         if found is None:
             lost += 1

@@ -422,3 +422,41 @@ def test_the_program_starts_without_an_array_library_and_ends_quietly_with_its_r
     command = f"{sys.executable} -m mlxterp.cli features 'The cat sat on the mat.' | true"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_option_that_would_do_nothing_is_refused(index_path, fails):
+    for arguments, said in (
+        (["texts", 682, "--index", index_path, "--exclude", "none"], "--exclude is settled"),
+        (
+            ["texts", 682, "--index", index_path, "--layer", 3],
+            "This index is of layers.1.resid_post, not of layers.3",
+        ),
+        (["show", 682, "--index", index_path, "--top-k", 3], "--top-k says how many"),
+        (["features", "hi", "--sae-id", "x"], "--sae-id chooses among"),
+        (["graph", "hi", "--index", index_path], "--index gives cards"),
+        (["texts", 682, "--index", index_path, "--top-k", 0], "top_k is 0"),
+    ):
+        assert said in fails(*arguments)
+    assert main(["texts", "682", "--index", str(index_path), "--component", "layers.1.residual"]) == 0
+
+
+def test_what_cannot_be_written_is_said_before_the_work(index_path, fails, tmp_path):
+    for arguments in (
+        ["explain", index_path, 682, "--out"],
+        ["selftest", "--report"],
+        ["graph", "hi", "--save"],
+    ):
+        assert "it is a folder" in fails(*arguments, tmp_path)
+    one = tmp_path / "one.json"
+    assert "one would be written over the other" in fails("graph", "hi", "--save", one, "--html", one)
+    assert not list(tmp_path.iterdir())
+
+
+def test_streams_that_the_shell_closed_do_not_matter(monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
+    assert ended.value.code == 0

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxterp import FeatureRegistry, InputError, SAEError
+from mlxterp import Explanation, FeatureRegistry, InputError, SAEError
+from mlxterp.concepts import Concepts
 from tests.sae.test_sae import make_sae
 
 words = st.text(max_size=12)
@@ -147,3 +148,20 @@ def test_what_a_registry_takes_it_reads_again(tmp_path):
     assert dict(FeatureRegistry.load(path)) == {3: {"name": "near"}, largest: {"name": "far"}}
     with pytest.raises(InputError, match="is no feature id"):
         FeatureRegistry({largest + 1: "too far"})
+
+
+def test_a_name_says_who_gave_it_and_an_explainers_is_nobodys_name():
+    registry = FeatureRegistry({1: "ball", 2: {"name": "toys", "source": "gpt-x", "notes": "n"}})
+    assert (registry.source(1), registry.source(2), registry.source(3)) == ("person", "gpt-x", None)
+    concepts = Concepts(4)
+    concepts.load_concepts(registry)
+    assert list(concepts.names) == [1]
+    [told] = concepts.explanations[2]
+    assert (told.text, told.source, told.provenance) == ("toys", "gpt-x", {"notes": "n"})
+    assert FeatureRegistry({5: Explanation(5, "toys", "gpt-x")}).source(5) == "gpt-x"
+
+
+@pytest.mark.parametrize("entry", ["", " ", {"name": "\n"}, {"name": "a", "source": ""}])
+def test_an_empty_name_is_none(entry):
+    with pytest.raises(InputError, match="is empty"):
+        FeatureRegistry({1: entry})

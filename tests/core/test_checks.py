@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,9 @@ def test_a_number_without_axes_is_no_list():
 def test_an_object_of_another_kind_is_named():
     with pytest.raises(InputError, match=r"plan is 'fast'; it must be an InputError\. Make one\."):
         checks.instance("fast", "plan", InputError, hint="Make one.")
+
+
+def test_more_than_can_be_counted_is_all_that_can():
+    assert checks.count(10**20, "n") == sys.maxsize
+    with pytest.raises(InputError, match=r"in \[1, 9\]"):
+        checks.count(10**20, "n", most=9)

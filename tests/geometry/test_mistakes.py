@@ -276,3 +276,18 @@ def test_arguments_of_another_kind_are_named_where_they_enter():
     ):
         refused(call, InputError, words)
     assert mlxterp.load_family(two, widths=np.array(NARROW)).widths == [NARROW]
+
+
+def test_a_model_without_a_name_is_no_other_model():
+    one, other = named("gpt2", np.eye(NARROW, 16)), named("llama", parts(), -0.75)
+    other.metadata["model_type"] = "llama"
+    assert mlxterp.load_family([one, other]).widths == [NARROW, WIDE]
+
+
+@pytest.mark.parametrize("name", ["epochs", "control_epochs"])
+def test_a_meta_sae_that_would_never_be_done_is_refused(name):
+    refused(
+        lambda: ASK.train_meta_sae(parts(), 4, **{name: 10**20}),
+        InputError,
+        r"it must be an integer in \[1, 1000000\]",
+    )

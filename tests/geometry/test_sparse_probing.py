@@ -229,3 +229,23 @@ def test_every_choice_of_folds_has_both_classes(n):
     y = np.arange(n) < max(2, n // 10)  # the last fifth is of one class
     found = chosen_fit(x, y, x_test, y_test.astype(bool))
     assert 0 <= found.val_auc <= 1 and np.isfinite(found.auc)
+
+
+def test_an_sae_of_few_features_is_probed_by_what_it_has():
+    rows = np.random.default_rng(0).normal(size=(40, WIDTH)).astype(np.float32)
+    encoder, decoder = (array[:3] for array in weights())
+    narrow = SAE(
+        SAEWeights(encoder.T, np.zeros(3, np.float32), decoder, np.zeros(WIDTH, np.float32)), TopK(2)
+    )
+    assert narrow.probe((rows, rows[:, 0] > 0), verbose=False).ks == (1, 2)
+    with pytest.raises(InputError, match="ks is 4"):
+        narrow.probe((rows, rows[:, 0] > 0), ks=[4], verbose=False)
+
+
+def test_a_strength_that_calls_all_rows_alike_is_passed_over(monkeypatch):
+    from mlxterp.geometry import probe_fits
+
+    x = np.random.default_rng(1).normal(size=(60, 1))
+    y = x[:, 0] > 0.4  # most are negative, so that weights near 0 say no to every row
+    monkeypatch.setattr(probe_fits, "STRENGTHS", np.array([1e-6, 1.0]))  # both order the rows alike
+    assert chosen_fit(x, y, x, y).C == 1.0

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlxterp
-from mlxterp import SAE, InputError, SAEError, SparseFeatures
+from mlxterp import SAE, BackendError, InputError, SAEError, SparseFeatures
 from mlxterp.sae import explained_variance
 from mlxterp.variants import JumpReLU, TopK
 from mlxterp.weights import NAMES, SAEWeights
@@ -434,3 +435,32 @@ def test_another_k_can_be_asked_for_while_loading(tmp_path):
     assert SAE.load(folder, k=2).k == 2
     with pytest.raises(SAEError, match="from 1 to 40"):
         SAE.load(folder, k=99)
+
+
+@pytest.mark.parametrize("wing", ["mlx", "torch"])
+def test_arrays_of_any_layout_are_taken(wing):
+    sae, x = make_sae(wing), activations(4, 8)
+    expected = sae.encode(x)
+    assert np.array_equal(sae.encode(x[::-1]), expected[::-1])
+    assert np.array_equal(sae.encode(x.astype(">f4")), expected)
+    assert np.array_equal(sae.encode(np.ma.array(x)), expected)
+    with pytest.raises(SAEError, match="masked numbers"):
+        sae.encode(np.ma.array(x, mask=x > 1))
+
+
+def test_numbers_of_numpy_are_settings_and_tables_are_weights():
+    w = make_weights()
+    two: Any = np.int64(2)
+    assert SAE(w, TopK(two)).k == 2
+    pd = pytest.importorskip("pandas")
+    tables = SAEWeights(
+        pd.DataFrame(w.W_enc), pd.Series(w.b_enc), pd.DataFrame(w.W_dec), pd.Series(w.b_dec), w.subtract_b_dec
+    )
+    assert SAE(tables, TopK(2)).fingerprint == SAE(w, TopK(2)).fingerprint
+
+
+@pytest.mark.parametrize("wing", ["mlx", "torch"])
+def test_a_device_that_is_not_there_is_refused_at_once(wing, tmp_path):
+    make_sae().save(tmp_path / "sae")
+    with pytest.raises(BackendError, match="device"):
+        SAE.load(tmp_path / "sae", backend=wing, device="nosuch")

@@ -18,7 +18,9 @@ from mlxterp.index import FeatureIndex
 from mlxterp.study import Evidence, FeatureStudy
 from mlxterp.study.evidence import LEFT_OUT
 from mlxterp.study.feature_study import TITLES
+from mlxterp.variants import TopK
 from mlxterp.weights import SAEWeights
+from tests.letters import TEXTS, random_sae
 from tests.viz.test_browser import BROWSER, browse
 
 OFFLINE = {
@@ -252,3 +254,40 @@ def test_D2_a_judge_is_asked_and_the_same_study_comes_twice(only):
     judge = TokenListJudge()
     one, two = (only.index.study(only.ball, judge=judge, token_sets=SETS).to_dict() for _ in range(2))
     assert one | {"seconds": 0} == two | {"seconds": 0} and isinstance(only.found.logits, Evidence)
+
+
+class _Down:
+    """A judge whose server is down."""
+
+    name = "down"
+
+    def probabilities(self, _questions: Any) -> Any:
+        raise ConnectionError("no answer")
+
+
+def test_texts_given_as_token_ids_are_run_as_they_were(letter_model, tmp_path):
+    sae = random_sae(letter_model.d_model, backend=letter_model.language_model.backend.name)
+    sae.metadata["component"] = "layers.1.resid_post"
+    rows = [[5, 6, 7, 8], [9, 10, 11], [5, 6, 7, 8, 9, 10, 12, 13] * 3]
+    index = letter_model.build_index(sae, rows, tmp_path / "index", verbose=False)
+    found = index.study(int(index.live[0]), control=False)
+    assert found.causal_effect is not None and "left out" not in str(found.causal_effect.findings)
+
+
+def test_a_judge_that_fails_ends_nothing(letter_model, tmp_path):
+    sae = random_sae(letter_model.d_model, backend=letter_model.language_model.backend.name)
+    sae.metadata["component"] = "layers.1.resid_post"
+    texts = [*TEXTS, *("the cat " * n for n in range(2, 8))]
+    index = letter_model.build_index(sae, texts, tmp_path / "index", verbose=False)
+    told = [index.study(f, judge=_Down(), control=False) for f in index.live[:12].tolist()]
+    failed = [one.reasons["scores"] for one in told if "no answer" in one.reasons.get("scores", "")]
+    assert failed and set(failed) == {"ConnectionError: no answer"} and all(one.card for one in told)
+
+
+def test_an_sae_of_one_feature_is_studied(letter_model, tmp_path):
+    d = letter_model.d_model
+    row = np.ones((1, d), np.float32)
+    weights = SAEWeights(row.T, np.ones(1, np.float32), row, np.zeros(d, np.float32))
+    sae = mlxterp.SAE(weights, TopK(1), {"component": "layers.1.resid_post"})
+    found = letter_model.build_index(sae, TEXTS, tmp_path / "index", verbose=False).study(0)
+    assert found.reasons["neighbours"] == "It is the only one, so that no feature is near"

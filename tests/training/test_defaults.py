@@ -195,3 +195,14 @@ def test_the_last_line_is_shown_where_the_bar_is(monkeypatch, capsys):
         sae = train(sparse_sums(300), epochs=1)
         shown = capsys.readouterr().err
         assert (summary(sae) == shown.splitlines()[-1]) if not silent else shown == ""
+
+
+def test_runs_that_would_never_end_or_fit_are_refused():
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    with pytest.raises(SAEError, match=r"epochs is 10+; it must be an integer in \[1, 1000000\]"):
+        SAETrainConfig(epochs=10**20)
+    with pytest.raises(SAEError, match="GB for their weights alone"):
+        train_sae(x, d_hidden=10**15, k=1, progress=False)
+    pd = pytest.importorskip("pandas")
+    for rows in (x.tolist(), pd.DataFrame(x), x.astype(object)):
+        assert train_sae(rows, d_hidden=2, k=1, epochs=1, progress=False).d_model == 4
