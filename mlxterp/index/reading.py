@@ -94,7 +94,7 @@ class Reader:
 
     def in_one_text(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """bool: whether two tokens, by their numbers among all, belong to one text; for arrays of them."""
-        texts = (np.searchsorted(self._text_begins, tokens, side="right") for tokens in (first, last))
+        texts = (np.searchsorted(self.text_begins, tokens, side="right") for tokens in (first, last))
         return np.equal(*texts)
 
     def by_shard(self, tokens: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
