@@ -29,7 +29,7 @@ def rows_of(
 ) -> dict[str, Any]:
     """Rows of processor time on the first quarter of the texts."""
     texts = texts[: max(20, len(texts) // 4)]
-    component = model.session.anatomy.component(sae.component)
+    component = model.session.anatomy.component(str(sae.component))
     run = model.language_model
     start = time.process_time()
     corpus = Corpus.from_token_ids([np.asarray(run.tokenize(text), np.int32) for text in texts])
