@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import one_thread  # noqa: F401  isort: skip  (before all that computes, here and in the processes that are started)
 import numpy as np
 
 HERE = Path(__file__).resolve()
