@@ -22,7 +22,7 @@ from .backends.host.item_access import checked_items
 from .core import checks
 from .core.integers import scalar
 from .core.options import names_options
-from .core.positions import Positions, full_mask, position_axis
+from .core.positions import Positions, checked_slice, full_mask, position_axis
 from .core.sites import Array, Where
 from .errors import EditError, InputError
 
@@ -61,6 +61,9 @@ class Intervention:
     ):
         self._by_token = by_token
         self._function = function
+        for given in (positions, heads):
+            if isinstance(given, slice):
+                checked_slice(given)
         self._positions: Positions = positions
         self._heads: Positions = heads
         self._name = name

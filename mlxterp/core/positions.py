@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import EditError, InputError
+from .integers import as_integer
 from .sites import Where
 
 Positions = int | slice | Sequence[int] | Literal["all", "prompt", "prompt[1:]", "generated"] | None
@@ -49,7 +50,7 @@ def first_position(positions: Any) -> int:
     if positions is None or isinstance(positions, str):
         return {"prompt[1:]": 1, "generated": _NEVER}.get(positions or "all", 0)
     if isinstance(positions, slice):
-        return max(0, positions.start or 0)
+        return max(0, checked_slice(positions).start or 0)
     return max(0, int(integers(positions).min(initial=_NEVER)))
 
 
@@ -91,7 +92,7 @@ def _part_mask(positions: str, where: Where) -> np.ndarray | None:
 
 def _indices(positions: Any, length: int, text: int) -> np.ndarray:
     if isinstance(positions, slice):
-        return np.arange(*positions.indices(length))
+        return np.arange(*checked_slice(positions).indices(length))
     wanted = integers(positions)
     bad = wanted[(wanted < -length) | (wanted >= length)]
     if bad.size:
@@ -104,6 +105,7 @@ def _indices(positions: Any, length: int, text: int) -> np.ndarray:
 
 def _open_ended(positions: Any, columns: np.ndarray) -> np.ndarray:
     if isinstance(positions, slice):
+        positions = checked_slice(positions)
         start, stop, step = positions.start or 0, positions.stop, positions.step or 1
         if start < 0 or (stop is not None and stop < 0) or step < 1:
             raise InputError(_NO_END)
@@ -119,6 +121,19 @@ _NO_END = (
     "Negative positions count from the end of a text, and in generation the end is still open."
     " Give positions from the start, or positions='prompt' or 'generated'."
 )
+
+
+def checked_slice(given: slice) -> slice:
+    """A slice of positions or heads, of Python's own integers.
+
+    Raises:
+        InputError: It has other ends, or a step of 0.
+    """
+    parts = [None if part is None else as_integer(part) for part in (given.start, given.stop, given.step)]
+    named = [part for part in (given.start, given.stop, given.step) if part is not None]
+    if len(named) != sum(part is not None for part in parts) or parts[2] == 0:
+        raise InputError(f"A slice of positions has integers, and no step of 0; got {given!r:.80}.")
+    return slice(*parts)
 
 
 def integers(positions: Any) -> np.ndarray:
@@ -180,7 +195,7 @@ def _head_mask(shape: Sequence[int], heads: Any, where: Where) -> np.ndarray:
             " Use attn.q, attn.k, attn.v, attn.z or attn.pattern of the layer."
         )
     count = shape[1]
-    wanted = np.arange(*heads.indices(count)) if isinstance(heads, slice) else integers(heads)
+    wanted = np.arange(*checked_slice(heads).indices(count)) if isinstance(heads, slice) else integers(heads)
     if ((wanted < -count) | (wanted >= count)).any():
         raise InputError(f"heads={heads!r}: there are {count} heads, numbered 0 to {count - 1}.")
     mask = np.zeros(count, dtype=bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from ..backends.host.conversion import to_vector
 from ..core import checks
 from ..core.feature_ids import feature_id
 from ..core.integers import scalar
-from ..core.positions import PARTS, Positions, integers
+from ..core.positions import PARTS, Positions, checked_slice, integers
 from ..core.sites import Component
 from ..errors import InputError, SAEError
 from ..sae import SAE
@@ -90,12 +89,7 @@ def check_positions(positions: Any) -> Any:
     if positions is None or (isinstance(positions, str) and positions in ("all", *PARTS)):
         return positions
     if isinstance(positions, slice):
-        try:
-            for part in (positions.start, positions.stop, positions.step):
-                operator.index(0 if part is None else part)
-        except TypeError as error:
-            raise InputError(f"positions={positions!r}: a slice of positions has integers.") from error
-        return positions
+        return checked_slice(positions)
     if isinstance(positions, str):
         raise InputError(
             f"positions={positions!r}: expected 'all', 'prompt', 'prompt[1:]', 'generated', a position, a slice or a"

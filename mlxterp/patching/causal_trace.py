@@ -21,7 +21,7 @@ from ..core import checks
 from ..core.controls import MOST_DRAWS
 from ..core.numeric import log_softmax
 from ..core.options import names_options
-from ..core.positions import integers
+from ..core.positions import checked_slice, integers
 from ..core.progress import hidden
 from ..core.sites import Array, Component, Run, SiteEdit, Where, unique_sites
 from ..core.tokens import TokenBatch
@@ -127,7 +127,7 @@ def subject_positions(subject: Any, tokens: Sequence[str]) -> np.ndarray:
     """
     n = len(tokens)
     if not isinstance(subject, str):
-        wanted = np.arange(n)[subject] if isinstance(subject, slice) else integers(subject)
+        wanted = np.arange(n)[checked_slice(subject)] if isinstance(subject, slice) else integers(subject)
         if not wanted.size or ((wanted < -n) | (wanted >= n)).any():
             raise InputError(f"subject={subject!r}: expected positions 0 to {n - 1}, or text of the prompt.")
         return np.unique(wanted % n)

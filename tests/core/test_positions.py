@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mlxterp import InputError
-from mlxterp.core.positions import PARTS, position_mask
+from mlxterp.core.positions import PARTS, first_position, position_mask
 from mlxterp.core.sites import Where
+from mlxterp.interventions import scale, zero_out
 
 
 def columns(positions: str, where: Where) -> list[int] | None:
@@ -30,3 +31,17 @@ def test_a_whole_text_is_all_prompt():
 def test_other_words_are_refused():
     with pytest.raises(InputError, match=r"'prompt\[1:\]'"):
         position_mask("prompts", Where(np.arange(3), np.array([3])))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "bad", [slice("a", None), slice(0.5, 2), slice(None, None, 0), slice(True, None), slice(None, [1])]
+)
+def test_a_slice_has_integers_and_goes_on(bad: slice):
+    whole, ongoing = Where(np.arange(3), np.array([3])), Where(np.arange(3), None, prompts=np.array([2]))
+    for refused in (
+        lambda: position_mask(bad, whole), lambda: position_mask(bad, ongoing), lambda: first_position(bad),
+        lambda: zero_out(positions=bad), lambda: scale(2.0, heads=bad),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="slice of positions"):
+            refused()
+    assert position_mask(slice(np.int64(1), None), whole).tolist() == [[False, True, True]]  # type: ignore[union-attr,arg-type]
