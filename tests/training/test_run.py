@@ -277,7 +277,7 @@ def test_rows_that_are_not_finite_are_refused_by_number(backend):
     "x", [np.ones(4), np.ones((2, 3, 4)), np.ones((0, 4)), np.array([["a"]]), [["a", 1.0]]]
 )
 def test_what_is_not_rows_of_numbers_is_refused(x):
-    with pytest.raises(SAEError, match="[Ee]xpected"):
+    with pytest.raises(SAEError, match=r"[Ee]xpected"):
         train_sae(x)
 
 
